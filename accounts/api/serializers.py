@@ -1,0 +1,54 @@
+"""Shapes of the account API."""
+
+import zoneinfo
+from typing import Any
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+
+from accounts.models import User, normalise_email
+
+
+class MeSerializer(serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ("id", "email", "name", "locale", "time_zone", "theme", "created_at")
+        read_only_fields = ("id", "email", "created_at")
+
+    def validate_time_zone(self, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise serializers.ValidationError(_("That is not a time zone we know."), code="invalid")
+        return value
+
+
+class RegisterSerializer(MeSerializer):
+    """A new member. The address is stored in lower case; the password is checked as Django does."""
+
+    email = serializers.EmailField()
+    password = serializers.CharField(write_only=True, max_length=128, trim_whitespace=False)
+
+    class Meta(MeSerializer.Meta):
+        fields = (*MeSerializer.Meta.fields, "password")
+        read_only_fields = ("id", "created_at")
+
+    def validate_email(self, value: str) -> str:
+        email = normalise_email(value)
+        if User.objects.filter(email=email).exists():
+            raise serializers.ValidationError(_("That address has an account."), code="unique")
+        return email
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            validate_password(attrs["password"], User(email=attrs["email"], name=attrs.get("name", "")))
+        except ValidationError as error:
+            raise serializers.ValidationError({"password": error.messages}) from error
+        return attrs
+
+    def create(self, validated_data: dict[str, Any]) -> User:
+        return User.objects.create_user(**validated_data)
+
+
+class RefreshSerializer(serializers.Serializer[dict[str, str]]):
+    refresh = serializers.CharField()

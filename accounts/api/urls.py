@@ -1,0 +1,11 @@
+from django.urls import path
+
+from accounts.api import views
+
+urlpatterns = [
+    path("auth/register", views.register),
+    path("auth/login", views.login),
+    path("auth/refresh", views.refresh),
+    path("auth/logout", views.logout),
+    path("me", views.me),
+]

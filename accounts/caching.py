@@ -1,0 +1,60 @@
+"""Small tables that every request reads and only an operator changes: kept in the process, dropped when edited."""
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar
+from uuid import uuid4
+
+from django.core.cache import cache
+from django.db.models import Model
+from django.db.models.signals import post_delete, post_save
+from redis.exceptions import RedisError
+
+T = TypeVar("T")
+
+RECHECK_SECONDS = 1.0
+
+
+class Kept(Generic[T]):
+    """The result of `load`, loaded again after any row of `models` changed.
+
+    This process sees its own edits at once, every other process within RECHECK_SECONDS: a version in Redis tells.
+    Edits that bypass `save()` and `delete()` call `changed()` themselves.
+    """
+
+    every: ClassVar[list["Kept[Any]"]] = []
+
+    def __init__(self, name: str, load: Callable[[], T], *models: type[Model]) -> None:
+        self._key, self._load = f"kept:{name}", load
+        self._value: T | None = None
+        self._version: str | None = None
+        self._checked = 0.0
+        for model in models:
+            for signal in (post_save, post_delete):
+                signal.connect(self.changed, sender=model, dispatch_uid=f"{self._key}:{model.__name__}")
+        Kept.every.append(self)
+
+    def get(self) -> T:
+        now = time.monotonic()
+        if self._value is None or now - self._checked >= RECHECK_SECONDS:
+            version = self._read_version()
+            if self._value is None or version != self._version:
+                self._value = self._load()
+            self._version, self._checked = version, now
+        return self._value
+
+    def changed(self, **_signal: Any) -> None:
+        self.forget()
+        try:
+            cache.set(self._key, uuid4().hex, timeout=None)
+        except RedisError:
+            pass  # nobody else can be told; they look again when Redis is back
+
+    def forget(self) -> None:
+        self._value = None
+
+    def _read_version(self) -> str | None:
+        try:
+            return cache.get(self._key)
+        except RedisError:
+            return self._version

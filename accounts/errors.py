@@ -1,0 +1,50 @@
+"""The error every app raises and every surface translates once: a code for programs, a sentence for people."""
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+
+class DomainError(Exception):
+    """Something a person asked for cannot be done.
+
+    `code` is stable and for programs; `message` is a plain sentence with a way on; `status` is the HTTP status;
+    `retry_after` is in seconds, where waiting helps.
+    """
+
+    code = "error"
+    status = 400
+    message: str | Promise = _("That did not work. Please try again.")
+
+    def __init__(
+        self, message: str | Promise | None = None, *, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        self.message = message or self.message
+        self.code = code or self.code
+        self.retry_after = retry_after
+        super().__init__(self.code)
+
+
+class NotFound(DomainError):
+    """Missing and foreign look the same."""
+
+    code = "not_found"
+    status = 404
+    message = _("That does not exist, or is not yours.")
+
+
+class Conflict(DomainError):
+    code = "conflict"
+    status = 409
+    message = _("That id is already in use.")
+
+
+class RateLimited(DomainError):
+    code = "rate_limited"
+    status = 429
+    message = _("Too many requests. Please wait a moment.")
+
+
+class Unavailable(DomainError):
+    code = "unavailable"
+    status = 503
+    message = _("The service is catching its breath. Please try again in a moment.")

@@ -1,0 +1,72 @@
+"""Who you are."""
+
+from typing import Any, ClassVar
+
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.auth.models import PermissionsMixin
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+def normalise_email(email: str) -> str:
+    """Return the form an address is stored and compared in: two spellings are one person."""
+    return email.strip().lower()
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        if not email:
+            raise ValueError("A user needs an e-mail address.")
+        user = self.model(email=normalise_email(email), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        return self.get(email=normalise_email(username or ""))
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person. The e-mail address is the name they log in with."""
+
+    class Theme(models.TextChoices):
+        SYSTEM = "system", _("As my system")
+        LIGHT = "light", _("Light")
+        DARK = "dark", _("Dark")
+
+    class Locale(models.TextChoices):
+        SPANISH = "es", "Español"
+        ENGLISH = "en", "English"
+        PORTUGUESE = "pt-br", "Português (Brasil)"
+
+    email = models.EmailField(
+        _("e-mail address"), unique=True, error_messages={"unique": _("That address has an account.")}
+    )
+    name = models.CharField(_("name"), max_length=100, blank=True)
+    locale = models.CharField(_("language"), max_length=5, choices=Locale, default=Locale.SPANISH)
+    time_zone = models.CharField(_("time zone"), max_length=50, default="UTC")
+    theme = models.CharField(_("theme"), max_length=6, choices=Theme, default=Theme.SYSTEM)
+    is_active = models.BooleanField(_("active"), default=True, help_text=_("Unset to suspend: nothing is deleted."))
+    is_staff = models.BooleanField(_("operator"), default=False, help_text=_("May use this administration."))
+    created_at = models.DateTimeField(_("signed up"), default=timezone.now, editable=False)
+
+    objects: ClassVar[UserManager] = UserManager()
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+
+    class Meta:
+        verbose_name = _("user")
+        verbose_name_plural = _("users")
+
+    def __str__(self) -> str:
+        return self.email
+
+    def clean(self) -> None:
+        super().clean()
+        self.email = normalise_email(self.email)

@@ -1,0 +1,6 @@
+"""What must travel from one app to another without an import."""
+
+from django.dispatch import Signal
+
+access_revoked = Signal()
+"""Sent with `user_id` when somebody is suspended or signed out everywhere: open sockets close."""

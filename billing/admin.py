@@ -1,0 +1,69 @@
+"""Plans and usage, for the operator. What was metered can be read, never changed."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from billing.models import BillingAccount, Plan, UsagePeriod, UsageRecord
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Plan)
+class PlanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = (
+        "name",
+        "key",
+        "rank",
+        "is_default",
+        "credits_per_month",
+        "turns_per_hour",
+        "turns_at_once",
+        "best_tier",
+    )
+
+
+@admin.register(BillingAccount)
+class BillingAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("user", "plan", "created_at")
+    list_select_related = ("user", "plan")
+    search_fields = ("user__email",)
+    raw_id_fields = ("user",)
+
+
+@admin.register(UsagePeriod)
+class UsagePeriodAdmin(ReadOnlyAdmin):
+    list_display = (
+        "account",
+        "period_start",
+        "period_end",
+        "allowance_micros",
+        "used_micros",
+        "reserved_micros",
+        "holds",
+    )
+    list_select_related = ("account__user",)
+    search_fields = ("account__user__email",)
+    date_hierarchy = "period_start"
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    list_display = ("recorded_at", "user", "label", "input_tokens", "output_tokens", "source", "cost_micros")
+    list_filter = ("source", "label")
+    list_select_related = ("period__account__user",)
+    search_fields = ("period__account__user__email", "=reservation__id")
+    date_hierarchy = "recorded_at"
+
+    def user(self, record: UsageRecord) -> str:
+        return str(record.period.account)

@@ -1,0 +1,5 @@
+from django.urls import path
+
+from billing.api import views
+
+urlpatterns = [path("allowance", views.allowance)]

@@ -1,0 +1,97 @@
+"""What may this user do? Pages, socket, API and batch ask the same functions."""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from accounts.caching import Kept
+from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
+
+_plans = Kept("plans", lambda: Plan.objects.in_bulk(), Plan)
+
+TIERS = tuple(Plan.Tier.values)
+"""From the least to the best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlements:
+    """What a plan allows, as plain values. None means no limit."""
+
+    plan: str
+    plan_name: str
+    allowance_micros: int | None
+    turns_per_hour: int | None
+    turns_at_once: int | None
+    question_characters: int
+    answer_tokens: int
+    best_tier: str
+
+    def includes_tier(self, tier: str) -> bool:
+        return TIERS.index(tier) <= TIERS.index(self.best_tier)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Credits in the current period. `allowance` None means unlimited; `used` includes what is reserved right now."""
+
+    used: float
+    reserved: float
+    allowance: int | None
+    resets_at: dt.datetime
+
+
+def entitlements_of(user_id: int) -> Entitlements:
+    return _entitlements(plan_of(account_of(user_id)))
+
+
+def allowance_of(user_id: int) -> Allowance:
+    """Return where the user stands in the current period."""
+    period = current_period(account_of(user_id))
+    return Allowance(
+        used=round(period.used_micros / MICROS_PER_CREDIT, 3),
+        reserved=round(period.reserved_micros / MICROS_PER_CREDIT, 3),
+        allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
+        resets_at=period.period_end,
+    )
+
+
+def account_of(user_id: int) -> BillingAccount:
+    """Return the user's account, made on first use."""
+    accounts = BillingAccount.objects
+    return accounts.filter(user_id=user_id).first() or accounts.get_or_create(user_id=user_id)[0]
+
+
+def plan_of(account: BillingAccount) -> Plan:
+    """Return the granted plan, else the default one."""
+    plans = _plans.get()
+    return plans[account.plan_id] if account.plan_id in plans else next(p for p in plans.values() if p.is_default)
+
+
+def current_period(account: BillingAccount) -> UsagePeriod:
+    """Return the period that holds this moment, made (and so granted) on first use."""
+    start, end = month_of(timezone.now())
+    period = UsagePeriod.objects.filter(account=account, period_start=start).first()
+    if period is None:
+        defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
+        period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
+    return period
+
+
+def load_plans() -> None:
+    """Add the plans that are missing; what an operator changed stays."""
+    free = {"name": "Free", "is_default": True, "credits_per_month": 500, "turns_per_hour": 20, "turns_at_once": 1}
+    Plan.objects.get_or_create(key="free", defaults=free)
+
+
+def _entitlements(plan: Plan) -> Entitlements:
+    return Entitlements(
+        plan=plan.key,
+        plan_name=plan.name,
+        allowance_micros=plan.allowance_micros,
+        turns_per_hour=plan.turns_per_hour,
+        turns_at_once=plan.turns_at_once,
+        question_characters=plan.question_characters,
+        answer_tokens=plan.answer_tokens,
+        best_tier=plan.best_tier,
+    )

@@ -1,0 +1,37 @@
+"""What billing refuses, in words a person can act on."""
+
+import datetime as dt
+
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from accounts.errors import DomainError
+
+
+class AllowanceUsedUp(DomainError):
+    """Names the moment the next period begins; `retry_after` is the time until then."""
+
+    code = "allowance_used_up"
+    status = 402
+
+    def __init__(self, *, resets_at: dt.datetime) -> None:
+        when = date_format(timezone.localtime(resets_at), "DATETIME_FORMAT")
+        super().__init__(
+            gettext("What is left of your credits does not cover this question. New credits arrive on %(when)s.")
+            % {"when": when},
+            retry_after=(resets_at - timezone.now()).total_seconds(),
+        )
+
+
+class TooManyAtOnce(DomainError):
+    code = "too_many_at_once"
+    status = 429
+    message = _("Another answer is still being written. Wait for it or stop it, then send this again.")
+
+
+class NotInPlan(DomainError):
+    code = "not_in_plan"
+    status = 403
+    message = _("Your plan does not include that.")

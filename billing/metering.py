@@ -1,0 +1,144 @@
+"""Reserve, settle, release: the only writer of usage.
+
+The invariants, proved in tests/billing/test_metering.py on SQLite and PostgreSQL:
+a period's `reserved_micros` is the sum of its held reservations, `used_micros` the sum of its records, and a
+reservation is admitted only if used + reserved + amount <= allowance. Each key is settled or released once.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from accounts.errors import Conflict
+from billing.entitlements import account_of, current_period, plan_of
+from billing.errors import AllowanceUsedUp, TooManyAtOnce
+from billing.models import Reservation, UsagePeriod, UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one piece of work. `input` includes what was read from and written to a cache."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    source: str = UsageRecord.Source.PROVIDER
+
+
+def reserve(user_id: int, key: UUID, *, amount_micros: int) -> bool:
+    """Hold `amount_micros` of the user's current period under `key`; return whether this call did it.
+
+    The same key again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when somebody else has the key.
+    """
+    account = account_of(user_id)
+    plan = plan_of(account)
+    period = current_period(account)
+    with transaction.atomic():
+        reservation, is_new = Reservation.objects.select_related("period").get_or_create(
+            id=key, defaults={"period": period, "amount_micros": amount_micros}
+        )
+        if reservation.period.account_id != account.pk:
+            raise Conflict
+        if not is_new and not _hold_again(reservation, period, amount_micros):
+            return False
+        _take_room(period, amount_micros, turns_at_once=plan.turns_at_once)
+    return True
+
+
+def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
+    """Record what the work under `key` cost, once; return whether this call did it.
+
+    What was released before is recorded too: the work was done. A cost above the reservation is recorded as it is.
+    """
+    with transaction.atomic():
+        reservation = Reservation.objects.select_for_update().filter(pk=key).first()
+        if reservation is None or reservation.state == Reservation.State.SETTLED:
+            return False
+        was_held = reservation.state == Reservation.State.HELD
+        reservation.state = Reservation.State.SETTLED
+        reservation.save(update_fields=["state"])
+        UsageRecord.objects.create(
+            reservation=reservation,
+            period_id=reservation.period_id,
+            label=label,
+            input_tokens=usage.input,
+            cache_read_tokens=usage.cache_read,
+            cache_write_tokens=usage.cache_write,
+            output_tokens=usage.output,
+            source=usage.source,
+            cost_micros=cost_micros,
+        )
+        _give_back(reservation, was_held=was_held, used_micros=cost_micros)
+    return True
+
+
+def release(key: UUID) -> bool:
+    """Give the reservation under `key` back unused, once; return whether this call did it."""
+    with transaction.atomic():
+        held = Reservation.objects.filter(pk=key, state=Reservation.State.HELD)
+        if not held.update(state=Reservation.State.RELEASED):
+            return False
+        _give_back(Reservation.objects.get(pk=key), was_held=True, used_micros=0)
+    return True
+
+
+def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
+    """Return the keys of reservations held for longer than `older_than`, oldest first."""
+    held = Reservation.objects.filter(state=Reservation.State.HELD, created_at__lt=timezone.now() - older_than)
+    return list(held.order_by("created_at").values_list("pk", flat=True)[:limit])
+
+
+def list_unbalanced() -> QuerySet[UsagePeriod]:
+    """Return the periods whose counters are not the sums of their rows. Empty, unless something is broken."""
+
+    def total(rows: QuerySet[Reservation] | QuerySet[UsageRecord], field: str) -> Coalesce:
+        rows = rows.filter(period=OuterRef("pk")).order_by().values("period")
+        return Coalesce(Subquery(rows.annotate(total=Sum(field)).values("total")), 0)
+
+    return UsagePeriod.objects.annotate(
+        recorded=total(UsageRecord.objects.all(), "cost_micros"),
+        held=total(Reservation.objects.filter(state=Reservation.State.HELD), "amount_micros"),
+    ).exclude(recorded=F("used_micros"), held=F("reserved_micros"))
+
+
+def _hold_again(reservation: Reservation, period: UsagePeriod, amount_micros: int) -> bool:
+    """Hold a reservation that was released before its work began; return whether it had been released.
+
+    A request that died between reserving and writing its work is released by the sweep, and may then be sent again.
+    """
+    released = Reservation.objects.filter(pk=reservation.pk, state=Reservation.State.RELEASED)
+    return bool(
+        released.update(
+            state=Reservation.State.HELD, period=period, amount_micros=amount_micros, created_at=timezone.now()
+        )
+    )
+
+
+def _take_room(period: UsagePeriod, amount_micros: int, *, turns_at_once: int | None) -> None:
+    """Count the reservation in, if there is room: one conditional statement, so that no two can take the same room."""
+    room = Q(allowance_micros__isnull=True) | Q(
+        allowance_micros__gte=F("used_micros") + F("reserved_micros") + amount_micros
+    )
+    if turns_at_once is not None:
+        room &= Q(holds__lt=turns_at_once)
+    rows = UsagePeriod.objects.filter(room, pk=period.pk)
+    if rows.update(reserved_micros=F("reserved_micros") + amount_micros, holds=F("holds") + 1):
+        return
+    period.refresh_from_db()
+    if turns_at_once is not None and period.holds >= turns_at_once:
+        raise TooManyAtOnce
+    raise AllowanceUsedUp(resets_at=period.period_end)
+
+
+def _give_back(reservation: Reservation, *, was_held: bool, used_micros: int) -> None:
+    UsagePeriod.objects.filter(pk=reservation.period_id).update(
+        used_micros=F("used_micros") + used_micros,
+        reserved_micros=F("reserved_micros") - (reservation.amount_micros if was_held else 0),
+        holds=F("holds") - (1 if was_held else 0),
+    )

@@ -1,0 +1,144 @@
+"""Money: what a plan allows, what was promised, what was used. Amounts are integer micro-US-dollars."""
+
+import datetime as dt
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+MICROS_PER_CREDIT = 1_000
+
+
+class Plan(models.Model):
+    """What somebody may do. An empty limit means no limit."""
+
+    class Tier(models.TextChoices):
+        DEMO = "demo", _("Demo")
+        CHEAP = "cheap", _("Quick")
+        MID = "mid", _("Balanced")
+        STRONG = "strong", _("Strong")
+
+    key = models.SlugField(_("key"), unique=True)
+    name = models.CharField(_("name"), max_length=60)
+    rank = models.PositiveSmallIntegerField(_("rank"), default=0, help_text=_("Higher is more."))
+    is_default = models.BooleanField(
+        _("default"), default=False, help_text=_("What everyone has without a subscription.")
+    )
+    credits_per_month = models.PositiveIntegerField(_("credits a month"), null=True, blank=True)
+    turns_per_hour = models.PositiveIntegerField(_("questions an hour"), null=True, blank=True)
+    turns_at_once = models.PositiveIntegerField(_("answers at once"), null=True, blank=True)
+    question_characters = models.PositiveIntegerField(_("longest question, characters"), default=32_000)
+    answer_tokens = models.PositiveIntegerField(_("longest answer, tokens"), default=4_096)
+    best_tier = models.CharField(_("best models"), max_length=6, choices=Tier, default=Tier.CHEAP)
+
+    class Meta:
+        verbose_name = _("plan")
+        verbose_name_plural = _("plans")
+        ordering = ("rank",)
+        constraints = (
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="one_default_plan"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def allowance_micros(self) -> int | None:
+        return None if self.credits_per_month is None else self.credits_per_month * MICROS_PER_CREDIT
+
+
+class BillingAccount(models.Model):
+    """Who pays. `plan` is an operator's grant; without one, the default plan holds."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="billing_account")
+    plan = models.ForeignKey(Plan, models.PROTECT, null=True, blank=True, verbose_name=_("granted plan"))
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name = _("billing account")
+        verbose_name_plural = _("billing accounts")
+
+    def __str__(self) -> str:
+        return str(self.user)
+
+
+class UsagePeriod(models.Model):
+    """One account's month. The row is the grant: a second grant cannot exist.
+
+    `reserved_micros` and `holds` are the sum and the number of the held reservations, `used_micros` the sum of the
+    usage records.
+    """
+
+    account = models.ForeignKey(BillingAccount, models.CASCADE, related_name="periods")
+    period_start = models.DateTimeField(_("from"))
+    period_end = models.DateTimeField(_("until"))
+    allowance_micros = models.BigIntegerField(_("allowance"), null=True, blank=True)
+    used_micros = models.BigIntegerField(_("used"), default=0)
+    reserved_micros = models.BigIntegerField(_("reserved"), default=0)
+    holds = models.IntegerField(_("open reservations"), default=0)
+
+    class Meta:
+        verbose_name = _("usage period")
+        verbose_name_plural = _("usage periods")
+        constraints = (
+            models.UniqueConstraint(fields=["account", "period_start"], name="one_period"),
+            models.CheckConstraint(condition=Q(period_end__gt=F("period_start")), name="period_goes_forward"),
+            models.CheckConstraint(
+                condition=Q(used_micros__gte=0, reserved_micros__gte=0, holds__gte=0), name="period_not_negative"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.period_start:%Y-%m}"
+
+
+class Reservation(models.Model):
+    """A promise of credits to one piece of work; its id is the work's own id, so it cannot be made twice."""
+
+    class State(models.TextChoices):
+        HELD = "held", _("held")
+        SETTLED = "settled", _("settled")
+        RELEASED = "released", _("released")
+
+    id = models.UUIDField(primary_key=True)
+    period = models.ForeignKey(UsagePeriod, models.CASCADE, related_name="reservations")
+    amount_micros = models.BigIntegerField()
+    state = models.CharField(max_length=8, choices=State, default=State.HELD)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
+        constraints = (models.CheckConstraint(condition=Q(amount_micros__gte=0), name="reservation_not_negative"),)
+
+
+class UsageRecord(models.Model):
+    """What one piece of work really cost. Append-only: never changed, corrections are new rows."""
+
+    class Source(models.TextChoices):
+        PROVIDER = "provider", _("reported by the provider")
+        ESTIMATED = "estimated", _("estimated")
+
+    reservation = models.OneToOneField(Reservation, models.CASCADE, related_name="record")
+    period = models.ForeignKey(UsagePeriod, models.CASCADE, related_name="records")
+    label = models.CharField(_("what for"), max_length=120)
+    input_tokens = models.PositiveIntegerField(_("input"), default=0)
+    cache_read_tokens = models.PositiveIntegerField(_("of it read from cache"), default=0)
+    cache_write_tokens = models.PositiveIntegerField(_("of it written to cache"), default=0)
+    output_tokens = models.PositiveIntegerField(_("output"), default=0)
+    source = models.CharField(_("source"), max_length=9, choices=Source)
+    cost_micros = models.BigIntegerField(_("cost"))
+    recorded_at = models.DateTimeField(_("at"), default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name = _("usage record")
+        verbose_name_plural = _("usage records")
+        ordering = ("-recorded_at",)
+        constraints = (models.CheckConstraint(condition=Q(cost_micros__gte=0), name="cost_not_negative"),)
+
+
+def month_of(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """Return the calendar month (UTC) that holds `moment`: its first instant, and the next month's."""
+    start = moment.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return start, (start + dt.timedelta(days=32)).replace(day=1)

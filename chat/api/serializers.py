@@ -1,0 +1,63 @@
+"""Shapes of the chat API."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from chat.errors import sentence_for
+from chat.llm.catalog import Candidate
+from chat.protocol import usage_of
+from history.models import Turn
+
+
+class TurnSerializer(serializers.ModelSerializer[Turn]):
+    """A turn. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+
+    model = serializers.SerializerMethodField()
+    usage = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Turn
+        fields = (
+            *("id", "conversation_id", "parent_id", "seq", "model", "provider", "status", "question", "answer"),
+            *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
+            *("created_at", "completed_at"),
+        )
+
+    def get_model(self, turn: Turn) -> str:
+        return turn.model or turn.requested_model
+
+    def get_usage(self, turn: Turn) -> dict[str, Any] | None:
+        return usage_of(turn)
+
+    def get_error(self, turn: Turn) -> dict[str, str] | None:
+        return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
+
+
+class AskSerializer(serializers.Serializer[Any]):
+    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root."""
+
+    text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    parent_id = serializers.UUIDField(required=False, allow_null=True)
+    turn_id = serializers.UUIDField(required=False)
+    stream = serializers.BooleanField(required=False, default=False)
+
+
+class ModelSerializer(serializers.Serializer[Candidate]):
+    """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it."""
+
+    id = serializers.CharField(source="model.key")
+    label = serializers.CharField(source="model.label")
+    remark = serializers.CharField(source="model.remark")
+    provider = serializers.CharField(source="provider.name")
+    tier = serializers.CharField(source="model.tier")
+    context_window = serializers.IntegerField(source="model.context_window")
+    max_output = serializers.IntegerField(source="model.max_output")
+    input_price = serializers.IntegerField(source="model.input_price")
+    output_price = serializers.IntegerField(source="model.output_price")
+    included = serializers.SerializerMethodField()
+
+    def get_included(self, candidate: Candidate) -> bool:
+        return bool(self.context["allowed"].includes_tier(candidate.model.tier))

@@ -1,0 +1,13 @@
+from django.urls import path
+
+from chat.api import views
+
+urlpatterns = [
+    path("models", views.models),
+    path("conversations/<uuid:conversation_id>/turns", views.turns),
+    path("turns/<uuid:turn_id>", views.turn),
+    path("turns/<uuid:turn_id>/events", views.events),
+    path("turns/<uuid:turn_id>/stop", views.stop),
+    path("search", views.search),
+    path("socket-tickets", views.socket_tickets),
+]

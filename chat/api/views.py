@@ -1,0 +1,108 @@
+"""The chat API: models, turns, search, and tickets for the socket."""
+
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.http import HttpResponseBase
+from rest_framework import status
+from rest_framework.decorators import api_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.http import user_id_of
+from billing import entitlements
+from chat.api.serializers import AskSerializer, ModelSerializer, TurnSerializer
+from chat.api.streams import OVER, event_stream, finished_turn, parse_event_id
+from chat.llm.catalog import list_offered
+from chat.tickets import TICKET_SECONDS, issue_ticket
+from chat.turns.limits import Limit
+from chat.turns.opening import LATEST, Question, open_turn
+from chat.turns.stopping import stop_turn
+from history import access
+from history.models import new_id
+from history.search import search_turns
+
+
+@api_view(["GET"])
+def models(request: Request) -> Response:
+    """The models on offer, in the operator's order."""
+    allowed = entitlements.entitlements_of(user_id_of(request))
+    offered = ModelSerializer(list_offered(), many=True, context={"allowed": allowed})
+    return Response({"results": offered.data, "next": None})
+
+
+@api_view(["GET", "POST"])
+def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
+    """List a conversation's turns in the order they were asked; or ask.
+
+    A question is answered with the finished turn, or with server-sent events when `stream` is true. The conversation
+    begins with its first question if the id is new. The same `turn_id` again is the same turn.
+    """
+    if request.method == "POST":
+        return _ask(request, conversation_id)
+    conversation = access.access_conversation(user_id_of(request), conversation_id)
+    after = request.query_params.get("after", "")
+    page = access.list_turns(conversation, after=int(after) if after.isdecimal() else 0)
+    return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
+
+
+def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
+    serializer = AskSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    asked = serializer.validated_data
+    question = Question(
+        turn_id=asked.get("turn_id") or new_id(),
+        conversation_id=conversation_id,
+        text=asked["text"],
+        model=asked["model"],
+        parent_id=asked.get("parent_id", LATEST),
+    )
+    opened = open_turn(user_id_of(request), question)
+    response = event_stream(opened.turn, None, opened=opened) if asked["stream"] else finished_turn(opened)
+    if opened.limit is not None:
+        _set_limit(response, opened.limit)
+    return response
+
+
+@api_view(["GET"])
+def turn(request: Request, turn_id: UUID) -> Response:
+    """One turn, finished or not."""
+    return Response(TurnSerializer(access.access_turn(user_id_of(request), turn_id)).data)
+
+
+@api_view(["GET"])
+def events(request: Request, turn_id: UUID) -> HttpResponseBase:
+    """A turn's events as server-sent events, from `Last-Event-ID` on. 204 when the reader has them all."""
+    found = access.access_turn(user_id_of(request), turn_id)
+    last = request.headers.get("Last-Event-ID", "")
+    if last == OVER:
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    return event_stream(found, parse_event_id(last))
+
+
+@api_view(["POST"])
+def stop(request: Request, turn_id: UUID) -> Response:
+    """Stop a turn: what was written is kept. 202; its events and its status tell when it has stopped."""
+    found = access.access_turn(user_id_of(request), turn_id)
+    async_to_sync(stop_turn)(found)
+    return Response(TurnSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+@api_view(["GET"])
+def search(request: Request) -> Response:
+    """Your turns that hold every word of `q`, newest first."""
+    found = search_turns(user_id_of(request), request.query_params.get("q", ""))
+    return Response({"results": TurnSerializer(found, many=True).data, "next": None})
+
+
+@api_view(["POST"])
+def socket_tickets(request: Request) -> Response:
+    """A ticket that opens one socket: `/ws/?ticket=…`. 201 with `ticket` and `expires_in` (seconds)."""
+    ticket = issue_ticket(user_id_of(request))
+    return Response({"ticket": ticket, "expires_in": TICKET_SECONDS}, status=status.HTTP_201_CREATED)
+
+
+def _set_limit(response: HttpResponseBase, limit: Limit) -> None:
+    response["RateLimit-Limit"] = str(limit.limit)
+    response["RateLimit-Remaining"] = str(limit.remaining)
+    response["RateLimit-Reset"] = str(round(limit.reset_seconds))

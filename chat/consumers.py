@@ -1,0 +1,235 @@
+"""The socket: translates commands and relays events. The rules are in chat/turns."""
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.http import HttpRequest
+from django.http.request import validate_host
+from django.template.loader import render_to_string
+from django.utils import translation
+from django.utils.translation import ngettext
+
+from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
+from accounts.models import User
+from billing import entitlements
+from chat import protocol
+from chat.errors import BadCommand, NoAttachments
+from chat.protocol import Command, Start, Stop, Watch
+from chat.tickets import redeem_ticket
+from chat.turns import notices
+from chat.turns.connections import in_thread
+from chat.turns.log import Kind
+from chat.turns.opening import LATEST, Opened, Question, open_turn
+from chat.turns.stopping import stop_turn
+from chat.turns.watching import Place, watch
+from history import access
+from history.models import Turn
+from history.rendering import render_markdown
+
+logger = logging.getLogger(__name__)
+
+MOST_WATCHED = 32
+"""Turns one page follows at once."""
+MOST_MISTAKES = 20
+"""Commands a client may get wrong before it is hung up on."""
+
+
+class TurnConsumer(AsyncWebsocketConsumer):
+    """One page's socket."""
+
+    user: User
+    watching: dict[UUID, "asyncio.Task[None]"]
+    mistakes = 0
+
+    # --- Coming and going --------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        self.watching = {}
+        user = await in_thread(_authenticate, self.scope)
+        if user is None:
+            await self.close()  # before accept: the handshake is answered with 403
+            return
+        self.user = user
+        await self.channel_layer.group_add(notices.group_of(user.pk), self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, code: int) -> None:
+        for task in self.watching.values():
+            task.cancel()
+        if hasattr(self, "user"):
+            await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
+
+    # --- Commands in -------------------------------------------------------------------------------------------------
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        turn_id = None
+        try:
+            command = protocol.parse_command(text_data or "")
+            turn_id = command.turn_id
+            await self.obey(command)
+        except DomainError as error:
+            await self.reject(turn_id, error)
+            self.mistakes += isinstance(error, BadCommand)
+            if self.mistakes > MOST_MISTAKES:
+                await self.close(1008)
+        except Exception:
+            logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
+            await self.reject(turn_id, Unavailable())
+
+    async def obey(self, command: Command) -> None:
+        match command:
+            case Start():
+                await self.start(command)
+            case Stop():
+                await stop_turn(await in_thread(access.access_turn, self.user.pk, command.turn_id))
+            case Watch():
+                turn = await in_thread(access.access_turn, self.user.pk, command.turn_id)
+                self.watch(turn, Place(command.gen, command.at, command.reasoning_at))
+
+    async def start(self, command: Start) -> None:
+        opened, events = await in_thread(self.open, _question(command))
+        for event in events:
+            await self.send_event(event)
+        self.watch(opened.turn)
+        if opened.is_new:
+            await notices.tell(self.user.pk, "started", turn_id=str(opened.turn.pk), by=self.channel_name)
+
+    async def reject(self, turn_id: UUID | None, error: DomainError) -> None:
+        with translation.override(self.user.locale):
+            detail = str(error.message)
+        await self.send_event(protocol.rejected(turn_id, error.code, detail, error.retry_after))
+
+    # --- Live text out -----------------------------------------------------------------------------------------------
+
+    def watch(self, turn: Turn, place: Place | None = None) -> None:
+        """Follow a turn from `place`; a turn that is followed already starts over from there."""
+        if old := self.watching.pop(turn.pk, None):
+            old.cancel()
+        if len(self.watching) >= MOST_WATCHED:
+            raise RateLimited
+        task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place))
+        task.add_done_callback(lambda done: self.watched(turn.pk, done))
+
+    def watched(self, turn_id: UUID, task: "asyncio.Task[None]") -> None:
+        if self.watching.get(turn_id) is task:
+            del self.watching[turn_id]
+        # An OSError is a socket that went away; NotFound, a conversation deleted while it was being read.
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, OSError | NotFound):
+            logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
+
+    async def relay(self, turn: Turn, place: Place | None) -> None:
+        turn_id = str(turn.pk)
+        async with aclosing(watch(turn, place)) as batches:
+            async for entries in batches:
+                for entry in entries:
+                    if entry.kind == Kind.END:
+                        await self.send_end(turn.pk)
+                    else:
+                        await self.send_event(protocol.text_event(turn_id, entry))
+
+    async def send_end(self, turn_id: UUID) -> None:
+        for event in await in_thread(self.end, turn_id):
+            await self.send_event(event)
+
+    # --- Notices from other processes --------------------------------------------------------------------------------
+
+    async def notice_started(self, message: dict[str, Any]) -> None:
+        """A turn began in one of the person's tabs."""
+        is_elsewhere = message["by"] != self.channel_name
+        for event in await in_thread(self.begin, UUID(message["turn_id"]), is_elsewhere=is_elsewhere):
+            await self.send_event(event)
+
+    async def notice_finished(self, message: dict[str, Any]) -> None:
+        """A turn ended; a tab that follows it learns so from its text."""
+        turn_id = UUID(message["turn_id"])
+        if turn_id not in self.watching:
+            await self.send_end(turn_id)
+
+    async def notice_conversation(self, message: dict[str, Any]) -> None:
+        """A conversation got another title, or is gone."""
+        await self.send_event(await in_thread(self.conversation, UUID(message["conversation_id"])))
+
+    async def notice_revoked(self, _message: dict[str, Any]) -> None:
+        """The person was suspended or signed out everywhere."""
+        await self.close(4401)
+
+    async def send_event(self, event: Any) -> None:
+        await self.send(text_data=protocol.encode(event).decode())
+
+    # --- What events say: sync, each in one go beside the loop -------------------------------------------------------
+
+    def open(self, question: Question) -> tuple[Opened, list[dict[str, Any]]]:
+        with translation.override(self.user.locale):
+            opened = open_turn(self.user.pk, question)
+            events = [protocol.started(opened.turn, _render_turn(opened.turn))]
+            if opened.turn.trimmed_turns and opened.is_new:
+                events.append(protocol.notice("info", _trimmed(opened.turn)))
+        return opened, events
+
+    def begin(self, turn_id: UUID, *, is_elsewhere: bool) -> list[dict[str, Any]]:
+        turn = access.access_turn(self.user.pk, turn_id)
+        with translation.override(self.user.locale):
+            events = [protocol.started(turn, _render_turn(turn))] if is_elsewhere else []
+        return [*events, self.conversation(turn.conversation_id)]
+
+    def end(self, turn_id: UUID) -> list[dict[str, Any]]:
+        turn = access.access_turn(self.user.pk, turn_id)
+        with translation.override(self.user.locale):
+            ended = protocol.ended(turn, _render_turn(turn))
+        return [ended, protocol.allowance_changed(entitlements.allowance_of(self.user.pk))]
+
+    def conversation(self, conversation_id: UUID) -> dict[str, Any]:
+        """Return the conversation's line of the sidebar; empty when it is gone."""
+        conversation = access.find_conversation(conversation_id)
+        html = ""
+        if conversation is not None and conversation.owner_id == self.user.pk:
+            html = render_to_string("chat/_conversation.html", {"conversation": conversation})
+        return protocol.conversation_changed(conversation_id, html)
+
+
+def _authenticate(scope: dict[str, Any]) -> User | None:
+    """Return whose socket this is: the ticket's owner, or the session's when the page is our own; None to refuse."""
+    origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+    if origin and not validate_host(urlsplit(origin).hostname or "", settings.ALLOWED_HOSTS):
+        return None
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    if "ticket" in query:
+        return User.objects.filter(pk=redeem_ticket(query["ticket"][0]), is_active=True).first()
+    if not origin:  # a cookie without an origin is not a browser's page
+        return None
+    request = HttpRequest()
+    request.session = scope["session"]
+    user = get_user(request)
+    return user if isinstance(user, User) and user.is_active else None
+
+
+def _question(command: Start) -> Question:
+    if command.attachments:
+        raise NoAttachments
+    return Question(
+        turn_id=command.turn_id,
+        conversation_id=command.conversation_id,
+        text=command.text,
+        model=command.model or "",
+        parent_id=LATEST if command.parent_id is protocol.UNSET else command.parent_id,
+    )
+
+
+def _render_turn(turn: Turn) -> str:
+    return render_to_string("chat/_turn.html", {"turn": turn, "answer_html": render_markdown(turn.answer)})
+
+
+def _trimmed(turn: Turn) -> str:
+    count = turn.trimmed_turns
+    return ngettext(
+        "The conversation is longer than the model can read: its oldest question was left out.",
+        "The conversation is longer than the model can read: its %(count)d oldest questions were left out.",
+        count,
+    ) % {"count": count}

@@ -1,0 +1,105 @@
+"""The models on offer: the operator's rows whose provider is configured and whose price is known."""
+
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from accounts.caching import Kept
+from chat.llm.providers import list_providers
+from chat.llm.providers.base import Provider
+from chat.models import LanguageModel
+
+Tier = LanguageModel.Tier
+NEW = LanguageModel.MaxTokensParameter.NEW
+
+# Reviewed 2026-11-24. Prices in micro-US-dollars a million tokens. The windows of OpenAI's models are larger, but
+# above 200,000 tokens their price is another: until prices have tiers here, longer prompts are not sent.
+SEED: tuple[dict[str, object], ...] = (
+    {
+        "key": "gpt-6-luna", "provider": "openai", "label": "GPT-6 Luna", "tier": Tier.CHEAP, "position": 10,
+        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
+        "input_price": 100_000, "output_price": 500_000, "cache_read_price": 10_000, "cache_write_price": 125_000,
+    },
+    {
+        "key": "gpt-6.1-terra", "provider": "openai", "label": "GPT-6.1 Terra", "tier": Tier.MID, "position": 30,
+        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
+        "input_price": 1_000_000, "output_price": 5_000_000,
+        "cache_read_price": 50_000, "cache_write_price": 1_250_000,
+    },
+    {
+        "key": "gpt-6.1-sol", "provider": "openai", "label": "GPT-6.1 Sol", "tier": Tier.STRONG, "position": 50,
+        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
+        "input_price": 2_000_000, "output_price": 10_000_000,
+        "cache_read_price": 100_000, "cache_write_price": 2_500_000,
+    },
+    {
+        "key": "deepseek-flash", "provider": "deepseek", "label": "DeepSeek Flash", "tier": Tier.CHEAP,
+        "position": 20, "context_window": 1_000_000, "max_output": 65_536, "reasons": True,
+        "input_price": 300_000, "output_price": 1_200_000, "cache_read_price": 6_000,
+    },
+    {
+        "key": "demo", "provider": "demo", "provider_model": "smollm2", "label": "Demo", "tier": Tier.DEMO,
+        "position": 1_000, "context_window": 2_048, "max_output": 256,
+        "input_price": 1_000_000, "output_price": 10_000_000,  # so that the meter can be seen to move
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model on offer, and who serves it."""
+
+    model: LanguageModel
+    provider: Provider
+
+
+def list_offered() -> list[Candidate]:
+    """Return what may be chosen, in the operator's order."""
+    providers = list_providers()
+    return [
+        Candidate(model, providers[model.provider])
+        for model in _models.get()
+        if model.enabled and model.is_priced and model.provider in providers
+    ]
+
+
+def find_model(key: str) -> LanguageModel | None:
+    """Return a model, offered or not: somebody must still be charged right for what it wrote."""
+    return next((model for model in _models.get() if model.key == key), None)
+
+
+def load_catalog() -> None:
+    """Add the models that are missing; what an operator changed stays. Rows of the environment follow it."""
+    for fields in SEED:
+        LanguageModel.objects.get_or_create(key=fields["key"], defaults={"provider_model": fields["key"], **fields})
+    named = settings.OPENAI_COMPATIBLE_MODELS
+    for name in named:
+        LanguageModel.objects.update_or_create(
+            provider="compatible", provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
+        )
+    LanguageModel.objects.filter(provider="compatible").exclude(provider_model__in=named).update(enabled=False)
+    _models.changed()
+
+
+def _compatible(name: str) -> dict[str, object]:
+    """Return the row of a model named in the environment: free unless priced there."""
+    window = settings.OPENAI_COMPATIBLE_CONTEXT
+    return {
+        "key": name,
+        "provider": "compatible",
+        "provider_model": name,
+        "label": name,
+        "tier": Tier.CHEAP,
+        "position": 40,
+        "context_window": window,
+        "max_output": window // 2,
+        "input_price": round(settings.OPENAI_COMPATIBLE_INPUT_PRICE * 1_000_000),
+        "output_price": round(settings.OPENAI_COMPATIBLE_OUTPUT_PRICE * 1_000_000),
+    }
+
+
+def _load() -> list[LanguageModel]:
+    return list(LanguageModel.objects.all())
+
+
+_models = Kept("models", _load, LanguageModel)

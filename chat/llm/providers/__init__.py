@@ -1,0 +1,55 @@
+"""Who can serve models: adapters by wire format, and the providers this installation has a key or an address for."""
+
+from django.conf import settings
+
+from chat.llm.providers import openai_chat, scripted
+from chat.llm.providers.base import Provider, Stream
+
+ADAPTERS: dict[str, Stream] = {"openai_chat": openai_chat.stream, "scripted": scripted.stream}
+
+
+def list_providers() -> dict[str, Provider]:
+    """Return the configured providers by key. A provider whose key or address is not set does not exist."""
+    known = (
+        (
+            bool(settings.OPENAI_API_KEY),
+            Provider(
+                key="openai",
+                name="OpenAI",
+                adapter="openai_chat",
+                base_url=settings.OPENAI_BASE_URL,
+                api_key=settings.OPENAI_API_KEY,
+                system_role="developer",
+            ),
+        ),
+        (
+            bool(settings.DEEPSEEK_API_KEY),
+            Provider(
+                key="deepseek",
+                name="DeepSeek",
+                adapter="openai_chat",
+                base_url=settings.DEEPSEEK_BASE_URL,
+                api_key=settings.DEEPSEEK_API_KEY,
+            ),
+        ),
+        (
+            bool(settings.OPENAI_COMPATIBLE_BASE_URL),
+            Provider(
+                key="compatible",
+                name="OpenAI-compatible",
+                adapter="openai_chat",
+                base_url=settings.OPENAI_COMPATIBLE_BASE_URL,
+                api_key=settings.OPENAI_COMPATIBLE_API_KEY,
+            ),
+        ),
+        (
+            bool(settings.DEMO_MODEL_URL),
+            Provider(key="demo", name="Demo", adapter="openai_chat", base_url=settings.DEMO_MODEL_URL),
+        ),
+        (settings.SCRIPTED_PROVIDER, Provider(key="scripted", name="Scripted", adapter="scripted", base_url="")),
+    )
+    return {provider.key: provider for is_configured, provider in known if is_configured}
+
+
+def stream_of(provider: Provider) -> Stream:
+    return ADAPTERS[provider.adapter]

@@ -1,0 +1,68 @@
+"""What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who serves models, and how to reach them."""
+
+    key: str
+    name: str
+    adapter: str
+    base_url: str
+    api_key: str = field(default="", repr=False)
+    system_role: Literal["system", "developer"] = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One question to one model. `max_output` is in tokens, `cache_key` the conversation, `end_user` a hash."""
+
+    provider: Provider
+    model: str
+    messages: tuple[Message, ...]
+    max_output: int
+    max_tokens_parameter: str = "max_tokens"
+    cache_key: str = ""
+    end_user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one read from the network brought: one token or many."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens as the provider counted them, inclusive: `input` with cached ones, `output` with reasoning."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last event of a stream. `usage` is None when the provider reported none."""
+
+    reason: Literal["stop", "length", "content_filter"]
+    usage: TokenUsage | None
+
+
+Event: TypeAlias = Delta | Finish
+Stream: TypeAlias = Callable[[ModelRequest], AsyncIterator[Event]]
+"""An adapter: yields deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""

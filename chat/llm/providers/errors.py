@@ -1,0 +1,87 @@
+"""One tree for everything a provider can do wrong. `code` is what a turn stores; no provider's text gets further."""
+
+
+class ProviderError(Exception):
+    """`retryable`: the same request may work in a moment. `retry_after`: seconds the provider asks to wait."""
+
+    code = "unknown"
+    retryable = False
+
+    def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(f"{self.code} (status {status})" if status else self.code)
+
+
+class AuthenticationFailed(ProviderError):
+    code = "authentication"
+
+
+class PermissionRefused(ProviderError):
+    code = "permission"
+
+
+class ModelNotFound(ProviderError):
+    code = "not_found"
+
+
+class ProviderRateLimited(ProviderError):
+    code = "rate_limited"
+    retryable = True
+
+
+class Overloaded(ProviderError):
+    code = "overloaded"
+    retryable = True
+
+
+class TimedOut(ProviderError):
+    code = "timeout"
+    retryable = True
+
+
+class ConnectionFailed(ProviderError):
+    code = "connection"
+    retryable = True
+
+
+class PromptTooLong(ProviderError):
+    code = "context_exceeded"
+
+
+class ContentFiltered(ProviderError):
+    code = "content_filter"
+
+
+class BadRequest(ProviderError):
+    code = "bad_request"
+
+
+class BadResponse(ProviderError):
+    code = "bad_response"
+    retryable = True
+
+
+class Truncated(ProviderError):
+    """The stream ended without saying why."""
+
+    code = "truncated"
+    retryable = True
+
+
+def from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
+    """Return the error an HTTP status means when its body says nothing more."""
+    kinds: dict[int, type[ProviderError]] = {
+        400: BadRequest,
+        401: AuthenticationFailed,
+        402: PermissionRefused,
+        403: PermissionRefused,
+        404: ModelNotFound,
+        408: TimedOut,
+        409: Overloaded,
+        413: PromptTooLong,
+        422: BadRequest,
+        429: ProviderRateLimited,
+    }
+    kind = kinds.get(status) or (Overloaded if status >= 500 else ProviderError)
+    return kind(status=status, retry_after=retry_after)

@@ -1,0 +1,38 @@
+"""Server-sent events out of bytes (WHATWG HTML, section 9.2), for streams of JSON."""
+
+from chat.llm.providers.errors import BadResponse
+
+LONGEST_EVENT = 4 * 1024 * 1024
+"""Bytes. A longer event is rubbish, and must not fill the memory."""
+
+
+class SseDecoder:
+    """Turns chunks of bytes, cut anywhere, into the data of whole events. Event names, ids and comments are dropped."""
+
+    __slots__ = ("_data", "_rest")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the data of every event that `chunk` completes; raises BadResponse when one grows without end."""
+        lines = (self._rest + chunk if self._rest else chunk).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > LONGEST_EVENT:
+            raise BadResponse
+        events: list[bytes] = []
+        data = self._data
+        for line in lines:
+            if line.endswith(b"\r"):
+                line = line[:-1]
+            if line.startswith(b"data:"):
+                data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line and data:
+                events.append(data[0] if len(data) == 1 else b"\n".join(data))
+                data.clear()
+        return events
+
+    def end(self) -> list[bytes]:
+        """Return what an event without its closing blank line holds; some servers forget it at the end."""
+        return self.feed(b"\n\n")

@@ -1,0 +1,28 @@
+"""`manage.py run_turns`: one runner."""
+
+import asyncio
+import gc
+import signal
+from typing import Any
+
+import uvloop
+from django.core.management.base import BaseCommand
+
+from chat.turns.runner import Runner
+
+
+class Command(BaseCommand):
+    help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        gc.freeze()  # what start-up made lives for ever: collections need not look at it
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run())
+
+
+async def _run() -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for received in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(received, stopping.set)
+    await Runner().run(stopping)

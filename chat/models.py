@@ -1,0 +1,70 @@
+"""The models an operator offers."""
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+
+class LanguageModel(models.Model):
+    """One model of one provider. Prices are micro-US-dollars a million tokens; empty means unknown, never free.
+
+    A model whose price is unknown is not offered.
+    """
+
+    class Tier(models.TextChoices):
+        DEMO = "demo", _("Demo")
+        CHEAP = "cheap", _("Quick")
+        MID = "mid", _("Balanced")
+        STRONG = "strong", _("Strong")
+
+    class MaxTokensParameter(models.TextChoices):
+        OLD = "max_tokens"
+        NEW = "max_completion_tokens"
+
+    key = models.CharField(_("key"), max_length=100, unique=True, help_text=_("How the API names it."))
+    provider = models.CharField(_("provider"), max_length=50)
+    provider_model = models.CharField(_("provider's id"), max_length=200)
+    label = models.CharField(_("label"), max_length=100)
+    tier = models.CharField(_("tier"), max_length=6, choices=Tier)
+    position = models.PositiveSmallIntegerField(_("position"), default=100)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    context_window = models.PositiveIntegerField(_("window, tokens"), validators=[MinValueValidator(512)])
+    max_output = models.PositiveIntegerField(_("longest answer, tokens"), validators=[MinValueValidator(1)])
+    input_price = models.PositiveBigIntegerField(_("input price"), null=True, blank=True)
+    output_price = models.PositiveBigIntegerField(_("output price"), null=True, blank=True)
+    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), null=True, blank=True)
+    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), null=True, blank=True)
+    accepts_temperature = models.BooleanField(default=False)
+    max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
+    reasons = models.BooleanField(_("reasons"), default=False, help_text=_("May think silently before its first word."))
+
+    class Meta:
+        verbose_name = _("model")
+        verbose_name_plural = _("models")
+        ordering = ("position", "key")
+        constraints = (
+            models.UniqueConstraint(fields=["provider", "provider_model"], name="one_row_a_model"),
+            models.CheckConstraint(condition=Q(max_output__lt=models.F("context_window")), name="output_fits_window"),
+        )
+
+    def __str__(self) -> str:
+        return self.label
+
+    @property
+    def is_priced(self) -> bool:
+        return self.input_price is not None and self.output_price is not None
+
+    @property
+    def is_free(self) -> bool:
+        return not self.input_price and not self.output_price and self.is_priced
+
+    @property
+    def remark(self) -> str:
+        """What a person should know before choosing it."""
+        if self.tier == self.Tier.DEMO:
+            return gettext("A toy that runs on this machine: short answers in English, and poor Spanish.")
+        if self.is_free:
+            return gettext("Runs on our own machines: costs no credits.")
+        return ""

@@ -1,0 +1,21 @@
+"""Celery tasks of the chat."""
+
+import asyncio
+
+from celery import shared_task
+
+from chat.turns.connections import close_async_redis
+from chat.turns.sweeping import sweep
+
+
+@shared_task(expires=15)
+def sweep_turns() -> None:
+    """Repair turns and reservations that somebody died on. Runs every 15 seconds."""
+    asyncio.run(_sweep())
+
+
+async def _sweep() -> None:
+    try:
+        await sweep()
+    finally:
+        await close_async_redis()

@@ -1,0 +1,56 @@
+"""Ways out of this process: Redis from both worlds, and threads for everything that writes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import redis
+import redis.asyncio
+from channels.db import database_sync_to_async
+from django.conf import settings
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TIMEOUT_SECONDS = 5
+
+_threads = ThreadPoolExecutor(max_workers=12, thread_name_prefix="in-thread")
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis]" = WeakKeyDictionary()
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run sync code that talks to a database, beside the loop.
+
+    Not thread-sensitive: the default would funnel every caller of the process through one thread.
+    """
+    call: Callable[..., Awaitable[Any]] = database_sync_to_async(function, thread_sensitive=False, executor=_threads)
+    return await call(*args, **kwargs)
+
+
+@cache
+def sync_redis() -> "redis.Redis":
+    """Return this process's client; its pool is safe to share between threads. Keys and values are bytes."""
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=2)
+
+
+def async_redis() -> "redis.asyncio.Redis":
+    """Return the running loop's client. It does not retry: after a broken connection the caller must think first."""
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        _clients[loop] = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=2,
+            retry=AsyncRetry(NoBackoff(), 0),
+        )
+    return _clients[loop]
+
+
+async def close_async_redis() -> None:
+    if client := _clients.pop(asyncio.get_running_loop(), None):
+        await client.aclose()

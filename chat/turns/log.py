@@ -1,0 +1,202 @@
+"""The live text of a turn, on Redis: what a runner appends and readers follow.
+
+Each turn has a stream `turn:<id>:log`, and a lease `turn:<id>:lease` = `<runner>:<gen>` that says who may append.
+An append checks the lease, writes the stream and wakes every web process in one script, so that nothing a reader was
+shown is missing from the stream and nothing a runner without the lease sends is in either. The log is the truth;
+the wake-up carries the same entries so that a reader seldom has to ask for them.
+
+Offsets are in characters (Unicode code points), of text and of reasoning separately.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from redis.asyncio import Redis
+
+QUEUE = "turns"
+GROUP = "runners"
+WAKE_UPS = "turns:woken"
+"""The channel that carries each script's entries to every web process."""
+CONTROL = "turns:control"
+"""The channel that carries the ids of turns to stop to every runner."""
+
+LEASE_MS = 15_000
+KEPT_WHILE_OPEN_SECONDS = 3_600
+KEPT_AFTER_END_SECONDS = 600
+STOP_SECONDS = 600
+
+
+class Kind(IntEnum):
+    TEXT = 0
+    REASONING = 1
+    BEGUN = 2  # text holds the model's key and the provider's, as JSON
+    OUTCOME = 3  # text holds the Outcome as JSON: how the turn ended, before it is saved
+    END = 4  # the turn is saved
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry: `at` is the offset of its first character, `gen` the generation it belongs to."""
+
+    turn: bytes
+    kind: int
+    gen: int
+    at: int = 0
+    text: str = ""
+
+
+class Lost(Exception):
+    """The lease is somebody else's: whatever this runner still has of the turn is void."""
+
+
+encode_entry = msgspec.msgpack.Encoder().encode
+decode_entry = msgspec.msgpack.Decoder(Entry).decode
+decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+
+# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, then for each turn: holder, count, entries.
+# Answers for each turn: 1 appended, 0 somebody else holds the lease, -1 nobody does.
+# '\221' begins a msgpack array of 32-bit length.
+APPEND = (
+    """
+local answers, woken, a = {}, {}, 3
+for i = 1, #KEYS, 2 do
+  local holder, count = redis.call('GET', KEYS[i]), tonumber(ARGV[a + 1])
+  if holder == ARGV[a] then
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+    for j = a + 2, a + 1 + count do
+      redis.call('XADD', KEYS[i + 1], '*', 'e', ARGV[j])
+      woken[#woken + 1] = ARGV[j]
+    end
+    if count > 0 then redis.call('EXPIRE', KEYS[i + 1], ARGV[2]) end
+    answers[#answers + 1] = 1
+  else
+    answers[#answers + 1] = holder and 0 or -1
+  end
+  a = a + 2 + count
+end
+if #woken > 0 then
+  redis.call('PUBLISH', '%s', '\\221' .. struct.pack('>I4', #woken) .. table.concat(woken))
+end
+return answers
+"""
+    % WAKE_UPS
+)
+
+# KEYS: lease, log. ARGV: new holder, lease ms, old holder or '', '1' to empty the log, as a new generation does.
+# A lease that is already the new holder's counts as taken: the answer to a first try may have been lost.
+TAKE_LEASE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
+return 1
+"""
+
+# KEYS: lease, log, queue, queued mark. ARGV: holder, END entry, log seconds, group, queue entry or ''.
+END = (
+    """
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+if #last == 0 or last[1][2][2] ~= ARGV[2] then
+  redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
+  redis.call('PUBLISH', '%s', '\\221' .. struct.pack('>I4', 1) .. ARGV[2])
+end
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+redis.call('DEL', KEYS[4])
+if ARGV[5] ~= '' then
+  redis.call('XACK', KEYS[3], ARGV[4], ARGV[5])
+  redis.call('XDEL', KEYS[3], ARGV[5])
+end
+return 1
+"""
+    % WAKE_UPS
+)
+
+
+def lease_key(turn_id: UUID) -> str:
+    return f"turn:{turn_id}:lease"
+
+
+def log_key(turn_id: UUID) -> str:
+    return f"turn:{turn_id}:log"
+
+
+def stop_key(turn_id: UUID) -> str:
+    return f"turn:{turn_id}:stop"
+
+
+def queued_key(turn_id: UUID) -> str:
+    """Marks that the turn has an entry in the queue; without it the sweep makes a new one."""
+    return f"turn:{turn_id}:queued"
+
+
+class Replay(msgspec.Struct):
+    """What a log says: the text of its last generation, who answered, how it ended."""
+
+    gen: int = 0
+    text: str = ""
+    reasoning: str = ""
+    begun: str = ""
+    outcome: str = ""
+    is_ended: bool = False
+
+    @property
+    def was_shown(self) -> bool:
+        return bool(self.text or self.reasoning)
+
+
+def replay(entries: Iterable[Entry]) -> Replay:
+    """Return what the entries, in order, add up to. A later generation voids the earlier ones."""
+    result = Replay()
+    for entry in entries:
+        if entry.gen > result.gen and entry.kind != Kind.END:
+            result = Replay(gen=entry.gen)
+        match entry.kind:
+            case Kind.TEXT:
+                result.text = result.text[: entry.at] + entry.text
+            case Kind.REASONING:
+                result.reasoning = result.reasoning[: entry.at] + entry.text
+            case Kind.BEGUN:
+                result.begun = entry.text
+            case Kind.OUTCOME:
+                result.outcome = entry.text
+            case Kind.END:
+                result.is_ended = True
+    return result
+
+
+async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
+    """Return the whole log, oldest first."""
+    rows: list[tuple[bytes, dict[bytes, bytes]]] = await redis.xrange(log_key(turn_id))
+    return [decode_entry(fields[b"e"]) for _, fields in rows]
+
+
+async def take_lease(
+    redis: Redis, turn_id: UUID, holder: str, *, instead_of: str = "", empties_log: bool = False
+) -> bool:
+    """Take the lease if it is free, or is `instead_of`'s; return whether it was."""
+    keys = (lease_key(turn_id), log_key(turn_id))
+    answer: Any = await redis.eval(TAKE_LEASE, 2, *keys, holder, LEASE_MS, instead_of, "1" if empties_log else "0")
+    return bool(answer)
+
+
+async def end(
+    redis: Redis, turn_id: UUID, *, gen: int, characters: int = 0, holder: str = "", queue_entry: bytes = b""
+) -> None:
+    """Tell readers that the turn is saved, and forget its work: lease, mark and queue entry. May be repeated.
+
+    `characters` is the length of the saved answer: a reader that has less knows that something is missing.
+    """
+    entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters))
+    keys = (lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id))
+    await redis.eval(END, 4, *keys, holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry)
+
+
+async def request_stop(redis: Redis, turn_id: UUID) -> None:
+    """Ask whoever runs the turn to stop it. The key outlives a lost message."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
+        pipeline.publish(CONTROL, turn_id.bytes)
+        await pipeline.execute()

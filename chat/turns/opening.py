@@ -1,0 +1,165 @@
+"""The beginning of a turn: everything that can refuse it comes before anything is written or spent."""
+
+import logging
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+from uuid import UUID
+
+from django.conf import settings
+from redis.exceptions import RedisError
+
+from accounts.errors import Conflict, NotFound, Unavailable
+from billing import entitlements, metering
+from billing.entitlements import Entitlements
+from chat.errors import BadText, TextTooLong
+from chat.llm.catalog import Candidate
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, most_it_can_cost
+from chat.llm.selection import AUTO, candidates
+from chat.turns import limits, prompts
+from chat.turns.connections import sync_redis
+from chat.turns.limits import Limit
+from chat.turns.log import QUEUE, queued_key
+from history import access, tree
+from history.models import Conversation, Turn
+
+logger = logging.getLogger(__name__)
+
+QUEUED_SECONDS = 600
+"""How long the mark of a queue entry lives; a turn waits less."""
+
+LATEST: Literal["latest"] = "latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn."""
+
+    turn_id: UUID
+    conversation_id: UUID
+    text: str
+    model: str = ""
+    parent_id: UUID | Literal["latest"] | None = LATEST
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A turn that is waiting for a runner. `limit` is None without a limit, and for one that was known already."""
+
+    turn: Turn
+    is_new: bool
+    begins_conversation: bool
+    limit: Limit | None
+
+
+def open_turn(owner_id: int, question: Question) -> Opened:
+    """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
+
+    Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
+    UnknownModel, NotInPlan, NoModel, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    """
+    if known := access.find_turn(question.turn_id):
+        return Opened(_check_known(known, owner_id, question), is_new=False, begins_conversation=False, limit=None)
+    allowed = entitlements.entitlements_of(owner_id)
+    text = clean_text(question.text, longest=allowed.question_characters)
+    conversation = access.find_conversation(question.conversation_id)
+    if conversation is not None and conversation.owner_id != owner_id:
+        raise NotFound
+    parent = _find_parent(owner_id, question, conversation)
+    offered = candidates(question.model, allowed)
+    longest_answer = _longest_answer(offered, allowed)
+    prompt = prompts.build(tree.path_to(parent), text, room=room_for(offered, max_output=longest_answer))
+    limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
+    model = question.model or (offered[0].model.key if len(offered) == 1 else AUTO)
+    turn = _write(owner_id, replace(question, text=text, model=model), parent, prompt, longest_answer)
+    enqueue(turn)
+    return Opened(turn, is_new=True, begins_conversation=conversation is None, limit=limit)
+
+
+def clean_text(text: str, *, longest: int) -> str:
+    """Return the text in NFC, without NUL and lone surrogates; raises BadText when nothing is left, or TextTooLong."""
+    if len(text) > longest:
+        raise TextTooLong
+    whole = text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
+    cleaned = unicodedata.normalize("NFC", whole).rstrip().lstrip("\r\n")  # the first line keeps its indentation
+    if not cleaned:
+        raise BadText
+    return cleaned
+
+
+def room_for(offered: Iterable[Candidate], *, max_output: int) -> int:
+    """Return how many tokens of prompt fit every candidate's window beside the longest answer."""
+    return min(candidate.model.context_window for candidate in offered) - max_output
+
+
+def enqueue(turn: Turn) -> None:
+    """Hand the turn to the runners. An unreachable Redis is no error: the sweep finds queued turns without an entry."""
+    try:
+        with sync_redis().pipeline(transaction=True) as pipeline:
+            pipeline.xadd(QUEUE, {b"turn": turn.pk.bytes})
+            pipeline.set(queued_key(turn.pk), b"1", ex=QUEUED_SECONDS)
+            pipeline.execute()
+    except RedisError:
+        logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
+
+
+def _check_known(turn: Turn, owner_id: int, question: Question) -> Turn:
+    if turn.owner_id != owner_id or turn.conversation_id != question.conversation_id:
+        raise Conflict
+    return turn
+
+
+def _find_parent(owner_id: int, question: Question, conversation: Conversation | None) -> Turn | None:
+    if question.parent_id is None:
+        return None
+    if isinstance(question.parent_id, UUID):
+        return tree.find_parent(owner_id, question.conversation_id, question.parent_id)
+    if conversation is None:
+        return None
+    latest = tree.find_latest(owner_id, question.conversation_id)
+    return tree.check_finished(latest) if latest else None
+
+
+def _longest_answer(offered: list[Candidate], allowed: Entitlements) -> int:
+    """Return the cap on the answer in tokens: the smallest of model, plan and MAX_TOKENS."""
+    return min(*(candidate.model.max_output for candidate in offered), allowed.answer_tokens, settings.MAX_TOKENS)
+
+
+def _reserve(
+    owner_id: int, key: UUID, allowed: Entitlements, offered: list[Candidate], input_tokens: int, output_tokens: int
+) -> Limit | None:
+    """Count the question and hold the most it can cost; a question that is refused is not counted."""
+    amount = max(
+        most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
+        for candidate in offered
+    )
+    try:
+        limit = limits.take(owner_id, allowed.turns_per_hour)
+        try:
+            is_new = metering.reserve(owner_id, key, amount_micros=amount)
+        except Exception:
+            limits.give_back(owner_id, allowed.turns_per_hour)
+            raise
+        if not is_new:  # the same question, sent twice at once
+            limits.give_back(owner_id, allowed.turns_per_hour)
+    except RedisError as error:
+        raise Unavailable(retry_after=5) from error
+    return limit
+
+
+def _write(owner_id: int, question: Question, parent: Turn | None, prompt: prompts.Prompt, max_output: int) -> Turn:
+    tree.open_conversation(owner_id, question.conversation_id, title=question.text)
+    turn = Turn(
+        pk=question.turn_id,
+        owner_id=owner_id,
+        conversation_id=question.conversation_id,
+        parent_id=parent.pk if parent else None,
+        depth=parent.depth + 1 if parent else 0,
+        question=question.text,
+        requested_model=question.model,
+        max_output=max_output,
+        trimmed_turns=prompt.trimmed_turns,
+        input_tokens=prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
+    )
+    return _check_known(tree.add_turn(turn), owner_id, question)

@@ -1,0 +1,59 @@
+"""What is left of a turn whose runner is gone: close it with what its log says, or let it run again."""
+
+from uuid import UUID
+
+import msgspec
+from redis.asyncio import Redis
+
+from chat.llm.catalog import find_model
+from chat.turns import log, notices
+from chat.turns.closing import close_turn, make_outcome
+from chat.turns.connections import in_thread
+from chat.turns.log import Replay
+from history.models import Turn
+from history.progress import Outcome
+
+MOST_TRIES = 3
+"""A turn that showed nothing after this many runners died of it is not given to another one."""
+
+
+def last_words(turn: Turn, replay: Replay) -> Outcome | None:
+    """Return how a turn without a runner ends; None when nothing was shown, so that it can simply run again."""
+    if replay.outcome:
+        known = msgspec.json.decode(replay.outcome, type=Outcome)
+        return msgspec.structs.replace(known, answer=replay.text, reasoning=replay.reasoning)
+    if not replay.was_shown and turn.gen < MOST_TRIES:
+        return None
+    model_key = msgspec.json.decode(replay.begun, type=tuple[str, str])[0] if replay.begun else turn.requested_model
+    return make_outcome(
+        turn,
+        status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
+        answer=replay.text,
+        reasoning=replay.reasoning,
+        model=find_model(model_key),
+        error="runner_lost",
+    )
+
+
+async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str, queue_entry: bytes = b"") -> bool:
+    """Close a turn nobody holds the lease of; return whether this call did it.
+
+    The lease keeps a runner that was only slow from appending to a turn that is being closed.
+    """
+    holder = f"{closer}:{turn.gen}"
+    if not await log.take_lease(redis, turn.pk, holder):
+        return False
+    is_ours = await in_thread(close_turn, turn, outcome)
+    await announce_end(redis, turn, holder=holder, queue_entry=queue_entry)
+    return is_ours
+
+
+async def announce_end(redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"") -> None:
+    """Tell readers and the person's other tabs that the turn is over. May be repeated."""
+    characters = len(turn.answer)
+    await log.end(redis, turn.pk, gen=turn.gen, characters=characters, holder=holder, queue_entry=queue_entry)
+    await notices.tell(turn.owner_id, "finished", turn_id=str(turn.pk))
+
+
+async def has_lease(redis: Redis, turn_id: UUID) -> bool:
+    return bool(await redis.exists(log.lease_key(turn_id)))

@@ -1,0 +1,247 @@
+"""`manage.py run_turns`: takes turns from the queue and runs each as one task. Any number of runners share the work.
+
+A turn is this runner's while it holds the lease (chat/turns/log.py); its queue entry stays pending until the turn is
+closed, so that another runner finds it if this one dies.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import DatabaseError
+from redis.exceptions import RedisError, ResponseError
+
+from accounts.errors import DomainError
+from chat.errors import SENTENCES
+from chat.llm.providers.http import close_session
+from chat.turns import log, presence
+from chat.turns.closing import close_turn
+from chat.turns.connections import async_redis, close_async_redis, in_thread
+from chat.turns.log import CONTROL, GROUP, QUEUE, read, replay
+from chat.turns.rescue import announce_end, close_with, has_lease, last_words
+from chat.turns.running import Job, prepare, run_turn
+from chat.turns.writer import LiveText, LogWriter
+from history import access, progress
+from history.models import Turn
+from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS = 2_000
+BATCH = 64
+RECLAIM_SECONDS = 5.0
+PRESENCE_SECONDS = 5.0
+RETRY_SECONDS = 0.5
+FORGOTTEN_MS = 3_600_000
+
+
+class Runner:
+    def __init__(self) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._redis = async_redis()
+        self._writer = LogWriter(self._redis, advance)
+        self._jobs: dict[UUID, Job] = {}
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run turns until `stopping`; then finish what runs for DRAIN_SECONDS, and close the rest as interrupted."""
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(self._writer.run())
+            loops = [
+                group.create_task(self._forever(loop))
+                for loop in (self._take_from_queue, self._reclaim, self._follow_control, self._give_signs_of_life)
+            ]
+            logger.info("Runner ready", extra={"runner": self.name})
+            await stopping.wait()
+            for loop in loops[:2]:
+                loop.cancel()
+            await self._drain()
+            for task in (*loops, writer):
+                task.cancel()
+        await self._leave()
+
+    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Keep a loop going while Redis or a database is away."""
+        while True:
+            try:
+                await loop()
+            except (RedisError, DatabaseError, OSError) as error:
+                fields = {"loop": loop.__name__, "error": type(error).__name__}
+                logger.warning("Store unreachable", extra=fields)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    # --- Taking turns ------------------------------------------------------------------------------------------------
+
+    async def _take_from_queue(self) -> None:
+        await self._make_group()
+        while True:
+            await self._has_room.wait()
+            room = min(BATCH, settings.RUNNER_CAPACITY - len(self._tasks))
+            try:
+                found = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: ">"}, count=room, block=BLOCK_MS)
+            except ResponseError:  # NOGROUP: Redis was emptied
+                await self._make_group()
+                continue
+            for _stream, entries in found or ():
+                for entry, fields in entries:
+                    self._take(entry, fields)
+
+    async def _make_group(self) -> None:
+        try:
+            await self._redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
+        except ResponseError:  # it exists
+            pass
+
+    async def _reclaim(self) -> None:
+        """Look at entries that were claimed long ago: most are running, with a lease; the others lost their runner."""
+        cursor: bytes | str = "0-0"
+        while True:
+            try:
+                cursor, entries, _deleted = await self._redis.xautoclaim(
+                    QUEUE, GROUP, self.name, log.LEASE_MS, start_id=cursor, count=BATCH
+                )
+            except ResponseError:
+                await self._make_group()
+                entries, cursor = [], b"0-0"
+            for entry, fields in entries:
+                if fields:
+                    self._take(entry, fields)
+            if cursor == b"0-0":
+                await asyncio.sleep(RECLAIM_SECONDS)
+
+    def _take(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
+        turn_id = UUID(bytes=fields[b"turn"])
+        if turn_id in self._tasks:
+            return
+        task = asyncio.create_task(self._own(turn_id, entry))
+        self._tasks[turn_id] = task
+        task.add_done_callback(lambda _done: self._release(turn_id))
+        if len(self._tasks) >= settings.RUNNER_CAPACITY:
+            self._has_room.clear()
+
+    def _release(self, turn_id: UUID) -> None:
+        del self._tasks[turn_id]
+        self._has_room.set()
+
+    # --- One turn ----------------------------------------------------------------------------------------------------
+
+    async def _own(self, turn_id: UUID, entry: bytes) -> None:
+        """Do with a queue entry what its turn needs. Whatever goes wrong, the entry stays for another try."""
+        try:
+            await self._own_turn(turn_id, entry)
+        except (RedisError, DatabaseError, OSError) as error:
+            logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
+        except Exception:
+            logger.exception("Turn left for later", extra={"turn_id": turn_id})
+
+    async def _own_turn(self, turn_id: UUID, entry: bytes) -> None:
+        turn = await in_thread(access.find_turn, turn_id)
+        if turn is None:  # erased meanwhile
+            await log.end(self._redis, turn_id, gen=0, queue_entry=entry)
+        elif not turn.is_open:
+            await announce_end(self._redis, turn, queue_entry=entry)
+        elif turn.gen == 0:
+            await self._run(turn, entry)
+        elif not await has_lease(self._redis, turn_id):
+            await self._rescue(turn, entry)
+
+    async def _rescue(self, turn: Turn, entry: bytes) -> None:
+        """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
+        logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
+        words = last_words(turn, replay(await read(self._redis, turn.pk)))
+        if words is None:
+            await self._run(turn, entry)
+        else:
+            await close_with(self._redis, turn, words, closer=self.name, queue_entry=entry)
+
+    async def _run(self, turn: Turn, entry: bytes) -> None:
+        try:
+            job = await in_thread(prepare, turn)
+        except DomainError as error:
+            logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
+            code = error.code if error.code in SENTENCES else "not_found"
+            await in_thread(close_turn, turn, Outcome(Turn.Status.FAILED, error=code))
+            await announce_end(self._redis, turn, queue_entry=entry)
+            return
+        if job is None:
+            return
+        live = LiveText(turn, self.name)
+        if not await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True):
+            return  # a slow runner still has it; its appends are refused once its lease runs out
+        self._writer.open(live)
+        self._jobs[turn.pk] = job
+        try:
+            if await self._redis.exists(log.stop_key(turn.pk)):
+                job.cut_short("stop")
+            if not await run_turn(job, live, self._writer):
+                return
+        finally:
+            self._writer.close(live)
+            del self._jobs[turn.pk]
+        await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry)
+
+    # --- Around them -------------------------------------------------------------------------------------------------
+
+    async def _follow_control(self) -> None:
+        """Stop turns on request. What was asked while this connection was down is found by its key."""
+        async with self._redis.pubsub() as control:
+            await control.subscribe(CONTROL)
+            await self._stop_requested()
+            while True:
+                message = await control.get_message(ignore_subscribe_messages=True, timeout=4)
+                if message is not None:
+                    self._stop(UUID(bytes=message["data"]))
+
+    async def _stop_requested(self) -> None:
+        turn_ids = list(self._jobs)
+        if turn_ids:
+            flags = await self._redis.mget(map(log.stop_key, turn_ids))
+            for turn_id, flag in zip(turn_ids, flags, strict=True):
+                if flag:
+                    self._stop(turn_id)
+
+    def _stop(self, turn_id: UUID) -> None:
+        if job := self._jobs.get(turn_id):
+            job.cut_short("stop")
+
+    async def _give_signs_of_life(self) -> None:
+        await self._forget_dead_consumers()
+        while True:
+            await presence.announce(self._redis, self.name)
+            await asyncio.sleep(PRESENCE_SECONDS)
+
+    async def _forget_dead_consumers(self) -> None:
+        """Remove runners from the group that are long gone and left nothing."""
+        await self._make_group()
+        for consumer in await self._redis.xinfo_consumers(QUEUE, GROUP):
+            if consumer["pending"] == 0 and consumer["idle"] > FORGOTTEN_MS:
+                await self._redis.xgroup_delconsumer(QUEUE, GROUP, consumer["name"])
+
+    async def _drain(self) -> None:
+        deadline = monotonic() + settings.DRAIN_SECONDS
+        while self._tasks and (left := deadline - monotonic()) > 0:
+            await asyncio.wait(self._tasks.values(), timeout=left)
+        for job in list(self._jobs.values()):
+            job.cut_short("drain")
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=10)
+
+    async def _leave(self) -> None:
+        try:
+            await presence.leave(self._redis, self.name)
+        except (RedisError, OSError):
+            pass
+        await close_session()
+        await close_async_redis()
+
+
+async def advance(turn: Turn) -> bool:
+    """Give the turn its next generation in the database; return whether it was still this runner's."""
+    return await in_thread(progress.claim, turn)

@@ -1,0 +1,210 @@
+"""One turn, run: claim, ask, write the live text, close. Nothing here calls back upward."""
+
+import asyncio
+import hashlib
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from django.conf import settings
+from django.db import DatabaseError
+from django.utils import timezone
+
+from billing import entitlements
+from chat.llm import dispatch
+from chat.llm.catalog import Candidate
+from chat.llm.dispatch import Answering, Prompt
+from chat.llm.providers.base import Delta, Finish
+from chat.llm.providers.errors import ProviderError
+from chat.llm.selection import candidates
+from chat.models import LanguageModel
+from chat.turns import prompts
+from chat.turns.closing import close_turn, make_outcome
+from chat.turns.connections import in_thread
+from chat.turns.log import Kind
+from chat.turns.opening import room_for
+from chat.turns.writer import LiveText, LogWriter
+from history import access, progress, tree
+from history.models import Turn
+from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
+
+FLUSH_PATIENCE_SECONDS = 10
+"""How long a finished answer waits for an unreachable Redis before it is saved without it."""
+SAVE_PAUSES_SECONDS = (0.5, 2, 5)
+LONGEST_TOKEN = 32
+"""Characters a token, at most: a provider that ignores its cap is cut off at this many times the cap."""
+
+Cause = Literal["stop", "drain", "lost"]
+
+
+@dataclass(slots=True)
+class Job:
+    """A claimed turn: its prompt, who may answer, and how far it is."""
+
+    turn: Turn
+    candidates: list[Candidate]
+    prompt: Prompt
+    answering: Candidate | None = None
+    finish: Finish | None = None
+    characters: int = 0
+    cause: Cause | None = None  # why it is being cut short
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    def cut_short(self, cause: Cause) -> None:
+        """Stop asking; what was shown is kept."""
+        if self.cause is None:
+            self.cause = cause
+            if self.task is not None:
+                self.task.cancel()
+
+
+def prepare(turn: Turn) -> Job | None:
+    """Claim the turn and make its job; None if somebody else was faster.
+
+    Raises DomainError, with the turn claimed, when it cannot be run any more: its model is gone, say.
+    """
+    if not progress.claim(turn):
+        return None
+    offered = candidates(turn.requested_model, entitlements.entitlements_of(turn.owner_id))
+    parent = access.find_turn(turn.parent_id) if turn.parent_id else None
+    prompt = prompts.build(tree.path_to(parent), turn.question, room=room_for(offered, max_output=turn.max_output))
+    return Job(
+        turn,
+        offered,
+        Prompt(
+            messages=prompt.messages,
+            max_output=turn.max_output,
+            cache_key=str(turn.conversation_id),
+            end_user=_pseudonym(turn.owner_id),
+        ),
+    )
+
+
+async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
+    """Ask until there is an outcome, then save and settle it; return whether the turn was still ours to close."""
+    job.task = asyncio.create_task(_ask(job, live, writer))
+    lost = asyncio.create_task(_when_lost(job, live))
+    try:
+        if job.cause is not None:  # stopped before it began
+            job.task.cancel()
+        (error,) = await asyncio.gather(job.task, return_exceptions=True)
+    finally:
+        lost.cancel()
+    if live.is_lost.is_set() or (job.cause == "drain" and live.is_empty):
+        return False  # somebody else has it, or may have it: nothing was shown
+    outcome = _outcome(job, live, error)
+    return await _close(job, live, writer, outcome)
+
+
+async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
+    """Write the answer into `live` as it comes; raises what broke it off."""
+    longest = job.turn.max_output * LONGEST_TOKEN
+    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, job.prompt)) as events:
+        async for event in events:
+            match event:
+                case Delta():
+                    is_first = live.is_empty
+                    if event.reasoning:
+                        live.add(Kind.REASONING, event.reasoning)
+                    if event.text:
+                        live.add(Kind.TEXT, event.text)
+                    if is_first:
+                        job.turn.first_token_at = timezone.now()
+                    writer.changed(live, urgently=is_first)
+                    job.characters += len(event.text) + len(event.reasoning)
+                    if job.characters > longest:
+                        job.finish = Finish("length", None)
+                        return
+                case Answering():
+                    job.answering = event.candidate
+                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model)
+                case Finish():
+                    job.finish = event
+
+
+async def _when_lost(job: Job, live: LiveText) -> None:
+    await live.is_lost.wait()
+    job.cut_short("lost")
+
+
+def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
+    """Return how the turn ended, by what the asking raised."""
+    status, code = _status(job, live, error)
+    answering = job.answering
+    return make_outcome(
+        job.turn,
+        status=status,
+        answer=live.text,
+        reasoning=live.reasoning,
+        model=answering.model if answering else None,
+        usage=job.finish.usage if job.finish else None,
+        finish_reason=job.finish.reason if job.finish else "",
+        error=code,
+    )
+
+
+def _status(job: Job, live: LiveText, error: BaseException | None) -> tuple[str, str]:
+    """Return the status and error code. What showed something is interrupted, what showed nothing failed."""
+    broken = Turn.Status.FAILED if live.is_empty else Turn.Status.INTERRUPTED
+    match error:
+        case None if job.finish and job.finish.reason == "content_filter":
+            return broken, "content_filter"
+        case None:
+            return Turn.Status.COMPLETED, ""
+        case asyncio.CancelledError() if job.cause == "stop":
+            return Turn.Status.STOPPED, ""
+        case asyncio.CancelledError():
+            return broken, "runner_lost"
+        case ProviderError():
+            return broken, error.code
+        case TimeoutError():
+            return broken, "timeout"
+    logger.error("Turn broke", exc_info=error, extra={"turn_id": job.turn.pk})
+    return broken, "internal_error"
+
+
+async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) -> bool:
+    """Put the outcome into the log, then save and settle it.
+
+    The log first: if this process dies in between, whoever finds the turn closes it with what the provider reported.
+    """
+    outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at)
+    live.notes[Kind.OUTCOME] = encode_outcome(outcome)
+    writer.changed(live, urgently=True)
+    flushed, lost = asyncio.create_task(live.flushed.wait()), asyncio.create_task(live.is_lost.wait())
+    await asyncio.wait({flushed, lost}, timeout=FLUSH_PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    flushed.cancel()
+    lost.cancel()
+    if live.is_lost.is_set():
+        return False
+    return await _save(job.turn, outcome)
+
+
+async def _save(turn: Turn, outcome: Outcome) -> bool:
+    """Save and settle; a database that is away for a moment is waited for. After that the sweep does it."""
+    for pause in SAVE_PAUSES_SECONDS:
+        try:
+            return await in_thread(close_turn, turn, outcome)
+        except DatabaseError as error:
+            fields = {"turn_id": turn.pk, "error": type(error).__name__}
+            logger.warning("Turn not saved yet", extra=fields)
+            await asyncio.sleep(pause)
+    return await in_thread(close_turn, turn, outcome)
+
+
+def encode_begun(model: LanguageModel) -> str:
+    return msgspec.json.encode((model.key, model.provider)).decode()
+
+
+def encode_outcome(outcome: Outcome) -> str:
+    """Return the outcome without its texts, which the log has already."""
+    return msgspec.json.encode(msgspec.structs.replace(outcome, answer="", reasoning="")).decode()
+
+
+def _pseudonym(owner_id: int) -> str:
+    """Return a name for the person that a provider may see: stable, and not to be turned back."""
+    return hashlib.blake2b(str(owner_id).encode(), key=settings.SECRET_KEY.encode()[:64], digest_size=16).hexdigest()

@@ -1,0 +1,78 @@
+"""What beat repairs every 15 seconds: lost queue entries, turns nobody runs, reservations nobody settled.
+
+Every step is one of the conditional writes the turn itself uses, so a sweep may run twice, or beside anybody.
+"""
+
+import datetime as dt
+import logging
+
+from django.conf import settings
+from redis.asyncio import Redis
+
+from billing import metering
+from chat.turns import log
+from chat.turns.closing import close_queued, settle
+from chat.turns.connections import async_redis, in_thread
+from chat.turns.log import read, replay
+from chat.turns.opening import enqueue
+from chat.turns.rescue import announce_end, close_with, has_lease, last_words
+from history import progress
+from history.models import Turn
+from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
+
+QUEUED_GRACE = dt.timedelta(seconds=10)
+"""A queued turn younger than this is on its way into the queue."""
+ORPHAN_SECONDS = 12
+"""How long a streaming turn may be without a lease: runners, who look every 5, come first."""
+HELD_GRACE = dt.timedelta(seconds=45)
+"""A reservation younger than this belongs to a request that is still writing its turn."""
+
+
+async def sweep() -> None:
+    """Repair what is broken; one pass."""
+    redis = async_redis()
+    for turn in await in_thread(progress.list_open, Turn.Status.QUEUED, older_than=QUEUED_GRACE):
+        await _sweep_queued(redis, turn)
+    for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
+        await _sweep_streaming(redis, turn)
+    await in_thread(settle_forgotten)
+
+
+def settle_forgotten() -> None:
+    """Settle or release what is still held for a turn that is over, or that was never written."""
+    keys = metering.list_held(older_than=HELD_GRACE)
+    turns = progress.find_turns(keys)
+    for key in keys:
+        turn = turns.get(key)
+        if turn is None:
+            metering.release(key)
+        elif not turn.is_open:
+            settle(turn, turn)
+
+
+async def _sweep_queued(redis: Redis, turn: Turn) -> None:
+    age = (dt.datetime.now(dt.UTC) - turn.created_at).total_seconds()
+    if age > settings.QUEUE_SECONDS:
+        if await in_thread(close_queued, turn, status=Turn.Status.FAILED, error="queue_timeout"):
+            await announce_end(redis, turn)
+    elif not await redis.exists(log.queued_key(turn.pk)):
+        logger.warning("Turn queued again", extra={"turn_id": turn.pk})
+        await in_thread(enqueue, turn)
+
+
+async def _sweep_streaming(redis: Redis, turn: Turn) -> None:
+    """Close a turn that has been without a lease for long, counted from the first sweep that saw it so."""
+    mark = f"turn:{turn.pk}:orphan"
+    if await has_lease(redis, turn.pk):
+        await redis.delete(mark)
+        return
+    now = dt.datetime.now(dt.UTC).timestamp()
+    await redis.set(mark, str(now), nx=True, ex=600)
+    if now - float(await redis.get(mark) or now) < ORPHAN_SECONDS:
+        return
+    logger.warning("Turn without a runner closed", extra={"turn_id": turn.pk})
+    words = last_words(turn, replay(await read(redis, turn.pk)))
+    outcome = words or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
+    await close_with(redis, turn, outcome, closer="sweep")

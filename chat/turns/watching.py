@@ -1,0 +1,243 @@
+"""A reader's side of the log: follow a turn's live text from any point, exactly, in any web process.
+
+One subscription a process receives what runners append; each watcher keeps its own place. Where it sees a gap it reads
+the log, which is the truth; when the log is silent for long it looks at the saved turn, so that no lost message and no
+lost Redis leaves it waiting.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import msgspec
+from redis.exceptions import RedisError
+
+from chat.turns.connections import async_redis, in_thread
+from chat.turns.log import WAKE_UPS, Entry, Kind, decode_entries, read
+from history import access
+from history.models import Turn
+
+logger = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 5.0
+RETRY_SECONDS = 0.5
+LONGEST_BACKLOG = 65_536
+"""Characters kept for a reader that does not keep up. What is beyond is read from the log when it does."""
+
+
+class Place(msgspec.Struct):
+    """How far a reader is: the generation, and the characters of text and of reasoning it has."""
+
+    gen: int = 0
+    text: int = 0
+    reasoning: int = 0
+
+
+class Watcher:
+    """One reader of one turn. `take` keeps what comes next after `place` and drops what it has already."""
+
+    def __init__(self, turn_id: UUID, place: Place) -> None:
+        self.turn_id = turn_id
+        self.place = place
+        self.is_ended = False
+        self.has_gap = True  # nothing was read yet
+        self._backlog: list[Entry] = []
+        self._size = 0
+        self._meanwhile: list[Entry] | None = None  # what comes in while the log is being read
+        self._woken = asyncio.Event()
+
+    def take(self, entry: Entry) -> None:
+        """Keep the entry if it continues what the reader has; note a gap if it does not."""
+        if self.is_ended:
+            return
+        if self.has_gap:
+            if self._meanwhile is not None:
+                self._meanwhile.append(entry)
+        elif entry.kind == Kind.END:
+            self._take_end(entry)
+        elif entry.kind in (Kind.TEXT, Kind.REASONING):
+            self._take_text(entry)
+
+    def begin_to_read(self) -> None:
+        """Keep what is passed on from now on: the log, when it arrives, may not have it yet."""
+        self._meanwhile = []
+
+    def read(self, entries: list[Entry]) -> None:
+        """Take a whole log, and what came in while it was read: whatever gap there was is closed."""
+        meanwhile, self._meanwhile = self._meanwhile or [], None
+        self.has_gap = False
+        last_gen = max((entry.gen for entry in entries if entry.kind != Kind.END), default=0)
+        for entry in (*entries, *meanwhile):
+            if entry.gen >= last_gen or entry.kind == Kind.END:
+                self.take(entry)
+
+    def take_saved(self, turn: Turn) -> None:
+        """Take what is missing from the saved turn, and its end."""
+        self.has_gap = False
+        gen = max(turn.gen, self.place.gen)
+        if self.place.gen != turn.gen:
+            self.place = Place(gen)
+        for kind, text, at in (
+            (Kind.REASONING, turn.reasoning, self.place.reasoning),
+            (Kind.TEXT, turn.answer, self.place.text),
+        ):
+            if len(text) > at:
+                self._keep(Entry(turn.pk.bytes, kind, gen, at, text[at:]))
+        self._keep(Entry(turn.pk.bytes, Kind.END, gen))
+        self.is_ended = True
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait for something to deliver, or a gap to close; return whether there was any before the timeout."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), timeout)
+            return True
+        return False
+
+    def deliver(self) -> list[Entry]:
+        """Return what came since the last time."""
+        backlog, self._backlog, self._size = self._backlog, [], 0
+        self._woken.clear()
+        return backlog
+
+    def find_gap(self) -> None:
+        self.has_gap = True
+        self._woken.set()
+
+    @property
+    def is_full(self) -> bool:
+        return self._size > LONGEST_BACKLOG
+
+    def _take_end(self, entry: Entry) -> None:
+        if self.place.text < entry.at:  # the end of the text is missing
+            self.find_gap()
+            return
+        self._keep(entry)
+        self.is_ended = True
+
+    def _take_text(self, entry: Entry) -> None:
+        place = self.place
+        if entry.gen < place.gen:
+            return
+        if entry.gen > place.gen:
+            place = self.place = Place(entry.gen)
+        field = "text" if entry.kind == Kind.TEXT else "reasoning"
+        have = getattr(place, field)
+        if entry.at > have or self.is_full:
+            self.find_gap()
+            return
+        if new := entry.text[have - entry.at :]:
+            self._keep(entry if have == entry.at else msgspec.structs.replace(entry, at=have, text=new))
+            setattr(place, field, have + len(new))
+
+    def _keep(self, entry: Entry) -> None:
+        self._backlog.append(entry)
+        self._size += len(entry.text)
+        self._woken.set()
+
+
+class Hub:
+    """The one subscription of this process's loop, and everybody who watches through it."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[bytes, set[Watcher]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._is_listening = asyncio.Event()
+
+    async def add(self, watcher: Watcher) -> None:
+        """Begin to pass entries on; returns when the subscription is up, or is known to be down."""
+        self._watchers.setdefault(watcher.turn_id.bytes, set()).add(watcher)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._listen())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._is_listening.wait(), RETRY_SECONDS)
+
+    def remove(self, watcher: Watcher) -> None:
+        watchers = self._watchers.get(watcher.turn_id.bytes, set())
+        watchers.discard(watcher)
+        if not watchers:
+            self._watchers.pop(watcher.turn_id.bytes, None)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._listen_once()
+            except (RedisError, OSError) as error:
+                logger.warning("Live text unreachable", extra={"error": type(error).__name__})
+            self._is_listening.clear()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _listen_once(self) -> None:
+        async with async_redis().pubsub() as subscription:
+            await subscription.subscribe(WAKE_UPS)
+            while True:
+                message = await subscription.get_message(timeout=4)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    self._is_listening.set()
+                    for watchers in self._watchers.values():
+                        for watcher in watchers:
+                            watcher.find_gap()  # what was published meanwhile was missed
+                elif message["type"] == "message":
+                    self._pass_on(decode_entries(message["data"]))
+
+    def _pass_on(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            for watcher in self._watchers.get(entry.turn, ()):
+                watcher.take(entry)
+
+
+_hubs: "WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = WeakKeyDictionary()
+
+
+def hub() -> Hub:
+    """Return the running loop's hub."""
+    loop = asyncio.get_running_loop()
+    if loop not in _hubs:
+        _hubs[loop] = Hub()
+    return _hubs[loop]
+
+
+async def watch(turn: Turn, place: Place | None = None) -> AsyncIterator[list[Entry]]:
+    """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
+
+    An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the caller knows it.
+    """
+    watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())
+    await hub().add(watcher)
+    try:
+        is_saved = not turn.is_open
+        while not watcher.is_ended:
+            if watcher.has_gap:
+                await _catch_up(watcher, turn, is_saved=is_saved)
+                if entries := watcher.deliver():
+                    yield entries
+                continue
+            if not await watcher.wait(SILENCE_SECONDS) and (found := await _find_saved(turn.pk)):
+                watcher.take_saved(found)
+            yield watcher.deliver()
+    finally:
+        hub().remove(watcher)
+
+
+async def _catch_up(watcher: Watcher, turn: Turn, *, is_saved: bool) -> None:
+    """Read the log from the start; where it, or its end, is gone, the saved turn."""
+    watcher.begin_to_read()
+    try:
+        entries = await read(async_redis(), watcher.turn_id)
+    except (RedisError, OSError):
+        await asyncio.sleep(RETRY_SECONDS)
+        entries, is_saved = [], True
+    watcher.read(entries)
+    is_over = any(entry.kind == Kind.END for entry in entries) or (is_saved and not entries)
+    if is_over and not watcher.is_ended and not watcher.is_full and (found := await _find_saved(turn.pk)):
+        watcher.take_saved(found)
+
+
+async def _find_saved(turn_id: UUID) -> Turn | None:
+    """Return the turn if it is finished."""
+    turn = await in_thread(access.find_turn, turn_id)
+    return turn if turn is not None and not turn.is_open else None

@@ -1,0 +1,222 @@
+"""A runner's side of the log: one script a tick carries the new text of every turn it runs."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chat.turns.log import (
+    APPEND,
+    KEPT_WHILE_OPEN_SECONDS,
+    LEASE_MS,
+    Entry,
+    Kind,
+    Lost,
+    encode_entry,
+    lease_key,
+    log_key,
+    take_lease,
+)
+from history.models import Turn
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.04
+WIDEST_TICK_SECONDS = 0.1
+RENEW_SECONDS = 5.0
+RETRY_SECONDS = 0.25
+BATCH = 500
+"""Turns in one script: a longer one would keep Redis busy for others."""
+
+
+class LiveText:
+    """The text of one turn while this runner writes it: all of it, and how much of it the log has."""
+
+    __slots__ = (
+        *("flushed", "gen", "is_lost", "is_uncertain", "leased", "notes", "renewed_at", "runner", "turn"),
+        *("_at", "_parts", "_pending", "_sent"),
+    )
+
+    def __init__(self, turn: Turn, runner: str) -> None:
+        self.turn = turn
+        self.runner = runner
+        self.gen = turn.gen
+        self.leased = self.holder
+        self.renewed_at = monotonic()
+        self.is_uncertain = False  # what the log holds is unknown, or gone
+        self.is_lost = asyncio.Event()
+        self.flushed = asyncio.Event()  # the log has the outcome
+        self.notes: dict[Kind, str] = {}
+        self._parts: tuple[list[str], list[str]] = ([], [])  # text, reasoning
+        self._pending = [0, 0]  # how many parts the entries under way end with
+        self._sent = [0, 0]  # how many parts the log has
+        self._at = [0, 0]  # how many characters those are
+
+    @property
+    def holder(self) -> str:
+        return f"{self.runner}:{self.gen}"
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts[Kind.TEXT])
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._parts[Kind.REASONING])
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._parts[Kind.TEXT] and not self._parts[Kind.REASONING]
+
+    def add(self, kind: Kind, text: str) -> None:
+        self._parts[kind].append(text)
+
+    def rewind(self, gen: int) -> None:
+        """Begin again under another generation: the log has nothing."""
+        self.gen = gen
+        self._sent, self._at = [0, 0], [0, 0]
+        self.flushed.clear()
+
+    def pending(self) -> list[Entry]:
+        """Return what the log does not have yet: who answers, then reasoning, text, and how it ended."""
+        turn = self.turn.pk.bytes
+        entries = []
+        if not self._sent[0] and not self._sent[1] and Kind.BEGUN in self.notes:
+            entries.append(Entry(turn, Kind.BEGUN, self.gen, 0, self.notes[Kind.BEGUN]))
+        for kind in (Kind.REASONING, Kind.TEXT):
+            if new := self._parts[kind][self._sent[kind] :]:
+                entries.append(Entry(turn, kind, self.gen, self._at[kind], "".join(new)))
+            self._pending[kind] = len(self._parts[kind])
+        if Kind.OUTCOME in self.notes and not self.flushed.is_set():
+            entries.append(Entry(turn, Kind.OUTCOME, self.gen, 0, self.notes[Kind.OUTCOME]))
+        return entries
+
+    def sent(self, entries: list[Entry]) -> None:
+        """Note that the log has `entries`. Parts that came in while they were under way stay pending."""
+        self._sent = self._pending.copy()
+        for entry in entries:
+            if entry.kind in (Kind.TEXT, Kind.REASONING):
+                self._at[entry.kind] += len(entry.text)
+            elif entry.kind == Kind.OUTCOME:
+                self.flushed.set()
+
+
+class LogWriter:
+    """Appends for every turn of this process. `advance` gives a turn its next generation in the database, or fails."""
+
+    def __init__(self, redis: Redis, advance: Callable[[Turn], Awaitable[bool]]) -> None:
+        self._redis = redis
+        self._advance = advance
+        self._append = redis.register_script(APPEND)
+        self._live: dict[UUID, LiveText] = {}
+        self._dirty: set[LiveText] = set()
+        self._wake = asyncio.Event()
+        self._is_urgent = False
+        self._tick = TICK_SECONDS
+
+    def open(self, live: LiveText) -> None:
+        self._live[live.turn.pk] = live
+
+    def close(self, live: LiveText) -> None:
+        self._live.pop(live.turn.pk, None)
+        self._dirty.discard(live)
+
+    def changed(self, live: LiveText, *, urgently: bool = False) -> None:
+        """Note that `live` has something new; the first token of a turn, and its end, do not wait for the tick."""
+        self._dirty.add(live)
+        self._is_urgent |= urgently
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Flush once a tick, and renew idle leases, until cancelled."""
+        next_tick = 0.0
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RENEW_SECONDS / 5)
+            if not self._is_urgent and (pause := next_tick - monotonic()) > 0:
+                await asyncio.sleep(pause)
+            self._wake.clear()
+            self._is_urgent = False
+            begun = monotonic()
+            await self._flush(begun)
+            # Under load a tick takes its time: widen it, so that more tokens share one script.
+            self._tick = min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, 2 * (monotonic() - begun)))
+            next_tick = begun + self._tick
+
+    async def _flush(self, now: float) -> None:
+        dirty, self._dirty = self._dirty, set()
+        uncertain = [live for live in dirty if live.is_uncertain]
+        idle = {live for live in self._live.values() if now - live.renewed_at > RENEW_SECONDS}
+        certain = list((dirty | idle).difference(uncertain))
+        for first in range(0, len(certain), BATCH):
+            await self._append_batch(certain[first : first + BATCH], now)
+        if uncertain:
+            await self._begin_anew(uncertain)
+
+    async def _append_batch(self, batch: list[LiveText], now: float) -> None:
+        keys: list[str] = []
+        arguments: list[Any] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS]
+        pending = [(live, live.pending()) for live in batch]
+        for live, entries in pending:
+            keys += (lease_key(live.turn.pk), log_key(live.turn.pk))
+            arguments += (live.holder, len(entries), *map(encode_entry, entries))
+        try:
+            answers = await self._append(keys=keys, args=arguments)
+        except (RedisError, OSError) as error:
+            # Whether these entries arrived is unknown: appended again they could be there twice.
+            logger.warning("Log unreachable", extra={"turns": len(batch), "error": type(error).__name__})
+            self._doubt(live for live, entries in pending if entries)
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        for (live, entries), answer in zip(pending, answers, strict=True):
+            if answer == 1:
+                live.renewed_at = now
+                live.sent(entries)
+            elif answer == 0:
+                self._lose(live)
+            else:
+                self._doubt([live])
+
+    def _doubt(self, lives: Iterable[LiveText]) -> None:
+        for live in lives:
+            live.is_uncertain = True
+            self.changed(live)
+
+    async def _begin_anew(self, uncertain: list[LiveText]) -> None:
+        """Write turns whole under their next generation: their log is unknown, or gone."""
+        results = await asyncio.gather(*map(self._regain, uncertain), return_exceptions=True)
+        failures = {}
+        for live, result in zip(uncertain, results, strict=True):
+            if isinstance(result, Lost):
+                self._lose(live)
+                continue
+            if result is not None:  # Redis or the database is still away
+                failures[type(result).__name__] = result
+            self.changed(live)
+        if failures:
+            logger.warning("Logs not begun anew yet", extra={"turns": len(uncertain), "error": ",".join(failures)})
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _regain(self, live: LiveText) -> None:
+        """Take the turn again under its next generation; raises Lost if somebody else has it."""
+        if live.leased == live.holder:
+            if not await self._advance(live.turn):
+                raise Lost
+            live.rewind(live.turn.gen)
+        taken = await take_lease(self._redis, live.turn.pk, live.holder, instead_of=live.leased, empties_log=True)
+        if not taken:
+            raise Lost
+        live.leased = live.holder
+        live.renewed_at = monotonic()
+        live.is_uncertain = False
+
+    def _lose(self, live: LiveText) -> None:
+        logger.warning("Turn lost to another runner", extra={"turn_id": live.turn.pk, "gen": live.gen})
+        self.close(live)
+        live.is_lost.set()

@@ -1,0 +1,77 @@
+"""The API's addresses, and its errors in one shape."""
+
+import logging
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.http import Http404
+from django.urls import include, path
+from django.utils.translation import gettext as _
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from accounts.errors import DomainError, NotFound, RateLimited
+from accounts.http import error_response
+
+logger = logging.getLogger(__name__)
+
+urlpatterns = [
+    path("", include("accounts.api.urls")),
+    path("", include("billing.api.urls")),
+    path("", include("history.api.urls")),
+    path("", include("chat.api.urls")),
+]
+
+
+class Unexpected(DomainError):
+    code = "internal_error"
+    status = 500
+
+
+class TooLarge(DomainError):
+    code = "too_large"
+    status = 413
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
+    """Answer every error as `{"code", "detail", "request_id"}`, plus `fields` and `retry_after` where they apply."""
+    set_rollback()
+    request = context["request"]
+    match error:
+        case DomainError():
+            return error_response(error, request)
+        case Http404():
+            return error_response(NotFound(), request)
+        case RequestDataTooBig():
+            return error_response(TooLarge(_("That is too large to send.")), request)
+        case exceptions.Throttled():
+            return error_response(RateLimited(retry_after=error.wait), request)
+        case exceptions.ValidationError():
+            response = error_response(_domain_error(error, "invalid", _("Some of that is not valid.")), request)
+            response.data["fields"] = error.detail  # type: ignore[index]
+            return response
+        case PermissionDenied():
+            return error_response(_domain_error(exceptions.PermissionDenied(), "forbidden"), request)
+        case exceptions.APIException():
+            response = error_response(_domain_error(error), request)
+            if header := getattr(error, "auth_header", None):
+                response["WWW-Authenticate"] = header
+            return response
+    logger.exception("Unexpected error in the API", extra={"path": request.path})
+    return error_response(
+        Unexpected(_("Something went wrong on our side. Nothing was lost; please try again.")), request
+    )
+
+
+def _domain_error(error: exceptions.APIException, code: str = "", message: str = "") -> DomainError:
+    """Return a REST framework error as ours."""
+    detail = error.detail
+    if isinstance(detail, dict):  # simplejwt's errors
+        detail = detail.get("detail", "")
+    codes = error.get_codes()
+    domain_error = DomainError(
+        message or str(detail), code=code or (codes if isinstance(codes, str) else error.default_code)
+    )
+    domain_error.status = error.status_code
+    return domain_error

@@ -1,0 +1,22 @@
+"""What must be wired once every app is there."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db import connections
+from django.db.models.signals import pre_migrate
+
+
+class ConfigConfig(AppConfig):
+    name = "config"
+
+    def ready(self) -> None:
+        pre_migrate.connect(create_history_schema, sender=self)
+
+
+def create_history_schema(using: str, **_signal: Any) -> None:
+    """Make the schema the history's own migration table lives in, where both databases are one PostgreSQL."""
+    connection = connections[using]
+    if using == "history" and connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE SCHEMA IF NOT EXISTS history")

@@ -1,0 +1,14 @@
+"""Celery: one app, and the beat schedule as one dict."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("tertulia")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": 15.0, "options": {"expires": 15}},
+}

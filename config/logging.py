@@ -1,0 +1,40 @@
+"""One line per record. Never prompt text, keys or a provider's raw answer: callers pass ids and codes."""
+
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+import msgspec
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """Return what was passed as `extra`, and the request's id."""
+    fields = {name: value for name, value in vars(record).items() if name not in PLAIN}
+    return ({"request_id": request_id.get()} if request_id.get() else {}) | fields
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
+        return f"{super().formatMessage(record)} {fields}".rstrip()

@@ -1,0 +1,18 @@
+"""`manage.py prepare`: what must be done once before the processes of a release start."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    help = "Migrate both databases, add the plans and models that are missing, and collect static files (not in DEBUG)."
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        call_command("migrate", verbosity=0, interactive=False)
+        call_command("migrate", database="history", verbosity=0, interactive=False)
+        call_command("load_catalog")
+        if not settings.DEBUG:
+            call_command("collectstatic", verbosity=0, interactive=False)

@@ -1,0 +1,130 @@
+"""`manage.py serve`: the whole site on one machine, with the services it needs (see `config/embedded.py`)."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from config import embedded
+from config.supervision import Manager, NotReadyError, Process, answers_http
+
+
+class Command(BaseCommand):
+    help = "Run the site and everything it needs. Ctrl-C stops it."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=os.environ.get("HOST") or "127.0.0.1")
+        parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 8000)
+        parser.add_argument(
+            "--stop-with-parent", action="store_true", help="stop when the process that started it ends"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            lock = embedded.claim(settings.DATA_DIR)
+            embedded.forget_addresses(os.environ, settings.DATA_DIR)
+            services = embedded.services(os.environ, settings.DATA_DIR)
+            with contextlib.suppress(asyncio.CancelledError):  # asked to stop, and has stopped
+                asyncio.run(serve(services, options["host"], options["port"], lock, watch=options["stop_with_parent"]))
+        except (embedded.AlreadyRunningError, embedded.MissingError, NotReadyError) as error:
+            raise CommandError(str(error)) from error
+
+
+async def serve(services: embedded.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
+    """Runs until cancelled, which a signal does."""
+    parent = os.getppid()
+    site_url = os.environ.get("SITE_URL") or f"http://localhost:{port}"
+    addresses = {**services.environment, "SITE_URL": site_url}
+    os.environ.update(addresses)  # the children inherit it
+    try:
+        async with Manager(settings.BASE_DIR, held=[lock]) as manager:
+            stop_on_signals(manager)
+            for sentence in services.missing:
+                manager.say(sentence)
+            for store in services.stores:
+                await manager.start(store)
+            embedded.write_addresses(addresses, settings.DATA_DIR)
+            await prepare(manager)
+            if services.demo_model:
+                manager.start_soon(services.demo_model)
+            await start_site(manager, host, port)
+            greet(manager, port)
+            await (end_of(parent) if watch else asyncio.Event().wait())
+    finally:
+        embedded.forget_addresses(os.environ, settings.DATA_DIR)
+
+
+def stop_on_signals(manager: Manager) -> None:
+    task = asyncio.current_task()
+
+    def stop() -> None:
+        if manager.stopping or not task or task.cancelling():
+            manager.kill()
+        else:
+            manager.say("Stopping. Ctrl-C once more kills at once.")
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it on purpose
+            loop.add_signal_handler(number, stop)
+
+
+async def end_of(parent: int) -> None:
+    """Under `make`, which may be killed: nobody would be left to press Ctrl-C."""
+    while os.getppid() == parent:  # noqa: ASYNC110  there is no event for this on every platform
+        await asyncio.sleep(1)
+
+
+async def prepare(manager: Manager) -> None:
+    manager.say("Preparing the databases.")
+    code, printed = await manager.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
+    if code:
+        for line in printed.splitlines():
+            manager.say(line)
+        raise CommandError("The databases could not be prepared: the reason is above.")
+
+
+async def start_site(manager: Manager, host: str, port: int) -> None:
+    """Returns when pages are answered and a runner waits for turns."""
+    reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
+    name = next((name for name in settings.ALLOWED_HOSTS if name[0] not in "*.["), "localhost")
+    web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
+    web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
+    web += [
+        "--ws-per-message-deflate",
+        "false",
+        "--ws-max-size",
+        "1048576",
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    ]
+    up = answers_http(port, "/healthz", host=reached, name=name)
+    await manager.start(Process("web", web, ready=up, stop_seconds=8))
+
+    runner = [sys.executable, "manage.py", "run_turns"]
+    ready = answers_http(port, "/readyz", host=reached, name=name)
+    running = manager.start_soon(Process("runner", runner, ready=ready, stop_seconds=settings.DRAIN_SECONDS + 5))
+
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config"]
+    # Threads: one process instead of the two that "prefork" needs, and pings are answered during a long task.
+    worker = [*celery, "worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
+    worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    manager.start_soon(Process("worker", worker, stop_seconds=15))
+    manager.start_soon(Process("beat", [*celery, "beat", "--loglevel", "warning"]))
+    await running
+
+
+def greet(manager: Manager, port: int) -> None:
+    python = os.path.relpath(sys.executable, settings.BASE_DIR)
+    manager.say(f"Tertulia is ready: http://localhost:{port}/")
+    manager.say(f"To become an operator: {python} manage.py createsuperuser")
+    manager.say("Ctrl-C stops it.")

@@ -1,0 +1,245 @@
+"""Settings: one file, driven by the environment. Every variable is listed in `.env.example`."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+for source in (BASE_DIR / ".env", DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
+    if source.exists():
+        env.read_env(source)
+
+# --- Site ------------------------------------------------------------------------------------------------------------
+
+DEBUG = env.bool("DEBUG", default=False)
+SITE_NAME = env("SITE_NAME", default="Tertulia")
+SITE_URL = env("SITE_URL", default="http://localhost:8000").rstrip("/")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)  # how many proxies in front add to X-Forwarded-For
+
+SECRET_KEY = env("SECRET_KEY", default="")
+if not SECRET_KEY:
+    raise ImproperlyConfigured("SECRET_KEY is not set. `make run` writes a .env with fresh secrets; see .env.example.")
+JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
+
+INSTALLED_APPS = [
+    "config",
+    "accounts",
+    "billing",
+    "history",
+    "chat",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "rest_framework_simplejwt.token_blacklist",
+    "channels",
+]
+
+MIDDLEWARE = [
+    "config.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+ASGI_APPLICATION = "config.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+SERVESTATIC_USE_FINDERS = DEBUG
+SERVESTATIC_AUTOREFRESH = DEBUG
+
+LANGUAGE_CODE = "es"
+LANGUAGES = [("es", "Español"), ("en", "English"), ("pt-br", "Português (Brasil)")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = urlsplit(SITE_URL).scheme == "https"
+SECURE_SSL_REDIRECT = False  # the proxy in front redirects
+SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
+CSRF_TRUSTED_ORIGINS = [SITE_URL]
+
+# --- Stores ----------------------------------------------------------------------------------------------------------
+
+REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+
+def sqlite(name: str) -> dict[str, Any]:
+    # IMMEDIATE takes the write lock when a transaction begins: without it two readers that both turn writer
+    # deadlock and one gets "database is locked" at once, whatever the timeout.
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA_DIR / name,
+        "CONN_MAX_AGE": None,  # opening costs more than most queries
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
+        },
+        "TEST": {"NAME": DATA_DIR / f"test-{name}"},
+    }
+
+
+def postgresql() -> dict[str, Any]:
+    # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
+    pool = {"min_size": 1, "max_size": env.int("DATABASE_POOL", default=16), "timeout": 10}
+    url = env.db_url("DATABASE_URL")
+    return url | {"OPTIONS": {**url.get("OPTIONS", {}), "pool": pool}}
+
+
+MONGODB_URI = env("MONGODB_URI", default="")
+if env("DATABASE_URL", default=""):
+    # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
+    DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
+    DATABASES["history"]["OPTIONS"]["options"] = "-c search_path=history"
+else:
+    DATABASES = {"default": sqlite("tertulia.sqlite3"), "history": sqlite("history.sqlite3")}
+if MONGODB_URI:
+    DATABASES["history"] = {
+        "ENGINE": "django_mongodb_backend",
+        "HOST": MONGODB_URI,
+        "NAME": env("MONGODB_DATABASE", default="tertulia"),
+    }
+DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHE_TTL = env.int("CACHE_TTL", default=300)
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "cache",
+        "TIMEOUT": CACHE_TTL,
+    },
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "layer"},
+    },
+}
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# --- People ----------------------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
+REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
+SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one address
+
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
+DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first one offered
+
+OPENAI_API_KEY = env("OPENAI_API_KEY", default="")
+OPENAI_BASE_URL = env("OPENAI_BASE_URL", default="https://api.openai.com/v1")
+DEEPSEEK_API_KEY = env("DEEPSEEK_API_KEY", default="")
+DEEPSEEK_BASE_URL = env("DEEPSEEK_BASE_URL", default="https://api.deepseek.com")
+OPENAI_COMPATIBLE_BASE_URL = env("OPENAI_COMPATIBLE_BASE_URL", default="")
+OPENAI_COMPATIBLE_API_KEY = env("OPENAI_COMPATIBLE_API_KEY", default="")
+OPENAI_COMPATIBLE_MODELS = env.list("OPENAI_COMPATIBLE_MODELS", default=[])
+OPENAI_COMPATIBLE_CONTEXT = env.int("OPENAI_COMPATIBLE_CONTEXT", default=32_768)
+OPENAI_COMPATIBLE_INPUT_PRICE = env.float("OPENAI_COMPATIBLE_INPUT_PRICE", default=0.0)  # US dollars a million tokens
+OPENAI_COMPATIBLE_OUTPUT_PRICE = env.float("OPENAI_COMPATIBLE_OUTPUT_PRICE", default=0.0)
+DEMO_MODEL_URL = env("DEMO_MODEL_URL", default="")  # set by `manage.py serve`
+
+SCRIPTED_PROVIDER = False  # tests switch it on
+FIRST_TOKEN_SECONDS = env.float("FIRST_TOKEN_SECONDS", default=30)  # until a provider shows a sign of life
+STALL_SECONDS = env.float("STALL_SECONDS", default=60)  # longest silence inside an answer
+TURN_SECONDS = env.float("TURN_SECONDS", default=900)  # longest answer
+QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a runner
+DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
+RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
+
+# --- API -------------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework_simplejwt.authentication.JWTAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "config.api.exception_handler",
+    "NUM_PROXIES": TRUSTED_PROXIES,
+}
+SIMPLE_JWT = {
+    "SIGNING_KEY": JWT_SECRET_KEY,
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_EXPIRE_MINUTES),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
+    "ROTATE_REFRESH_TOKENS": True,
+    "BLACKLIST_AFTER_ROTATION": True,
+    "CHECK_REVOKE_TOKEN": True,  # a changed password ends every token
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes; a longer body is a 413
+
+# --- Logs ------------------------------------------------------------------------------------------------------------
+
+LOG_FORMAT = env("LOG_FORMAT", default="text" if DEBUG else "json")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {"()": "config.logging.JsonFormatter"},
+        "text": {"()": "config.logging.TextFormatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
+    "loggers": {
+        "django.server": {"handlers": [], "propagate": True},
+        "django.channels.server": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "httpx2": {"level": "WARNING"},
+        "uvicorn.error": {"level": "WARNING"},
+    },
+}

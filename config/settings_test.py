@@ -1,0 +1,11 @@
+"""Settings of the tests: the same, with secrets that are not, and the stores tests/services.py started."""
+
+import os
+
+os.environ.setdefault("SECRET_KEY", "a-secret-for-tests-that-is-long-enough-for-hs256")
+os.environ["DEBUG"] = "false"
+
+from config.settings import *  # noqa: F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+SCRIPTED_PROVIDER = True

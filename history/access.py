@@ -1,0 +1,86 @@
+"""Fetch what somebody may see. Missing and foreign look the same."""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from django.db.models import Q
+
+from accounts.errors import NotFound
+from history.models import Conversation, Turn
+
+T = TypeVar("T")
+
+PAGE_SIZE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Rows, and the cursor of the next page; None on the last."""
+
+    rows: list[T]
+    next: str | None
+
+
+def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
+    """Return the owner's conversation; raises NotFound."""
+    conversation = find_conversation(conversation_id)
+    if conversation is None or conversation.owner_id != owner_id:
+        raise NotFound
+    return conversation
+
+
+def find_conversation(conversation_id: UUID) -> Conversation | None:
+    """Return a conversation whoever owns it, for those who check themselves."""
+    return Conversation.objects.filter(pk=conversation_id).first()
+
+
+def access_turn(owner_id: int, turn_id: UUID) -> Turn:
+    """Return the owner's turn; raises NotFound."""
+    turn = find_turn(turn_id)
+    if turn is None or turn.owner_id != owner_id:
+        raise NotFound
+    return turn
+
+
+def find_turn(turn_id: UUID) -> Turn | None:
+    """Return a turn whoever owns it, for those who already checked or act for the system."""
+    return Turn.objects.filter(pk=turn_id).first()
+
+
+def list_conversations(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
+    """Return the owner's conversations, last used first."""
+    rows = Conversation.objects.filter(owner_id=owner_id)
+    if after:
+        moment, pk = _read_cursor(after)
+        rows = rows.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
+    found = list(rows.order_by("-updated_at", "-pk")[: limit + 1])
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(found[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
+
+
+def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:
+    """Return the conversation's turns in the order they were asked, those with `seq` above `after`."""
+    rows = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk, seq__gt=after)
+    found = list(rows.order_by("seq")[: limit + 1])
+    return Page(found[:limit], str(found[limit - 1].seq) if len(found) > limit else None)
+
+
+def rename_conversation(conversation: Conversation, title: str) -> None:
+    conversation.title = title
+    conversation.save(update_fields=["title"])
+
+
+def delete_conversation(conversation: Conversation) -> None:
+    """Delete the turns, then the conversation: dying in between leaves something the owner can delete again."""
+    Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk).delete()
+    Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id).delete()
+
+
+def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
+    try:
+        moment, pk = cursor.split("~")
+        return dt.datetime.fromisoformat(moment), UUID(pk)
+    except ValueError as error:
+        raise NotFound from error

@@ -1,0 +1,10 @@
+"""What the history refuses."""
+
+from django.utils.translation import gettext_lazy as _
+
+from accounts.errors import Conflict
+
+
+class ParentNotFinished(Conflict):
+    code = "parent_not_finished"
+    message = _("The answer before this one is still being written. Wait for it or stop it first.")

@@ -1,0 +1,103 @@
+"""Conversations and turns: MongoDB in production, SQLite or PostgreSQL elsewhere, the same models.
+
+Rules that keep one set of models true everywhere (docs/adr/0001): UUIDv7 keys stored as `_id`, the owner on every row
+and first in every index, no foreign keys, joins or database defaults, and each write is one atomic row write, because
+MongoDB's `atomic` does nothing and its `select_for_update` takes no lock.
+"""
+
+from uuid import UUID
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from uuid_utils.compat import uuid7
+
+
+def new_id() -> UUID:
+    """Return a UUIDv7: time-ordered, so that new rows lie together in an index."""
+    return uuid7()
+
+
+class Conversation(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    title = models.CharField(_("title"), max_length=200, blank=True)
+    turn_count = models.IntegerField(_("turns"), default=0)
+    created_at = models.DateTimeField(_("begun"), default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(_("last used"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("conversation")
+        verbose_name_plural = _("conversations")
+        indexes = (models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Turn(models.Model):
+    """One question and its answer, a node of the conversation's tree.
+
+    `seq` is the order of creation in the conversation (client clocks are wrong), `depth` the place on the path from
+    the root, `gen` how often a runner has begun to write it: live text of another generation is void.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("waiting")
+        STREAMING = "streaming", _("being written")
+        COMPLETED = "completed", _("completed")
+        STOPPED = "stopped", _("stopped")
+        FAILED = "failed", _("failed")
+        INTERRUPTED = "interrupted", _("interrupted")
+
+    OPEN = (Status.QUEUED, Status.STREAMING)
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    conversation_id = models.UUIDField(_("conversation"))
+    parent_id = models.UUIDField(null=True)
+    seq = models.IntegerField()
+    depth = models.IntegerField(default=0)
+    status = models.CharField(_("status"), max_length=11, choices=Status, default=Status.QUEUED)
+    gen = models.IntegerField(default=0)
+
+    question = models.TextField()
+    answer = models.TextField(blank=True, default="")
+    reasoning = models.TextField(blank=True, default="")
+    search_text = models.TextField(blank=True, default="")
+
+    requested_model = models.CharField(_("model asked for"), max_length=100)
+    model = models.CharField(_("model"), max_length=100, blank=True, default="")
+    provider = models.CharField(_("provider"), max_length=50, blank=True, default="")
+    max_output = models.IntegerField(_("longest answer, tokens"))
+    trimmed_turns = models.IntegerField(_("turns left out of the prompt"), default=0)
+    input_tokens = models.IntegerField(_("input"), default=0)
+    cache_read_tokens = models.IntegerField(default=0)
+    cache_write_tokens = models.IntegerField(default=0)
+    output_tokens = models.IntegerField(_("output"), default=0)
+    reasoning_tokens = models.IntegerField(default=0)
+    usage_source = models.CharField(max_length=9, blank=True, default="")
+    cost_micros = models.BigIntegerField(_("cost"), null=True)
+    finish_reason = models.CharField(_("finish reason"), max_length=20, blank=True, default="")
+    error = models.CharField(_("error"), max_length=40, blank=True, default="")
+
+    created_at = models.DateTimeField(_("asked"), default=timezone.now, editable=False)
+    started_at = models.DateTimeField(_("claimed"), null=True)
+    first_token_at = models.DateTimeField(_("first token"), null=True)
+    completed_at = models.DateTimeField(_("finished"), null=True)
+
+    class Meta:
+        verbose_name = _("turn")
+        verbose_name_plural = _("turns")
+        indexes = (
+            models.Index(fields=["owner_id", "conversation_id", "seq"], name="turn_page"),
+            models.Index(fields=["status", "created_at"], name="turn_open"),
+        )
+        constraints = (models.UniqueConstraint(fields=["conversation_id", "seq"], name="one_seq"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in Turn.OPEN

@@ -1,0 +1,66 @@
+"""The progress of a turn: claimed, closed. Every step is one conditional row update, so one caller wins each."""
+
+import datetime as dt
+from uuid import UUID
+
+import msgspec
+from django.db.models import F
+from django.utils import timezone
+
+from history.models import Turn
+from history.search import fold
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a turn ended. Token counts are inclusive: `input_tokens` counts what came from a cache."""
+
+    status: str
+    answer: str = ""
+    reasoning: str = ""
+    model: str = ""
+    provider: str = ""
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    usage_source: str = ""
+    cost_micros: int | None = None
+    finish_reason: str = ""
+    error: str = ""
+    first_token_at: dt.datetime | None = None
+
+
+def claim(turn: Turn) -> bool:
+    """Take a turn for writing under its next `gen`; return whether it was still where `turn` says."""
+    rows = Turn.objects.filter(pk=turn.pk, gen=turn.gen, status__in=Turn.OPEN)
+    now = timezone.now()
+    if not rows.update(gen=F("gen") + 1, status=Turn.Status.STREAMING, started_at=now):
+        return False
+    turn.gen, turn.status, turn.started_at = turn.gen + 1, Turn.Status.STREAMING, now
+    return True
+
+
+def close(turn: Turn, outcome: Outcome) -> bool:
+    """Write how the turn ended, if it is open and `turn.gen` is still its generation; return whether that was so."""
+    fields = msgspec.structs.asdict(outcome)
+    fields["search_text"] = fold(f"{turn.question}\n{outcome.answer}")
+    fields["completed_at"] = timezone.now()
+    rows = Turn.objects.filter(pk=turn.pk, gen=turn.gen, status__in=Turn.OPEN)
+    if not rows.update(**fields):
+        return False
+    for name, value in fields.items():
+        setattr(turn, name, value)
+    return True
+
+
+def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> list[Turn]:
+    """Return turns in an open `status` that were asked (queued) or claimed (streaming) longer ago, oldest first."""
+    since = timezone.now() - older_than
+    field = "created_at" if status == Turn.Status.QUEUED else "started_at"
+    return list(Turn.objects.filter(status=status, **{f"{field}__lt": since}).order_by("created_at")[:limit])
+
+
+def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:
+    """Return those of the turns that exist, by id."""
+    return {turn.pk: turn for turn in Turn.objects.filter(pk__in=turn_ids)}

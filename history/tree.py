@@ -1,0 +1,98 @@
+"""The tree of a conversation: add a turn, walk back to the root."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from django.db import IntegrityError
+from django.db.models import F
+from django.utils import timezone
+
+from accounts.errors import Conflict, NotFound
+from history.errors import ParentNotFinished
+from history.models import Conversation, Turn
+from history.search import fold
+
+TITLE_CHARACTERS = 60
+ATTEMPTS = 20
+
+
+def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
+    """Return the owner's conversation, begun now if the id is new; raises Conflict if it is somebody else's."""
+    fields = {"owner_id": owner_id, "title": title_from(title)}
+    conversation, _ = Conversation.objects.get_or_create(pk=conversation_id, defaults=fields)
+    if conversation.owner_id != owner_id:
+        raise Conflict
+    return conversation
+
+
+def title_from(text: str) -> str:
+    """Return the first line of a question, cut at a word."""
+    line = " ".join(text.split())
+    if len(line) <= TITLE_CHARACTERS:
+        return line
+    return line[:TITLE_CHARACTERS].rsplit(" ", 1)[0] + "…"
+
+
+def find_parent(owner_id: int, conversation_id: UUID, parent_id: UUID) -> Turn:
+    """Return the turn a new one continues; raises NotFound, or ParentNotFinished while it is being written."""
+    parent = Turn.objects.filter(pk=parent_id, owner_id=owner_id, conversation_id=conversation_id).first()
+    if parent is None:
+        raise NotFound
+    return check_finished(parent)
+
+
+def check_finished(turn: Turn) -> Turn:
+    """Return the turn; raises ParentNotFinished while it is being written."""
+    if turn.is_open:
+        raise ParentNotFinished
+    return turn
+
+
+def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
+    """Return the turn asked last in the conversation."""
+    return Turn.objects.filter(owner_id=owner_id, conversation_id=conversation_id).order_by("-seq").first()
+
+
+def path_to(leaf: Turn | None) -> Iterator[Turn]:
+    """Yield the turns from `leaf` back to the root, read in pages bounded by `seq`: a caller may stop early."""
+    turn = leaf
+    page: dict[UUID, Turn] = {}
+    while turn is not None:
+        yield turn
+        if turn.parent_id is None:
+            return
+        if turn.parent_id not in page:
+            page = {row.pk: row for row in _before(turn)}
+            # A parent beyond the page (a long-abandoned branch was taken up again) is fetched by its id.
+            if turn.parent_id not in page:
+                page = {row.pk: row for row in Turn.objects.filter(pk=turn.parent_id, owner_id=turn.owner_id)}
+        turn = page.get(turn.parent_id)
+
+
+def add_turn(turn: Turn) -> Turn:
+    """Write a new turn at the end of its conversation and return it; the same id again returns what is there.
+
+    `seq` is taken by insertion under a unique constraint: two writers cannot get the same, on any database.
+    """
+    turn.search_text = fold(turn.question)
+    for _ in range(ATTEMPTS):
+        latest = find_latest(turn.owner_id, turn.conversation_id)
+        turn.seq = latest.seq + 1 if latest else 1
+        try:
+            turn.save(force_insert=True)
+            break
+        except IntegrityError:
+            existing = Turn.objects.filter(pk=turn.pk).first()
+            if existing is not None:
+                return existing
+    else:
+        raise Conflict
+    Conversation.objects.filter(pk=turn.conversation_id).update(
+        turn_count=F("turn_count") + 1, updated_at=timezone.now()
+    )
+    return turn
+
+
+def _before(turn: Turn, limit: int = 50) -> list[Turn]:
+    rows = Turn.objects.filter(owner_id=turn.owner_id, conversation_id=turn.conversation_id, seq__lt=turn.seq)
+    return list(rows.order_by("-seq")[:limit])

