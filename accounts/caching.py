@@ -55,6 +55,7 @@ class Kept(Generic[T]):
 
     def _read_version(self) -> str | None:
         try:
-            return cache.get(self._key)
+            version: str | None = cache.get(self._key)
         except RedisError:
             return self._version
+        return version

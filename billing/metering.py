@@ -98,8 +98,8 @@ def list_unbalanced() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows. Empty, unless something is broken."""
 
     def total(rows: QuerySet[Reservation] | QuerySet[UsageRecord], field: str) -> Coalesce:
-        rows = rows.filter(period=OuterRef("pk")).order_by().values("period")
-        return Coalesce(Subquery(rows.annotate(total=Sum(field)).values("total")), 0)
+        of_period = rows.filter(period=OuterRef("pk")).order_by().values("period")
+        return Coalesce(Subquery(of_period.annotate(total=Sum(field)).values("total")), 0)
 
     return UsagePeriod.objects.annotate(
         recorded=total(UsageRecord.objects.all(), "cost_micros"),

@@ -112,6 +112,9 @@ class Reservation(models.Model):
         indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
         constraints = (models.CheckConstraint(condition=Q(amount_micros__gte=0), name="reservation_not_negative"),)
 
+    def __str__(self) -> str:
+        return str(self.pk)
+
 
 class UsageRecord(models.Model):
     """What one piece of work really cost. Append-only: never changed, corrections are new rows."""
@@ -136,6 +139,9 @@ class UsageRecord(models.Model):
         verbose_name_plural = _("usage records")
         ordering = ("-recorded_at",)
         constraints = (models.CheckConstraint(condition=Q(cost_micros__gte=0), name="cost_not_negative"),)
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.cost_micros}"
 
 
 def month_of(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:

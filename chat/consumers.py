@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -15,6 +16,7 @@ from django.http.request import validate_host
 from django.template.loader import render_to_string
 from django.utils import translation
 from django.utils.translation import ngettext
+from msgspec import UNSET
 
 from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
 from accounts.models import User
@@ -46,13 +48,16 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     user: User
     watching: dict[UUID, "asyncio.Task[None]"]
+    told: set[UUID]  # whose end this page has, and whose notice of it is still to come
     mistakes = 0
+    breaking: "asyncio.Task[None] | None" = None
 
     # --- Coming and going --------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         self.watching = {}
-        user = await in_thread(_authenticate, self.scope)
+        self.told = set()
+        user = await in_thread(_authenticate, dict(self.scope))
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
@@ -123,6 +128,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         # An OSError is a socket that went away; NotFound, a conversation deleted while it was being read.
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, OSError | NotFound):
             logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
+            self.breaking = asyncio.create_task(self.close(1011))  # the page comes back, and goes on where it was
 
     async def relay(self, turn: Turn, place: Place | None) -> None:
         turn_id = str(turn.pk)
@@ -130,6 +136,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             async for entries in batches:
                 for entry in entries:
                     if entry.kind == Kind.END:
+                        self.told.add(turn.pk)
                         await self.send_end(turn.pk)
                     else:
                         await self.send_event(protocol.text_event(turn_id, entry))
@@ -140,6 +147,19 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     # --- Notices from other processes --------------------------------------------------------------------------------
 
+    async def dispatch(self, message: Any) -> None:
+        try:
+            await super().dispatch(message)
+        except StopConsumer:
+            raise
+        except Exception as error:
+            if not message["type"].startswith("notice."):
+                raise
+            if isinstance(error, OSError):  # the socket went away
+                return
+            # What a notice tells can be seen again; it must not cost the page its socket.
+            logger.warning("Notice lost", exc_info=True, extra={"notice": message["type"]})
+
     async def notice_started(self, message: dict[str, Any]) -> None:
         """A turn began in one of the person's tabs."""
         is_elsewhere = message["by"] != self.channel_name
@@ -149,8 +169,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def notice_finished(self, message: dict[str, Any]) -> None:
         """A turn ended; a tab that follows it learns so from its text."""
         turn_id = UUID(message["turn_id"])
-        if turn_id not in self.watching:
+        if turn_id not in self.watching and turn_id not in self.told:
             await self.send_end(turn_id)
+        self.told.discard(turn_id)
 
     async def notice_conversation(self, message: dict[str, Any]) -> None:
         """A conversation got another title, or is gone."""
@@ -201,7 +222,7 @@ def _authenticate(scope: dict[str, Any]) -> User | None:
         return None
     query = parse_qs(scope["query_string"].decode("latin-1"))
     if "ticket" in query:
-        return User.objects.filter(pk=redeem_ticket(query["ticket"][0]), is_active=True).first()
+        return User.objects.filter(pk=redeem_ticket(query["ticket"][0]) or 0, is_active=True).first()
     if not origin:  # a cookie without an origin is not a browser's page
         return None
     request = HttpRequest()
@@ -218,7 +239,7 @@ def _question(command: Start) -> Question:
         conversation_id=command.conversation_id,
         text=command.text,
         model=command.model or "",
-        parent_id=LATEST if command.parent_id is protocol.UNSET else command.parent_id,
+        parent_id=LATEST if command.parent_id is UNSET else command.parent_id,
     )
 
 

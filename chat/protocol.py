@@ -43,15 +43,23 @@ class Watch(Struct, tag_field="type", tag="turn.watch"):
 Command: TypeAlias = Start | Stop | Watch
 
 _decode = msgspec.json.Decoder(Command).decode
-encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _plain(value: object) -> str:
+    """Return what JSON has no type for as text. `str` of a SafeString is that SafeString again, for ever."""
+    return value + "" if isinstance(value, str) else str(value)
+
+
+encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def parse_command(text: str) -> Command:
     """Return the command; raises BadCommand."""
     try:
-        return _decode(text)
+        command: Command = _decode(text)
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise BadCommand from error
+    return command
 
 
 class TextEvent(Struct, gc=False):

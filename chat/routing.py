@@ -4,4 +4,6 @@ from django.urls import path
 
 from chat.consumers import TurnConsumer
 
-socket_urlpatterns = [path("ws/", TurnConsumer.as_asgi())]
+socket_urlpatterns = [
+    path("ws/", TurnConsumer.as_asgi()),  # type: ignore[arg-type]  # an ASGI application, which Channels routes to
+]

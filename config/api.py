@@ -4,14 +4,16 @@ import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import OperationalError
 from django.http import Http404
 from django.urls import include, path
 from django.utils.translation import gettext as _
+from redis.exceptions import RedisError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from accounts.errors import DomainError, NotFound, RateLimited
+from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
 from accounts.http import error_response
 
 logger = logging.getLogger(__name__)
@@ -46,10 +48,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         case RequestDataTooBig():
             return error_response(TooLarge(_("That is too large to send.")), request)
         case exceptions.Throttled():
-            return error_response(RateLimited(retry_after=error.wait), request)
+            return error_response(RateLimited(retry_after=getattr(error, "wait", None)), request)
         case exceptions.ValidationError():
             response = error_response(_domain_error(error, "invalid", _("Some of that is not valid.")), request)
-            response.data["fields"] = error.detail  # type: ignore[index]
+            response.data["fields"] = error.detail
             return response
         case PermissionDenied():
             return error_response(_domain_error(exceptions.PermissionDenied(), "forbidden"), request)
@@ -58,6 +60,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
             if header := getattr(error, "auth_header", None):
                 response["WWW-Authenticate"] = header
             return response
+        case RedisError() | OperationalError():
+            logger.warning("Store unreachable", extra={"path": request.path, "error": type(error).__name__})
+            return error_response(Unavailable(retry_after=5), request)
     logger.exception("Unexpected error in the API", extra={"path": request.path})
     return error_response(
         Unexpected(_("Something went wrong on our side. Nothing was lost; please try again.")), request
@@ -66,7 +71,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
 
 def _domain_error(error: exceptions.APIException, code: str = "", message: str = "") -> DomainError:
     """Return a REST framework error as ours."""
-    detail = error.detail
+    detail: Any = error.detail
     if isinstance(detail, dict):  # simplejwt's errors
         detail = detail.get("detail", "")
     codes = error.get_codes()

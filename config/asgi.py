@@ -13,5 +13,5 @@ from channels.sessions import CookieMiddleware, SessionMiddleware  # noqa: E402
 from chat.routing import socket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
-    {"http": http, "websocket": CookieMiddleware(SessionMiddleware(URLRouter(socket_urlpatterns)))}
+    {"http": http, "websocket": CookieMiddleware(SessionMiddleware(URLRouter(socket_urlpatterns)))}  # type: ignore[arg-type]
 )

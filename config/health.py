@@ -35,7 +35,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
 def _ask(alias: str) -> None:
     connection = connections[alias]
     if connection.vendor == "mongodb":
-        connection.database.client.admin.command("ping")
+        connection.database.client.admin.command("ping")  # type: ignore[attr-defined]
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")

@@ -1,7 +1,7 @@
 """A name for every request, in its logs, its errors and its answer."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -28,15 +28,15 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
 
         async def handle(request: HttpRequest) -> HttpResponse:
             given = name(request)
-            response = await get_response(request)
+            response: HttpResponse = await get_response(request)
             response["X-Request-ID"] = given
             return response
 
         return handle
 
-    def handle_sync(request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+    def handle_sync(request: HttpRequest) -> HttpResponse:
         given = name(request)
-        response = get_response(request)
+        response: HttpResponse = get_response(request)
         response["X-Request-ID"] = given
         return response
 

@@ -118,7 +118,7 @@ def sqlite(name: str) -> dict[str, Any]:
 def postgresql() -> dict[str, Any]:
     # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
     pool = {"min_size": 1, "max_size": env.int("DATABASE_POOL", default=16), "timeout": 10}
-    url = env.db_url("DATABASE_URL")
+    url: dict[str, Any] = env.db_url("DATABASE_URL")
     return url | {"OPTIONS": {**url.get("OPTIONS", {}), "pool": pool}}
 
 
@@ -145,6 +145,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
         "TIMEOUT": CACHE_TTL,
+        "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 64, "timeout": 10},
     },
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
@@ -233,12 +234,19 @@ LOGGING = {
         "json": {"()": "config.logging.JsonFormatter"},
         "text": {"()": "config.logging.TextFormatter"},
     },
+    # A 503 is an answer: of /readyz while something is away, of the API while a store is.
+    "filters": {
+        "unexpected": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", 0) != 503,
+        },
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {
         "django.server": {"handlers": [], "propagate": True},
         "django.channels.server": {"level": "WARNING"},
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "httpx2": {"level": "WARNING"},
         "uvicorn.error": {"level": "WARNING"},
     },

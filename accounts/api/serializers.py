@@ -11,27 +11,30 @@ from rest_framework import serializers
 from accounts.models import User, normalise_email
 
 
+def check_time_zone(value: str) -> None:
+    if value not in zoneinfo.available_timezones():
+        raise serializers.ValidationError(_("That is not a time zone we know."), code="invalid")
+
+
 class MeSerializer(serializers.ModelSerializer[User]):
+    time_zone = serializers.CharField(required=False, validators=[check_time_zone])
+
     class Meta:
         model = User
         fields = ("id", "email", "name", "locale", "time_zone", "theme", "created_at")
         read_only_fields = ("id", "email", "created_at")
 
-    def validate_time_zone(self, value: str) -> str:
-        if value not in zoneinfo.available_timezones():
-            raise serializers.ValidationError(_("That is not a time zone we know."), code="invalid")
-        return value
 
-
-class RegisterSerializer(MeSerializer):
+class RegisterSerializer(serializers.ModelSerializer[User]):
     """A new member. The address is stored in lower case; the password is checked as Django does."""
 
-    email = serializers.EmailField()
+    email = serializers.EmailField(max_length=254)
+    time_zone = serializers.CharField(required=False, validators=[check_time_zone])
     password = serializers.CharField(write_only=True, max_length=128, trim_whitespace=False)
 
-    class Meta(MeSerializer.Meta):
-        fields = (*MeSerializer.Meta.fields, "password")
-        read_only_fields = ("id", "created_at")
+    class Meta:
+        model = User
+        fields = ("email", "password", "name", "locale", "time_zone", "theme")
 
     def validate_email(self, value: str) -> str:
         email = normalise_email(value)

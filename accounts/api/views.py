@@ -89,8 +89,10 @@ def logout(request: Request) -> Response:
 @api_view(["GET", "PATCH"])
 def me(request: Request) -> Response:
     """Your account; PATCH changes `name`, `locale`, `time_zone` and `theme`."""
+    user = request.user
+    assert isinstance(user, User)
     if request.method == "PATCH":
-        serializer = MeSerializer(request.user, data=request.data, partial=True)
+        serializer = MeSerializer(user, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         serializer.save()
-    return Response(MeSerializer(request.user).data)
+    return Response(MeSerializer(user).data)

@@ -49,7 +49,7 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it."""
 
     id = serializers.CharField(source="model.key")
-    label = serializers.CharField(source="model.label")
+    label = serializers.CharField(source="model.label")  # type: ignore[assignment]  # a field here, an argument there
     remark = serializers.CharField(source="model.remark")
     provider = serializers.CharField(source="provider.name")
     tier = serializers.CharField(source="model.tier")

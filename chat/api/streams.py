@@ -1,7 +1,7 @@
 """Answers over HTTP: server-sent events that can be resumed, or one JSON document when the turn is finished."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -48,7 +48,7 @@ def parse_event_id(value: str) -> Place | None:
 
 async def _events(
     turn: Turn, place: Place, opened: Opened | None, saved: "Callable[[Turn], dict[str, Any]]"
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     yield _event(protocol.started(turn, ""), "")
     await _tell(opened)
     turn_id = str(turn.pk)
@@ -70,7 +70,7 @@ async def _events(
                 yield _event_bytes(protocol.text_event(turn_id, entry), event_id)
 
 
-async def _document(opened: Opened, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncIterator[bytes]:
+async def _document(opened: Opened, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
     await _tell(opened)
     last = time.monotonic()
     async with aclosing(watch(opened.turn)) as batches:

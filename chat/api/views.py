@@ -27,7 +27,7 @@ from history.search import search_turns
 def models(request: Request) -> Response:
     """The models on offer, in the operator's order."""
     allowed = entitlements.entitlements_of(user_id_of(request))
-    offered = ModelSerializer(list_offered(), many=True, context={"allowed": allowed})
+    offered = ModelSerializer(list_offered(), many=True, context={"allowed": allowed})  # type: ignore[arg-type]  # many
     return Response({"results": offered.data, "next": None})
 
 

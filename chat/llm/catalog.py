@@ -1,6 +1,7 @@
 """The models on offer: the operator's rows whose provider is configured and whose price is known."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
 
@@ -14,33 +15,76 @@ NEW = LanguageModel.MaxTokensParameter.NEW
 
 # Reviewed 2026-11-24. Prices in micro-US-dollars a million tokens. The windows of OpenAI's models are larger, but
 # above 200,000 tokens their price is another: until prices have tiers here, longer prompts are not sent.
-SEED: tuple[dict[str, object], ...] = (
+SEED: tuple[dict[str, Any], ...] = (
     {
-        "key": "gpt-6-luna", "provider": "openai", "label": "GPT-6 Luna", "tier": Tier.CHEAP, "position": 10,
-        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
-        "input_price": 100_000, "output_price": 500_000, "cache_read_price": 10_000, "cache_write_price": 125_000,
+        "key": "gpt-6-luna",
+        "provider": "openai",
+        "label": "GPT-6 Luna",
+        "tier": Tier.CHEAP,
+        "position": 10,
+        "context_window": 200_000,
+        "max_output": 65_536,
+        "max_tokens_parameter": NEW,
+        "reasons": True,
+        "input_price": 100_000,
+        "output_price": 500_000,
+        "cache_read_price": 10_000,
+        "cache_write_price": 125_000,
     },
     {
-        "key": "gpt-6.1-terra", "provider": "openai", "label": "GPT-6.1 Terra", "tier": Tier.MID, "position": 30,
-        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
-        "input_price": 1_000_000, "output_price": 5_000_000,
-        "cache_read_price": 50_000, "cache_write_price": 1_250_000,
+        "key": "gpt-6.1-terra",
+        "provider": "openai",
+        "label": "GPT-6.1 Terra",
+        "tier": Tier.MID,
+        "position": 30,
+        "context_window": 200_000,
+        "max_output": 65_536,
+        "max_tokens_parameter": NEW,
+        "reasons": True,
+        "input_price": 1_000_000,
+        "output_price": 5_000_000,
+        "cache_read_price": 50_000,
+        "cache_write_price": 1_250_000,
     },
     {
-        "key": "gpt-6.1-sol", "provider": "openai", "label": "GPT-6.1 Sol", "tier": Tier.STRONG, "position": 50,
-        "context_window": 200_000, "max_output": 65_536, "max_tokens_parameter": NEW, "reasons": True,
-        "input_price": 2_000_000, "output_price": 10_000_000,
-        "cache_read_price": 100_000, "cache_write_price": 2_500_000,
+        "key": "gpt-6.1-sol",
+        "provider": "openai",
+        "label": "GPT-6.1 Sol",
+        "tier": Tier.STRONG,
+        "position": 50,
+        "context_window": 200_000,
+        "max_output": 65_536,
+        "max_tokens_parameter": NEW,
+        "reasons": True,
+        "input_price": 2_000_000,
+        "output_price": 10_000_000,
+        "cache_read_price": 100_000,
+        "cache_write_price": 2_500_000,
     },
     {
-        "key": "deepseek-flash", "provider": "deepseek", "label": "DeepSeek Flash", "tier": Tier.CHEAP,
-        "position": 20, "context_window": 1_000_000, "max_output": 65_536, "reasons": True,
-        "input_price": 300_000, "output_price": 1_200_000, "cache_read_price": 6_000,
+        "key": "deepseek-flash",
+        "provider": "deepseek",
+        "label": "DeepSeek Flash",
+        "tier": Tier.CHEAP,
+        "position": 20,
+        "context_window": 1_000_000,
+        "max_output": 65_536,
+        "reasons": True,
+        "input_price": 300_000,
+        "output_price": 1_200_000,
+        "cache_read_price": 6_000,
     },
     {
-        "key": "demo", "provider": "demo", "provider_model": "smollm2", "label": "Demo", "tier": Tier.DEMO,
-        "position": 1_000, "context_window": 2_048, "max_output": 256,
-        "input_price": 1_000_000, "output_price": 10_000_000,  # so that the meter can be seen to move
+        "key": "demo",
+        "provider": "demo",
+        "provider_model": "smollm2",
+        "label": "Demo",
+        "tier": Tier.DEMO,
+        "position": 1_000,
+        "context_window": 2_048,
+        "max_output": 256,
+        "input_price": 1_000_000,
+        "output_price": 10_000_000,  # so that the meter can be seen to move
     },
 )
 
@@ -81,7 +125,7 @@ def load_catalog() -> None:
     _models.changed()
 
 
-def _compatible(name: str) -> dict[str, object]:
+def _compatible(name: str) -> dict[str, Any]:
     """Return the row of a model named in the environment: free unless priced there."""
     window = settings.OPENAI_COMPATIBLE_CONTEXT
     return {

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -51,7 +51,7 @@ class Prompt:
 AnswerEvent: TypeAlias = Answering | Event
 
 
-async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncIterator[AnswerEvent]:
+async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncGenerator[AnswerEvent]:
     """Yield who answers, deltas, then the Finish; raises the last ProviderError when nobody could begin.
 
     After the first delta an error is raised as it is: text that was shown is never replaced.
@@ -79,7 +79,7 @@ async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncIterator[A
                 await asyncio.sleep(error.retry_after or random.uniform(0.2, 0.8))  # noqa: S311  jitter
 
 
-async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncIterator[Event]:
+async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
     """Yield one model's events; raises TimedOut when there is no sign of life in time. Reasoning is one."""
     patience = settings.FIRST_TOKEN_SECONDS * (REASONING_PATIENCE if candidate.model.reasons else 1)
     try:
@@ -92,7 +92,7 @@ async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncIterator[Event]:
         raise TimedOut from error
 
 
-def _stream(candidate: Candidate, prompt: Prompt) -> AsyncIterator[Event]:
+def _stream(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
     model = candidate.model
     return stream_of(candidate.provider)(
         ModelRequest(

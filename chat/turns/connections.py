@@ -17,7 +17,8 @@ from redis.backoff import NoBackoff
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TIMEOUT_SECONDS = 5
+# Whoever finds every connection taken waits for one: the default refuses the hundred and first at once.
+POOL: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
 
 _threads = ThreadPoolExecutor(max_workers=12, thread_name_prefix="in-thread")
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis]" = WeakKeyDictionary()
@@ -29,28 +30,27 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     Not thread-sensitive: the default would funnel every caller of the process through one thread.
     """
     call: Callable[..., Awaitable[Any]] = database_sync_to_async(function, thread_sensitive=False, executor=_threads)
-    return await call(*args, **kwargs)
+    result: R = await call(*args, **kwargs)
+    return result
 
 
 @cache
 def sync_redis() -> "redis.Redis":
     """Return this process's client; its pool is safe to share between threads. Keys and values are bytes."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=2)
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL))
 
 
 def async_redis() -> "redis.asyncio.Redis":
     """Return the running loop's client. It does not retry: after a broken connection the caller must think first."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
-        _clients[loop] = redis.asyncio.Redis.from_url(
-            settings.REDIS_URL,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=2,
-            retry=AsyncRetry(NoBackoff(), 0),
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL
         )
+        _clients[loop] = redis.asyncio.Redis(connection_pool=pool)
     return _clients[loop]
 
 
 async def close_async_redis() -> None:
     if client := _clients.pop(asyncio.get_running_loop(), None):
-        await client.aclose()
+        await client.aclose(close_connection_pool=True)

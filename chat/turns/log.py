@@ -55,12 +55,11 @@ encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
-# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, then for each turn: holder, count, entries.
+# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, channel, then for each turn: holder, count, entries.
 # Answers for each turn: 1 appended, 0 somebody else holds the lease, -1 nobody does.
 # '\221' begins a msgpack array of 32-bit length.
-APPEND = (
-    """
-local answers, woken, a = {}, {}, 3
+APPEND = """
+local answers, woken, a = {}, {}, 4
 for i = 1, #KEYS, 2 do
   local holder, count = redis.call('GET', KEYS[i]), tonumber(ARGV[a + 1])
   if holder == ARGV[a] then
@@ -77,12 +76,10 @@ for i = 1, #KEYS, 2 do
   a = a + 2 + count
 end
 if #woken > 0 then
-  redis.call('PUBLISH', '%s', '\\221' .. struct.pack('>I4', #woken) .. table.concat(woken))
+  redis.call('PUBLISH', ARGV[3], '\\221' .. struct.pack('>I4', #woken) .. table.concat(woken))
 end
 return answers
 """
-    % WAKE_UPS
-)
 
 # KEYS: lease, log. ARGV: new holder, lease ms, old holder or '', '1' to empty the log, as a new generation does.
 # A lease that is already the new holder's counts as taken: the answer to a first try may have been lost.
@@ -94,13 +91,12 @@ if ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
 return 1
 """
 
-# KEYS: lease, log, queue, queued mark. ARGV: holder, END entry, log seconds, group, queue entry or ''.
-END = (
-    """
+# KEYS: lease, log, queue, queued mark. ARGV: holder, END entry, log seconds, group, queue entry or '', channel.
+END = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][2][2] ~= ARGV[2] then
   redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
-  redis.call('PUBLISH', '%s', '\\221' .. struct.pack('>I4', 1) .. ARGV[2])
+  redis.call('PUBLISH', ARGV[6], '\\221' .. struct.pack('>I4', 1) .. ARGV[2])
 end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
@@ -111,8 +107,6 @@ if ARGV[5] ~= '' then
 end
 return 1
 """
-    % WAKE_UPS
-)
 
 
 def lease_key(turn_id: UUID) -> str:
@@ -169,7 +163,7 @@ def replay(entries: Iterable[Entry]) -> Replay:
 
 async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first."""
-    rows: list[tuple[bytes, dict[bytes, bytes]]] = await redis.xrange(log_key(turn_id))
+    rows: Any = await redis.xrange(log_key(turn_id))
     return [decode_entry(fields[b"e"]) for _, fields in rows]
 
 
@@ -191,7 +185,7 @@ async def end(
     """
     entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters))
     keys = (lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id))
-    await redis.eval(END, 4, *keys, holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry)
+    await redis.eval(END, 4, *keys, holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS)
 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:

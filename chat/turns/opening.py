@@ -1,6 +1,7 @@
 """The beginning of a turn: everything that can refuse it comes before anything is written or spent."""
 
 import logging
+import time
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 QUEUED_SECONDS = 600
 """How long the mark of a queue entry lives; a turn waits less."""
+
+KNOWN_TRIES = 20
+KNOWN_PAUSE_SECONDS = 0.05
 
 LATEST: Literal["latest"] = "latest"
 
@@ -70,11 +74,18 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     offered = candidates(question.model, allowed)
     longest_answer = _longest_answer(offered, allowed)
     prompt = prompts.build(tree.path_to(parent), text, room=room_for(offered, max_output=longest_answer))
-    limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
+    try:
+        limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
+    except _AlreadyReserved:
+        return _await_known(owner_id, question)
     model = question.model or (offered[0].model.key if len(offered) == 1 else AUTO)
     turn = _write(owner_id, replace(question, text=text, model=model), parent, prompt, longest_answer)
     enqueue(turn)
     return Opened(turn, is_new=True, begins_conversation=conversation is None, limit=limit)
+
+
+class _AlreadyReserved(Exception):
+    """Another request has, or had, a reservation for this turn."""
 
 
 def clean_text(text: str, *, longest: int) -> str:
@@ -110,6 +121,18 @@ def _check_known(turn: Turn, owner_id: int, question: Question) -> Turn:
     return turn
 
 
+def _await_known(owner_id: int, question: Question) -> Opened:
+    """Return the turn of a question that was sent twice at once: the other request has reserved, and is writing it.
+
+    Raises Conflict when it does not appear: the id was used, and its turn deleted.
+    """
+    for _ in range(KNOWN_TRIES):
+        if known := access.find_turn(question.turn_id):
+            return Opened(_check_known(known, owner_id, question), is_new=False, begins_conversation=False, limit=None)
+        time.sleep(KNOWN_PAUSE_SECONDS)
+    raise Conflict
+
+
 def _find_parent(owner_id: int, question: Question, conversation: Conversation | None) -> Turn | None:
     if question.parent_id is None:
         return None
@@ -123,13 +146,17 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
 
 def _longest_answer(offered: list[Candidate], allowed: Entitlements) -> int:
     """Return the cap on the answer in tokens: the smallest of model, plan and MAX_TOKENS."""
-    return min(*(candidate.model.max_output for candidate in offered), allowed.answer_tokens, settings.MAX_TOKENS)
+    longest: int = settings.MAX_TOKENS
+    return min(*(candidate.model.max_output for candidate in offered), allowed.answer_tokens, longest)
 
 
 def _reserve(
     owner_id: int, key: UUID, allowed: Entitlements, offered: list[Candidate], input_tokens: int, output_tokens: int
 ) -> Limit | None:
-    """Count the question and hold the most it can cost; a question that is refused is not counted."""
+    """Count the question and hold the most it can cost; a question that is refused, or known, is not counted.
+
+    Raises _AlreadyReserved when the id has a reservation that was not given back.
+    """
     amount = max(
         most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
         for candidate in offered
@@ -137,12 +164,13 @@ def _reserve(
     try:
         limit = limits.take(owner_id, allowed.turns_per_hour)
         try:
-            is_new = metering.reserve(owner_id, key, amount_micros=amount)
+            is_ours = metering.reserve(owner_id, key, amount_micros=amount)
         except Exception:
             limits.give_back(owner_id, allowed.turns_per_hour)
             raise
-        if not is_new:  # the same question, sent twice at once
+        if not is_ours:
             limits.give_back(owner_id, allowed.turns_per_hour)
+            raise _AlreadyReserved
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
     return limit

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -85,7 +86,7 @@ class Runner:
             await self._has_room.wait()
             room = min(BATCH, settings.RUNNER_CAPACITY - len(self._tasks))
             try:
-                found = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: ">"}, count=room, block=BLOCK_MS)
+                found: Any = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: ">"}, count=room, block=BLOCK_MS)
             except ResponseError:  # NOGROUP: Redis was emptied
                 await self._make_group()
                 continue
@@ -155,7 +156,7 @@ class Runner:
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
         """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
-        words = last_words(turn, replay(await read(self._redis, turn.pk)))
+        words = await in_thread(last_words, turn, replay(await read(self._redis, turn.pk)))
         if words is None:
             await self._run(turn, entry)
         else:

@@ -73,6 +73,6 @@ async def _sweep_streaming(redis: Redis, turn: Turn) -> None:
     if now - float(await redis.get(mark) or now) < ORPHAN_SECONDS:
         return
     logger.warning("Turn without a runner closed", extra={"turn_id": turn.pk})
-    words = last_words(turn, replay(await read(redis, turn.pk)))
+    words = await in_thread(last_words, turn, replay(await read(redis, turn.pk)))
     outcome = words or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
     await close_with(redis, turn, outcome, closer="sweep")

@@ -7,7 +7,7 @@ lost Redis leaves it waiting.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -201,7 +201,7 @@ def hub() -> Hub:
     return _hubs[loop]
 
 
-async def watch(turn: Turn, place: Place | None = None) -> AsyncIterator[list[Entry]]:
+async def watch(turn: Turn, place: Place | None = None) -> AsyncGenerator[list[Entry]]:
     """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
 
     An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the caller knows it.

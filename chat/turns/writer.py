@@ -15,6 +15,7 @@ from chat.turns.log import (
     APPEND,
     KEPT_WHILE_OPEN_SECONDS,
     LEASE_MS,
+    WAKE_UPS,
     Entry,
     Kind,
     Lost,
@@ -161,7 +162,7 @@ class LogWriter:
 
     async def _append_batch(self, batch: list[LiveText], now: float) -> None:
         keys: list[str] = []
-        arguments: list[Any] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS]
+        arguments: list[Any] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS]
         pending = [(live, live.pending()) for live in batch]
         for live, entries in pending:
             keys += (lease_key(live.turn.pk), log_key(live.turn.pk))

@@ -1,6 +1,6 @@
 """What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -64,5 +64,5 @@ class Finish:
 
 
 Event: TypeAlias = Delta | Finish
-Stream: TypeAlias = Callable[[ModelRequest], AsyncIterator[Event]]
+Stream: TypeAlias = Callable[[ModelRequest], AsyncGenerator[Event]]
 """An adapter: yields deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""

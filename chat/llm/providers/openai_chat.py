@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -74,7 +74,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
 
 
-async def stream(request: ModelRequest) -> AsyncIterator[Event]:
+async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     """Yield one Delta per network read, however many events it held, then the Finish."""
     answer = _Answer()
     try:
@@ -129,9 +129,8 @@ class _Answer:
                 if (delta := choice.delta) is not None:
                     text += delta.content or delta.refusal or ""
                     reasoning += delta.reasoning_content or delta.reasoning or ""
-        if not text and not reasoning:
-            return None
-        return Delta(text.replace("\0", ""), reasoning.replace("\0", ""))  # PostgreSQL stores no NUL
+        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
+        return Delta(text, reasoning) if text or reasoning else None
 
     def finish(self) -> Finish:
         if self.reason is None:
@@ -182,13 +181,24 @@ def _headers(request: ModelRequest) -> dict[str, str]:
 async def _refusal(response: aiohttp.ClientResponse) -> ProviderError:
     """Return the error a status other than 200 means. The body may name it better; its text goes nowhere."""
     retry_after = _retry_after(response.headers.get("Retry-After", ""))
-    body = await response.content.read(LONGEST_ERROR_BODY)
+    body = await _read_body(response)
     try:
         stated = msgspec.json.decode(body)
         error = stated.get("error") if isinstance(stated, dict) else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
     return _stated_error(error, status=response.status, retry_after=retry_after)
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Return an error's body, or what came of it: its status says enough."""
+    body = b""
+    try:
+        while len(body) < LONGEST_ERROR_BODY and (part := await response.content.readany()):
+            body += part
+    except (TimeoutError, aiohttp.ClientError, ConnectionError):
+        pass
+    return body
 
 
 def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:

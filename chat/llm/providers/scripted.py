@@ -5,7 +5,7 @@ The question is a script of words: `say:hola` yields text, `think:x` yields reas
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from chat.llm.providers import errors
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, TokenUsage
@@ -13,7 +13,7 @@ from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, TokenUsa
 KINDS = {kind.code: kind for kind in errors.ProviderError.__subclasses__()}
 
 
-async def stream(request: ModelRequest) -> AsyncIterator[Event]:
+async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     reason, usage = "stop", None
     for word in request.messages[-1].text.split():
         verb, _, value = word.partition(":")

@@ -9,18 +9,17 @@ LONGEST_EVENT = 4 * 1024 * 1024
 class SseDecoder:
     """Turns chunks of bytes, cut anywhere, into the data of whole events. Event names, ids and comments are dropped."""
 
-    __slots__ = ("_data", "_rest")
+    __slots__ = ("_data", "_rest", "_size")
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        self._size = 0  # bytes in _data
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of every event that `chunk` completes; raises BadResponse when one grows without end."""
         lines = (self._rest + chunk if self._rest else chunk).split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > LONGEST_EVENT:
-            raise BadResponse
         events: list[bytes] = []
         data = self._data
         for line in lines:
@@ -28,9 +27,14 @@ class SseDecoder:
                 line = line[:-1]
             if line.startswith(b"data:"):
                 data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                self._size += len(line)
             elif not line and data:
-                events.append(data[0] if len(data) == 1 else b"\n".join(data))
+                if event := data[0] if len(data) == 1 else b"\n".join(data):  # an event without data is none
+                    events.append(event)
                 data.clear()
+                self._size = 0
+        if self._size + len(self._rest) > LONGEST_EVENT:
+            raise BadResponse
         return events
 
     def end(self) -> list[bytes]:

@@ -5,12 +5,16 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from chat.turns.presence import ALIVE, ALIVE_SECONDS
 from config import embedded
 from config.supervision import Manager, NotReadyError, Process, answers_http
 
@@ -111,16 +115,25 @@ async def start_site(manager: Manager, host: str, port: int) -> None:
     await manager.start(Process("web", web, ready=up, stop_seconds=8))
 
     runner = [sys.executable, "manage.py", "run_turns"]
-    ready = answers_http(port, "/readyz", host=reached, name=name)
-    running = manager.start_soon(Process("runner", runner, ready=ready, stop_seconds=settings.DRAIN_SECONDS + 5))
+    drained = settings.DRAIN_SECONDS + 5
+    running = manager.start_soon(Process("runner", runner, ready=runner_is_alive, stop_seconds=drained))
 
-    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config"]
+    quiet = ["-W", "ignore:You're running the worker with superuser privileges"]  # eight lines, when root
+    celery = [sys.executable, *quiet, "-m", "celery", "--quiet", "-A", "config"]
     # Threads: one process instead of the two that "prefork" needs, and pings are answered during a long task.
     worker = [*celery, "worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
     worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     manager.start_soon(Process("worker", worker, stop_seconds=15))
     manager.start_soon(Process("beat", [*celery, "beat", "--loglevel", "warning"]))
     await running
+
+
+async def runner_is_alive() -> bool:
+    try:
+        async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
+            return await redis.zcount(ALIVE, time.time() - ALIVE_SECONDS, "+inf") > 0
+    except RedisError:
+        return False
 
 
 def greet(manager: Manager, port: int) -> None:

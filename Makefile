@@ -1,0 +1,90 @@
+# Targets for people: `make help`. Works with GNU make 3.81 and any POSIX shell.
+
+SHELL = /bin/sh
+PORT ?= 8000
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --log .venv/pip.log
+PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
+export PORT
+
+help:  ## This list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole site on http://localhost:8000/ (PORT=, HOST=, MONGODB=embedded)
+	@$(BIN)/python -I config/first_run.py
+	@exec $(BIN)/python manage.py serve --stop-with-parent
+
+test: packages dev-packages  ## All tests, and the tests of the stores once more on MongoDB's protocol and on PostgreSQL
+	$(BIN)/python -m pytest
+	STORES=mongodb $(BIN)/python -m pytest -m stores
+	STORES=postgresql $(BIN)/python -m pytest -m stores
+
+soak: packages dev-packages  ## Long runs in which processes are killed
+	SOAK=1 $(BIN)/python -m pytest -m soak -s
+
+bench: packages dev-packages  ## The load benchmark
+	$(BIN)/python -m bench.run
+
+# As in production, so that `check --deploy` judges what matters. Set variables win over .env.
+check: export DEBUG = false
+check: export SECRET_KEY = only-for-make-check-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFG
+check: export JWT_SECRET_KEY = another-one-for-make-check-0123456789-abcdefghijklmnopqrstuvwxyz
+check: export SITE_URL = https://chat.example.com
+check: export ALLOWED_HOSTS = chat.example.com
+check: packages dev-packages  ## Format, lint, types, layers, templates, migrations, deployment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	if find templates -name '*.html' | grep -q .; then $(BIN)/djlint templates --check; fi
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check --deploy --fail-level WARNING
+
+# Packages are installed again when the content of their lists has changed.
+
+packages: .venv/bin/python
+	@lists=$$(cat requirements.txt constraints.txt | cksum); \
+	if [ "$$lists" != "$$(cat .venv/packages 2>/dev/null)" ]; then \
+	    echo "Installing the packages of requirements.txt (a minute or two the first time)."; \
+	    $(PIP) -r requirements.txt -c constraints.txt || { \
+	        echo "The packages could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
+	    echo "$$lists" > .venv/packages; \
+	fi
+	@lists=$$(cksum < requirements-embedded.txt); \
+	if [ "$$lists" != "$$(cat .venv/packages-embedded 2>/dev/null)" ]; then \
+	    echo "Installing the embedded services of requirements-embedded.txt."; \
+	    missing=; \
+	    for package in $$(sed 's/#.*//' requirements-embedded.txt); do \
+	        $(PIP) --no-deps --only-binary :all: --retries 1 "$$package" 2>/dev/null || missing="$$missing $$package"; \
+	    done; \
+	    if [ -z "$$missing" ]; then echo "$$lists" > .venv/packages-embedded; \
+	    else echo "Not available on this platform, and tried again next time (see .venv/pip.log):$$missing."; fi; \
+	fi
+
+dev-packages: packages
+	@lists=$$(cat requirements.txt requirements-dev.txt constraints.txt | cksum); \
+	if [ "$$lists" != "$$(cat .venv/packages-dev 2>/dev/null)" ]; then \
+	    echo "Installing the packages of requirements-dev.txt."; \
+	    $(PIP) -r requirements-dev.txt -c constraints.txt || { \
+	        echo "The packages could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
+	    echo "$$lists" > .venv/packages-dev; \
+	fi
+
+.venv/bin/python:
+	@for python in $(PYTHONS); do \
+	    "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break; \
+	    python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "Python 3.11, 3.12 or 3.13 is needed, and none of these is one: $(PYTHONS). Install it, or name it: make run PYTHON=/path/to/python3.13"; \
+	    exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python lacks its venv module: on Debian or Ubuntu, install python3-venv (apt install python3-venv), then make run again."; \
+	    exit 1; \
+	fi; \
+	echo "Creating .venv with $$($$python --version)."; \
+	"$$python" -m venv --clear .venv
+
+.DELETE_ON_ERROR:
+.PHONY: help run test soak bench check packages dev-packages

@@ -1,0 +1,1 @@
+"""Tools that measure the site: a provider that does as its model's name says, and a client that loads and times."""

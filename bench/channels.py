@@ -1,0 +1,253 @@
+"""The three ways by which a turn is asked for and read: the provider itself, the socket, the event stream."""
+
+import asyncio
+from typing import Literal, Protocol
+
+import msgspec
+import uuid_utils
+
+from bench.connections import Address, ConnectionFailedError, HttpConnection, Response, SocketConnection, request_bytes
+from bench.reading import Reading
+from bench.sse import EventReader
+
+Target = Literal["provider", "socket", "events"]
+
+_ENDS = {"turn.completed", "turn.stopped", "turn.failed", "turn.interrupted", "turn.rejected"}
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _Message(msgspec.Struct):
+    """The fields that matter here, of any message of the site."""
+
+    type: str = ""
+    turn_id: str | None = None
+    gen: int = 0
+    at: int = 0
+    text: str | None = None
+    code: str | None = None
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+
+
+class _Created(msgspec.Struct):
+    id: str = ""
+    ticket: str = ""
+
+
+_read_chunk = msgspec.json.Decoder(_Chunk).decode
+_read_message = msgspec.json.Decoder(_Message).decode
+_read_error = msgspec.json.Decoder(_Error).decode
+_read_created = msgspec.json.Decoder(_Created).decode
+
+
+class Channel(Protocol):
+    """One reader, with one turn at a time."""
+
+    async def open(self, turns: int) -> None:
+        """All that is done before the measurement begins. Raises ConnectionFailedError."""
+
+    async def turn(self, reading: Reading) -> str | None:
+        """Asks and reads to the end; what went wrong in a word, or None. Raises ConnectionFailedError."""
+
+    def close(self) -> None: ...
+
+
+class ProviderChannel:
+    """The provider's own stream: the floor."""
+
+    def __init__(self, address: Address, model: str, text: str) -> None:
+        body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}
+        self._http = HttpConnection(address)
+        self._request = request_bytes("POST", address, f"{address.path}/chat/completions", msgspec.json.encode(body))
+
+    async def open(self, turns: int) -> None:
+        await self._http.open()
+
+    async def turn(self, reading: Reading) -> str | None:
+        events = EventReader()
+        done = False
+
+        def receive(data: bytes) -> None:
+            nonlocal done
+            for _, event in events.feed(data):
+                if event == b"[DONE]":
+                    done = True
+                    continue
+                choices = _read_chunk(event).choices
+                if choices and (text := choices[0].delta.content):
+                    reading.take(text, len(event))
+
+        await self._http.open()
+        reading.begin()
+        response = await self._http.exchange(self._request, receive)
+        return _http_error(response) or (None if done else "no-done")
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class _Site:
+    """What both ways into the site share: who asks, and in which conversation."""
+
+    def __init__(self, address: Address, model: str, text: str, access_token: str, *, continued: bool) -> None:
+        self._address = address
+        self._model = model
+        self._text = text
+        self._fields = {"Authorization": f"Bearer {access_token}"}
+        self._continued = continued
+        self._parent_id: str | None = None
+
+    async def _create(self, http: HttpConnection, path: str) -> _Created:
+        await http.open()
+        request = request_bytes("POST", self._address, path, b"{}", fields=self._fields)
+        response = await http.exchange(request)
+        if response.status != 201:
+            raise ConnectionFailedError(_http_error(response) or f"http-{response.status}")
+        return _read_created(response.body)
+
+    def _remember(self, turn_id: str | None) -> None:
+        if self._continued:
+            self._parent_id = turn_id
+
+
+class SocketChannel(_Site):
+    """A page's socket. It is opened before the measurement begins, as a page is loaded before a question is asked."""
+
+    _socket: SocketConnection | None = None
+    _turn: "_Turn | None" = None
+    _conversation_id = ""
+
+    async def open(self, turns: int) -> None:
+        http = HttpConnection(self._address)
+        try:
+            ticket = (await self._create(http, "/api/v1/socket-tickets")).ticket
+        finally:
+            http.close()
+        self._socket = await SocketConnection.open(self._address, f"/ws/?ticket={ticket}", self._receive, self._ended)
+
+    async def turn(self, reading: Reading) -> str | None:
+        if self._socket is None:
+            raise ConnectionFailedError("ws-closed")
+        turn_id = str(uuid_utils.uuid7())
+        if not (self._continued and self._conversation_id):
+            self._conversation_id = str(uuid_utils.uuid7())
+        command = {
+            "type": "turn.start",
+            "turn_id": turn_id,
+            "conversation_id": self._conversation_id,
+            "parent_id": self._parent_id,
+            "model": self._model,
+            "text": self._text,
+        }
+        self._turn = _Turn(reading, turn_id)
+        reading.begin()
+        self._socket.send(msgspec.json.encode(command))
+        error = await self._turn.over
+        self._remember(turn_id)
+        return error
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    def _receive(self, payload: bytes) -> None:
+        if self._turn is not None:
+            self._turn.take(_read_message(payload), len(payload))
+
+    def _ended(self, reason: str) -> None:
+        self._socket = None
+        if self._turn is not None:
+            self._turn.finish(reason)
+
+
+class EventsChannel(_Site):
+    """The API's event stream. Its conversations are made before the measurement begins."""
+
+    def __init__(self, address: Address, model: str, text: str, access_token: str, *, continued: bool) -> None:
+        super().__init__(address, model, text, access_token, continued=continued)
+        self._http = HttpConnection(address)
+        self._conversations: list[str] = []
+
+    async def open(self, turns: int) -> None:
+        for _ in range(1 if self._continued else turns):
+            self._conversations.append((await self._create(self._http, "/api/v1/conversations")).id)
+
+    async def turn(self, reading: Reading) -> str | None:
+        conversation_id = self._conversations[-1] if self._continued else self._conversations.pop()
+        body = {"text": self._text, "model": self._model, "stream": True, "parent_id": self._parent_id}
+        path = f"/api/v1/conversations/{conversation_id}/turns"
+        fields = {**self._fields, "Accept": "text/event-stream"}
+        request = request_bytes("POST", self._address, path, msgspec.json.encode(body), fields=fields)
+        events = EventReader()
+        turn = _Turn(reading, None)
+
+        def receive(data: bytes) -> None:
+            for name, event in events.feed(data):
+                message = _read_message(event)
+                message.type = name
+                turn.take(message, len(event))
+
+        await self._http.open()
+        reading.begin()
+        response = await self._http.exchange(request, receive)
+        turn.finish(_http_error(response) or "no-end")
+        self._remember(turn.turn_id)
+        return turn.over.result()
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class _Turn:
+    """Follows one turn through the messages of a site, by whichever way they come."""
+
+    def __init__(self, reading: Reading, turn_id: str | None) -> None:
+        self.turn_id = turn_id
+        self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._reading = reading
+
+    def take(self, message: _Message, size: int) -> None:
+        """A socket also carries what happens in a person's other tabs: messages of other turns are left alone."""
+        if message.turn_id is None or self.over.done():
+            return
+        if self.turn_id is None:
+            self.turn_id = message.turn_id
+        elif message.turn_id != self.turn_id:
+            return
+        if message.type == "turn.delta":
+            self._reading.take_at(message.gen, message.at, message.text or "", size)
+        elif message.type in _ENDS:
+            self.finish(None if message.type == "turn.completed" else _name_of(message))
+
+    def finish(self, error: str | None) -> None:
+        if not self.over.done():
+            self.over.set_result(error)
+
+
+def _name_of(message: _Message) -> str:
+    kind = message.type.removeprefix("turn.")
+    return f"{kind}:{message.code}" if message.code else kind
+
+
+def _http_error(response: Response) -> str | None:
+    """The kind of a refusal: its status, and its code where the body tells one."""
+    if response.status == 200:
+        return None
+    try:
+        code = _read_error(response.body).code
+    except msgspec.MsgspecError:
+        code = None
+    return f"http-{response.status}:{code}" if code else f"http-{response.status}"

@@ -1,0 +1,289 @@
+"""Puts many token streams at once on a provider or on a site, and measures what is added on the way.
+
+    python -m bench.load --target provider --url http://127.0.0.1:9100/v1 --model fake-200t-20ms-ns --streams 200
+    python -m bench.load --target socket --url http://127.0.0.1:8000 --tokens FILE --pid web=123 --pid runner=124 …
+    python -m bench.load --target events …
+
+The model is a timed one of `bench.script`. Prints one line of JSON, see `Report`; ends with 1 if any turn went wrong.
+The provider, the site and this client run on one machine: tokens are timed by the clock they share.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from array import array
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from bench import processes
+from bench.channels import Channel, EventsChannel, ProviderChannel, SocketChannel, Target
+from bench.connections import Address, ConnectionFailedError
+from bench.loops import allow_many_sockets, new_loop
+from bench.reading import Figures, Reading
+from bench.script import Script
+
+# How many readers get their tickets and conversations at a time.
+OPENING_AT_ONCE = 16
+# Reading /proc takes milliseconds, in which no token is read.
+WATCH_SECONDS = 1.0
+# After its last message a turn is still settled and written: that belongs to its cost.
+COOL_DOWN_SECONDS = 0.5
+STREAMS_STARTED_PER_SECOND = 200
+_MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    target: Target
+    url: str  # the provider's base URL, or the site's root
+    model: str
+    streams: int = 1
+    rounds: int = 1  # turns of each stream, one after the other
+    access_tokens: tuple[str, ...] = ()  # of the people who ask, in turns
+    processes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # what to measure, by name
+    continued: bool = False  # the turns of a stream follow each other in one conversation
+    ramp_seconds: float | None = None  # over which the streams start; None for 200 a second
+    timeout_seconds: float = 120
+    text: str = "Tell me a long story."
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+    @classmethod
+    def of(cls, samples: "array[float]") -> "Percentiles":
+        ordered = sorted(samples)
+        return cls(*(_nearest_rank(ordered, share) for share in (0.5, 0.95, 0.99, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a process tree used while the load ran."""
+
+    cpu_seconds: float
+    cpu_us_per_token: float | None
+    cpu_ms_per_turn: float
+    rss_before_mb: float  # before any reader connected
+    rss_peak_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    target: Target
+    model: str
+    streams: int
+    rounds: int
+    wall_seconds: float
+    completed: int  # turns that ended well with every token
+    errors: dict[str, int]
+    tokens: int
+    missing: int
+    resent_characters: int
+    restarts: int  # a turn's text began anew
+    first_token_added_ms: Percentiles  # beyond the provider's own delay
+    token_added_ms: Percentiles  # from the provider's write to this client's read
+    stretch: Percentiles  # how long tokens took to arrive, by how long the provider meant to take: 1.0 kept pace
+    frames_per_token: float | None
+    bytes_beyond_text_per_frame: float | None
+    client_us_per_token: float | None
+    processes: dict[str, Cost]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors and not self.missing
+
+
+async def run(load: Load) -> Report:
+    """Opens the readers, lets them ask, and reports. Raises ConnectionFailedError if one cannot be opened."""
+    script = _timed_script(load.model)
+    figures = Figures()
+    before_opening = processes.measure(load.processes)
+    channels = _channels(load)
+    try:
+        await _open_all(channels, load.rounds)
+        before, client_before, begun = processes.measure(load.processes), time.process_time(), time.monotonic()
+        peaks = await _watch(load, _ask_all(load, channels, figures, script))
+        wall, client = time.monotonic() - begun, time.process_time() - client_before
+        await asyncio.sleep(COOL_DOWN_SECONDS if load.processes else 0)
+        after = processes.measure(load.processes)
+    finally:
+        for channel in channels:
+            channel.close()
+    costs = {
+        name: _cost(
+            figures, load, after[name].cpu_seconds - before[name].cpu_seconds, before_opening[name], peaks[name]
+        )
+        for name in load.processes
+    }
+    return _report(load, figures, wall, client, costs)
+
+
+def measure(load: Load) -> Report:
+    """`run`, in a loop of its own."""
+    allow_many_sockets()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(run(load))
+
+
+def _timed_script(model: str) -> Script:
+    script = Script.parse(model)
+    if not script.timed:
+        raise ValueError(f"{model} has no -ns: its tokens cannot be timed")
+    return script
+
+
+def _channels(load: Load) -> list[Channel]:
+    address = Address.parse(load.url)
+    if load.target == "provider":
+        return [ProviderChannel(address, load.model, load.text) for _ in range(load.streams)]
+    if not load.access_tokens:
+        raise ValueError("a site is asked by people: no access tokens")
+    kind = SocketChannel if load.target == "socket" else EventsChannel
+    people = (load.access_tokens[number % len(load.access_tokens)] for number in range(load.streams))
+    return [kind(address, load.model, load.text, token, continued=load.continued) for token in people]
+
+
+async def _open_all(channels: Iterable[Channel], turns: int) -> None:
+    free = asyncio.Semaphore(OPENING_AT_ONCE)
+
+    async def open_one(channel: Channel) -> None:
+        async with free:
+            await channel.open(turns)
+
+    for outcome in await asyncio.gather(*map(open_one, channels), return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+async def _ask_all(load: Load, channels: list[Channel], figures: Figures, script: Script) -> None:
+    ramp = len(channels) / STREAMS_STARTED_PER_SECOND if load.ramp_seconds is None else load.ramp_seconds
+
+    async def ask(number: int, channel: Channel) -> None:
+        await asyncio.sleep(ramp * number / len(channels))
+        for _ in range(load.rounds):
+            reading = Reading(figures, script)
+            reading.end(await _one_turn(channel, reading, load.timeout_seconds))
+
+    async with asyncio.TaskGroup() as asking:
+        for number, channel in enumerate(channels):
+            asking.create_task(ask(number, channel))
+
+
+async def _one_turn(channel: Channel, reading: Reading, timeout_seconds: float) -> str | None:
+    try:
+        return await asyncio.wait_for(channel.turn(reading), timeout_seconds)
+    except TimeoutError:
+        channel.close()
+        return "timeout"
+    except ConnectionFailedError as error:
+        return error.kind
+
+
+async def _watch(load: Load, asking: Coroutine[Any, Any, None]) -> dict[str, int]:
+    """Waits for the load to end; returns the most memory that each process tree had meanwhile."""
+    peaks: dict[str, int] = defaultdict(int)
+    task = asyncio.create_task(asking)
+    while not task.done():
+        await asyncio.wait([task], timeout=WATCH_SECONDS if load.processes else None)
+        for name, usage in processes.measure(load.processes).items():
+            peaks[name] = max(peaks[name], usage.rss_bytes)
+    await task
+    return peaks
+
+
+def _cost(figures: Figures, load: Load, cpu_seconds: float, before: processes.Usage, peak_bytes: int) -> Cost:
+    return Cost(
+        cpu_seconds=round(cpu_seconds, 2),
+        cpu_us_per_token=_each(cpu_seconds * 1e6, figures.tokens),
+        cpu_ms_per_turn=round(cpu_seconds * 1e3 / (load.streams * load.rounds), 3),
+        rss_before_mb=round(before.rss_bytes / _MB, 1),
+        rss_peak_mb=round(peak_bytes / _MB, 1),
+    )
+
+
+def _report(load: Load, figures: Figures, wall: float, client: float, costs: dict[str, Cost]) -> Report:
+    return Report(
+        target=load.target,
+        model=load.model,
+        streams=load.streams,
+        rounds=load.rounds,
+        wall_seconds=round(wall, 2),
+        completed=figures.completed,
+        errors=dict(figures.errors),
+        tokens=figures.tokens,
+        missing=figures.missing,
+        resent_characters=figures.resent_characters,
+        restarts=figures.restarts,
+        first_token_added_ms=Percentiles.of(figures.first_added_ms),
+        token_added_ms=Percentiles.of(figures.token_added_ms),
+        stretch=Percentiles.of(figures.stretch),
+        frames_per_token=_each(figures.frames, figures.tokens),
+        bytes_beyond_text_per_frame=_each(figures.bytes_beyond_text, figures.frames),
+        client_us_per_token=_each(client * 1e6, figures.tokens),
+        processes=costs,
+    )
+
+
+def _each(total: float, count: int) -> float | None:
+    return round(total / count, 3) if count else None
+
+
+def _nearest_rank(ordered: list[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 3)
+
+
+def _named_pids(arguments: list[str]) -> dict[str, tuple[int, ...]]:
+    """`web=12 web=13 runner=14` as pids by name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for argument in arguments:
+        name, _, pid = argument.partition("=")
+        found[name] = (*found.get(name, ()), int(pid))
+    return found
+
+
+def _parse_arguments() -> Load:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=get_args(Target), required=True)
+    parser.add_argument("--url", required=True, help="the provider's base URL, or the site's root")
+    parser.add_argument("--model", default="fake-200t-20ms-ns")
+    parser.add_argument("--streams", type=int, default=50, help="at once")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each stream, one after the other")
+    parser.add_argument("--continued", action="store_true", help="a stream's turns share one conversation")
+    parser.add_argument("--tokens", type=Path, help="a file of access tokens, one a line")
+    parser.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="a process tree to measure")
+    parser.add_argument("--ramp", type=float, help="seconds over which the streams start (200 a second)")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for a turn")
+    given = parser.parse_args()
+    return Load(
+        target=given.target,
+        url=given.url,
+        model=given.model,
+        streams=given.streams,
+        rounds=given.rounds,
+        access_tokens=tuple(given.tokens.read_text().split()) if given.tokens else (),
+        processes=_named_pids(given.pid),
+        continued=given.continued,
+        ramp_seconds=given.ramp,
+        timeout_seconds=given.timeout,
+    )
+
+
+def main() -> None:
+    report = measure(_parse_arguments())
+    print(json.dumps(asdict(report)))
+    sys.exit(0 if report.ok else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,452 @@
+"""The ledger of usage: every promise is kept once, whoever asks at the same moment."""
+
+import datetime as dt
+from functools import partial
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import IntegrityError
+from django.utils import timezone, translation
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accounts.errors import Conflict
+from accounts.models import User
+from billing import metering
+from billing.entitlements import account_of, current_period
+from billing.errors import AllowanceUsedUp, TooManyAtOnce
+from billing.metering import Usage
+from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord
+from tests.billing.together import together
+
+pytestmark = [
+    pytest.mark.stores,
+    pytest.mark.django_db(transaction=True, databases=["default", "history"]),
+]
+
+FREE = 500_000  # micros a month
+USAGE = Usage(input=12, output=34, cache_read=5, cache_write=6)
+NOVEMBER = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+DECEMBER = dt.datetime(2026, 12, 1, 0, 0, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Return how to set the clock."""
+
+    def set_clock(moment: dt.datetime) -> None:
+        monkeypatch.setattr(timezone, "now", lambda: moment)
+
+    return set_clock
+
+
+@pytest.fixture
+def bulk(catalog):
+    """A member whose plan has credits for fifty pieces of work of 10,000, and no other limit."""
+    return member("bulk@example.com", Plan.objects.create(key="bulk", name="Bulk", rank=5, credits_per_month=500))
+
+
+def member(email: str, plan: Plan) -> User:
+    user = User.objects.create_user(email)
+    BillingAccount.objects.create(user=user, plan=plan)
+    return user
+
+
+def period_of(user: User) -> UsagePeriod:
+    return current_period(account_of(user.pk))
+
+
+def counters(user: User) -> tuple[int, int, int]:
+    """Return what the user's current period counts: used, reserved, holds."""
+    period = period_of(user)
+    return period.used_micros, period.reserved_micros, period.holds
+
+
+def reserve(user: User, amount: int, key: UUID | None = None) -> UUID:
+    key = key or uuid4()
+    assert metering.reserve(user.pk, key, amount_micros=amount)
+    return key
+
+
+def settle(key: UUID, cost: int) -> bool:
+    return metering.settle(key, cost_micros=cost, usage=USAGE, label="scripted")
+
+
+def assert_balanced() -> None:
+    """Every counter of every period is what its rows add up to."""
+    for period in UsagePeriod.objects.all():
+        held = period.reservations.filter(state=Reservation.State.HELD)
+        assert period.reserved_micros == sum(row.amount_micros for row in held)
+        assert period.holds == held.count()
+        assert period.used_micros == sum(row.cost_micros for row in period.records.all())
+
+
+def test_reserve_holds_the_amount(ana):
+    reserve(ana, 10_000)
+    assert counters(ana) == (0, 10_000, 1)
+
+
+def test_settle_records_the_cost_and_ends_the_hold(ana):
+    key = reserve(ana, 10_000)
+    assert settle(key, 7_000)
+    assert counters(ana) == (7_000, 0, 0)
+
+
+def test_a_usage_record_says_what_was_used_and_for_what(ana):
+    key = reserve(ana, 10_000)
+    settle(key, 7_000)
+    record = UsageRecord.objects.get(reservation_id=key)
+    assert (record.input_tokens, record.output_tokens) == (12, 34)
+    assert (record.cache_read_tokens, record.cache_write_tokens) == (5, 6)
+    assert (record.label, record.source, record.cost_micros) == ("scripted", "provider", 7_000)
+    assert record.period == period_of(ana)
+
+
+def test_release_gives_the_hold_back_unused(ana):
+    key = reserve(ana, 10_000)
+    assert metering.release(key)
+    assert counters(ana) == (0, 0, 0)
+    assert not UsageRecord.objects.exists()
+
+
+def test_the_last_credit_can_be_used(ana):
+    reserve(ana, FREE)
+    assert counters(ana) == (0, FREE, 1)
+
+
+def test_the_same_key_again_changes_nothing(carla):
+    key = reserve(carla, 10_000)
+    assert not metering.reserve(carla.pk, key, amount_micros=90_000)
+    assert counters(carla) == (0, 10_000, 1)
+
+
+def test_a_settled_key_cannot_be_reserved_again(ana):
+    key = reserve(ana, 10_000)
+    settle(key, 7_000)
+    assert not metering.reserve(ana.pk, key, amount_micros=10_000)
+    assert counters(ana) == (7_000, 0, 0)
+
+
+def test_settling_again_changes_nothing(ana):
+    key = reserve(ana, 10_000)
+    settle(key, 7_000)
+    assert not settle(key, 9_000)
+    assert counters(ana) == (7_000, 0, 0)
+    assert UsageRecord.objects.get().cost_micros == 7_000
+
+
+def test_releasing_again_changes_nothing(carla):
+    key = reserve(carla, 10_000)
+    reserve(carla, 5_000)
+    metering.release(key)
+    assert not metering.release(key)
+    assert counters(carla) == (0, 5_000, 1)
+
+
+def test_releasing_what_was_settled_changes_nothing(ana):
+    key = reserve(ana, 10_000)
+    settle(key, 7_000)
+    assert not metering.release(key)
+    assert counters(ana) == (7_000, 0, 0)
+
+
+def test_an_unknown_key_is_neither_settled_nor_released(ana):
+    assert not settle(uuid4(), 7_000)
+    assert not metering.release(uuid4())
+    assert counters(ana) == (0, 0, 0)
+
+
+def test_a_cost_above_the_reservation_is_recorded_as_it_is(ana):
+    key = reserve(ana, FREE)
+    settle(key, FREE + 20_000)
+    assert counters(ana) == (FREE + 20_000, 0, 0)
+    with pytest.raises(AllowanceUsedUp):
+        reserve(ana, 1)
+
+
+def test_what_is_settled_after_its_release_counts_and_frees_nothing_twice(carla):
+    key = reserve(carla, 10_000)
+    reserve(carla, 5_000)
+    metering.release(key)
+    assert settle(key, 7_000)
+    assert counters(carla) == (7_000, 5_000, 1)
+
+
+def test_a_reservation_released_before_its_work_began_can_be_held_again(ana):
+    key = reserve(ana, 10_000)
+    metering.release(key)
+    reserve(ana, 30_000, key)
+    assert counters(ana) == (0, 30_000, 1)
+    settle(key, 7_000)
+    assert counters(ana) == (7_000, 0, 0)
+
+
+def test_holding_again_asks_for_room(ana):
+    key = reserve(ana, 10_000)
+    metering.release(key)
+    with pytest.raises(AllowanceUsedUp):
+        metering.reserve(ana.pk, key, amount_micros=FREE + 1)
+    assert Reservation.objects.get(pk=key).state == Reservation.State.RELEASED
+    assert counters(ana) == (0, 0, 0)
+
+
+def test_a_reservation_held_again_is_young(carla):
+    key = reserve(carla, 10_000)
+    Reservation.objects.update(created_at=timezone.now() - dt.timedelta(hours=1))
+    metering.release(key)
+    reserve(carla, 10_000, key)
+    assert metering.list_held(older_than=dt.timedelta(minutes=1)) == []
+
+
+def test_a_key_that_is_somebody_elses_is_a_conflict(ana, bo):
+    key = reserve(ana, 10_000)
+    with pytest.raises(Conflict):
+        metering.reserve(bo.pk, key, amount_micros=10_000)
+    assert counters(ana) == (0, 10_000, 1)
+    assert counters(bo) == (0, 0, 0)
+
+
+def test_a_released_key_of_somebody_else_is_a_conflict_too(ana, bo):
+    key = reserve(ana, 10_000)
+    metering.release(key)
+    with pytest.raises(Conflict):
+        metering.reserve(bo.pk, key, amount_micros=10_000)
+    assert Reservation.objects.get(pk=key).period.account.user == ana
+
+
+def test_more_than_is_left_is_refused_and_nothing_is_written(ana):
+    key = uuid4()
+    with pytest.raises(AllowanceUsedUp):
+        metering.reserve(ana.pk, key, amount_micros=FREE + 1)
+    assert not Reservation.objects.exists()
+    assert counters(ana) == (0, 0, 0)
+
+
+def test_what_was_used_and_what_is_held_leave_less(bulk):
+    settle(reserve(bulk, 100_000), 100_000)
+    reserve(bulk, 300_000)
+    with pytest.raises(AllowanceUsedUp):
+        reserve(bulk, 100_001)
+    reserve(bulk, 100_000)
+
+
+def test_a_used_up_allowance_says_how_long_and_until_when(ana, at):
+    at(NOVEMBER)
+    with translation.override("en"), pytest.raises(AllowanceUsedUp) as refused:
+        reserve(ana, FREE + 1)
+    assert refused.value.status == 402
+    assert refused.value.retry_after == dt.timedelta(days=6, hours=12).total_seconds()
+    assert "Dec. 1, 2026" in str(refused.value.message)
+
+
+def test_more_at_once_than_the_plan_allows_is_refused_and_nothing_is_written(ana):
+    key = reserve(ana, 10_000)
+    with pytest.raises(TooManyAtOnce) as refused:
+        reserve(ana, 10_000)
+    assert refused.value.status == 429
+    assert list(Reservation.objects.values_list("pk", flat=True)) == [key]
+    assert counters(ana) == (0, 10_000, 1)
+
+
+def test_the_end_of_one_piece_of_work_lets_the_next_one_begin(ana):
+    settle(reserve(ana, 10_000), 7_000)
+    metering.release(reserve(ana, 10_000))
+    reserve(ana, 10_000)
+
+
+def test_without_an_allowance_everything_is_admitted_and_counted(carla):
+    key = reserve(carla, 10**12)
+    settle(key, 10**12)
+    reserve(carla, 10**12)
+    assert counters(carla) == (10**12, 10**12, 1)
+
+
+def test_a_new_month_brings_a_new_allowance(ana, at):
+    at(NOVEMBER)
+    settle(reserve(ana, FREE), FREE)
+    at(DECEMBER)
+    reserve(ana, FREE)
+    assert counters(ana) == (0, FREE, 1)
+    assert UsagePeriod.objects.count() == 2
+
+
+def test_what_was_reserved_last_month_is_settled_there(ana, at):
+    at(NOVEMBER)
+    key = reserve(ana, 10_000)
+    november = period_of(ana)
+    at(DECEMBER)
+    settle(key, 7_000)
+    november.refresh_from_db()
+    assert (november.used_micros, november.reserved_micros, november.holds) == (7_000, 0, 0)
+    assert counters(ana) == (0, 0, 0)
+
+
+def test_what_is_held_again_in_a_new_month_counts_there(ana, at):
+    at(NOVEMBER)
+    key = reserve(ana, 10_000)
+    metering.release(key)
+    at(DECEMBER)
+    reserve(ana, 20_000, key)
+    assert counters(ana) == (0, 20_000, 1)
+    settle(key, 7_000)
+    assert counters(ana) == (7_000, 0, 0)
+    assert_balanced()
+
+
+def test_a_negative_cost_is_refused_and_the_hold_stays(ana):
+    key = reserve(ana, 10_000)
+    with pytest.raises(IntegrityError):
+        settle(key, -1)
+    assert counters(ana) == (0, 10_000, 1)
+    assert Reservation.objects.get(pk=key).state == Reservation.State.HELD
+
+
+def test_a_negative_reservation_is_refused(ana):
+    with pytest.raises(IntegrityError):
+        metering.reserve(ana.pk, uuid4(), amount_micros=-1)
+    assert counters(ana) == (0, 0, 0)
+
+
+def test_what_is_held_too_long_is_listed_oldest_first(carla):
+    keys = [reserve(carla, 1_000) for _ in range(4)]
+    for key, minutes in zip(keys, (10, 30, 20, 0), strict=True):
+        moment = timezone.now() - dt.timedelta(minutes=minutes)
+        Reservation.objects.filter(pk=key).update(created_at=moment)
+    metering.release(keys[2])
+    assert metering.list_held(older_than=dt.timedelta(minutes=5)) == [keys[1], keys[0]]
+    assert metering.list_held(older_than=dt.timedelta(minutes=5), limit=1) == [keys[1]]
+
+
+def test_nothing_is_unbalanced_in_ordinary_life(carla):
+    settle(reserve(carla, 10_000), 12_000)
+    metering.release(reserve(carla, 10_000))
+    reserve(carla, 10_000)
+    late = reserve(carla, 10_000)
+    metering.release(late)
+    settle(late, 7_000)
+    assert not metering.list_unbalanced().exists()
+
+
+@pytest.mark.parametrize("counter", ["used_micros", "reserved_micros", "holds"])
+def test_a_period_whose_counter_is_wrong_is_unbalanced(carla, bo, counter):
+    for user in (carla, bo):
+        settle(reserve(user, 10_000), 7_000)
+        reserve(user, 10_000)
+    UsagePeriod.objects.filter(account__user=bo).update(**{counter: 3})
+    assert [period.account.user for period in metering.list_unbalanced()] == [bo]
+
+
+def test_of_200_at_once_exactly_those_with_room_are_admitted(bulk):
+    answers = together([partial(metering.reserve, bulk.pk, uuid4(), amount_micros=10_000) for _ in range(200)])
+    assert answers.count(True) == 50
+    assert {type(answer) for answer in answers if answer is not True} == {AllowanceUsedUp}
+    assert counters(bulk) == (0, FREE, 50)
+    assert_balanced()
+
+
+def test_of_two_at_once_on_free_one_is_admitted(ana):
+    for _ in range(5):
+        keys = [uuid4(), uuid4()]
+        answers = together([partial(metering.reserve, ana.pk, key, amount_micros=1_000) for key in keys])
+        assert answers.count(True) == 1
+        assert {type(answer) for answer in answers} == {bool, TooManyAtOnce}
+        assert metering.release(keys[answers.index(True)])
+
+
+def test_the_same_key_thirty_times_at_once_is_held_once(bulk):
+    answers = together([partial(metering.reserve, bulk.pk, UUID(int=7), amount_micros=10_000)] * 30)
+    assert answers.count(True) == 1
+    assert answers.count(False) == 29
+    assert counters(bulk) == (0, 10_000, 1)
+    assert Reservation.objects.count() == 1
+
+
+def test_a_released_key_thirty_times_at_once_is_held_again_once(bulk):
+    key = reserve(bulk, 10_000)
+    metering.release(key)
+    answers = together([partial(metering.reserve, bulk.pk, key, amount_micros=10_000)] * 30)
+    assert (answers.count(True), answers.count(False)) == (1, 29)
+    assert counters(bulk) == (0, 10_000, 1)
+
+
+def test_settling_three_times_at_once_is_one_record(bulk):
+    keys = [reserve(bulk, 10_000) for _ in range(10)]
+    answers = together([partial(settle, key, 7_000) for key in keys for _ in range(3)])
+    assert (answers.count(True), answers.count(False)) == (10, 20)
+    assert UsageRecord.objects.count() == 10
+    assert counters(bulk) == (70_000, 0, 0)
+
+
+def test_settle_and_release_at_once_record_the_work_and_free_the_hold_once(bulk):
+    keys = [reserve(bulk, 10_000) for _ in range(15)]
+    together([call for key in keys for call in (partial(settle, key, 7_000), partial(metering.release, key))])
+    assert counters(bulk) == (15 * 7_000, 0, 0)
+    assert_balanced()
+
+
+def test_settle_and_hold_again_at_once_stay_balanced(bulk):
+    keys = [reserve(bulk, 10_000) for _ in range(12)]
+    for key in keys:
+        metering.release(key)
+    again = [partial(metering.reserve, bulk.pk, key, amount_micros=10_000) for key in keys]
+    answers = together(
+        [call for key, hold in zip(keys, again, strict=True) for call in (partial(settle, key, 1), hold)]
+    )
+    assert {type(answer) for answer in answers} == {bool}
+    assert UsageRecord.objects.count() == 12
+    assert counters(bulk) == (12, 0, 0)
+    assert_balanced()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "settle", "release"]),
+        st.integers(0, 3),  # which of four keys
+        st.integers(0, 60),  # how much
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, allowance=st.sampled_from([None, 0, 1]), at_once=st.sampled_from([None, 1, 2]))
+def test_any_order_of_calls_keeps_the_ledger_true(catalog, steps, allowance, at_once):
+    plan = Plan.objects.create(key=uuid4(), name="Any", credits_per_month=allowance, turns_at_once=at_once)
+    user = member(f"{uuid4()}@example.com", plan)
+    scale = 20  # sixty of them exceed a credit
+    keys = [uuid4() for _ in range(4)]
+    held: dict[UUID, int] = {}
+    settled: dict[UUID, int] = {}
+    known: set[UUID] = set()
+    for step, which, size in steps:
+        key, micros = keys[which], size * scale
+        if step == "reserve":
+            expected = key not in held and key not in settled
+            fits = allowance is None or sum(held.values()) + sum(settled.values()) + micros <= allowance * 1_000
+            try:
+                assert metering.reserve(user.pk, key, amount_micros=micros) == expected
+            except AllowanceUsedUp:
+                assert expected
+                assert not fits
+            except TooManyAtOnce:
+                assert expected
+                assert at_once is not None
+                assert len(held) >= at_once
+            else:
+                if expected:
+                    assert fits
+                    assert at_once is None or len(held) < at_once
+                    held[key] = micros
+                    known.add(key)
+        elif step == "settle":
+            expected = key in known and key not in settled
+            assert settle(key, micros) == expected
+            if expected:
+                held.pop(key, None)
+                settled[key] = micros
+        else:
+            assert metering.release(key) == (key in held)
+            held.pop(key, None)
+        assert counters(user) == (sum(settled.values()), sum(held.values()), len(held))
+    assert_balanced()
+    assert not metering.list_unbalanced().exists()

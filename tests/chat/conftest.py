@@ -1,0 +1,94 @@
+"""A provider on the wire, models that are served by it, and a runner beside the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from bench.provider import FakeProvider
+from billing import metering
+from chat.llm.providers.http import close_session
+from chat.models import LanguageModel
+from chat.turns.connections import async_redis, close_async_redis, sync_redis
+from chat.turns.runner import Runner
+
+Offer = Callable[..., LanguageModel]
+
+
+@pytest.fixture(scope="session")
+def fake_provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(fake_provider: FakeProvider) -> FakeProvider:
+    """The provider, with everything forgotten that earlier tests did."""
+    fake_provider.reset()
+    return fake_provider
+
+
+@pytest.fixture
+def offer(provider: FakeProvider, catalog: None, settings: Settings) -> Offer:
+    """Return a function that offers a model whose name is the script of its answers."""
+    settings.OPENAI_COMPATIBLE_BASE_URL = provider.url
+    settings.OPENAI_COMPATIBLE_API_KEY = "sk-secret-of-the-house"
+
+    def offer(name: str, **fields: Any) -> LanguageModel:
+        prices = {"input_price": 1_000_000, "output_price": 2_000_000}
+        defaults = {"tier": "cheap", "context_window": 8_000, "max_output": 1_000, "label": name} | prices
+        model: LanguageModel = LanguageModel.objects.create(
+            key=name, provider="compatible", provider_model=name, **(defaults | fields)
+        )
+        return model
+
+    return offer
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[Redis]:
+    """This loop's connection to the store, closed when the test is over."""
+    yield async_redis()
+    await close_session()
+    await close_async_redis()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Runner]:
+    """A runner in this loop; leaving stops it, as SIGTERM would."""
+    stopping = asyncio.Event()
+    runner = Runner()
+    task = asyncio.create_task(runner.run(stopping))
+    try:
+        yield runner
+    finally:
+        stopping.set()
+        await task
+
+
+@pytest.fixture
+async def runner(redis: Redis, settings: Settings) -> AsyncIterator[Runner]:
+    """A runner for the whole test. What still runs at the end is not waited for."""
+    settings.DRAIN_SECONDS = 0
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(running())
+
+
+@pytest.fixture(autouse=True)
+def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test did: every period's counters are still the sums of its rows."""
+    if "catalog" not in request.fixturenames:
+        yield
+        return
+    request.getfixturevalue("catalog")
+    yield
+    assert not metering.list_unbalanced().exists()
+
+
+@pytest.fixture
+def queue_length() -> Callable[[], int]:
+    return lambda: int(sync_redis().xlen("turns"))

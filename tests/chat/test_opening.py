@@ -1,0 +1,487 @@
+"""The beginning of a turn: every refusal comes before anything is written or spent."""
+
+import unicodedata
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import redis as redis_client
+from django.db import connections
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_django import Settings
+
+from accounts.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
+from accounts.models import User
+from billing import metering
+from billing.errors import AllowanceUsedUp, NotInPlan, TooManyAtOnce
+from billing.models import Plan, Reservation, UsagePeriod
+from chat.errors import BadText, ContextExceeded, NoModel, TextTooLong, UnknownModel
+from chat.llm.pricing import most_it_can_cost
+from chat.models import LanguageModel
+from chat.turns import limits, opening
+from chat.turns.connections import sync_redis
+from chat.turns.opening import Opened, Question, clean_text, open_turn
+from history import access
+from history.errors import ParentNotFinished
+from history.models import Conversation, Turn, new_id
+from history.progress import Outcome, claim, close
+from tests.chat.asking import ask, period_of, question, reservation_of, saved
+
+pytestmark = pytest.mark.usefixtures("catalog")
+
+
+def finish(turn: Turn, answer: str = "Hola.") -> Turn:
+    """End a turn as its runner would, and give its reservation back."""
+    claim(turn)
+    assert close(turn, Outcome("completed", answer=answer))
+    metering.release(turn.pk)
+    return turn
+
+
+def queued() -> list[bytes]:
+    return [fields[b"turn"] for _, fields in sync_redis().xrange("turns")]
+
+
+@pytest.fixture
+def nothing_happens(foreign: Turn) -> Iterator[None]:
+    """Whatever the test tries: no turn, no conversation, no reservation and no queue entry more than before."""
+
+    def look() -> tuple[object, ...]:
+        return (
+            Turn.objects.count(),
+            Conversation.objects.count(),
+            Reservation.objects.count(),
+            sum(UsagePeriod.objects.values_list("reserved_micros", flat=True)),
+            sum(UsagePeriod.objects.values_list("holds", flat=True)),
+            len(queued()),
+        )
+
+    before = look()
+    yield
+    assert look() == before
+
+
+# --- A question that is accepted --------------------------------------------------------------------------------------
+
+
+def test_a_question_becomes_a_queued_turn(ana: User):
+    asked = question("¿Qué tal?")
+    opened = open_turn(ana.pk, asked)
+    assert (opened.is_new, opened.begins_conversation) == (True, True)
+    turn = saved(asked.turn_id)
+    assert (turn.owner_id, turn.conversation_id, turn.question) == (ana.pk, asked.conversation_id, "¿Qué tal?")
+    assert (turn.status, turn.gen, turn.seq, turn.depth, turn.parent_id) == ("queued", 0, 1, 0, None)
+    assert (turn.requested_model, turn.model, turn.max_output) == ("scripted", "", 1_000)
+    assert turn.input_tokens > 0
+    assert queued() == [turn.pk.bytes]
+    conversation = access.access_conversation(ana.pk, asked.conversation_id)
+    assert (conversation.title, conversation.turn_count) == ("¿Qué tal?", 1)
+
+
+def test_the_most_it_can_cost_is_held(ana: User):
+    turn = ask(ana)
+    held = reservation_of(turn)
+    assert held.state == Reservation.State.HELD
+    scripted = LanguageModel.objects.get(key="scripted")
+    assert held.amount_micros >= most_it_can_cost(scripted, input_tokens=turn.input_tokens, output_tokens=1_000)
+    assert held.amount_micros < 2_200
+    assert (period_of(ana).reserved_micros, period_of(ana).holds) == (held.amount_micros, 1)
+
+
+def test_it_says_how_often_one_may_still_ask(ana: User, carla: User):
+    opened = open_turn(ana.pk, question())
+    assert (opened.limit.limit, opened.limit.remaining) == (20, 19)
+    assert 0 < opened.limit.reset_seconds <= 180
+    assert open_turn(carla.pk, question()).limit is None
+
+
+def test_nothing_is_opened_with_many_statements(carla: User, django_assert_max_num_queries: Callable[..., object]):
+    ask(carla)
+    with django_assert_max_num_queries(16):
+        ask(carla)
+
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("hola", "hola"),
+        ("  hola \n\n", "  hola"),
+        ("\n\n    código\n  más", "    código\n  más"),
+        ("e\u0301", "é"),
+        ("a\0b", "ab"),
+        ("a\ud83db\ude00", "ab"),
+        ("\ud83d\ude00", "😀"),
+        ("\ufeffhola", "\ufeffhola"),
+        ("\u202eabc", "\u202eabc"),
+        ("<script>", "<script>"),
+    ],
+)
+def test_text_is_cleaned(text: str, cleaned: str):
+    assert clean_text(text, longest=100) == cleaned
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t \r\n", "\0", "\0 \0", "\ud83d", "\u3000\u00a0"])
+def test_text_of_nothing_is_refused(text: str):
+    with pytest.raises(BadText):
+        clean_text(text, longest=100)
+
+
+def test_text_as_long_as_the_plan_allows():
+    assert clean_text("x" * 10, longest=10) == "x" * 10
+    with pytest.raises(TextTooLong):
+        clean_text("x" * 11, longest=10)
+
+
+@given(st.text(st.characters(), max_size=30) | st.text("\ud83d\ude00\0e\u0301 \n", max_size=12))
+def test_clean_text_can_be_stored_and_stays_clean(text: str):
+    try:
+        cleaned = clean_text(text, longest=100)
+    except BadText:
+        return
+    cleaned.encode()
+    assert "\0" not in cleaned
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert cleaned == cleaned.rstrip() != ""
+    assert clean_text(cleaned, longest=300) == cleaned
+
+
+def test_the_cleaned_text_is_what_is_asked(ana: User):
+    assert saved(ask(ana, "\n  e\u0301\0 \n")).question == "  é"
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refuse(kind: type[DomainError], user: User, asked: Question) -> DomainError:
+    """Check that a question is refused with this error, and that it was not counted."""
+    left = remaining(user)
+    with pytest.raises(kind) as caught:
+        open_turn(user.pk, asked)
+    assert type(caught.value) is kind
+    assert remaining(user) == left
+    return caught.value
+
+
+def remaining(user: User) -> int:
+    """How often the user may still ask; looking is not counted."""
+    try:
+        limit = limits.take(user.pk, 20)
+    except RateLimited:
+        return 0
+    limits.give_back(user.pk, 20)
+    return limit.remaining + 1
+
+
+@pytest.mark.usefixtures("nothing_happens")
+class TestRefusals:
+    @pytest.mark.parametrize("text", ["", "  \n", "\0"])
+    def test_an_empty_question(self, ana: User, text: str):
+        refuse(BadText, ana, question(text))
+
+    def test_a_question_longer_than_the_plan_allows(self, ana: User):
+        refuse(TextTooLong, ana, question("x" * 32_001))
+
+    def test_a_question_longer_than_the_window(self, ana: User):
+        refuse(ContextExceeded, ana, question("x" * 22_000))
+
+    def test_an_unknown_model(self, ana: User):
+        refuse(UnknownModel, ana, question(model="gpt-2"))
+        refuse(UnknownModel, ana, question(model="x" * 500))
+
+    def test_a_model_that_is_switched_off(self, ana: User):
+        model = LanguageModel.objects.get(key="scripted")
+        model.enabled = False
+        model.save()
+        refuse(UnknownModel, ana, question())
+        refuse(NoModel, ana, question(model=""))
+
+    def test_a_model_above_the_plan(self, ana: User):
+        model = LanguageModel.objects.get(key="scripted")
+        model.tier = "strong"
+        model.save()
+        refuse(NotInPlan, ana, question())
+        refuse(NoModel, ana, question(model="auto"))
+
+    def test_a_conversation_of_somebody_else(self, ana: User, foreign: Turn):
+        refuse(NotFound, ana, question(conversation_id=foreign.conversation_id))
+
+    def test_a_parent_that_does_not_exist(self, ana: User, foreign: Turn):
+        refuse(NotFound, ana, question(parent_id=new_id()))
+        refuse(NotFound, ana, question(parent_id=foreign.pk))
+        refuse(NotFound, ana, question(parent_id=foreign.pk, conversation_id=foreign.conversation_id))
+
+    def test_the_id_of_somebody_elses_turn(self, ana: User, foreign: Turn):
+        """Without a detail: it is the same error as for an own turn of another conversation."""
+        refuse(Conflict, ana, question(turn_id=foreign.pk))
+        refuse(Conflict, ana, question(turn_id=foreign.pk, conversation_id=foreign.conversation_id))
+
+    def test_credits_that_do_not_suffice(self, ana: User):
+        period = period_of(ana)
+        period.allowance_micros = 100
+        period.save()
+        error = refuse(AllowanceUsedUp, ana, question())
+        assert 0 < error.retry_after <= 31 * 24 * 3600
+
+    def test_no_redis_to_count_with(self, ana: User, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(limits, "sync_redis", unreachable)
+        with pytest.raises(Unavailable) as caught:
+            open_turn(ana.pk, question())
+        assert caught.value.retry_after == 5
+
+
+@pytest.fixture
+def foreign(bo: User) -> Turn:
+    """A finished turn of Bo's."""
+    return finish(ask(bo))
+
+
+def unreachable() -> "redis_client.Redis":
+    """A client of a Redis that is down."""
+    return redis_client.Redis.from_url("redis://127.0.0.1:1/0", socket_connect_timeout=0.5)
+
+
+def test_a_second_answer_at_once_is_above_the_plan(ana: User):
+    first = ask(ana)
+    refuse(TooManyAtOnce, ana, question())
+    assert Turn.objects.count() == 1
+    finish(first)
+    assert ask(ana).status == "queued"
+
+
+def test_asking_too_often(ana: User):
+    Plan.objects.get(key="free").delete()
+    Plan.objects.create(key="free", name="Free", is_default=True, turns_per_hour=2)
+    ask(ana)
+    ask(ana)
+    with pytest.raises(RateLimited) as caught:
+        ask(ana)
+    assert 0 < caught.value.retry_after <= 1_800
+    assert (Turn.objects.count(), Reservation.objects.count(), len(queued())) == (2, 2, 2)
+
+
+# --- The same question again ------------------------------------------------------------------------------------------
+
+
+def test_the_same_id_again_is_the_same_turn(ana: User):
+    asked = question("first")
+    first = open_turn(ana.pk, asked)
+    again = open_turn(ana.pk, asked)
+    assert (again.turn, again.is_new, again.begins_conversation, again.limit) == (first.turn, False, False, None)
+    assert (Turn.objects.count(), Reservation.objects.count(), remaining(ana)) == (1, 1, 19)
+
+
+def test_the_same_id_again_is_the_same_turn_when_it_is_finished(ana: User):
+    asked = question("first")
+    finish(open_turn(ana.pk, asked).turn)
+    again = open_turn(ana.pk, asked)
+    assert (again.turn.answer, again.is_new) == ("Hola.", False)
+    assert reservation_of(again.turn).state == Reservation.State.RELEASED
+
+
+def test_an_own_id_in_another_conversation_is_a_conflict(carla: User):
+    turn = ask(carla)
+    with pytest.raises(Conflict):
+        ask(carla, turn_id=turn.pk)
+    assert Turn.objects.count() == 1
+
+
+def together(asks: list[Callable[[], Opened]]) -> list[Opened | DomainError]:
+    """Call all of them at once, each in a thread and with a connection of its own."""
+    barrier = Barrier(len(asks))
+
+    def call(ask: Callable[[], Opened]) -> Opened | DomainError:
+        barrier.wait()
+        try:
+            return ask()
+        except DomainError as error:
+            return error
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(asks)) as pool:
+        return list(pool.map(call, asks))
+
+
+def test_the_same_question_ten_times_at_once_is_one_turn(ana: User):
+    asked = question()
+    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    assert {opened.turn.pk for opened in found} == {asked.turn_id}
+    assert (Turn.objects.count(), Conversation.objects.count(), Reservation.objects.count()) == (1, 1, 1)
+    assert Conversation.objects.get().turn_count == 1
+    assert (period_of(ana).holds, remaining(ana)) == (1, 19)
+
+
+def test_only_one_of_ten_at_once_is_the_new_one(ana: User):
+    asked = question()
+    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    assert [opened.is_new for opened in found].count(True) == 1
+    assert set(queued()) == {asked.turn_id.bytes}
+
+
+def test_ten_questions_at_once_in_one_conversation_are_ten_turns(carla: User):
+    conversation_id = new_id()
+    asks = [question(conversation_id=conversation_id, parent_id=None) for _ in range(10)]
+    found = together([lambda asked=asked: open_turn(carla.pk, asked) for asked in asks])
+    assert all(isinstance(opened, Opened) for opened in found)
+    turns = Turn.objects.filter(conversation_id=conversation_id)
+    assert sorted(turns.values_list("seq", flat=True)) == list(range(1, 11))
+    assert Conversation.objects.get().turn_count == 10
+
+
+def test_of_ten_questions_at_once_a_plan_for_one_admits_one(ana: User):
+    found = together([lambda: open_turn(ana.pk, question())] * 10)
+    assert [type(one) for one in found].count(Opened) == 1
+    assert [type(one) for one in found].count(TooManyAtOnce) == 9
+    assert (Turn.objects.count(), Reservation.objects.count(), remaining(ana)) == (1, 1, 19)
+
+
+def test_two_people_with_the_same_id_at_once_are_one_turn(ana: User, bo: User):
+    asked = question()
+    found = together([lambda: open_turn(ana.pk, asked), lambda: open_turn(bo.pk, asked)])
+    assert sorted(type(one).__name__ for one in found) in (["Conflict", "Opened"], ["NotFound", "Opened"])
+    assert (Turn.objects.count(), Reservation.objects.count()) == (1, 1)
+
+
+def test_the_id_of_a_turn_that_was_paid_and_deleted_is_not_free(ana: User):
+    """Its reservation is settled: nothing would be charged for a second answer under it."""
+    asked = question()
+    turn = open_turn(ana.pk, asked).turn
+    claim(turn)
+    close(turn, Outcome("completed", answer="x", cost_micros=7))
+    metering.settle(turn.pk, cost_micros=7, usage=metering.Usage(1, 1), label="scripted")
+    access.delete_conversation(access.access_conversation(ana.pk, asked.conversation_id))
+    left = remaining(ana)
+    with pytest.raises(Conflict):
+        open_turn(ana.pk, asked)
+    assert (Turn.objects.count(), remaining(ana)) == (0, left)
+
+
+def test_the_id_of_a_turn_that_is_deleted_while_it_runs_is_not_free(ana: User):
+    asked = question()
+    claim(open_turn(ana.pk, asked).turn)
+    access.delete_conversation(access.access_conversation(ana.pk, asked.conversation_id))
+    with pytest.raises(DomainError):
+        open_turn(ana.pk, asked)
+    assert Turn.objects.count() == 0
+
+
+def test_a_request_that_died_before_it_wrote_may_be_sent_again(ana: User):
+    """Its reservation was released by the sweep, and is held again."""
+    asked = question()
+    metering.reserve(ana.pk, asked.turn_id, amount_micros=500)
+    metering.release(asked.turn_id)
+    assert open_turn(ana.pk, asked).is_new
+    assert reservation_of(saved(asked.turn_id)).state == Reservation.State.HELD
+    assert remaining(ana) == 19
+
+
+# --- The tree ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_continues_the_latest_turn(carla: User):
+    first = finish(ask(carla))
+    finish(ask(carla, conversation_id=first.conversation_id, parent_id=None))
+    branch = Turn.objects.latest("seq")
+    third = ask(carla, conversation_id=first.conversation_id)
+    assert (third.parent_id, third.depth, third.seq) == (branch.pk, 1, 3)
+
+
+def test_null_as_the_parent_is_a_new_branch_at_the_root(carla: User):
+    first = finish(ask(carla))
+    second = ask(carla, conversation_id=first.conversation_id, parent_id=None)
+    assert (second.parent_id, second.depth, second.seq) == (None, 0, 2)
+
+
+def test_a_parent_that_is_named(carla: User):
+    first = finish(ask(carla))
+    finish(ask(carla, conversation_id=first.conversation_id))
+    sibling = ask(carla, conversation_id=first.conversation_id, parent_id=first.pk)
+    assert (sibling.parent_id, sibling.depth, sibling.seq) == (first.pk, 1, 3)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_parent_that_is_being_written_is_waited_for(carla: User, named: bool):
+    first = ask(carla)
+    parent = {"parent_id": first.pk} if named else {}
+    for _ in range(2):
+        with pytest.raises(ParentNotFinished):
+            ask(carla, conversation_id=first.conversation_id, **parent)
+        claim(first)  # neither while it waits nor while it is written
+    assert Turn.objects.count() == 1
+
+
+def test_an_own_turn_of_another_conversation_is_no_parent(carla: User):
+    first = finish(ask(carla))
+    with pytest.raises(NotFound):
+        ask(carla, parent_id=first.pk)
+
+
+def test_a_failed_turn_may_be_continued(carla: User):
+    first = ask(carla)
+    claim(first)
+    close(first, Outcome("failed", error="overloaded"))
+    assert ask(carla, conversation_id=first.conversation_id).parent_id == first.pk
+
+
+def test_what_does_not_fit_the_window_is_left_out_and_counted(carla: User):
+    first = finish(ask(carla), "x" * 21_500)
+    second = ask(carla, conversation_id=first.conversation_id)
+    assert second.trimmed_turns == 1
+
+
+# --- Which model, and how long ----------------------------------------------------------------------------------------
+
+
+def test_without_a_model_it_is_the_default(carla: User, settings: Settings, offer: Callable[..., LanguageModel]):
+    offer("fake-1t-0ms")
+    settings.DEFAULT_LLM = "fake-1t-0ms"
+    assert ask(carla, model="").requested_model == "fake-1t-0ms"
+
+
+def test_without_a_model_and_without_a_default_it_is_auto(carla: User, offer: Callable[..., LanguageModel]):
+    assert ask(carla, model="").requested_model == "scripted"
+    offer("fake-1t-0ms")
+    assert ask(carla, model="").requested_model == "auto"
+    assert ask(carla, model="auto").requested_model == "auto"
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "site", "expected"), [(900, 4_096, 8_192, 900), (1_000, 70, 8_192, 70), (1_000, 4_096, 60, 60)]
+)
+def test_an_answer_is_as_long_as_the_strictest_allows(
+    ana: User, settings: Settings, model: int, plan: int, site: int, expected: int
+):
+    scripted = LanguageModel.objects.get(key="scripted")
+    scripted.max_output = model
+    scripted.save()
+    free = Plan.objects.get(key="free")
+    free.answer_tokens = plan
+    free.save()
+    settings.MAX_TOKENS = site
+    turn = ask(ana)
+    assert turn.max_output == expected
+    assert reservation_of(turn).amount_micros - 2 * expected < 100
+
+
+def test_auto_holds_for_the_dearest_and_fits_the_smallest(carla: User, offer: Callable[..., LanguageModel]):
+    offer("fake-1t-0ms", output_price=50_000_000, max_output=500)
+    turn = ask(carla, model="auto")
+    assert turn.max_output == 500
+    assert reservation_of(turn).amount_micros >= 25_000
+
+
+# --- Redis is down ----------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_cannot_be_queued_is_accepted(carla: User, monkeypatch: pytest.MonkeyPatch):
+    """The row is there: the sweep finds it."""
+    monkeypatch.setattr(opening, "sync_redis", unreachable)
+    opened = open_turn(carla.pk, question())
+    assert opened.is_new
+    assert saved(opened.turn).status == "queued"
+    assert queued() == []

@@ -1,0 +1,170 @@
+"""Which models are on offer, and which may answer."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError
+from pytest_django import Settings
+
+from billing.entitlements import Entitlements
+from billing.errors import NotInPlan
+from chat.errors import NoModel, UnknownModel
+from chat.llm import catalog
+from chat.llm.catalog import find_model, list_offered, load_catalog
+from chat.llm.selection import AUTO, candidates
+from chat.models import LanguageModel
+
+
+@pytest.fixture(autouse=True)
+def everything(catalog: None, settings: Settings) -> None:
+    """Every provider has a key, but the compatible one."""
+    settings.OPENAI_API_KEY = settings.DEEPSEEK_API_KEY = "sk-x"
+    settings.DEMO_MODEL_URL = "http://127.0.0.1:9/v1"
+    settings.SCRIPTED_PROVIDER = False
+
+
+def allowed(best_tier: str = "strong") -> Entitlements:
+    return Entitlements("p", "P", None, None, None, 1_000, 1_000, best_tier)
+
+
+def keys(requested: str, best_tier: str = "strong") -> list[str]:
+    return [candidate.model.key for candidate in candidates(requested, allowed(best_tier))]
+
+
+def test_what_is_offered_is_in_the_operators_order():
+    assert [c.model.key for c in list_offered()] == [
+        "gpt-6-luna",
+        "deepseek-flash",
+        "gpt-6.1-terra",
+        "gpt-6.1-sol",
+        "demo",
+    ]
+    LanguageModel.objects.get(key="demo").delete()
+    sol = LanguageModel.objects.get(key="gpt-6.1-sol")
+    sol.position = 1
+    sol.save()
+    assert [c.model.key for c in list_offered()][0] == "gpt-6.1-sol"
+
+
+def test_a_provider_without_a_key_offers_nothing(settings: Settings):
+    settings.OPENAI_API_KEY = ""
+    assert {c.provider.key for c in list_offered()} == {"deepseek", "demo"}
+
+
+@pytest.mark.parametrize("change", [{"enabled": False}, {"input_price": None}, {"output_price": None}])
+def test_a_model_is_not_offered(change: dict[str, object]):
+    luna = LanguageModel.objects.get(key="gpt-6-luna")
+    for name, value in change.items():
+        setattr(luna, name, value)
+    luna.save()
+    assert "gpt-6-luna" not in [c.model.key for c in list_offered()]
+    with pytest.raises(UnknownModel):
+        keys("gpt-6-luna")
+    assert find_model("gpt-6-luna") == luna
+
+
+def test_a_named_model_is_never_replaced():
+    assert keys("gpt-6.1-sol") == ["gpt-6.1-sol"]
+
+
+def test_an_unknown_model():
+    with pytest.raises(UnknownModel):
+        keys("gpt-2")
+    assert find_model("gpt-2") is None
+
+
+def test_a_model_above_the_plan():
+    with pytest.raises(NotInPlan):
+        keys("gpt-6.1-sol", "mid")
+
+
+@pytest.mark.parametrize("requested", ["", AUTO])
+def test_without_a_name_it_is_whatever_the_plan_includes(requested: str):
+    assert keys(requested, "mid") == ["gpt-6-luna", "deepseek-flash", "gpt-6.1-terra"]
+    assert keys(requested, "cheap") == ["gpt-6-luna", "deepseek-flash"]
+
+
+def test_without_a_name_it_is_the_default(settings: Settings):
+    settings.DEFAULT_LLM = "deepseek-flash"
+    assert keys("") == ["deepseek-flash"]
+    assert keys(AUTO)[0] == "gpt-6-luna"
+    assert keys("gpt-6.1-sol") == ["gpt-6.1-sol"]
+
+
+def test_a_default_above_the_plan_is_not_the_default(settings: Settings):
+    settings.DEFAULT_LLM = "gpt-6.1-sol"
+    assert keys("", "cheap") == ["gpt-6-luna", "deepseek-flash"]
+
+
+def test_a_default_that_is_not_offered_is_not_the_default(settings: Settings):
+    settings.DEFAULT_LLM = "gpt-2"
+    assert keys("", "cheap") == ["gpt-6-luna", "deepseek-flash"]
+
+
+@pytest.mark.parametrize("requested", ["", AUTO])
+def test_the_demo_is_taken_only_when_it_is_alone(requested: str, settings: Settings):
+    assert "demo" not in keys(requested)
+    settings.OPENAI_API_KEY = settings.DEEPSEEK_API_KEY = ""
+    assert keys(requested) == ["demo"]
+
+
+def test_a_default_may_be_the_demo(settings: Settings):
+    settings.DEFAULT_LLM = "demo"
+    assert keys("") == ["demo"]
+
+
+def test_no_model_at_all(settings: Settings):
+    settings.OPENAI_API_KEY = settings.DEEPSEEK_API_KEY = settings.DEMO_MODEL_URL = ""
+    with pytest.raises(NoModel):
+        keys("")
+    with pytest.raises(NoModel):
+        keys(AUTO)
+
+
+def test_models_of_the_environment_follow_it(settings: Settings):
+    settings.OPENAI_COMPATIBLE_BASE_URL = "http://127.0.0.1:9/v1"
+    settings.OPENAI_COMPATIBLE_MODELS = ["llama", "qwen"]
+    settings.OPENAI_COMPATIBLE_INPUT_PRICE = 0.25
+    load_catalog()
+    llama = find_model("llama")
+    assert (llama.input_price, llama.output_price, llama.is_free, llama.max_output) == (250_000, 0, False, 16_384)
+    assert keys("qwen") == ["qwen"]
+    settings.OPENAI_COMPATIBLE_MODELS = ["qwen"]
+    load_catalog()
+    with pytest.raises(UnknownModel):
+        keys("llama")
+    settings.OPENAI_COMPATIBLE_MODELS = ["llama", "qwen"]
+    load_catalog()
+    assert keys("llama") == ["llama"]
+
+
+def test_what_an_operator_changed_stays():
+    LanguageModel.objects.filter(key="gpt-6-luna").update(input_price=7, label="Luna")
+    load_catalog()
+    assert (find_model("gpt-6-luna").input_price, find_model("gpt-6-luna").label) == (7, "Luna")
+
+
+def test_every_seeded_model_is_priced_and_valid():
+    seeded = LanguageModel.objects.exclude(provider="scripted")
+    assert {model.key for model in seeded} == {fields["key"] for fields in catalog.SEED}
+    for model in seeded:
+        model.full_clean()
+        assert model.is_priced
+
+
+def test_the_catalogue_is_read_once(django_assert_num_queries: Callable[..., AbstractContextManager[object]]):
+    list_offered()
+    with django_assert_num_queries(0):
+        list_offered()
+        find_model("gpt-6-luna")
+
+
+def test_an_answer_longer_than_the_window_cannot_be_saved():
+    luna = LanguageModel.objects.get(key="gpt-6-luna")
+    luna.max_output = luna.context_window
+    with pytest.raises(ValidationError):
+        luna.full_clean()
+    with pytest.raises(IntegrityError):
+        luna.save()

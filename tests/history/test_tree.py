@@ -1,0 +1,234 @@
+"""The tree of a conversation: every turn has its place, whoever writes at the same moment."""
+
+from functools import partial
+
+import pytest
+from django.db import IntegrityError
+
+from accounts.errors import Conflict, NotFound
+from history import tree
+from history.errors import ParentNotFinished
+from history.models import Conversation, Turn, new_id
+from tests.billing.together import together
+from tests.history.growing import ANA, BO, ask, ask_in_a_row, begin, unsaved
+
+pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
+
+
+def path(leaf: Turn | None) -> list[Turn]:
+    return list(tree.path_to(leaf))
+
+
+def test_turns_are_numbered_in_the_order_they_are_added():
+    conversation = begin()
+    assert [ask(conversation).seq for _ in range(3)] == [1, 2, 3]
+
+
+def test_every_conversation_has_numbers_of_its_own():
+    ask(begin())
+    assert ask(begin()).seq == 1
+
+
+def test_adding_a_turn_is_counted_on_its_conversation():
+    conversation = begin()
+    before = conversation.updated_at
+    ask_in_a_row(conversation, 2)
+    conversation.refresh_from_db()
+    assert conversation.turn_count == 2
+    assert conversation.updated_at > before
+
+
+def test_a_turn_is_found_by_the_words_of_its_question_at_once():
+    assert ask(begin(), "¿Qué TAL?").search_text == "¿que tal?"
+
+
+def test_adding_the_same_turn_again_returns_what_is_there():
+    conversation = begin()
+    turn = ask(conversation, "primera")
+    again = tree.add_turn(unsaved(conversation, "otra cosa", id=turn.pk))
+    assert (again.pk, again.seq, again.question) == (turn.pk, 1, "primera")
+    assert Turn.objects.count() == 1
+    conversation.refresh_from_db()
+    assert conversation.turn_count == 1
+
+
+def test_the_path_leads_from_a_turn_back_to_the_root():
+    turns = ask_in_a_row(begin(), 4)
+    assert path(turns[-1]) == turns[::-1]
+
+
+def test_the_path_of_nothing_is_empty():
+    assert path(None) == []
+
+
+def test_the_path_of_a_root_is_the_root():
+    turn = ask(begin())
+    assert path(turn) == [turn]
+
+
+def test_each_branch_has_a_path_of_its_own():
+    conversation = begin()
+    root = ask(conversation)
+    first = ask(conversation, after=root)
+    first_end = ask(conversation, after=first)
+    edited = ask(conversation, after=root)
+    edited_end = ask(conversation, after=edited)
+    assert path(first_end) == [first_end, first, root]
+    assert path(edited_end) == [edited_end, edited, root]
+
+
+def test_a_second_root_is_a_path_of_its_own():
+    conversation = begin()
+    ask_in_a_row(conversation, 2)
+    other = ask(conversation)
+    assert path(other) == [other]
+
+
+def test_a_path_longer_than_a_page_is_whole():
+    turns = ask_in_a_row(begin(), 120)
+    assert path(turns[-1]) == turns[::-1]
+
+
+def test_a_path_is_whole_where_branches_alternate():
+    conversation = begin()
+    branches = [[ask(conversation)], [ask(conversation)]]
+    for number in range(110):
+        branch = branches[number % 2]
+        branch.append(ask(conversation, after=branch[-1]))
+    for branch in branches:
+        assert path(branch[-1]) == branch[::-1]
+
+
+def test_an_old_branch_taken_up_again_leads_back_over_the_gap():
+    conversation = begin()
+    old = ask_in_a_row(conversation, 3)
+    ask_in_a_row(conversation, 70)
+    taken_up = ask_in_a_row(conversation, 3, after=old[-1])
+    assert path(taken_up[-1]) == [*taken_up[::-1], *old[::-1]]
+
+
+def test_a_path_may_be_left_early():
+    turns = ask_in_a_row(begin(), 5)
+    walk = tree.path_to(turns[-1])
+    assert [next(walk), next(walk)] == [turns[4], turns[3]]
+
+
+def test_a_path_ends_where_a_turn_is_missing():
+    conversation = begin()
+    orphan = ask(conversation, after=new_id())
+    assert path(orphan) == [orphan]
+
+
+def test_a_path_never_leads_to_somebody_elses_turn():
+    foreign = ask(begin(BO))
+    mine = ask(begin(ANA), after=foreign)
+    assert path(mine) == [mine]
+
+
+def test_the_latest_turn_is_the_one_added_last_whatever_its_branch():
+    conversation = begin()
+    root, _ = ask_in_a_row(conversation, 2)
+    edited = ask(conversation, after=root)
+    assert tree.find_latest(ANA, conversation.pk) == edited
+
+
+def test_an_empty_conversation_has_no_latest_turn():
+    assert tree.find_latest(ANA, begin().pk) is None
+
+
+def test_a_finished_turn_can_be_continued():
+    conversation = begin()
+    turn = ask(conversation)
+    assert tree.find_parent(ANA, conversation.pk, turn.pk) == turn
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
+def test_a_turn_that_ended_badly_can_be_continued(status):
+    conversation = begin()
+    turn = ask(conversation, status=status)
+    assert tree.find_parent(ANA, conversation.pk, turn.pk) == turn
+
+
+@pytest.mark.parametrize("status", ["queued", "streaming"])
+def test_a_turn_that_is_being_written_cannot_be_continued(status):
+    conversation = begin()
+    turn = ask(conversation, status=status)
+    with pytest.raises(ParentNotFinished):
+        tree.find_parent(ANA, conversation.pk, turn.pk)
+
+
+def test_somebody_elses_turn_cannot_be_continued():
+    conversation = begin(BO)
+    turn = ask(conversation)
+    with pytest.raises(NotFound):
+        tree.find_parent(ANA, conversation.pk, turn.pk)
+
+
+def test_a_turn_of_another_conversation_cannot_be_continued():
+    turn = ask(begin())
+    with pytest.raises(NotFound):
+        tree.find_parent(ANA, begin().pk, turn.pk)
+
+
+def test_a_conversation_begins_with_the_first_line_of_its_question():
+    assert begin(title="  Hola,\n ¿qué tal? ").title == "Hola, ¿qué tal?"
+
+
+def test_a_long_title_is_cut_at_a_word():
+    title = begin(title="palabra " * 20).title
+    assert title == "palabra palabra palabra palabra palabra palabra palabra…"
+
+
+def test_a_title_without_spaces_is_cut_too():
+    assert begin(title="x" * 500).title == "x" * 60 + "…"
+
+
+def test_opening_a_conversation_again_changes_nothing():
+    conversation = begin(title="Primera")
+    assert begin(title="Segunda", conversation_id=conversation.pk).title == "Primera"
+    assert Conversation.objects.count() == 1
+
+
+def test_somebody_elses_conversation_cannot_be_opened():
+    conversation = begin(BO)
+    with pytest.raises(Conflict):
+        begin(ANA, conversation_id=conversation.pk)
+    assert Conversation.objects.get().owner_id == BO
+
+
+def test_a_conversation_opened_by_many_at_once_is_begun_once():
+    conversation_id = new_id()
+    answers = together([partial(begin, conversation_id=conversation_id)] * 12)
+    assert {answer.pk for answer in answers} == {conversation_id}
+
+
+def test_turns_added_at_once_all_get_a_number_of_their_own():
+    conversation = begin()
+    added = together([partial(ask, conversation) for _ in range(12)])
+    assert sorted(turn.seq for turn in added) == list(range(1, 13))
+    conversation.refresh_from_db()
+    assert conversation.turn_count == 12
+
+
+def test_the_same_turn_added_by_many_at_once_is_there_once():
+    conversation = begin()
+    turn_id = new_id()
+    added = together([partial(ask, conversation, id=turn_id) for _ in range(12)])
+    assert {(turn.pk, turn.seq) for turn in added} == {(turn_id, 1)}
+    assert Turn.objects.count() == 1
+    conversation.refresh_from_db()
+    assert conversation.turn_count == 1
+
+
+def test_the_database_refuses_a_number_that_is_taken():
+    conversation = begin()
+    ask(conversation)
+    with pytest.raises(IntegrityError):
+        unsaved(conversation, seq=1).save(force_insert=True)
+    assert Turn.objects.count() == 1
+
+
+def test_the_database_refuses_an_id_that_is_taken():
+    turn = ask(begin())
+    with pytest.raises(IntegrityError):
+        unsaved(begin(), id=turn.pk, seq=9).save(force_insert=True)

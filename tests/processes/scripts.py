@@ -1,0 +1,53 @@
+"""Run inside a site's environment, as `python -m tests.processes.scripts <name> <argument>`: prints JSON."""
+
+import json
+import secrets
+import sys
+from typing import Any
+
+import django
+
+django.setup()
+
+from rest_framework_simplejwt.tokens import RefreshToken  # noqa: E402
+
+from accounts.models import User  # noqa: E402
+from billing.metering import list_unbalanced  # noqa: E402
+from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
+from history.models import Turn  # noqa: E402
+
+
+def members(argument: str) -> list[str]:
+    """Make members, on a plan with the given fields if there are any; return their access tokens."""
+    wanted = json.loads(argument)
+    plan = None
+    if wanted["plan"] is not None:
+        key = secrets.token_hex(4)
+        plan = Plan.objects.create(key=key, name=key, **{"best_tier": "strong", "rank": 5, **wanted["plan"]})
+    accesses = []
+    for _ in range(wanted["count"]):
+        user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
+        user.set_unusable_password()
+        user.save()
+        if plan is not None:
+            BillingAccount.objects.create(user=user, plan=plan)
+        accesses.append(str(RefreshToken.for_user(user).access_token))
+    return accesses
+
+
+def audit(_argument: str) -> dict[str, Any]:
+    """Return the turns, and the ledger's state."""
+    fields = ("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model")
+    records = {str(record.reservation_id): record.cost_micros for record in UsageRecord.objects.all()}
+    return {
+        "turns": [{name: getattr(turn, name) for name in fields} for turn in Turn.objects.all()],
+        "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
+        "states": {str(row.pk): row.state for row in Reservation.objects.all()},
+        "records": records,
+        "unbalanced": [str(period) for period in list_unbalanced()],
+        "used": sum(period.used_micros for period in UsagePeriod.objects.all()),
+    }
+
+
+if __name__ == "__main__":
+    json.dump({"members": members, "audit": audit}[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
