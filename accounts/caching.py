@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 from django.core.cache import cache
+from django.db import transaction
 from django.db.models import Model
 from django.db.models.signals import post_delete, post_save
 from redis.exceptions import RedisError
@@ -44,6 +45,10 @@ class Kept(Generic[T]):
         return self._value
 
     def changed(self, **_signal: Any) -> None:
+        self.forget()
+        transaction.on_commit(self._publish)  # before that, others would keep the old rows under the new version
+
+    def _publish(self) -> None:
         self.forget()
         try:
             cache.set(self._key, uuid4().hex, timeout=None)

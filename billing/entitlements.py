@@ -71,10 +71,14 @@ def plan_of(account: BillingAccount) -> Plan:
 def current_period(account: BillingAccount) -> UsagePeriod:
     """Return the period that holds this moment, made (and so granted) on first use."""
     start, end = month_of(timezone.now())
+    allowance = plan_of(account).allowance_micros
     period = UsagePeriod.objects.filter(account=account, period_start=start).first()
     if period is None:
-        defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
+        defaults = {"period_end": end, "allowance_micros": allowance}
         period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
+    if period.allowance_micros != allowance:  # the plan is another one; what was used stays used
+        period.allowance_micros = allowance
+        period.save(update_fields=["allowance_micros"])
     return period
 
 

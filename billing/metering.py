@@ -7,10 +7,11 @@ reservation is admitted only if used + reserved + amount <= allowance. Each key 
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Aggregate, Count, F, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -97,14 +98,16 @@ def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
 def list_unbalanced() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows. Empty, unless something is broken."""
 
-    def total(rows: QuerySet[Reservation] | QuerySet[UsageRecord], field: str) -> Coalesce:
-        of_period = rows.filter(period=OuterRef("pk")).order_by().values("period")
-        return Coalesce(Subquery(of_period.annotate(total=Sum(field)).values("total")), 0)
+    def of_period(rows: QuerySet[Any], aggregate: Aggregate) -> Coalesce:
+        grouped = rows.filter(period=OuterRef("pk")).order_by().values("period")
+        return Coalesce(Subquery(grouped.annotate(result=aggregate).values("result")), 0)
 
+    held = Reservation.objects.filter(state=Reservation.State.HELD)
     return UsagePeriod.objects.annotate(
-        recorded=total(UsageRecord.objects.all(), "cost_micros"),
-        held=total(Reservation.objects.filter(state=Reservation.State.HELD), "amount_micros"),
-    ).exclude(recorded=F("used_micros"), held=F("reserved_micros"))
+        recorded=of_period(UsageRecord.objects.all(), Sum("cost_micros")),
+        reserved=of_period(held, Sum("amount_micros")),
+        held=of_period(held, Count("pk")),
+    ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"), held=F("holds"))
 
 
 def _hold_again(reservation: Reservation, period: UsagePeriod, amount_micros: int) -> bool:

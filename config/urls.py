@@ -4,6 +4,7 @@ from django.views.i18n import set_language
 
 from config import health
 
+handler404 = "config.api.not_found"
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),

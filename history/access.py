@@ -80,7 +80,10 @@ def delete_conversation(conversation: Conversation) -> None:
 
 def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
     try:
-        moment, pk = cursor.split("~")
-        return dt.datetime.fromisoformat(moment), UUID(pk)
-    except ValueError as error:
+        written, pk = cursor.split("~")
+        moment = dt.datetime.fromisoformat(written)
+        if moment.tzinfo is None:
+            raise NotFound
+        return moment.astimezone(dt.UTC), UUID(pk)
+    except (ValueError, OverflowError) as error:
         raise NotFound from error

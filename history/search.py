@@ -7,13 +7,17 @@ from history.models import Turn
 
 def fold(text: str) -> str:
     """Return the form text is searched in: case and accents do not count."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    # Decomposed before as well: the letter in a sign such as 𝑨 has a case only once it is taken out.
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
+MOST_WORDS = 20
+
+
 def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
-    """Return the owner's turns that hold every word of `query`, newest first."""
-    words = fold(query).split()
+    """Return the owner's turns that hold every word of `query`, its first MOST_WORDS, newest first."""
+    words = fold(query).replace("\0", "").split()[:MOST_WORDS]
     if not words:
         return []
     rows = Turn.objects.filter(owner_id=owner_id)

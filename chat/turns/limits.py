@@ -43,6 +43,8 @@ def take(user_id: int, turns_per_hour: int | None) -> Limit | None:
     """Count one question; None when there is no limit. Raises RateLimited, with the time to wait."""
     if turns_per_hour is None:
         return None
+    if turns_per_hour == 0:
+        raise RateLimited
     allowed, remaining, reset_ms, wait_ms = sync_redis().eval(_TAKE, 1, _key(user_id), turns_per_hour, HOUR)
     if not allowed:
         raise RateLimited(retry_after=wait_ms / 1000)
@@ -51,7 +53,7 @@ def take(user_id: int, turns_per_hour: int | None) -> Limit | None:
 
 def give_back(user_id: int, turns_per_hour: int | None) -> None:
     """Uncount a question that was refused after it was counted."""
-    if turns_per_hour is not None:
+    if turns_per_hour:
         sync_redis().eval(_GIVE_BACK, 1, _key(user_id), turns_per_hour, HOUR)
 
 

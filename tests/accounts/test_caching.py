@@ -7,6 +7,8 @@ from redis.exceptions import ConnectionError as RedisAway
 from accounts import caching
 from accounts.caching import Kept
 
+pytestmark = pytest.mark.django_db(transaction=True)  # an edit is told when it is committed
+
 
 class Loads:
     """What the database would give: how often it was asked."""

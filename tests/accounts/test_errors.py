@@ -73,7 +73,6 @@ def test_404_for_what_does_not_exist(api, ana):
     assert_error(api(ana).get(f"/api/v1/conversations/{new_id()}"), 404, "not_found")
 
 
-@pytest.mark.xfail(reason="Django's HTML page")
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/api/v1/conversations/7", "/api/v1/me/"])
 def test_404_for_an_address_that_does_not_exist(api, ana, path):
     assert_error(api(ana).get(path), 404, "not_found")
