@@ -66,7 +66,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         case RedisError() | OperationalError():
             logger.warning("Store unreachable", extra={"path": request.path, "error": type(error).__name__})
             return error_response(Unavailable(retry_after=5), request)
-    logger.exception("Unexpected error in the API", extra={"path": request.path})
+    logger.error("Unexpected error in the API", exc_info=error, extra={"path": request.path})
     return error_response(
         Unexpected(_("Something went wrong on our side. Nothing was lost; please try again.")), request
     )

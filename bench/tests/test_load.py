@@ -142,7 +142,7 @@ def test_the_command_prints_one_line(site: Relay, tmp_path: Path) -> None:
     tokens.write_text("\n".join(TOKENS))
     command = [sys.executable, "-m", "bench.load", "--target", "socket", "--url", site.url, "--model", MODEL]
     command += ["--streams", "2", "--tokens", str(tokens), "--pid", f"me={os.getpid()}"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=20)  # noqa: S603
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert report["completed"] == 2

@@ -365,7 +365,7 @@ def test_many_streams_at_once_lose_nothing(provider: FakeProvider) -> None:
 
 def test_the_provider_runs_as_a_process() -> None:
     command = [sys.executable, "-m", "bench.provider", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().strip().removesuffix("/v1").rpartition(":")[2])
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:

@@ -230,7 +230,9 @@ async def test_a_stream_without_its_last_blank_line_is_whole():
 
 
 async def test_comments_of_a_proxy_are_ignored():
-    async with answering(STREAM + b": OPENROUTER PROCESSING\n\n", events([chunk(content="x"), FINISHED])[len(STREAM) :]) as raw:
+    async with answering(
+        STREAM + b": OPENROUTER PROCESSING\n\n", events([chunk(content="x"), FINISHED])[len(STREAM) :]
+    ) as raw:
         text, _, _ = await answer_of(request_for("m", raw.url))
     assert text == "x"
 
@@ -296,9 +298,7 @@ async def test_a_refusal_by_its_status_and_body(provider: FakeProvider, model: s
         ("fake-9t-1ms-stall3", "timeout"),
     ],
 )
-async def test_an_answer_that_breaks_keeps_what_came(
-    provider: FakeProvider, settings: Settings, model: str, code: str
-):
+async def test_an_answer_that_breaks_keeps_what_came(provider: FakeProvider, settings: Settings, model: str, code: str):
     settings.STALL_SECONDS = 0.2
     text, error = await failure_of(request_for(model, provider.url))
     assert error.code == code

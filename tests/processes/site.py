@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pymongo
 
 from bench.provider import FakeProvider
 from config import embedded
@@ -132,7 +131,7 @@ class Site:
         if STORES == "postgresql":
             address = os.environ["DATABASE_URL"]
             with psycopg.connect(address, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+                connection.execute(f"CREATE DATABASE {name}")
             return {"DATABASE_URL": address.replace("/postgres", f"/{name}", 1)}
         if STORES == "mongodb":
             return {"MONGODB_URI": os.environ["MONGODB_URI"], "MONGODB_DATABASE": name}

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.fakes.readers import TERMINAL, Member, Shown, read_by_events, read_by_socket
+from tests.fakes.readers import TERMINAL, Member, Shown, read_by_socket
 from tests.processes.site import Site
 
 SEED = int(os.environ.get("SEED", "20261124"))
@@ -24,7 +24,7 @@ OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None
 async def test_whatever_is_killed_every_turn_ends_once_with_its_text() -> None:
     rng = random.Random(SEED)
     with Site(MODELS, webs=2, runners=2) as site:
-        killer = asyncio.create_task(_kill(site, rng, kills := []))
+        killer = asyncio.create_task(_kill(site, rng, kills := list[str]()))
         members = site.members(SIDE_BY_SIDE, plan=OPEN)
         everybody: list[Shown] = []
         for _ in range(TURNS // SIDE_BY_SIDE):
