@@ -3,7 +3,7 @@
 SHELL = /bin/sh
 PORT ?= 8000
 BIN = .venv/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --log .venv/pip.log
+PIP = $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --log .venv/pip.log
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 export PORT
 

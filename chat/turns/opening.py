@@ -3,7 +3,6 @@
 import logging
 import time
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -73,7 +72,7 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     parent = _find_parent(owner_id, question, conversation)
     offered = candidates(question.model, allowed)
     longest_answer = _longest_answer(offered, allowed)
-    prompt = prompts.build(tree.path_to(parent), text, room=room_for(offered, max_output=longest_answer))
+    prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
     try:
         limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
     except _AlreadyReserved:
@@ -97,11 +96,6 @@ def clean_text(text: str, *, longest: int) -> str:
     if not cleaned:
         raise BadText
     return cleaned
-
-
-def room_for(offered: Iterable[Candidate], *, max_output: int) -> int:
-    """Return how many tokens of prompt fit every candidate's window beside the longest answer."""
-    return min(candidate.model.context_window for candidate in offered) - max_output
 
 
 def enqueue(turn: Turn) -> None:

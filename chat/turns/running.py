@@ -24,7 +24,6 @@ from chat.turns import prompts
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
 from chat.turns.log import Kind
-from chat.turns.opening import room_for
 from chat.turns.writer import LiveText, LogWriter
 from history import access, progress, tree
 from history.models import Turn
@@ -71,7 +70,7 @@ def prepare(turn: Turn) -> Job | None:
         return None
     offered = candidates(turn.requested_model, entitlements.entitlements_of(turn.owner_id))
     parent = access.find_turn(turn.parent_id) if turn.parent_id else None
-    prompt = prompts.build(tree.path_to(parent), turn.question, room=room_for(offered, max_output=turn.max_output))
+    prompt = prompts.build_for(offered, tree.path_to(parent), turn.question, max_output=turn.max_output)
     return Job(
         turn,
         offered,
