@@ -9,11 +9,10 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
+from bench.site import wait_for_port
 from config import embedded
 from config.supervision import Process
 
@@ -38,14 +37,6 @@ def end(child: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-
-
-def wait_for_port(port: int, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while embedded.is_free(port):
-        if time.monotonic() > deadline:
-            sys.exit(f"Nothing answers on port {port}.")
-        time.sleep(0.05)
 
 
 def start_stores() -> None:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 QUEUED_SECONDS = 600
 """How long the mark of a queue entry lives; a turn waits less."""
 
-KNOWN_TRIES = 20
+KNOWN_TRIES = 60
 KNOWN_PAUSE_SECONDS = 0.05
 
 LATEST: Literal["latest"] = "latest"

@@ -221,9 +221,9 @@ class TestRefusals:
         refuse(Conflict, ana, question(turn_id=foreign.pk, conversation_id=foreign.conversation_id))
 
     def test_credits_that_do_not_suffice(self, ana: User):
-        period = period_of(ana)
-        period.allowance_micros = 100
-        period.save()
+        free = Plan.objects.get(key="free")
+        free.credits_per_month = 1
+        free.save()
         error = refuse(AllowanceUsedUp, ana, question())
         assert 0 < error.retry_after <= 31 * 24 * 3600
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.site import Site
+from tests.processes.stores import TestedSite, run_site
 
 MODELS = ["fake-20t-5ms", "fake-200t-10ms", "fake-600t-10ms-unicode", "fake-300t-20ms-r20", "fake-300t-200ms"]
 
@@ -16,9 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest) -> Iterator[TestedSite]:
     """Two web processes, two runners, a worker, a Valkey, and a provider that plays what its model's name says."""
-    with Site(MODELS, webs=2, runners=2) as found:
+    with run_site(MODELS, webs=2, runners=2) as found:
         yield found
         if request.session.testsfailed:
             print(found.logs())

@@ -9,7 +9,7 @@ import pytest
 from bench.provider import expected_reasoning, expected_text
 from tests.fakes.proxy import CuttingProxy
 from tests.fakes.readers import Member, Shown, read_by_events, read_by_socket
-from tests.processes.site import Site
+from tests.processes.stores import TestedSite
 
 SEED = int(os.environ.get("SEED", "20261124"))
 WANTED = 500 if os.environ.get("SOAK") else 60
@@ -20,11 +20,11 @@ SIDE_BY_SIDE = 10
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-async def test_disconnects_reloads_and_second_readers_lose_nothing(site: Site) -> None:
+async def test_disconnects_reloads_and_second_readers_lose_nothing(site: TestedSite) -> None:
     rng = random.Random(SEED)
     happened = {"cut": 0, "reload": 0, "second reader": 0}
     while sum(happened.values()) < WANTED:
-        members = site.members(SIDE_BY_SIDE)
+        members = site.people(SIDE_BY_SIDE)
         async with CuttingProxy(site.port(0)) as first, CuttingProxy(site.port(1)) as second:
             shown = await asyncio.gather(*(_one_turn(m, first, second, rng, happened) for m in members))
         for readers in shown:

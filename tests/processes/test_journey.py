@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from bench.provider import expected_text
 from tests.fakes.readers import Member, Shown, read_by_events, read_by_socket
-from tests.processes.site import Site
+from tests.processes.stores import TestedSite
 
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
 
@@ -20,8 +20,8 @@ async def ask(member: Member, shown: Shown, model: str, text: str = "¿Qué tal?
     await read_by_socket(member, shown, asks={"model": model, "text": text})
 
 
-async def test_a_question_over_the_socket_is_answered_saved_and_metered(site: Site) -> None:
-    [member] = site.members(1)
+async def test_a_question_over_the_socket_is_answered_saved_and_metered(site: TestedSite) -> None:
+    [member] = site.people(1)
     shown = Shown()
     await ask(member, shown, "fake-20t-5ms")
     assert (shown.status, shown.text, shown.complaints) == ("completed", expected_text("fake-20t-5ms"), [])
@@ -34,8 +34,8 @@ async def test_a_question_over_the_socket_is_answered_saved_and_metered(site: Si
     assert allowance["reserved"] == 0
 
 
-async def test_an_event_stream_shows_what_the_socket_shows(site: Site) -> None:
-    [member] = site.members(1)
+async def test_an_event_stream_shows_what_the_socket_shows(site: TestedSite) -> None:
+    [member] = site.people(1)
     by_socket, by_events = Shown(), Shown()
     by_events.turn_id = by_socket.turn_id
     asking = asyncio.create_task(ask(member, by_socket, "fake-300t-20ms-r20"))
@@ -47,8 +47,8 @@ async def test_an_event_stream_shows_what_the_socket_shows(site: Site) -> None:
     assert not by_events.complaints + by_socket.complaints
 
 
-async def test_without_stream_the_answer_comes_whole(site: Site) -> None:
-    [member] = site.members(1)
+async def test_without_stream_the_answer_comes_whole(site: TestedSite) -> None:
+    [member] = site.people(1)
     shown = Shown()
     status, turn = await member.call(
         "POST", f"conversations/{shown.conversation_id}/turns", text="Hola", model="fake-20t-5ms"
@@ -62,8 +62,8 @@ async def test_without_stream_the_answer_comes_whole(site: Site) -> None:
     assert [row["id"] for row in found["results"]] == [turn["id"]]
 
 
-async def test_the_other_tab_in_another_process_sees_the_turn(site: Site) -> None:
-    [member] = site.members(1)
+async def test_the_other_tab_in_another_process_sees_the_turn(site: TestedSite) -> None:
+    [member] = site.people(1)
     other = Member(member.access, lambda: site.port(1))
     async with other.socket() as tab:
         shown = Shown()
@@ -75,8 +75,8 @@ async def test_the_other_tab_in_another_process_sees_the_turn(site: Site) -> Non
     assert seen["turn.started"]["turn_id"] == seen["turn.completed"]["turn_id"] == str(shown.turn_id)
 
 
-async def test_stop_reaches_the_provider_at_once(site: Site) -> None:
-    [member] = site.members(1)
+async def test_stop_reaches_the_provider_at_once(site: TestedSite) -> None:
+    [member] = site.people(1)
     shown = Shown()
     asking = asyncio.create_task(ask(member, shown, "fake-600t-10ms-unicode"))
     while len(shown.text) < 100:
@@ -94,12 +94,12 @@ async def test_stop_reaches_the_provider_at_once(site: Site) -> None:
     assert saved["cost_micros"] > 0
 
 
-async def test_200_sends_against_an_allowance_for_50_admit_exactly_50(site: Site) -> None:
+async def test_200_sends_against_an_allowance_for_50_admit_exactly_50(site: TestedSite) -> None:
     model = "fake-300t-200ms"  # a minute: none is settled, and so gives room back, before all have asked
-    [prober] = site.members(1, plan=OPEN)
+    [prober] = site.people(1, **OPEN)
     assert await start(prober, probe := str(uuid7()), model) == "turn.started"
     micros = round((await prober.call("GET", "allowance"))[1]["reserved"] * 1000)
-    [member] = site.members(1, plan={**OPEN, "credits_per_month": -(-50 * micros // 1000)})
+    [member] = site.people(1, **{**OPEN, "credits_per_month": -(-50 * micros // 1000)})
     turn_ids = [str(uuid7()) for _ in range(200)]
     answers = await asyncio.gather(*(start(member, turn_id, model) for turn_id in turn_ids))
     admitted = [turn_id for turn_id, answer in zip(turn_ids, answers, strict=True) if answer == "turn.started"]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.fakes.readers import TERMINAL, Member, Shown, read_by_socket
-from tests.processes.site import Site
+from tests.processes.stores import TestedSite, run_site
 
 SEED = int(os.environ.get("SEED", "20261124"))
 TURNS = 100 if os.environ.get("SOAK") else 20
@@ -23,9 +23,9 @@ OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None
 @pytest.mark.timeout(1800)
 async def test_whatever_is_killed_every_turn_ends_once_with_its_text() -> None:
     rng = random.Random(SEED)
-    with Site(MODELS, webs=2, runners=2) as site:
+    with run_site(MODELS, webs=2, runners=2) as site:
         killer = asyncio.create_task(_kill(site, rng, kills := list[str]()))
-        members = site.members(SIDE_BY_SIDE, plan=OPEN)
+        members = site.people(SIDE_BY_SIDE, **OPEN)
         everybody: list[Shown] = []
         for _ in range(TURNS // SIDE_BY_SIDE):
             shown = [Shown() for _ in members]
@@ -35,17 +35,13 @@ async def test_whatever_is_killed_every_turn_ends_once_with_its_text() -> None:
             try:
                 await asyncio.wait_for(asyncio.gather(*readers), 150)
             except TimeoutError:
-                print(site.logs(), [one for one in shown if not one.is_over])
+                print([one for one in shown if not one.is_over])
                 raise
         killer.cancel()
         last_kill = time.monotonic()
         await _until_settled(site, last_kill)
         found = site.audit()
-        try:
-            _check(everybody, found)
-        except AssertionError:
-            print(site.logs())
-            raise
+        _check(everybody, found)
         statuses = {status: sum(one.status == status for one in everybody) for status in TERMINAL_STATUSES}
         print(f"seed {SEED}: {TURNS} turns, kills {_count(kills)}, {statuses}")
 
@@ -53,13 +49,13 @@ async def test_whatever_is_killed_every_turn_ends_once_with_its_text() -> None:
 TERMINAL_STATUSES = [event.removeprefix("turn.") for event in TERMINAL]
 
 
-async def _read(site: Site, member: Member, shown: Shown, rng: random.Random) -> None:
+async def _read(site: TestedSite, member: Member, shown: Shown, rng: random.Random) -> None:
     number = rng.randrange(2)
     through = Member(member.access, lambda: site.port(number))
     await read_by_socket(through, shown, asks={"model": rng.choice(MODELS), "text": "Hola"})
 
 
-async def _kill(site: Site, rng: random.Random, kills: list[str]) -> None:
+async def _kill(site: TestedSite, rng: random.Random, kills: list[str]) -> None:
     """Kill one process after another, each kind in every round; it comes back half a second later, as under the manager."""
     left: list[str] = []
     while True:
@@ -72,7 +68,7 @@ async def _kill(site: Site, rng: random.Random, kills: list[str]) -> None:
         await asyncio.to_thread(site.start, name)
 
 
-async def _until_settled(site: Site, since: float) -> None:
+async def _until_settled(site: TestedSite, since: float) -> None:
     while True:
         found = await asyncio.to_thread(site.audit)
         is_open = [turn for turn in found["turns"] if turn["status"] in ("queued", "streaming")]

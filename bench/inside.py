@@ -1,4 +1,4 @@
-"""Run inside a site's environment, as `python -m tests.processes.scripts <name> <argument>`: prints JSON."""
+"""Run inside a site's environment, as `python -m bench.inside <name> <argument>`: prints JSON."""
 
 import json
 import secrets

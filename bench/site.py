@@ -1,4 +1,4 @@
-"""The real thing: web, runner, worker and Valkey as processes, on stores of their own, with a provider to talk to."""
+"""The real thing: web, runner, worker and Valkey as processes, on stores of their own. For the bench, and for tests."""
 
 import json
 import os
@@ -10,46 +10,57 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import psycopg
-
-from bench.provider import FakeProvider
 from config import embedded
-from tests.fakes.readers import Member
-from tests.services import STORES, end, wait_for_port
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30
+STOP_SECONDS = 15
 
 
 class Site:
-    """`with Site(models) as site:` starts it; `kill` and `start` one process at a time."""
+    """`with Site(provider_url, models) as site:` starts it; `kill` and `start` one process at a time.
 
-    def __init__(self, models: list[str], *, webs: int = 1, runners: int = 1, **environment: str) -> None:
-        self.provider = FakeProvider()
-        self._models = models
+    `models` are names the provider at `provider_url` understands. `cores` pins every process. `environment` is set on
+    top: a DATABASE_URL, say; without one the databases are SQLite in a temporary folder.
+    """
+
+    def __init__(
+        self,
+        provider_url: str,
+        models: Iterable[str],
+        *,
+        webs: int = 1,
+        runners: int = 1,
+        cores: set[int] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
-        self._more = environment
         self._ports = {f"web{number}": embedded.any_free_port() for number in range(webs)}
         self._valkey = embedded.any_free_port()
         self._runners = [f"runner{number}" for number in range(runners)]
+        self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = self._environment(provider_url, models) | (environment or {})
 
-    def __enter__(self) -> "Site":
-        self.provider.__enter__()
-        self.environment = self._environment()
-        self.start("valkey")
-        self.manage("prepare")
-        for name in (*self._ports, *self._runners, "worker"):
-            self.start(name)
-        self.wait_until_ready()
+    def __enter__(self) -> Self:
+        try:
+            self.start("valkey")
+            self.manage("prepare")
+            for name in (*self._ports, *self._runners, "worker"):
+                self.start(name)
+            self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for child in reversed(self._children.values()):
-            end(child)
-        self.provider.__exit__(None, None, None)
+        for name in reversed(self._children):
+            self.stop(name)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- Processes ---------------------------------------------------------------------------------------------------
@@ -58,12 +69,10 @@ class Site:
         """Start one process; a killed one comes back at the same address."""
         with (self._folder / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
-                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log
+                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
             )
-        if name == "valkey":
-            wait_for_port(self._valkey)
-        elif name in self._ports:
-            wait_for_port(self._ports[name])
+        if port := {**self._ports, "valkey": self._valkey}.get(name):
+            wait_for_port(port)
 
     def kill(self, name: str) -> None:
         """Kill one process with -9."""
@@ -72,7 +81,14 @@ class Site:
         child.wait()
 
     def stop(self, name: str) -> None:
-        end(self._children[name])
+        """Ask one process to stop, and see that it does."""
+        child = self._children[name]
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
@@ -85,7 +101,7 @@ class Site:
 
     def wait_until_ready(self) -> None:
         """Return when `/readyz` says so."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port()}/readyz", timeout=5).close()
@@ -105,48 +121,32 @@ class Site:
             return [*celery, "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
         return [sys.executable, "manage.py", "run_turns"]
 
-    def _environment(self) -> dict[str, str]:
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("COV_", "OPENAI_", "DATABASE_", "MONGODB_"))
-        }
+    def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
+        foreign = ("COV_", "OPENAI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_")
         return {
-            **inherited,
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "SECRET_KEY": secrets.token_urlsafe(50),
             "DEBUG": "false",
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
-            "OPENAI_COMPATIBLE_BASE_URL": self.provider.url,
-            "OPENAI_COMPATIBLE_MODELS": ",".join(self._models),
+            "OPENAI_COMPATIBLE_BASE_URL": provider_url,
+            "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",
             "OPENAI_COMPATIBLE_OUTPUT_PRICE": "2",
-            **self._store(),
-            **self._more,
         }
-
-    def _store(self) -> dict[str, str]:
-        """Return the address of a store nobody has used."""
-        name = f"site_{secrets.token_hex(4)}"
-        if STORES == "postgresql":
-            address = os.environ["DATABASE_URL"]
-            with psycopg.connect(address, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {name}")
-            return {"DATABASE_URL": address.replace("/postgres", f"/{name}", 1)}
-        if STORES == "mongodb":
-            return {"MONGODB_URI": os.environ["MONGODB_URI"], "MONGODB_DATABASE": name}
-        return {}
 
     # --- People and rows ---------------------------------------------------------------------------------------------
 
-    def members(self, count: int, *, plan: dict[str, Any] | None = None) -> list[Member]:
-        """Return new members; on a plan with the given fields, else on Free."""
-        answer = self.manage_script("members", json.dumps({"count": count, "plan": plan}))
-        return [Member(access, self.port) for access in answer]
+    def members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
+        """Return the access tokens of new members, on a plan with the given fields, else on Free."""
+        accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
+        return accesses
 
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""
-        found: dict[str, Any] = self.manage_script("audit", "")
+        found: dict[str, Any] = self._inside("audit")
         return found
 
     def manage(self, *arguments: str) -> None:
@@ -155,9 +155,9 @@ class Site:
         )
         assert done.returncode == 0, done.stderr.decode()
 
-    def manage_script(self, name: str, argument: str) -> Any:
+    def _inside(self, name: str, argument: str = "") -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.processes.scripts", name, argument],
+            [sys.executable, "-m", "bench.inside", name, argument],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -165,3 +165,12 @@ class Site:
         )
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
+
+
+def wait_for_port(port: int) -> None:
+    """Return when something answers on the port."""
+    deadline = time.monotonic() + START_SECONDS
+    while embedded.is_free(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Nothing answers on port {port}.")
+        time.sleep(0.05)
