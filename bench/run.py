@@ -38,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     with provider() as provider_url, Site(provider_url, [STEADY, SHORT, FIRST], cores=_core(-1)) as site:
         people = tuple(site.members(given.streams, plan=UNLIMITED))
-        processes = {name: (site.pid(name),) for name in ("web0", "runner0", "valkey")}
+        processes: dict[str, tuple[int, ...]] = {name: (site.pid(name),) for name in ("web0", "runner0", "valkey")}
         bench = Bench(provider_url, f"http://127.0.0.1:{site.port()}", given.target, people, processes)
         rows = [*bench.steady(given.streams), *bench.first_token(), *bench.turns()]
     print(table(rows))
@@ -66,7 +66,7 @@ class Bench:
     site_url: str
     target: str
     people: tuple[str, ...]
-    processes: dict[str, tuple[int, ...]]
+    processes: dict[str, tuple[int, ...]]  # pids by name
 
     def steady(self, streams: int) -> list[Row]:
         """Many streams at 50 tokens a second: CPU a token, and what is added to each."""

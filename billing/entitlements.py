@@ -42,18 +42,26 @@ class Allowance:
 
 
 def entitlements_of(user_id: int) -> Entitlements:
-    return _entitlements(plan_of(account_of(user_id)))
+    return _entitlements(plan_of(period_of(user_id).account))
 
 
 def allowance_of(user_id: int) -> Allowance:
     """Return where the user stands in the current period."""
-    period = current_period(account_of(user_id))
+    period = period_of(user_id)
     return Allowance(
         used=round(period.used_micros / MICROS_PER_CREDIT, 3),
         reserved=round(period.reserved_micros / MICROS_PER_CREDIT, 3),
         allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
         resets_at=period.period_end,
     )
+
+
+def period_of(user_id: int) -> UsagePeriod:
+    """Return the user's current period, with its account: one statement, once both are there."""
+    start, _ = month_of(timezone.now())
+    periods = UsagePeriod.objects.select_related("account")
+    found = periods.filter(account__user_id=user_id, period_start=start).first()
+    return _follow_plan(found) if found else current_period(account_of(user_id))
 
 
 def account_of(user_id: int) -> BillingAccount:
@@ -71,21 +79,24 @@ def plan_of(account: BillingAccount) -> Plan:
 def current_period(account: BillingAccount) -> UsagePeriod:
     """Return the period that holds this moment, made (and so granted) on first use."""
     start, end = month_of(timezone.now())
-    allowance = plan_of(account).allowance_micros
-    period = UsagePeriod.objects.filter(account=account, period_start=start).first()
-    if period is None:
-        defaults = {"period_end": end, "allowance_micros": allowance}
-        period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
-    if period.allowance_micros != allowance:  # the plan is another one; what was used stays used
-        period.allowance_micros = allowance
-        period.save(update_fields=["allowance_micros"])
-    return period
+    defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
+    period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
+    return _follow_plan(period)
 
 
 def load_plans() -> None:
     """Add the plans that are missing; what an operator changed stays."""
     free = {"name": "Free", "is_default": True, "credits_per_month": 500, "turns_per_hour": 20, "turns_at_once": 1}
     Plan.objects.get_or_create(key="free", defaults=free)
+
+
+def _follow_plan(period: UsagePeriod) -> UsagePeriod:
+    """Return the period with the allowance of the plan as it is now; what was used stays used."""
+    allowance = plan_of(period.account).allowance_micros
+    if period.allowance_micros != allowance:
+        period.allowance_micros = allowance
+        period.save(update_fields=["allowance_micros"])
+    return period
 
 
 def _entitlements(plan: Plan) -> Entitlements:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Aggregate, Count, F, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from accounts.errors import Conflict
-from billing.entitlements import account_of, current_period, plan_of
+from billing.entitlements import period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
 
@@ -35,20 +35,21 @@ class Usage:
 def reserve(user_id: int, key: UUID, *, amount_micros: int) -> bool:
     """Hold `amount_micros` of the user's current period under `key`; return whether this call did it.
 
-    The same key again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when somebody else has the key.
+    The same key again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when
+    somebody else has the key.
     """
-    account = account_of(user_id)
-    plan = plan_of(account)
-    period = current_period(account)
-    with transaction.atomic():
-        reservation, is_new = Reservation.objects.select_related("period").get_or_create(
-            id=key, defaults={"period": period, "amount_micros": amount_micros}
-        )
-        if reservation.period.account_id != account.pk:
-            raise Conflict
-        if not is_new and not _hold_again(reservation, period, amount_micros):
-            return False
-        _take_room(period, amount_micros, turns_at_once=plan.turns_at_once)
+    period = period_of(user_id)
+    try:
+        with transaction.atomic():
+            Reservation.objects.create(pk=key, period=period, amount_micros=amount_micros)
+            _take_room(period, amount_micros)
+    except IntegrityError:
+        known = Reservation.objects.select_related("period").filter(pk=key).first()
+        if known is None:
+            raise
+        if known.period.account_id != period.account_id:
+            raise Conflict from None
+        return _hold_again(period, key, amount_micros)
     return True
 
 
@@ -110,30 +111,32 @@ def list_unbalanced() -> QuerySet[UsagePeriod]:
     ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"), held=F("holds"))
 
 
-def _hold_again(reservation: Reservation, period: UsagePeriod, amount_micros: int) -> bool:
+def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int) -> bool:
     """Hold a reservation that was released before its work began; return whether it had been released.
 
     A request that died between reserving and writing its work is released by the sweep, and may then be sent again.
     """
-    released = Reservation.objects.filter(pk=reservation.pk, state=Reservation.State.RELEASED)
-    return bool(
-        released.update(
-            state=Reservation.State.HELD, period=period, amount_micros=amount_micros, created_at=timezone.now()
-        )
-    )
+    with transaction.atomic():
+        released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
+        held = {"state": Reservation.State.HELD, "period": period, "amount_micros": amount_micros}
+        if not released.update(**held, created_at=timezone.now()):
+            return False
+        _take_room(period, amount_micros)
+    return True
 
 
-def _take_room(period: UsagePeriod, amount_micros: int, *, turns_at_once: int | None) -> None:
+def _take_room(period: UsagePeriod, amount_micros: int) -> None:
     """Count the reservation in, if there is room: one conditional statement, so that no two can take the same room."""
     room = Q(allowance_micros__isnull=True) | Q(
         allowance_micros__gte=F("used_micros") + F("reserved_micros") + amount_micros
     )
+    turns_at_once = plan_of(period.account).turns_at_once
     if turns_at_once is not None:
         room &= Q(holds__lt=turns_at_once)
     rows = UsagePeriod.objects.filter(room, pk=period.pk)
     if rows.update(reserved_micros=F("reserved_micros") + amount_micros, holds=F("holds") + 1):
         return
-    period.refresh_from_db()
+    period.refresh_from_db(fields=["holds"])
     if turns_at_once is not None and period.holds >= turns_at_once:
         raise TooManyAtOnce
     raise AllowanceUsedUp(resets_at=period.period_end)

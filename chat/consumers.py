@@ -32,7 +32,7 @@ from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, watch
 from history import access
-from history.models import Turn
+from history.models import Conversation, Turn
 from history.rendering import render_markdown
 
 logger = logging.getLogger(__name__)
@@ -161,10 +161,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
             logger.warning("Notice lost", exc_info=True, extra={"notice": message["type"]})
 
     async def notice_started(self, message: dict[str, Any]) -> None:
-        """A turn began in one of the person's tabs."""
-        is_elsewhere = message["by"] != self.channel_name
-        for event in await in_thread(self.begin, UUID(message["turn_id"]), is_elsewhere=is_elsewhere):
-            await self.send_event(event)
+        """A turn began in another of the person's tabs."""
+        if message["by"] != self.channel_name:
+            for event in await in_thread(self.begin, UUID(message["turn_id"])):
+                await self.send_event(event)
 
     async def notice_finished(self, message: dict[str, Any]) -> None:
         """A turn ended; a tab that follows it learns so from its text."""
@@ -190,15 +190,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
         with translation.override(self.user.locale):
             opened = open_turn(self.user.pk, question)
             events = [protocol.started(opened.turn, _render_turn(opened.turn))]
-            if opened.turn.trimmed_turns and opened.is_new:
-                events.append(protocol.notice("info", _trimmed(opened.turn)))
+            if opened.conversation is not None:
+                events.append(_conversation_changed(opened.conversation))
+                if opened.turn.trimmed_turns:
+                    events.append(protocol.notice("info", _trimmed(opened.turn)))
         return opened, events
 
-    def begin(self, turn_id: UUID, *, is_elsewhere: bool) -> list[dict[str, Any]]:
+    def begin(self, turn_id: UUID) -> list[dict[str, Any]]:
         turn = access.access_turn(self.user.pk, turn_id)
         with translation.override(self.user.locale):
-            events = [protocol.started(turn, _render_turn(turn))] if is_elsewhere else []
-        return [*events, self.conversation(turn.conversation_id)]
+            started = protocol.started(turn, _render_turn(turn))
+        return [started, self.conversation(turn.conversation_id)]
 
     def end(self, turn_id: UUID) -> list[dict[str, Any]]:
         turn = access.access_turn(self.user.pk, turn_id)
@@ -209,10 +211,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
     def conversation(self, conversation_id: UUID) -> dict[str, Any]:
         """Return the conversation's line of the sidebar; empty when it is gone."""
         conversation = access.find_conversation(conversation_id)
-        html = ""
-        if conversation is not None and conversation.owner_id == self.user.pk:
-            html = render_to_string("chat/_conversation.html", {"conversation": conversation})
-        return protocol.conversation_changed(conversation_id, html)
+        if conversation is None or conversation.owner_id != self.user.pk:
+            return protocol.conversation_changed(conversation_id, "")
+        return _conversation_changed(conversation)
 
 
 def _authenticate(scope: dict[str, Any]) -> User | None:
@@ -245,6 +246,11 @@ def _question(command: Start) -> Question:
 
 def _render_turn(turn: Turn) -> str:
     return render_to_string("chat/_turn.html", {"turn": turn, "answer_html": render_markdown(turn.answer)})
+
+
+def _conversation_changed(conversation: Conversation) -> dict[str, Any]:
+    html = render_to_string("chat/_conversation.html", {"conversation": conversation})
+    return protocol.conversation_changed(conversation.pk, html)
 
 
 def _trimmed(turn: Turn) -> str:

@@ -18,11 +18,13 @@ ATTEMPTS = 20
 
 def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
     """Return the owner's conversation, begun now if the id is new; raises Conflict if it is somebody else's."""
-    fields = {"owner_id": owner_id, "title": title_from(title)}
-    conversation, _ = Conversation.objects.get_or_create(pk=conversation_id, defaults=fields)
-    if conversation.owner_id != owner_id:
-        raise Conflict
-    return conversation
+    try:
+        return Conversation.objects.create(pk=conversation_id, owner_id=owner_id, title=title_from(title))
+    except IntegrityError as error:
+        conversation = Conversation.objects.filter(pk=conversation_id, owner_id=owner_id).first()
+        if conversation is None:
+            raise Conflict from error
+        return conversation
 
 
 def title_from(text: str) -> str:
@@ -72,12 +74,12 @@ def path_to(leaf: Turn | None) -> Iterator[Turn]:
 def add_turn(turn: Turn) -> Turn:
     """Write a new turn at the end of its conversation and return it; the same id again returns what is there.
 
-    `seq` is taken by insertion under a unique constraint: two writers cannot get the same, on any database.
+    `seq` is taken by insertion under a unique constraint: two writers cannot get the same, on any database. A caller
+    that has just seen the last turn may set it; it is only the first guess.
     """
     turn.search_text = fold(turn.question)
     for _ in range(ATTEMPTS):
-        latest = find_latest(turn.owner_id, turn.conversation_id)
-        turn.seq = latest.seq + 1 if latest else 1
+        turn.seq = turn.seq or _last_seq(turn) + 1
         try:
             turn.save(force_insert=True)
             break
@@ -85,12 +87,18 @@ def add_turn(turn: Turn) -> Turn:
             existing = Turn.objects.filter(pk=turn.pk).first()
             if existing is not None:
                 return existing
+            turn.seq = 0
     else:
         raise Conflict
     Conversation.objects.filter(pk=turn.conversation_id).update(
         turn_count=F("turn_count") + 1, updated_at=timezone.now()
     )
     return turn
+
+
+def _last_seq(turn: Turn) -> int:
+    rows = Turn.objects.filter(owner_id=turn.owner_id, conversation_id=turn.conversation_id)
+    return rows.order_by("-seq").values_list("seq", flat=True).first() or 0
 
 
 def _before(turn: Turn, limit: int = 50) -> list[Turn]:

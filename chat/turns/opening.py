@@ -10,7 +10,7 @@ from uuid import UUID
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from accounts.errors import Conflict, NotFound, Unavailable
+from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
 from billing.entitlements import Entitlements
 from chat.errors import BadText, TextTooLong
@@ -48,12 +48,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A turn that is waiting for a runner. `limit` is None without a limit, and for one that was known already."""
+    """A turn that is waiting for a runner, or was known already. `limit` is None where there is none."""
 
     turn: Turn
-    is_new: bool
-    begins_conversation: bool
-    limit: Limit | None
+    conversation: Conversation | None = None  # None for a turn that was known already
+    limit: Limit | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.conversation is not None
 
 
 def open_turn(owner_id: int, question: Question) -> Opened:
@@ -62,25 +65,15 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
     UnknownModel, NotInPlan, NoModel, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
     """
-    if known := access.find_turn(question.turn_id):
-        return Opened(_check_known(known, owner_id, question), is_new=False, begins_conversation=False, limit=None)
-    allowed = entitlements.entitlements_of(owner_id)
-    text = clean_text(question.text, longest=allowed.question_characters)
-    conversation = access.find_conversation(question.conversation_id)
-    if conversation is not None and conversation.owner_id != owner_id:
-        raise NotFound
-    parent = _find_parent(owner_id, question, conversation)
-    offered = candidates(question.model, allowed)
-    longest_answer = _longest_answer(offered, allowed)
-    prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
+    if known := _find_known(owner_id, question):
+        return known
     try:
-        limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
-    except _AlreadyReserved:
-        return _await_known(owner_id, question)
-    model = question.model or (offered[0].model.key if len(offered) == 1 else AUTO)
-    turn = _write(owner_id, replace(question, text=text, model=model), parent, prompt, longest_answer)
-    enqueue(turn)
-    return Opened(turn, is_new=True, begins_conversation=conversation is None, limit=limit)
+        return _open_new(owner_id, question)
+    except DomainError:
+        # The same question may have come in twice at once, and only the other's turn be in the way of this one.
+        if known := _find_known(owner_id, question):
+            return known
+        raise
 
 
 class _AlreadyReserved(Exception):
@@ -109,6 +102,34 @@ def enqueue(turn: Turn) -> None:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
 
 
+def _open_new(owner_id: int, question: Question) -> Opened:
+    allowed = entitlements.entitlements_of(owner_id)
+    text = clean_text(question.text, longest=allowed.question_characters)
+    conversation = access.find_conversation(question.conversation_id)
+    if conversation is not None and conversation.owner_id != owner_id:
+        raise NotFound
+    parent = _find_parent(owner_id, question, conversation)
+    offered = candidates(question.model, allowed)
+    longest_answer = _longest_answer(offered, allowed)
+    prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
+    try:
+        limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
+    except _AlreadyReserved:
+        return _await_known(owner_id, question)
+    model = question.model or (offered[0].model.key if len(offered) == 1 else AUTO)
+    question = replace(question, text=text, model=model)
+    begun = conversation or tree.open_conversation(owner_id, question.conversation_id, title=text)
+    seq = 1 if conversation is None else parent.seq + 1 if parent and question.parent_id == LATEST else 0
+    turn = _write(owner_id, question, parent, prompt, seq=seq, max_output=longest_answer)
+    enqueue(turn)
+    return Opened(turn, begun, limit)
+
+
+def _find_known(owner_id: int, question: Question) -> Opened | None:
+    known = access.find_turn(question.turn_id)
+    return Opened(_check_known(known, owner_id, question)) if known else None
+
+
 def _check_known(turn: Turn, owner_id: int, question: Question) -> Turn:
     if turn.owner_id != owner_id or turn.conversation_id != question.conversation_id:
         raise Conflict
@@ -121,8 +142,8 @@ def _await_known(owner_id: int, question: Question) -> Opened:
     Raises Conflict when it does not appear: the id was used, and its turn deleted.
     """
     for _ in range(KNOWN_TRIES):
-        if known := access.find_turn(question.turn_id):
-            return Opened(_check_known(known, owner_id, question), is_new=False, begins_conversation=False, limit=None)
+        if known := _find_known(owner_id, question):
+            return known
         time.sleep(KNOWN_PAUSE_SECONDS)
     raise Conflict
 
@@ -170,13 +191,16 @@ def _reserve(
     return limit
 
 
-def _write(owner_id: int, question: Question, parent: Turn | None, prompt: prompts.Prompt, max_output: int) -> Turn:
-    tree.open_conversation(owner_id, question.conversation_id, title=question.text)
+def _write(
+    owner_id: int, question: Question, parent: Turn | None, prompt: prompts.Prompt, *, seq: int, max_output: int
+) -> Turn:
+    """Write the turn; `seq` is a guess, 0 for none."""
     turn = Turn(
         pk=question.turn_id,
         owner_id=owner_id,
         conversation_id=question.conversation_id,
         parent_id=parent.pk if parent else None,
+        seq=seq,
         depth=parent.depth + 1 if parent else 0,
         question=question.text,
         requested_model=question.model,

@@ -93,7 +93,7 @@ def test_an_edit_in_another_process_is_seen_soon(ana, monkeypatch):
 
 @pytest.mark.stores
 def test_an_edit_is_seen_by_whoever_looked_before_it_was_committed(ana):
-    account_of(ana.pk)  # made before: a second writer would have to wait
+    entitlements_of(ana.pk)  # account and period are made before: a second writer would have to wait
     with transaction.atomic():
         free = Plan.objects.get(key="free")
         free.turns_per_hour = 7

@@ -69,7 +69,7 @@ def nothing_happens(foreign: Turn) -> Iterator[None]:
 def test_a_question_becomes_a_queued_turn(ana: User):
     asked = question("¿Qué tal?")
     opened = open_turn(ana.pk, asked)
-    assert (opened.is_new, opened.begins_conversation) == (True, True)
+    assert opened.is_new
     turn = saved(asked.turn_id)
     assert (turn.owner_id, turn.conversation_id, turn.question) == (ana.pk, asked.conversation_id, "¿Qué tal?")
     assert (turn.status, turn.gen, turn.seq, turn.depth, turn.parent_id) == ("queued", 0, 1, 0, None)
@@ -271,7 +271,7 @@ def test_the_same_id_again_is_the_same_turn(ana: User):
     asked = question("first")
     first = open_turn(ana.pk, asked)
     again = open_turn(ana.pk, asked)
-    assert (again.turn, again.is_new, again.begins_conversation, again.limit) == (first.turn, False, False, None)
+    assert (again.turn, again.is_new, again.limit) == (first.turn, False, None)
     assert (Turn.objects.count(), Reservation.objects.count(), remaining(ana)) == (1, 1, 19)
 
 
