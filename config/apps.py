@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db import connections
 from django.db.models.signals import pre_migrate
 
@@ -11,7 +11,7 @@ class ConfigConfig(AppConfig):
     name = "config"
 
     def ready(self) -> None:
-        pre_migrate.connect(create_history_schema, sender=self)
+        pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
 
 
 def create_history_schema(using: str, **_signal: Any) -> None:

@@ -142,17 +142,19 @@ def any_free_port() -> int:
 
 
 def claim(data_dir: Path) -> int:
-    """Locks the data: an open file that holds the lock. Two Valkeys on one file would destroy it. Waits for a run that
-    is just ending; raises AlreadyRunningError.
+    """Locks the data: an open file that holds the lock. Two Valkeys on one file would destroy it. Waits for what a
+    killed run left behind to end; raises AlreadyRunningError.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LOCK_SECONDS
     while not _locked(lock):
-        if time.monotonic() > deadline:
+        if _holder_lives(lock) or time.monotonic() > deadline:
             os.close(lock)
             raise AlreadyRunningError(f"Tertulia is already running with the data in {data_dir}: stop it first.")
         time.sleep(0.2)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, b"%d" % os.getpid(), 0)
     return lock
 
 
@@ -161,6 +163,17 @@ def _locked(lock: int) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def _holder_lives(lock: int) -> bool:
+    """Whether the run that took the lock goes on; if not, its guardian holds it until all is stopped."""
+    try:
+        os.kill(int(os.pread(lock, 20, 0)), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's, and alive
+        return True
     return True
 
 

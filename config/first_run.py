@@ -64,14 +64,24 @@ def check_port(host: str, port: str) -> None:
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         sys.exit(f"PORT={port} is not a port number: `make run PORT=8000`.")
     problem = obstacle(host, int(port))
-    data_dir = Path(os.environ.get("DATA_DIR") or BASE_DIR / "var")
     deadline = time.monotonic() + ENDING_SECONDS
-    # This file says that a run is going on or was killed a moment ago.
-    while problem and (data_dir / "services.env").exists() and time.monotonic() < deadline:
+    while problem and was_killed() and time.monotonic() < deadline:
         time.sleep(0.2)
         problem = obstacle(host, int(port))
     if problem:
         sys.exit(f"Cannot serve on {host}:{port} ({problem}): take another one with `make run PORT={int(port) + 1}`.")
+
+
+def was_killed() -> bool:
+    """Whether the last run ended without tidying up: its processes may still be ending."""
+    data_dir = Path(os.environ.get("DATA_DIR") or BASE_DIR / "var")
+    try:
+        os.kill(int((data_dir / "serve.lock").read_text()), 0)
+    except ProcessLookupError:
+        return (data_dir / "services.env").exists()
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def obstacle(host: str, port: int) -> str | None:

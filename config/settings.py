@@ -91,6 +91,8 @@ USE_TZ = True
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = urlsplit(SITE_URL).scheme == "https"
 SECURE_SSL_REDIRECT = False  # the proxy in front redirects
+# Redirecting, subdomains and browsers' preload lists are the proxy's and its owner's decisions.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
 CSRF_TRUSTED_ORIGINS = [SITE_URL]
 

@@ -1,9 +1,11 @@
 """Every sentence a person reads exists in every language. `manage.py translate` brings the catalogues up to date."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from babel.messages.catalog import Catalog, Message
 from babel.messages.plurals import get_plural
 from django.conf import settings
@@ -11,6 +13,10 @@ from django.utils import translation
 from django.utils.translation import ngettext, to_locale
 
 from accounts.errors import NotFound
+from accounts.models import User
+from chat.tickets import issue_ticket
+from chat.turns.connections import in_thread
+from config.asgi import application
 from config.management.commands.translate import (
     compiled,
     extract_messages,
@@ -20,11 +26,20 @@ from config.management.commands.translate import (
     read_catalog,
     save,
 )
+from history.models import new_id
 
 LANGUAGES = [language for language, _name in settings.LANGUAGES]
 PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[a-z]|\{\w*\}")
 
 each_language = pytest.mark.parametrize("language", LANGUAGES)
+each_saying = pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("es", "Eso no existe o no es tuyo."),
+        ("en", "That does not exist, or is not yours."),
+        ("pt-br", "Isso não existe ou não é seu."),
+    ],
+)
 
 
 def ids_of(catalog: Catalog) -> set[object]:
@@ -85,17 +100,32 @@ def test_english_says_what_the_code_says():
     assert all(forms_of(message.string) == forms_of(message.id) for message in messages_of("en"))
 
 
-@pytest.mark.parametrize(
-    ("language", "sentence"),
-    [
-        ("es", "Eso no existe o no es tuyo."),
-        ("en", "That does not exist, or is not yours."),
-        ("pt-br", "Isso não existe ou não é seu."),
-    ],
-)
+@each_saying
 def test_django_finds_the_catalogues(language, sentence):
     with translation.override(language):
         assert str(NotFound.message) == sentence
+
+
+@each_saying
+def test_an_error_of_the_api_is_in_the_language_that_was_asked_for(api, carla, language, sentence):
+    answer = api(carla).get(f"/api/v1/conversations/{new_id()}", headers={"Accept-Language": language})
+    assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (404, "not_found", sentence)
+
+
+@each_saying
+async def test_a_rejection_over_the_socket_is_in_the_language_of_the_account(carla, language, sentence):
+    await User.objects.filter(pk=carla.pk).aupdate(locale=language)
+    ticket = await in_thread(issue_ticket, carla.pk)
+    scope = {"type": "websocket", "path": "/ws/", "query_string": f"ticket={ticket}".encode(), "headers": []}
+    socket = ApplicationCommunicator(application, scope)
+    await socket.send_input({"type": "websocket.connect"})
+    assert (await socket.receive_output())["type"] == "websocket.accept"
+    command = json.dumps({"type": "turn.stop", "turn_id": str(new_id())})
+    await socket.send_input({"type": "websocket.receive", "text": command})
+    answer = json.loads((await socket.receive_output())["text"])
+    await socket.send_input({"type": "websocket.disconnect", "code": 1000})
+    await socket.wait()
+    assert (answer["type"], answer["code"], answer["detail"]) == ("turn.rejected", "not_found", sentence)
 
 
 @each_language

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 from django.utils import timezone
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from history import progress
@@ -130,6 +130,8 @@ def test_a_sign_that_stands_for_letters_is_found_by_them(conversation):
     assert found("tertuliatm") == ["Tertulia™"]
 
 
+@settings(database=None)
 @given(st.text())
+@example("™")
 def test_what_was_folded_stays_as_it_is(text):
     assert fold(fold(text)) == fold(text)

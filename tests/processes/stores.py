@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -44,7 +45,7 @@ def fresh_store() -> dict[str, str]:
         address = os.environ["DATABASE_URL"]
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return {"DATABASE_URL": address.replace("/postgres", f"/{name}", 1)}
+        return {"DATABASE_URL": urlsplit(address)._replace(path=f"/{name}").geturl()}
     if STORES == "mongodb":
         return {"MONGODB_URI": os.environ["MONGODB_URI"], "MONGODB_DATABASE": name}
     return {}

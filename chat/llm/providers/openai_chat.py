@@ -89,8 +89,12 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
             while not answer.is_done and (chunk := await response.content.readany()):
                 if delta := answer.take(decoder.feed(chunk)):
                     yield delta
+                if answer.error:
+                    raise answer.error
             if delta := answer.take(decoder.end()):
                 yield delta
+            if answer.error:
+                raise answer.error
     except TimeoutError as error:
         raise TimedOut from error
     except (aiohttp.ClientError, ConnectionError) as error:
@@ -101,15 +105,16 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 class _Answer:
     """What was read of one answer so far."""
 
-    __slots__ = ("is_done", "reason", "usage")
+    __slots__ = ("error", "is_done", "reason", "usage")
 
     def __init__(self) -> None:
+        self.error: ProviderError | None = None  # to be raised once the text before it is out
         self.is_done = False
         self.reason: str | None = None
         self.usage: _Usage | None = None
 
     def take(self, events: list[bytes]) -> Delta | None:
-        """Return the text and reasoning of several events as one Delta, or None; raises ProviderError."""
+        """Return the text and reasoning of several events, up to a faulty one, as one Delta; None without any."""
         text = reasoning = ""
         for event in events:
             if event == b"[DONE]":
@@ -117,10 +122,12 @@ class _Answer:
                 break
             try:
                 chunk = _decode(event)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise BadResponse from error
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                self.error = BadResponse()
+                break
             if chunk.error:
-                raise _stated_error(chunk.error, status=None)
+                self.error = _stated_error(chunk.error, status=None)
+                break
             if chunk.usage is not None:
                 self.usage = chunk.usage
             for choice in chunk.choices or ():

@@ -1,0 +1,184 @@
+"""The log's scripts: who may append, and what a log adds up to."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from chat.turns import log
+from chat.turns.log import (
+    APPEND,
+    KEPT_AFTER_END_SECONDS,
+    KEPT_WHILE_OPEN_SECONDS,
+    LEASE_MS,
+    WAKE_UPS,
+    Entry,
+    Kind,
+    decode_entries,
+    encode_entry,
+    replay,
+)
+from history.models import new_id
+
+TURN = new_id()
+
+
+def text(gen: int, at: int, what: str) -> Entry:
+    return Entry(TURN.bytes, Kind.TEXT, gen, at, what)
+
+
+async def append(redis: Redis, holder: str, *entries: Entry) -> int:
+    keys = (log.lease_key(TURN), log.log_key(TURN))
+    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, holder, len(entries), *map(encode_entry, entries))
+    (answer,) = await redis.eval(APPEND, 2, *keys, *arguments)
+    return answer
+
+
+# --- The lease --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_holder_of_the_lease_appends(redis: Redis):
+    assert await log.take_lease(redis, TURN, "a:1")
+    assert await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, " mundo")) == 1
+    assert await log.read(redis, TURN) == [text(1, 0, "hola"), text(1, 4, " mundo")]
+    assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_WHILE_OPEN_SECONDS
+
+
+async def test_nobody_appends_without_a_lease(redis: Redis):
+    assert await append(redis, "a:1", text(1, 0, "hola")) == -1
+    assert await log.read(redis, TURN) == []
+
+
+async def test_nobody_appends_under_the_lease_of_another(redis: Redis):
+    await log.take_lease(redis, TURN, "b:2")
+    assert await append(redis, "a:1", text(1, 0, "hola")) == 0
+    assert await append(redis, "b:1", text(1, 0, "hola")) == 0
+    assert await log.read(redis, TURN) == []
+
+
+async def test_what_is_refused_is_not_told_to_anybody(redis: Redis):
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe(WAKE_UPS)
+        await append(redis, "a:1", text(1, 0, "refused"))
+        await log.take_lease(redis, TURN, "a:1")
+        await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, "!"))
+        told = await told_by(subscription)
+    assert told == [[text(1, 0, "hola"), text(1, 4, "!")]]
+
+
+async def told_by(subscription: PubSub) -> list[list[Entry]]:
+    """Return what every reader was told so far."""
+    told = []
+    while message := await subscription.get_message(timeout=0.2):
+        if message["type"] == "message":
+            told.append(decode_entries(message["data"]))
+    return told
+
+
+async def test_appending_renews_the_lease(redis: Redis):
+    await log.take_lease(redis, TURN, "a:1")
+    await redis.pexpire(log.lease_key(TURN), 500)
+    assert await append(redis, "a:1") == 1
+    assert await redis.pttl(log.lease_key(TURN)) > 10_000
+
+
+async def test_a_lease_is_taken_when_it_is_free(redis: Redis):
+    assert await log.take_lease(redis, TURN, "a:1")
+    assert not await log.take_lease(redis, TURN, "b:1")
+    assert await redis.get(log.lease_key(TURN)) == b"a:1"
+    assert 0 < await redis.pttl(log.lease_key(TURN)) <= LEASE_MS
+
+
+async def test_a_lease_taken_twice_by_the_same_holder_is_taken(redis: Redis):
+    """The answer to a first try may have been lost."""
+    assert await log.take_lease(redis, TURN, "a:1")
+    assert await log.take_lease(redis, TURN, "a:1")
+
+
+async def test_a_lease_is_taken_from_an_earlier_self(redis: Redis):
+    await log.take_lease(redis, TURN, "a:1")
+    assert await log.take_lease(redis, TURN, "a:2", instead_of="a:1")
+    assert not await log.take_lease(redis, TURN, "b:2", instead_of="a:1")
+
+
+async def test_a_new_generation_empties_the_log(redis: Redis):
+    await log.take_lease(redis, TURN, "a:1")
+    await append(redis, "a:1", text(1, 0, "hola"))
+    await log.take_lease(redis, TURN, "a:2", instead_of="a:1")
+    assert await log.read(redis, TURN) != []
+    await log.take_lease(redis, TURN, "a:2", empties_log=True)
+    assert await log.read(redis, TURN) == []
+
+
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_drops_lease_mark_and_queue_entry(redis: Redis):
+    await redis.xgroup_create(log.QUEUE, log.GROUP, id="0", mkstream=True)
+    entry = await redis.xadd(log.QUEUE, {b"turn": TURN.bytes})
+    await redis.xreadgroup(log.GROUP, "a", {log.QUEUE: ">"})
+    await redis.set(log.queued_key(TURN), b"1")
+    await log.take_lease(redis, TURN, "a:1")
+    await append(redis, "a:1", text(1, 0, "hola"))
+    await log.end(redis, TURN, gen=1, characters=4, holder="a:1", queue_entry=entry)
+    assert await log.read(redis, TURN) == [text(1, 0, "hola"), Entry(TURN.bytes, Kind.END, 1, 4)]
+    assert await redis.exists(log.lease_key(TURN), log.queued_key(TURN)) == 0
+    assert (await redis.xpending(log.QUEUE, log.GROUP))["pending"] == await redis.xlen(log.QUEUE) == 0
+    assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_AFTER_END_SECONDS
+
+
+async def test_the_end_is_told_once(redis: Redis):
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe(WAKE_UPS)
+        await log.end(redis, TURN, gen=1, characters=4)
+        await log.end(redis, TURN, gen=1, characters=4)
+        told = await told_by(subscription)
+    assert told == [[Entry(TURN.bytes, Kind.END, 1, 4)]]
+    assert len(await log.read(redis, TURN)) == 1
+
+
+async def test_the_end_leaves_the_lease_of_another(redis: Redis):
+    await log.take_lease(redis, TURN, "b:2")
+    await log.end(redis, TURN, gen=1, holder="a:1")
+    assert await redis.get(log.lease_key(TURN)) == b"b:2"
+
+
+# --- What a log adds up to --------------------------------------------------------------------------------------------
+
+
+def test_an_empty_log_is_nothing():
+    assert not replay([]).was_shown
+    assert replay([]).gen == 0
+
+
+def test_texts_and_notes_are_put_together():
+    entries = [
+        Entry(TURN.bytes, Kind.BEGUN, 1, 0, "who"),
+        Entry(TURN.bytes, Kind.REASONING, 1, 0, "hm"),
+        text(1, 0, "hola"),
+        text(1, 4, " mundo"),
+        Entry(TURN.bytes, Kind.OUTCOME, 1, 0, "how"),
+        Entry(TURN.bytes, Kind.END, 1, 10),
+    ]
+    found = replay(entries)
+    assert (found.gen, found.begun, found.reasoning, found.text) == (1, "who", "hm", "hola mundo")
+    assert (found.outcome, found.is_ended, found.was_shown) == ("how", True, True)
+
+
+def test_a_later_generation_voids_the_earlier_one():
+    found = replay([text(1, 0, "old"), Entry(TURN.bytes, Kind.OUTCOME, 1, 0, "how"), text(2, 0, "new")])
+    assert (found.gen, found.text, found.outcome) == (2, "new", "")
+
+
+def test_the_end_of_an_earlier_generation_voids_nothing():
+    assert replay([text(2, 0, "new"), Entry(TURN.bytes, Kind.END, 3, 3)]).text == "new"
+
+
+@given(st.lists(st.text(min_size=1, max_size=5), max_size=8), st.data())
+def test_an_entry_that_is_there_twice_counts_once(parts: list[str], data: st.DataObject):
+    entries, at = [], 0
+    for part in parts:
+        entry = text(1, at, part)
+        entries += [entry] * data.draw(st.integers(1, 2))
+        at += len(part)
+    assert replay(entries).text == "".join(parts)

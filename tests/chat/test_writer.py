@@ -1,0 +1,224 @@
+"""A runner's side of the log."""
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from accounts.models import User
+from chat.turns import log
+from chat.turns import writer as writer_module
+from chat.turns.connections import in_thread
+from chat.turns.log import Entry, Kind
+from history.models import Turn
+from tests.chat.asking import ask, eventually, saved
+from tests.chat.relay import relayed_redis
+from tests.chat.writing import Writing, writing
+
+
+@pytest.fixture
+def turn(carla: User) -> Turn:
+    return ask(carla)
+
+
+async def texts(redis: Redis, turn: Turn) -> list[Entry]:
+    return [entry for entry in await log.read(redis, turn.pk) if entry.kind in (Kind.TEXT, Kind.REASONING)]
+
+
+async def arrives(writing: Writing) -> None:
+    await eventually(writing.has_arrived, seconds=5)
+
+
+async def test_text_reaches_the_log(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await it.say_and_wait(" mundo")
+    assert await texts(redis, turn) == [
+        Entry(turn.pk.bytes, Kind.TEXT, 1, 0, "hola"),
+        Entry(turn.pk.bytes, Kind.TEXT, 1, 4, " mundo"),
+    ]
+
+
+async def test_reasoning_has_offsets_of_its_own(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hm ", kind=Kind.REASONING)
+        await it.say_and_wait("ah", kind=Kind.REASONING)
+        await it.say_and_wait("hola")
+    assert [(entry.kind, entry.at, entry.text) for entry in await texts(redis, turn)] == [
+        (Kind.REASONING, 0, "hm "),
+        (Kind.REASONING, 3, "ah"),
+        (Kind.TEXT, 0, "hola"),
+    ]
+
+
+async def test_offsets_are_in_characters(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("ñ😀")
+        await it.say_and_wait("!")
+    assert [entry.at for entry in await texts(redis, turn)] == [0, 2]
+
+
+async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("0 ")
+        begun = time.monotonic()
+        for number in range(1, 81):
+            it.live.add(Kind.TEXT, f"{number} ")
+            it.writer.changed(it.live)
+            await asyncio.sleep(0.005)
+        await arrives(it)
+        ticks = (time.monotonic() - begun) / writer_module.TICK_SECONDS
+    assert len(await texts(redis, turn)) <= ticks + 3
+
+
+async def test_who_answers_is_noted_once_and_first(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        it.live.notes[Kind.BEGUN] = "who"
+        await it.say_and_wait("hola")
+        await it.say_and_wait("!")
+    kinds = [entry.kind for entry in await log.read(redis, turn.pk)]
+    assert kinds == [Kind.BEGUN, Kind.TEXT, Kind.TEXT]
+
+
+async def test_the_outcome_is_the_last_entry_and_known_to_be_there(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        it.say("hola")
+        it.live.notes[Kind.OUTCOME] = "how"
+        it.writer.changed(it.live, urgently=True)
+        await asyncio.wait_for(it.live.flushed.wait(), 5)
+        entries = await log.read(redis, turn.pk)
+        assert [(entry.kind, entry.text) for entry in entries] == [(Kind.TEXT, "hola"), (Kind.OUTCOME, "how")]
+        it.writer.changed(it.live, urgently=True)
+        await asyncio.sleep(0.1)
+    assert await log.read(redis, turn.pk) == entries
+
+
+async def test_many_turns_share_a_script_and_not_a_fate(redis: Redis, carla: User):
+    turns = [await in_thread(ask, carla) for _ in range(3)]
+    async with (
+        writing(redis, turns[0]) as first,
+        writing(redis, turns[1]) as second,
+        writing(redis, turns[2]) as third,
+    ):
+        for other in (second, third):
+            other.writer.close(other.live)
+            first.writer.open(other.live)
+            other.writer = first.writer
+        await redis.set(log.lease_key(turns[1].pk), "runner-b:2")
+        for it in (first, second, third):
+            it.say("hola")
+        await arrives(first)
+        await arrives(third)
+        await asyncio.wait_for(second.live.is_lost.wait(), 5)
+        assert not first.live.is_lost.is_set()
+        assert not third.live.is_lost.is_set()
+    assert await texts(redis, turns[1]) == []
+
+
+async def test_an_idle_turn_keeps_its_lease(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.pexpire(log.lease_key(turn.pk), 400)
+        await asyncio.sleep(0.5)
+        assert await redis.pttl(log.lease_key(turn.pk)) > 10_000
+    assert len(await texts(redis, turn)) == 1
+
+
+async def test_a_turn_that_another_runner_has_is_lost(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.set(log.lease_key(turn.pk), "runner-b:2")
+        it.say(" mundo")
+        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+        it.say("!")
+        await asyncio.sleep(0.1)
+    assert [entry.text for entry in await texts(redis, turn)] == ["hola"]
+    assert (await in_thread(saved, turn)).gen == 1
+
+
+async def test_a_lease_that_ran_out_is_taken_again_under_the_next_generation(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.delete(log.lease_key(turn.pk))
+        await it.say_and_wait(" mundo")
+        await it.say_and_wait("!")
+    found = await texts(redis, turn)
+    assert [(entry.gen, entry.at, entry.text) for entry in found] == [(2, 0, "hola mundo"), (2, 10, "!")]
+    assert (await in_thread(saved, turn)).gen == 2
+
+
+async def test_an_emptied_redis_gets_the_whole_text_again(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        it.live.notes[Kind.BEGUN] = "who"
+        await it.say_and_wait("hm", kind=Kind.REASONING)
+        await it.say_and_wait("hola")
+        await redis.flushall()
+        await it.say_and_wait(" mundo")
+    entries = await log.read(redis, turn.pk)
+    assert [(entry.kind, entry.gen, entry.at, entry.text) for entry in entries] == [
+        (Kind.BEGUN, 2, 0, "who"),
+        (Kind.REASONING, 2, 0, "hm"),
+        (Kind.TEXT, 2, 0, "hola mundo"),
+    ]
+
+
+async def test_an_idle_turn_notices_an_emptied_redis(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.flushall()
+        await arrives(it)
+
+
+async def test_a_lease_that_ran_out_and_a_turn_that_is_taken_is_lost(redis: Redis, turn: Turn):
+    """Another runner claimed it in the database, and has not taken the lease yet."""
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.delete(log.lease_key(turn.pk))
+        await in_thread(Turn.objects.filter(pk=turn.pk).update, gen=2)
+        it.say(" mundo")
+        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+    assert [entry.text for entry in await texts(redis, turn)] == ["hola"]
+
+
+async def test_a_turn_that_is_closed_meanwhile_is_lost(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.delete(log.lease_key(turn.pk))
+        await in_thread(Turn.objects.filter(pk=turn.pk).update, status="interrupted")
+        it.say(" mundo")
+        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+
+
+async def test_an_unreachable_redis_is_waited_for(redis: Redis, turn: Turn):
+    async with relayed_redis() as (relay, through), writing(through, turn) as it:
+        await it.say_and_wait("hola")
+        relay.break_down()
+        it.say(" mundo")
+        await asyncio.sleep(0.6)
+        it.say("!")
+        assert not it.live.is_lost.is_set()
+        relay.is_down = False
+        it.redis = redis
+        await arrives(it)
+        await it.say_and_wait("?")
+    assert [(entry.gen, entry.text) for entry in await texts(redis, turn)] == [(2, "hola mundo!"), (2, "?")]
+    assert (await in_thread(saved, turn)).gen == 2
+
+
+async def test_an_append_whose_answer_is_lost_is_not_there_twice(redis: Redis, turn: Turn):
+    """It arrived, and nobody said so: written again under the same generation it would be read twice."""
+    async with relayed_redis() as (relay, through), writing(through, turn) as it:
+        it.redis = redis
+        await it.say_and_wait("hola")
+        relay.is_deaf = True
+        it.say(" mundo")
+        await arrives(it)  # it is in the log
+        await asyncio.sleep(0.1)
+        relay.is_deaf = False
+        await it.say_and_wait("!")
+    found = await texts(redis, turn)
+    assert "".join(entry.text for entry in found) == "hola mundo!"
+    assert {entry.gen for entry in found} == {2}
