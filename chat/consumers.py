@@ -48,7 +48,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     user: User
     watching: dict[UUID, "asyncio.Task[None]"]
-    told: set[UUID]  # whose end this page has, and whose notice of it is still to come
+    begun: set[UUID]  # turns of other tabs this page was told of and does not follow
     mistakes = 0
     breaking: "asyncio.Task[None] | None" = None
 
@@ -56,7 +56,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         self.watching = {}
-        self.told = set()
+        self.begun = set()
         user = await in_thread(_authenticate, dict(self.scope))
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
@@ -115,6 +115,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     def watch(self, turn: Turn, place: Place | None = None) -> None:
         """Follow a turn from `place`; a turn that is followed already starts over from there."""
+        self.begun.discard(turn.pk)
         if old := self.watching.pop(turn.pk, None):
             old.cancel()
         if len(self.watching) >= MOST_WATCHED:
@@ -136,7 +137,6 @@ class TurnConsumer(AsyncWebsocketConsumer):
             async for entries in batches:
                 for entry in entries:
                     if entry.kind == Kind.END:
-                        self.told.add(turn.pk)
                         await self.send_end(turn.pk)
                     else:
                         await self.send_event(protocol.text_event(turn_id, entry))
@@ -163,15 +163,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def notice_started(self, message: dict[str, Any]) -> None:
         """A turn began in another of the person's tabs."""
         if message["by"] != self.channel_name:
+            self.begun.add(UUID(message["turn_id"]))
             for event in await in_thread(self.begin, UUID(message["turn_id"])):
                 await self.send_event(event)
 
     async def notice_finished(self, message: dict[str, Any]) -> None:
-        """A turn ended; a tab that follows it learns so from its text."""
+        """A turn ended. Who follows it learns so from its text; who has just come back is about to ask for that text,
+        and would take the end for the end of it."""
         turn_id = UUID(message["turn_id"])
-        if turn_id not in self.watching and turn_id not in self.told:
+        if turn_id in self.begun:
+            self.begun.discard(turn_id)
             await self.send_end(turn_id)
-        self.told.discard(turn_id)
 
     async def notice_conversation(self, message: dict[str, Any]) -> None:
         """A conversation got another title, or is gone."""
