@@ -55,6 +55,7 @@ async def serve(services: embedded.Services, host: str, port: int, lock: int, *,
             for store in services.stores:
                 await manager.start(store)
             embedded.write_addresses(addresses, settings.DATA_DIR)
+            await check_redis()
             await prepare(manager)
             if services.demo_model:
                 manager.start_soon(services.demo_model)
@@ -87,6 +88,14 @@ async def end_of(parent: int) -> None:
         await asyncio.sleep(1)
 
 
+async def check_redis() -> None:
+    try:
+        async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
+            await redis.ping()
+    except (RedisError, ValueError) as error:
+        raise CommandError(f"Redis does not answer: look at REDIS_URL in .env ({error}).") from error
+
+
 async def prepare(manager: Manager) -> None:
     manager.say("Preparing the databases.")
     code, printed = await manager.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
@@ -102,30 +111,22 @@ async def start_site(manager: Manager, host: str, port: int) -> None:
     name = next((name for name in settings.ALLOWED_HOSTS if name[0] not in "*.["), "localhost")
     web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
     web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
-    web += [
-        "--ws-per-message-deflate",
-        "false",
-        "--ws-max-size",
-        "1048576",
-        "--no-access-log",
-        "--log-level",
-        "warning",
-    ]
+    web += ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
+    web += ["--no-access-log", "--log-level", "warning"]
     up = answers_http(port, "/healthz", host=reached, name=name)
     await manager.start(Process("web", web, ready=up, stop_seconds=8))
 
-    runner = [sys.executable, "manage.py", "run_turns"]
-    drained = settings.DRAIN_SECONDS + 5
-    running = manager.start_soon(Process("runner", runner, ready=runner_is_alive, stop_seconds=drained))
+    command = [sys.executable, "manage.py", "run_turns"]
+    runner = Process("runner", command, ready=runner_is_alive, stop_seconds=settings.DRAIN_SECONDS + 5)
 
     quiet = ["-W", "ignore:You're running the worker with superuser privileges"]  # eight lines, when root
     celery = [sys.executable, *quiet, "-m", "celery", "--quiet", "-A", "config"]
     # Threads: one process instead of the two that "prefork" needs, and pings are answered during a long task.
-    worker = [*celery, "worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
-    worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    manager.start_soon(Process("worker", worker, stop_seconds=15))
-    manager.start_soon(Process("beat", [*celery, "beat", "--loglevel", "warning"]))
-    await running
+    command = [*celery, "worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    worker = Process("worker", command, stop_seconds=15)
+    beat = Process("beat", [*celery, "beat", "--loglevel", "warning"])
+    await asyncio.gather(*map(manager.start, (runner, worker, beat)))
 
 
 async def runner_is_alive() -> bool:
