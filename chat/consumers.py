@@ -12,7 +12,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.http import HttpRequest
-from django.http.request import validate_host
+from django.http.request import split_domain_port, validate_host
 from django.template.loader import render_to_string
 from django.utils import translation
 from django.utils.translation import ngettext
@@ -221,7 +221,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 def _authenticate(scope: dict[str, Any]) -> User | None:
     """Return whose socket this is: the ticket's owner, or the session's when the page is our own; None to refuse."""
     origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
-    if origin and not validate_host(urlsplit(origin).hostname or "", settings.ALLOWED_HOSTS):
+    if origin and not _is_ours(origin):
         return None
     query = parse_qs(scope["query_string"].decode("latin-1"))
     if "ticket" in query:
@@ -232,6 +232,15 @@ def _authenticate(scope: dict[str, Any]) -> User | None:
     request.session = scope["session"]
     user = get_user(request)
     return user if isinstance(user, User) and user.is_active else None
+
+
+def _is_ours(origin: str) -> bool:
+    """Return whether a page of this origin is one of ours. What is no address at all is not."""
+    try:
+        host, _port = split_domain_port(urlsplit(origin).netloc)  # keeps the brackets ALLOWED_HOSTS has
+    except ValueError:
+        return False
+    return validate_host(host, settings.ALLOWED_HOSTS)
 
 
 def _question(command: Start) -> Question:

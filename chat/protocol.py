@@ -1,10 +1,10 @@
 """The socket's vocabulary: commands in, events out, as JSON with a dotted `type`. The event stream speaks it too."""
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from billing.entitlements import Allowance
 from chat.errors import BadCommand, sentence_for
@@ -14,6 +14,9 @@ from history.models import Turn
 
 LONGEST_COMMAND = 1_000_000
 """Characters. The server closes the socket on longer frames before they get here."""
+
+
+Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Start(Struct, tag_field="type", tag="turn.start"):
@@ -35,9 +38,9 @@ class Watch(Struct, tag_field="type", tag="turn.watch"):
     """`at` is in characters of text, `reasoning_at` of reasoning."""
 
     turn_id: UUID
-    gen: int = 0
-    at: int = 0
-    reasoning_at: int = 0
+    gen: Offset = 0
+    at: Offset = 0
+    reasoning_at: Offset = 0
 
 
 Command: TypeAlias = Start | Stop | Watch

@@ -42,7 +42,7 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
         return _ask(request, conversation_id)
     conversation = access.access_conversation(user_id_of(request), conversation_id)
     after = request.query_params.get("after", "")
-    page = access.list_turns(conversation, after=int(after) if after.isdecimal() else 0)
+    page = access.list_turns(conversation, after=int(after) if after.isdecimal() and len(after) < 10 else 0)
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
 
 

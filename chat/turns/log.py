@@ -91,6 +91,12 @@ if ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
 return 1
 """
 
+# KEYS: lease. ARGV: holder.
+DROP_LEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
 # KEYS: lease, log, queue, queued mark. ARGV: holder, END entry, log seconds, group, queue entry or '', channel.
 END = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
@@ -174,6 +180,11 @@ async def take_lease(
     keys = (lease_key(turn_id), log_key(turn_id))
     answer: Any = await redis.eval(TAKE_LEASE, 2, *keys, holder, LEASE_MS, instead_of, "1" if empties_log else "0")
     return bool(answer)
+
+
+async def give_lease_back(redis: Redis, turn_id: UUID, holder: str) -> None:
+    """Drop the lease if it is the holder's."""
+    await redis.eval(DROP_LEASE, 1, lease_key(turn_id), holder)
 
 
 async def end(

@@ -10,6 +10,7 @@ from chat.turns import log, notices
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
 from chat.turns.log import Replay
+from history import access
 from history.models import Turn
 from history.progress import Outcome
 
@@ -44,7 +45,13 @@ async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str,
     if not await log.take_lease(redis, turn.pk, holder):
         return False
     is_ours = await in_thread(close_turn, turn, outcome)
-    await announce_end(redis, turn, holder=holder, queue_entry=queue_entry)
+    found: Turn | None = turn
+    if not is_ours:
+        found = await in_thread(access.find_turn, turn.pk)
+    if found is not None and found.is_open:  # another runner has claimed it meanwhile
+        await log.give_lease_back(redis, turn.pk, holder)
+    else:
+        await announce_end(redis, found or turn, holder=holder, queue_entry=queue_entry)
     return is_ours
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
@@ -61,11 +61,9 @@ class Runner:
             ]
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
-            for loop in loops[:2]:
-                loop.cancel()
+            await end(loops[:2])
             await self._drain()
-            for task in (*loops, writer):
-                task.cancel()
+            await end((*loops, writer))
         await self._leave()
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -241,6 +239,14 @@ class Runner:
             pass
         await close_session()
         await close_async_redis()
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until they are over: before Python 3.12 a cancellation is lost while `wait_for` returns, in redis-py too."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.2)
 
 
 async def advance(turn: Turn) -> bool:

@@ -47,6 +47,7 @@ class Watcher:
         self._backlog: list[Entry] = []
         self._size = 0
         self._meanwhile: list[Entry] | None = None  # what comes in while the log is being read
+        self._was_deaf = False  # something may have been missed while the log was being read
         self._woken = asyncio.Event()
 
     def take(self, entry: Entry) -> None:
@@ -64,15 +65,19 @@ class Watcher:
     def begin_to_read(self) -> None:
         """Keep what is passed on from now on: the log, when it arrives, may not have it yet."""
         self._meanwhile = []
+        self._was_deaf = False
 
     def read(self, entries: list[Entry]) -> None:
         """Take a whole log, and what came in while it was read: whatever gap there was is closed."""
         meanwhile, self._meanwhile = self._meanwhile or [], None
+        was_deaf, self._was_deaf = self._was_deaf, False
         self.has_gap = False
         last_gen = max((entry.gen for entry in entries if entry.kind != Kind.END), default=0)
         for entry in (*entries, *meanwhile):
             if entry.gen >= last_gen or entry.kind == Kind.END:
                 self.take(entry)
+        if was_deaf and not self.is_ended:
+            self.find_gap()
 
     def take_saved(self, turn: Turn) -> None:
         """Take what is missing from the saved turn, and its end."""
@@ -92,7 +97,8 @@ class Watcher:
     async def wait(self, timeout: float) -> bool:
         """Wait for something to deliver, or a gap to close; return whether there was any before the timeout."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout)
+            async with asyncio.timeout(timeout):  # `wait_for` loses cancellations before Python 3.12
+                await self._woken.wait()
             return True
         return False
 
@@ -104,6 +110,7 @@ class Watcher:
 
     def find_gap(self) -> None:
         self.has_gap = True
+        self._was_deaf = self._meanwhile is not None
         self._woken.set()
 
     @property
@@ -111,7 +118,7 @@ class Watcher:
         return self._size > LONGEST_BACKLOG
 
     def _take_end(self, entry: Entry) -> None:
-        if self.place.text < entry.at:  # the end of the text is missing
+        if entry.at and (entry.gen > self.place.gen or self.place.text < entry.at):  # the end of the text is missing
             self.find_gap()
             return
         self._keep(entry)
@@ -152,7 +159,8 @@ class Hub:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._is_listening.wait(), RETRY_SECONDS)
+            async with asyncio.timeout(RETRY_SECONDS):
+                await self._is_listening.wait()
 
     def remove(self, watcher: Watcher) -> None:
         watchers = self._watchers.get(watcher.turn_id.bytes, set())
@@ -207,8 +215,8 @@ async def watch(turn: Turn, place: Place | None = None) -> AsyncGenerator[list[E
     An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the caller knows it.
     """
     watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())
-    await hub().add(watcher)
     try:
+        await hub().add(watcher)  # a reader may be gone before it is through
         is_saved = not turn.is_open
         while not watcher.is_ended:
             if watcher.has_gap:

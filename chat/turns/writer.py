@@ -139,7 +139,8 @@ class LogWriter:
         next_tick = 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RENEW_SECONDS / 5)
+                async with asyncio.timeout(RENEW_SECONDS / 5):  # `wait_for` loses cancellations before Python 3.12
+                    await self._wake.wait()
             if not self._is_urgent and (pause := next_tick - monotonic()) > 0:
                 await asyncio.sleep(pause)
             self._wake.clear()

@@ -52,9 +52,22 @@ def offer(provider: FakeProvider, catalog: None, settings: Settings) -> Offer:
 @pytest.fixture
 async def redis() -> AsyncIterator[Redis]:
     """This loop's connection to the store, closed when the test is over."""
-    yield async_redis()
+    client = async_redis()
+    yield client
+    await end_subscription()
     await close_session()
     await close_async_redis()
+    await client.aclose(
+        close_connection_pool=True
+    )  # of two runners in one loop, the first that left took it out of use
+
+
+async def end_subscription() -> None:
+    """End this loop's reading of live text, before the connection under it is closed."""
+    listening = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == "Hub._listen"]
+    for task in listening:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 @asynccontextmanager
@@ -66,6 +79,7 @@ async def running() -> AsyncIterator[Runner]:
     try:
         yield runner
     finally:
+        await end_subscription()  # a runner that leaves closes the loop's connections
         stopping.set()
         await task
 

@@ -80,6 +80,6 @@ async def relayed_redis() -> AsyncIterator[tuple[Relay, Redis]]:
     try:
         yield relay, client
     finally:
-        await client.aclose()
+        await client.aclose(close_connection_pool=True)
         server.close()
         await relay.close()

@@ -11,7 +11,8 @@ from chat.turns import log
 from chat.turns import writer as writer_module
 from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
-from history.models import Turn
+from chat.turns.runner import advance
+from history.models import Turn, new_id
 from tests.chat.asking import ask, eventually, saved
 from tests.chat.relay import relayed_redis
 from tests.chat.writing import Writing, writing
@@ -222,3 +223,22 @@ async def test_an_append_whose_answer_is_lost_is_not_there_twice(redis: Redis, t
     found = await texts(redis, turn)
     assert "".join(entry.text for entry in found) == "hola mundo!"
     assert {entry.gen for entry in found} == {2}
+
+
+@pytest.mark.parametrize("rounds", range(3))
+async def test_a_writer_that_is_cancelled_when_text_arrives_is_cancelled(redis: Redis, rounds: int):
+    """A runner that stops would wait for it for ever."""
+    live = writer_module.LiveText(Turn(pk=new_id()), "runner-a")
+    writer = writer_module.LogWriter(redis, advance)
+    task = asyncio.create_task(writer.run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    writer.changed(live)
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=0.5)
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    assert done

@@ -1,0 +1,258 @@
+"""A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from accounts.models import User
+from bench.provider import FakeProvider, expected_text
+from billing import metering
+from billing.models import Reservation
+from chat.models import LanguageModel
+from chat.turns import log
+from chat.turns import runner as runner_module
+from chat.turns.closing import can_continue, make_outcome
+from chat.turns.connections import in_thread
+from chat.turns.log import GROUP, QUEUE, Entry, Kind, encode_entry
+from chat.turns.rescue import close_with
+from chat.turns.running import encode_begun, encode_outcome
+from history import access, progress
+from history.models import Turn
+from history.progress import Outcome
+from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
+from tests.chat.conftest import Offer, running
+from tests.chat.writing import follow
+
+Die = Callable[..., Awaitable[Turn]]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """Runners find the turns of dead ones at once."""
+    settings.DRAIN_SECONDS = 5
+    monkeypatch.setattr(log, "LEASE_MS", 300)
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.05)
+
+
+@pytest.fixture
+def die(redis: Redis) -> Die:
+    """Return a function with which a runner takes a turn, writes `entries` into its log, and is never seen again."""
+
+    async def die(turn: Turn, *entries: tuple[Kind, str], deaths: int = 1) -> Turn:
+        if not await redis.exists(QUEUE) or not await redis.xinfo_groups(QUEUE):
+            await redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
+        await redis.xreadgroup(GROUP, "dead", {QUEUE: ">"})
+        for _ in range(deaths):
+            assert await in_thread(progress.claim, turn)
+        at = {Kind.TEXT: 0, Kind.REASONING: 0}
+        for kind, text in entries:
+            entry = Entry(turn.pk.bytes, kind, turn.gen, at.get(kind, 0), text)
+            await redis.xadd(log.log_key(turn.pk), {b"e": encode_entry(entry)})
+            if kind in at:
+                at[kind] += len(text)
+        return turn
+
+    return die
+
+
+async def scripted() -> LanguageModel:
+    return await in_thread(LanguageModel.objects.get, key="scripted")
+
+
+async def test_what_showed_nothing_runs_again(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.answer, turn.gen) == ("completed", "hola ", 2)
+    assert await redis.xlen(QUEUE) == 0
+
+
+async def test_who_answers_alone_is_nothing_that_was_shown(redis: Redis, carla: User, die: Die):
+    begun = encode_begun(await scripted())
+    turn = await die(await aask(carla, "say:hola"), (Kind.BEGUN, begun))
+    async with running():
+        assert (await closed(turn)).gen == 2
+
+
+async def test_a_reader_of_the_dead_runner_gets_the_new_text(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"))
+    async with running():
+        reading = await follow(turn)
+    assert (reading.text, reading.generations) == ("hola ", [2])
+
+
+async def test_what_was_shown_is_kept_and_closed_as_interrupted(
+    redis: Redis, carla: User, die: Die, offer: Offer, provider: FakeProvider
+):
+    model = await in_thread(offer, "fake-3t-0ms")
+    turn = await die(
+        await aask(carla, "hola", model="auto"),
+        (Kind.BEGUN, encode_begun(model)),
+        (Kind.REASONING, "hm"),
+        (Kind.TEXT, "hola "),
+        (Kind.TEXT, "mun"),
+    )
+    async with running():
+        turn = await closed(turn)
+        reading = await follow(turn)
+    assert (turn.status, turn.error, turn.gen) == ("interrupted", "runner_lost", 1)
+    assert (turn.answer, turn.reasoning) == (reading.text, reading.reasoning) == ("hola mun", "hm")
+    assert (turn.model, turn.provider, turn.usage_source) == ("fake-3t-0ms", "compatible", "estimated")
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+    assert can_continue(turn)
+    assert provider.stats().started == 0
+    assert await redis.xlen(QUEUE) == 0
+
+
+async def test_who_answered_is_the_model_that_was_asked_for_if_the_log_does_not_say(
+    redis: Redis, carla: User, die: Die
+):
+    turn = await die(await aask(carla, "hola"), (Kind.TEXT, "hola"))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.model) == ("interrupted", "scripted")
+
+
+async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(redis: Redis, carla: User, die: Die):
+    model = await scripted()
+    turn = await aask(carla, "hola")
+    outcome = make_outcome(
+        turn,
+        status="completed",
+        answer="hola mundo",
+        reasoning="hm",
+        model=model,
+        usage=None,
+        finish_reason="stop",
+    )
+    outcome = msgspec.structs.replace(
+        outcome, input_tokens=12, output_tokens=34, usage_source="provider", cost_micros=80
+    )
+    turn = await die(
+        turn,
+        (Kind.BEGUN, encode_begun(model)),
+        (Kind.REASONING, "hm"),
+        (Kind.TEXT, "hola mundo"),
+        (Kind.OUTCOME, encode_outcome(outcome)),
+    )
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.finish_reason) == ("completed", "", "stop")
+    assert (turn.answer, turn.reasoning, turn.usage_source) == ("hola mundo", "hm", "provider")
+    record = await in_thread(record_of, turn)
+    assert (record.input_tokens, record.output_tokens, record.cost_micros) == (12, 34, 80)
+
+
+async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, die: Die):
+    turn = await aask(carla, "hola")
+    failed = encode_outcome(Outcome("failed", error="overloaded"))
+    turn = await die(turn, (Kind.OUTCOME, failed))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error) == ("failed", "overloaded")
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+
+
+async def test_an_answer_that_was_saved_and_not_announced_is_announced(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "hola"), (Kind.TEXT, "hola"))
+    await in_thread(progress.close, turn, Outcome("completed", answer="hola"))
+    async with running():
+        assert (await follow(turn)).text == "hola"
+
+        async def is_done() -> bool:
+            return not await redis.xlen(QUEUE)
+
+        await eventually(is_done)
+    assert (await in_thread(saved, turn)).status == "completed"
+    await in_thread(metering.release, turn.pk)
+
+
+async def test_three_deaths_without_a_word_are_enough(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"), deaths=3)
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.gen, turn.cost_micros) == ("failed", "runner_lost", 3, None)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+
+
+async def test_two_deaths_are_not(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"), deaths=2)
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.gen) == ("completed", 3)
+
+
+async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"))
+    await redis.set(log.lease_key(turn.pk), "alive:1")
+    async with running():
+        for _ in range(20):
+            await redis.pexpire(log.lease_key(turn.pk), 5_000)
+            assert (await in_thread(saved, turn)).gen == 1
+        await redis.delete(log.lease_key(turn.pk))
+        assert (await closed(turn)).gen == 2
+
+
+async def test_a_turn_that_was_erased_is_taken_out_of_the_queue(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"))
+    await in_thread(access.delete_conversation, await in_thread(access.find_conversation, turn.conversation_id))
+    async with running():
+
+        async def is_done() -> bool:
+            return not await redis.xlen(QUEUE)
+
+        await eventually(is_done)
+    assert await in_thread(is_held, turn)  # the sweep releases it
+    await in_thread(metering.release, turn.pk)
+
+
+async def test_several_deaths_at_once_are_all_taken_care_of(redis: Redis, carla: User, die: Die):
+    turns = [await aask(carla, f"say:{number}") for number in range(6)]
+    for number, turn in enumerate(turns):
+        await die(turn, *([(Kind.TEXT, "begun")] if number % 2 else []))
+    async with running(), running():
+        found = [await closed(turn) for turn in turns]
+    assert [turn.status for turn in found] == ["completed", "interrupted"] * 3
+    assert [turn.answer for turn in found] == ["0 ", "begun", "2 ", "begun", "4 ", "begun"]
+
+
+async def test_closing_takes_the_lease_that_a_slow_runner_could_renew(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"), (Kind.TEXT, "hola"))
+    await redis.set(log.lease_key(turn.pk), "slow:1")
+    assert not await close_with(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
+    assert (await in_thread(saved, turn)).status == "streaming"
+    await redis.delete(log.lease_key(turn.pk))
+    assert await close_with(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
+    assert (await in_thread(saved, turn)).status == "interrupted"
+
+
+async def test_who_closes_too_late_tells_nobody_that_it_is_over(redis: Redis, carla: User, die: Die):
+    """Another runner has claimed the turn meanwhile: it is being written."""
+    turn = await die(await aask(carla, "say:hola"))
+    stale = await in_thread(saved, turn)
+    await in_thread(progress.claim, turn)
+    assert not await close_with(redis, stale, Outcome("interrupted"), closer="me")
+    assert Kind.END not in [entry.kind for entry in await log.read(redis, turn.pk)]
+    assert await redis.get(log.lease_key(turn.pk)) is None
+    await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
+
+
+async def test_a_runner_that_dies_again_and_again_does_not_lose_the_turn(
+    redis: Redis, carla: User, die: Die, offer: Offer, settings: Settings
+):
+    """The first dies silent, the second is drained in the middle: its text is kept."""
+    model = await in_thread(offer, "fake-200t-10ms-f0")
+    turn = await die(await aask(carla, "hola", model=model.key))
+    settings.DRAIN_SECONDS = 0
+    async with running():
+
+        async def is_shown() -> bool:
+            return bool(log.replay(await log.read(redis, turn.pk)).text)
+
+        await eventually(is_shown)
+    turn = await in_thread(saved, turn)
+    assert (turn.status, turn.gen) == ("interrupted", 2)
+    assert expected_text(model.key).startswith(turn.answer) != ""

@@ -1,0 +1,665 @@
+"""Turns, run: a runner beside the test, a provider on the wire."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from django.db import OperationalError
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from accounts.models import User
+from bench.provider import FakeProvider, expected_reasoning, expected_text
+from billing.models import Plan, Reservation, UsageRecord
+from chat.llm.providers.http import close_session
+from chat.models import LanguageModel
+from chat.turns import connections, log, presence, running
+from chat.turns import runner as runner_module
+from chat.turns.closing import can_continue
+from chat.turns.connections import async_redis, close_async_redis, in_thread, sync_redis
+from chat.turns.log import Kind
+from chat.turns.runner import Runner
+from chat.turns.stopping import stop_turn
+from history import access, progress
+from history.models import Turn
+from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
+from tests.chat.conftest import Offer
+from tests.chat.conftest import running as a_runner
+from tests.chat.relay import relayed_redis
+from tests.chat.writing import follow
+
+
+async def shown(turn: Turn, *, at_least: int = 1) -> str:
+    """Wait until the log has so many characters; return its text."""
+
+    async def look() -> str:
+        text = log.replay(await log.read(async_redis(), turn.pk)).text
+        return text if len(text) >= at_least else ""
+
+    return await eventually(look)
+
+
+async def queue_is_empty(redis: Redis) -> None:
+    async def look() -> bool:
+        return not await redis.xlen(log.QUEUE)
+
+    await eventually(look, seconds=3)
+
+
+# --- An answer --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_turn_is_answered_saved_and_paid(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    model = await in_thread(offer, "fake-20t-5ms-r5")
+    turn = await closed(await aask(carla, "¿Cuántos?", model=model.key))
+    assert (turn.status, turn.error, turn.finish_reason) == ("completed", "", "stop")
+    assert (turn.answer, turn.reasoning) == (expected_text(model.key), expected_reasoning(model.key))
+    assert (turn.model, turn.provider, turn.gen) == (model.key, "compatible", 1)
+    assert (turn.output_tokens, turn.reasoning_tokens, turn.usage_source) == (25, 5, "provider")
+    assert turn.cost_micros == turn.input_tokens + 2 * 25
+    assert turn.created_at < turn.started_at < turn.first_token_at < turn.completed_at
+    assert "t19" in turn.search_text
+    assert "¿cuantos?" in turn.search_text
+
+
+async def test_what_was_used_is_recorded_once(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "say:hola usage:12/34"))
+    record = await in_thread(record_of, turn)
+    assert (record.input_tokens, record.output_tokens, record.source, record.label) == (12, 34, "provider", "scripted")
+    assert record.cost_micros == turn.cost_micros == 12 + 68
+    period = await in_thread(period_of, carla)
+    assert (period.used_micros, period.reserved_micros, period.holds) == (80, 0, 0)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.SETTLED
+
+
+async def test_what_is_not_reported_is_estimated(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "think:hm say:hola"))
+    assert (turn.status, turn.usage_source) == ("completed", "estimated")
+    assert (turn.output_tokens, turn.reasoning_tokens) == (10 + 9, 9)
+    assert turn.cost_micros == turn.input_tokens + 2 * 19
+    assert (await in_thread(record_of, turn)).source == "estimated"
+
+
+async def test_an_empty_answer_costs_nothing(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "nothing"))
+    assert (turn.status, turn.answer, turn.cost_micros, turn.usage_source) == ("completed", "", None, "")
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+
+
+async def test_nothing_is_left_behind(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "say:hola"))
+    await queue_is_empty(redis)
+    assert not await redis.exists(log.lease_key(turn.pk), log.queued_key(turn.pk))
+    kinds = [entry.kind for entry in await log.read(redis, turn.pk)]
+    assert kinds == [Kind.BEGUN, Kind.TEXT, Kind.OUTCOME, Kind.END]
+    assert 0 < await redis.ttl(log.log_key(turn.pk)) <= log.KEPT_AFTER_END_SECONDS
+
+
+async def test_the_path_is_sent_with_the_question(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    model = await in_thread(offer, "fake-2t-0ms")
+    first = await closed(await aask(carla, "one", model=model.key))
+    second = await closed(await aask(carla, "two", model=model.key, conversation_id=first.conversation_id))
+    assert second.parent_id == first.pk
+    sent = provider.requests[-1]
+    assert [message["content"] for message in sent["messages"][1:]] == ["one", "t0 t1 ", "two"]
+    assert sent["max_tokens"] == 1_000
+
+
+async def test_answers_run_beside_each_other(redis: Redis, runner: Runner, carla: User):
+    begun = time.monotonic()
+    turns = [await aask(carla, "say:a wait:0.5 say:b") for _ in range(5)]
+    for turn in turns:
+        assert (await closed(turn)).answer == "a b "
+    assert time.monotonic() - begun < 2
+
+
+async def test_a_full_runner_takes_the_next_turn_when_one_is_over(
+    redis: Redis, settings: Settings, runner: Runner, carla: User
+):
+    settings.RUNNER_CAPACITY = 1
+    turns = [await aask(carla, f"say:{number} wait:0.05") for number in range(3)]
+    for number, turn in enumerate(turns):
+        assert (await closed(turn)).answer == f"{number} "
+
+
+async def test_a_turn_asked_while_no_runner_was_there_waits_for_one(redis: Redis, carla: User, settings: Settings):
+    turn = await aask(carla, "say:hola")
+    async with a_runner():
+        assert (await closed(turn)).status == "completed"
+
+
+async def test_two_runners_share_the_turns(redis: Redis, carla: User):
+    async with a_runner(), a_runner():
+        turns = [await aask(carla, "say:hola") for _ in range(10)]
+        assert [(await closed(turn)).gen for turn in turns] == [1] * 10
+
+
+async def test_auto_goes_on_to_the_next_model(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    await in_thread(offer, "status-401", position=1)
+    await in_thread(offer, "fake-3t-0ms", position=2)
+    turn = await closed(await aask(carla, "hola", model="auto"))
+    assert (turn.requested_model, turn.model, turn.answer) == ("auto", "fake-3t-0ms", "t0 t1 t2 ")
+    assert (await in_thread(record_of, turn)).label == "fake-3t-0ms"
+
+
+async def test_a_reader_follows_a_whole_turn(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    model = await in_thread(offer, "fake-50t-5ms-r5-unicode-split")
+    turn = await aask(carla, "hola", model=model.key)
+    reading = await follow(turn)
+    assert (reading.text, reading.reasoning) == (expected_text(model.key), expected_reasoning(model.key))
+    assert (await in_thread(saved, turn)).answer == reading.text
+
+
+async def test_a_provider_that_ignores_its_cap_is_cut_off(
+    redis: Redis, runner: Runner, carla: User, settings: Settings
+):
+    settings.MAX_TOKENS = 10
+    turn = await closed(await aask(carla, f"say:{'x' * 300} say:{'y' * 300} wait:5 say:z"))
+    assert (turn.status, turn.finish_reason, turn.usage_source) == ("completed", "length", "estimated")
+    assert turn.answer.endswith("y ")
+    assert can_continue(turn)
+
+
+# --- Stop -------------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_keeps_and_settles_what_was_shown(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    model = await in_thread(offer, "fake-500t-20ms-f0")
+    turn = await aask(carla, "hola", model=model.key)
+    await shown(turn, at_least=9)
+    await stop_turn(await in_thread(saved, turn))
+    turn = await closed(turn)
+    assert (turn.status, turn.error, turn.finish_reason) == ("stopped", "", "")
+    assert expected_text(model.key).startswith(turn.answer)
+    assert len(turn.answer) >= 9
+    assert turn.usage_source == "estimated"
+    assert 0 < turn.cost_micros == (await in_thread(record_of, turn)).cost_micros
+    assert can_continue(turn)
+    assert (await follow(turn)).text == turn.answer
+
+
+async def test_the_provider_notices_a_stop_within_200_ms(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    model = await in_thread(offer, "fake-500t-20ms-f0")
+    latencies = []
+    for count in range(1, 6):
+        turn = await aask(carla, "hola", model=model.key)
+        await shown(turn)
+        found = await in_thread(saved, turn)
+        begun = time.monotonic_ns()
+        await stop_turn(found)
+        while provider.stats().aborted < count:
+            await asyncio.sleep(0.002)
+            assert time.monotonic_ns() - begun < 2e9
+        latencies.append((provider.stats().last_abort_ns - begun) / 1e6)
+        await closed(turn)
+    print(f"\nfrom stop to the provider's closed connection, ms: {', '.join(f'{ms:.1f}' for ms in sorted(latencies))}")
+    assert max(latencies) < 200
+
+
+async def test_stop_before_it_is_claimed(redis: Redis, carla: User):
+    turn = await aask(carla, "say:hola")
+    await stop_turn(turn)
+    found = await in_thread(saved, turn)
+    assert (found.status, found.answer, found.cost_micros, found.gen) == ("stopped", "", None, 0)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+    assert (await follow(turn)).text == ""
+    async with a_runner():
+        await queue_is_empty(redis)
+    assert (await in_thread(saved, turn)).gen == 0
+
+
+async def test_stop_that_comes_before_the_provider_is_asked(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider
+):
+    """The request is found by its key: nobody listened when it was told."""
+    model = await in_thread(offer, "fake-20t-5ms")
+    turn = await aask(carla, "hola", model=model.key)
+    await log.request_stop(redis, turn.pk)
+    async with a_runner():
+        turn = await closed(turn)
+    assert (turn.status, turn.answer, turn.cost_micros) == ("stopped", "", None)
+    assert provider.stats().started == 0
+
+
+async def test_stop_while_the_provider_is_silent(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    turn = await aask(carla, "hola", model=(await in_thread(offer, "hang")).key)
+
+    async def is_running() -> bool:
+        return (await in_thread(saved, turn)).status == "streaming"
+
+    await eventually(is_running)
+    await stop_turn(turn)
+    turn = await closed(turn)
+    assert (turn.status, turn.cost_micros, can_continue(turn)) == ("stopped", None, False)
+
+
+async def test_stop_of_a_finished_turn_changes_nothing(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "say:hola"))
+    await stop_turn(turn)
+    again = await in_thread(saved, turn)
+    assert (again.status, again.completed_at) == ("completed", turn.completed_at)
+
+
+async def test_two_stops_are_one(redis: Redis, runner: Runner, carla: User):
+    turn = await aask(carla, "say:hola wait:5")
+    await shown(turn)
+    found = await in_thread(saved, turn)
+    await asyncio.gather(stop_turn(found), stop_turn(found))
+    assert (await closed(turn)).status == "stopped"
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("status-400", "bad_request"),
+        ("status-401", "authentication"),
+        ("status-403", "permission"),
+        ("status-404", "not_found"),
+        ("status-429-retry9", "rate_limited"),
+        ("context", "context_exceeded"),
+        ("quota", "permission"),
+        ("html-502", "overloaded"),
+        ("hang", "timeout"),
+        ("fake-0t-0ms-nofinish", "truncated"),
+        ("fake-5t-0ms-cut0", "connection"),
+        ("fake-5t-0ms-rubbish0", "bad_response"),
+    ],
+)
+async def test_what_showed_nothing_failed_and_costs_nothing(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, settings: Settings, script: str, code: str
+):
+    settings.FIRST_TOKEN_SECONDS = 0.2
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, script)).key))
+    assert (turn.status, turn.error, turn.answer) == ("failed", code, "")
+    assert (turn.cost_micros, turn.usage_source, can_continue(turn)) == (None, "", False)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+    assert await in_thread(record_of, turn) is None
+    assert (await follow(turn)).text == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("fake-20t-10ms-f0-cut9", "connection"),
+        ("fake-20t-10ms-f0-stall9", "timeout"),
+        ("fake-20t-10ms-f0-error9", "overloaded"),
+        ("fake-20t-10ms-f0-rubbish9", "bad_response"),
+        ("fake-20t-10ms-f0-nofinish", "truncated"),
+    ],
+)
+async def test_what_broke_off_is_kept_and_settled_by_estimate(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, settings: Settings, script: str, code: str
+):
+    settings.STALL_SECONDS = 0.3
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, script)).key))
+    assert (turn.status, turn.error) == ("interrupted", code)
+    assert turn.answer
+    assert expected_text("fake-20t-10ms-f0").startswith(turn.answer)
+    assert turn.usage_source == "estimated"
+    assert 0 < turn.cost_micros == (await in_thread(record_of, turn)).cost_micros
+    assert can_continue(turn)
+    assert (await follow(turn)).text == turn.answer
+
+
+async def test_reasoning_alone_is_something_that_was_shown(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    script = "fake-20t-10ms-f0-r9-cut0"
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, script)).key))
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "connection", "")
+    assert turn.reasoning.startswith("r0 ")
+    assert turn.cost_micros > 0
+    assert not can_continue(turn)
+
+
+async def test_a_filtered_answer_is_interrupted_and_paid_as_reported(
+    redis: Redis, runner: Runner, carla: User, offer: Offer
+):
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, "fake-5t-0ms-filter")).key))
+    assert (turn.status, turn.error, turn.finish_reason) == ("interrupted", "content_filter", "content_filter")
+    assert (turn.answer, turn.usage_source, turn.output_tokens) == ("t0 t1 t2 t3 t4 ", "provider", 5)
+    assert not can_continue(turn)
+
+
+async def test_a_question_that_is_filtered_failed(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, "fake-0t-0ms-filter")).key))
+    assert (turn.status, turn.error, turn.answer) == ("failed", "content_filter", "")
+    assert (turn.usage_source, turn.output_tokens) == ("provider", 0)
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros
+    turn = await closed(await aask(carla, "fail:content_filter"))
+    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "content_filter", None)
+
+
+async def test_an_answer_that_is_too_long_is_complete_and_can_go_on(
+    redis: Redis, runner: Runner, carla: User, offer: Offer
+):
+    turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, "fake-5t-0ms-length")).key))
+    assert (turn.status, turn.finish_reason, turn.error, can_continue(turn)) == ("completed", "length", "", True)
+
+
+async def test_a_turn_has_a_longest_time(redis: Redis, runner: Runner, carla: User, settings: Settings):
+    settings.TURN_SECONDS = 0.3
+    turn = await closed(await aask(carla, "say:hola wait:5 say:tarde"))
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "timeout", "hola ")
+
+
+async def test_our_own_mistake_is_an_internal_error(
+    redis: Redis, runner: Runner, carla: User, caplog: pytest.LogCaptureFixture
+):
+    turn = await closed(await aask(carla, "fail:no-such-error"))
+    assert (turn.status, turn.error) == ("failed", "internal_error")
+    assert any(record.exc_info for record in caplog.records if record.message == "Turn broke")
+
+
+async def test_nothing_private_is_logged(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("DEBUG")
+    for script in ("status-401", "fake-5t-10ms-f0-error2", "fake-3t-0ms"):
+        await closed(await aask(carla, "my darkest secret", model=(await in_thread(offer, script)).key))
+    logged = " ".join(str(vars(record)) for record in caplog.records if record.name.startswith(("chat", "history")))
+    for private in ("darkest", "t0 t1", "sk-secret-of-the-house", "Incorrect API key"):
+        assert private not in logged
+
+
+# --- While it waited --------------------------------------------------------------------------------------------------
+
+
+async def test_a_model_that_is_switched_off_while_the_turn_waits(redis: Redis, carla: User, offer: Offer):
+    model = await in_thread(offer, "fake-3t-0ms")
+    turn = await aask(carla, "hola", model=model.key)
+    model.enabled = False
+    await in_thread(model.save)
+    async with a_runner():
+        turn = await closed(turn)
+        await queue_is_empty(redis)
+    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "not_found", None)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+    assert (await follow(turn)).text == ""
+
+
+async def test_a_plan_that_shrinks_while_the_turn_waits(redis: Redis, carla: User):
+    def shrink() -> None:
+        LanguageModel.objects.get(key="scripted")
+        plan = Plan.objects.get(key="open")
+        plan.best_tier = "demo"
+        plan.save()
+
+    turn = await aask(carla, "say:hola")
+    await in_thread(shrink)
+    async with a_runner():
+        assert (await closed(turn)).status == "failed"
+
+
+async def test_a_window_that_shrinks_while_the_turn_waits(redis: Redis, carla: User, offer: Offer):
+    model = await in_thread(offer, "fake-3t-0ms", max_output=100)
+    turn = await aask(carla, "x" * 12_000, model=model.key)
+    model.context_window = 600
+    await in_thread(model.save)
+    async with a_runner():
+        turn = await closed(turn)
+    assert (turn.status, turn.error) == ("failed", "context_exceeded")
+
+
+# --- Deleted meanwhile ------------------------------------------------------------------------------------------------
+
+
+def delete(turn: Turn) -> None:
+    access.delete_conversation(access.access_conversation(turn.owner_id, turn.conversation_id))
+
+
+async def test_a_conversation_deleted_while_its_turn_runs_is_paid(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    turn = await aask(carla, "say:hola wait:0.3 say:mundo usage:5/6")
+    await shown(turn)
+    await in_thread(delete, turn)
+
+    async def is_settled() -> bool:
+        return not await in_thread(is_held, turn)
+
+    await eventually(is_settled)
+    assert (await in_thread(record_of, turn)).cost_micros == 5 + 12
+    assert not await in_thread(Turn.objects.filter(pk=turn.pk).exists)
+
+
+async def test_a_conversation_deleted_while_its_turn_waits_costs_nothing(redis: Redis, carla: User):
+    turn = await aask(carla, "say:hola")
+    await in_thread(delete, turn)
+    async with a_runner():
+        await queue_is_empty(redis)
+    assert await in_thread(record_of, turn) is None
+
+
+# --- Another runner ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_turn_that_is_lost_is_no_longer_asked_for(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    turn = await aask(carla, "hola", model=(await in_thread(offer, "fake-500t-10ms-f0")).key)
+    await shown(turn)
+    await redis.set(log.lease_key(turn.pk), "another:2")
+
+    async def is_closed() -> bool:
+        return bool(provider.stats().aborted)
+
+    await eventually(is_closed, seconds=2)
+    await asyncio.sleep(0.1)
+    found = await in_thread(saved, turn)
+    assert (found.status, found.gen, found.answer) == ("streaming", 1, "")
+    assert await in_thread(is_held, turn)
+    await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
+
+
+# --- Stores that are away ---------------------------------------------------------------------------------------------
+
+
+async def test_an_emptied_redis_costs_an_answer_nothing(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    turn = await aask(carla, "hola", model=(await in_thread(offer, "fake-60t-10ms-f0")).key)
+    reader = asyncio.create_task(follow(turn))
+    await shown(turn, at_least=30)
+    await redis.flushall()
+    found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", expected_text("fake-60t-10ms"), 2)
+    assert (await reader).text == found.answer
+    assert (await closed(await aask(carla, "say:hola"))).status == "completed"
+
+
+@pytest.fixture
+async def relayed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    """Everything asynchronous in this loop reaches Redis through a relay."""
+    async with relayed_redis() as (relay, client):
+        connections._clients[asyncio.get_running_loop()] = client
+        yield relay
+        await close_session()
+        await close_async_redis()
+
+
+async def test_redis_away_in_the_middle_costs_an_answer_nothing(relayed, carla: User, offer: Offer):
+    async with a_runner():
+        turn = await aask(carla, "hola", model=(await in_thread(offer, "fake-60t-10ms-f0")).key)
+        reader = asyncio.create_task(follow(turn, seconds=15))
+        await shown(turn, at_least=30)
+        relayed.break_down()
+        await asyncio.sleep(0.3)
+        relayed.is_down = False
+        found = await closed(turn)
+        assert (found.status, found.answer) == ("completed", expected_text("fake-60t-10ms"))
+        assert (await reader).text == found.answer
+
+
+async def test_redis_away_at_the_end_does_not_keep_an_answer_from_being_saved(
+    relayed, carla: User, monkeypatch: pytest.MonkeyPatch, settings: Settings
+):
+    monkeypatch.setattr(running, "FLUSH_PATIENCE_SECONDS", 0.3)
+    async with a_runner():
+        turn = await aask(carla, "say:hola wait:0.3 say:mundo usage:5/6")
+        await shown(turn)
+        relayed.break_down()
+        found = await closed(turn)
+        assert (found.status, found.answer, found.cost_micros) == ("completed", "hola mundo ", 17)
+        relayed.is_down = False
+
+
+async def test_a_database_that_is_away_for_a_moment_is_waited_for(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    close, failures = progress.close, [OperationalError("database is locked")] * 2
+    monkeypatch.setattr(running, "SAVE_PAUSES_SECONDS", (0.05, 0.05, 0.05))
+
+    def close_later(*args: object) -> bool:
+        if failures:
+            raise failures.pop()
+        return close(*args)
+
+    monkeypatch.setattr(progress, "close", close_later)
+    turn = await closed(await aask(carla, "say:hola usage:5/6"))
+    assert (turn.status, turn.answer, turn.cost_micros) == ("completed", "hola ", 17)
+
+
+async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*args: object) -> bool:
+        raise OperationalError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "SAVE_PAUSES_SECONDS", ())
+        patch.setattr(progress, "close", fail)
+        turn = await aask(carla, "say:hola usage:5/6")
+
+        async def is_settled() -> bool:
+            return not await in_thread(is_held, turn)
+
+        await eventually(is_settled)
+        await asyncio.sleep(0.1)
+    assert (await in_thread(saved, turn)).status == "streaming"
+    assert (await in_thread(record_of, turn)).cost_micros == 17
+    assert await redis.xlen(log.QUEUE) == 1
+    assert Kind.OUTCOME in [entry.kind for entry in await log.read(redis, turn.pk)]
+    await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
+
+
+# --- The end of a runner ----------------------------------------------------------------------------------------------
+
+
+async def test_a_runner_that_stops_finishes_what_it_has(redis: Redis, carla: User, settings: Settings):
+    settings.DRAIN_SECONDS = 5
+    async with a_runner():
+        turn = await aask(carla, "say:hola wait:0.3 say:mundo")
+        await shown(turn)
+    found = await in_thread(saved, turn)
+    assert (found.status, found.answer) == ("completed", "hola mundo ")
+
+
+async def test_a_runner_that_stops_takes_nothing_new(redis: Redis, carla: User, settings: Settings):
+    settings.DRAIN_SECONDS = 5
+    stopping = asyncio.Event()
+    task = asyncio.create_task(Runner().run(stopping))
+    running_one = await aask(carla, "say:hola wait:0.4")
+    await shown(running_one)
+    stopping.set()
+    await asyncio.sleep(0)
+    late = await aask(carla, "say:tarde")
+    await task
+    assert (await in_thread(saved, running_one)).status == "completed"
+    assert (await in_thread(saved, late)).status == "queued"
+
+
+async def test_what_is_not_finished_in_time_is_interrupted_with_its_text(redis: Redis, carla: User, settings: Settings):
+    settings.DRAIN_SECONDS = 0.1
+    begun = time.monotonic()
+    async with a_runner():
+        turn = await aask(carla, "say:hola wait:30 say:mundo")
+        await shown(turn)
+    assert time.monotonic() - begun < 5
+    found = await in_thread(saved, turn)
+    assert (found.status, found.error, found.answer) == ("interrupted", "runner_lost", "hola ")
+    assert found.usage_source == "estimated"
+    assert (await in_thread(record_of, turn)).cost_micros == found.cost_micros > 0
+    assert (await follow(turn)).text == "hola "
+
+
+async def test_what_showed_nothing_is_left_to_the_next_runner(
+    redis: Redis, carla: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    settings.DRAIN_SECONDS = 0.1
+    monkeypatch.setattr(log, "LEASE_MS", 500)
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.1)
+    async with a_runner():
+        turn = await aask(carla, "wait:0.3 say:hola")
+
+        async def is_claimed() -> bool:
+            return (await in_thread(saved, turn)).gen == 1
+
+        await eventually(is_claimed)
+    assert (await in_thread(saved, turn)).status == "streaming"
+    settings.DRAIN_SECONDS = 5
+    async with a_runner():
+        found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola ", 2)
+
+
+async def test_a_runner_that_is_stopped_at_any_moment_ends(redis: Redis):
+    """Also while a command is being sent, when Python 3.11 may lose a cancellation."""
+    for rounds in range(24):
+        stopping = asyncio.Event()
+        task = asyncio.create_task(Runner().run(stopping))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        stopping.set()
+        await asyncio.wait({task}, timeout=3)
+        has_ended = task.done()
+        while not task.done():
+            for one in asyncio.all_tasks() - {asyncio.current_task()}:
+                one.cancel()
+            await asyncio.wait({task}, timeout=0.1)
+        assert has_ended, f"It hangs when it is stopped after {rounds} rounds."
+
+
+async def test_a_runner_says_that_it_lives(redis: Redis):
+    with pytest.raises(presence.NoRunner):
+        await asyncio.to_thread(presence.require_runner)
+    async with a_runner():
+
+        async def is_alive() -> bool:
+            with suppress(presence.NoRunner):
+                await asyncio.to_thread(presence.require_runner)
+                return True
+            return False
+
+        await eventually(is_alive, seconds=2)
+    with pytest.raises(presence.NoRunner):
+        await asyncio.to_thread(presence.require_runner)
+
+
+async def test_runners_that_are_long_gone_are_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    await redis.xgroup_create(log.QUEUE, log.GROUP, id="0", mkstream=True)
+    await redis.xgroup_createconsumer(log.QUEUE, log.GROUP, "gone")
+    monkeypatch.setattr(runner_module, "FORGOTTEN_MS", -1)
+    async with a_runner():
+
+        async def is_forgotten() -> bool:
+            names = [consumer["name"] for consumer in await redis.xinfo_consumers(log.QUEUE, log.GROUP)]
+            return b"gone" not in names
+
+        await eventually(is_forgotten, seconds=2)
+
+
+def test_the_ledger_adds_up_after_all_of_it(carla: User, queue_length: Callable[[], int]):
+    """The fixture `ledger_balances` looks after every test of this folder; this one shows that it looks."""
+    turn = ask(carla)
+    assert queue_length() == 1
+    assert UsageRecord.objects.count() == 0
+    assert period_of(carla).reserved_micros == reservation_of(turn).amount_micros > 0
+    sync_redis().flushall()

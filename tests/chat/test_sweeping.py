@@ -1,0 +1,294 @@
+"""What beat repairs: every step may run twice, or beside anybody."""
+
+import asyncio
+import datetime as dt
+
+import pytest
+import redis as redis_client
+from django.utils import timezone
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from accounts.models import User
+from billing import metering
+from billing.models import Reservation, UsageRecord
+from chat.models import LanguageModel
+from chat.tasks import sweep_turns
+from chat.turns import log, opening, sweeping
+from chat.turns.closing import can_continue
+from chat.turns.connections import in_thread, sync_redis
+from chat.turns.log import Entry, Kind, encode_entry
+from chat.turns.running import encode_begun
+from chat.turns.sweeping import settle_forgotten, sweep
+from history import access, progress
+from history.models import Turn, new_id
+from history.progress import Outcome
+from tests.chat.asking import aask, ask, closed, eventually, period_of, record_of, reservation_of, saved
+from tests.chat.conftest import running
+from tests.chat.writing import follow
+
+
+def grow_old(turn: Turn, seconds: float) -> Turn:
+    """Make a turn and its reservation older."""
+    since = dt.timedelta(seconds=seconds)
+    Turn.objects.filter(pk=turn.pk).update(created_at=turn.created_at - since)
+    if turn.started_at:
+        Turn.objects.filter(pk=turn.pk).update(started_at=turn.started_at - since)
+    Reservation.objects.filter(pk=turn.pk).update(created_at=timezone.now() - since)
+    return saved(turn)
+
+
+def everything() -> list[object]:
+    """All that a sweep may change."""
+    return [
+        *Turn.objects.order_by("pk").values(),
+        *Reservation.objects.order_by("pk").values(),
+        *UsageRecord.objects.order_by("pk").values(),
+        sync_redis().xrange("turns"),
+        sorted(key for key in sync_redis().scan_iter("turn:*")),
+    ]
+
+
+async def sweep_twice() -> None:
+    """Sweep, and see that a second time changes nothing."""
+    await sweep()
+    before = await in_thread(everything)
+    await sweep()
+    assert await in_thread(everything) == before
+
+
+def queued(turn: Turn) -> int:
+    """How often the turn is in the queue."""
+    return [fields[b"turn"] for _, fields in sync_redis().xrange("turns")].count(turn.pk.bytes)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A streaming turn without a runner is an orphan at once."""
+    monkeypatch.setattr(sweeping, "ORPHAN_SECONDS", 0)
+
+
+# --- Queued turns -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_turn_without_a_queue_entry_gets_one(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await redis.flushall()
+    await in_thread(grow_old, turn, 11)
+    await sweep_twice()
+    assert queued(turn) == 1
+    async with running():
+        assert (await closed(turn)).status == "completed"
+
+
+async def test_a_turn_that_could_not_be_queued_gets_an_entry(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        down = redis_client.Redis.from_url("redis://127.0.0.1:1/0")
+        patch.setattr(opening, "sync_redis", lambda: down)
+        turn = await aask(carla)
+    assert queued(turn) == 0
+    await in_thread(grow_old, turn, 11)
+    await sweep_twice()
+    assert queued(turn) == 1
+
+
+async def test_a_turn_that_is_on_its_way_into_the_queue_is_left_alone(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await redis.flushall()
+    await sweep_twice()
+    assert queued(turn) == 0
+
+
+async def test_a_turn_that_has_its_queue_entry_is_left_alone(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await in_thread(grow_old, turn, 200)
+    await sweep_twice()
+    assert queued(turn) == 1
+    assert (await in_thread(saved, turn)).status == "queued"
+
+
+async def test_a_turn_that_waited_too_long_failed_and_costs_nothing(redis: Redis, carla: User, settings: Settings):
+    turn = await aask(carla)
+    await in_thread(grow_old, turn, settings.QUEUE_SECONDS + 1)
+    await sweep_twice()
+    found = await in_thread(saved, turn)
+    assert (found.status, found.error, found.cost_micros, found.gen) == ("failed", "queue_timeout", None, 0)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+    assert (await follow(turn)).text == ""
+    async with running():
+
+        async def is_taken() -> bool:
+            return not await redis.xlen(log.QUEUE)
+
+        await eventually(is_taken)
+    assert (await in_thread(saved, turn)).status == "failed"
+
+
+# --- Streaming turns --------------------------------------------------------------------------------------------------
+
+
+async def streaming(carla: User, text: str = "") -> Turn:
+    """A turn whose runner died, and whose queue entry is gone."""
+    turn = await aask(carla)
+    await in_thread(progress.claim, turn)
+    await in_thread(sync_redis().flushall)
+    if text:
+        model = await in_thread(LanguageModel.objects.get, key="scripted")
+        for entry in (
+            Entry(turn.pk.bytes, Kind.BEGUN, 1, 0, encode_begun(model)),
+            Entry(turn.pk.bytes, Kind.TEXT, 1, 0, text),
+        ):
+            sync_redis().xadd(log.log_key(turn.pk), {b"e": encode_entry(entry)})
+    return turn
+
+
+async def test_a_turn_with_a_lease_is_left_alone(redis: Redis, carla: User, impatient: None):
+    turn = await streaming(carla)
+    await redis.set(log.lease_key(turn.pk), "somebody:1")
+    await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "streaming"
+
+
+async def test_a_turn_is_an_orphan_only_after_a_while(redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch):
+    turn = await streaming(carla, "hola")
+    await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "streaming"
+    monkeypatch.setattr(sweeping, "ORPHAN_SECONDS", 0)
+    await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "interrupted"
+
+
+async def test_a_lease_that_comes_back_starts_the_while_over(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    turn = await streaming(carla, "hola")
+    await sweep()
+    await redis.set(log.lease_key(turn.pk), "somebody:1")
+    await sweep()
+    await redis.delete(log.lease_key(turn.pk))
+    assert not await redis.exists(f"turn:{turn.pk}:orphan")
+    await sweep()
+    assert (await in_thread(saved, turn)).status == "streaming"
+
+
+async def test_an_orphan_is_closed_with_its_text(redis: Redis, carla: User, impatient: None):
+    turn = await streaming(carla, "hola")
+    await sweep_twice()
+    found = await in_thread(saved, turn)
+    assert (found.status, found.error, found.answer, found.model) == ("interrupted", "runner_lost", "hola", "scripted")
+    assert (await in_thread(record_of, turn)).cost_micros == found.cost_micros > 0
+    assert (await follow(turn)).text == "hola"
+
+
+async def test_an_orphan_without_a_word_costs_nothing(redis: Redis, carla: User, impatient: None):
+    turn = await streaming(carla)
+    await sweep_twice()
+    found = await in_thread(saved, turn)
+    assert (found.status, found.error, found.answer) == ("interrupted", "runner_lost", "")
+    assert (found.cost_micros, can_continue(found)) == (None, False)
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+
+
+async def test_a_turn_that_runs_is_left_alone(redis: Redis, carla: User, impatient: None):
+    async with running():
+        turn = await aask(carla, "say:hola wait:0.3 say:mundo")
+        for _ in range(5):
+            await sweep()
+        assert (await closed(turn)).answer == "hola mundo "
+
+
+# --- Reservations -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reservation_of_a_turn_never_written_is_released(carla: User):
+    key = new_id()
+    metering.reserve(carla.pk, key, amount_micros=500)
+    settle_forgotten()
+    assert Reservation.objects.get(pk=key).state == Reservation.State.HELD  # the request may still be writing
+    Reservation.objects.filter(pk=key).update(created_at=timezone.now() - dt.timedelta(seconds=46))
+    for _ in range(2):
+        settle_forgotten()
+        assert Reservation.objects.get(pk=key).state == Reservation.State.RELEASED
+        assert (period_of(carla).reserved_micros, period_of(carla).holds) == (0, 0)
+
+
+def test_a_finished_turn_that_was_not_settled_is_settled(carla: User):
+    turn = ask(carla)
+    progress.claim(turn)
+    progress.close(
+        turn,
+        Outcome(
+            "completed",
+            answer="x",
+            model="scripted",
+            input_tokens=5,
+            output_tokens=6,
+            cache_read_tokens=2,
+            usage_source="provider",
+            cost_micros=17,
+        ),
+    )
+    grow_old(turn, 46)
+    for _ in range(2):
+        settle_forgotten()
+        record = record_of(turn)
+        assert (record.cost_micros, record.input_tokens, record.output_tokens) == (17, 5, 6)
+        assert (record.cache_read_tokens, record.label, record.source) == (2, "scripted", "provider")
+        assert period_of(carla).used_micros == 17
+
+
+def test_a_finished_turn_that_used_nothing_is_released(carla: User):
+    turn = ask(carla)
+    progress.close(turn, Outcome("failed", error="queue_timeout"))
+    grow_old(turn, 46)
+    settle_forgotten()
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+
+
+def test_a_turn_that_is_still_open_keeps_its_reservation(carla: User):
+    waiting, written = ask(carla), ask(carla)
+    progress.claim(written)
+    for turn in (waiting, written):
+        grow_old(turn, 3_600)
+    settle_forgotten()
+    assert {reservation_of(turn).state for turn in (waiting, written)} == {Reservation.State.HELD}
+
+
+def test_a_deleted_turn_gives_its_reservation_back(carla: User):
+    turn = ask(carla)
+    grow_old(turn, 46)
+    access.delete_conversation(access.access_conversation(carla.pk, turn.conversation_id))
+    settle_forgotten()
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+
+
+def test_work_that_was_done_after_all_is_paid(carla: User):
+    """The sweep released the reservation of a turn that was deleted while it ran."""
+    turn = ask(carla)
+    progress.claim(turn)
+    grow_old(turn, 46)
+    access.delete_conversation(access.access_conversation(carla.pk, turn.conversation_id))
+    settle_forgotten()
+    metering.settle(turn.pk, cost_micros=9, usage=metering.Usage(1, 4), label="scripted")
+    assert period_of(carla).used_micros == 9
+
+
+# --- Two at once ------------------------------------------------------------------------------------------------------
+
+
+async def test_sweeps_beside_each_other_do_it_once(redis: Redis, carla: User, impatient: None):
+    turn = await streaming(carla, "hola")
+    late = await aask(carla)
+    await in_thread(grow_old, late, 400)
+    await asyncio.gather(*(sweep() for _ in range(4)))
+    assert (await in_thread(saved, turn)).status == "interrupted"
+    assert (await in_thread(saved, late)).error == "queue_timeout"
+    assert await in_thread(UsageRecord.objects.count) == 1
+
+
+def test_the_task_sweeps(carla: User):
+    turn = grow_old(ask(carla), 400)
+    sweep_turns()
+    assert saved(turn).error == "queue_timeout"

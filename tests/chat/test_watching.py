@@ -1,0 +1,495 @@
+"""A reader's side of the log: exactly the text, whatever happens on the way."""
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import pytest
+import redis as redis_client
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from accounts.models import User
+from chat.turns import log, watching
+from chat.turns.connections import in_thread
+from chat.turns.log import Entry, Kind
+from chat.turns.watching import LONGEST_BACKLOG, Place, Watcher, watch
+from history.models import Turn, new_id
+from history.progress import Outcome, claim, close
+from tests.chat.asking import ask, eventually
+from tests.chat.writing import Reading, Writing, follow, writing
+
+
+@pytest.fixture
+def turn(carla: User) -> Turn:
+    return ask(carla)
+
+
+def following(turn: Turn, reading: Reading | None = None) -> "asyncio.Task[Reading]":
+    """Begin to read beside the test."""
+    return asyncio.create_task(follow(turn, reading))
+
+
+async def has(reading: Reading, text: str) -> None:
+    """Wait until a reader has this text."""
+
+    async def look() -> bool:
+        return reading.text == text
+
+    await eventually(look, seconds=5)
+
+
+# --- One reader -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reader_gets_the_text_as_it_is_written(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        reader = following(turn, reading)
+        await it.say_and_wait("hm", kind=Kind.REASONING)
+        await it.say_and_wait("hola")
+        await has(reading, "hola")
+        await it.say_and_wait(" mundo")
+        await has(reading, "hola mundo")
+        assert not reader.done()
+        await it.finish()
+        await reader
+    assert (reading.text, reading.reasoning, reading.generations) == ("hola mundo", "hm", [1])
+
+
+async def test_live_text_takes_a_few_milliseconds(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        reader = following(turn, reading)
+        await it.say_and_wait("a")
+        await has(reading, "a")
+        waits = []
+        for number in range(5):
+            await asyncio.sleep(0.06)
+            begun = time.monotonic()
+            it.say("a")
+            while len(reading.text) < number + 2:
+                await asyncio.sleep(0)
+            waits.append(time.monotonic() - begun)
+        await it.finish()
+        await reader
+    assert min(waits) < 0.02
+
+
+async def test_a_reader_that_comes_late_gets_everything(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        reading = Reading()
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        await it.say_and_wait(" mundo")
+        await it.finish()
+        assert (await reader).text == "hola mundo"
+
+
+async def test_a_reader_that_comes_back_gets_the_rest(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hm ah", kind=Kind.REASONING)
+        await it.say_and_wait("hola mundo")
+        reading = Reading(gen=1, text="hola", reasoning="hm ah")
+        reader = following(turn, reading)
+        await has(reading, "hola mundo")
+        await it.say_and_wait("!")
+        await it.finish()
+        await reader
+    assert (reading.text, reading.generations) == ("hola mundo!", [])
+    sent = "".join(entry.text for batch in reading.batches for entry in batch)
+    assert sent == " mundo!"
+
+
+async def test_a_reader_of_an_older_generation_starts_over(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await redis.delete(log.lease_key(turn.pk))
+        await it.say_and_wait(" mundo")
+        reading = Reading(gen=1, text="hola")
+        reader = following(turn, reading)
+        await has(reading, "hola mundo")
+        await it.finish()
+        assert (await reader).generations == [2]
+
+
+async def test_two_readers_do_not_disturb_each_other(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        first = following(turn)
+        await it.say_and_wait("hola")
+        second = following(turn)
+        gone = following(turn)
+        await it.say_and_wait(" mundo")
+        gone.cancel()
+        await it.say_and_wait("!")
+        await it.finish()
+        assert (await first).text == (await second).text == "hola mundo!"
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
+async def test_readers_of_two_turns_get_their_own(redis: Redis, carla: User):
+    turns = [await in_thread(ask, carla) for _ in range(2)]
+    async with writing(redis, turns[0]) as one, writing(redis, turns[1]) as two:
+        readers = [following(turn) for turn in turns]
+        one.say("uno")
+        two.say("dos")
+        await one.say_and_wait(" uno")
+        await two.say_and_wait(" dos")
+        await one.finish()
+        await two.finish()
+        assert [(await reader).text for reader in readers] == ["uno uno", "dos dos"]
+
+
+async def test_nobody_is_left_in_the_hub(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        reader = following(turn)
+        gone = following(turn)
+        await it.say_and_wait("hola")
+        gone.cancel()
+        await it.finish()
+        await reader
+        await asyncio.wait({gone})
+    assert watching.hub()._watchers == {}
+
+
+async def test_silence_is_told_by_an_empty_list(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
+    async with writing(redis, turn) as it:
+        reading = Reading()
+        reader = following(turn, reading)
+        await it.say_and_wait("hola")
+        await asyncio.sleep(0.35)
+        assert reading.batches.count([]) in (2, 3, 4)
+        await it.say_and_wait(" mundo")
+        await it.finish()
+        assert (await reader).text == "hola mundo"
+
+
+@pytest.mark.parametrize("rounds", range(5))
+async def test_a_reader_that_is_cancelled_when_text_arrives_is_cancelled(rounds: int):
+    """A page that asks for a turn again would get its text twice."""
+    watcher = Watcher(new_id(), Place())
+    task = asyncio.create_task(watcher.wait(30))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    watcher.find_gap()
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+
+# --- Something is lost ------------------------------------------------------------------------------------------------
+
+
+async def test_an_emptied_redis_costs_a_reader_nothing(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        reader = following(turn, reading)
+        await it.say_and_wait("hola")
+        await has(reading, "hola")
+        await redis.flushall()
+        await it.say_and_wait(" mundo")
+        await has(reading, "hola mundo")
+        await it.finish()
+        await reader
+    assert (reading.text, reading.generations) == ("hola mundo", [1, 2])
+
+
+async def test_a_lost_subscription_costs_a_reader_nothing(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        reader = following(turn, reading)
+        await it.say_and_wait("hola")
+        await has(reading, "hola")
+        await redis.client_kill_filter(_type="pubsub")
+        await it.say_and_wait(" mundo")  # nobody is told of it
+        await has(reading, "hola mundo")
+        await it.finish()
+        await reader
+    assert (reading.text, reading.generations) == ("hola mundo", [1])
+
+
+async def test_a_lost_subscription_does_not_lose_the_end(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        reader = following(turn, reading)
+        await it.say_and_wait("hola")
+        await has(reading, "hola")
+        await redis.client_kill_filter(_type="pubsub")
+        await it.finish()
+        assert (await reader).text == "hola"
+
+
+async def test_an_end_that_is_never_told_is_found_in_the_database(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
+    async with writing(redis, turn) as it:
+        reader = following(turn)
+        await it.say_and_wait("hola")
+        it.live.add(Kind.TEXT, " mundo")
+        await it.save()
+        assert (await reader).text == "hola mundo"
+
+
+async def test_a_missing_tail_is_taken_from_the_saved_turn(redis: Redis, turn: Turn):
+    """The end says how long the answer is."""
+    async with writing(redis, turn) as it:
+        reading = Reading()
+        reader = following(turn, reading)
+        await it.say_and_wait("hola")
+        await has(reading, "hola")
+        it.live.add(Kind.TEXT, " mundo")  # shown to nobody
+        await it.finish()
+        assert (await reader).text == "hola mundo"
+        assert (await follow(turn)).text == "hola mundo"
+    assert reading.generations == [1]
+
+
+async def test_a_log_that_expired_is_served_from_the_saved_turn(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        it.say("hm", kind=Kind.REASONING)
+        await it.say_and_wait("hola mundo")
+        await it.finish()
+    await redis.delete(log.log_key(turn.pk))
+    reading = await follow(turn)
+    assert (reading.text, reading.reasoning) == ("hola mundo", "hm")
+    rest = await follow(turn, Reading(gen=1, text="hola", reasoning="hm"))
+    assert (rest.text, rest.generations) == ("hola mundo", [])
+    again = await follow(turn, Reading(gen=1, text="hola mundo", reasoning="hm"))
+    assert sum(len(batch) for batch in again.batches) == 1
+
+
+async def test_a_reader_without_redis_gets_the_saved_turn(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await it.finish()
+    down = redis_client.asyncio.Redis.from_url("redis://127.0.0.1:1/0")
+    monkeypatch.setattr(watching, "async_redis", lambda: down)
+    monkeypatch.setattr(watching, "RETRY_SECONDS", 0.05)
+    assert (await follow(turn)).text == "hola"
+    await down.aclose(close_connection_pool=True)
+
+
+async def test_a_turn_that_failed_before_its_first_word_has_an_end(redis: Redis, turn: Turn):
+    reader = following(turn)
+    await asyncio.sleep(0.05)
+    await in_thread(claim, turn)
+    await in_thread(close, turn, Outcome("failed", error="overloaded"))
+    await log.end(redis, turn.pk, gen=turn.gen)
+    assert (await reader).text == ""
+
+
+async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, turn: Turn):
+    reader = following(turn)
+    await asyncio.sleep(0.05)
+    await in_thread(close, turn, Outcome("stopped"))
+    await log.end(redis, turn.pk, gen=0)
+    assert (await reader).text == ""
+
+
+# --- A reader that does not keep up -----------------------------------------------------------------------------------
+
+
+async def write_much(it: Writing, *, kilobytes: int) -> str:
+    for number in range(kilobytes):
+        it.live.add(Kind.TEXT, str(number % 10) * 1_000)
+        it.writer.changed(it.live)
+        if number % 5 == 0:
+            await asyncio.sleep(0.005)
+    await eventually(it.has_arrived, seconds=10)
+    return it.live.text
+
+
+async def test_a_slow_reader_gets_everything_and_holds_little(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("begin ")
+        async with asyncio.timeout(15), aclosing(watch(turn, None)) as batches:
+            reading.take(await anext(batches))
+            whole = await write_much(it, kilobytes=400)
+            await it.finish()
+            async for entries in batches:
+                reading.take(entries)
+                await asyncio.sleep(0.01)
+    assert reading.text == whole
+    longest_entry = max(len(entry.text) for batch in reading.batches for entry in batch)
+    longest_batch = max(sum(len(entry.text) for entry in batch) for batch in reading.batches)
+    assert longest_batch <= LONGEST_BACKLOG + longest_entry < 200_000
+
+
+# --- Any order --------------------------------------------------------------------------------------------------------
+
+TURN = new_id()
+STEPS = ("say", "think", "say", "deliver", "deliver", "lose", "repeat", "begin to read", "read", "take", "begin anew")
+
+
+class World:
+    """One turn's log, the messages on their way to one watcher, and what its reader has made of them.
+
+    A log's reader sees the log as it was when it was read; messages come in order, late, twice or not at all.
+    """
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.gen = 1
+        self.text = self.reasoning = ""
+        self.log: list[Entry] = []
+        self.coming: list[Entry] = []
+        self.came: list[Entry] = []
+        self.read: list[Entry] | None = None
+        self.watcher = Watcher(TURN, place or Place())
+        self.reading = Reading()
+
+    def append(self, entry: Entry) -> None:
+        self.log.append(entry)
+        self.coming.append(entry)
+
+    def say(self, text: str) -> None:
+        self.append(Entry(TURN.bytes, Kind.TEXT, self.gen, len(self.text), text))
+        self.text += text
+
+    def think(self, text: str) -> None:
+        self.append(Entry(TURN.bytes, Kind.REASONING, self.gen, len(self.reasoning), text))
+        self.reasoning += text
+
+    def begin_anew(self) -> None:
+        """Redis was emptied: the whole text under the next generation."""
+        self.gen += 1
+        self.log = []
+        for kind, text in ((Kind.REASONING, self.reasoning), (Kind.TEXT, self.text)):
+            if text:
+                self.append(Entry(TURN.bytes, kind, self.gen, 0, text))
+
+    def end(self) -> None:
+        self.append(Entry(TURN.bytes, Kind.END, self.gen, len(self.text)))
+
+    def deliver(self) -> None:
+        if self.coming:
+            entry = self.coming.pop(0)
+            self.came.append(entry)
+            self.watcher.take(entry)
+
+    def lose(self) -> None:
+        """The subscription broke: what is coming is lost, and the watcher is told so when it is up again."""
+        if self.coming:
+            self.coming.clear()
+            self.watcher.find_gap()
+
+    def begin_to_read(self) -> None:
+        if self.watcher.has_gap and self.read is None:
+            self.watcher.begin_to_read()
+            self.read = list(self.log)
+
+    def finish_reading(self) -> None:
+        if self.read is not None:
+            self.watcher.read(self.read)
+            self.read = None
+
+    def take(self) -> None:
+        self.reading.take(self.watcher.deliver())
+
+    def settle(self) -> None:
+        """Let everything that is on its way arrive, and read whatever gap there is."""
+        for _ in range(100):
+            if self.watcher.is_ended:
+                break
+            self.begin_to_read()
+            self.finish_reading()
+            self.deliver()
+            self.take()
+        self.take()
+
+
+def saved_as(world: World) -> Turn:
+    return Turn(pk=TURN, gen=world.gen, answer=world.text, reasoning=world.reasoning, status="completed", owner_id=1)
+
+
+def play(world: World, steps: list[str], data: st.DataObject) -> None:
+    for step in steps:
+        match step:
+            case "say":
+                world.say(data.draw(st.text("aé😀", min_size=1, max_size=4)))
+            case "think":
+                world.think(data.draw(st.text("hm", min_size=1, max_size=4)))
+            case "deliver":
+                world.deliver()
+            case "lose":
+                world.lose()
+            case "repeat" if world.came:
+                world.watcher.take(data.draw(st.sampled_from(world.came)))
+            case "begin to read":
+                world.begin_to_read()
+            case "read":
+                world.finish_reading()
+            case "take":
+                world.take()
+            case "begin anew":
+                world.begin_anew()
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=40), st.data())
+def test_any_order_of_messages_and_readings_gives_exactly_the_text(steps: list[str], data: st.DataObject):
+    world = World()
+    play(world, steps, data)
+    world.end()
+    world.settle()
+    assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=40), st.data())
+def test_any_order_and_a_silent_end_give_exactly_the_text(steps: list[str], data: st.DataObject):
+    """Nothing of the rest arrives, and no end: the watcher looks at the saved turn."""
+    world = World()
+    play(world, steps, data)
+    if not world.watcher.is_ended:
+        world.watcher.take_saved(saved_as(world))
+    world.take()
+    assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=40), st.data())
+def test_a_reader_that_comes_back_in_any_order_gets_the_rest(steps: list[str], data: st.DataObject):
+    world = World()
+    half = data.draw(st.integers(0, len(steps)))
+    play(world, steps[:half], data)
+    world.take()
+    world.watcher = Watcher(TURN, world.reading.place)
+    world.read = None
+    world.came = []
+    play(world, steps[half:], data)
+    world.end()
+    world.settle()
+    assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
+
+
+def test_the_end_of_a_generation_whose_text_was_lost_is_a_gap():
+    """The runner died, Redis was emptied, and another runner wrote another answer, of which no message arrived."""
+    world = World()
+    world.begin_to_read()
+    world.finish_reading()
+    world.say("a long first answer")
+    world.deliver()
+    world.gen, world.text, world.log = 2, "another", []
+    world.append(Entry(TURN.bytes, Kind.TEXT, 2, 0, "another"))
+    world.coming.clear()
+    world.end()
+    world.settle()
+    assert (world.reading.is_over, world.reading.text) == (True, "another")
+
+
+def test_a_subscription_that_breaks_while_the_log_is_read_leaves_a_gap():
+    """What was published between the reading and the new subscription is in neither."""
+    world = World()
+    world.begin_to_read()
+    world.think("hm")
+    world.lose()
+    world.finish_reading()
+    world.end()
+    world.settle()
+    assert (world.reading.is_over, world.reading.reasoning) == (True, "hm")

@@ -1,0 +1,327 @@
+"""The operator's pages: what happened can be seen, never what was said; what was metered cannot be changed."""
+
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+
+from accounts.models import User
+from billing import metering
+from billing.entitlements import account_of, entitlements_of
+from billing.metering import Usage
+from billing.models import BillingAccount, Plan, UsagePeriod, UsageRecord
+from chat.llm.catalog import list_offered
+from chat.models import LanguageModel
+from history import progress
+from history.models import Turn
+from history.progress import Outcome
+from tests.history.growing import ask, begin
+from tests.services import STORES
+
+pytestmark = pytest.mark.stores
+
+PASSWORD = "una clave larga"
+QUESTION, ANSWER, REASONING = "pregunta-secreta", "respuesta-secreta", "pensamiento-secreto"
+
+
+@pytest.fixture
+def operator(olga):
+    client = Client(HTTP_ACCEPT_LANGUAGE="en")
+    client.force_login(olga)
+    return client
+
+
+@pytest.fixture
+def record(ana):
+    key = uuid4()
+    metering.reserve(ana.pk, key, amount_micros=10_000)
+    metering.settle(key, cost_micros=7_000, usage=Usage(12, 34), label="scripted")
+    return UsageRecord.objects.get(reservation_id=key)
+
+
+@pytest.fixture
+def turn(ana):
+    turn = ask(begin(ana.pk), QUESTION, status=Turn.Status.QUEUED)
+    progress.claim(turn)
+    outcome = {"answer": ANSWER, "reasoning": REASONING, "model": "scripted", "cost_micros": 7_000, "output_tokens": 34}
+    progress.close(turn, Outcome(Turn.Status.COMPLETED, **outcome))
+    return turn
+
+
+def page(client: Client, path: str, **query: str) -> str:
+    answer = client.get(f"/admin/{path}", query)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_a_visitor_is_sent_to_log_in(catalog):
+    answer = Client().get("/admin/")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/login/?next=/admin/")
+
+
+def test_a_member_is_no_operator(ana, turn):
+    client = Client()
+    client.force_login(ana)
+    assert client.get("/admin/").status_code == 302
+    assert client.get(f"/admin/history/turn/{turn.pk}/change/").status_code == 302
+
+
+def test_the_operator_logs_in_with_an_address(olga):
+    client = Client()
+    answer = client.post("/admin/login/?next=/admin/", {"username": "OLGA@example.com", "password": PASSWORD})
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/")
+    assert client.get("/admin/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("accounts/user/", "billing/plan/", "billing/billingaccount/", "billing/usageperiod/"),
+        *("billing/usagerecord/", "chat/languagemodel/", "history/turn/"),
+    ],
+)
+def test_the_first_page_leads_to_every_table(operator, path):
+    assert f'href="/admin/{path}"' in page(operator, "")
+    page(operator, path)
+
+
+# People
+
+
+def test_the_operator_sees_users(operator, ana):
+    assert "ana@example.com" in page(operator, "accounts/user/")
+    assert "ana@example.com" in page(operator, f"accounts/user/{ana.pk}/change/")
+
+
+def test_users_are_found_by_address_and_name(operator, ana, bo):
+    found = page(operator, "accounts/user/", q="ana@")
+    assert "ana@example.com" in found
+    assert "bo@example.com" not in found
+
+
+def test_a_password_is_never_shown(operator, ana):
+    assert ana.password not in page(operator, f"accounts/user/{ana.pk}/change/")
+
+
+def test_the_operator_adds_a_user(operator):
+    body = {"email": " Eva@Example.com ", "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
+    assert operator.post("/admin/accounts/user/add/", body).status_code == 302
+    user = User.objects.get(email="eva@example.com")
+    assert user.check_password(PASSWORD)
+    assert not user.is_staff
+
+
+def test_an_address_that_has_an_account_is_not_added_again(operator, ana):
+    body = {"email": "ANA@example.com", "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
+    answer = operator.post("/admin/accounts/user/add/", body)
+    assert answer.status_code == 200
+    assert answer.context["adminform"].form.errors.keys() == {"email"}
+    assert User.objects.filter(email__iexact="ana@example.com").count() == 1
+
+
+def test_the_operator_suspends_a_user(operator, ana):
+    body = {"email": ana.email, "name": "", "locale": "es", "time_zone": "UTC", "theme": "system"}
+    assert operator.post(f"/admin/accounts/user/{ana.pk}/change/", body).status_code == 302
+    ana.refresh_from_db()
+    assert not ana.is_active
+
+
+# Plans and models
+
+
+def change_free(client: Client, **fields: object):
+    """Send the form of the Free plan, filled in as it is but for `fields`."""
+    free = Plan.objects.get(key="free")
+    names = (
+        *("key", "name", "rank", "is_default", "credits_per_month", "turns_per_hour", "turns_at_once"),
+        *("question_characters", "answer_tokens", "best_tier"),
+    )
+    form = {name: getattr(free, name) for name in names} | fields
+    return client.post(f"/admin/billing/plan/{free.pk}/change/", form)
+
+
+def test_a_plan_the_operator_changes_holds_at_once(operator, ana):
+    assert entitlements_of(ana.pk).turns_per_hour == 20
+    assert change_free(operator, turns_per_hour=7).status_code == 302
+    assert entitlements_of(ana.pk).turns_per_hour == 7
+
+
+def test_an_empty_limit_of_a_plan_means_no_limit(operator, ana):
+    change_free(operator, credits_per_month="", turns_per_hour="", turns_at_once="")
+    found = entitlements_of(ana.pk)
+    assert (found.allowance_micros, found.turns_per_hour, found.turns_at_once) == (None, None, None)
+
+
+@pytest.mark.xfail(reason="without a default plan, every request of everyone without a grant fails with StopIteration")
+def test_the_default_plan_cannot_be_deleted(operator, ana):
+    free = Plan.objects.get(key="free")
+    operator.post(f"/admin/billing/plan/{free.pk}/delete/", {"post": "yes"})
+    assert entitlements_of(ana.pk).plan == "free"
+
+
+def test_the_operator_grants_a_plan(operator, ana):
+    best = Plan.objects.create(key="best", name="Best", best_tier="strong")
+    account = account_of(ana.pk)
+    body = {"user": ana.pk, "plan": best.pk}
+    assert operator.post(f"/admin/billing/billingaccount/{account.pk}/change/", body).status_code == 302
+    assert entitlements_of(ana.pk).plan == "best"
+
+
+def test_a_model_the_operator_withdraws_is_not_offered(operator):
+    assert "scripted" in [candidate.model.key for candidate in list_offered()]
+    rows = list(LanguageModel.objects.all())
+    body = {"form-TOTAL_FORMS": len(rows), "form-INITIAL_FORMS": len(rows), "_save": "Save"}
+    for number, row in enumerate(rows):
+        body |= {f"form-{number}-id": row.pk, f"form-{number}-position": row.position}
+    assert operator.post("/admin/chat/languagemodel/", body).status_code == 302
+    assert list_offered() == []
+
+
+def test_a_model_whose_answer_would_not_fit_its_window_is_refused(operator):
+    model = LanguageModel.objects.get(key="scripted")
+    names = ("key", "provider", "provider_model", "label", "tier", "position", "enabled", "max_tokens_parameter")
+    form = {name: getattr(model, name) for name in names} | {"context_window": 1_000, "max_output": 1_000}
+    answer = operator.post(f"/admin/chat/languagemodel/{model.pk}/change/", form)
+    assert answer.status_code == 200
+    assert "__all__" in answer.context["adminform"].form.errors
+
+
+# Usage
+
+
+def test_the_operator_sees_what_was_used_by_whom(operator, record):
+    listed = page(operator, "billing/usagerecord/")
+    for shown in ("ana@example.com", "scripted", "7000"):
+        assert shown in listed.replace(",", "")
+    assert "ana@example.com" in page(operator, "billing/usageperiod/")
+
+
+@pytest.mark.parametrize("query", ["ana@example", "{key}"])
+def test_usage_is_found_by_address_and_by_turn(operator, record, query):
+    found = page(operator, "billing/usagerecord/", q=query.format(key=record.reservation_id))
+    assert "1 usage record" in found
+
+
+def test_usage_of_somebody_else_is_not_found(operator, record):
+    assert "0 usage records" in page(operator, "billing/usagerecord/", q="bo@example.com")
+
+
+def test_one_usage_record_can_be_read(operator, record):
+    assert "scripted" in page(operator, f"billing/usagerecord/{record.pk}/change/")
+
+
+@pytest.mark.parametrize("table", ["usagerecord", "usageperiod"])
+def test_what_was_metered_cannot_be_added(operator, table):
+    assert operator.get(f"/admin/billing/{table}/add/").status_code == 403
+    assert operator.post(f"/admin/billing/{table}/add/", {}).status_code == 403
+
+
+def test_a_usage_record_cannot_be_changed(operator, record):
+    answer = operator.post(f"/admin/billing/usagerecord/{record.pk}/change/", {"cost_micros": 1})
+    assert answer.status_code == 403
+    record.refresh_from_db()
+    assert record.cost_micros == 7_000
+
+
+def test_a_usage_period_cannot_be_changed(operator, record):
+    answer = operator.post(f"/admin/billing/usageperiod/{record.period_id}/change/", {"used_micros": 0})
+    assert answer.status_code == 403
+    assert UsagePeriod.objects.get(pk=record.period_id).used_micros == 7_000
+
+
+def test_a_usage_record_cannot_be_deleted(operator, record):
+    path = f"/admin/billing/usagerecord/{record.pk}/delete/"
+    assert operator.post(path, {"post": "yes"}).status_code == 403
+    body = {"action": "delete_selected", "_selected_action": record.pk, "post": "yes"}
+    operator.post("/admin/billing/usagerecord/", body)
+    assert UsageRecord.objects.filter(pk=record.pk).exists()
+
+
+@pytest.mark.parametrize("table", ["accounts/user", "billing/billingaccount"])
+def test_who_used_something_cannot_be_deleted_with_it(operator, ana, record, table):
+    pk = ana.pk if table == "accounts/user" else account_of(ana.pk).pk
+    assert operator.post(f"/admin/{table}/{pk}/delete/", {"post": "yes"}).status_code == 403
+    body = {"action": "delete_selected", "_selected_action": pk, "post": "yes"}
+    operator.post(f"/admin/{table}/", body)
+    assert UsageRecord.objects.filter(pk=record.pk).exists()
+    assert BillingAccount.objects.filter(user=ana).exists()
+
+
+# Turns
+
+searches = pytest.mark.xfail(STORES == "mongodb", reason="no case-insensitive lookup of a UUID on MongoDB: answers 500")
+
+
+def assert_nothing_said(html: str) -> None:
+    for said in (QUESTION, ANSWER, REASONING):
+        assert said not in html
+
+
+def test_the_operator_sees_turns_and_nothing_that_was_said(operator, turn):
+    listed = page(operator, "history/turn/")
+    assert str(turn.pk) in listed
+    assert_nothing_said(listed)
+
+
+def test_one_turn_shows_what_happened_and_nothing_that_was_said(operator, turn):
+    shown = page(operator, f"history/turn/{turn.pk}/change/")
+    for fact in ("scripted", "completed", str(turn.conversation_id)):
+        assert fact in shown
+    assert_nothing_said(shown)
+
+
+def test_the_page_of_a_turns_changes_shows_nothing_that_was_said(operator, turn):
+    assert_nothing_said(page(operator, f"history/turn/{turn.pk}/history/"))
+
+
+@searches
+@pytest.mark.parametrize("field", ["pk", "conversation_id"])
+def test_a_turn_is_found_by_its_ids(operator, turn, field):
+    other = ask(begin(7), "otra")
+    found = page(operator, "history/turn/", q=str(getattr(turn, field)))
+    assert str(turn.pk) in found
+    assert str(other.pk) not in found
+    assert_nothing_said(found)
+
+
+@searches
+@pytest.mark.parametrize("query", [QUESTION, ANSWER, "ana@example.com", "7", "'"])
+def test_a_turn_is_not_found_by_what_was_said(operator, turn, query):
+    found = page(operator, "history/turn/", q=query)
+    assert str(turn.pk) not in found
+
+
+@pytest.mark.parametrize(
+    ("filters", "is_found"),
+    [
+        ({"status__exact": "completed"}, True),
+        ({"status__exact": "failed"}, False),
+        ({"model": "scripted"}, True),
+        ({"model": "other"}, False),
+        ({"error": "timeout"}, False),
+    ],
+)
+def test_turns_are_filtered_by_what_happened(operator, turn, filters, is_found):
+    found = page(operator, "history/turn/", **filters)
+    assert (str(turn.pk) in found) == is_found
+    assert_nothing_said(found)
+
+
+@pytest.mark.xfail(reason="Django's admin takes any field of the table as a filter, unless lookup_allowed says no")
+@pytest.mark.parametrize("lookup", ["question__contains", "answer__contains", "search_text__contains"])
+def test_what_was_said_cannot_be_guessed_through_the_address(operator, turn, lookup):
+    right = operator.get("/admin/history/turn/", {lookup: "secret"}, follow=True).content.decode()
+    wrong = operator.get("/admin/history/turn/", {lookup: "nothing-of-it"}, follow=True).content.decode()
+    assert (str(turn.pk) in right) == (str(turn.pk) in wrong)
+
+
+def test_a_turn_cannot_be_added_changed_or_deleted(operator, turn):
+    assert operator.get("/admin/history/turn/add/").status_code == 403
+    assert operator.post(f"/admin/history/turn/{turn.pk}/change/", {"status": "failed"}).status_code == 403
+    assert operator.post(f"/admin/history/turn/{turn.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert Turn.objects.get().status == Turn.Status.COMPLETED
+
+
+def test_a_turn_that_does_not_exist_is_no_error(operator, turn):
+    answer = operator.get(f"/admin/history/turn/{uuid4()}/change/")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/")
