@@ -32,6 +32,10 @@ class PlanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "best_tier",
     )
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Everybody without a grant is on the default plan."""
+        return (obj is None or not obj.is_default) and super().has_delete_permission(request, obj)
+
 
 @admin.register(BillingAccount)
 class BillingAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

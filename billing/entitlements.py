@@ -71,9 +71,11 @@ def account_of(user_id: int) -> BillingAccount:
 
 
 def plan_of(account: BillingAccount) -> Plan:
-    """Return the granted plan, else the default one."""
+    """Return the granted plan, else the default one; while an operator has none, the least."""
     plans = _plans.get()
-    return plans[account.plan_id] if account.plan_id in plans else next(p for p in plans.values() if p.is_default)
+    if account.plan_id in plans:
+        return plans[account.plan_id]
+    return min(plans.values(), key=lambda plan: (not plan.is_default, plan.rank))
 
 
 def current_period(account: BillingAccount) -> UsagePeriod:

@@ -1,8 +1,10 @@
 """Turns, for the operator: what happened, never what was said."""
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
+from django.db.models import Q
 from django.http import HttpRequest
 
 from history.models import Turn
@@ -28,12 +30,26 @@ class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "created_at",
     )
     list_filter = ("status", "model", "error")
-    search_fields = ("=id", "=conversation_id")
+    search_fields = ("id", "conversation_id")
     ordering = ("-created_at",)
     show_full_result_count = False
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).defer("question", "answer", "reasoning", "search_text")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Filter by what the page shows: `?answer__contains=` would tell what was said, one guess at a time."""
+        return lookup.split("__")[0] in self.fields and super().lookup_allowed(lookup, value, request)
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """Find by the id of a turn or of a conversation; MongoDB has no other look-up of a UUID than the exact one."""
+        if not search_term:
+            return queryset, False
+        try:
+            wanted = UUID(search_term.strip())
+        except ValueError:
+            return queryset.none(), False
+        return queryset.filter(Q(pk=wanted) | Q(conversation_id=wanted)), False
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -5,6 +5,7 @@ and first in every index, no foreign keys, joins or database defaults, and each 
 MongoDB's `atomic` does nothing and its `select_for_update` takes no lock.
 """
 
+import datetime as dt
 from uuid import UUID
 
 from django.db import models
@@ -18,13 +19,19 @@ def new_id() -> UUID:
     return uuid7()
 
 
+def now() -> dt.datetime:
+    """Return the moment, to the millisecond: MongoDB keeps no more, and what was answered must be what is kept."""
+    moment = timezone.now()
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 class Conversation(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
     turn_count = models.IntegerField(_("turns"), default=0)
-    created_at = models.DateTimeField(_("begun"), default=timezone.now, editable=False)
-    updated_at = models.DateTimeField(_("last used"), default=timezone.now)
+    created_at = models.DateTimeField(_("begun"), default=now, editable=False)
+    updated_at = models.DateTimeField(_("last used"), default=now)
 
     class Meta:
         verbose_name = _("conversation")
@@ -81,7 +88,7 @@ class Turn(models.Model):
     finish_reason = models.CharField(_("finish reason"), max_length=20, blank=True, default="")
     error = models.CharField(_("error"), max_length=40, blank=True, default="")
 
-    created_at = models.DateTimeField(_("asked"), default=timezone.now, editable=False)
+    created_at = models.DateTimeField(_("asked"), default=now, editable=False)
     started_at = models.DateTimeField(_("claimed"), null=True)
     first_token_at = models.DateTimeField(_("first token"), null=True)
     completed_at = models.DateTimeField(_("finished"), null=True)

@@ -5,6 +5,8 @@ mistake in one nor in the other lets a script through. Remote images are dropped
 who reads what.
 """
 
+import re
+
 import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
@@ -19,7 +21,9 @@ TAGS = {
 }
 ATTRIBUTES = {"a": {"href", "title"}, "code": {"class"}, "span": {"class"}, "ol": {"start"}}
 SCHEMES = {"http", "https", "mailto"}
-LONGEST_HIGHLIGHTED = 50_000  # characters; colouring is not worth seconds
+LONGEST_HIGHLIGHTED = 10_000  # characters
+LONG_BLANK = re.compile(r"\s{80}")
+"""Many lexers are quadratic in it: 20,000 blank lines of Java take 45 seconds."""
 
 
 def render_markdown(text: str) -> SafeString:
@@ -36,7 +40,7 @@ def render_markdown(text: str) -> SafeString:
 
 def _highlight(code: str, language: str, _attributes: str) -> str:
     """Return highlighted code as spans with classes, or nothing, which means: escape it plainly."""
-    if not language or len(code) > LONGEST_HIGHLIGHTED:
+    if not language or len(code) > LONGEST_HIGHLIGHTED or LONG_BLANK.search(code):
         return ""
     try:
         lexer = get_lexer_by_name(language, stripnl=False)
@@ -45,5 +49,5 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "highlight": _highlight})
+_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "highlight": _highlight, "maxNesting": 100})
 _markdown.enable(["table", "strikethrough"]).disable("image")

@@ -1,5 +1,7 @@
 """Sign up, log in, and your own account."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db import IntegrityError
 from django.utils.translation import gettext as _
@@ -10,8 +12,8 @@ from rest_framework.response import Response
 from rest_framework.throttling import AnonRateThrottle
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
-from rest_framework_simplejwt.serializers import TokenObtainPairSerializer, TokenRefreshSerializer
-from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
+from rest_framework_simplejwt.serializers import TokenObtainPairSerializer
+from rest_framework_simplejwt.tokens import RefreshToken
 
 from accounts.api.serializers import MeSerializer, RefreshSerializer, RegisterSerializer
 from accounts.errors import Conflict
@@ -67,15 +69,20 @@ def login(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
 def refresh(request: Request) -> Response:
-    """Exchange a refresh token for a new pair; the old one is blacklisted."""
-    serializer = TokenRefreshSerializer(data=request.data)
+    """Exchange a refresh token for a new pair; the old one is blacklisted, and works for one request only."""
+    serializer = RefreshSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
     try:
-        serializer.is_valid(raise_exception=True)
-        refreshed: dict[str, str] = serializer.validated_data
-        JWTAuthentication().get_user(AccessToken(refreshed["access"]))  # type: ignore[arg-type]  # its text, too  # not since the password was changed
-    except (TokenError, User.DoesNotExist) as error:
+        token = RefreshToken(serializer.validated_data["refresh"])
+        # Not somebody suspended, nor a token from before the password was changed.
+        user = JWTAuthentication().get_user(token.access_token)
+        blacklisted: Any = token.blacklist()  # annotated as the row, but it is get_or_create's pair
+    except TokenError as error:
         raise InvalidToken from error
-    return Response(refreshed)
+    if not blacklisted[1]:  # the same token, sent twice at once
+        raise InvalidToken
+    assert isinstance(user, User)
+    return Response(tokens_for(user))
 
 
 @api_view(["POST"])

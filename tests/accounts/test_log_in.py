@@ -4,6 +4,8 @@ import pytest
 from rest_framework.test import APIClient
 from rest_framework_simplejwt.tokens import AccessToken
 
+from tests.billing.together import together
+
 PASSWORD = "una clave larga"
 
 
@@ -175,3 +177,8 @@ def test_guessing_passwords_is_slowed_down(ana):
     assert 429 not in {answer.status_code for answer in answers[:30]}
     assert answers[30].status_code == 429
     assert 1 <= answers[30].json()["retry_after"] <= 60
+
+
+def test_a_refresh_token_sent_four_times_at_once_works_once(tokens):
+    answers = together([lambda: post("refresh", refresh=tokens["refresh"]).status_code] * 4)
+    assert sorted(answers) == [200, 401, 401, 401]

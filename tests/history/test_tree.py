@@ -29,6 +29,12 @@ def test_every_conversation_has_numbers_of_its_own():
     assert ask(begin()).seq == 1
 
 
+def test_a_number_that_was_guessed_and_is_taken_is_replaced():
+    conversation = begin()
+    ask(conversation)
+    assert tree.add_turn(unsaved(conversation, seq=1)).seq == 2
+
+
 def test_adding_a_turn_is_counted_on_its_conversation():
     conversation = begin()
     before = conversation.updated_at
