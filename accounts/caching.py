@@ -30,19 +30,22 @@ class Kept(Generic[T]):
         self._value: T | None = None
         self._version: str | None = None
         self._checked = 0.0
+        self._is_unpublished = False
         for model in models:
             for signal in (post_save, post_delete):
                 signal.connect(self.changed, sender=model, dispatch_uid=f"{self._key}:{model.__name__}")
         Kept.every.append(self)
 
     def get(self) -> T:
-        now = time.monotonic()
-        if self._value is None or now - self._checked >= RECHECK_SECONDS:
+        now, value = time.monotonic(), self._value  # another thread may forget it meanwhile
+        if value is None or now - self._checked >= RECHECK_SECONDS:
+            if self._is_unpublished:
+                self._publish()
             version = self._read_version()
-            if self._value is None or version != self._version:
-                self._value = self._load()
+            if value is None or version != self._version:
+                value = self._value = self._load()
             self._version, self._checked = version, now
-        return self._value
+        return value
 
     def changed(self, **_signal: Any) -> None:
         self.forget()
@@ -52,8 +55,9 @@ class Kept(Generic[T]):
         self.forget()
         try:
             cache.set(self._key, uuid4().hex, timeout=None)
+            self._is_unpublished = False
         except RedisError:
-            pass  # nobody else can be told; they look again when Redis is back
+            self._is_unpublished = True  # nobody else can be told until Redis is back
 
     def forget(self) -> None:
         self._value = None

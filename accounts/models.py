@@ -8,6 +8,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts.signals import access_revoked
+
 
 def normalise_email(email: str) -> str:
     """Return the form an address is stored and compared in: two spellings are one person."""
@@ -66,6 +68,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        if not self.is_active:
+            access_revoked.send(type(self), user_id=self.pk)
 
     def clean(self) -> None:
         super().clean()

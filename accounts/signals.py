@@ -3,4 +3,4 @@
 from django.dispatch import Signal
 
 access_revoked = Signal()
-"""Sent with `user_id` when somebody is suspended or signed out everywhere: open sockets close."""
+"""Sent with `user_id` when somebody who is suspended is saved: open sockets close."""

@@ -19,7 +19,6 @@ class Entitlements:
     """What a plan allows, as plain values. None means no limit."""
 
     plan: str
-    plan_name: str
     allowance_micros: int | None
     turns_per_hour: int | None
     turns_at_once: int | None
@@ -33,7 +32,7 @@ class Entitlements:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Credits in the current period. `allowance` None means unlimited; `used` includes what is reserved right now."""
+    """Credits in the current period. `allowance` None means unlimited; `reserved` is not in `used`."""
 
     used: float
     reserved: float
@@ -104,7 +103,6 @@ def _follow_plan(period: UsagePeriod) -> UsagePeriod:
 def _entitlements(plan: Plan) -> Entitlements:
     return Entitlements(
         plan=plan.key,
-        plan_name=plan.name,
         allowance_micros=plan.allowance_micros,
         turns_per_hour=plan.turns_per_hour,
         turns_at_once=plan.turns_at_once,

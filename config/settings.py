@@ -181,7 +181,7 @@ SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one address
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
-DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first one offered
+DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
 
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")
 OPENAI_BASE_URL = env("OPENAI_BASE_URL", default="https://api.openai.com/v1")

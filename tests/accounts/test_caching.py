@@ -72,3 +72,16 @@ def test_without_redis_what_is_kept_stays(kept, looked_at_always, monkeypatch):
     assert kept.get() == 1
     kept.changed()
     assert kept.get() == 2
+
+
+def test_an_edit_made_without_redis_is_told_when_it_is_back(kept, looked_at_always, monkeypatch):
+    def away(*_args, **_kwargs):
+        raise RedisAway
+
+    before = cache.get(kept._key)
+    with monkeypatch.context() as without:
+        without.setattr(cache, "set", away)
+        kept.changed()
+    assert cache.get(kept._key) == before
+    kept.get()
+    assert cache.get(kept._key) != before

@@ -1,0 +1,39 @@
+"""What a person's open tabs must learn when something changed elsewhere: a title, a deletion, a suspension."""
+
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+from django.dispatch import receiver
+
+from accounts.signals import access_revoked
+from chat.turns import notices
+from history.models import Conversation
+
+
+@receiver(access_revoked)
+def close_sockets(user_id: int, **_signal: Any) -> None:
+    _tell_when_committed("default", user_id, "revoked")
+
+
+@receiver(post_save, sender=Conversation)
+def tell_renamed(instance: Conversation, update_fields: frozenset[str] | None, **_signal: Any) -> None:
+    if update_fields and "title" in update_fields:  # a new conversation is told of with its first turn
+        tell_changed(instance)
+
+
+@receiver(post_delete, sender=Conversation)
+def tell_deleted(instance: Conversation, **_signal: Any) -> None:
+    tell_changed(instance)
+
+
+def tell_changed(conversation: Conversation) -> None:
+    _tell_when_committed("history", conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+
+
+def _tell_when_committed(using: str, user_id: int, event: str, **fields: Any) -> None:
+    def tell() -> None:
+        async_to_sync(notices.tell)(user_id, event, **fields)
+
+    transaction.on_commit(tell, using=using, robust=True)  # a notice that is lost must not undo what it tells

@@ -1,0 +1,53 @@
+"""What a person's open tabs learn of changes made elsewhere."""
+
+import pytest
+from redis.asyncio import Redis
+
+from accounts.models import User
+from chat.turns.connections import in_thread
+from history import access, tree
+from history.models import Conversation, new_id
+from tests.chat.live import page_of
+
+pytestmark = pytest.mark.usefixtures("redis")
+
+
+async def begun(user: User) -> Conversation:
+    return await in_thread(tree.open_conversation, user.pk, new_id(), title="Recetas")
+
+
+async def test_another_title_reaches_the_open_tabs(ana: User, bo: User):
+    conversation = await begun(ana)
+    async with page_of(ana) as page, page_of(bo) as other:
+        await in_thread(access.rename_conversation, conversation, "Viajes")
+        changed = await page.next("conversation.changed")
+        assert await other.settled() == []
+    assert changed["conversation_id"] == str(conversation.pk)
+    assert "Viajes" in changed["html"]
+
+
+async def test_a_deletion_reaches_the_open_tabs(ana: User):
+    conversation = await begun(ana)
+    async with page_of(ana) as page:
+        await in_thread(access.delete_conversation, conversation)
+        changed = await page.next("conversation.changed")
+    assert (changed["conversation_id"], changed["html"]) == (str(conversation.pk), "")
+
+
+async def test_somebody_suspended_is_hung_up_on(ana: User, bo: User):
+    async with page_of(ana) as page, page_of(bo) as other:
+        ana.is_active = False
+        await in_thread(ana.save)
+        assert await page.closing() == 4401
+        await other.settled()
+        assert other.closed_with is None
+
+
+async def test_a_change_is_made_also_when_nobody_can_be_told(ana: User, redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("chat.turns.notices.get_channel_layer", fail)
+    conversation = await begun(ana)
+    await in_thread(access.rename_conversation, conversation, "Viajes")
+    assert (await in_thread(access.find_conversation, conversation.pk)).title == "Viajes"
