@@ -26,7 +26,7 @@ def everything(catalog: None, settings: Settings) -> None:
 
 
 def allowed(best_tier: str = "strong") -> Entitlements:
-    return Entitlements("p", "P", None, None, None, 1_000, 1_000, best_tier)
+    return Entitlements("p", None, None, None, 1_000, 1_000, best_tier)
 
 
 def keys(requested: str, best_tier: str = "strong") -> list[str]:
