@@ -7,6 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.errors import DomainError
+from accounts.models import User
 
 
 def error_body(error: DomainError, request_id: str = "") -> dict[str, Any]:
@@ -30,3 +31,9 @@ def user_id_of(request: Request) -> int:
     user_id = request.user.pk
     assert isinstance(user_id, int)
     return user_id
+
+
+def member_of(request: HttpRequest) -> User:
+    """Return who is logged in, in a view that only members reach."""
+    assert isinstance(request.user, User)
+    return request.user

@@ -1,5 +1,7 @@
 """Who you are."""
 
+import datetime as dt
+import zoneinfo
 from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
@@ -55,6 +57,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_active = models.BooleanField(_("active"), default=True, help_text=_("Unset to suspend: nothing is deleted."))
     is_staff = models.BooleanField(_("operator"), default=False, help_text=_("May use this administration."))
     created_at = models.DateTimeField(_("signed up"), default=timezone.now, editable=False)
+    terms_accepted_at = models.DateTimeField(_("accepted the terms"), null=True, blank=True, editable=False)
 
     objects: ClassVar[UserManager] = UserManager()
 
@@ -73,6 +76,14 @@ class User(AbstractBaseUser, PermissionsMixin):
         super().save(*args, **kwargs)
         if not self.is_active:
             access_revoked.send(type(self), user_id=self.pk)
+
+    @property
+    def zone(self) -> dt.tzinfo:
+        """The person's time zone; UTC where it is none we know."""
+        try:
+            return zoneinfo.ZoneInfo(self.time_zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+            return dt.UTC
 
     def clean(self) -> None:
         super().clean()

@@ -3,13 +3,16 @@
 import json
 import secrets
 import sys
+from importlib import import_module
 from typing import Any
 
 import django
 
 django.setup()
 
-from rest_framework_simplejwt.tokens import RefreshToken  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
+from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
 
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced  # noqa: E402
@@ -35,6 +38,26 @@ def members(argument: str) -> list[str]:
     return accesses
 
 
+def operator(_argument: str) -> str:
+    """Make an operator who has a password; return their access token."""
+    user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
+    return str(RefreshToken.for_user(user).access_token)
+
+
+def sessions(argument: str) -> list[str]:
+    """Log the owners of access tokens in, as a browser would be; return the keys of their sessions."""
+    keys = []
+    for access in json.loads(argument):
+        user = User.objects.get(pk=AccessToken(access)["user_id"])
+        session = import_module(settings.SESSION_ENGINE).SessionStore()
+        session[SESSION_KEY] = str(user.pk)
+        session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+        session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        session.save()
+        keys.append(session.session_key)
+    return keys
+
+
 def audit(_argument: str) -> dict[str, Any]:
     """Return the turns, and the ledger's state."""
     fields = ("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model")
@@ -50,4 +73,5 @@ def audit(_argument: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump({"members": members, "audit": audit}[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
+    functions = {"members": members, "operator": operator, "sessions": sessions, "audit": audit}
+    json.dump(functions[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

@@ -202,6 +202,7 @@ class _Connection(asyncio.Protocol):
         return self._refuse_by_script(script)
 
     def _begin(self, script: Script, body: dict[str, Any]) -> None:
+        script = script.answering(wire.last_question(body.get("messages") or []))
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if limit is not None:
             script = script.limited_to(int(limit))

@@ -7,6 +7,7 @@ A name is a kind and, for `fake-`, options in any order:
         -p<B>           every token padded with B more bytes
         -r<N>           N reasoning tokens first (`r0 r1 …` in `reasoning_content`), at the same pace
         -ns             a token is `t<CLOCK_MONOTONIC in ns> `, the moment it was sent, for clients that time it
+        -echo<C>        tokens are the last question, C characters each, and as many as it has, at most N
         -unicode        tokens carry emoji, accents, CJK, combining characters, U+202E and `<script>`
         -cut<K>         the connection is closed in the middle of a chunk after K tokens
         -stall<K>       nothing more after K tokens, the connection stays open
@@ -61,6 +62,7 @@ _NUMBERED = {
     "error": "error_after",
     "rubbish": "rubbish_after",
     "flaky": "flaky",
+    "echo": "echo",
 }
 _FLAGS: dict[str, tuple[str, Any]] = {
     "ns": ("timed", True),
@@ -101,6 +103,8 @@ class Script:
     crlf: bool = False
     split: bool = False
     flaky: int = 0
+    echo: int = 0
+    text: str = ""
     status: int = 200
     retry_after_seconds: int | None = None
 
@@ -108,6 +112,12 @@ class Script:
     def parse(cls, model: str) -> "Script":
         """The script a model's name spells; raises UnknownScriptError."""
         return _parse(model)
+
+    def answering(self, question: str) -> "Script":
+        """The same script for a request that asks this: an echo says it again."""
+        if not self.echo:
+            return self
+        return replace(self, text=question, tokens=min(self.tokens, -(-len(question) // self.echo)))
 
     def limited_to(self, max_tokens: int) -> "Script":
         """The same script for a request that takes at most so many tokens, reasoning included."""
@@ -139,6 +149,8 @@ class Script:
         tail = " " + ("x" * (self.padding - 1) + " " if self.padding else "")
         if self.timed:
             return lambda _: f"t{monotonic_ns()}{tail}"
+        if self.echo:
+            return lambda i: self.text[i * self.echo : (i + 1) * self.echo]
         if self.unicode:
             return lambda i: f"t{i}{UNICODE_PIECES[i % len(UNICODE_PIECES)]}{tail}"
         return lambda i: f"t{i}{tail}"

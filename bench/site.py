@@ -144,6 +144,16 @@ class Site:
         accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
         return accesses
 
+    def operator(self) -> str:
+        """Return the access token of a new operator."""
+        access: str = self._inside("operator")
+        return access
+
+    def sessions(self, accesses: list[str]) -> list[str]:
+        """Return a session's key for each access token: what a browser's cookie holds."""
+        keys: list[str] = self._inside("sessions", json.dumps(accesses))
+        return keys
+
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""
         found: dict[str, Any] = self._inside("audit")

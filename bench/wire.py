@@ -127,6 +127,12 @@ class Answer:
         }
 
 
+def last_question(messages: Iterable[dict[str, Any]]) -> str:
+    """The text of the user's last message; empty where it is not plain text."""
+    asked = [message.get("content") for message in messages if message.get("role") == "user"]
+    return asked[-1] if asked and isinstance(asked[-1], str) else ""
+
+
 def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:
     """The words of all messages, and a flat price for each image."""
     total = 0

@@ -46,13 +46,13 @@ def entitlements_of(user_id: int) -> Entitlements:
 
 def allowance_of(user_id: int) -> Allowance:
     """Return where the user stands in the current period."""
+    return _allowance(period_of(user_id))
+
+
+def standing_of(user_id: int) -> tuple[Entitlements, Allowance]:
+    """Return both, for a page that shows both: one statement."""
     period = period_of(user_id)
-    return Allowance(
-        used=round(period.used_micros / MICROS_PER_CREDIT, 3),
-        reserved=round(period.reserved_micros / MICROS_PER_CREDIT, 3),
-        allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
-        resets_at=period.period_end,
-    )
+    return _entitlements(plan_of(period.account)), _allowance(period)
 
 
 def period_of(user_id: int) -> UsagePeriod:
@@ -72,9 +72,17 @@ def account_of(user_id: int) -> BillingAccount:
 def plan_of(account: BillingAccount) -> Plan:
     """Return the granted plan, else the default one; while an operator has none, the least."""
     plans = _plans.get()
-    if account.plan_id in plans:
-        return plans[account.plan_id]
-    return min(plans.values(), key=lambda plan: (not plan.is_default, plan.rank))
+    return plans[account.plan_id] if account.plan_id in plans else default_plan()
+
+
+def default_plan() -> Plan:
+    """Return the plan of whoever was granted none."""
+    return min(_plans.get().values(), key=lambda plan: (not plan.is_default, plan.rank))
+
+
+def plan_name_of(key: str) -> str:
+    """Return what people call a plan."""
+    return next((plan.name for plan in _plans.get().values() if plan.key == key), key)
 
 
 def current_period(account: BillingAccount) -> UsagePeriod:
@@ -109,4 +117,13 @@ def _entitlements(plan: Plan) -> Entitlements:
         question_characters=plan.question_characters,
         answer_tokens=plan.answer_tokens,
         best_tier=plan.best_tier,
+    )
+
+
+def _allowance(period: UsagePeriod) -> Allowance:
+    return Allowance(
+        used=round(period.used_micros / MICROS_PER_CREDIT, 3),
+        reserved=round(period.reserved_micros / MICROS_PER_CREDIT, 3),
+        allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
+        resets_at=period.period_end,
     )

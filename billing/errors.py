@@ -19,7 +19,7 @@ class AllowanceUsedUp(DomainError):
     def __init__(self, *, resets_at: dt.datetime) -> None:
         when = date_format(timezone.localtime(resets_at), "DATETIME_FORMAT")
         super().__init__(
-            gettext("What is left of your credits does not cover this question. New credits arrive on %(when)s.")
+            gettext("What is left of your credits does not cover this question. On %(when)s you get new ones.")
             % {"when": when},
             retry_after=(resets_at - timezone.now()).total_seconds(),
         )

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -13,8 +14,7 @@ from django.conf import settings
 from django.contrib.auth import get_user
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
-from django.template.loader import render_to_string
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.translation import ngettext
 from msgspec import UNSET
 
@@ -23,6 +23,7 @@ from accounts.models import User
 from billing import entitlements
 from chat import protocol
 from chat.errors import BadCommand, NoAttachments
+from chat.fragments import conversation_html, turn_html
 from chat.protocol import Command, Start, Stop, Watch
 from chat.tickets import redeem_ticket
 from chat.turns import notices
@@ -33,7 +34,6 @@ from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, watch
 from history import access
 from history.models import Conversation, Turn
-from history.rendering import render_markdown
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await notices.tell(self.user.pk, "started", turn_id=str(opened.turn.pk), by=self.channel_name)
 
     async def reject(self, turn_id: UUID | None, error: DomainError) -> None:
-        with translation.override(self.user.locale):
+        with _speaking_to(self.user):
             detail = str(error.message)
         await self.send_event(protocol.rejected(turn_id, error.code, detail, error.retry_after))
 
@@ -189,9 +189,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
     # --- What events say: sync, each in one go beside the loop -------------------------------------------------------
 
     def open(self, question: Question) -> tuple[Opened, list[dict[str, Any]]]:
-        with translation.override(self.user.locale):
+        with _speaking_to(self.user):
             opened = open_turn(self.user.pk, question)
-            events = [protocol.started(opened.turn, _render_turn(opened.turn))]
+            events = [protocol.started(opened.turn, turn_html(opened.turn))]
             if opened.conversation is not None:
                 events.append(_conversation_changed(opened.conversation))
                 if opened.turn.trimmed_turns:
@@ -200,14 +200,14 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     def begin(self, turn_id: UUID) -> list[dict[str, Any]]:
         turn = access.access_turn(self.user.pk, turn_id)
-        with translation.override(self.user.locale):
-            started = protocol.started(turn, _render_turn(turn))
+        with _speaking_to(self.user):
+            started = protocol.started(turn, turn_html(turn))
         return [started, self.conversation(turn.conversation_id)]
 
     def end(self, turn_id: UUID) -> list[dict[str, Any]]:
         turn = access.access_turn(self.user.pk, turn_id)
-        with translation.override(self.user.locale):
-            ended = protocol.ended(turn, _render_turn(turn))
+        with _speaking_to(self.user):
+            ended = protocol.ended(turn, turn_html(turn))
         return [ended, protocol.allowance_changed(entitlements.allowance_of(self.user.pk))]
 
     def conversation(self, conversation_id: UUID) -> dict[str, Any]:
@@ -215,7 +215,15 @@ class TurnConsumer(AsyncWebsocketConsumer):
         conversation = access.find_conversation(conversation_id)
         if conversation is None or conversation.owner_id != self.user.pk:
             return protocol.conversation_changed(conversation_id, "")
-        return _conversation_changed(conversation)
+        with _speaking_to(self.user):
+            return _conversation_changed(conversation)
+
+
+@contextmanager
+def _speaking_to(user: User) -> Iterator[None]:
+    """The person's language and time zone, for what is rendered in between."""
+    with translation.override(user.locale), timezone.override(user.zone):
+        yield
 
 
 def _authenticate(scope: dict[str, Any]) -> User | None:
@@ -255,13 +263,8 @@ def _question(command: Start) -> Question:
     )
 
 
-def _render_turn(turn: Turn) -> str:
-    return render_to_string("chat/_turn.html", {"turn": turn, "answer_html": render_markdown(turn.answer)})
-
-
 def _conversation_changed(conversation: Conversation) -> dict[str, Any]:
-    html = render_to_string("chat/_conversation.html", {"conversation": conversation})
-    return protocol.conversation_changed(conversation.pk, html)
+    return protocol.conversation_changed(conversation.pk, conversation_html(conversation))
 
 
 def _trimmed(turn: Turn) -> str:

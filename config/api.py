@@ -5,17 +5,16 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404
 from django.urls import include, path
 from django.utils.translation import gettext as _
-from django.views.defaults import page_not_found
 from redis.exceptions import RedisError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
-from accounts.http import error_body, error_response
+from accounts.http import error_response
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +69,6 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     return error_response(
         Unexpected(_("Something went wrong on our side. Nothing was lost; please try again.")), request
     )
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Answer an address that does not exist: as the API does under `/api/`, else with the page."""
-    if request.path.startswith("/api/"):
-        return JsonResponse(error_body(NotFound(), getattr(request, "request_id", "")), status=404)
-    return page_not_found(request, exception)
 
 
 def _domain_error(error: exceptions.APIException, code: str = "", message: str = "") -> DomainError:

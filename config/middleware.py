@@ -1,15 +1,22 @@
-"""A name for every request, in its logs, its errors and its answer."""
+"""A name for every request, in its logs, its errors and its answer; and what was refused, said as a page."""
 
+import logging as log
 import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 from asgiref.sync import iscoroutinefunction
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.deprecation import MiddlewareMixin
+from redis.exceptions import RedisError
 
-from config import logging
+from accounts.errors import DomainError, Unavailable
+from config import logging, pages
+
+logger = log.getLogger(__name__)
 
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
@@ -41,3 +48,15 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
         return response
 
     return handle_sync
+
+
+class RefusalMiddleware(MiddlewareMixin):
+    """A page's answer to what a view raises on purpose, and to a store that is away. The API answers its own."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, RedisError | OperationalError):
+            logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
+            exception = Unavailable(retry_after=5)
+        if isinstance(exception, DomainError):
+            return pages.answer(request, exception.status, exception.code, str(exception.message))
+        return None

@@ -1,14 +1,26 @@
+from allauth.account.decorators import secure_admin_login
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
-from django.views.i18n import set_language
 
-from config import health
+from config import health, mail, pages
 
-handler404 = "config.api.not_found"
+handler400 = "config.pages.bad_request"
+handler403 = "config.pages.forbidden"
+handler404 = "config.pages.not_found"
+handler500 = "config.pages.server_error"
+
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]  # one log-in, with its limits
+
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("api/v1/", include("config.api")),
-    path("i18n/setlang/", set_language, name="set_language"),
+    path("terms/", pages.terms, name="terms"),
+    path("", include("accounts.urls")),
+    path("", include("history.urls")),
+    path("", include("chat.urls")),
     path("admin/", admin.site.urls),
 ]
+if settings.DEBUG and not settings.HAS_MAIL_SERVER:
+    urlpatterns.append(path("mail/", mail.caught, name="mail"))

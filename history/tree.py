@@ -1,6 +1,7 @@
 """The tree of a conversation: add a turn, walk back to the root."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -14,6 +15,8 @@ from history.search import fold
 
 TITLE_CHARACTERS = 60
 ATTEMPTS = 20
+PAGE_MARGIN = 10
+"""Turns of other branches a page may hold before a second one is read."""
 
 
 def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
@@ -55,10 +58,13 @@ def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
     return Turn.objects.filter(owner_id=owner_id, conversation_id=conversation_id).order_by("-seq").first()
 
 
-def path_to(leaf: Turn | None) -> Iterator[Turn]:
-    """Yield the turns from `leaf` back to the root, read in pages bounded by `seq`: a caller may stop early."""
+def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
+    """Yield the turns from `leaf` back to the root, read in pages bounded by `seq`: a caller may stop early.
+
+    `known` are turns the caller has read already.
+    """
     turn = leaf
-    page: dict[UUID, Turn] = {}
+    page = {row.pk: row for row in known}
     while turn is not None:
         yield turn
         if turn.parent_id is None:
@@ -69,6 +75,24 @@ def path_to(leaf: Turn | None) -> Iterator[Turn]:
             if turn.parent_id not in page:
                 page = {row.pk: row for row in Turn.objects.filter(pk=turn.parent_id, owner_id=turn.owner_id)}
         turn = page.get(turn.parent_id)
+
+
+def list_path(conversation: Conversation, *, before: Turn | None = None, limit: int) -> tuple[list[Turn], bool]:
+    """Return the last `limit` turns of the branch that was used last, oldest first, and whether it has earlier ones.
+
+    With `before`, the turns that lead to that one instead. One statement, unless the branch was abandoned for long.
+    """
+    if before is None:
+        newest = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk)
+        page = list(newest.order_by("-seq")[: limit + PAGE_MARGIN])
+        leaf = page[0] if page else None
+    else:
+        page = _before(before, limit + PAGE_MARGIN)
+        leaf = next((turn for turn in page if turn.pk == before.parent_id), None)
+        if leaf is None and before.parent_id is not None:
+            leaf = Turn.objects.filter(pk=before.parent_id, owner_id=before.owner_id).first()
+    found = list(islice(path_to(leaf, page), limit + 1))
+    return found[:limit][::-1], len(found) > limit
 
 
 def add_turn(turn: Turn) -> Turn:

@@ -91,7 +91,7 @@ def carla(catalog: None) -> User:
 @pytest.fixture
 def olga(catalog: None) -> User:
     """The operator."""
-    return User.objects.create_superuser("olga@example.com", "una clave larga")
+    return User.objects.create_superuser("olga@example.com", "una clave larga", locale="en")
 
 
 @pytest.fixture

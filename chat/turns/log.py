@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 QUEUE = "turns"
@@ -169,7 +170,15 @@ def replay(entries: Iterable[Entry]) -> Replay:
 
 async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first."""
-    rows: Any = await redis.xrange(log_key(turn_id))
+    return _decode(await redis.xrange(log_key(turn_id)))
+
+
+def read_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
+    """Return the whole log, oldest first, to a page that is not on a loop."""
+    return _decode(redis.xrange(log_key(turn_id)))
+
+
+def _decode(rows: Any) -> list[Entry]:
     return [decode_entry(fields[b"e"]) for _, fields in rows]
 
 

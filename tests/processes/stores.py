@@ -26,10 +26,11 @@ class TestedSite(Site):
 
 
 @contextmanager
-def run_site(models: list[str], *, webs: int, runners: int) -> Iterator[TestedSite]:
+def run_site(models: list[str], *, webs: int, runners: int, **environment: str) -> Iterator[TestedSite]:
     """Run a site whose models play what their names say; print its logs if the block fails."""
+    environment |= fresh_store()
     with FakeProvider() as provider:
-        with TestedSite(provider.url, models, webs=webs, runners=runners, environment=fresh_store()) as site:
+        with TestedSite(provider.url, models, webs=webs, runners=runners, environment=environment) as site:
             site.provider = provider
             try:
                 yield site

@@ -1,0 +1,23 @@
+"""What every page's template knows."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from accounts.models import User
+
+THEME_COOKIE = "theme"
+
+
+def page(request: HttpRequest) -> dict[str, Any]:
+    return {"site_name": settings.SITE_NAME, "theme": theme_of(request), "catches_mail": settings.DEBUG}
+
+
+def theme_of(request: HttpRequest) -> str:
+    """Return the theme this browser chose last, else the member's, else the system's."""
+    chosen = request.COOKIES.get(THEME_COOKIE, "")
+    if chosen in User.Theme.values:
+        return chosen
+    user = getattr(request, "user", None)
+    return user.theme if isinstance(user, User) else User.Theme.SYSTEM

@@ -1,0 +1,68 @@
+"""Sign-up, and your settings."""
+
+import zoneinfo
+from typing import Any
+
+from allauth.account import forms as allauth_forms
+from allauth.account.internal.flows.email_verification import send_verification_email_to_address
+from allauth.account.models import EmailAddress
+from django import forms
+from django.conf import settings
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils import timezone, translation
+from django.utils.translation import gettext_lazy as _
+
+from accounts.context import theme_of
+from accounts.models import User, normalise_email
+
+
+class SignUpForm(allauth_forms.SignupForm):
+    """`time_zone` is filled in by the page; it stays UTC without JavaScript."""
+
+    field_order = ("email", "password1", "terms")
+    terms = forms.BooleanField(label=_("I accept the terms of use"))
+    time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=50)
+
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        return normalise_email(email)
+
+    def save(self, request: HttpRequest) -> User:
+        user: User = super().save(request)
+        user.terms_accepted_at = timezone.now()
+        user.locale = translation.get_language() or settings.LANGUAGE_CODE
+        user.theme = theme_of(request)
+        if self.cleaned_data["time_zone"] in zoneinfo.available_timezones():
+            user.time_zone = self.cleaned_data["time_zone"]
+        user.save(update_fields=["terms_accepted_at", "locale", "theme", "time_zone"])
+        return user
+
+
+class ChangeEmailForm(allauth_forms.AddEmailForm):
+    def save(self, request: HttpRequest) -> EmailAddress:
+        """Keep the address there is until the new one is confirmed. allauth takes one that was never confirmed for an
+        earlier change, removes it, and leaves the member without an address."""
+        with transaction.atomic():
+            earlier = EmailAddress.objects.filter(user=self.user, verified=False)
+            earlier.exclude(email=self.user.email).delete()
+            address = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])
+        send_verification_email_to_address(request, address)
+        return address
+
+
+class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at run time
+    time_zone = forms.ChoiceField(label=_("Time zone"))
+
+    class Meta:
+        model = User
+        fields = ("name", "locale", "time_zone", "theme")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        zones = sorted(zone for zone in zoneinfo.available_timezones() if "/" in zone and not zone.startswith("Etc/"))
+        chosen = self.instance.time_zone
+        extra = [] if chosen in zones or chosen == "UTC" else [chosen]
+        field = self.fields["time_zone"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(zone, zone.replace("_", " ")) for zone in ("UTC", *extra, *zones)]

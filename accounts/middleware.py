@@ -1,0 +1,23 @@
+"""Pages speak a member's language and tell the time where they live; visitors keep what their browser says."""
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils import timezone, translation
+from django.utils.deprecation import MiddlewareMixin
+
+from accounts.models import User
+
+
+class PersonMiddleware(MiddlewareMixin):
+    def process_request(self, request: HttpRequest) -> None:
+        timezone.deactivate()
+        if settings.SESSION_COOKIE_NAME not in request.COOKIES or not isinstance(request.user, User):
+            return
+        speak_to(request.user)
+        request.LANGUAGE_CODE = translation.get_language() or settings.LANGUAGE_CODE
+
+
+def speak_to(user: User) -> None:
+    """Switch this thread or task to the member's language and time zone."""
+    translation.activate(user.locale)
+    timezone.activate(user.zone)

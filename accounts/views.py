@@ -1,0 +1,75 @@
+"""Your settings, and the switches of language and theme that visitors have too."""
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.utils import translation
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts.context import THEME_COOKIE
+from accounts.forms import ProfileForm
+from accounts.middleware import speak_to
+from accounts.models import User
+
+YEAR_SECONDS = 365 * 24 * 3600
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def profile(request: HttpRequest) -> HttpResponse:
+    """Name, language, time zone and theme."""
+    user = request.user
+    assert isinstance(user, User)
+    form = ProfileForm(request.POST or None, instance=user)
+    if not form.is_valid():
+        user.refresh_from_db()  # a form that is not valid has written into the row the page shows
+        return render(request, "accounts/profile.html", {"form": form}, status=422 if form.is_bound else 200)
+    form.save()
+    speak_to(user)
+    messages.success(request, _("Saved."))
+    response = redirect("profile")
+    remember(response, settings.LANGUAGE_COOKIE_NAME, user.locale)
+    remember(response, THEME_COOKIE, user.theme)
+    return response
+
+
+@require_POST
+def set_language(request: HttpRequest) -> HttpResponse:
+    """Speak another language from now on: to this browser, and to the member."""
+    response = back(request)
+    language = request.POST.get("language", "")
+    if language in User.Locale.values:
+        remember(response, settings.LANGUAGE_COOKIE_NAME, language)
+        if isinstance(request.user, User):
+            User.objects.filter(pk=request.user.pk).update(locale=language)
+        translation.activate(language)
+    return response
+
+
+@require_POST
+def set_theme(request: HttpRequest) -> HttpResponse:
+    """Light, dark, or as the system is: in this browser, and for the member."""
+    response = back(request)
+    theme = request.POST.get("theme", "")
+    if theme in User.Theme.values:
+        remember(response, THEME_COOKIE, theme)
+        if isinstance(request.user, User):
+            User.objects.filter(pk=request.user.pk).update(theme=theme)
+    return response
+
+
+def back(request: HttpRequest) -> HttpResponseRedirect:
+    """Return to the page the form was on; to the beginning if that is not one of ours."""
+    origin = request.POST.get("next") or request.headers.get("Referer") or "/"
+    is_ours = url_has_allowed_host_and_scheme(origin, {request.get_host()}, require_https=request.is_secure())
+    return HttpResponseRedirect(origin if is_ours else "/")
+
+
+def remember(response: HttpResponse, cookie: str, value: str) -> None:
+    response.set_cookie(
+        cookie, value, max_age=YEAR_SECONDS, samesite="Lax", secure=settings.SESSION_COOKIE_SECURE, httponly=False
+    )

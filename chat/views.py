@@ -1,0 +1,232 @@
+"""The pages of the chat. With JavaScript they follow turns over the socket; without, forms and reloading do the same."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from redis.exceptions import RedisError
+
+from accounts.errors import DomainError
+from accounts.http import member_of
+from billing import entitlements
+from billing.entitlements import Entitlements
+from chat.fragments import show_turn, turn_html
+from chat.llm.catalog import list_offered
+from chat.models import LanguageModel
+from chat.turns import notices
+from chat.turns.connections import sync_redis
+from chat.turns.log import read_sync, replay
+from chat.turns.opening import LATEST, Question, open_turn
+from chat.turns.stopping import stop_turn
+from chat.words import WORDS
+from history import access, tree
+from history.models import Conversation, Turn, new_id
+from history.timeline import by_age
+
+TURNS_SHOWN = 30
+SIDEBAR_SHOWN = 40
+RECENT_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a question was not taken, and the question."""
+
+    sentence: str
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One line of the model picker."""
+
+    model: LanguageModel
+    is_included: bool
+
+
+@require_GET
+def home(request: HttpRequest) -> HttpResponse:
+    """A new chat; for a visitor, what this is."""
+    if not request.user.is_authenticated:
+        free = entitlements.default_plan()
+        return render(request, "pages/landing.html", {"free": free, "models": [c.model for c in list_offered()]})
+    return chat_page(request, None, conversation_id=new_id())
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """A conversation's last turns; POST asks, and begins the conversation if the id is new."""
+    owner_id = member_of(request).pk
+    if request.method == "POST":
+        return ask(request, conversation_id)
+    found = access.access_conversation(owner_id, conversation_id)
+    return chat_page(request, found, conversation_id=conversation_id)
+
+
+def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    owner_id = member_of(request).pk
+    question = question_of(request, conversation_id)
+    try:
+        opened = open_turn(owner_id, question)
+    except DomainError as error:
+        found = access.find_conversation(conversation_id)
+        if found is not None and found.owner_id != owner_id:
+            raise
+        refusal = Refusal(str(error.message), question.text, question.model)
+        return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
+    if opened.is_new:
+        async_to_sync(notices.tell)(owner_id, "started", turn_id=str(opened.turn.pk), by="page")
+    return to_turn(opened.turn)
+
+
+@login_required
+@require_GET
+def earlier(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """The turns before one that is shown: a fragment, or a page of its own."""
+    turn = access.access_turn(member_of(request).pk, turn_id)
+    found = access.access_conversation(turn.owner_id, turn.conversation_id)
+    if request.headers.get("HX-Request") == "true":
+        return render(request, "chat/_turns.html", shown_turns(found, before=turn))
+    return chat_page(request, found, conversation_id=found.pk, before=turn)
+
+
+@login_required
+@require_GET
+def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """One turn as it is now: what a page asks for while its socket does not come up. Else its place in its page."""
+    found = access.access_turn(member_of(request).pk, turn_id)
+    if request.headers.get("HX-Request") == "true":
+        return HttpResponse(turn_html(found, text=text_so_far(found)))
+    return to_turn(found)
+
+
+@login_required
+@require_POST
+def stop(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    found = access.access_turn(member_of(request).pk, turn_id)
+    async_to_sync(stop_turn)(found)
+    return to_turn(found)
+
+
+@login_required
+@require_GET
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """Allowance, recent conversations and models."""
+    user = member_of(request)
+    allowed, allowance = entitlements.standing_of(user.pk)
+    context = {
+        "allowance": allowance,
+        "plan_name": entitlements.plan_name_of(allowed.plan),
+        "allowed": allowed,
+        "recent": access.list_conversations(user.pk, limit=RECENT_SHOWN).rows,
+        "choices": list_choices(allowed),
+    }
+    return render(request, "chat/dashboard.html", context)
+
+
+def chat_page(
+    request: HttpRequest,
+    found: Conversation | None,
+    *,
+    conversation_id: UUID,
+    before: Turn | None = None,
+    refusal: Refusal | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    """Render the page of a conversation, or of one that its first question will begin."""
+    user = member_of(request)
+    allowed, allowance = entitlements.standing_of(user.pk)
+    page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
+    turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
+    context: dict[str, Any] = {
+        **turns,
+        "conversation": found,
+        "conversation_id": conversation_id,
+        "turn_id": new_id(),
+        "groups": by_age(page.rows),
+        "next": page.next,
+        "allowance": allowance,
+        "question_characters": allowed.question_characters,
+        "choices": list_choices(allowed),
+        "chosen": refusal.model if refusal else _last_model(turns["turns"]),
+        "refusal": refusal,
+        "words": {name: str(word) for name, word in WORDS.items()},
+        "reload": reload_of(turns["turns"][-1].turn) if turns["turns"] else "",
+        "only_demo": all(choice.model.tier == LanguageModel.Tier.DEMO for choice in list_choices(allowed)),
+    }
+    return render(request, "chat/chat.html", context, status=status)
+
+
+def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
+    """Return what the form asks: its text; `instead`, what a button asks for; or a turn's question `again`."""
+    form = request.POST
+    text, parent_id = form.get("instead") or form.get("text", ""), LATEST
+    if again := form.get("again"):
+        earlier_turn = access.access_turn(member_of(request).pk, parse_id(again))
+        return Question(
+            turn_id=parse_id(form.get("turn_id", "")),
+            conversation_id=earlier_turn.conversation_id,
+            text=earlier_turn.question,
+            model=form.get("model", ""),
+            parent_id=earlier_turn.parent_id,
+        )
+    return Question(
+        turn_id=parse_id(form.get("turn_id", "")),
+        conversation_id=conversation_id,
+        text=text.replace("\r\n", "\n"),  # as forms send it
+        model=form.get("model", ""),
+        parent_id=parent_id,
+    )
+
+
+def parse_id(text: str) -> UUID:
+    """Return the id a form sent; a new one where it sent none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return new_id()
+
+
+def shown_turns(found: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
+    turns, has_earlier = tree.list_path(found, before=before, limit=TURNS_SHOWN)
+    shown = [show_turn(turn, text=text_so_far(turn)) for turn in turns]
+    return {"turns": shown, "earlier": turns[0] if has_earlier else None}
+
+
+def text_so_far(turn: Turn) -> str:
+    """Return what an open turn has written. Nothing while the log is away: a page that follows the turn asks again."""
+    if turn.status != Turn.Status.STREAMING:
+        return ""
+    try:
+        return replay(read_sync(sync_redis(), turn.pk)).text
+    except (RedisError, OSError):
+        return ""
+
+
+def list_choices(allowed: Entitlements) -> list[Choice]:
+    """Return every model on offer; those above the plan can be seen and not chosen."""
+    return [Choice(c.model, allowed.includes_tier(c.model.tier)) for c in list_offered()]
+
+
+def reload_of(turn: Turn) -> str:
+    """Return where a page without JavaScript goes on to, while its last turn is open. The same address with the same
+    fragment would only scroll."""
+    return f"?t={time.time_ns()}#turn-{turn.pk}" if turn.is_open else ""
+
+
+def to_turn(turn: Turn) -> HttpResponseRedirect:
+    return HttpResponseRedirect(f"{reverse('conversation', args=[turn.conversation_id])}#turn-{turn.pk}")
+
+
+def _last_model(turns: list[Any]) -> str:
+    asked = turns[-1].turn.requested_model if turns else ""
+    return "" if asked == "auto" else asked

@@ -1,0 +1,49 @@
+"""Mail while there is no mail server: kept in a folder, printed, and shown at `/mail/`. In DEBUG only."""
+
+import time
+from collections.abc import Sequence
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+
+from django.conf import settings
+from django.core.mail import EmailMessage as DjangoMessage
+from django.core.mail.backends.console import EmailBackend
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+MOST_KEPT = 100
+
+
+class CaughtMail(EmailBackend):
+    def send_messages(self, email_messages: Sequence[DjangoMessage]) -> int:
+        folder: Path = settings.MAIL_DIR
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for message in email_messages:
+            (folder / f"{time.time_ns()}.eml").write_bytes(message.message().as_bytes())
+        for old in list_files()[MOST_KEPT:]:
+            old.unlink(missing_ok=True)
+        return super().send_messages(email_messages) or 0
+
+
+def list_files() -> list[Path]:
+    """Return the mails that were caught, the newest first."""
+    return sorted(settings.MAIL_DIR.glob("*.eml"), reverse=True)
+
+
+@require_GET
+def caught(request: HttpRequest) -> HttpResponse:
+    """The mails that were caught, for whoever tries the site on their own machine."""
+    return render(request, "pages/mail.html", {"mails": [read(path) for path in list_files()]})
+
+
+def read(path: Path) -> dict[str, str]:
+    message = message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)
+    body = message.get_body(("plain",))
+    return {
+        "subject": message["Subject"],
+        "to": message["To"],
+        "date": message["Date"],
+        "body": body.get_content() if body else "",
+    }

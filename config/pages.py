@@ -1,0 +1,54 @@
+"""Pages of no app in particular: the terms, and what is shown when something goes wrong."""
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from accounts.context import THEME_COOKIE
+from accounts.errors import DomainError, NotFound
+from accounts.http import error_body
+
+
+@require_GET
+def terms(request: HttpRequest) -> HttpResponse:
+    return render(request, "pages/terms.html")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return answer(request, 400, "bad_request", _("We could not read that request. Please go back and try again."))
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return answer(request, 403, "forbidden", _("This page is not for your account."))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return answer(request, 404, NotFound.code, str(NotFound.message))
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    sentence = _(
+        "This form is too old, or was opened before you logged in. Go back, reload the page and send it again."
+    )
+    return answer(request, 403, "csrf", sentence)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    sentence = _("Something went wrong on our side. Nothing was lost; please try again.")
+    return answer(request, 500, "internal_error", sentence)
+
+
+def answer(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
+    """Say what went wrong: as the API does under `/api/`, else with a page that leads on."""
+    request_id = getattr(request, "request_id", "")
+    if request.path.startswith("/api/"):
+        return JsonResponse(error_body(DomainError(sentence, code=code), request_id), status=status)
+    context = {"status": status, "sentence": sentence, "request_id": request_id}
+    if status < 500:
+        return render(request, "pages/error.html", context, status=status)
+    # Whoever is logged in is not asked: the store of sessions may be what is away.
+    page = {**context, "site_name": settings.SITE_NAME, "theme": request.COOKIES.get(THEME_COOKIE, "system")}
+    return HttpResponse(render_to_string("pages/error.html", page), status=status)

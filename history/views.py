@@ -1,0 +1,58 @@
+"""Your conversations: the list of all, rename, delete. The pages that show one are the chat's."""
+
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods
+
+from accounts.http import member_of
+from history import access
+from history.forms import RenameForm
+from history.timeline import by_age
+
+
+@login_required
+@require_GET
+def conversations(request: HttpRequest) -> HttpResponse:
+    """All conversations, a page at a time."""
+    page = access.list_conversations(member_of(request).pk, after=request.GET.get("after"))
+    return render(request, "history/conversations.html", {"groups": by_age(page.rows), "next": page.next})
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def rename(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    conversation = access.access_conversation(member_of(request).pk, conversation_id)
+    form = RenameForm(request.POST or None, initial={"title": conversation.title})
+    context = {"conversation": conversation, "form": form}
+    if not form.is_valid():
+        template = "history/_rename.html" if is_fragment(request) else "history/rename.html"
+        return render(request, template, context, status=422 if form.is_bound else 200)
+    access.rename_conversation(conversation, form.cleaned_data["title"])
+    if is_fragment(request):
+        return render(request, "history/_renamed.html", context)
+    return redirect("conversation", conversation.pk)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    conversation = access.access_conversation(member_of(request).pk, conversation_id)
+    context = {"conversation": conversation}
+    if request.method != "POST":
+        template = "history/_delete.html" if is_fragment(request) else "history/delete.html"
+        return render(request, template, context)
+    page = request.headers.get("HX-Current-URL", "")
+    access.delete_conversation(conversation)
+    if not is_fragment(request):
+        return redirect("home")
+    if str(conversation_id) in page:  # the page the person is on has just gone
+        return HttpResponse(headers={"HX-Redirect": reverse("home")})
+    return render(request, "history/_deleted.html", {"conversation_id": conversation_id})
+
+
+def is_fragment(request: HttpRequest) -> bool:
+    return request.headers.get("HX-Request") == "true"

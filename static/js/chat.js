@@ -1,0 +1,400 @@
+// The chat page: what the socket says goes to turns, sidebar and composer; what the person does goes to the socket.
+
+import * as composer from "composer";
+import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
+import { changeConversation, useConversation } from "sidebar";
+import { Socket } from "socket";
+import { LiveTurn } from "turn";
+import { formatNumber, say } from "words";
+
+const RECONNECTING = 2_000; // ms until a lost connection is worth a word
+const POLL = 2_000;
+const FAILURES = 5; // then pages are asked instead
+const CONNECTED = 3_000;
+const ENDED = new Set(["turn.completed", "turn.stopped", "turn.failed", "turn.interrupted"]);
+
+const main = document.querySelector("[data-chat]");
+const turns = document.querySelector("[data-turns]");
+const announcer = document.querySelector("[data-announce]");
+const connection = document.querySelector("[data-connection]");
+const notice = document.querySelector("[data-notice]");
+const form = document.querySelector("[data-composer]");
+const chatId = main.dataset.chat;
+const siteName = document.title.split(" · ").pop();
+
+const live = new Map(); // turn id → LiveTurn
+let pending = null; // the question that is on its way: {command, text}
+let isPolling = false;
+let lostTimer = 0;
+
+// --- The page as it came ---
+
+for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
+composer.keepDraftOf("known" in main.dataset ? chatId : "new");
+composer.restoreDraft((id) => findTurn(id) !== null);
+composer.onAsk(ask, stop);
+showWriting();
+startAtEnd();
+if (!location.hash) composer.focusText();
+
+const socket = new Socket({
+  onOpen: opened,
+  onEvent: (event) => (handlers[event.type] ?? (ENDED.has(event.type) ? ended : ignore))(event),
+  onClose: lost,
+  expects: () => live.size > 0 || pending !== null,
+});
+
+const handlers = {
+  "turn.started": started,
+  "turn.delta": grown,
+  "turn.reasoning": grown,
+  "turn.rejected": rejected,
+  "conversation.changed": conversationChanged,
+  "allowance.changed": allowanceChanged,
+  notice: ({ text }) => tell(text),
+};
+
+function ignore() {}
+
+// --- Asking and stopping ---
+
+function ask({ text, button }) {
+  if (pending && !isPolling) return;
+  const command = {
+    type: "turn.start",
+    turn_id: pending?.command.turn_id ?? newId(), // tried again: the same question
+    conversation_id: chatId,
+    text,
+    model: composer.model(),
+  };
+  if (button?.name === "again") {
+    const article = button.closest("[data-turn]");
+    command.text = article.querySelector("[data-question]").textContent;
+    command.parent_id = article.dataset.parent || null;
+  } else if (button) {
+    command.text = button.value;
+  }
+  pending = { command, text };
+  tell("");
+  composer.sending(command.turn_id);
+  if (socket.send(command)) return;
+  if (isPolling) askByForm(pending, button);
+  else tell(say("unsent"));
+}
+
+/** Ask as the form does without JavaScript, but keep the page until there is an answer. */
+async function askByForm({ command, text }, button) {
+  const data = new FormData(form, button);
+  data.set("turn_id", command.turn_id);
+  try {
+    const response = await fetch(form.action, { method: "POST", body: data });
+    if (response.ok) {
+      composer.sent(text);
+      location.assign(response.url);
+      return;
+    }
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
+    if (sentence) rejected({ turn_id: command.turn_id, detail: sentence });
+  } catch {
+    tell(say("unsent")); // goes out when the socket is back, or when the person tries again
+  }
+}
+
+function stop() {
+  for (const turn of live.values()) {
+    if (turn.isStopping) continue;
+    turn.isStopping = true;
+    if (!socket.send({ type: "turn.stop", turn_id: turn.id })) turn.isStopping = false;
+  }
+}
+
+// --- What the socket says ---
+
+function opened() {
+  clearTimeout(lostTimer);
+  if (connection.textContent) {
+    connection.textContent = say("connected");
+    setTimeout(() => (connection.textContent = ""), CONNECTED);
+  }
+  isPolling = false;
+  for (const turn of live.values()) follow(turn);
+  if (pending) {
+    tell("");
+    socket.send(pending.command); // the same id: a question that did arrive is not asked twice
+  }
+}
+
+function follow(turn) {
+  turn.isStopping = false;
+  socket.send({ type: "turn.watch", turn_id: turn.id, ...turn.place });
+}
+
+function started({ turn_id, conversation_id, html }) {
+  useConversation(conversation_id);
+  if (conversation_id !== chatId) return;
+  const isOurs = pending?.command.turn_id === turn_id;
+  if (!findTurn(turn_id)) {
+    const article = parse(html);
+    const add = () => {
+      document.querySelector("[data-welcome]")?.remove();
+      removeBranch(article.dataset.parent);
+      turns.append(article);
+    };
+    if (isOurs) add();
+    else growing(add);
+    adopt(article);
+    if (isOurs) anchorTo(article);
+  }
+  if (isOurs) {
+    composer.sent(pending.text);
+    pending = null;
+    form.elements.turn_id.value = newId();
+    if (!("known" in main.dataset)) becomeKnown();
+    composer.focusText();
+  } else if (live.has(turn_id)) {
+    follow(live.get(turn_id)); // another tab asked; the server does not know yet that we want the text
+  }
+  announcer.textContent = say("writing");
+  showWriting();
+}
+
+function grown(event) {
+  const turn = live.get(event.turn_id);
+  if (turn && !turn.take(event)) follow(turn); // something is missing: from where we are, once more
+}
+
+function ended({ turn_id, html }) {
+  const old = findTurn(turn_id);
+  if (!old) return;
+  const article = parse(html);
+  enhance(article);
+  const turn = live.get(turn_id);
+  moveAnchor(old, article);
+  if (turn) turn.finish(article);
+  else growing(() => old.replaceWith(article));
+  live.delete(turn_id);
+  const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
+  const note = article.querySelector(".turn-note")?.textContent ?? "";
+  announcer.textContent = note || (words ? say("finished", { words: formatNumber(words) }) : say("ended"));
+  showWriting();
+  if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
+}
+
+function rejected({ turn_id, detail }) {
+  if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
+  const { text } = pending.command;
+  pending = null;
+  composer.refuse(detail);
+  composer.setText(text);
+  composer.focusText();
+}
+
+function conversationChanged({ conversation_id, html }) {
+  const isCurrent = conversation_id === chatId;
+  const row = html ? parse(html) : null;
+  changeConversation(conversation_id, row, { isCurrent });
+  if (!isCurrent) return;
+  if (!row) {
+    if ("known" in main.dataset) location.assign("/");
+    return;
+  }
+  const title = row.querySelector("a").textContent;
+  document.querySelector("[data-title]").textContent = title;
+  document.title = `${title} · ${siteName}`;
+}
+
+function allowanceChanged({ used, allowance }) {
+  const text = document.querySelector("[data-allowance-used]");
+  text.textContent = text.dataset.format.replace("%s", formatNumber(used, 1));
+  const bar = document.querySelector("[data-allowance-bar]");
+  if (bar && allowance !== null) {
+    bar.max = allowance || 1;
+    bar.value = used;
+  }
+}
+
+// --- Without a socket ---
+
+function lost(failures) {
+  if (failures === 1) lostTimer = setTimeout(() => (connection.textContent = say("reconnecting")), RECONNECTING);
+  if (failures === FAILURES) {
+    clearTimeout(lostTimer);
+    connection.textContent = say("polling");
+    isPolling = true;
+    poll();
+  }
+}
+
+async function poll() {
+  while (isPolling) {
+    for (const turn of [...live.values()]) {
+      const html = await fetchTurn(turn.id);
+      if (html && isPolling) replaceWithSaved(turn, html);
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL));
+  }
+}
+
+async function fetchTurn(id) {
+  try {
+    const response = await fetch(`/turns/${id}/`, { headers: { "HX-Request": "true" } });
+    if (response.redirected) location.reload(); // logged out
+    return response.ok ? await response.text() : "";
+  } catch {
+    return ""; // no network: once more later
+  }
+}
+
+function replaceWithSaved(turn, html) {
+  const article = parse(html);
+  if (!isOpen(article)) {
+    ended({ turn_id: turn.id, html });
+    return;
+  }
+  const text = article.querySelector("[data-answer]").textContent;
+  if (text) growing(() => turn.showPlain(text));
+}
+
+// --- Pieces ---
+
+function findTurn(id) {
+  return turns.querySelector(`[data-turn="${CSS.escape(id)}"]`);
+}
+
+function isOpen(article) {
+  return ["queued", "streaming"].includes(article.dataset.status);
+}
+
+function adopt(article) {
+  if (isOpen(article)) live.set(article.dataset.turn, new LiveTurn(article, growing));
+  else enhance(article);
+}
+
+/** A question asked again takes the place of the one before, and of what followed it. */
+function removeBranch(parent) {
+  const all = [...turns.querySelectorAll("[data-turn]")];
+  const first = all.findIndex((article) => article.dataset.parent === parent);
+  if (first >= 0) for (const article of all.slice(first)) article.remove();
+}
+
+function becomeKnown() {
+  main.dataset.known = "";
+  history.replaceState(null, "", `/c/${chatId}/`);
+  composer.keepDraftOf(chatId);
+}
+
+function showWriting() {
+  composer.showStop(live.size > 0);
+}
+
+function tell(text) {
+  notice.textContent = text;
+  notice.hidden = !text;
+}
+
+/** Return the one element of a fragment the server rendered. */
+function parse(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content.firstElementChild;
+}
+
+/** Give code a heading and a button to copy it, tables a place to scroll, and answers theirs. */
+function enhance(article) {
+  const copy = article.querySelector("[data-copy-answer]");
+  if (copy) copy.hidden = false;
+  for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
+  for (const pre of article.querySelectorAll("[data-answer] pre")) {
+    const language = pre.firstElementChild?.className.match(/language-(\S+)/)?.[1] ?? "";
+    const box = wrap(pre, "code");
+    const head = document.createElement("div");
+    head.className = "code-head";
+    const label = document.createElement("span");
+    label.className = "code-language";
+    label.textContent = language;
+    const button = document.createElement("button");
+    button.className = "code-copy";
+    button.type = "button";
+    button.dataset.copyCode = "";
+    button.textContent = say("copy");
+    head.append(label, button);
+    box.prepend(head);
+    pre.tabIndex = 0;
+    pre.setAttribute("role", "region");
+    pre.setAttribute("aria-label", language ? say("code_in", { language }) : say("code"));
+  }
+}
+
+function wrap(element, className) {
+  const box = document.createElement("div");
+  box.className = className;
+  element.replaceWith(box);
+  box.append(element);
+  return box;
+}
+
+// --- Copying ---
+
+document.addEventListener("click", (event) => {
+  const code = event.target.closest("[data-copy-code]");
+  if (code) copy(code, Promise.resolve(code.closest(".code").querySelector("pre").textContent));
+  const answer = event.target.closest("[data-copy-answer]");
+  if (answer) copy(answer, sourceOf(answer.closest("[data-turn]").dataset.turn));
+});
+
+/** Return an answer as the model wrote it. */
+async function sourceOf(id) {
+  const response = await fetch(`/api/v1/turns/${id}`);
+  return (await response.json()).answer;
+}
+
+async function copy(button, text) {
+  try {
+    if (globalThis.ClipboardItem) {
+      const blob = text.then((found) => new Blob([found], { type: "text/plain" }));
+      await navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]); // within the click, as Safari wants it
+    } else {
+      await navigator.clipboard.writeText(await text);
+    }
+  } catch {
+    announcer.textContent = say("not_copied");
+    tell(say("not_copied"));
+    return;
+  }
+  announcer.textContent = say("copied");
+  button.dataset.done = "";
+  if ("copyCode" in button.dataset) button.textContent = say("copied");
+  setTimeout(() => {
+    delete button.dataset.done;
+    if ("copyCode" in button.dataset) button.textContent = say("copy");
+  }, 2_000);
+}
+
+// --- Turns that htmx brought: the earlier ones ---
+
+document.addEventListener("htmx:after:swap", () => {
+  for (const article of turns.querySelectorAll("[data-turn]:not([data-seen])")) {
+    if (!live.has(article.dataset.turn)) enhanceOnce(article);
+  }
+});
+
+function enhanceOnce(article) {
+  article.dataset.seen = "";
+  if (!article.querySelector(".code, .table-scroll")) enhance(article);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && document.title.startsWith("● ")) document.title = document.title.slice(2);
+});
+
+/** Return a UUID version 7 (RFC 9562): milliseconds, then random bits. */
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  new DataView(bytes.buffer).setUint32(0, Math.floor(Date.now() / 0x10000));
+  new DataView(bytes.buffer).setUint16(4, Date.now() % 0x10000);
+  bytes[6] = (bytes[6] & 0x0f) | 0x70;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, "$1-$2-$3-$4-$5");
+}

@@ -1,0 +1,124 @@
+// Where a question is written: drafts that survive a reload, Enter that respects an input method, and the buttons.
+
+const SAVE_DELAY = 300; // ms
+
+const form = document.querySelector("[data-composer]");
+const field = form.querySelector("[data-text]");
+const refusal = form.querySelector("[data-refusal]");
+const sendButton = form.querySelector("[data-send]");
+const stopButton = form.querySelector("[data-stop]");
+const picker = form.querySelector("[data-model]");
+
+let key = "";
+let timer = 0;
+
+function draft() {
+  try {
+    return JSON.parse(localStorage.getItem(key)) ?? {};
+  } catch {
+    return {}; // no storage, or not ours
+  }
+}
+
+function save(fields) {
+  try {
+    if (fields.text) localStorage.setItem(key, JSON.stringify(fields));
+    else localStorage.removeItem(key);
+  } catch {
+    // A browser without storage forgets drafts; nothing else depends on it.
+  }
+}
+
+/** Keep drafts under this name from now on. */
+export function keepDraftOf(name) {
+  key = `draft:${name}`;
+}
+
+/** Put back what was being written, unless that question is on the page: its answer to the send was lost. */
+export function restoreDraft(isKnown) {
+  const { text, turn_id } = draft();
+  if (!text || field.value) return;
+  if (turn_id && isKnown(turn_id)) save({});
+  else setText(text);
+}
+
+export function setText(text) {
+  field.value = text;
+  field.dispatchEvent(new Event("input"));
+}
+
+export function model() {
+  return picker.value || null;
+}
+
+/** Call `ask({text, button})` for what the form sends, `stop()` for the stop button. */
+export function onAsk(ask, stop) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const button = event.submitter?.name ? event.submitter : null;
+    if (button || field.value.trim()) ask({ text: field.value, button });
+  });
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return; // 229: an input method has it
+    const isTouch = matchMedia("(pointer: coarse)").matches;
+    if (event.ctrlKey || event.metaKey || (!event.shiftKey && !event.altKey && !isTouch)) {
+      event.preventDefault();
+      form.requestSubmit(sendButton);
+    }
+  });
+  stopButton.addEventListener("click", () => {
+    stop();
+    focusText();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !event.defaultPrevented && !stopButton.hidden && !document.querySelector("dialog[open]")) {
+      stop();
+    }
+  });
+  field.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => save({ text: field.value }), SAVE_DELAY);
+  });
+}
+
+/** The question is on its way: it stays in the field until the server has it. */
+export function sending(turnId) {
+  clearTimeout(timer);
+  save({ text: field.value, turn_id: turnId });
+  refuse("");
+  form.setAttribute("aria-busy", "true");
+  sendButton.setAttribute("aria-disabled", "true");
+}
+
+/** The server has the question. */
+export function sent(text) {
+  settled();
+  clearTimeout(timer);
+  save({});
+  if (field.value === text) setText(""); // unless the person went on writing
+  clearTimeout(timer);
+}
+
+/** The question was refused: it stays where it is, under the reason. */
+export function refuse(sentence) {
+  settled();
+  refusal.hidden = !sentence;
+  refusal.textContent = sentence;
+}
+
+function settled() {
+  form.removeAttribute("aria-busy");
+  sendButton.removeAttribute("aria-disabled");
+}
+
+export function showStop(isWriting) {
+  const hadFocus = document.activeElement === stopButton;
+  stopButton.hidden = !isWriting;
+  sendButton.hidden = isWriting;
+  if (hadFocus && !isWriting) focusText();
+}
+
+/** On a touch screen the keyboard would come up and hide the answer. */
+export function focusText() {
+  if (!matchMedia("(pointer: coarse)").matches) field.focus({ preventScroll: true });
+}

@@ -1,0 +1,118 @@
+// One turn on the page: takes its live text, exactly, and shows it once a frame.
+
+import { markdownWriter } from "markdown";
+import { say } from "words";
+
+const WAITING = 5_000; // ms before the first word
+const HIGH_SURROGATES = /[\ud800-\udbff]/g;
+
+/** Return the length of a text as the server counts it: in code points. */
+export function lengthOf(text) {
+  return text.length - (text.match(HIGH_SURROGATES)?.length ?? 0);
+}
+
+/** Return the text without its first `count` code points. */
+export function skip(text, count) {
+  let index = 0;
+  while (count-- > 0) index += text.codePointAt(index) > 0xffff ? 2 : 1;
+  return text.slice(index);
+}
+
+export class LiveTurn {
+  gen = 0;
+  at = { "turn.delta": 0, "turn.reasoning": 0 };
+  isStopping = false;
+  #pending = { "turn.delta": "", "turn.reasoning": "" };
+  #frame = 0;
+  #writer = null;
+
+  /** `onGrowth(change)` wraps whatever makes the article taller. */
+  constructor(article, onGrowth) {
+    this.article = article;
+    this.id = article.dataset.turn;
+    this.onGrowth = onGrowth;
+    this.answer = article.querySelector("[data-answer]");
+    this.answer.replaceChildren(); // what the server put there comes again, over the socket
+    this.waiting = setTimeout(() => this.#progress(say("waiting")), WAITING);
+  }
+
+  /** Where to go on: the fields of a `turn.watch`. */
+  get place() {
+    return { gen: this.gen, at: this.at["turn.delta"], reasoning_at: this.at["turn.reasoning"] };
+  }
+
+  /** Take a `turn.delta` or `turn.reasoning`; return false when something before it is missing. */
+  take({ type, gen, at, text }) {
+    if (gen < this.gen) return true;
+    if (gen > this.gen) this.#begin(gen);
+    const have = this.at[type];
+    if (at > have) return false;
+    const fresh = at < have ? skip(text, have - at) : text;
+    if (fresh) {
+      this.at[type] = at + lengthOf(text);
+      this.#pending[type] += fresh;
+      this.#frame ||= requestAnimationFrame(() => this.#show()); // a hidden tab gets no frame, and catches up in one
+    }
+    return true;
+  }
+
+  /** Put the server's article in the place of this one. */
+  finish(article) {
+    this.close();
+    const wasOpen = this.article.querySelector("[data-reasoning][open]");
+    const hadFocus = this.article.contains(document.activeElement);
+    this.onGrowth(() => this.article.replaceWith(article));
+    if (wasOpen) article.querySelector("[data-reasoning]")?.setAttribute("open", "");
+    if (hadFocus) article.focus({ preventScroll: true });
+  }
+
+  /** Show the text so far as it is, while nothing follows it; `#begin` starts over. */
+  showPlain(text) {
+    this.gen = 0;
+    this.#begin(0);
+    this.answer.append(text);
+    this.#progress("");
+  }
+
+  close() {
+    clearTimeout(this.waiting);
+    cancelAnimationFrame(this.#frame);
+  }
+
+  #begin(gen) {
+    this.gen = gen; // 0 until the first text: whatever generation comes, it starts over
+    this.at = { "turn.delta": 0, "turn.reasoning": 0 };
+    this.#pending = { "turn.delta": "", "turn.reasoning": "" };
+    this.#writer = null;
+    this.answer.replaceChildren();
+    this.article.querySelector("[data-reasoning-text]")?.replaceChildren();
+  }
+
+  #show() {
+    this.#frame = 0;
+    clearTimeout(this.waiting);
+    this.onGrowth(() => {
+      const { "turn.delta": text, "turn.reasoning": reasoning } = this.#pending;
+      this.#pending = { "turn.delta": "", "turn.reasoning": "" };
+      if (reasoning) this.#think(reasoning);
+      if (text) {
+        this.#writer ??= markdownWriter(this.answer);
+        this.#writer.write(text);
+        this.#progress("");
+      }
+    });
+  }
+
+  #think(text) {
+    this.article.querySelector("[data-reasoning]").hidden = false;
+    const node = this.article.querySelector("[data-reasoning-text]");
+    if (node.firstChild) node.firstChild.appendData(text);
+    else node.append(text);
+  }
+
+  #progress(text) {
+    const line = this.article.querySelector("[data-progress]");
+    line.hidden = !text;
+    line.querySelector("[data-progress-text]").textContent = text;
+  }
+}

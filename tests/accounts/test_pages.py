@@ -1,0 +1,215 @@
+"""Sign-up, log-in, passwords, addresses and settings, as pages."""
+
+import re
+
+import pytest
+from allauth.account.models import EmailAddress
+from django.core import mail
+from django.test import Client, override_settings
+from django.utils import timezone
+
+from accounts import tasks
+from accounts.models import User
+
+PASSWORD = "una clave larga"
+SIGN_UP = {"email": "Dora@Example.com", "password1": PASSWORD, "terms": "on", "time_zone": "America/Bogota"}
+
+
+@pytest.fixture
+def browser(catalog) -> Client:
+    return Client()
+
+
+def link_in(body: str) -> str:
+    """Return the path of the link in a mail."""
+    found = re.search(r"https?://[^/\s]+(/\S+)", body)
+    assert found, body
+    return found[1]
+
+
+def sign_up(browser: Client, **changes: str):
+    return browser.post("/accounts/signup/", {**SIGN_UP, **changes})
+
+
+def test_who_signs_up_is_logged_in_and_what_was_accepted_is_recorded(browser):
+    browser.cookies["theme"] = "dark"
+    answer = browser.post("/accounts/signup/", SIGN_UP, headers={"Accept-Language": "pt-BR"})
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    dora = User.objects.get(email="dora@example.com")
+    assert (timezone.now() - dora.terms_accepted_at).total_seconds() < 60
+    assert (dora.locale, dora.time_zone, dora.theme) == ("pt-br", "America/Bogota", "dark")
+    assert browser.get("/").context["request"].user == dora
+    assert mail.outbox[0].to == ["dora@example.com"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"terms": ""}, {"email": "no"}, {"password1": "short"}, {"password1": "password123"}, {"email": ""}],
+)
+def test_who_cannot_sign_up_is_told_why_beside_the_field(browser, changes):
+    answer = sign_up(browser, **changes)
+    assert answer.status_code == 200
+    assert list(answer.context["form"].errors) == list(changes)
+    assert "field-errors" in answer.text
+    assert User.objects.count() == 0
+
+
+def test_an_address_signs_up_once_however_it_is_written(browser, ana):
+    answer = sign_up(browser, email="ANA@example.com")
+    assert User.objects.filter(email__iexact="ana@example.com").count() == 1
+    assert not answer.wsgi_request.user.is_authenticated
+
+
+def test_a_time_zone_nobody_knows_is_utc(browser):
+    sign_up(browser, time_zone="Mars/Olympus")
+    assert User.objects.get().time_zone == "UTC"
+
+
+@pytest.mark.parametrize("address", ["ana@example.com", "ANA@Example.com"])
+def test_a_member_logs_in_and_out(browser, ana, address):
+    answer = browser.post("/accounts/login/", {"login": address, "password": PASSWORD})
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    assert browser.get("/settings/").status_code == 200
+    assert browser.post("/accounts/logout/")["Location"] == "/"
+    assert browser.get("/settings/")["Location"] == "/accounts/login/?next=/settings/"
+
+
+def test_a_wrong_password_and_a_wrong_address_are_told_alike(browser, ana):
+    wrong = [
+        browser.post("/accounts/login/", {"login": login, "password": "wrong"}).context["form"].non_field_errors()
+        for login in ("ana@example.com", "nobody@example.com")
+    ]
+    assert len(wrong[0]) == 1
+    assert list(wrong[0]) == list(wrong[1])
+
+
+def test_who_is_suspended_does_not_get_in(browser, ana):
+    ana.is_active = False
+    ana.save()
+    browser.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    assert browser.get("/settings/").status_code == 302
+
+
+def test_guessing_passwords_is_slowed_down(browser, ana):
+    for _ in range(12):
+        answer = browser.post("/accounts/login/", {"login": ana.email, "password": "wrong"})
+    assert answer.status_code in (200, 429)
+    answer = browser.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    assert not answer.wsgi_request.user.is_authenticated
+
+
+def test_a_forgotten_password_is_replaced_through_a_mail(browser, ana):
+    answer = browser.post("/accounts/password/reset/", {"email": ana.email})
+    assert answer["Location"] == "/accounts/password/reset/done/"
+    answer = browser.get(link_in(mail.outbox[0].body), follow=True)
+    page = answer.redirect_chain[-1][0]
+    browser.post(page, {"password1": "otra clave larga", "password2": "otra clave larga"})
+    ana.refresh_from_db()
+    assert ana.check_password("otra clave larga")
+
+
+def test_a_reset_for_nobody_looks_the_same(browser, catalog):
+    answer = browser.post("/accounts/password/reset/", {"email": "nobody@example.com"})
+    assert answer["Location"] == "/accounts/password/reset/done/"
+
+
+def test_a_member_changes_their_password(browser, ana):
+    browser.force_login(ana)
+    fields = {"oldpassword": PASSWORD, "password1": "otra clave larga", "password2": "otra clave larga"}
+    browser.post("/accounts/password/change/", fields)
+    ana.refresh_from_db()
+    assert ana.check_password("otra clave larga")
+    assert browser.get("/settings/").status_code == 200  # still logged in here
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_a_new_address_replaces_the_old_one_when_it_is_confirmed(browser, ana, is_confirmed):
+    EmailAddress.objects.create(user=ana, email=ana.email, primary=True, verified=is_confirmed)
+    browser.force_login(ana)
+    browser.post("/accounts/email/", {"email": "mistyped@example.org", "action_add": ""})
+    browser.post("/accounts/email/", {"email": "ana@example.org", "action_add": ""})
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.com"
+    browser.post(link_in(mail.outbox[-1].body))
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.org"
+    assert [row.email for row in EmailAddress.objects.filter(user=ana)] == ["ana@example.org"]
+
+
+@pytest.mark.parametrize(("language", "words"), [("es", "contraseña"), ("en", "password"), ("pt-br", "senha")])
+def test_mail_speaks_the_language_of_the_page_it_was_asked_on(browser, ana, language, words):
+    browser.post("/accounts/password/reset/", {"email": ana.email}, headers={"Accept-Language": language})
+    assert words in mail.outbox[0].body
+    assert mail.outbox[0].from_email.startswith("Tertulia <")
+
+
+def test_with_a_mail_server_a_worker_sends(browser, ana, settings, monkeypatch):
+    sent = []
+    monkeypatch.setattr(tasks.send_mail, "delay", lambda **fields: sent.append(fields))
+    settings.HAS_MAIL_SERVER = True
+    browser.post("/accounts/password/reset/", {"email": ana.email})
+    assert mail.outbox == []
+    tasks.send_mail(**sent[0])
+    assert mail.outbox[0].to == [ana.email]
+
+
+def test_settings_are_saved_and_hold_at_once(browser, ana):
+    browser.force_login(ana)
+    fields = {"name": "Ana", "locale": "en", "time_zone": "America/Bogota", "theme": "dark"}
+    answer = browser.post("/settings/", fields, follow=True)
+    assert '<html lang="en" data-theme="dark">' in answer.text
+    assert "Saved." in answer.text
+    ana.refresh_from_db()
+    assert (ana.name, ana.locale, ana.time_zone, ana.theme) == ("Ana", "en", "America/Bogota", "dark")
+
+
+def test_settings_that_are_not_valid_change_nothing(browser, ana):
+    browser.force_login(ana)
+    answer = browser.post("/settings/", {"name": "Ana", "locale": "xx", "time_zone": "Mars/Olympus", "theme": "dark"})
+    assert answer.status_code == 422
+    assert set(answer.context["form"].errors) == {"locale", "time_zone"}
+    ana.refresh_from_db()
+    assert (ana.name, ana.theme) == ("", "system")
+
+
+def test_a_visitor_chooses_language_and_theme(browser):
+    browser.post("/language/", {"language": "en", "next": "/terms/"})
+    answer = browser.post("/theme/", {"theme": "dark", "next": "/terms/"}, follow=True)
+    assert answer.redirect_chain == [("/terms/", 302)]
+    assert '<html lang="en" data-theme="dark">' in answer.text
+
+
+def test_a_members_choice_is_kept_with_them(browser, ana):
+    browser.force_login(ana)
+    browser.post("/language/", {"language": "pt-br"})
+    browser.post("/theme/", {"theme": "light"})
+    ana.refresh_from_db()
+    assert (ana.locale, ana.theme) == ("pt-br", "light")
+    assert '<html lang="pt-br" data-theme="light">' in browser.get("/").text
+
+
+@pytest.mark.parametrize("where", ["https://example.com/", "//example.com/", "javascript:alert(1)"])
+def test_the_switches_lead_nowhere_else(browser, where):
+    assert browser.post("/theme/", {"theme": "dark", "next": where})["Location"] == "/"
+
+
+@pytest.mark.parametrize("choice", [{"theme": "<script>"}, {}])
+def test_a_theme_there_is_not_changes_nothing(browser, choice):
+    assert browser.post("/theme/", choice).cookies == {}
+
+
+@pytest.mark.parametrize("path", ["/settings/", "/accounts/email/", "/accounts/password/change/", "/dashboard/"])
+def test_what_is_a_members_asks_a_visitor_to_log_in(browser, path):
+    answer = browser.get(path)
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/accounts/login/?next=")
+
+
+def test_caught_mail_is_for_development_only(browser):
+    assert browser.get("/mail/").status_code == 404
+
+
+@override_settings(SESSION_COOKIE_SECURE=True)
+def test_cookies_of_choices_are_as_secure_as_the_session(browser):
+    answer = browser.post("/theme/", {"theme": "dark"})
+    assert answer.cookies["theme"]["secure"]

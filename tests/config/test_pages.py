@@ -1,0 +1,79 @@
+"""Error pages, the policy every page carries, and caught mail."""
+
+from io import StringIO
+
+import pytest
+from django.core.mail import EmailMessage, get_connection
+from django.test import Client, RequestFactory
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from config import mail
+from config.pages import server_error
+
+
+@pytest.fixture
+def browser(catalog) -> Client:
+    return Client(raise_request_exception=False)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/terms/", "/accounts/login/", "/accounts/signup/", "/nothing/", "/admin/login/"]
+)
+def test_every_page_forbids_whatever_is_not_ours(browser, path):
+    policy = browser.get(path)["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "https:" not in policy
+
+
+def test_a_page_has_a_nonce_of_its_own(browser):
+    policies = {browser.get("/terms/")["Content-Security-Policy"] for _ in range(2)}
+    assert len(policies) == 2
+
+
+def test_a_page_that_is_not_there_leads_on(browser):
+    answer = browser.get("/nothing/", headers={"Accept-Language": "en"})
+    assert answer.status_code == 404
+    assert "That does not exist, or is not yours." in answer.text
+    assert 'href="/"' in answer.text
+
+
+def test_a_form_that_is_too_old_says_so(catalog):
+    answer = Client(enforce_csrf_checks=True).post("/theme/", {"theme": "dark"}, headers={"Accept-Language": "en"})
+    assert answer.status_code == 403
+    assert "This form is too old" in answer.text
+
+
+def test_a_store_that_is_away_is_told_without_a_traceback(browser, ana, monkeypatch):
+    browser.force_login(ana)
+
+    def fail(*_args, **_kwargs):
+        raise RedisConnectionError("127.0.0.1:6379 said no")
+
+    monkeypatch.setattr("chat.views.entitlements.standing_of", fail)
+    answer = browser.get("/dashboard/")
+    assert answer.status_code == 503
+    assert "6379" not in answer.text
+
+
+def test_the_last_error_page_asks_no_store(catalog):
+    request = RequestFactory().get("/")  # no session, no user: reading either would raise
+    request.request_id = "abc123"
+    answer = server_error(request)
+    assert answer.status_code == 500
+    assert b"abc123" in answer.content
+
+
+def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
+    settings.MAIL_DIR = tmp_path / "mail"
+    console = StringIO()
+    connection = get_connection("config.mail.CaughtMail", stream=console)
+    for number in range(mail.MOST_KEPT + 2):
+        EmailMessage(
+            f"Subject {number}", "¡Hola! <b>", "a@example.com", ["b@example.com"], connection=connection
+        ).send()
+    assert len(mail.list_files()) == mail.MOST_KEPT
+    assert mail.read(mail.list_files()[0])["subject"] == f"Subject {mail.MOST_KEPT + 1}"
+    assert mail.read(mail.list_files()[0])["body"].strip() == "¡Hola! <b>"
+    assert "Subject 3" in console.getvalue()

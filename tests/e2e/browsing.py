@@ -1,0 +1,132 @@
+"""A person at a browser: opens pages, asks, and reads. Whatever the browser complains about fails the test."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
+
+OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None, "answer_tokens": 20_000}
+ANSWER_MS = 20_000
+HARMLESS = (
+    "WebSocket connection to",  # cut on purpose
+    "Failed to load resource",  # a refusal's status
+    "net::ERR_",
+)
+COMPLAINTS = """
+addEventListener("securitypolicyviolation", (event) => console.error("CSP", event.violatedDirective, event.blockedURI));
+"""
+
+
+@dataclass
+class Person:
+    """A member: an access token for the API, a session for the browser."""
+
+    access: str
+    session: str
+
+
+@dataclass
+class Tab:
+    page: Page
+    context: BrowserContext
+    base: str
+    person: Person | None
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, browser: Browser, port: int, *, person: Person | None = None, **options: Any
+    ) -> "AsyncIterator[Tab]":
+        """A tab with cookies of its own. `options` are those of Playwright's contexts."""
+        base = f"http://localhost:{port}"
+        context = await browser.new_context(
+            base_url=base, **{"locale": "en-US", "timezone_id": "America/Bogota"} | options
+        )
+        if person is not None:
+            await context.add_cookies([{"name": "sessionid", "value": person.session, "url": base}])
+        tab = cls(await context.new_page(), context, base, person)
+        tab.listen(tab.page)
+        await context.add_init_script(COMPLAINTS)
+        try:
+            yield tab
+            assert not tab.complaints, tab.complaints
+            outside = [url for url in tab.requests if not re.match(r"(http|ws)://localhost:|data:|blob:", url)]
+            assert not outside, outside
+        finally:
+            await context.close()
+
+    async def another(self) -> "Tab":
+        """One more tab of the same browser."""
+        tab = Tab(await self.context.new_page(), self.context, self.base, self.person, self.complaints, self.requests)
+        tab.listen(tab.page)
+        return tab
+
+    def listen(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
+        page.on("console", self.hear)
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(HARMLESS):
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    # --- The chat ----------------------------------------------------------------------------------------------------
+
+    @property
+    def question(self) -> Locator:
+        return self.page.get_by_role("textbox", name=re.compile("Your question|Tu pregunta|Sua pergunta"))
+
+    @property
+    def turns(self) -> Locator:
+        return self.page.locator("[data-turn]")
+
+    @property
+    def last(self) -> Locator:
+        return self.turns.last
+
+    @property
+    def refusal(self) -> Locator:
+        return self.page.locator("[data-refusal]")
+
+    async def ask(self, text: str, model: str | None = None) -> None:
+        if model is not None:
+            await self.page.locator("[data-model]").select_option(model)
+        await self.question.fill(text)
+        await self.question.press("Enter")
+
+    async def finished(self, status: str = "completed") -> Locator:
+        """Return the last turn when it has ended so."""
+        await expect(self.last).to_have_attribute("data-status", status, timeout=ANSWER_MS)
+        return self.last
+
+    async def shown_answer(self) -> str:
+        return await self.last.locator("[data-answer]").inner_text()
+
+    async def turn_id(self) -> str:
+        return str(await self.last.get_attribute("data-turn"))
+
+    async def wait_for_text(self, characters: int) -> None:
+        """Return when the last answer shows at least so much."""
+        await self.page.wait_for_function(
+            "n => [...document.querySelectorAll('[data-answer]')].at(-1)?.textContent.length >= n",
+            arg=characters,
+            timeout=ANSWER_MS,
+        )
+
+    async def call(self, method: str, path: str, **body: Any) -> Any:
+        """Return the decoded answer of one API call as this person."""
+        assert self.person is not None
+        headers = {"Authorization": f"Bearer {self.person.access}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            async with session.request(method, f"{self.base}/api/v1/{path}", json=body or None) as response:
+                return await response.json() if response.content_length else None
+
+    async def saved(self) -> Any:
+        """Return the last turn as the server has it."""
+        return await self.call("GET", f"turns/{await self.turn_id()}")

@@ -1,0 +1,92 @@
+"""Browser tests: Chromium, on a site of real processes, through a proxy that can cut."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+from tests.e2e.browsing import OPEN, Person, Tab
+from tests.fakes.proxy import CuttingProxy
+from tests.processes.stores import TestedSite, run_site
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MODELS = [
+    "fake-900t-5ms-echo8",
+    "fake-20t-5ms",
+    "fake-600t-10ms-unicode",
+    "fake-300t-20ms-r20",
+    "fake-3000t-50ms",
+    "fake-9000t-2ms",
+    "fake-10000t-0ms",
+    "fake-900t-0ms-echo8-length",
+    "fake-100t-10ms-error40",
+    "status-503",
+]
+PEOPLE = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail("Chromium is not installed, and REQUIRE_BROWSER=1.", pytrace=False)
+        pytest.skip("Chromium is not installed: on Debian, apt install chromium.")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(browser: Browser, request: pytest.FixtureRequest) -> Iterator[TestedSite]:
+    """Two web processes, a runner, a worker, a Valkey, and a provider that plays what its model's name says."""
+    with run_site(MODELS, webs=2, runners=1, MAX_TOKENS="20000") as found:
+        yield found
+        if request.session.testsfailed:
+            print(found.logs())
+
+
+@pytest.fixture(scope="session")
+def crowd(site: TestedSite) -> list[Person]:
+    """Members on a plan without limits, each for one test."""
+    accesses = site.members(PEOPLE, plan=OPEN)
+    return [Person(access, key) for access, key in zip(accesses, site.sessions(accesses), strict=True)]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def proxy(site: TestedSite) -> AsyncIterator[CuttingProxy]:
+    async with CuttingProxy(site.port()) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> AsyncIterator[Tab]:
+    """A tab of somebody who is not logged in."""
+    async with Tab.open(browser, proxy.port) as tab:
+        yield tab
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(browser: Browser, crowd: list[Person], proxy: CuttingProxy) -> AsyncIterator[Tab]:
+    """A tab of a member nobody else is."""
+    async with Tab.open(browser, proxy.port, person=crowd.pop()) as tab:
+        yield tab

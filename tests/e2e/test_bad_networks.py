@@ -1,0 +1,94 @@
+"""Connections that break and processes that die under the reader's eyes."""
+
+import asyncio
+import random
+
+from playwright.async_api import Browser, expect
+
+from bench.provider import expected_text
+from tests.e2e.browsing import Person, Tab
+from tests.fakes.proxy import CuttingProxy
+from tests.processes.stores import TestedSite
+
+UNICODE = "fake-600t-10ms-unicode"
+
+
+async def cut_until_finished(tab: Tab, proxy: CuttingProxy, rng: random.Random) -> int:
+    cuts = 0
+    while await tab.last.get_attribute("data-status") != "completed":
+        await asyncio.sleep(rng.uniform(0.2, 0.8))
+        cuts += proxy.cut(1)
+    return cuts
+
+
+async def test_cuts_lose_nothing_and_show_nothing_twice(tab: Tab, proxy: CuttingProxy) -> None:
+    await tab.page.goto("/")
+    await tab.page.evaluate(
+        """() => {
+          window.lengths = [];
+          new MutationObserver(() => {
+            const answer = document.querySelector("[data-answer]");
+            if (answer) window.lengths.push(answer.textContent.length);
+          }).observe(document.querySelector("[data-turns]"), { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    await tab.ask("¿Qué tal?", UNICODE)
+    await tab.wait_for_text(20)
+    cuts = await cut_until_finished(tab, proxy, random.Random(20261124))
+    assert cuts >= 3
+    assert (await tab.saved())["answer"] == expected_text(UNICODE)
+    lengths = (await tab.page.evaluate("lengths"))[:-1]  # the server's HTML has other blanks
+    assert lengths == sorted(lengths)
+    shown = await tab.last.locator("[data-answer]").text_content()
+    assert shown is not None
+    assert "".join(shown.split()) == "".join(expected_text(UNICODE).split())
+
+
+async def test_a_question_sent_into_a_dead_connection_is_asked_once(tab: Tab, proxy: CuttingProxy) -> None:
+    await tab.page.goto("/")
+    await tab.page.wait_for_timeout(300)
+    await tab.question.fill("Once?")
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await tab.question.press("Enter")
+    proxy.cut(1)
+    await tab.finished()
+    await expect(tab.turns).to_have_count(1)
+    conversations = await tab.call("GET", "conversations")
+    assert [row["turn_count"] for row in conversations["results"]] == [1]
+
+
+async def test_a_killed_web_process_costs_the_reader_nothing(
+    browser: Browser, crowd: list[Person], site: TestedSite
+) -> None:
+    async with CuttingProxy(site.port(1)) as proxy, Tab.open(browser, proxy.port, person=crowd.pop()) as tab:
+        await tab.page.goto("/")
+        await tab.ask("¿Qué tal?", UNICODE)
+        await tab.wait_for_text(300)
+        await asyncio.to_thread(site.kill, "web1")
+        await asyncio.sleep(1)
+        await asyncio.to_thread(site.start, "web1")
+        await tab.finished()
+        assert (await tab.saved())["answer"] == expected_text(UNICODE)
+
+
+async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None:
+    await tab.context.route_web_socket("**/ws/", lambda socket: socket.close(code=1011))
+    await tab.page.goto("/")
+    await expect(tab.page.locator("[data-connection]")).to_contain_text("No live connection", timeout=15_000)
+    await tab.ask("¿Qué tal?", UNICODE)
+    await tab.page.wait_for_url("**/c/**")
+    await tab.wait_for_text(100)
+    await tab.finished()
+    assert (await tab.saved())["answer"] == expected_text(UNICODE)
+    await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
+
+
+async def test_a_lost_connection_is_told(tab: Tab, proxy: CuttingProxy) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Hi.", "fake-20t-5ms")
+    await tab.finished()
+    proxy._server.close()
+    proxy.cut(1)
+    await expect(tab.page.locator("[data-connection]")).to_have_text("Reconnecting…", timeout=10_000)
+    await tab.question.fill("Kept")
+    await expect(tab.question).to_have_value("Kept")

@@ -1,0 +1,236 @@
+"""Asking and reading, in a browser. What the page shows is what is saved."""
+
+import re
+
+from playwright.async_api import expect
+
+from bench.provider import expected_text
+from tests.e2e.browsing import Tab
+
+ECHO = "fake-900t-5ms-echo8"
+SLOW = "fake-3000t-50ms"
+UNICODE = "fake-600t-10ms-unicode"
+CODE = "Here it is:\n\n```python\ndef double(x):\n    return 2 * x\n```\n\nAnd a [link](https://example.com/)."
+
+
+async def test_a_question_is_answered_in_place(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask(CODE, ECHO)
+    turn = await tab.finished()
+    await expect(turn.locator("[data-question]")).to_have_text(CODE)
+    await expect(turn.locator(".code-language")).to_have_text("python")
+    await expect(turn.locator("pre .k").first).to_have_text("def")
+    assert (await tab.saved())["answer"] == CODE
+    await expect(tab.page.locator("[data-conversation] a[aria-current=page]")).to_contain_text("Here it is:")
+    await expect(tab.page).to_have_title(re.compile("Here it is:"))
+    assert "/c/" in tab.page.url
+    await tab.page.reload()
+    await expect(tab.last.locator("pre .k").first).to_have_text("def")
+
+
+async def test_the_answer_is_seen_while_it_is_written(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("# A heading\n\n- one **bold** word\n- two\n\n" + "and so on " * 60, ECHO)
+    await tab.wait_for_text(60)
+    await expect(tab.last).to_have_attribute("data-status", "queued")
+    await expect(tab.last.locator("[data-answer]")).to_have_attribute("aria-busy", "true")
+    await expect(tab.last.locator("[data-answer] h1")).to_have_text("A heading")
+    await expect(tab.last.locator("[data-answer] li strong")).to_have_text("bold")
+    await tab.finished()
+
+
+async def test_what_is_shown_at_the_end_is_what_is_saved(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("¿Qué tal?", UNICODE)
+    await tab.finished()
+    saved = (await tab.saved())["answer"]
+    assert saved == expected_text(UNICODE)
+    shown = await tab.last.locator("[data-answer]").text_content()
+    assert shown is not None
+    assert "".join(shown.split()) == "".join(saved.replace("\\b\n", "\\b\n").split())
+
+
+async def test_stop_keeps_what_was_written(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Go on and on.", SLOW)
+    await tab.wait_for_text(20)
+    await tab.page.get_by_role("button", name="Stop").click()
+    turn = await tab.finished("stopped")
+    await expect(turn.locator(".turn-note")).to_be_visible()
+    await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
+    await expect(tab.question).to_be_focused()
+    saved = (await tab.saved())["answer"]
+    assert saved
+    assert expected_text(SLOW).startswith(saved)
+    assert (await tab.shown_answer()).split() == saved.split()
+
+
+async def test_a_stopped_answer_can_be_continued(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Go on and on.", SLOW)
+    await tab.wait_for_text(20)
+    await tab.page.get_by_role("button", name="Stop").click()
+    await tab.finished("stopped")
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await tab.last.get_by_role("button", name="Continue").click()
+    await expect(tab.turns).to_have_count(2)
+    await tab.finished()
+
+
+async def test_a_question_asked_again_takes_its_own_place(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Two\nlines?", "fake-100t-10ms-error40")
+    turn = await tab.finished("interrupted")
+    await expect(turn.locator(".turn-note-error")).to_be_visible()
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await turn.get_by_role("button", name="Ask again").click()
+    await tab.finished()
+    await expect(tab.turns).to_have_count(1)
+    assert (await tab.saved())["question"] == "Two\nlines?"
+    await tab.page.reload()
+    await expect(tab.turns).to_have_count(1)
+    assert (await tab.saved())["status"] == "completed"
+
+
+async def test_a_reload_in_the_middle_goes_on(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("¿Qué tal?", UNICODE)
+    await tab.wait_for_text(500)
+    await tab.page.reload()
+    await tab.wait_for_text(500)
+    await tab.finished()
+    assert (await tab.saved())["answer"] == expected_text(UNICODE)
+
+
+async def test_every_tab_shows_the_same(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("First.", "fake-20t-5ms")
+    await tab.finished()
+    other = await tab.another()
+    await other.page.goto(tab.page.url)
+    somewhere = await tab.another()
+    await somewhere.page.goto("/")
+    await tab.ask("¿Qué tal?", UNICODE)
+    await expect(other.turns).to_have_count(2)
+    await other.wait_for_text(200)
+    await tab.finished()
+    await other.finished()
+    assert await other.shown_answer() == await tab.shown_answer()
+    await expect(somewhere.page.locator("[data-conversation]")).to_have_count(1)
+    await expect(somewhere.turns).to_have_count(0)
+
+
+async def test_the_allowance_moves(tab: Tab) -> None:
+    await tab.page.goto("/")
+    before = await tab.page.locator("[data-allowance-used]").inner_text()
+    await tab.ask("Something long.", UNICODE)
+    await tab.finished()
+    await expect(tab.page.locator("[data-allowance-used]")).not_to_have_text(before)
+    moved = await tab.page.locator("[data-allowance-used]").inner_text()
+    await tab.page.reload()
+    await expect(tab.page.locator("[data-allowance-used]")).to_have_text(moved)
+
+
+async def test_reasoning_is_there_for_whoever_opens_it(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Think.", "fake-300t-20ms-r20")
+    reasoning = tab.last.locator("[data-reasoning]")
+    await expect(reasoning).to_be_visible()
+    await reasoning.locator("summary").click()
+    await tab.finished()
+    await expect(tab.last.locator("[data-reasoning-text]")).to_contain_text("r0 r1 r2")
+
+
+async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.question.fill("Half a thought")
+    await tab.page.wait_for_timeout(500)
+    await tab.page.reload()
+    await expect(tab.question).to_have_value("Half a thought")
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await tab.question.press("Enter")
+    await tab.finished()
+    await expect(tab.question).to_have_value("")
+    await tab.page.goto("/")
+    await expect(tab.question).to_have_value("")
+
+
+async def test_an_input_method_keeps_its_enter(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.question.fill("にほん")
+    await tab.question.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+    await tab.question.dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
+    await tab.question.press("Shift+Enter")
+    await expect(tab.question).to_have_value("にほん\n")
+    await expect(tab.turns).to_have_count(0)
+
+
+async def test_what_is_said_aloud_is_the_state_and_not_the_tokens(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.page.evaluate(
+        """() => {
+          window.said = [];
+          const announcer = document.querySelector("[data-announce]");
+          new MutationObserver(() => window.said.push(announcer.textContent))
+            .observe(announcer, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    await tab.ask("¿Qué tal?", "fake-300t-20ms-r20")
+    await tab.finished()
+    assert await tab.page.evaluate("said") == ["Writing the answer.", "The answer is complete: 300 words."]
+    assert await tab.last.locator("[data-answer]").evaluate("node => node.closest('[aria-live], [role=log]')") is None
+
+
+async def test_copying_gives_the_source(tab: Tab) -> None:
+    await tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await tab.page.goto("/")
+    await tab.ask(CODE, ECHO)
+    turn = await tab.finished()
+    await turn.get_by_role("button", name="Copy", exact=True).click()
+    await expect(turn.get_by_role("button", name="Copied")).to_be_visible()
+    assert await tab.page.evaluate("navigator.clipboard.readText()") == "def double(x):\n    return 2 * x\n"
+    await turn.get_by_role("button", name="Copy the answer").click()
+    await tab.page.wait_for_function("navigator.clipboard.readText().then(text => text.includes('```python'))")
+    assert await tab.page.evaluate("navigator.clipboard.readText()") == CODE
+
+
+async def test_a_conversation_is_renamed_and_deleted(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Name me.", "fake-20t-5ms")
+    await tab.finished()
+    other = await tab.another()
+    await other.page.goto("/")
+    row = tab.page.locator("[data-conversation]").first
+    await row.hover()
+    await row.locator("summary").click()
+    await row.get_by_role("link", name="Rename").click()
+    dialog = tab.page.get_by_role("dialog")
+    await dialog.get_by_label("Title").fill("Un <b>título</b>")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(dialog).to_be_hidden()
+    await expect(row.locator("a").first).to_have_text("Un <b>título</b>")
+    await expect(other.page.locator("[data-conversation] a").first).to_have_text("Un <b>título</b>")
+    await expect(tab.page).to_have_title(re.compile("título"))
+    await row.hover()
+    await row.locator("summary").click()
+    await row.get_by_role("link", name="Delete").click()
+    await dialog.get_by_role("button", name="Delete").click()
+    await tab.page.wait_for_url(f"{tab.base}/")
+    await expect(tab.page.locator("[data-conversation]")).to_have_count(0)
+    await expect(other.page.locator("[data-conversation]")).to_have_count(0)
+
+
+async def test_the_reader_who_scrolls_up_is_left_alone(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Go on and on.", "fake-9000t-2ms")
+    await tab.wait_for_text(8_000)
+    await tab.page.mouse.move(600, 300)
+    await tab.page.mouse.wheel(0, -300)
+    await tab.page.wait_for_timeout(300)
+    place = await tab.page.evaluate("scrollY")
+    await tab.wait_for_text(14_000)
+    assert await tab.page.evaluate("scrollY") == place
+    await tab.page.get_by_role("button", name="To the end").click()
+    await tab.page.wait_for_function("scrollY + innerHeight > document.scrollingElement.scrollHeight - 400")
+    await tab.page.get_by_role("button", name="Stop").click()
+    await tab.finished("stopped")

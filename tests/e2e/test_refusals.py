@@ -1,0 +1,134 @@
+"""Every refusal: a plain sentence, and the text stays in the composer."""
+
+import re
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.e2e.browsing import OPEN, Person, Tab
+from tests.fakes.proxy import CuttingProxy
+from tests.processes.stores import TestedSite
+
+QUICK = "fake-20t-5ms"
+SLOW = "fake-3000t-50ms"
+
+
+async def person(site: TestedSite, **plan: object) -> Person:
+    [access] = site.members(1, plan={**OPEN, **plan})
+    [key] = site.sessions([access])
+    return Person(access, key)
+
+
+async def refused(tab: Tab, text: str, model: str = QUICK) -> str:
+    """Ask; return the sentence it is refused with, having seen that nothing was lost."""
+    asked = await tab.turns.count()
+    await tab.ask(text, model)
+    await expect(tab.refusal).to_be_visible()
+    await expect(tab.question).to_have_value(text)
+    await expect(tab.turns).to_have_count(asked)
+    return await tab.refusal.inner_text()
+
+
+async def test_a_used_up_allowance_names_the_day_in_the_readers_time_zone(
+    browser: Browser, site: TestedSite, proxy: CuttingProxy
+) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, credits_per_month=1)) as tab:
+        assert (await tab.call("PATCH", "me", time_zone="America/Bogota"))["time_zone"] == "America/Bogota"
+        await tab.page.goto("/")
+        sentence = await refused(tab, "x" * 30_000)
+        # The month begins at midnight UTC, which is seven in the evening of the day before in Bogotá.
+        assert re.search(r"On \w+\.? (28|29|30|31), \d{4}, 7 p.m. you get", sentence), sentence
+        await expect(tab.page.locator(".allowance-reset")).to_contain_text("7 p.m.")
+
+
+async def test_another_answer_is_still_being_written(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, turns_at_once=1)) as tab:
+        await tab.page.goto("/")
+        await tab.ask("Go on and on.", SLOW)
+        await tab.wait_for_text(10)
+        other = await tab.another()
+        await other.page.goto("/")
+        assert "still being written" in await refused(other, "And this?")
+        await tab.page.get_by_role("button", name="Stop").click()
+        await tab.finished("stopped")
+        await other.question.press("Enter")
+        await other.finished()
+
+
+async def test_a_question_while_its_answer_is_written_waits_in_the_composer(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Go on and on.", SLOW)
+    await tab.wait_for_text(10)
+    assert "still being written" in await refused(tab, "And this?")
+    await tab.page.get_by_role("button", name="Stop").click()
+    await tab.finished("stopped")
+    await expect(tab.question).to_have_value("And this?")
+
+
+async def test_too_many_questions(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, turns_per_hour=1)) as tab:
+        await tab.page.goto("/")
+        await tab.ask("One.", QUICK)
+        await tab.finished()
+        assert "wait" in (await refused(tab, "Two.")).lower()
+
+
+async def test_too_long(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, question_characters=100)) as tab:
+        await tab.page.goto("/")
+        await tab.page.locator("[data-text]").evaluate("field => field.removeAttribute('maxlength')")
+        assert "longer than your plan allows" in await refused(tab, "x" * 101)
+
+
+async def test_longer_than_the_model_can_read(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, question_characters=500_000)) as tab:
+        await tab.page.goto("/")
+        assert "longer than this model can read" in await refused(tab, "x " * 90_000)
+
+
+async def test_a_model_above_the_plan_can_be_seen_and_not_chosen(
+    browser: Browser, site: TestedSite, proxy: CuttingProxy
+) -> None:
+    async with Tab.open(browser, proxy.port, person=await person(site, best_tier="demo")) as tab:
+        await tab.page.goto("/")
+        option = tab.page.locator(f"[data-model] option[value='{QUICK}']")
+        await expect(option).to_be_disabled()
+        await expect(option).to_contain_text("not in your plan")
+        await option.evaluate("option => { option.disabled = false; }")
+        assert "plan" in await refused(tab, "Mine!")
+
+
+async def test_a_model_that_is_gone(tab: Tab) -> None:
+    await tab.page.goto("/")
+    option = tab.page.locator(f"[data-model] option[value='{QUICK}']")
+    await option.evaluate("option => { option.value = 'gpt-2'; }")
+    assert "not offered" in await refused(tab, "Who are you?", "gpt-2")
+
+
+async def test_a_provider_that_fails_says_so_in_its_place(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Hello?", "status-503")
+    turn = await tab.finished("failed")
+    await expect(turn.locator(".turn-note-error")).to_contain_text("try another model")
+    await expect(turn.get_by_role("button", name="Ask again")).to_be_visible()
+
+
+async def test_what_is_somebody_elses_looks_as_if_it_were_not_there(tab: Tab, crowd: list[Person]) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Mine.", QUICK)
+    await tab.finished()
+    assert tab.page.context.browser is not None
+    async with Tab.open(tab.page.context.browser, int(tab.base.rsplit(":")[-1]), person=crowd.pop()) as other:
+        for path in (tab.page.url, f"{tab.page.url}rename/", f"/turns/{await tab.turn_id()}/"):
+            answer = await other.page.goto(path)
+            assert answer is not None
+            assert answer.status == 404
+            await expect(other.page.locator("main")).to_contain_text("does not exist, or is not yours")
+
+
+@pytest.mark.parametrize("path", ["/c/00000000-0000-7000-8000-000000000000/", "/nothing/here/"])
+async def test_what_is_not_there(tab: Tab, path: str) -> None:
+    answer = await tab.page.goto(path)
+    assert answer is not None
+    assert answer.status == 404
+    await expect(tab.page.get_by_role("main").get_by_role("link").first).to_be_visible()
