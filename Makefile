@@ -14,7 +14,7 @@ run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole sit
 	@$(BIN)/python -I config/first_run.py
 	@exec $(BIN)/python manage.py serve --stop-with-parent
 
-test: packages dev-packages  ## All tests, and the tests of the stores once more on MongoDB's protocol and on PostgreSQL
+test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL
 	$(BIN)/python -m pytest
 	STORES=mongodb $(BIN)/python -m pytest -m stores
 	STORES=postgresql $(BIN)/python -m pytest -m stores
@@ -31,6 +31,7 @@ check: export SECRET_KEY = only-for-make-check-0123456789-abcdefghijklmnopqrstuv
 check: export JWT_SECRET_KEY = another-one-for-make-check-0123456789-abcdefghijklmnopqrstuvwxyz
 check: export SITE_URL = https://chat.example.com
 check: export ALLOWED_HOSTS = chat.example.com
+check: export EMAIL_URL = smtp+tls://user:password@mail.example.com:587
 check: packages dev-packages  ## Format, lint, types, layers, templates, migrations, deployment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

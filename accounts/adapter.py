@@ -1,16 +1,32 @@
 """How allauth creates our users and sends their mail."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from allauth.account.adapter import DefaultAccountAdapter
 from django.conf import settings
 from django.core.mail import EmailMessage
+from django.utils.translation import gettext_lazy as _
 from kombu.exceptions import OperationalError
 
 from accounts import tasks
 
 
 class AccountAdapter(DefaultAccountAdapter):
+    error_messages: ClassVar[dict[str, Any]] = {
+        **DefaultAccountAdapter.error_messages,
+        "account_inactive": _("This account is suspended."),
+        "duplicate_email": _("That is your address already."),
+        "email_password_mismatch": _("Address and password do not belong together. Check both, or reset the password."),
+        "email_taken": _("That address has an account."),
+        "enter_current_password": _("Please write the password you have now."),
+        "incorrect_password": _("That is not your password."),
+        "invalid_password_reset": _("This link does not work any more. Ask for a new one."),
+        "rate_limited": _("Too many requests. Please wait a moment."),
+        "same_as_current": _("That is the one you have already."),
+        "too_many_login_attempts": _("Too many attempts. Please wait a few minutes, or reset the password."),
+        "unknown_email": _("No account has that address."),
+    }
+
     def format_email_subject(self, subject: str) -> str:
         return subject
 

@@ -17,7 +17,8 @@ from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
-from history.models import Turn  # noqa: E402
+from history import tree  # noqa: E402
+from history.models import Turn, new_id  # noqa: E402
 
 
 def members(argument: str) -> list[str]:
@@ -58,6 +59,20 @@ def sessions(argument: str) -> list[str]:
     return keys
 
 
+def converse(argument: str) -> str:
+    """Write a conversation of so many finished turns for the owner of an access token; return its id."""
+    wanted = json.loads(argument)
+    owner_id = int(AccessToken(wanted["access"])["user_id"])
+    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+    parent = None
+    for number in range(wanted["turns"]):
+        turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
+        turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
+        turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
+        parent = tree.add_turn(turn).pk
+    return str(conversation.pk)
+
+
 def audit(_argument: str) -> dict[str, Any]:
     """Return the turns, and the ledger's state."""
     fields = ("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model")
@@ -73,5 +88,5 @@ def audit(_argument: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = {"members": members, "operator": operator, "sessions": sessions, "audit": audit}
+    functions = {"members": members, "operator": operator, "sessions": sessions, "converse": converse, "audit": audit}
     json.dump(functions[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

@@ -154,6 +154,11 @@ class Site:
         keys: list[str] = self._inside("sessions", json.dumps(accesses))
         return keys
 
+    def converse(self, access: str, turns: int) -> str:
+        """Return the id of a new conversation with so many finished turns."""
+        conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
+        return conversation_id
+
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""
         found: dict[str, Any] = self._inside("audit")

@@ -11,6 +11,8 @@ class ConfigConfig(AppConfig):
     name = "config"
 
     def ready(self) -> None:
+        from config import checks  # noqa: F401  registers them
+
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
 
 

@@ -77,3 +77,16 @@ def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
     assert mail.read(mail.list_files()[0])["subject"] == f"Subject {mail.MOST_KEPT + 1}"
     assert mail.read(mail.list_files()[0])["body"].strip() == "¡Hola! <b>"
     assert "Subject 3" in console.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard/", "/settings/"])
+def test_without_the_store_of_sessions_a_page_says_so(browser, ana, monkeypatch, path):
+    browser.force_login(ana)
+
+    def fail(*_args, **_kwargs):
+        raise RedisConnectionError("127.0.0.1:6379 said no")
+
+    monkeypatch.setattr("django.contrib.sessions.backends.cache.SessionStore.load", fail)
+    answer = browser.get(path)
+    assert answer.status_code == 503
+    assert "6379" not in answer.text

@@ -29,7 +29,7 @@ MODELS = [
     "fake-300t-20ms-r20",
     "fake-3000t-50ms",
     "fake-9000t-2ms",
-    "fake-10000t-0ms",
+    "fake-10000t-1ms",
     "fake-900t-0ms-echo8-length",
     "fake-100t-10ms-error40",
     "status-503",

@@ -1,0 +1,19 @@
+"""What `check --deploy` says about our own settings."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Tags, Warning, register
+
+
+@register(Tags.security, deploy=True)
+def check_mail(**_kwargs: Any) -> list[CheckMessage]:
+    if settings.HAS_MAIL_SERVER:
+        return []
+    return [
+        Warning(
+            "EMAIL_URL is not set: nobody can reset a password or confirm an address.",
+            hint="Set it to your mail server, such as smtp+tls://user:password@mail.example.com:587",
+            id="tertulia.W001",
+        )
+    ]

@@ -1,0 +1,55 @@
+"""A long answer at the end of a long conversation: the page grows by the text, and by nothing else."""
+
+import asyncio
+from typing import NamedTuple
+
+from playwright.async_api import CDPSession, expect
+
+from bench.provider import expected_text
+from tests.e2e.browsing import Tab
+from tests.processes.stores import TestedSite
+
+TURNS = 300
+LONG = "fake-10000t-1ms"
+TEXT_BYTES = 2 * len(expected_text(LONG))  # as UTF-16, at most
+
+
+class Memory(NamedTuple):
+    heap_bytes: int
+    nodes: int
+
+
+async def measure(devtools: CDPSession) -> Memory:
+    """Return what the page holds after a collection."""
+    await devtools.send("HeapProfiler.collectGarbage")
+    metrics = {row["name"]: row["value"] for row in (await devtools.send("Performance.getMetrics"))["metrics"]}
+    return Memory(int(metrics["JSHeapUsedSize"]), int(metrics["Nodes"]))
+
+
+async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: TestedSite) -> None:
+    assert tab.person is not None
+    conversation_id = await asyncio.to_thread(site.converse, tab.person.access, TURNS)
+    await tab.page.goto(f"/c/{conversation_id}/")
+    while await (earlier := tab.page.locator("[data-earlier]")).count():
+        known = await tab.turns.count()
+        await earlier.click()
+        await expect(tab.turns).not_to_have_count(known)
+    await expect(tab.turns).to_have_count(TURNS)
+    await expect(tab.turns.first.locator(".code-copy")).to_be_attached()
+    await tab.ask("Warm up.", "fake-20t-5ms")  # what the scripts need once
+    await tab.finished()
+    devtools = await tab.context.new_cdp_session(tab.page)
+    await devtools.send("Performance.enable")
+    await tab.ask("Go on and on.", LONG)
+    await tab.wait_for_text(len(expected_text(LONG)) // 8)
+    early = await measure(devtools)
+    await tab.wait_for_text(len(expected_text(LONG)) * 7 // 8)
+    late = await measure(devtools)
+    await tab.finished()
+    ended = await measure(devtools)
+    print(f"text {TEXT_BYTES:,} bytes; heap and nodes: early {early}, late {late}, ended {ended}")
+    assert (await tab.saved())["answer"] == expected_text(LONG)
+    assert late.heap_bytes - early.heap_bytes < 2 * TEXT_BYTES
+    assert late.nodes - early.nodes < 20
+    assert ended.heap_bytes - early.heap_bytes < 4 * TEXT_BYTES  # the server's HTML, and the old one not yet let go
+    assert ended.nodes - early.nodes < 100
