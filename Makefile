@@ -5,6 +5,8 @@ PORT ?= 8000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --log .venv/pip.log
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
+# Two workers, each with stores of its own; the tests of one file stay together. -rs says what was skipped, and why.
+PYTEST = $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 export PORT
 
 help:  ## This list
@@ -15,9 +17,9 @@ run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole sit
 	@exec $(BIN)/python manage.py serve --stop-with-parent
 
 test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL
-	$(BIN)/python -m pytest
-	STORES=mongodb $(BIN)/python -m pytest -m stores
-	STORES=postgresql $(BIN)/python -m pytest -m stores
+	$(PYTEST)
+	STORES=mongodb $(PYTEST) -m stores
+	STORES=postgresql $(PYTEST) -m stores
 
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 $(BIN)/python -m pytest -m soak -s

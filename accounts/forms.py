@@ -12,9 +12,13 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from accounts.context import theme_of
 from accounts.models import User, normalise_email
+
+OURS = (gettext_noop("Forgot your password?"),)
+"""What allauth's forms say and our catalogues translate: its own translations are formal where ours are not."""
 
 
 class SignUpForm(allauth_forms.SignupForm):

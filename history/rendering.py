@@ -6,48 +6,109 @@ who reads what.
 """
 
 import re
+from collections.abc import Iterable, Iterator
+from time import thread_time
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
-from pygments import highlight
+from markdown_it.rules_core import StateCore
+from markdown_it.utils import OptionsDict
+from pygments import format as format_tokens
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 TAGS = {
-    *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
+    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
 }
 ATTRIBUTES = {"a": {"href", "title"}, "code": {"class"}, "span": {"class"}, "ol": {"start"}}
 SCHEMES = {"http", "https", "mailto"}
+LANGUAGES = {
+    *("Awk", "Bash", "Bash Session", "Batchfile", "C", "C#", "C++", "Clojure", "CMake", "COBOL", "Common Lisp"),
+    *("CSS", "Dart", "Delphi", "Diff", "Django/Jinja", "Docker", "Elixir", "Elm", "ERB", "Erlang", "F#", "Fortran"),
+    *("GAS", "Gherkin", "Go", "GraphQL", "Groovy", "Haskell", "HTML", "HTTP", "INI", "Java", "JavaScript", "JSON"),
+    *("JSX", "Julia", "Kotlin", "LessCss", "Lua", "Makefile", "Markdown", "Matlab", "MySQL", "NASM"),
+    *("Nginx configuration file", "Nix", "Objective-C", "OCaml", "Perl", "PHP", "PL/pgSQL", "PostgreSQL SQL dialect"),
+    *("PowerShell", "Prolog", "Properties", "Protocol Buffer", "Python", "Python console session", "Ruby", "Rust"),
+    *("S", "Sass", "Scala", "Scheme", "SCSS", "Solidity", "SQL", "Swift", "Terraform", "TeX", "TOML", "TSX"),
+    *("TypeScript", "VB.net", "verilog", "vhdl", "VimL", "Vue", "XML", "YAML", "Zig"),
+}
+"""Pygments knows five hundred more; some of them take seconds for one word of hostile code."""
 LONGEST_HIGHLIGHTED = 10_000  # characters
-LONG_BLANK = re.compile(r"\s{80}")
+LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
 """Many lexers are quadratic in it: 20,000 blank lines of Java take 45 seconds."""
+HIGHLIGHTING_SECONDS = 0.25  # of the processor, for one answer: Java is quadratic in short lines too
+FIRST_HEADING = 4  # the page, the question and the answer have the levels above
+DEEPEST_BLOCK = 100
+DEEPEST_INLINE = 20  # 100,000 brackets cost a multiple of it
 
 
 def render_markdown(text: str) -> SafeString:
     """Return sanitised HTML of Markdown `text`."""
+    tokens = _markdown.parse(text)
+    options = OptionsDict(_markdown.options)  # type: ignore[arg-type]  # it copies any mapping
+    options.highlight = Highlighter()
     html = nh3.clean(
-        _markdown.render(text),
+        _markdown.renderer.render(tokens, options, {}),
         tags=TAGS,
         attributes=ATTRIBUTES,
         url_schemes=SCHEMES,
+        set_tag_attribute_values={"a": {"target": "_blank"}},  # the chat stays open
         link_rel="noopener noreferrer nofollow",
     )
     return mark_safe(html)  # noqa: S308  nh3 has just cleaned it
 
 
-def _highlight(code: str, language: str, _attributes: str) -> str:
-    """Return highlighted code as spans with classes, or nothing, which means: escape it plainly."""
-    if not language or len(code) > LONGEST_HIGHLIGHTED or LONG_BLANK.search(code):
-        return ""
-    try:
-        lexer = get_lexer_by_name(language, stripnl=False)
-    except ClassNotFound:
-        return ""
-    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+class OutOfTimeError(Exception):
+    """The code takes too long to colour."""
 
 
-_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "highlight": _highlight, "maxNesting": 100})
-_markdown.enable(["table", "strikethrough"]).disable("image")
+class Highlighter:
+    """Colours the code of one answer, as spans with classes. Nothing means: escape it plainly."""
+
+    def __init__(self) -> None:
+        self.ends_at = thread_time() + HIGHLIGHTING_SECONDS
+
+    def __call__(self, code: str, language: str, _attributes: str) -> str:
+        if not language or len(code) > LONGEST_HIGHLIGHTED or LONG_LINE.search(code):
+            return ""
+        try:
+            lexer = get_lexer_by_name(language, stripnl=False)
+            if lexer.name not in LANGUAGES:
+                return ""
+            return str(format_tokens(self._in_time(lexer.get_tokens(code)), HtmlFormatter(nowrap=True)))
+        except (ClassNotFound, OutOfTimeError):
+            return ""
+
+    def _in_time(self, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
+        for token in tokens:
+            if thread_time() > self.ends_at:
+                raise OutOfTimeError
+            yield token
+
+
+def _parse_inlines(state: StateCore) -> None:
+    """Do what markdown-it's rule of this name does, with a limit of its own."""
+    for token in state.tokens:
+        if token.type == "inline":
+            token.children = []
+            _inlines.inline.parse(token.content, _inlines, state.env, token.children)
+
+
+def _lower_headings(state: StateCore) -> None:
+    for token in state.tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, FIRST_HEADING - 1 + int(token.tag[1]))}"
+
+
+def _parser(*, deepest: int) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": deepest})
+    return parser.enable(["table", "strikethrough"]).disable("image")
+
+
+_markdown = _parser(deepest=DEEPEST_BLOCK)
+_inlines = _parser(deepest=DEEPEST_INLINE)
+_markdown.core.ruler.at("inline", _parse_inlines)
+_markdown.core.ruler.push("headings", _lower_headings)

@@ -70,6 +70,5 @@ def start_postgresql() -> str:
     return str(server.get_uri())
 
 
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 start_stores()

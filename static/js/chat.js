@@ -1,5 +1,6 @@
 // The chat page: what the socket says goes to turns, sidebar and composer; what the person does goes to the socket.
 
+import { frameCode } from "code";
 import * as composer from "composer";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
@@ -174,6 +175,7 @@ function ended({ turn_id, html }) {
   if (turn) turn.finish(article);
   else growing(() => old.replaceWith(article));
   live.delete(turn_id);
+  if (!pending) composer.refuse(""); // "wait for the answer" no longer holds
   const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
   const note = article.querySelector(".turn-note")?.textContent ?? "";
   announcer.textContent = note || (words ? say("finished", { words: formatNumber(words) }) : say("ended"));
@@ -201,7 +203,7 @@ function conversationChanged({ conversation_id, html }) {
   }
   const title = row.querySelector("a").textContent;
   document.querySelector("[data-title]").textContent = title;
-  document.title = `${title} · ${siteName}`;
+  document.title = `\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
 }
 
 function allowanceChanged({ used, allowance }) {
@@ -305,25 +307,7 @@ function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
   for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
-  for (const pre of article.querySelectorAll("[data-answer] pre")) {
-    const language = pre.firstElementChild?.className.match(/language-(\S+)/)?.[1] ?? "";
-    const box = wrap(pre, "code");
-    const head = document.createElement("div");
-    head.className = "code-head";
-    const label = document.createElement("span");
-    label.className = "code-language";
-    label.textContent = language;
-    const button = document.createElement("button");
-    button.className = "code-copy";
-    button.type = "button";
-    button.dataset.copyCode = "";
-    button.textContent = say("copy");
-    head.append(label, button);
-    box.prepend(head);
-    pre.tabIndex = 0;
-    pre.setAttribute("role", "region");
-    pre.setAttribute("aria-label", language ? say("code_in", { language }) : say("code"));
-  }
+  for (const pre of article.querySelectorAll("[data-answer] pre")) frameCode(pre);
 }
 
 function wrap(element, className) {

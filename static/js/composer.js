@@ -75,7 +75,8 @@ export function onAsk(ask, stop) {
       stop();
     }
   });
-  field.addEventListener("input", () => {
+  field.addEventListener("input", (event) => {
+    if (event.isTrusted) refuse(""); // the person goes on
     clearTimeout(timer);
     timer = setTimeout(() => save({ text: field.value }), SAVE_DELAY);
   });

@@ -1,6 +1,7 @@
 // Markdown to DOM nodes while it is being written. Nothing a model writes becomes an attribute, save safe links, the
 // start of a list and the name of a code's language; images are never loaded. The server's HTML replaces all of it.
 
+import { frameCode, nameLanguage } from "code";
 import * as smd from "streaming-markdown";
 import { say } from "words";
 
@@ -10,8 +11,8 @@ const LONGEST_GUESS = 2_000; // characters it holds back until it knows what the
 
 const TAGS = new Map([
   [smd.PARAGRAPH, "p"], [smd.BLOCKQUOTE, "blockquote"], [smd.LINE_BREAK, "br"], [smd.RULE, "hr"],
-  [smd.HEADING_1, "h1"], [smd.HEADING_2, "h2"], [smd.HEADING_3, "h3"],
-  [smd.HEADING_4, "h4"], [smd.HEADING_5, "h5"], [smd.HEADING_6, "h6"],
+  [smd.HEADING_1, "h4"], [smd.HEADING_2, "h5"], [smd.HEADING_3, "h6"], // as the server does: the page has the first
+  [smd.HEADING_4, "h6"], [smd.HEADING_5, "h6"], [smd.HEADING_6, "h6"],
   [smd.ITALIC_AST, "em"], [smd.ITALIC_UND, "em"], [smd.STRONG_AST, "strong"], [smd.STRONG_UND, "strong"],
   [smd.STRIKE, "s"], [smd.CODE_INLINE, "code"], [smd.LINK, "a"], [smd.RAW_URL, "a"],
   [smd.LIST_UNORDERED, "ul"], [smd.LIST_ORDERED, "ol"], [smd.LIST_ITEM, "li"],
@@ -73,7 +74,10 @@ function plainPart(node) {
 
 function open(parent, type) {
   let tag = TAGS.get(type) ?? "span";
-  if (type === smd.CODE_BLOCK || type === smd.CODE_FENCE) parent = parent.appendChild(document.createElement("pre"));
+  if (type === smd.CODE_BLOCK || type === smd.CODE_FENCE) {
+    parent = parent.appendChild(document.createElement("pre"));
+    frameCode(parent);
+  }
   if (type === smd.TABLE_ROW) {
     const isHead = parent.children.length === 0;
     const wanted = isHead ? "thead" : "tbody";
@@ -101,5 +105,8 @@ function set(element, type, value) {
     element.target = "_blank";
   }
   if (type === smd.START && /^\d{1,9}$/.test(value)) element.setAttribute("start", value);
-  if (type === smd.LANG && /^[\w+#.-]{1,30}$/.test(value)) element.className = `language-${value}`;
+  if (type === smd.LANG && /^[\w+#.-]{1,30}$/.test(value)) {
+    element.className = `language-${value}`;
+    nameLanguage(element.parentElement);
+  }
 }

@@ -19,7 +19,8 @@ from chat.protocol import Start, Stop, Watch, parse_command
 from chat.turns.log import Entry, Kind
 from history.models import Turn, new_id
 
-TURN, CONVERSATION = new_id(), new_id()
+# The same in every process that collects these tests: they are in their names.
+TURN, CONVERSATION = UUID("0193a1b0-0000-7000-8000-000000000001"), UUID("0193a1b0-0000-7000-8000-000000000002")
 
 
 def command(kind: str, **fields: Any) -> str:

@@ -25,8 +25,9 @@ FLAGS = [
 MODELS = [
     "fake-900t-5ms-echo8",
     "fake-20t-5ms",
+    "fake-300t-10ms-unicode",
     "fake-600t-10ms-unicode",
-    "fake-300t-20ms-r20",
+    "fake-60t-20ms-r20",
     "fake-3000t-50ms",
     "fake-9000t-2ms",
     "fake-10000t-1ms",

@@ -10,7 +10,6 @@ from tests import hostile
 from tests.e2e.browsing import Tab
 
 OURS = {  # what scripts add to answers
-    "a": ["target"],
     "div": ["class", "tabindex"],
     "pre": ["tabindex", "role", "aria-label"],
     "button": ["class", "type", "data-copy-code"],

@@ -114,8 +114,11 @@ def test_a_conversation_used_while_somebody_pages_hides_no_other():
     assert [*first.rows, *rest.rows] == begun[:0:-1]
 
 
+SOMEBODYS = "0193a1b0-0000-7000-8000-000000000001"
+
+
 @pytest.mark.parametrize(
-    "cursor", ["x", "~", "2026-11-24~x", "x~y", f"yesterday~{new_id()}", f"2026-11-24T00:00:00+00:00~{new_id()}~3"]
+    "cursor", ["x", "~", "2026-11-24~x", "x~y", f"yesterday~{SOMEBODYS}", f"2026-11-24T00:00:00+00:00~{SOMEBODYS}~3"]
 )
 def test_a_cursor_that_is_not_ours_leads_nowhere(cursor):
     with pytest.raises(NotFound):

@@ -1,0 +1,221 @@
+"""Every page: for every reader, in every language, at every width, under the policy that forbids what is inline."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, Response, expect
+
+from tests.e2e.browsing import Person, Tab
+from tests.processes.stores import TestedSite
+
+TEXT = (
+    "An example:\n\n```python\nx = 1  # "
+    + "long " * 40
+    + "\n```\n\n| a | b |\n|---|---|\n| 1 | `2` |\n\n[x](https://a.example/)"
+)
+BREAKING = "fake-100t-10ms-error40"
+SLOW = "fake-3000t-50ms"
+LANGUAGES = ["es", "en", "pt-br"]
+WIDTHS = [320, 360, 768, 1440]
+PUBLIC = {
+    "landing": "/",
+    "sign-up": "/accounts/signup/",
+    "log-in": "/accounts/login/",
+    "password forgotten": "/accounts/password/reset/",
+    "terms": "/terms/",
+    "missing": "/nothing/here/",
+}
+OWN = {
+    "new chat": "/",
+    "finished turns": "/c/{}/",
+    "conversations": "/conversations/",
+    "rename": "/c/{}/rename/",
+    "delete": "/c/{}/delete/",
+    "overview": "/dashboard/",
+    "settings": "/settings/",
+    "e-mail": "/accounts/email/",
+    "password": "/accounts/password/change/",
+    "log-out": "/accounts/logout/",
+}
+
+
+@dataclass
+class Reader:
+    """Somebody with a conversation, a password, and the right to see the admin."""
+
+    browser: Browser
+    port: int
+    person: Person
+    conversation_id: str = ""
+
+    def tab(self, **options: Any) -> AbstractAsyncContextManager[Tab]:
+        return Tab.open(self.browser, self.port, person=self.person, **{"reduced_motion": "reduce"} | options)
+
+    def path(self, name: str) -> str:
+        return OWN[name].format(self.conversation_id)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
+    access = site.operator()
+    found = Reader(browser, site.port(), Person(access, *site.sessions([access])))
+    async with found.tab() as tab:
+        await tab.page.goto("/")
+        await tab.ask(TEXT, "fake-900t-5ms-echo8")
+        await tab.finished()
+        await tab.ask("This breaks off.", BREAKING)
+        await tab.finished("interrupted")
+        await tab.ask("This is stopped.", SLOW)
+        await tab.wait_for_text(10)
+        await tab.page.get_by_role("button", name="Stop").click()
+        await tab.finished("stopped")
+        found.conversation_id = str(await tab.page.locator("[data-chat]").get_attribute("data-chat"))
+    yield found
+
+
+# --- Accessible --------------------------------------------------------------------------------------------------------
+
+
+SWITCH = """
+async (theme) => {
+  document.documentElement.dataset.theme = theme;
+  await Promise.allSettled(document.getAnimations().map((animation) => animation.finished)); // colours on their way are others
+}
+"""
+
+
+async def violations(page: Page) -> list[str]:
+    """Return what axe finds in the light theme, and of colours in the dark one: theme, rule and place."""
+    found = []
+    for theme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        await page.evaluate(SWITCH, theme)
+        results = await Axe().run(page, options={"resultTypes": ["violations"], **options})
+        for violation in results.response["violations"]:
+            found += [f"{theme}: {violation['id']}: {node['target']}" for node in violation["nodes"]]
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+async def test_axe_finds_nothing_on_a_public_page(browser: Browser, site: TestedSite, name: str) -> None:
+    async with Tab.open(browser, site.port(), reduced_motion="reduce") as tab:
+        await tab.page.goto(PUBLIC[name])
+        assert await violations(tab.page) == []
+
+
+@pytest.mark.parametrize("name", OWN)
+async def test_axe_finds_nothing_on_a_page_of_ones_own(reader: Reader, name: str) -> None:
+    async with reader.tab() as tab:
+        await tab.page.goto(reader.path(name))
+        assert await violations(tab.page) == []
+
+
+@pytest.mark.parametrize("name", ["Rename", "Delete"])
+async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
+    async with reader.tab() as tab:
+        await tab.page.goto(reader.path("finished turns"))
+        row = tab.page.locator("[data-conversation]")
+        await row.locator("summary").click()
+        assert await violations(tab.page) == []  # with the menu open
+        await row.get_by_role("link", name=name).click()
+        await expect(tab.page.get_by_role("dialog")).to_be_visible()
+        assert await violations(tab.page) == []
+
+
+# --- What every page is ------------------------------------------------------------------------------------------------
+
+
+def strict(response: Response | None) -> bool:
+    """Tell whether a page came with a policy that allows nothing unsafe."""
+    policy = response.headers.get("content-security-policy", "") if response else ""
+    return "default-src 'none'" in policy and "unsafe" not in policy
+
+
+async def faults(tab: Tab, path: str, language: str) -> list[str]:
+    """Return what a page lacks, and the widths it is too wide for."""
+    response = await tab.page.goto(path)
+    found = [] if strict(response) else ["policy"]
+    if await tab.page.locator("html").get_attribute("lang") != language:
+        found.append("language")
+    if await tab.page.get_by_role("heading", level=1).count() != 1:
+        found.append("heading")
+    if not re.fullmatch(r"\S.+ · Tertulia", await tab.page.title()):
+        found.append("title")
+    for width in WIDTHS:
+        await tab.page.set_viewport_size({"width": width, "height": 800})
+        wide = await tab.page.evaluate("document.documentElement.scrollWidth")
+        if wide > width:
+            found.append(f"{wide} pixels at {width}")
+    return found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_public_page_fits_and_has_a_language_a_heading_and_a_title(
+    browser: Browser, site: TestedSite, language: str
+) -> None:
+    async with Tab.open(browser, site.port(), locale=language) as tab:
+        found = {name: await faults(tab, path, language) for name, path in PUBLIC.items()}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_page_of_ones_own_fits_and_has_a_language_a_heading_and_a_title(reader: Reader, language: str) -> None:
+    async with reader.tab() as tab:
+        await tab.call("PATCH", "me", locale=language)
+        try:
+            found = {name: await faults(tab, reader.path(name), language) for name in OWN}
+        finally:
+            await tab.call("PATCH", "me", locale="en")
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+async def test_the_admin_keeps_to_the_policy(reader: Reader) -> None:
+    async with reader.tab() as tab:
+        for path in ("/admin/", "/admin/accounts/user/"):
+            assert strict(await tab.page.goto(path))
+        await tab.page.locator("#result_list tbody th a").first.click()
+        await expect(tab.page.locator("#user_form")).to_be_visible()
+        assert strict(await tab.page.reload())
+
+
+# --- Switches ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_visitor_s_theme_is_there_before_any_script(visitor: Tab) -> None:
+    await visitor.page.goto("/terms/")
+    async with visitor.page.expect_response("**/theme/"):
+        await visitor.page.get_by_role("button", name="Dark").click()
+    await expect(visitor.page.locator("html")).to_have_attribute("data-theme", "dark")
+    response = await visitor.page.reload()
+    assert response is not None
+    assert 'data-theme="dark"' in await response.text()
+    await expect(visitor.page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
+
+
+async def test_switches_work_without_javascript_and_stay_on_the_page(browser: Browser, site: TestedSite) -> None:
+    async with Tab.open(browser, site.port(), java_script_enabled=False) as tab:
+        await tab.page.goto("/accounts/login/?next=/settings/")
+        await tab.page.get_by_role("button", name="Dark").click()
+        await expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
+        await tab.page.get_by_role("button", name="Português").click()
+        await expect(tab.page.locator("html")).to_have_attribute("lang", "pt-br")
+        await expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
+        await expect(tab.page).to_have_url(f"{tab.base}/accounts/login/?next=/settings/")
+
+
+async def test_a_member_s_language_goes_with_them(reader: Reader) -> None:
+    async with reader.tab() as tab:
+        await tab.page.goto("/conversations/")
+        await tab.page.get_by_role("button", name="Español").click()
+        await expect(tab.page.locator("html")).to_have_attribute("lang", "es")
+        await expect(tab.page).to_have_url(f"{tab.base}/conversations/")
+        assert (await tab.call("GET", "me"))["locale"] == "es"
+    async with reader.tab() as other:
+        await other.page.goto("/settings/")
+        await expect(other.page.locator("html")).to_have_attribute("lang", "es")
+        await other.call("PATCH", "me", locale="en")
