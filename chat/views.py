@@ -10,7 +10,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from redis.exceptions import RedisError
 
 from accounts.errors import DomainError
@@ -52,7 +52,7 @@ class Choice:
     is_included: bool
 
 
-@require_GET
+@require_safe
 def home(request: HttpRequest) -> HttpResponse:
     """A new chat; for a visitor, what this is."""
     if not request.user.is_authenticated:
@@ -89,7 +89,7 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 
 
 @login_required
-@require_GET
+@require_safe
 def earlier(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """The turns before one that is shown: a fragment, or a page of its own."""
     turn = access.access_turn(member_of(request).pk, turn_id)
@@ -100,7 +100,7 @@ def earlier(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 
 
 @login_required
-@require_GET
+@require_safe
 def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """One turn as it is now: what a page asks for while its socket does not come up. Else its place in its page."""
     found = access.access_turn(member_of(request).pk, turn_id)
@@ -118,7 +118,7 @@ def stop(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 
 
 @login_required
-@require_GET
+@require_safe
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Allowance, recent conversations and models."""
     user = member_of(request)

@@ -7,7 +7,6 @@ WORDS: dict[str, Promise] = {
     "writing": _("Writing the answer."),
     "finished": _("The answer is complete: %(words)s words."),
     "ended": _("The answer ended."),
-    "sending": _("Sending…"),
     "waiting": _("Still waiting for the first word…"),
     "reconnecting": _("Reconnecting…"),
     "polling": _("No live connection: this page asks for news every few seconds."),

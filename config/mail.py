@@ -11,7 +11,7 @@ from django.core.mail import EmailMessage as DjangoMessage
 from django.core.mail.backends.console import EmailBackend
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 MOST_KEPT = 100
 
@@ -32,7 +32,7 @@ def list_files() -> list[Path]:
     return sorted(settings.MAIL_DIR.glob("*.eml"), reverse=True)
 
 
-@require_GET
+@require_safe
 def caught(request: HttpRequest) -> HttpResponse:
     """The mails that were caught, for whoever tries the site on their own machine."""
     return render(request, "pages/mail.html", {"mails": [read(path) for path in list_files()]})

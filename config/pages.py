@@ -5,14 +5,14 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
-from accounts.errors import DomainError, NotFound
+from accounts.errors import DomainError, NotFound, RateLimited
 from accounts.http import error_body
 
 
-@require_GET
+@require_safe
 def terms(request: HttpRequest) -> HttpResponse:
     return render(request, "pages/terms.html")
 
@@ -27,6 +27,11 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return answer(request, 404, NotFound.code, str(NotFound.message))
+
+
+def too_many(request: HttpRequest) -> HttpResponse:
+    """What allauth's limits answer with."""
+    return answer(request, RateLimited.status, RateLimited.code, str(RateLimited.message))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

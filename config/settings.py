@@ -232,6 +232,7 @@ ALLAUTH_TRUSTED_PROXY_COUNT = TRUSTED_PROXIES
 ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
 SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one address
+ACCOUNT_RATE_LIMITS = {"signup": f"{SIGN_UPS_PER_HOUR}/h/ip"}  # the other limits are allauth's
 
 # Without a mail server mail is kept in a folder, where `/mail/` shows it, and printed; outside DEBUG it is dropped.
 HAS_MAIL_SERVER = bool(env("EMAIL_URL", default=""))

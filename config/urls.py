@@ -8,6 +8,7 @@ from config import health, mail, pages
 handler400 = "config.pages.bad_request"
 handler403 = "config.pages.forbidden"
 handler404 = "config.pages.not_found"
+handler429 = "config.pages.too_many"
 handler500 = "config.pages.server_error"
 
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]  # one log-in, with its limits

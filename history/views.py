@@ -6,7 +6,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.http import member_of
 from history import access
@@ -15,7 +15,7 @@ from history.timeline import by_age
 
 
 @login_required
-@require_GET
+@require_safe
 def conversations(request: HttpRequest) -> HttpResponse:
     """All conversations, a page at a time."""
     page = access.list_conversations(member_of(request).pk, after=request.GET.get("after"))

@@ -29,6 +29,16 @@ function save(fields) {
   }
 }
 
+function saveText() {
+  timer = 0;
+  save({ text: field.value });
+}
+
+function forgetTimer() {
+  clearTimeout(timer);
+  timer = 0;
+}
+
 /** Keep drafts under this name from now on. */
 export function keepDraftOf(name) {
   key = `draft:${name}`;
@@ -78,13 +88,14 @@ export function onAsk(ask, stop) {
   field.addEventListener("input", (event) => {
     if (event.isTrusted) refuse(""); // the person goes on
     clearTimeout(timer);
-    timer = setTimeout(() => save({ text: field.value }), SAVE_DELAY);
+    timer = setTimeout(saveText, SAVE_DELAY);
   });
+  addEventListener("pagehide", () => timer && saveText());
 }
 
 /** The question is on its way: it stays in the field until the server has it. */
 export function sending(turnId) {
-  clearTimeout(timer);
+  forgetTimer();
   save({ text: field.value, turn_id: turnId });
   refuse("");
   form.setAttribute("aria-busy", "true");
@@ -94,10 +105,10 @@ export function sending(turnId) {
 /** The server has the question. */
 export function sent(text) {
   settled();
-  clearTimeout(timer);
   save({});
-  if (field.value === text) setText(""); // unless the person went on writing
-  clearTimeout(timer);
+  if (field.value !== text) return; // the person went on writing
+  setText("");
+  forgetTimer();
 }
 
 /** The question was refused: it stays where it is, under the reason. */

@@ -1,0 +1,105 @@
+"""`manage.py smoke`: meets for real what the tests only meet as stand-ins. It asks, and pays for, one short answer of each
+provider that has a key."""
+
+import asyncio
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from chat.llm.catalog import Candidate, list_offered
+from chat.llm.dispatch import Prompt, answer
+from chat.llm.providers.base import Delta, Finish, Message
+from history import access, progress, tree
+from history.models import Turn, new_id
+from history.search import search_turns
+
+NOBODY = 0
+"""The owner of the conversation that is written and deleted again."""
+QUESTION = "Reply with one short greeting."
+LONGEST_ANSWER = 1_000  # tokens; a model that reasons needs some before its first word
+
+
+class Command(BaseCommand):
+    help = (
+        "Ask each configured provider one question (it costs a fraction of a cent), write to the history, send a mail."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--mail", metavar="ADDRESS", help="send a mail to this address")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        self.failures = 0
+        for candidate in cheapest():
+            with self.trying(f"{candidate.provider.name}, {candidate.model.label}"):
+                self.stdout.write(asyncio.run(ask(candidate)))
+        with self.trying(f"History on {connections['history'].vendor}"):
+            write_and_find()
+        if options["mail"]:
+            with self.trying(f"Mail to {options['mail']}"):
+                EmailMessage("Tertulia", "It works.", to=[options["mail"]]).send()
+        if self.failures:
+            raise CommandError(f"{self.failures} did not work.")
+
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        """Say how it went. One that fails does not keep the others from being tried."""
+        begun = time.monotonic()
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the operator wants to read it
+            self.failures += 1
+            self.stdout.write(f"{what}: FAILED, {type(error).__name__}: {error}")
+        else:
+            self.stdout.write(f"{what}: works, {time.monotonic() - begun:.1f} s")
+
+
+def cheapest() -> list[Candidate]:
+    """Return one model of each configured provider: the one that writes for least."""
+    found: dict[str, Candidate] = {}
+    for candidate in sorted(list_offered(), key=lambda candidate: candidate.model.output_price or 0):
+        found.setdefault(candidate.provider.key, candidate)
+    return list(found.values())
+
+
+async def ask(candidate: Candidate) -> str:
+    """Return what it answered, and what that cost."""
+    prompt = Prompt(messages=(Message("user", QUESTION),), max_output=min(LONGEST_ANSWER, candidate.model.max_output))
+    text, finish = "", None
+    async for event in answer([candidate], prompt):
+        if isinstance(event, Delta):
+            text += event.text
+        elif isinstance(event, Finish):
+            finish = event
+    if not text or finish is None:
+        raise ValueError("nothing was answered")
+    if finish.usage is None:
+        return f"  {text.strip()!r}, no usage reported"
+    usage = finish.usage
+    return f"  {text.strip()!r}, {usage.input} + {usage.output} tokens"
+
+
+def write_and_find() -> None:
+    """Write a conversation, close its turn, find it by a word, delete it."""
+    conversation = tree.open_conversation(NOBODY, new_id(), title="Smoke")
+    try:
+        turn = Turn(
+            pk=new_id(),
+            owner_id=NOBODY,
+            conversation_id=conversation.pk,
+            question="¿Dónde?",
+            requested_model="smoke",
+            max_output=1,
+        )
+        turn = tree.add_turn(turn)
+        if not progress.claim(turn) or not progress.close(turn, progress.Outcome(Turn.Status.COMPLETED, "Aquí.")):
+            raise ValueError("a turn could not be closed")
+        if turn.pk not in [found.pk for found in search_turns(NOBODY, "donde aqui")]:
+            raise ValueError("a turn was not found")
+    finally:
+        access.delete_conversation(conversation)
