@@ -162,10 +162,16 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def notice_started(self, message: dict[str, Any]) -> None:
         """A turn began in another of the person's tabs."""
-        if message["by"] != self.channel_name:
-            self.begun.add(UUID(message["turn_id"]))
-            for event in await in_thread(self.begin, UUID(message["turn_id"])):
-                await self.send_event(event)
+        if message["by"] == self.channel_name:
+            return
+        turn_id = UUID(message["turn_id"])
+        self.begun.add(turn_id)
+        turn, events = await in_thread(self.begin, turn_id)
+        for event in events:
+            await self.send_event(event)
+        if not turn.is_open and turn_id in self.begun:  # the word of its end may have come first
+            self.begun.discard(turn_id)
+            await self.send_end(turn_id)
 
     async def notice_finished(self, message: dict[str, Any]) -> None:
         """A turn ended. Who follows it learns so from its text; who has just come back is about to ask for that text,
@@ -198,11 +204,11 @@ class TurnConsumer(AsyncWebsocketConsumer):
                     events.append(protocol.notice("info", _trimmed(opened.turn)))
         return opened, events
 
-    def begin(self, turn_id: UUID) -> list[dict[str, Any]]:
+    def begin(self, turn_id: UUID) -> tuple[Turn, list[dict[str, Any]]]:
         turn = access.access_turn(self.user.pk, turn_id)
         with _speaking_to(self.user):
             started = protocol.started(turn, turn_html(turn))
-        return [started, self.conversation(turn.conversation_id)]
+        return turn, [started, self.conversation(turn.conversation_id)]
 
     def end(self, turn_id: UUID) -> list[dict[str, Any]]:
         turn = access.access_turn(self.user.pk, turn_id)

@@ -147,6 +147,7 @@ def chat_page(
     allowed, allowance = entitlements.standing_of(user.pk)
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
+    choices = list_choices(allowed)
     context: dict[str, Any] = {
         **turns,
         "conversation": found,
@@ -156,12 +157,12 @@ def chat_page(
         "next": page.next,
         "allowance": allowance,
         "question_characters": allowed.question_characters,
-        "choices": list_choices(allowed),
+        "choices": choices,
         "chosen": refusal.model if refusal else _last_model(turns["turns"]),
         "refusal": refusal,
         "words": {name: str(word) for name, word in WORDS.items()},
         "reload": reload_of(turns["turns"][-1].turn) if turns["turns"] else "",
-        "only_demo": all(choice.model.tier == LanguageModel.Tier.DEMO for choice in list_choices(allowed)),
+        "only_demo": all(choice.model.tier == LanguageModel.Tier.DEMO for choice in choices),
     }
     return render(request, "chat/chat.html", context, status=status)
 
@@ -169,7 +170,6 @@ def chat_page(
 def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
     """Return what the form asks: its text; `instead`, what a button asks for; or a turn's question `again`."""
     form = request.POST
-    text, parent_id = form.get("instead") or form.get("text", ""), LATEST
     if again := form.get("again"):
         earlier_turn = access.access_turn(member_of(request).pk, parse_id(again))
         return Question(
@@ -182,9 +182,9 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
     return Question(
         turn_id=parse_id(form.get("turn_id", "")),
         conversation_id=conversation_id,
-        text=text.replace("\r\n", "\n"),  # as forms send it
+        text=(form.get("instead") or form.get("text", "")).replace("\r\n", "\n"),  # as forms send it
         model=form.get("model", ""),
-        parent_id=parent_id,
+        parent_id=LATEST,
     )
 
 

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from rest_framework.test import APIClient
 
@@ -14,6 +15,9 @@ from billing.models import BillingAccount, Plan
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from chat.turns.connections import sync_redis
+
+hypothesis.settings.register_profile("tests", deadline=None)  # how long it takes says how busy the machine is
+hypothesis.settings.load_profile("tests")
 
 LOOPBACK = ("127.", "::1", "localhost")
 

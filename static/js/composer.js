@@ -91,6 +91,7 @@ export function onAsk(ask, stop) {
     timer = setTimeout(saveText, SAVE_DELAY);
   });
   addEventListener("pagehide", () => timer && saveText());
+  form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }
 
 /** The question is on its way: it stays in the field until the server has it. */

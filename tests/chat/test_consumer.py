@@ -708,7 +708,16 @@ async def fragments_of(user: User, text: str) -> tuple[UUID, list[Reader]]:
     async with page_of(user) as page:
         turn_id = await page.start(f"say:{text}")
         await page.ended()
-        return turn_id, [Reader(event["html"]) for event in page.events if event.get("html")]
+        # Those of this question: word of an earlier one may still be on its way.
+        [conversation_id] = {
+            e["conversation_id"] for e in page.events if e.get("turn_id") == str(turn_id) and "seq" in e
+        }
+        ours = {str(turn_id), conversation_id}
+        return turn_id, [
+            Reader(event["html"])
+            for event in page.events
+            if event.get("html") and ours & {event.get("turn_id"), event.get("conversation_id")}
+        ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

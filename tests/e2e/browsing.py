@@ -95,6 +95,7 @@ class Tab:
         return self.page.locator("[data-refusal]")
 
     async def ask(self, text: str, model: str | None = None) -> None:
+        await self.page.locator("[data-composer][data-ready]").wait_for()
         if model is not None:
             await self.page.locator("[data-model]").select_option(model)
         await self.question.fill(text)

@@ -46,7 +46,7 @@ async def test_cuts_lose_nothing_and_show_nothing_twice(tab: Tab, proxy: Cutting
 
 async def test_a_question_sent_into_a_dead_connection_is_asked_once(tab: Tab, proxy: CuttingProxy) -> None:
     await tab.page.goto("/")
-    await tab.page.wait_for_timeout(300)
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
     await tab.question.fill("Once?")
     await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
     await tab.question.press("Enter")

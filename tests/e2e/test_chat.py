@@ -190,8 +190,12 @@ async def test_copying_gives_the_source(tab: Tab) -> None:
     await expect(turn.get_by_role("button", name="Copied")).to_be_visible()
     assert await tab.page.evaluate("navigator.clipboard.readText()") == "def double(x):\n    return 2 * x\n"
     await turn.get_by_role("button", name="Copy the answer").click()
-    await tab.page.wait_for_function("() => navigator.clipboard.readText().then(text => text.includes('```python'))")
-    assert await tab.page.evaluate("navigator.clipboard.readText()") == CODE
+    await expect(tab.page.locator("[data-announce]")).to_have_text("Copied")
+    for _ in range(50):  # the source is fetched first
+        if await tab.page.evaluate("navigator.clipboard.readText()") == CODE:
+            return
+        await tab.page.wait_for_timeout(100)
+    raise AssertionError("the source was not copied")
 
 
 async def test_a_conversation_is_renamed_and_deleted(tab: Tab) -> None:

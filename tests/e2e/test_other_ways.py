@@ -128,6 +128,7 @@ async def test_on_a_phone(browser: Browser, crowd: list[Person], proxy: CuttingP
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
     async with Tab.open(browser, proxy.port, person=crowd.pop(), **phone) as tab:
         await tab.page.goto("/")
+        await tab.page.locator("[data-composer][data-ready]").wait_for()
         await expect(tab.question).not_to_be_focused()  # the keyboard would cover half the page
         await tab.question.fill("One\n\n```\n" + "long line " * 40 + "\n```")
         await tab.question.press("Enter")
