@@ -1,5 +1,6 @@
 """The chat's pages, as a browser without JavaScript has them."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -213,3 +214,26 @@ def test_with_the_demo_model_alone_the_starters_are_english(browser, settings, a
     page = browser.get("/").text
     assert "Explain what a rainbow is" in page
     assert '<html lang="es"' in page
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "thousands", "moment"),
+    [
+        ("es", "0 de 1 crédito usado", "de 12.345 créditos usados", r"el (28|29|30|31) de \w+ de \d{4} a las 19:00"),
+        ("en", "0 of 1 credit used", "of 12,345 credits used", r"on \w+\.? (28|29|30|31), \d{4}, 7 p\.m\."),
+        ("pt-br", "0 de 1 crédito usado", "de 12.345 créditos usados", r"em (28|29|30|31) de \w+ de \d{4} às 19:00"),
+    ],
+)
+def test_numbers_plurals_and_dates_are_those_of_the_language(browser, ana, language, one, thousands, moment):
+    ana.locale, ana.time_zone = language, "America/Bogota"
+    ana.save()
+    plan = Plan.objects.create(key="one", name="One", best_tier="strong", rank=5, credits_per_month=1)
+    BillingAccount.objects.update_or_create(user=ana, defaults={"plan": plan})
+    page = browser.get("/").text
+    assert f">{one}<" in page
+    assert re.search(moment, page)
+    plan.credits_per_month = 12_345
+    plan.save()
+    page = browser.get("/").text
+    assert ">0 " in page
+    assert f"{thousands}<" in page.replace("\xa0", ".")  # Django's Spanish groups with a space that does not break
