@@ -707,7 +707,8 @@ async def fragments_of(user: User, text: str) -> tuple[UUID, list[Reader]]:
     """Ask for this text; return the turn, and every fragment of HTML its page was sent."""
     async with page_of(user) as page:
         turn_id = await page.start(f"say:{text}")
-        await page.ended()
+        while (await page.ended())["turn_id"] != str(turn_id):
+            pass
         # Those of this question: word of an earlier one may still be on its way.
         [conversation_id] = {
             e["conversation_id"] for e in page.events if e.get("turn_id") == str(turn_id) and "seq" in e

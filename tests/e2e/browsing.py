@@ -10,7 +10,7 @@ import aiohttp
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None, "answer_tokens": 20_000}
-ANSWER_MS = 20_000
+ANSWER_MS = 60_000  # a busy machine is slow, and that is no failure
 HARMLESS = (
     "WebSocket connection to",  # cut on purpose
     "Failed to load resource",  # a refusal's status
@@ -95,11 +95,19 @@ class Tab:
         return self.page.locator("[data-refusal]")
 
     async def ask(self, text: str, model: str | None = None) -> None:
+        """Ask; return when the question has its place in the page, or was refused."""
         await self.page.locator("[data-composer][data-ready]").wait_for()
         if model is not None:
             await self.page.locator("[data-model]").select_option(model)
+        asked = await self.turns.count()
         await self.question.fill(text)
         await self.question.press("Enter")
+        await self.page.wait_for_function(
+            """asked => document.querySelectorAll("[data-turn]").length > asked
+              || !document.querySelector("[data-refusal]").hidden""",
+            arg=asked,
+            timeout=ANSWER_MS,
+        )
 
     async def finished(self, status: str = "completed") -> Locator:
         """Return the last turn when it has ended so."""

@@ -3,6 +3,7 @@
 import asyncio
 from typing import NamedTuple
 
+import pytest
 from playwright.async_api import CDPSession, expect
 
 from bench.provider import expected_text
@@ -26,6 +27,7 @@ async def measure(devtools: CDPSession) -> Memory:
     return Memory(int(metrics["JSHeapUsedSize"]), int(metrics["Nodes"]))
 
 
+@pytest.mark.timeout(400)
 async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: TestedSite) -> None:
     assert tab.person is not None
     conversation_id = await asyncio.to_thread(site.converse, tab.person.access, TURNS)
