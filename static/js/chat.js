@@ -97,6 +97,7 @@ async function askByForm({ command, text }, button) {
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
     if (sentence) rejected({ turn_id: command.turn_id, detail: sentence });
+    else tell(say("unsent")); // a proxy's page, which says nothing to people
   } catch {
     tell(say("unsent")); // goes out when the socket is back, or when the person tries again
   }

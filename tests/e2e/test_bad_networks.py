@@ -83,6 +83,16 @@ async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None
     await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
 
 
+async def test_where_no_socket_comes_up_an_error_page_is_told_and_loses_nothing(tab: Tab) -> None:
+    await tab.context.route_web_socket("**/ws/", lambda socket: socket.close(code=1011))
+    await tab.page.goto("/")
+    await expect(tab.page.locator("[data-connection]")).to_contain_text("No live connection", timeout=15_000)
+    await tab.context.clear_cookies(name="csrftoken")
+    await tab.ask("Kept?", "fake-20t-5ms")
+    await expect(tab.refusal).to_contain_text("This form is too old")
+    await expect(tab.question).to_have_value("Kept?")
+
+
 async def test_a_lost_connection_is_told(tab: Tab, proxy: CuttingProxy) -> None:
     await tab.page.goto("/")
     await tab.ask("Hi.", "fake-20t-5ms")
