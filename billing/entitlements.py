@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
+from accounts import rows
 from accounts.caching import Kept
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
 
@@ -41,7 +42,7 @@ class Allowance:
 
 
 def entitlements_of(user_id: int) -> Entitlements:
-    return _entitlements(plan_of(period_of(user_id).account))
+    return _entitlements(plan_of(account_of(user_id)))
 
 
 def allowance_of(user_id: int) -> Allowance:
@@ -50,23 +51,19 @@ def allowance_of(user_id: int) -> Allowance:
 
 
 def standing_of(user_id: int) -> tuple[Entitlements, Allowance]:
-    """Return both, for a page that shows both: one statement."""
+    """Return both, for a page that shows both."""
     period = period_of(user_id)
     return _entitlements(plan_of(period.account)), _allowance(period)
 
 
 def period_of(user_id: int) -> UsagePeriod:
-    """Return the user's current period, with its account: one statement, once both are there."""
-    start, _ = month_of(timezone.now())
-    periods = UsagePeriod.objects.select_related("account")
-    found = periods.filter(account__user_id=user_id, period_start=start).first()
-    return _follow_plan(found) if found else current_period(account_of(user_id))
+    """Return the user's current period, with its account; both are made on first use."""
+    return current_period(account_of(user_id))
 
 
 def account_of(user_id: int) -> BillingAccount:
     """Return the user's account, made on first use."""
-    accounts = BillingAccount.objects
-    return accounts.filter(user_id=user_id).first() or accounts.get_or_create(user_id=user_id)[0]
+    return rows.find(BillingAccount, user_id=user_id) or BillingAccount.objects.get_or_create(user_id=user_id)[0]
 
 
 def plan_of(account: BillingAccount) -> Plan:
@@ -88,8 +85,11 @@ def plan_name_of(key: str) -> str:
 def current_period(account: BillingAccount) -> UsagePeriod:
     """Return the period that holds this moment, made (and so granted) on first use."""
     start, end = month_of(timezone.now())
-    defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
-    period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
+    period = rows.find(UsagePeriod, account=account.pk, period_start=start)
+    if period is None:
+        defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
+        period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
+    period.account = account
     return _follow_plan(period)
 
 

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
-from django.db.models import Aggregate, Count, F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Aggregate, Count, F, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from accounts import rows
 from accounts.errors import Conflict
 from billing.entitlements import period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
+
+_TAKE_ROOM = f"""
+UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s, holds = holds + 1
+WHERE id = %s AND (allowance_micros IS NULL OR allowance_micros >= used_micros + reserved_micros + %s)
+"""  # noqa: S608  a name of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ def reserve(user_id: int, key: UUID, *, amount_micros: int) -> bool:
     period = period_of(user_id)
     try:
         with transaction.atomic():
-            Reservation.objects.create(pk=key, period=period, amount_micros=amount_micros)
+            rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros))
             _take_room(period, amount_micros)
     except IntegrityError:
         known = Reservation.objects.select_related("period").filter(pk=key).first()
@@ -59,22 +65,24 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
     What was released before is recorded too: the work was done. A cost above the reservation is recorded as it is.
     """
     with transaction.atomic():
-        reservation = Reservation.objects.select_for_update().filter(pk=key).first()
-        if reservation is None or reservation.state == Reservation.State.SETTLED:
+        # The update locks the row: what is read after it is what this call settles.
+        was_held = _move(key, Reservation.State.HELD, Reservation.State.SETTLED)
+        if not was_held and not _move(key, Reservation.State.RELEASED, Reservation.State.SETTLED):
             return False
-        was_held = reservation.state == Reservation.State.HELD
-        reservation.state = Reservation.State.SETTLED
-        reservation.save(update_fields=["state"])
-        UsageRecord.objects.create(
-            reservation=reservation,
-            period_id=reservation.period_id,
-            label=label,
-            input_tokens=usage.input,
-            cache_read_tokens=usage.cache_read,
-            cache_write_tokens=usage.cache_write,
-            output_tokens=usage.output,
-            source=usage.source,
-            cost_micros=cost_micros,
+        reservation = rows.find(Reservation, pk=key)
+        assert reservation is not None
+        rows.insert(
+            UsageRecord(
+                reservation=reservation,
+                period_id=reservation.period_id,
+                label=label,
+                input_tokens=usage.input,
+                cache_read_tokens=usage.cache_read,
+                cache_write_tokens=usage.cache_write,
+                output_tokens=usage.output,
+                source=usage.source,
+                cost_micros=cost_micros,
+            )
         )
         _give_back(reservation, was_held=was_held, used_micros=cost_micros)
     return True
@@ -83,10 +91,11 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
 def release(key: UUID) -> bool:
     """Give the reservation under `key` back unused, once; return whether this call did it."""
     with transaction.atomic():
-        held = Reservation.objects.filter(pk=key, state=Reservation.State.HELD)
-        if not held.update(state=Reservation.State.RELEASED):
+        if not _move(key, Reservation.State.HELD, Reservation.State.RELEASED):
             return False
-        _give_back(Reservation.objects.get(pk=key), was_held=True, used_micros=0)
+        reservation = rows.find(Reservation, pk=key)
+        assert reservation is not None
+        _give_back(reservation, was_held=True, used_micros=0)
     return True
 
 
@@ -127,24 +136,27 @@ def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int) -> bool:
 
 def _take_room(period: UsagePeriod, amount_micros: int) -> None:
     """Count the reservation in, if there is room: one conditional statement, so that no two can take the same room."""
-    room = Q(allowance_micros__isnull=True) | Q(
-        allowance_micros__gte=F("used_micros") + F("reserved_micros") + amount_micros
-    )
     turns_at_once = plan_of(period.account).turns_at_once
+    statement, parameters = _TAKE_ROOM, [amount_micros, period.pk, amount_micros]
     if turns_at_once is not None:
-        room &= Q(holds__lt=turns_at_once)
-    rows = UsagePeriod.objects.filter(room, pk=period.pk)
-    if rows.update(reserved_micros=F("reserved_micros") + amount_micros, holds=F("holds") + 1):
-        return
+        statement, parameters = f"{statement} AND holds < %s", [*parameters, turns_at_once]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        if cursor.rowcount:
+            return
     period.refresh_from_db(fields=["holds"])
     if turns_at_once is not None and period.holds >= turns_at_once:
         raise TooManyAtOnce
     raise AllowanceUsedUp(resets_at=period.period_end)
 
 
+def _move(key: UUID, before: Reservation.State, after: Reservation.State) -> bool:
+    """Change the state of a reservation; return whether it was `before`."""
+    return rows.update(Reservation, {"pk": key, "state": before}, {"state": after}) == 1
+
+
 def _give_back(reservation: Reservation, *, was_held: bool, used_micros: int) -> None:
-    UsagePeriod.objects.filter(pk=reservation.period_id).update(
-        used_micros=F("used_micros") + used_micros,
-        reserved_micros=F("reserved_micros") - (reservation.amount_micros if was_held else 0),
-        holds=F("holds") - (1 if was_held else 0),
-    )
+    plus = {"used_micros": used_micros}
+    if was_held:
+        plus |= {"reserved_micros": -reservation.amount_micros, "holds": -1}
+    rows.update(UsagePeriod, {"pk": reservation.period_id}, {}, plus=plus)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db.models import Q
 
+from accounts import rows
 from accounts.errors import NotFound
 from history.models import Conversation, Turn
 
@@ -33,7 +34,7 @@ def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
 
 def find_conversation(conversation_id: UUID) -> Conversation | None:
     """Return a conversation whoever owns it, for those who check themselves."""
-    return Conversation.objects.filter(pk=conversation_id).first()
+    return rows.find(Conversation, pk=conversation_id)
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
@@ -46,24 +47,24 @@ def access_turn(owner_id: int, turn_id: UUID) -> Turn:
 
 def find_turn(turn_id: UUID) -> Turn | None:
     """Return a turn whoever owns it, for those who already checked or act for the system."""
-    return Turn.objects.filter(pk=turn_id).first()
+    return rows.find(Turn, pk=turn_id)
 
 
 def list_conversations(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
     """Return the owner's conversations, last used first."""
-    rows = Conversation.objects.filter(owner_id=owner_id)
+    conversations = Conversation.objects.filter(owner_id=owner_id)
     if after:
         moment, pk = _read_cursor(after)
-        rows = rows.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
-    found = list(rows.order_by("-updated_at", "-pk")[: limit + 1])
+        conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
+    found = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
     last = found[limit - 1] if len(found) > limit else None
     return Page(found[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
 
 
 def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:
     """Return the conversation's turns in the order they were asked, those with `seq` above `after`."""
-    rows = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk, seq__gt=after)
-    found = list(rows.order_by("seq")[: limit + 1])
+    turns = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk, seq__gt=after)
+    found = list(turns.order_by("seq")[: limit + 1])
     return Page(found[:limit], str(found[limit - 1].seq) if len(found) > limit else None)
 
 

@@ -1,12 +1,13 @@
 """The progress of a turn: claimed, closed. Every step is one conditional row update, so one caller wins each."""
 
 import datetime as dt
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.db.models import F
 from django.utils import timezone
 
+from accounts import rows
 from history.models import Turn
 from history.search import fold
 
@@ -33,12 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def claim(turn: Turn) -> bool:
     """Take a turn for writing under its next `gen`; return whether it was still where `turn` says."""
-    rows = Turn.objects.filter(pk=turn.pk, gen=turn.gen, status__in=Turn.OPEN)
-    now = timezone.now()
-    if not rows.update(gen=F("gen") + 1, status=Turn.Status.STREAMING, started_at=now):
-        return False
-    turn.gen, turn.status, turn.started_at = turn.gen + 1, Turn.Status.STREAMING, now
-    return True
+    return _change(turn, {"gen": turn.gen + 1, "status": Turn.Status.STREAMING, "started_at": timezone.now()})
 
 
 def close(turn: Turn, outcome: Outcome) -> bool:
@@ -46,12 +42,7 @@ def close(turn: Turn, outcome: Outcome) -> bool:
     fields = msgspec.structs.asdict(outcome)
     fields["search_text"] = fold(f"{turn.question}\n{outcome.answer}")
     fields["completed_at"] = timezone.now()
-    rows = Turn.objects.filter(pk=turn.pk, gen=turn.gen, status__in=Turn.OPEN)
-    if not rows.update(**fields):
-        return False
-    for name, value in fields.items():
-        setattr(turn, name, value)
-    return True
+    return _change(turn, fields)
 
 
 def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> list[Turn]:
@@ -64,3 +55,12 @@ def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> lis
 def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:
     """Return those of the turns that exist, by id."""
     return {turn.pk: turn for turn in Turn.objects.filter(pk__in=turn_ids)}
+
+
+def _change(turn: Turn, fields: dict[str, Any]) -> bool:
+    """Write `fields` if the turn is open and still of its generation; return whether that was so."""
+    if not rows.update(Turn, {"pk": turn.pk, "gen": turn.gen, "status": Turn.OPEN}, fields):
+        return False
+    for name, value in fields.items():
+        setattr(turn, name, value)
+    return True

@@ -5,9 +5,9 @@ from itertools import islice
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.db.models import F
 from django.utils import timezone
 
+from accounts import rows
 from accounts.errors import Conflict, NotFound
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn
@@ -22,12 +22,14 @@ PAGE_MARGIN = 10
 def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
     """Return the owner's conversation, begun now if the id is new; raises Conflict if it is somebody else's."""
     try:
-        return Conversation.objects.create(pk=conversation_id, owner_id=owner_id, title=title_from(title))
+        conversation = Conversation(pk=conversation_id, owner_id=owner_id, title=title_from(title))
+        rows.insert(conversation)
     except IntegrityError as error:
-        conversation = Conversation.objects.filter(pk=conversation_id, owner_id=owner_id).first()
-        if conversation is None:
+        found = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
+        if found is None:
             raise Conflict from error
-        return conversation
+        return found
+    return conversation
 
 
 def title_from(text: str) -> str:
@@ -40,7 +42,7 @@ def title_from(text: str) -> str:
 
 def find_parent(owner_id: int, conversation_id: UUID, parent_id: UUID) -> Turn:
     """Return the turn a new one continues; raises NotFound, or ParentNotFinished while it is being written."""
-    parent = Turn.objects.filter(pk=parent_id, owner_id=owner_id, conversation_id=conversation_id).first()
+    parent = rows.find(Turn, pk=parent_id, owner_id=owner_id, conversation_id=conversation_id)
     if parent is None:
         raise NotFound
     return check_finished(parent)
@@ -55,7 +57,8 @@ def check_finished(turn: Turn) -> Turn:
 
 def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
     """Return the turn asked last in the conversation."""
-    return Turn.objects.filter(owner_id=owner_id, conversation_id=conversation_id).order_by("-seq").first()
+    of_conversation = {"owner_id": owner_id, "conversation_id": conversation_id}
+    return next(iter(rows.select(Turn, of_conversation, order_by="-seq", limit=1)), None)
 
 
 def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
@@ -73,7 +76,7 @@ def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
             page = {row.pk: row for row in _before(turn)}
             # A parent beyond the page (a long-abandoned branch was taken up again) is fetched by its id.
             if turn.parent_id not in page:
-                page = {row.pk: row for row in Turn.objects.filter(pk=turn.parent_id, owner_id=turn.owner_id)}
+                page = {row.pk: row for row in rows.select(Turn, {"pk": turn.parent_id, "owner_id": turn.owner_id})}
         turn = page.get(turn.parent_id)
 
 
@@ -83,14 +86,14 @@ def list_path(conversation: Conversation, *, before: Turn | None = None, limit: 
     With `before`, the turns that lead to that one instead. One statement, unless the branch was abandoned for long.
     """
     if before is None:
-        newest = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk)
-        page = list(newest.order_by("-seq")[: limit + PAGE_MARGIN])
+        newest = {"owner_id": conversation.owner_id, "conversation_id": conversation.pk}
+        page = rows.select(Turn, newest, order_by="-seq", limit=limit + PAGE_MARGIN)
         leaf = page[0] if page else None
     else:
         page = _before(before, limit + PAGE_MARGIN)
         leaf = next((turn for turn in page if turn.pk == before.parent_id), None)
         if leaf is None and before.parent_id is not None:
-            leaf = Turn.objects.filter(pk=before.parent_id, owner_id=before.owner_id).first()
+            leaf = rows.find(Turn, pk=before.parent_id, owner_id=before.owner_id)
     found = list(islice(path_to(leaf, page), limit + 1))
     return found[:limit][::-1], len(found) > limit
 
@@ -105,26 +108,24 @@ def add_turn(turn: Turn) -> Turn:
     for _ in range(ATTEMPTS):
         turn.seq = turn.seq or _last_seq(turn) + 1
         try:
-            turn.save(force_insert=True)
+            rows.insert(turn)
             break
         except IntegrityError:
-            existing = Turn.objects.filter(pk=turn.pk).first()
+            existing = rows.find(Turn, pk=turn.pk)
             if existing is not None:
                 return existing
             turn.seq = 0
     else:
         raise Conflict
-    Conversation.objects.filter(pk=turn.conversation_id).update(
-        turn_count=F("turn_count") + 1, updated_at=timezone.now()
-    )
+    rows.update(Conversation, {"pk": turn.conversation_id}, {"updated_at": timezone.now()}, plus={"turn_count": 1})
     return turn
 
 
 def _last_seq(turn: Turn) -> int:
-    rows = Turn.objects.filter(owner_id=turn.owner_id, conversation_id=turn.conversation_id)
-    return rows.order_by("-seq").values_list("seq", flat=True).first() or 0
+    latest = find_latest(turn.owner_id, turn.conversation_id)
+    return latest.seq if latest else 0
 
 
 def _before(turn: Turn, limit: int = 50) -> list[Turn]:
-    rows = Turn.objects.filter(owner_id=turn.owner_id, conversation_id=turn.conversation_id, seq__lt=turn.seq)
-    return list(rows.order_by("-seq")[:limit])
+    earlier = {"owner_id": turn.owner_id, "conversation_id": turn.conversation_id, "seq__lt": turn.seq}
+    return rows.select(Turn, earlier, order_by="-seq", limit=limit)
