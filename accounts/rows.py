@@ -51,7 +51,9 @@ def insert(row: Model) -> None:
     row._state.adding, row._state.db = False, table.alias
 
 
-def update(model: type[Model], where: Where, values: Mapping[str, Any], *, plus: Mapping[str, int] | None = None) -> int:
+def update(
+    model: type[Model], where: Where, values: Mapping[str, Any], *, plus: Mapping[str, int] | None = None
+) -> int:
     """Set `values`, and count `plus` on; return how many rows there were."""
     table, plus = _table(model), plus or {}
     if not table.speaks_sql:
@@ -65,6 +67,11 @@ def update(model: type[Model], where: Where, values: Mapping[str, Any], *, plus:
         return int(cursor.rowcount)
 
 
+def speaks_sql(model: type[Model]) -> bool:
+    """Return whether the rows are in an SQL database, which has transactions too."""
+    return _table(model).speaks_sql
+
+
 Condition = tuple[str, Literal["=", "<", "IN"], int]
 """A field, how it is compared, and with how many values."""
 
@@ -76,11 +83,11 @@ class _Table:
         self.model = model
         self.alias: str = router.db_for_write(model)
         self.fields: list[Field[Any, Any]] = list(model._meta.concrete_fields)
-        self.speaks_sql = self.connection.vendor != "mongodb"
+        self.speaks_sql: bool = self.connection.vendor != "mongodb"
         if not self.speaks_sql:
             return
         self.named = {name: field for field in self.fields for name in (field.name, field.attname)}
-        self.named["pk"] = self.named[model._meta.pk.attname]  # type: ignore[union-attr]  # every model has one
+        self.named["pk"] = self.named[model._meta.pk.attname]
         self._names = [field.attname for field in self.fields]
         self._converters = [
             (at, converter, column)
@@ -104,7 +111,9 @@ class _Table:
         return connections[self.alias]
 
     def column(self, name: str) -> str:
-        return self._quote(self.named[name].column)
+        column = self.named[name].column
+        assert column is not None
+        return self._quote(column)
 
     @cache  # noqa: B019  there are as many as there are models
     def select(self, shape: tuple[Condition, ...], order_by: str, is_limited: bool) -> str:

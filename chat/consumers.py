@@ -23,7 +23,7 @@ from accounts.models import User
 from billing import entitlements
 from chat import protocol
 from chat.errors import BadCommand, NoAttachments
-from chat.fragments import conversation_html, turn_html
+from chat.fragments import turn_html
 from chat.protocol import Command, Start, Stop, Watch
 from chat.tickets import redeem_ticket
 from chat.turns import notices
@@ -33,6 +33,7 @@ from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, watch
 from history import access
+from history.fragments import conversation_html
 from history.models import Conversation, Turn
 
 logger = logging.getLogger(__name__)

@@ -1,46 +1,65 @@
-"""Turns and conversations as HTML: the same fragments in a page and over the socket."""
+"""Turns as HTML: the same fragment in a page and over the socket."""
 
 from dataclasses import dataclass
 
-from django.template.loader import render_to_string
+from django.template.defaultfilters import floatformat
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 
+from accounts.moulds import Mould
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
 from chat.turns.closing import can_continue
-from history.models import Conversation, Turn
+from history.models import Turn
 from history.rendering import render_markdown
+
+MICROS_PER_CREDIT = 1_000
+CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
+
+_turn = Mould(
+    "chat/_turn.html",
+    "shown",
+    *("id", "parent", "question", "reasoning", "answer", "text", "label", "sentence"),
+    *("time", "day", "moment", "credits"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ShownTurn:
-    """A turn as its template shows it. `text` is what is there of an open turn, for a page that cannot follow it."""
+    """A turn, and what a page shows of it."""
 
     turn: Turn
-    answer_html: SafeString
-    model_label: str
-    sentence: str
-    can_continue: bool
-    text: str = ""
-
-    @property
-    def cost_credits(self) -> float | None:
-        return None if self.turn.cost_micros is None else self.turn.cost_micros / 1_000
-
-    @property
-    def can_ask_again(self) -> bool:
-        return self.turn.status in (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
+    html: SafeString
 
 
 def show_turn(turn: Turn, *, text: str = "") -> ShownTurn:
+    return ShownTurn(turn, turn_html(turn, text=text))
+
+
+def turn_html(turn: Turn, *, text: str = "") -> SafeString:
+    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it."""
     model = find_model(turn.model) if turn.model else None
-    label = model.label if model else turn.model
-    return ShownTurn(turn, render_markdown(turn.answer), label, sentence_for(turn.error), can_continue(turn), text=text)
-
-
-def turn_html(turn: Turn, *, text: str = "") -> str:
-    return render_to_string("chat/_turn.html", {"shown": show_turn(turn, text=text)})
-
-
-def conversation_html(conversation: Conversation) -> str:
-    return render_to_string("history/_conversation.html", {"conversation": conversation})
+    asked = timezone.localtime(turn.created_at)
+    values = {
+        "id": str(turn.pk),
+        "parent": str(turn.parent_id or ""),
+        "question": turn.question,
+        "reasoning": turn.reasoning,
+        "answer": render_markdown(turn.answer) if turn.answer else "",
+        "text": text,
+        "label": model.label if model else turn.model,
+        "sentence": sentence_for(turn.error),
+        "time": date_format(asked, "TIME_FORMAT"),
+        "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
+        "moment": asked.isoformat(),
+        "credits": "" if turn.cost_micros is None else floatformat(turn.cost_micros / MICROS_PER_CREDIT, "-2g"),
+    }
+    flags = {
+        "status": turn.status,
+        "is_open": turn.is_open,
+        "is_at_length": turn.finish_reason == "length",
+        "can_continue": can_continue(turn),
+        "can_ask_again": turn.status in CAN_ASK_AGAIN,
+    }
+    return _turn.fill(values, flags)

@@ -44,6 +44,8 @@ FIRST_HEADING = 4  # the page, the question and the answer have the levels above
 DEEPEST_BLOCK = 100
 DEEPEST_INLINE = 20  # 100,000 brackets cost a multiple of it
 
+_formatter = HtmlFormatter(nowrap=True)
+
 
 def render_markdown(text: str) -> SafeString:
     """Return sanitised HTML of Markdown `text`."""
@@ -78,7 +80,7 @@ class Highlighter:
             lexer = get_lexer_by_name(language, stripnl=False)
             if lexer.name not in LANGUAGES:
                 return ""
-            return str(format_tokens(self._in_time(lexer.get_tokens(code)), HtmlFormatter(nowrap=True)))
+            return str(format_tokens(self._in_time(lexer.get_tokens(code)), _formatter))
         except (ClassNotFound, OutOfTimeError):
             return ""
 

@@ -1,10 +1,11 @@
 """The tree of a conversation: add a turn, walk back to the root."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from uuid import UUID
 
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts import rows
@@ -17,6 +18,24 @@ TITLE_CHARACTERS = 60
 ATTEMPTS = 20
 PAGE_MARGIN = 10
 """Turns of other branches a page may hold before a second one is read."""
+
+
+def begin(turn: Turn) -> tuple[Conversation, Turn]:
+    """Write the first turn of a new conversation, and that conversation; return both.
+
+    Where somebody else has begun it meanwhile, the turn is added to theirs. Raises Conflict if it is another person's.
+    """
+    if rows.speaks_sql(Turn):
+        conversation = Conversation(
+            pk=turn.conversation_id, owner_id=turn.owner_id, title=title_from(turn.question), turn_count=1
+        )
+        turn.seq, turn.search_text = 1, fold(turn.question)
+        with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
+            rows.insert(conversation)
+            rows.insert(turn)
+            return conversation, turn
+    conversation = open_conversation(turn.owner_id, turn.conversation_id, title=turn.question)
+    return conversation, add_turn(turn)
 
 
 def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:

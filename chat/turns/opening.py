@@ -3,7 +3,7 @@
 import logging
 import time
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
@@ -65,12 +65,11 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
     UnknownModel, NotInPlan, NoModel, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
     """
-    if known := _find_known(owner_id, question):
-        return known
     try:
         return _open_new(owner_id, question)
     except DomainError:
-        # The same question may have come in twice at once, and only the other's turn be in the way of this one.
+        # The same question may have come in before, and only its own turn be in the way: looked up here, new
+        # questions do not pay for it.
         if known := _find_known(owner_id, question):
             return known
         raise
@@ -116,13 +115,35 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
     except _AlreadyReserved:
         return _await_known(owner_id, question)
-    model = question.model or (offered[0].model.key if len(offered) == 1 else AUTO)
-    question = replace(question, text=text, model=model)
-    begun = conversation or tree.open_conversation(owner_id, question.conversation_id, title=text)
-    seq = 1 if conversation is None else parent.seq + 1 if parent and question.parent_id == LATEST else 0
-    turn = _write(owner_id, question, parent, prompt, seq=seq, max_output=longest_answer)
+    turn = Turn(
+        pk=question.turn_id,
+        owner_id=owner_id,
+        conversation_id=question.conversation_id,
+        parent_id=parent.pk if parent else None,
+        seq=parent.seq + 1 if parent and question.parent_id == LATEST else 0,  # a guess, 0 for none
+        depth=parent.depth + 1 if parent else 0,
+        question=text,
+        requested_model=question.model or (offered[0].model.key if len(offered) == 1 else AUTO),
+        max_output=longest_answer,
+        trimmed_turns=prompt.trimmed_turns,
+        input_tokens=prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
+    )
+    if conversation is None:
+        conversation, written = tree.begin(turn)
+    else:
+        written = tree.add_turn(turn)
+    if written is not turn:
+        return _return_known(written, owner_id, question, allowed)
     enqueue(turn)
-    return Opened(turn, begun, limit)
+    return Opened(turn, conversation, limit)
+
+
+def _return_known(turn: Turn, owner_id: int, question: Question, allowed: Entitlements) -> Opened:
+    """Return a turn that was there under a reservation given back before: it failed without costing anything."""
+    limits.give_back(owner_id, allowed.turns_per_hour)
+    if not turn.is_open:
+        metering.release(turn.pk)
+    return Opened(_check_known(turn, owner_id, question))
 
 
 def _find_known(owner_id: int, question: Question) -> Opened | None:
@@ -189,23 +210,3 @@ def _reserve(
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
     return limit
-
-
-def _write(
-    owner_id: int, question: Question, parent: Turn | None, prompt: prompts.Prompt, *, seq: int, max_output: int
-) -> Turn:
-    """Write the turn; `seq` is a guess, 0 for none."""
-    turn = Turn(
-        pk=question.turn_id,
-        owner_id=owner_id,
-        conversation_id=question.conversation_id,
-        parent_id=parent.pk if parent else None,
-        seq=seq,
-        depth=parent.depth + 1 if parent else 0,
-        question=question.text,
-        requested_model=question.model,
-        max_output=max_output,
-        trimmed_turns=prompt.trimmed_turns,
-        input_tokens=prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
-    )
-    return _check_known(tree.add_turn(turn), owner_id, question)

@@ -1,0 +1,13 @@
+"""A conversation as a line of the sidebar: the same in a page and over the socket."""
+
+from django.utils.safestring import SafeString
+
+from accounts.moulds import Mould
+from history.models import Conversation
+
+_line = Mould("history/_conversation.html", "conversation", "id", "title")
+
+
+def conversation_html(conversation: Conversation, *, is_current: bool = False) -> SafeString:
+    values = {"id": str(conversation.pk), "title": conversation.title}
+    return _line.fill(values, {"is_current": is_current})
