@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
+from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -28,10 +29,10 @@ from chat.protocol import Command, Start, Stop, Watch
 from chat.tickets import redeem_ticket
 from chat.turns import notices
 from chat.turns.connections import in_thread
-from chat.turns.log import Kind
+from chat.turns.log import Entry, Kind
 from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
-from chat.turns.watching import Place, watch
+from chat.turns.watching import Place, Watcher, hub, watch
 from history import access
 from history.fragments import conversation_html
 from history.models import Conversation, Turn
@@ -49,27 +50,31 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     user: User
     watching: dict[UUID, "asyncio.Task[None]"]
+    opening: set[UUID]  # turns this page is just asking for
     begun: set[UUID]  # turns of other tabs this page was told of and does not follow
     mistakes = 0
-    breaking: "asyncio.Task[None] | None" = None
+    background: set["asyncio.Task[None]"]
+    telling: asyncio.Lock  # what other tabs do is told in order
 
     # --- Coming and going --------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        self.watching = {}
-        self.begun = set()
+        self.watching, self.opening, self.begun, self.background = {}, set(), set(), set()
+        self.telling = asyncio.Lock()
         user = await in_thread(_authenticate, dict(self.scope))
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
         self.user = user
         await self.channel_layer.group_add(notices.group_of(user.pk), self.channel_name)
+        await hub().listen(user.pk, self.hear)
         await self.accept()
 
     async def disconnect(self, code: int) -> None:
-        for task in self.watching.values():
+        for task in (*self.watching.values(), *self.background):
             task.cancel()
         if hasattr(self, "user"):
+            hub().unlisten(self.user.pk, self.hear)
             await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
@@ -100,12 +105,24 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 self.watch(turn, Place(command.gen, command.at, command.reasoning_at))
 
     async def start(self, command: Start) -> None:
-        opened, events = await in_thread(self.open, _question(command))
-        for event in events:
-            await self.send_event(event)
-        self.watch(opened.turn)
-        if opened.is_new:
-            await notices.tell(self.user.pk, "started", turn_id=str(opened.turn.pk), by=self.channel_name)
+        question = _question(command)
+        watcher = None
+        if command.turn_id not in self.watching:
+            watcher = await hub().add_new(command.turn_id)  # before the turn can say anything
+        self.opening.add(command.turn_id)
+        try:
+            opened, events = await in_thread(self.open, question)
+            for event in events:
+                await self.send_event(event)
+            if watcher is not None and not opened.is_new:
+                watcher.find_gap()
+            self.watch(opened.turn, watcher=watcher)
+        except BaseException:
+            if watcher is not None:
+                hub().remove(watcher)
+            raise
+        finally:
+            self.opening.discard(command.turn_id)
 
     async def reject(self, turn_id: UUID | None, error: DomainError) -> None:
         with _speaking_to(self.user):
@@ -114,15 +131,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     # --- Live text out -----------------------------------------------------------------------------------------------
 
-    def watch(self, turn: Turn, place: Place | None = None) -> None:
+    def watch(self, turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None) -> None:
         """Follow a turn from `place`; a turn that is followed already starts over from there."""
         self.begun.discard(turn.pk)
         if old := self.watching.pop(turn.pk, None):
             old.cancel()
         if len(self.watching) >= MOST_WATCHED:
             raise RateLimited
-        task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place))
+        task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher))
         task.add_done_callback(lambda done: self.watched(turn.pk, done))
+        if watcher is not None:  # a task that is cancelled before it begins cleans up nothing
+            task.add_done_callback(lambda _done: hub().remove(watcher))
 
     def watched(self, turn_id: UUID, task: "asyncio.Task[None]") -> None:
         if self.watching.get(turn_id) is task:
@@ -130,57 +149,72 @@ class TurnConsumer(AsyncWebsocketConsumer):
         # An OSError is a socket that went away; NotFound, a conversation deleted while it was being read.
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, OSError | NotFound):
             logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
-            self.breaking = asyncio.create_task(self.close(1011))  # the page comes back, and goes on where it was
+            self.spawn(self.close(1011))  # the page comes back, and goes on where it was
 
-    async def relay(self, turn: Turn, place: Place | None) -> None:
-        turn_id = str(turn.pk)
-        async with aclosing(watch(turn, place)) as batches:
+    async def relay(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
+        async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
                 for entry in entries:
                     if entry.kind == Kind.END:
                         await self.send_end(turn.pk)
                     else:
-                        await self.send_event(protocol.text_event(turn_id, entry))
+                        await self.send(text_data=protocol.text_frame(entry))
 
     async def send_end(self, turn_id: UUID) -> None:
         for event in await in_thread(self.end, turn_id):
             await self.send_event(event)
 
-    # --- Notices from other processes --------------------------------------------------------------------------------
+    # --- What happens elsewhere ---------------------------------------------------------------------------------------
+
+    def hear(self, entry: Entry) -> None:
+        """A turn of this person was opened or ended, here or in another tab."""
+        turn_id = UUID(bytes=entry.turn)
+        if entry.kind == Kind.OPENED:
+            if turn_id not in self.watching and turn_id not in self.opening and turn_id not in self.begun:
+                self.begun.add(turn_id)
+                self.spawn(self.tell_begun(turn_id))
+        elif turn_id in self.begun:
+            # Who follows a turn learns its end from its text; who has just come back is about to ask for that text,
+            # and would take the end for the end of it.
+            self.begun.discard(turn_id)
+            self.spawn(self.tell_end(turn_id))
+
+    async def tell_begun(self, turn_id: UUID) -> None:
+        async with self.telling:
+            turn, events = await in_thread(self.begin, turn_id)
+            for event in events:
+                await self.send_event(event)
+            if not turn.is_open and turn_id in self.begun:  # the word of its end may have come first, or got lost
+                self.begun.discard(turn_id)
+                await self.send_end(turn_id)
+
+    async def tell_end(self, turn_id: UUID) -> None:
+        async with self.telling:
+            await self.send_end(turn_id)
+
+    def spawn(self, telling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(telling)
+        self.background.add(task)
+        task.add_done_callback(self.told)
+
+    def told(self, task: "asyncio.Task[None]") -> None:
+        self.background.discard(task)
+        # What a notice tells can be seen again; it must not cost the page its socket.
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, OSError | NotFound):
+            logger.warning("Notice lost", exc_info=error)
 
     async def dispatch(self, message: Any) -> None:
+        """As Channels does, without its thread hop to close connections: `in_thread` sees to them."""
+        handler = getattr(self, get_handler_name(message))
         try:
-            await super().dispatch(message)
+            await handler(message)
         except StopConsumer:
             raise
         except Exception as error:
             if not message["type"].startswith("notice."):
                 raise
-            if isinstance(error, OSError):  # the socket went away
-                return
-            # What a notice tells can be seen again; it must not cost the page its socket.
-            logger.warning("Notice lost", exc_info=True, extra={"notice": message["type"]})
-
-    async def notice_started(self, message: dict[str, Any]) -> None:
-        """A turn began in another of the person's tabs."""
-        if message["by"] == self.channel_name:
-            return
-        turn_id = UUID(message["turn_id"])
-        self.begun.add(turn_id)
-        turn, events = await in_thread(self.begin, turn_id)
-        for event in events:
-            await self.send_event(event)
-        if not turn.is_open and turn_id in self.begun:  # the word of its end may have come first
-            self.begun.discard(turn_id)
-            await self.send_end(turn_id)
-
-    async def notice_finished(self, message: dict[str, Any]) -> None:
-        """A turn ended. Who follows it learns so from its text; who has just come back is about to ask for that text,
-        and would take the end for the end of it."""
-        turn_id = UUID(message["turn_id"])
-        if turn_id in self.begun:
-            self.begun.discard(turn_id)
-            await self.send_end(turn_id)
+            if not isinstance(error, OSError):  # else the socket went away
+                logger.warning("Notice lost", exc_info=True, extra={"notice": message["type"]})
 
     async def notice_conversation(self, message: dict[str, Any]) -> None:
         """A conversation got another title, or is gone."""

@@ -1,5 +1,6 @@
 """The socket's vocabulary: commands in, events out, as JSON with a dotted `type`. The event stream speaks it too."""
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -75,9 +76,15 @@ class TextEvent(Struct, gc=False):
     text: str
 
 
-def text_event(turn_id: str, entry: Entry) -> TextEvent:
+def text_event(entry: Entry) -> TextEvent:
     kind: Literal["turn.delta", "turn.reasoning"] = "turn.delta" if entry.kind == Kind.TEXT else "turn.reasoning"
-    return TextEvent(kind, turn_id, entry.gen, entry.at, entry.text)
+    return TextEvent(kind, str(UUID(bytes=entry.turn)), entry.gen, entry.at, entry.text)
+
+
+@lru_cache(256)
+def text_frame(entry: Entry) -> str:
+    """Return the event as it is sent: encoded once, however many follow the turn."""
+    return encode(text_event(entry)).decode()
 
 
 def started(turn: Turn, html: str) -> dict[str, Any]:

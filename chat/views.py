@@ -20,7 +20,6 @@ from billing.entitlements import Entitlements
 from chat.fragments import show_turn, turn_html
 from chat.llm.catalog import list_offered
 from chat.models import LanguageModel
-from chat.turns import notices
 from chat.turns.connections import sync_redis
 from chat.turns.log import read_sync, replay
 from chat.turns.opening import LATEST, Question, open_turn
@@ -83,8 +82,6 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
             raise
         refusal = Refusal(str(error.message), question.text, question.model)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
-    if opened.is_new:
-        async_to_sync(notices.tell)(owner_id, "started", turn_id=str(opened.turn.pk), by="page")
     return to_turn(opened.turn)
 
 

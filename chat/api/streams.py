@@ -10,10 +10,8 @@ from django.utils import translation
 
 from chat import protocol
 from chat.api.serializers import TurnSerializer
-from chat.turns import notices
 from chat.turns.connections import in_thread
 from chat.turns.log import Kind
-from chat.turns.opening import Opened
 from chat.turns.watching import Place, watch
 from history import access
 from history.models import Turn
@@ -23,19 +21,19 @@ OVER = "over"
 KEEP_ALIVE_SECONDS = 10
 
 
-def event_stream(turn: Turn, place: Place | None, *, opened: Opened | None = None) -> StreamingHttpResponse:
+def event_stream(turn: Turn, place: Place | None) -> StreamingHttpResponse:
     """Return the turn's events from `place` as `text/event-stream` (WHATWG HTML, section 9.2)."""
     response = StreamingHttpResponse(
-        _events(turn, place or Place(), opened, _saved_in_language()), content_type="text/event-stream"
+        _events(turn, place or Place(), _saved_in_language()), content_type="text/event-stream"
     )
     response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"  # nginx would hold events back
     return response
 
 
-def finished_turn(opened: Opened) -> StreamingHttpResponse:
+def finished_turn(turn: Turn) -> StreamingHttpResponse:
     """Return the turn as JSON once it is finished. Blanks before it keep the connection from looking dead."""
-    return StreamingHttpResponse(_document(opened, _saved_in_language()), content_type="application/json")
+    return StreamingHttpResponse(_document(turn, _saved_in_language()), content_type="application/json")
 
 
 def parse_event_id(value: str) -> Place | None:
@@ -46,12 +44,8 @@ def parse_event_id(value: str) -> Place | None:
         return None
 
 
-async def _events(
-    turn: Turn, place: Place, opened: Opened | None, saved: "Callable[[Turn], dict[str, Any]]"
-) -> AsyncGenerator[bytes]:
+async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
     yield _event(protocol.started(turn, ""), "")
-    await _tell(opened)
-    turn_id = str(turn.pk)
     async with aclosing(watch(turn, place)) as batches:
         async for entries in batches:
             if not entries:
@@ -67,23 +61,17 @@ async def _events(
                 else:
                     place.reasoning = entry.at + len(entry.text)
                 event_id = f"{place.gen}-{place.text}-{place.reasoning}"
-                yield _event_bytes(protocol.text_event(turn_id, entry), event_id)
+                yield _event_bytes(protocol.text_event(entry), event_id)
 
 
-async def _document(opened: Opened, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
-    await _tell(opened)
+async def _document(turn: Turn, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
     last = time.monotonic()
-    async with aclosing(watch(opened.turn)) as batches:
+    async with aclosing(watch(turn)) as batches:
         async for _entries in batches:
             if time.monotonic() - last > KEEP_ALIVE_SECONDS:
                 yield b" "
                 last = time.monotonic()
-    yield protocol.encode(await in_thread(_saved_turn, opened.turn, saved))
-
-
-async def _tell(opened: Opened | None) -> None:
-    if opened is not None and opened.is_new:
-        await notices.tell(opened.turn.owner_id, "started", turn_id=str(opened.turn.pk), by="api")
+    yield protocol.encode(await in_thread(_saved_turn, turn, saved))
 
 
 def _saved_in_language() -> "Callable[[Turn], dict[str, Any]]":

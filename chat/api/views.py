@@ -58,7 +58,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         parent_id=asked.get("parent_id", LATEST),
     )
     opened = open_turn(user_id_of(request), question)
-    response = event_stream(opened.turn, None, opened=opened) if asked["stream"] else finished_turn(opened)
+    response = event_stream(opened.turn, None) if asked["stream"] else finished_turn(opened.turn)
     if opened.limit is not None:
         _set_limit(response, opened.limit)
     return response

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 QUEUE = "turns"
 GROUP = "runners"
 WAKE_UPS = "turns:woken"
-"""The channel that carries each script's entries to every web process."""
+"""The channel that carries each script's entries to every web process, and word of turns that were opened."""
 CONTROL = "turns:control"
 """The channel that carries the ids of turns to stop to every runner."""
 
@@ -35,7 +35,8 @@ class Kind(IntEnum):
     REASONING = 1
     BEGUN = 2  # text holds the model's key and the provider's, as JSON
     OUTCOME = 3  # text holds the Outcome as JSON: how the turn ended, before it is saved
-    END = 4  # the turn is saved
+    END = 4  # the turn is saved; text is its owner's id
+    OPENED = 5  # the turn waits for a runner; text is its owner's id. Only a wake-up: the log begins later
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -52,7 +53,7 @@ class Lost(Exception):
     """The lease is somebody else's: whatever this runner still has of the turn is void."""
 
 
-encode_entry = msgspec.msgpack.Encoder().encode
+encode_entry = encode_entries = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
@@ -197,13 +198,20 @@ async def give_lease_back(redis: Redis, turn_id: UUID, holder: str) -> None:
 
 
 async def end(
-    redis: Redis, turn_id: UUID, *, gen: int, characters: int = 0, holder: str = "", queue_entry: bytes = b""
+    redis: Redis,
+    turn_id: UUID,
+    *,
+    gen: int,
+    owner_id: int | None = None,
+    characters: int = 0,
+    holder: str = "",
+    queue_entry: bytes = b"",
 ) -> None:
     """Tell readers that the turn is saved, and forget its work: lease, mark and queue entry. May be repeated.
 
     `characters` is the length of the saved answer: a reader that has less knows that something is missing.
     """
-    entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters))
+    entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters, "" if owner_id is None else str(owner_id)))
     keys = (lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id))
     await redis.eval(END, 4, *keys, holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS)
 

@@ -20,7 +20,7 @@ from chat.llm.selection import AUTO, candidates
 from chat.turns import limits, prompts
 from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
-from chat.turns.log import QUEUE, queued_key
+from chat.turns.log import QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
 from history import access, tree
 from history.models import Conversation, Turn
 
@@ -91,11 +91,16 @@ def clean_text(text: str, *, longest: int) -> str:
 
 
 def enqueue(turn: Turn) -> None:
-    """Hand the turn to the runners. An unreachable Redis is no error: the sweep finds queued turns without an entry."""
+    """Hand the turn to the runners, and tell the owner's open pages of it.
+
+    An unreachable Redis is no error: the sweep finds queued turns without an entry.
+    """
+    word = encode_entries([Entry(turn.pk.bytes, Kind.OPENED, turn.gen, text=str(turn.owner_id))])
     try:
         with sync_redis().pipeline(transaction=True) as pipeline:
             pipeline.xadd(QUEUE, {b"turn": turn.pk.bytes})
             pipeline.set(queued_key(turn.pk), b"1", ex=QUEUED_SECONDS)
+            pipeline.publish(WAKE_UPS, word)
             pipeline.execute()
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})

@@ -6,7 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
-from chat.turns import log, notices
+from chat.turns import log
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
 from chat.turns.log import Replay
@@ -57,9 +57,8 @@ async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str,
 
 async def announce_end(redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"") -> None:
     """Tell readers and the person's other tabs that the turn is over. May be repeated."""
-    characters = len(turn.answer)
-    await log.end(redis, turn.pk, gen=turn.gen, characters=characters, holder=holder, queue_entry=queue_entry)
-    await notices.tell(turn.owner_id, "finished", turn_id=str(turn.pk))
+    told = {"gen": turn.gen, "owner_id": turn.owner_id, "characters": len(turn.answer)}
+    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry)
 
 
 async def has_lease(redis: Redis, turn_id: UUID) -> bool:

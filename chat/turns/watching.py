@@ -7,8 +7,9 @@ lost Redis leaves it waiting.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from time import monotonic
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ from history.models import Turn
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # how often silent ones are looked for
 RETRY_SECONDS = 0.5
 LONGEST_BACKLOG = 65_536
 """Characters kept for a reader that does not keep up. What is beyond is read from the log when it does."""
@@ -39,16 +41,23 @@ class Place(msgspec.Struct):
 class Watcher:
     """One reader of one turn. `take` keeps what comes next after `place` and drops what it has already."""
 
+    __slots__ = (
+        *("_backlog", "_meanwhile", "_size", "_waiter", "_was_deaf"),
+        *("has_gap", "heard_at", "is_ended", "is_silent", "place", "turn_id"),
+    )
+
     def __init__(self, turn_id: UUID, place: Place) -> None:
         self.turn_id = turn_id
         self.place = place
         self.is_ended = False
         self.has_gap = True  # nothing was read yet
+        self.heard_at = monotonic()
+        self.is_silent = False  # nothing came for SILENCE_SECONDS
         self._backlog: list[Entry] = []
         self._size = 0
         self._meanwhile: list[Entry] | None = None  # what comes in while the log is being read
         self._was_deaf = False  # something may have been missed while the log was being read
-        self._woken = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def take(self, entry: Entry) -> None:
         """Keep the entry if it continues what the reader has; note a gap if it does not."""
@@ -94,24 +103,34 @@ class Watcher:
         self._keep(Entry(turn.pk.bytes, Kind.END, gen))
         self.is_ended = True
 
-    async def wait(self, timeout: float) -> bool:
-        """Wait for something to deliver, or a gap to close; return whether there was any before the timeout."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):  # `wait_for` loses cancellations before Python 3.12
-                await self._woken.wait()
-            return True
-        return False
+    async def wait(self) -> None:
+        """Return when there is something to deliver, a gap to close, or silence to look into."""
+        if not (self._backlog or self.has_gap or self.is_silent):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def deliver(self) -> list[Entry]:
         """Return what came since the last time."""
         backlog, self._backlog, self._size = self._backlog, [], 0
-        self._woken.clear()
         return backlog
 
     def find_gap(self) -> None:
         self.has_gap = True
         self._was_deaf = self._meanwhile is not None
-        self._woken.set()
+        self._wake()
+
+    def fall_silent(self) -> None:
+        self.is_silent = True
+        self._wake()
+
+    def hear(self) -> None:
+        """Note that the turn is known to be alive."""
+        self.is_silent, self.heard_at = False, monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is delivered that will ever come."""
+        return self.is_ended and not self._backlog
 
     @property
     def is_full(self) -> bool:
@@ -142,7 +161,14 @@ class Watcher:
     def _keep(self, entry: Entry) -> None:
         self._backlog.append(entry)
         self._size += len(entry.text)
-        self._woken.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+Listener = Callable[[Entry], None]
 
 
 class Hub:
@@ -150,12 +176,38 @@ class Hub:
 
     def __init__(self) -> None:
         self._watchers: dict[bytes, set[Watcher]] = {}
+        self._listeners: dict[int, set[Listener]] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_listening = asyncio.Event()
+        self._looked_at = 0.0
 
     async def add(self, watcher: Watcher) -> None:
         """Begin to pass entries on; returns when the subscription is up, or is known to be down."""
         self._watchers.setdefault(watcher.turn_id.bytes, set()).add(watcher)
+        if not self._is_listening.is_set():
+            await self._begin_to_listen()
+
+    async def add_new(self, turn_id: UUID) -> Watcher:
+        """Return a watcher of a turn that is about to be opened: as nothing can be missed, there is nothing to read."""
+        watcher = Watcher(turn_id, Place())
+        await self.add(watcher)
+        watcher.has_gap = not self._is_listening.is_set()
+        return watcher
+
+    async def listen(self, owner_id: int, listener: Listener) -> None:
+        """Tell `listener` from now on of every turn of this person that is opened or ends. What is told while the
+        subscription is down is lost."""
+        self._listeners.setdefault(owner_id, set()).add(listener)
+        if not self._is_listening.is_set():
+            await self._begin_to_listen()
+
+    def unlisten(self, owner_id: int, listener: Listener) -> None:
+        listeners = self._listeners.get(owner_id, set())
+        listeners.discard(listener)
+        if not listeners:
+            self._listeners.pop(owner_id, None)
+
+    async def _begin_to_listen(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen())
         with suppress(TimeoutError):
@@ -175,13 +227,15 @@ class Hub:
             except (RedisError, OSError) as error:
                 logger.warning("Live text unreachable", extra={"error": type(error).__name__})
             self._is_listening.clear()
+            self._find_silent()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen_once(self) -> None:
         async with async_redis().pubsub() as subscription:
             await subscription.subscribe(WAKE_UPS)
             while True:
-                message = await subscription.get_message(timeout=4)
+                message = await subscription.get_message(timeout=LOOK_SECONDS)
+                self._find_silent()
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
@@ -193,9 +247,25 @@ class Hub:
                     self._pass_on(decode_entries(message["data"]))
 
     def _pass_on(self, entries: list[Entry]) -> None:
+        now = monotonic()
         for entry in entries:
             for watcher in self._watchers.get(entry.turn, ()):
+                watcher.heard_at = now
                 watcher.take(entry)
+            if entry.kind in (Kind.OPENED, Kind.END) and entry.text:
+                for listener in tuple(self._listeners.get(int(entry.text), ())):
+                    listener(entry)
+
+    def _find_silent(self) -> None:
+        """Have those look at the saved turn who have heard nothing for long."""
+        now = monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                if now - watcher.heard_at > SILENCE_SECONDS:
+                    watcher.fall_silent()
 
 
 _hubs: "WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = WeakKeyDictionary()
@@ -209,24 +279,33 @@ def hub() -> Hub:
     return _hubs[loop]
 
 
-async def watch(turn: Turn, place: Place | None = None) -> AsyncGenerator[list[Entry]]:
+async def watch(
+    turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None
+) -> AsyncGenerator[list[Entry]]:
     """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
 
-    An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the caller knows it.
+    An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what
+    it had. `turn` is the row as the caller knows it; `watcher`, one that the hub has already.
     """
-    watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())
+    if watcher is None:
+        watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())
     try:
         await hub().add(watcher)  # a reader may be gone before it is through
         is_saved = not turn.is_open
-        while not watcher.is_ended:
+        while not watcher.is_over:
             if watcher.has_gap:
                 await _catch_up(watcher, turn, is_saved=is_saved)
                 if entries := watcher.deliver():
                     yield entries
                 continue
-            if not await watcher.wait(SILENCE_SECONDS) and (found := await _find_saved(turn.pk)):
-                watcher.take_saved(found)
-            yield watcher.deliver()
+            await watcher.wait()
+            if watcher.is_silent:
+                watcher.hear()
+                if found := await _find_saved(turn.pk):
+                    watcher.take_saved(found)
+                yield watcher.deliver()
+            elif entries := watcher.deliver():
+                yield entries
     finally:
         hub().remove(watcher)
 

@@ -114,12 +114,12 @@ def finished(**fields: Any) -> Turn:
 
 @pytest.mark.parametrize(("kind", "name"), [(Kind.TEXT, "turn.delta"), (Kind.REASONING, "turn.reasoning")])
 def test_live_text_carries_its_generation_and_offset(kind: Kind, name: str):
-    event = protocol.text_event(str(TURN), Entry(TURN.bytes, kind, 2, 30, "ñ😀"))
+    event = protocol.text_event(Entry(TURN.bytes, kind, 2, 30, "ñ😀"))
     assert spoken(event) == {"type": name, "turn_id": str(TURN), "gen": 2, "at": 30, "text": "ñ😀"}
 
 
 def test_a_message_is_hardly_longer_than_its_text():
-    event = protocol.text_event(str(TURN), Entry(TURN.bytes, Kind.TEXT, 1, 10_000, "x" * 50))
+    event = protocol.text_event(Entry(TURN.bytes, Kind.TEXT, 1, 10_000, "x" * 50))
     assert len(protocol.encode(event)) - 50 <= 110
 
 

@@ -100,7 +100,7 @@ async def test_a_reader_that_comes_back_gets_the_rest(redis: Redis, turn: Turn):
         await it.finish()
         await reader
     assert (reading.text, reading.generations) == ("hola mundo!", [])
-    sent = "".join(entry.text for batch in reading.batches for entry in batch)
+    sent = "".join(entry.text for batch in reading.batches for entry in batch if entry.kind != Kind.END)
     assert sent == " mundo!"
 
 
@@ -158,6 +158,7 @@ async def test_nobody_is_left_in_the_hub(redis: Redis, turn: Turn):
 
 async def test_silence_is_told_by_an_empty_list(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
     async with writing(redis, turn) as it:
         reading = Reading()
         reader = following(turn, reading)
@@ -173,7 +174,8 @@ async def test_silence_is_told_by_an_empty_list(redis: Redis, turn: Turn, monkey
 async def test_a_reader_that_is_cancelled_when_text_arrives_is_cancelled(rounds: int):
     """A page that asks for a turn again would get its text twice."""
     watcher = Watcher(new_id(), Place())
-    task = asyncio.create_task(watcher.wait(30))
+    watcher.has_gap = False
+    task = asyncio.create_task(watcher.wait())
     for _ in range(3):
         await asyncio.sleep(0)
     watcher.find_gap()
