@@ -6,11 +6,20 @@ from typing import Literal, Protocol
 import msgspec
 import uuid_utils
 
-from bench.connections import Address, ConnectionFailedError, HttpConnection, Response, SocketConnection, request_bytes
+from bench.connections import (
+    Address,
+    ConnectionFailedError,
+    HttpConnection,
+    Response,
+    SlowSocketConnection,
+    SocketConnection,
+    request_bytes,
+)
 from bench.reading import Reading
 from bench.sse import EventReader
+from bench.websocket import head_bytes
 
-Target = Literal["provider", "socket", "events"]
+Target = Literal["provider", "socket", "slow-socket", "events"]
 
 _ENDS = {"turn.completed", "turn.stopped", "turn.failed", "turn.interrupted", "turn.rejected"}
 
@@ -36,6 +45,7 @@ class _Message(msgspec.Struct):
     at: int = 0
     text: str | None = None
     code: str | None = None
+    retry_after: float | None = None
 
 
 class _Error(msgspec.Struct):
@@ -129,6 +139,7 @@ class SocketChannel(_Site):
     _socket: SocketConnection | None = None
     _turn: "_Turn | None" = None
     _conversation_id = ""
+    _kind: type[SocketConnection] = SocketConnection
 
     async def open(self, turns: int) -> None:
         http = HttpConnection(self._address)
@@ -136,7 +147,7 @@ class SocketChannel(_Site):
             ticket = (await self._create(http, "/api/v1/socket-tickets")).ticket
         finally:
             http.close()
-        self._socket = await SocketConnection.open(self._address, f"/ws/?ticket={ticket}", self._receive, self._ended)
+        self._socket = await self._kind.open(self._address, f"/ws/?ticket={ticket}", self._receive, self._ended)
 
     async def turn(self, reading: Reading) -> str | None:
         if self._socket is None:
@@ -165,12 +176,18 @@ class SocketChannel(_Site):
 
     def _receive(self, payload: bytes) -> None:
         if self._turn is not None:
-            self._turn.take(_read_message(payload), len(payload))
+            self._turn.take(_read_message(payload), head_bytes(len(payload)) + len(payload))
 
     def _ended(self, reason: str) -> None:
         self._socket = None
         if self._turn is not None:
             self._turn.finish(reason)
+
+
+class SlowSocketChannel(SocketChannel):
+    """A page's socket on a line so slow that the site's answers pile up behind it."""
+
+    _kind = SlowSocketConnection
 
 
 class EventsChannel(_Site):
@@ -230,6 +247,8 @@ class _Turn:
         if message.type == "turn.delta":
             self._reading.take_at(message.gen, message.at, message.text or "", size)
         elif message.type in _ENDS:
+            if message.type == "turn.rejected":
+                self._reading.refused(message.retry_after)
             self.finish(None if message.type == "turn.completed" else _name_of(message))
 
     def finish(self, error: str | None) -> None:

@@ -1,6 +1,7 @@
 """The load client's two kinds of connection: HTTP/1.1 and WebSocket, with little work for each read."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, cast
@@ -10,6 +11,11 @@ from bench.http1 import Dechunker, Head
 from bench.websocket import FrameReader, Opcode, accept_of, encode_frame, new_key
 
 LOOPBACK = ("127.0.0.1", "localhost")
+SLOW_BYTES_PER_SECOND = 1_000
+# The smallest the kernel gives. A segment as on Ethernet: for those of the loopback, of 64 KB, the sender's kernel would
+# keep megabytes, and the site would hear of no delay.
+SLOW_RECEIVE_BYTES = 2_048
+SLOW_SEGMENT_BYTES = 1_400
 
 Receive = Callable[[bytes], None]
 
@@ -173,11 +179,29 @@ class SocketConnection(asyncio.Protocol):
 
         loop = asyncio.get_running_loop()
         try:
-            _, socket = await loop.create_connection(lambda: cls(handshake, receive, ended), address.host, address.port)
+            _, connection = await loop.create_connection(
+                lambda: cls(handshake, receive, ended), sock=await cls._connected(address)
+            )
         except OSError as error:
             raise ConnectionFailedError(f"connect-{error.errno}") from error
-        await socket._opened
-        return socket
+        await connection._opened
+        return connection
+
+    @classmethod
+    async def _connected(cls, address: Address) -> socket.socket:
+        line = socket.socket()
+        try:
+            line.setblocking(False)
+            cls._prepare(line)
+            await asyncio.get_running_loop().sock_connect(line, (LOOPBACK[0], address.port))
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    @classmethod
+    def _prepare(cls, line: socket.socket) -> None:
+        """What has to be said of a line before it is connected."""
 
     def send(self, payload: bytes, opcode: Opcode = Opcode.TEXT) -> None:
         self._transport.write(encode_frame(opcode, payload))
@@ -225,3 +249,21 @@ class SocketConnection(asyncio.Protocol):
         elif opcode == Opcode.CLOSE:
             self._reason = f"ws-closed-{int.from_bytes(payload[:2], 'big')}"
             self._transport.close()
+
+
+class SlowSocketConnection(SocketConnection):
+    """A WebSocket that reads SLOW_BYTES_PER_SECOND and no faster."""
+
+    @classmethod
+    def _prepare(cls, line: socket.socket) -> None:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SLOW_SEGMENT_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_later(len(data) / SLOW_BYTES_PER_SECOND, self._read_on)
+        super().data_received(data)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bench import processes
-from bench.channels import Channel, EventsChannel, ProviderChannel, SocketChannel, Target
+from bench.channels import Channel, EventsChannel, ProviderChannel, SlowSocketChannel, SocketChannel, Target
 from bench.connections import Address, ConnectionFailedError
 from bench.loops import allow_many_sockets, new_loop
 from bench.reading import Figures, Reading
@@ -35,6 +35,11 @@ WATCH_SECONDS = 1.0
 COOL_DOWN_SECONDS = 0.5
 STREAMS_STARTED_PER_SECOND = 200
 _MB = 1e6
+_WAYS: dict[str, type[SocketChannel | EventsChannel]] = {
+    "socket": SocketChannel,
+    "slow-socket": SlowSocketChannel,
+    "events": EventsChannel,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,15 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusals:
+    """Turns that the socket's `turn.rejected` answered."""
+
+    count: int
+    without_retry_after: int
+    after_ms: Percentiles
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What a process tree used while the load ran."""
 
@@ -92,7 +106,9 @@ class Report:
     first_token_added_ms: Percentiles  # beyond the provider's own delay
     token_added_ms: Percentiles  # from the provider's write to this client's read
     stretch: Percentiles  # how long tokens took to arrive, by how long the provider meant to take: 1.0 kept pace
+    refusals: Refusals
     frames_per_token: float | None
+    frames_per_second: float | None  # of a turn, between its first token and its last
     bytes_beyond_text_per_frame: float | None
     client_us_per_token: float | None
     processes: dict[str, Cost]
@@ -147,7 +163,7 @@ def _channels(load: Load) -> list[Channel]:
         return [ProviderChannel(address, load.model, load.text) for _ in range(load.streams)]
     if not load.access_tokens:
         raise ValueError("a site is asked by people: no access tokens")
-    kind = SocketChannel if load.target == "socket" else EventsChannel
+    kind = _WAYS[load.target]
     people = (load.access_tokens[number % len(load.access_tokens)] for number in range(load.streams))
     return [kind(address, load.model, load.text, token, continued=load.continued) for token in people]
 
@@ -226,14 +242,18 @@ def _report(load: Load, figures: Figures, wall: float, client: float, costs: dic
         first_token_added_ms=Percentiles.of(figures.first_added_ms),
         token_added_ms=Percentiles.of(figures.token_added_ms),
         stretch=Percentiles.of(figures.stretch),
+        refusals=Refusals(
+            len(figures.refused_after_ms), figures.refused_for_ever, Percentiles.of(figures.refused_after_ms)
+        ),
         frames_per_token=_each(figures.frames, figures.tokens),
+        frames_per_second=_each(figures.frames * 1e3, figures.streaming_ms),
         bytes_beyond_text_per_frame=_each(figures.bytes_beyond_text, figures.frames),
         client_us_per_token=_each(client * 1e6, figures.tokens),
         processes=costs,
     )
 
 
-def _each(total: float, count: int) -> float | None:
+def _each(total: float, count: float) -> float | None:
     return round(total / count, 3) if count else None
 
 

@@ -18,10 +18,13 @@ class Figures:
         self.token_added_ms = array("d")
         self.first_added_ms = array("d")
         self.stretch = array("d")
+        self.refused_after_ms = array("d")
+        self.refused_for_ever = 0  # a refusal that did not say when to come back
         self.completed = 0
         self.tokens = 0
         self.missing = 0
         self.frames = 0
+        self.streaming_ms = 0.0  # from first token to last, of all turns together
         self.bytes_beyond_text = 0
         self.resent_characters = 0
         self.restarts = 0
@@ -75,12 +78,18 @@ class Reading:
         self._figures.resent_characters += min(known, len(text))
         self.take(text[known:], frame_bytes - min(known, len(text)))
 
+    def refused(self, retry_after: float | None) -> None:
+        """The turn was not begun; `retry_after` is in how many seconds to come back, if that was said."""
+        self._figures.refused_after_ms.append((monotonic_ns() - self._begun) / _NS_PER_MS)
+        self._figures.refused_for_ever += retry_after is None
+
     def end(self, error: str | None) -> None:
         """The turn is over; `error` is what went wrong, if its channel knows of something."""
         figures = self._figures
         expected = self._script.delivered
         figures.tokens += self._seen
         figures.missing += max(0, expected - self._seen)
+        figures.streaming_ms += (self._last - self._first) / _NS_PER_MS
         if error is None and self._seen != expected:
             error = "short" if self._seen < expected else "extra"
         if error is not None:

@@ -43,6 +43,11 @@ def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
     return head + mask + masked.to_bytes(size, "big")
 
 
+def head_bytes(size: int) -> int:
+    """What a frame with a payload of this size from a server has before it: there is no mask."""
+    return 2 if size < 126 else 4 if size < 65_536 else 10
+
+
 class FrameReader:
     """Joins what arrives into messages. Control frames may stand between the parts of a message."""
 
