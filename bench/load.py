@@ -123,9 +123,9 @@ async def run(load: Load) -> Report:
     script = _timed_script(load.model)
     figures = Figures()
     before_opening = processes.measure(load.processes)
-    channels = _channels(load)
+    channels = channels_of(load)
     try:
-        await _open_all(channels, load.rounds)
+        await open_all(channels, load.rounds)
         before, client_before, begun = processes.measure(load.processes), time.process_time(), time.monotonic()
         peaks = await _watch(load, _ask_all(load, channels, figures, script))
         wall, client = time.monotonic() - begun, time.process_time() - client_before
@@ -157,7 +157,7 @@ def _timed_script(model: str) -> Script:
     return script
 
 
-def _channels(load: Load) -> list[Channel]:
+def channels_of(load: Load) -> list[Channel]:
     address = Address.parse(load.url)
     if load.target == "provider":
         return [ProviderChannel(address, load.model, load.text) for _ in range(load.streams)]
@@ -168,7 +168,7 @@ def _channels(load: Load) -> list[Channel]:
     return [kind(address, load.model, load.text, token, continued=load.continued) for token in people]
 
 
-async def _open_all(channels: Iterable[Channel], turns: int) -> None:
+async def open_all(channels: Iterable[Channel], turns: int) -> None:
     free = asyncio.Semaphore(OPENING_AT_ONCE)
 
     async def open_one(channel: Channel) -> None:

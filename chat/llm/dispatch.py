@@ -12,7 +12,7 @@ from django.conf import settings
 
 from chat.llm.catalog import Candidate
 from chat.llm.providers import stream_of
-from chat.llm.providers.base import Event, Message, ModelRequest
+from chat.llm.providers.base import Event, Message, ModelRequest, Pace, at_once
 from chat.llm.providers.errors import (
     BadRequest,
     ContentFiltered,
@@ -46,6 +46,7 @@ class Prompt:
     max_output: int
     cache_key: str = ""
     end_user: str = ""
+    pace: Pace = at_once
 
 
 AnswerEvent: TypeAlias = Answering | Event
@@ -103,6 +104,7 @@ def _stream(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
             max_tokens_parameter=model.max_tokens_parameter,
             cache_key=prompt.cache_key,
             end_user=prompt.end_user,
+            pace=prompt.pace,
         )
     )
 

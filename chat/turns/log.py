@@ -57,25 +57,29 @@ encode_entry = encode_entries = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
-# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, channel, then for each turn: holder, count, entries.
-# Answers for each turn: 1 appended, 0 somebody else holds the lease, -1 nobody does.
+RENEWED = 2
+
+# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, channel, then for each turn: holder, 1 to renew lease
+# and log, count, entries. Answers for each turn: 1 appended, 2 renewed too, 0 somebody else holds the lease, -1 nobody.
 # '\221' begins a msgpack array of 32-bit length.
 APPEND = """
 local answers, woken, a = {}, {}, 4
 for i = 1, #KEYS, 2 do
-  local holder, count = redis.call('GET', KEYS[i]), tonumber(ARGV[a + 1])
+  local holder, renews, count = redis.call('GET', KEYS[i]), ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
   if holder == ARGV[a] then
-    redis.call('PEXPIRE', KEYS[i], ARGV[1])
-    for j = a + 2, a + 1 + count do
+    for j = a + 3, a + 2 + count do
       redis.call('XADD', KEYS[i + 1], '*', 'e', ARGV[j])
       woken[#woken + 1] = ARGV[j]
     end
-    if count > 0 then redis.call('EXPIRE', KEYS[i + 1], ARGV[2]) end
-    answers[#answers + 1] = 1
+    if renews then
+      redis.call('PEXPIRE', KEYS[i], ARGV[1])
+      redis.call('EXPIRE', KEYS[i + 1], ARGV[2])
+    end
+    answers[#answers + 1] = renews and 2 or 1
   else
     answers[#answers + 1] = holder and 0 or -1
   end
-  a = a + 2 + count
+  a = a + 3 + count
 end
 if #woken > 0 then
   redis.call('PUBLISH', ARGV[3], '\\221' .. struct.pack('>I4', #woken) .. table.concat(woken))

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -102,7 +102,8 @@ async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
 async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
     longest = job.turn.max_output * LONGEST_TOKEN
-    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, job.prompt)) as events:
+    prompt = replace(job.prompt, pace=writer.beat)
+    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, prompt)) as events:
         async for event in events:
             match event:
                 case Delta():

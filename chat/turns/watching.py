@@ -226,6 +226,8 @@ class Hub:
                 await self._listen_once()
             except (RedisError, OSError) as error:
                 logger.warning("Live text unreachable", extra={"error": type(error).__name__})
+            except Exception:  # a message nobody understands must not leave every reader deaf
+                logger.exception("Live text broke")
             self._is_listening.clear()
             self._find_silent()
             await asyncio.sleep(RETRY_SECONDS)

@@ -15,6 +15,7 @@ from chat.turns.log import (
     APPEND,
     KEPT_WHILE_OPEN_SECONDS,
     LEASE_MS,
+    RENEWED,
     WAKE_UPS,
     Entry,
     Kind,
@@ -29,7 +30,9 @@ from history.models import Turn
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.04
-WIDEST_TICK_SECONDS = 0.1
+WIDEST_TICK_SECONDS = 0.08
+TICK_SECONDS_PER_TURN = 0.0003
+"""Under load a tick is wider, so that more tokens share one read, one entry and one message."""
 RENEW_SECONDS = 5.0
 RETRY_SECONDS = 0.25
 BATCH = 500
@@ -40,7 +43,7 @@ class LiveText:
     """The text of one turn while this runner writes it: all of it, and how much of it the log has."""
 
     __slots__ = (
-        *("flushed", "gen", "is_lost", "is_uncertain", "leased", "notes", "renewed_at", "runner", "turn"),
+        *("flushed", "gen", "is_lost", "is_uncertain", "keys", "leased", "notes", "renewed_at", "runner", "turn"),
         *("_at", "_parts", "_pending", "_sent"),
     )
 
@@ -48,6 +51,7 @@ class LiveText:
         self.turn = turn
         self.runner = runner
         self.gen = turn.gen
+        self.keys = (lease_key(turn.pk), log_key(turn.pk))
         self.leased = self.holder
         self.renewed_at = monotonic()
         self.is_uncertain = False  # what the log holds is unknown, or gone
@@ -75,6 +79,11 @@ class LiveText:
     def is_empty(self) -> bool:
         return not self._parts[Kind.TEXT] and not self._parts[Kind.REASONING]
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the log has nothing of it."""
+        return not self._sent[0] and not self._sent[1]
+
     def add(self, kind: Kind, text: str) -> None:
         self._parts[kind].append(text)
 
@@ -88,7 +97,7 @@ class LiveText:
         """Return what the log does not have yet: who answers, then reasoning, text, and how it ended."""
         turn = self.turn.pk.bytes
         entries = []
-        if not self._sent[0] and not self._sent[1] and Kind.BEGUN in self.notes:
+        if self.is_new and Kind.BEGUN in self.notes:
             entries.append(Entry(turn, Kind.BEGUN, self.gen, 0, self.notes[Kind.BEGUN]))
         for kind in (Kind.REASONING, Kind.TEXT):
             if new := self._parts[kind][self._sent[kind] :]:
@@ -119,7 +128,8 @@ class LogWriter:
         self._dirty: set[LiveText] = set()
         self._wake = asyncio.Event()
         self._is_urgent = False
-        self._tick = TICK_SECONDS
+        self._is_idle = True
+        self._resting: list[asyncio.Future[None]] = []  # those who read on at the next tick
 
     def open(self, live: LiveText) -> None:
         self._live[live.turn.pk] = live
@@ -132,30 +142,59 @@ class LogWriter:
         """Note that `live` has something new; the first token of a turn, and its end, do not wait for the tick."""
         self._dirty.add(live)
         self._is_urgent |= urgently
-        self._wake.set()
+        if urgently or self._is_idle:
+            self._wake.set()
+
+    async def beat(self) -> None:
+        """Return at the next tick, just before its flush: the pace at which providers are read."""
+        resting = asyncio.get_running_loop().create_future()
+        self._resting.append(resting)
+        if self._is_idle:
+            self._wake.set()
+        await resting
 
     async def run(self) -> None:
-        """Flush once a tick, and renew idle leases, until cancelled."""
-        next_tick = 0.0
+        """Read and flush once a tick, and renew leases, until cancelled."""
+        next_tick = next_renewal = 0.0
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_SECONDS / 5):  # `wait_for` loses cancellations before Python 3.12
-                    await self._wake.wait()
-            if not self._is_urgent and (pause := next_tick - monotonic()) > 0:
-                await asyncio.sleep(pause)
+            self._is_idle = not (self._dirty or self._resting)
+            pause = (next_renewal if self._is_idle else next_tick) - monotonic()
+            if pause > 0 and not self._is_urgent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):  # `wait_for` loses cancellations before Python 3.12
+                        await self._wake.wait()
             self._wake.clear()
-            self._is_urgent = False
             begun = monotonic()
+            if begun >= next_tick:
+                await self._let_read()
+            elif not self._is_urgent:
+                continue
+            self._is_urgent = False
+            if begun >= next_renewal:
+                self._dirty.update(self._unrenewed(begun))
+                next_renewal = begun + RENEW_SECONDS / 5
             await self._flush(begun)
-            # Under load a tick takes its time: widen it, so that more tokens share one script.
-            self._tick = min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, 2 * (monotonic() - begun)))
-            next_tick = begun + self._tick
+            if begun >= next_tick:
+                load = max(2 * (monotonic() - begun), TICK_SECONDS_PER_TURN * len(self._live))
+                next_tick = begun + min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, load))
+
+    def _unrenewed(self, now: float) -> list[LiveText]:
+        """Return the turns whose lease is to be renewed although they say nothing."""
+        return [live for live in self._live.values() if now - live.renewed_at > RENEW_SECONDS]
+
+    async def _let_read(self) -> None:
+        """Let those who rest read what has arrived meanwhile."""
+        resting, self._resting = self._resting, []
+        for future in resting:
+            if not future.done():
+                future.set_result(None)
+        for _ in range(3):  # they resume; the loop reads their sockets; they take what it read
+            await asyncio.sleep(0)
 
     async def _flush(self, now: float) -> None:
         dirty, self._dirty = self._dirty, set()
         uncertain = [live for live in dirty if live.is_uncertain]
-        idle = {live for live in self._live.values() if now - live.renewed_at > RENEW_SECONDS}
-        certain = list((dirty | idle).difference(uncertain))
+        certain = [live for live in dirty if not live.is_uncertain] if uncertain else list(dirty)
         for first in range(0, len(certain), BATCH):
             await self._append_batch(certain[first : first + BATCH], now)
         if uncertain:
@@ -166,8 +205,9 @@ class LogWriter:
         arguments: list[Any] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS]
         pending = [(live, live.pending()) for live in batch]
         for live, entries in pending:
-            keys += (lease_key(live.turn.pk), log_key(live.turn.pk))
-            arguments += (live.holder, len(entries), *map(encode_entry, entries))
+            keys += live.keys
+            renews = live.is_new or now - live.renewed_at > RENEW_SECONDS
+            arguments += (live.holder, int(renews), len(entries), *map(encode_entry, entries))
         try:
             answers = await self._append(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
@@ -177,9 +217,10 @@ class LogWriter:
             await asyncio.sleep(RETRY_SECONDS)
             return
         for (live, entries), answer in zip(pending, answers, strict=True):
-            if answer == 1:
-                live.renewed_at = now
+            if answer > 0:
                 live.sent(entries)
+                if answer == RENEWED:
+                    live.renewed_at = now
             elif answer == 0:
                 self._lose(live)
             else:

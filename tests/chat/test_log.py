@@ -11,6 +11,7 @@ from chat.turns.log import (
     KEPT_AFTER_END_SECONDS,
     KEPT_WHILE_OPEN_SECONDS,
     LEASE_MS,
+    RENEWED,
     WAKE_UPS,
     Entry,
     Kind,
@@ -29,7 +30,7 @@ def text(gen: int, at: int, what: str) -> Entry:
 
 async def append(redis: Redis, holder: str, *entries: Entry) -> int:
     keys = (log.lease_key(TURN), log.log_key(TURN))
-    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, holder, len(entries), *map(encode_entry, entries))
+    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, holder, 1, len(entries), *map(encode_entry, entries))
     (answer,) = await redis.eval(APPEND, 2, *keys, *arguments)
     return answer
 
@@ -39,7 +40,7 @@ async def append(redis: Redis, holder: str, *entries: Entry) -> int:
 
 async def test_the_holder_of_the_lease_appends(redis: Redis):
     assert await log.take_lease(redis, TURN, "a:1")
-    assert await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, " mundo")) == 1
+    assert await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, " mundo")) == RENEWED
     assert await log.read(redis, TURN) == [text(1, 0, "hola"), text(1, 4, " mundo")]
     assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_WHILE_OPEN_SECONDS
 

@@ -1,6 +1,6 @@
 """What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -23,6 +23,14 @@ class Message:
     text: str
 
 
+Pace: TypeAlias = Callable[[], Awaitable[None]]
+"""Awaited between two reads: what arrives meanwhile is read in one go."""
+
+
+async def at_once() -> None:
+    """The pace of whoever wants every read as it comes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """One question to one model. `max_output` is in tokens, `cache_key` the conversation, `end_user` a hash."""
@@ -34,6 +42,7 @@ class ModelRequest:
     max_tokens_parameter: str = "max_tokens"
     cache_key: str = ""
     end_user: str = ""
+    pace: Pace = at_once
 
 
 @dataclass(frozen=True, slots=True)

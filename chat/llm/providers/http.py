@@ -1,10 +1,13 @@
 """One pooled HTTP session per running event loop: a connection, and its TLS handshake, serves many turns."""
 
 import asyncio
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
 from django.conf import settings
+
+from chat.llm.providers.base import Pace
 
 CONNECT_SECONDS = 5
 
@@ -22,6 +25,18 @@ def session() -> aiohttp.ClientSession:
             auto_decompress=False,
         )
     return found
+
+
+async def rest(response: aiohttp.ClientResponse, pace: Pace) -> None:
+    """Leave what arrives to the kernel until the next beat of `pace`: one read then takes all of it."""
+    transport = cast("asyncio.ReadTransport | None", response.connection and response.connection.transport)
+    if transport is None or transport.is_closing():
+        return
+    transport.pause_reading()
+    try:
+        await pace()
+    finally:
+        transport.resume_reading()
 
 
 async def close_session() -> None:

@@ -87,10 +87,13 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
                 raise await _refusal(response)
             decoder = SseDecoder()
             while not answer.is_done and (chunk := await response.content.readany()):
-                if delta := answer.take(decoder.feed(chunk)):
+                delta = answer.take(decoder.feed(chunk))
+                if delta:
                     yield delta
                 if answer.error:
                     raise answer.error
+                if delta and not answer.is_done:
+                    await http.rest(response, request.pace)
             if delta := answer.take(decoder.end()):
                 yield delta
             if answer.error:

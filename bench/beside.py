@@ -1,0 +1,95 @@
+"""What stands beside the site in a run: the provider, and nginx as the least that a relay can cost."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench.site import wait_for_port
+from config import embedded
+
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+_NGINX = """
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 8192;
+pid nginx.pid;
+error_log error.log;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    {temporary}
+    upstream provider {{ server {provider}; keepalive 1024; }}
+    server {{
+        listen 127.0.0.1:{port};
+        keepalive_requests 100000;
+        location / {{
+            proxy_pass http://provider;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Somebody who speaks the provider's protocol."""
+
+    url: str
+    pid: int
+
+
+def core(index: int) -> set[int] | None:
+    """Return the first core (0) or the last (-1), where there are several and they can be chosen."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[index]} if len(cores) > 1 else None
+
+
+@contextlib.contextmanager
+def provider() -> Iterator[Upstream]:
+    """Run the fake provider as a process of its own."""
+    port = embedded.any_free_port()
+    command = [sys.executable, "-m", "bench.provider", "--port", str(port)]
+    with _running(command, port) as pid:
+        yield Upstream(f"http://127.0.0.1:{port}/v1", pid)
+
+
+@contextlib.contextmanager
+def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None]:
+    """Run nginx in front of the provider, on the given cores; None where it is not installed."""
+    program = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+    if program is None:
+        yield None
+        return
+    port = embedded.any_free_port()
+    with tempfile.TemporaryDirectory(prefix="tertulia-nginx-") as folder:
+        temporary = " ".join(f"{name}_temp_path {name};" for name in _TEMPORARY)
+        settings = _NGINX.format(temporary=temporary, provider=urlsplit(provider_url).netloc, port=port)
+        Path(folder, "nginx.conf").write_text(settings)
+        command = [program, "-p", folder, "-c", "nginx.conf", "-e", "error.log"]
+        with _running(command, port, cores) as pid:
+            yield Upstream(f"http://127.0.0.1:{port}/v1", pid)
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int, cores: set[int] | None = None) -> Iterator[int]:
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        if cores:
+            os.sched_setaffinity(child.pid, cores)
+        wait_for_port(port)
+        yield child.pid
+    finally:
+        child.terminate()
+        child.wait()
