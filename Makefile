@@ -24,8 +24,11 @@ test: packages dev-packages  ## All tests, with a browser too, and those of the 
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
 
-bench: packages dev-packages  ## The load benchmark
+bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
 	$(BIN)/python -m bench.run
+
+bench-quick: packages dev-packages
+	$(BIN)/python -m bench.run --quick
 
 # As in production, so that `check --deploy` judges what matters. Set variables win over .env.
 check: export DEBUG = false
@@ -90,4 +93,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test soak bench check packages dev-packages
+.PHONY: help run test soak bench bench-quick check packages dev-packages

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class Upstream:
     url: str
     pid: int
 
+    def reset(self) -> None:
+        """Let the provider drop every stream that still runs."""
+        urllib.request.urlopen(self.url.removesuffix("/v1") + "/reset", data=b"", timeout=10).close()
+
 
 def core(index: int) -> set[int] | None:
     """Return the first core (0) or the last (-1), where there are several and they can be chosen."""
@@ -68,7 +73,7 @@ def provider() -> Iterator[Upstream]:
 @contextlib.contextmanager
 def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None]:
     """Run nginx in front of the provider, on the given cores; None where it is not installed."""
-    program = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+    program = _nginx_program()
     if program is None:
         yield None
         return
@@ -80,6 +85,16 @@ def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None
         command = [program, "-p", folder, "-c", "nginx.conf", "-e", "error.log"]
         with _running(command, port, cores) as pid:
             yield Upstream(f"http://127.0.0.1:{port}/v1", pid)
+
+
+def nginx_version() -> str:
+    """Return its name and version."""
+    done = subprocess.run([_nginx_program() or "nginx", "-v"], capture_output=True, text=True, check=True)
+    return done.stderr.strip().rpartition(": ")[2].replace("/", " ")
+
+
+def _nginx_program() -> str | None:
+    return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 
 
 @contextlib.contextmanager

@@ -19,21 +19,21 @@ class Crowd:
     read_share: float
 
 
-def measure_beside(crowd: Load, fast: Load) -> Crowd:
+def measure_beside(crowd: Load, fast: Load, *, lead_seconds: float = LEAD_SECONDS) -> Crowd:
     """Measure `fast` while the readers of `crowd` are in the midst of one turn each, which is not waited for."""
     allow_many_sockets()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_beside(crowd, fast))
+        return runner.run(_beside(crowd, fast, lead_seconds))
 
 
-async def _beside(crowd: Load, fast: Load) -> Crowd:
+async def _beside(crowd: Load, fast: Load, lead_seconds: float) -> Crowd:
     script, figures = Script.parse(crowd.model), Figures()
     channels = channels_of(crowd)
     await open_all(channels, 1)
     begun = asyncio.get_running_loop().time()
     asking = [asyncio.create_task(channel.turn(Reading(figures, script))) for channel in channels]
     try:
-        await asyncio.sleep(LEAD_SECONDS)
+        await asyncio.sleep(lead_seconds)
         report = await run(fast)
         seconds = asyncio.get_running_loop().time() - begun - script.first_ms / 1e3
         due = min(script.tokens, seconds * 1e3 / script.gap_ms) * len(channels)

@@ -69,6 +69,7 @@ class Relay:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # what was being written to the slow is dropped in the loop's next rounds
 
     def _person(self, request: web.Request) -> str:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -127,7 +128,8 @@ class Relay:
     async def _turn(self, turn_id: str, command: Message) -> AsyncIterator[Message]:
         trouble = command["text"]
         if trouble == "reject":
-            yield {"type": "turn.rejected", "turn_id": turn_id, "code": "allowance_used_up", "detail": "…"}
+            refusal = {"type": "turn.rejected", "turn_id": turn_id, "code": "allowance_used_up", "detail": "…"}
+            yield {**refusal, "retry_after": 3}
             return
         yield {"type": "turn.started", "turn_id": turn_id, "html": "<p>…</p>"}
         text = ""

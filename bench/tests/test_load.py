@@ -89,6 +89,18 @@ def test_what_goes_wrong_is_counted_by_kind(site: Relay, target: Target, trouble
     assert report.missing > 0
 
 
+def test_a_refusal_is_timed(site: Relay) -> None:
+    refusals = measure(Load("socket", site.url, MODEL, streams=3, access_tokens=TOKENS, text="reject")).refusals
+    assert (refusals.count, refusals.without_retry_after) == (3, 0)
+    assert refusals.after_ms.p50 is not None
+    assert 0 < refusals.after_ms.p50 < 1_000
+
+
+def test_messages_are_counted_by_the_second(site: Relay) -> None:
+    report = measure(Load("socket", site.url, "fake-20t-20ms-ns", access_tokens=TOKENS))
+    assert report.frames_per_second == pytest.approx(50 * 20 / 19, rel=0.1)
+
+
 @pytest.mark.parametrize("target", SITE_TARGETS)
 def test_text_sent_twice_is_counted_once(site: Relay, target: Target) -> None:
     report = measure(Load(target, site.url, MODEL, access_tokens=TOKENS, text="resend"))
