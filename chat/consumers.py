@@ -13,7 +13,8 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
-from django.http import HttpRequest
+from django.contrib.sessions.backends.cache import SessionStore
+from django.http import HttpRequest, parse_cookie
 from django.http.request import split_domain_port, validate_host
 from django.utils import timezone, translation
 from django.utils.translation import ngettext
@@ -152,13 +153,14 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.spawn(self.close(1011))  # the page comes back, and goes on where it was
 
     async def relay(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
+        send: Any = self.base_send  # past what Channels would ask of every message
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
                 for entry in entries:
                     if entry.kind == Kind.END:
                         await self.send_end(turn.pk)
                     else:
-                        await self.send(text_data=protocol.text_frame(entry))
+                        await send({"type": "websocket.send", "text": protocol.text_frame(entry)})
 
     async def send_end(self, turn_id: UUID) -> None:
         for event in await in_thread(self.end, turn_id):
@@ -268,8 +270,12 @@ def _speaking_to(user: User) -> Iterator[None]:
 
 
 def _authenticate(scope: dict[str, Any]) -> User | None:
-    """Return whose socket this is: the ticket's owner, or the session's when the page is our own; None to refuse."""
-    origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+    """Return whose socket this is: the ticket's owner, or the session's when the page is our own; None to refuse.
+
+    Channels' session middleware is not used: it would look at every message that is sent.
+    """
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin", b"").decode("latin-1")
     if origin and not _is_ours(origin):
         return None
     query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -278,7 +284,8 @@ def _authenticate(scope: dict[str, Any]) -> User | None:
     if not origin:  # a cookie without an origin is not a browser's page
         return None
     request = HttpRequest()
-    request.session = scope["session"]
+    cookies = parse_cookie(headers.get(b"cookie", b"").decode("latin-1"))
+    request.session = SessionStore(cookies.get(settings.SESSION_COOKIE_NAME))
     user = get_user(request)
     return user if isinstance(user, User) and user.is_active else None
 

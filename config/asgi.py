@@ -1,5 +1,6 @@
 """ASGI: pages and API through Django, the socket through Channels."""
 
+import gc
 import os
 
 from django.core.asgi import get_asgi_application
@@ -8,10 +9,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 http = get_asgi_application()  # before anything that imports models
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.sessions import CookieMiddleware, SessionMiddleware  # noqa: E402
 
 from chat.routing import socket_urlpatterns  # noqa: E402
 
-application = ProtocolTypeRouter(
-    {"http": http, "websocket": CookieMiddleware(SessionMiddleware(URLRouter(socket_urlpatterns)))}  # type: ignore[arg-type]
-)
+application = ProtocolTypeRouter({"http": http, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+
+gc.collect()
+gc.freeze()  # what start-up made lives for ever: collections need not look at it

@@ -49,37 +49,48 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     text: str = ""
 
 
+class Append(msgspec.Struct, array_like=True, gc=False):
+    """What one turn appends: `count` entries; `renews` its lease and its log's life too."""
+
+    lease: str
+    log: str
+    holder: str
+    renews: bool
+    count: int
+
+
 class Lost(Exception):
     """The lease is somebody else's: whatever this runner still has of the turn is void."""
 
 
-encode_entry = encode_entries = msgspec.msgpack.Encoder().encode
+encode_entry = encode_entries = encode_appends = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
 RENEWED = 2
 
-# KEYS: lease and log of each turn. ARGV: lease ms, log seconds, channel, then for each turn: holder, 1 to renew lease
-# and log, count, entries. Answers for each turn: 1 appended, 2 renewed too, 0 somebody else holds the lease, -1 nobody.
-# '\221' begins a msgpack array of 32-bit length.
+# ARGV: lease ms, log seconds, channel, an array of Append in msgpack (each argument costs the client more than this),
+# then the entries of all. Answers for each turn: 1 appended, 2 renewed too,
+# 0 somebody else holds the lease, -1 nobody does. '\221' begins a msgpack array of 32-bit length.
 APPEND = """
-local answers, woken, a = {}, {}, 4
-for i = 1, #KEYS, 2 do
-  local holder, renews, count = redis.call('GET', KEYS[i]), ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
-  if holder == ARGV[a] then
-    for j = a + 3, a + 2 + count do
-      redis.call('XADD', KEYS[i + 1], '*', 'e', ARGV[j])
-      woken[#woken + 1] = ARGV[j]
+local answers, woken, at = {}, {}, 5
+for _, turn in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local lease, log = turn[1], turn[2]
+  local holder = redis.call('GET', lease)
+  if holder == turn[3] then
+    for i = at, at + turn[5] - 1 do
+      redis.call('XADD', log, '*', 'e', ARGV[i])
+      woken[#woken + 1] = ARGV[i]
     end
-    if renews then
-      redis.call('PEXPIRE', KEYS[i], ARGV[1])
-      redis.call('EXPIRE', KEYS[i + 1], ARGV[2])
+    if turn[4] then
+      redis.call('PEXPIRE', lease, ARGV[1])
+      redis.call('EXPIRE', log, ARGV[2])
     end
-    answers[#answers + 1] = renews and 2 or 1
+    answers[#answers + 1] = turn[4] and 2 or 1
   else
     answers[#answers + 1] = holder and 0 or -1
   end
-  a = a + 3 + count
+  at = at + turn[5]
 end
 if #woken > 0 then
   redis.call('PUBLISH', ARGV[3], '\\221' .. struct.pack('>I4', #woken) .. table.concat(woken))

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -17,9 +16,11 @@ from chat.turns.log import (
     LEASE_MS,
     RENEWED,
     WAKE_UPS,
+    Append,
     Entry,
     Kind,
     Lost,
+    encode_appends,
     encode_entry,
     lease_key,
     log_key,
@@ -201,15 +202,20 @@ class LogWriter:
             await self._begin_anew(uncertain)
 
     async def _append_batch(self, batch: list[LiveText], now: float) -> None:
-        keys: list[str] = []
-        arguments: list[Any] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS]
         pending = [(live, live.pending()) for live in batch]
-        for live, entries in pending:
-            keys += live.keys
-            renews = live.is_new or now - live.renewed_at > RENEW_SECONDS
-            arguments += (live.holder, int(renews), len(entries), *map(encode_entry, entries))
+        appends = [
+            Append(
+                *live.keys,
+                live.holder,
+                live.is_new or now - live.renewed_at > RENEW_SECONDS,
+                len(entries),
+            )
+            for live, entries in pending
+        ]
+        arguments: list[int | str | bytes] = [LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, encode_appends(appends)]
+        arguments += [encode_entry(entry) for _live, entries in pending for entry in entries]
         try:
-            answers = await self._append(keys=keys, args=arguments)
+            answers = await self._append(args=arguments)
         except (RedisError, OSError) as error:
             # Whether these entries arrived is unknown: appended again they could be there twice.
             logger.warning("Log unreachable", extra={"turns": len(batch), "error": type(error).__name__})

@@ -13,9 +13,11 @@ from chat.turns.log import (
     LEASE_MS,
     RENEWED,
     WAKE_UPS,
+    Append,
     Entry,
     Kind,
     decode_entries,
+    encode_appends,
     encode_entry,
     replay,
 )
@@ -29,9 +31,9 @@ def text(gen: int, at: int, what: str) -> Entry:
 
 
 async def append(redis: Redis, holder: str, *entries: Entry) -> int:
-    keys = (log.lease_key(TURN), log.log_key(TURN))
-    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, holder, 1, len(entries), *map(encode_entry, entries))
-    (answer,) = await redis.eval(APPEND, 2, *keys, *arguments)
+    appends = [Append(log.lease_key(TURN), log.log_key(TURN), holder, True, len(entries))]
+    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, encode_appends(appends), *map(encode_entry, entries))
+    (answer,) = await redis.eval(APPEND, 0, *arguments)
     return answer
 
 
@@ -79,7 +81,7 @@ async def told_by(subscription: PubSub) -> list[list[Entry]]:
 async def test_appending_renews_the_lease(redis: Redis):
     await log.take_lease(redis, TURN, "a:1")
     await redis.pexpire(log.lease_key(TURN), 500)
-    assert await append(redis, "a:1") == 1
+    assert await append(redis, "a:1") == RENEWED
     assert await redis.pttl(log.lease_key(TURN)) > 10_000
 
 
