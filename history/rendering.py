@@ -70,12 +70,13 @@ class OutOfTimeError(Exception):
 class Highlighter:
     """Colours the code of one answer, as spans with classes. Nothing means: escape it plainly."""
 
-    def __init__(self) -> None:
-        self.ends_at = thread_time() + HIGHLIGHTING_SECONDS
+    ends_at = 0.0
 
     def __call__(self, code: str, language: str, _attributes: str) -> str:
         if not language or len(code) > LONGEST_HIGHLIGHTED or LONG_LINE.search(code):
             return ""
+        if not self.ends_at:
+            self.ends_at = thread_time() + HIGHLIGHTING_SECONDS
         try:
             lexer = get_lexer_by_name(language, stripnl=False)
             if lexer.name not in LANGUAGES:

@@ -59,6 +59,14 @@ class Append(msgspec.Struct, array_like=True, gc=False):
     count: int
 
 
+class Taken(IntEnum):
+    """Whether a lease was taken. `STOP`: it was, and somebody wants the turn to stop."""
+
+    NO = 0
+    YES = 1
+    STOP = 2
+
+
 class Lost(Exception):
     """The lease is somebody else's: whatever this runner still has of the turn is void."""
 
@@ -98,14 +106,15 @@ end
 return answers
 """
 
-# KEYS: lease, log. ARGV: new holder, lease ms, old holder or '', '1' to empty the log, as a new generation does.
-# A lease that is already the new holder's counts as taken: the answer to a first try may have been lost.
+# KEYS: lease, log, stop request. ARGV: new holder, lease ms, old holder or '', '1' to empty the log, as a new generation
+# does. A lease that is already the new holder's counts as taken: the answer to a first try may have been lost.
+# Answers 0 not taken, 1 taken, 2 taken and the turn is to stop.
 TAKE_LEASE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
-return 1
+return 1 + redis.call('EXISTS', KEYS[3])
 """
 
 # KEYS: lease. ARGV: holder.
@@ -200,11 +209,11 @@ def _decode(rows: Any) -> list[Entry]:
 
 async def take_lease(
     redis: Redis, turn_id: UUID, holder: str, *, instead_of: str = "", empties_log: bool = False
-) -> bool:
+) -> Taken:
     """Take the lease if it is free, or is `instead_of`'s; return whether it was."""
-    keys = (lease_key(turn_id), log_key(turn_id))
-    answer: Any = await redis.eval(TAKE_LEASE, 2, *keys, holder, LEASE_MS, instead_of, "1" if empties_log else "0")
-    return bool(answer)
+    keys = (lease_key(turn_id), log_key(turn_id), stop_key(turn_id))
+    arguments = (holder, LEASE_MS, instead_of, "1" if empties_log else "0")
+    return Taken(await redis.register_script(TAKE_LEASE)(keys=keys, args=arguments))
 
 
 async def give_lease_back(redis: Redis, turn_id: UUID, holder: str) -> None:
@@ -228,7 +237,8 @@ async def end(
     """
     entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters, "" if owner_id is None else str(owner_id)))
     keys = (lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id))
-    await redis.eval(END, 4, *keys, holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS)
+    arguments = (holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS)
+    await redis.register_script(END)(keys=keys, args=arguments)
 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:

@@ -17,19 +17,15 @@ from django.conf import settings
 from django.db import DatabaseError
 from redis.exceptions import RedisError, ResponseError
 
-from accounts.errors import DomainError
-from chat.errors import SENTENCES
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
-from chat.turns.closing import close_turn
 from chat.turns.connections import async_redis, close_async_redis, in_thread
-from chat.turns.log import CONTROL, GROUP, QUEUE, read, replay
+from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, read, replay
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
-from chat.turns.running import Job, prepare, run_turn
+from chat.turns.running import Job, prepare, run_turn, take
 from chat.turns.writer import LiveText, LogWriter
-from history import access, progress
+from history import progress
 from history.models import Turn
-from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -141,44 +137,38 @@ class Runner:
             logger.exception("Turn left for later", extra={"turn_id": turn_id})
 
     async def _own_turn(self, turn_id: UUID, entry: bytes) -> None:
-        turn = await in_thread(access.find_turn, turn_id)
+        turn, job = await in_thread(take, turn_id)
         if turn is None:  # erased meanwhile
             await log.end(self._redis, turn_id, gen=0, queue_entry=entry)
+        elif job is not None:
+            await self._run(job, entry)
         elif not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
-        elif turn.gen == 0:
-            await self._run(turn, entry)
-        elif not await has_lease(self._redis, turn_id):
+        elif turn.gen > 0 and not await has_lease(self._redis, turn_id):
             await self._rescue(turn, entry)
 
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
         """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
         words = await in_thread(last_words, turn, replay(await read(self._redis, turn.pk)))
-        if words is None:
-            await self._run(turn, entry)
-        else:
+        if words is not None:
             await close_with(self._redis, turn, words, closer=self.name, queue_entry=entry)
-
-    async def _run(self, turn: Turn, entry: bytes) -> None:
-        try:
-            job = await in_thread(prepare, turn)
-        except DomainError as error:
-            logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
-            code = error.code if error.code in SENTENCES else "not_found"
-            await in_thread(close_turn, turn, Outcome(Turn.Status.FAILED, error=code))
+        elif job := await in_thread(prepare, turn):
+            await self._run(job, entry)
+        elif not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
-            return
-        if job is None:
-            return
+
+    async def _run(self, job: Job, entry: bytes) -> None:
+        turn = job.turn
         live = LiveText(turn, self.name)
-        if not await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True):
+        taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
+        if not taken:
             return  # a slow runner still has it; its appends are refused once its lease runs out
+        if taken == Taken.STOP:
+            job.cut_short("stop")
         self._writer.open(live)
         self._jobs[turn.pk] = job
         try:
-            if await self._redis.exists(log.stop_key(turn.pk)):
-                job.cut_short("stop")
             if not await run_turn(job, live, self._writer):
                 return
         finally:

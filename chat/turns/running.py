@@ -3,16 +3,19 @@
 import asyncio
 import hashlib
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
 
+from accounts.errors import DomainError
 from billing import entitlements
+from chat.errors import SENTENCES
 from chat.llm import dispatch
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
@@ -61,16 +64,28 @@ class Job:
                 self.task.cancel()
 
 
-def prepare(turn: Turn) -> Job | None:
-    """Claim the turn and make its job; None if somebody else was faster.
+def take(turn_id: UUID) -> tuple[Turn | None, Job | None]:
+    """Return a turn, None if it was erased, and its job if nobody has claimed it yet and this call did."""
+    turn = access.find_turn(turn_id)
+    return turn, prepare(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
 
-    Raises DomainError, with the turn claimed, when it cannot be run any more: its model is gone, say.
+
+def prepare(turn: Turn) -> Job | None:
+    """Claim the turn and make its job; None if somebody else was faster, or if it cannot be run any more.
+
+    The latter, its model is gone, say, closes it.
     """
     if not progress.claim(turn):
         return None
-    offered = candidates(turn.requested_model, entitlements.entitlements_of(turn.owner_id))
-    parent = access.find_turn(turn.parent_id) if turn.parent_id else None
-    prompt = prompts.build_for(offered, tree.path_to(parent), turn.question, max_output=turn.max_output)
+    try:
+        offered = candidates(turn.requested_model, entitlements.entitlements_of(turn.owner_id))
+        parent = access.find_turn(turn.parent_id) if turn.parent_id else None
+        prompt = prompts.build_for(offered, tree.path_to(parent), turn.question, max_output=turn.max_output)
+    except DomainError as error:
+        logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
+        code = error.code if error.code in SENTENCES else "not_found"
+        close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
+        return None
     return Job(
         turn,
         offered,
@@ -86,16 +101,16 @@ def prepare(turn: Turn) -> Job | None:
 async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
     """Ask until there is an outcome, then save and settle it; return whether the turn was still ours to close."""
     job.task = asyncio.create_task(_ask(job, live, writer))
-    lost = asyncio.create_task(_when_lost(job, live))
+    live.told = lambda: job.cut_short("lost")
+    if job.cause is not None or live.is_lost:  # stopped before it began
+        job.task.cancel()
     try:
-        if job.cause is not None:  # stopped before it began
-            job.task.cancel()
-        (error,) = await asyncio.gather(job.task, return_exceptions=True)
+        await asyncio.wait([job.task])
     finally:
-        lost.cancel()
-    if live.is_lost.is_set() or (job.cause == "drain" and live.is_empty):
+        job.task.cancel()
+    if live.is_lost or (job.cause == "drain" and live.is_empty):
         return False  # somebody else has it, or may have it: nothing was shown
-    outcome = _outcome(job, live, error)
+    outcome = _outcome(job, live, asyncio.CancelledError() if job.task.cancelled() else job.task.exception())
     return await _close(job, live, writer, outcome)
 
 
@@ -124,11 +139,6 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                     live.notes[Kind.BEGUN] = encode_begun(event.candidate.model)
                 case Finish():
                     job.finish = event
-
-
-async def _when_lost(job: Job, live: LiveText) -> None:
-    await live.is_lost.wait()
-    job.cut_short("lost")
 
 
 def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
@@ -174,12 +184,13 @@ async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) 
     """
     outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at)
     live.notes[Kind.OUTCOME] = encode_outcome(outcome)
+    told = asyncio.Event()
+    live.told = told.set
     writer.changed(live, urgently=True)
-    flushed, lost = asyncio.create_task(live.flushed.wait()), asyncio.create_task(live.is_lost.wait())
-    await asyncio.wait({flushed, lost}, timeout=FLUSH_PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    flushed.cancel()
-    lost.cancel()
-    if live.is_lost.is_set():
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_PATIENCE_SECONDS):
+            await told.wait()
+    if live.is_lost:
         return False
     return await _save(job.turn, outcome)
 

@@ -44,8 +44,8 @@ class LiveText:
     """The text of one turn while this runner writes it: all of it, and how much of it the log has."""
 
     __slots__ = (
-        *("flushed", "gen", "is_lost", "is_uncertain", "keys", "leased", "notes", "renewed_at", "runner", "turn"),
-        *("_at", "_parts", "_pending", "_sent"),
+        *("gen", "is_flushed", "is_lost", "is_uncertain", "keys", "leased", "notes", "renewed_at", "runner", "told"),
+        *("turn", "_at", "_parts", "_pending", "_sent"),
     )
 
     def __init__(self, turn: Turn, runner: str) -> None:
@@ -56,8 +56,9 @@ class LiveText:
         self.leased = self.holder
         self.renewed_at = monotonic()
         self.is_uncertain = False  # what the log holds is unknown, or gone
-        self.is_lost = asyncio.Event()
-        self.flushed = asyncio.Event()  # the log has the outcome
+        self.is_lost = False
+        self.is_flushed = False  # the log has the outcome
+        self.told: Callable[[], None] = lambda: None  # called when either comes true
         self.notes: dict[Kind, str] = {}
         self._parts: tuple[list[str], list[str]] = ([], [])  # text, reasoning
         self._pending = [0, 0]  # how many parts the entries under way end with
@@ -92,7 +93,7 @@ class LiveText:
         """Begin again under another generation: the log has nothing."""
         self.gen = gen
         self._sent, self._at = [0, 0], [0, 0]
-        self.flushed.clear()
+        self.is_flushed = False
 
     def pending(self) -> list[Entry]:
         """Return what the log does not have yet: who answers, then reasoning, text, and how it ended."""
@@ -104,7 +105,7 @@ class LiveText:
             if new := self._parts[kind][self._sent[kind] :]:
                 entries.append(Entry(turn, kind, self.gen, self._at[kind], "".join(new)))
             self._pending[kind] = len(self._parts[kind])
-        if Kind.OUTCOME in self.notes and not self.flushed.is_set():
+        if Kind.OUTCOME in self.notes and not self.is_flushed:
             entries.append(Entry(turn, Kind.OUTCOME, self.gen, 0, self.notes[Kind.OUTCOME]))
         return entries
 
@@ -115,7 +116,8 @@ class LiveText:
             if entry.kind in (Kind.TEXT, Kind.REASONING):
                 self._at[entry.kind] += len(entry.text)
             elif entry.kind == Kind.OUTCOME:
-                self.flushed.set()
+                self.is_flushed = True
+                self.told()
 
 
 class LogWriter:
@@ -268,4 +270,5 @@ class LogWriter:
     def _lose(self, live: LiveText) -> None:
         logger.warning("Turn lost to another runner", extra={"turn_id": live.turn.pk, "gen": live.gen})
         self.close(live)
-        live.is_lost.set()
+        live.is_lost = True
+        live.told()

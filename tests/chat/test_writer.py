@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 from redis.asyncio import Redis
@@ -60,6 +61,12 @@ async def test_offsets_are_in_characters(redis: Redis, turn: Turn):
     assert [entry.at for entry in await texts(redis, turn)] == [0, 2]
 
 
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
 async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         await it.say_and_wait("0 ")
@@ -87,7 +94,7 @@ async def test_the_outcome_is_the_last_entry_and_known_to_be_there(redis: Redis,
         it.say("hola")
         it.live.notes[Kind.OUTCOME] = "how"
         it.writer.changed(it.live, urgently=True)
-        await asyncio.wait_for(it.live.flushed.wait(), 5)
+        await until(lambda: it.live.is_flushed)
         entries = await log.read(redis, turn.pk)
         assert [(entry.kind, entry.text) for entry in entries] == [(Kind.TEXT, "hola"), (Kind.OUTCOME, "how")]
         it.writer.changed(it.live, urgently=True)
@@ -111,9 +118,9 @@ async def test_many_turns_share_a_script_and_not_a_fate(redis: Redis, carla: Use
             it.say("hola")
         await arrives(first)
         await arrives(third)
-        await asyncio.wait_for(second.live.is_lost.wait(), 5)
-        assert not first.live.is_lost.is_set()
-        assert not third.live.is_lost.is_set()
+        await until(lambda: second.live.is_lost)
+        assert not first.live.is_lost
+        assert not third.live.is_lost
     assert await texts(redis, turns[1]) == []
 
 
@@ -132,7 +139,7 @@ async def test_a_turn_that_another_runner_has_is_lost(redis: Redis, turn: Turn):
         await it.say_and_wait("hola")
         await redis.set(log.lease_key(turn.pk), "runner-b:2")
         it.say(" mundo")
-        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+        await until(lambda: it.live.is_lost)
         it.say("!")
         await asyncio.sleep(0.1)
     assert [entry.text for entry in await texts(redis, turn)] == ["hola"]
@@ -180,7 +187,7 @@ async def test_a_lease_that_ran_out_and_a_turn_that_is_taken_is_lost(redis: Redi
         await redis.delete(log.lease_key(turn.pk))
         await in_thread(Turn.objects.filter(pk=turn.pk).update, gen=2)
         it.say(" mundo")
-        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+        await until(lambda: it.live.is_lost)
     assert [entry.text for entry in await texts(redis, turn)] == ["hola"]
 
 
@@ -190,7 +197,7 @@ async def test_a_turn_that_is_closed_meanwhile_is_lost(redis: Redis, turn: Turn)
         await redis.delete(log.lease_key(turn.pk))
         await in_thread(Turn.objects.filter(pk=turn.pk).update, status="interrupted")
         it.say(" mundo")
-        await asyncio.wait_for(it.live.is_lost.wait(), 5)
+        await until(lambda: it.live.is_lost)
 
 
 async def test_an_unreachable_redis_is_waited_for(redis: Redis, turn: Turn):
@@ -200,7 +207,7 @@ async def test_an_unreachable_redis_is_waited_for(redis: Redis, turn: Turn):
         it.say(" mundo")
         await asyncio.sleep(0.6)
         it.say("!")
-        assert not it.live.is_lost.is_set()
+        assert not it.live.is_lost
         relay.is_down = False
         it.redis = redis
         await arrives(it)
