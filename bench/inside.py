@@ -3,6 +3,7 @@
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -79,14 +80,22 @@ def audit(_argument: str) -> dict[str, Any]:
     records = {str(record.reservation_id): record.cost_micros for record in UsageRecord.objects.all()}
     return {
         "turns": [{name: getattr(turn, name) for name in fields} for turn in Turn.objects.all()],
-        "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
+        **ledger(),
         "states": {str(row.pk): row.state for row in Reservation.objects.all()},
         "records": records,
-        "unbalanced": [str(period) for period in list_unbalanced()],
         "used": sum(period.used_micros for period in UsagePeriod.objects.all()),
     }
 
 
+def ledger(_argument: str = "") -> dict[str, Any]:
+    """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
+    return {
+        "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
+        "unbalanced": [str(period) for period in list_unbalanced()],
+    }
+
+
 if __name__ == "__main__":
-    functions = {"members": members, "operator": operator, "sessions": sessions, "converse": converse, "audit": audit}
-    json.dump(functions[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
+    functions = (members, operator, sessions, converse, audit, ledger)
+    named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
+    json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

@@ -164,6 +164,11 @@ class Site:
         found: dict[str, Any] = self._inside("audit")
         return found
 
+    def ledger(self) -> dict[str, Any]:
+        """Return what of `audit` is short, however long the site has run."""
+        found: dict[str, Any] = self._inside("ledger")
+        return found
+
     def manage(self, *arguments: str) -> None:
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment, capture_output=True, check=False
