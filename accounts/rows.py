@@ -33,9 +33,7 @@ def select(model: type[M], where: Where, *, order_by: str = "", limit: int | Non
     parameters = table.parameters(where)
     if limit is not None:
         parameters.append(limit)
-    with table.connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return [table.row(values) for values in cursor.fetchall()]
+    return [table.row(values) for values in table.execute(statement, parameters).fetchall()]
 
 
 def insert(row: Model) -> None:
@@ -46,8 +44,7 @@ def insert(row: Model) -> None:
         return
     connection = table.connection
     values = [field.get_db_prep_save(getattr(row, field.attname), connection) for field in table.given]
-    with connection.cursor() as cursor:
-        cursor.execute(table.insert, values)
+    table.execute(table.insert, values)
     row._state.adding, row._state.db = False, table.alias
 
 
@@ -62,9 +59,12 @@ def update(
     connection = table.connection
     parameters = [table.named[name].get_db_prep_save(value, connection) for name, value in values.items()]
     parameters += [*plus.values(), *table.parameters(where)]
-    with connection.cursor() as cursor:
-        cursor.execute(table.update(tuple(values), tuple(plus), _shape(where)), parameters)
-        return int(cursor.rowcount)
+    return int(table.execute(table.update(tuple(values), tuple(plus), _shape(where)), parameters).rowcount)
+
+
+def execute(model: type[Model], statement: str, parameters: Sequence[Any]) -> int:
+    """Run a statement on the database of `model`, with "%s" for parameters; return how many rows it touched."""
+    return int(_table(model).execute(statement, parameters).rowcount)
 
 
 def speaks_sql(model: type[Model]) -> bool:
@@ -109,6 +109,23 @@ class _Table:
     def connection(self) -> Any:
         """This thread's."""
         return connections[self.alias]
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> Any:
+        """Return the driver's own cursor. Django's does more for each statement than SQLite; it is used when
+        statements are to be logged."""
+        connection = self.connection
+        if connection.queries_logged:
+            cursor = connection.cursor()
+            cursor.execute(statement, parameters)
+            return cursor
+        connection.ensure_connection()
+        connection.validate_no_broken_transaction()
+        with connection.wrap_database_errors:
+            return connection.connection.execute(self._in_dialect(statement), parameters)
+
+    @cache  # noqa: B019  there are as many as there are models
+    def _in_dialect(self, statement: str) -> str:
+        return statement.replace("%s", "?") if self.connection.vendor == "sqlite" else statement
 
     def column(self, name: str) -> str:
         column = self.named[name].column

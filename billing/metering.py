@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Aggregate, Count, F, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -140,10 +140,8 @@ def _take_room(period: UsagePeriod, amount_micros: int) -> None:
     statement, parameters = _TAKE_ROOM, [amount_micros, period.pk, amount_micros]
     if turns_at_once is not None:
         statement, parameters = f"{statement} AND holds < %s", [*parameters, turns_at_once]
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        if cursor.rowcount:
-            return
+    if rows.execute(UsagePeriod, statement, parameters):
+        return
     period.refresh_from_db(fields=["holds"])
     if turns_at_once is not None and period.holds >= turns_at_once:
         raise TooManyAtOnce
