@@ -4,13 +4,44 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import redis
 
+from bench import processes
 from bench.site import ROOT
 
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PACKAGES = ("Django", "uvicorn", "uvloop", "aiohttp", "redis")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU time of this machine that was not for this run: it disturbs what is measured."""
+
+    stolen_seconds: float  # the host gave it to other machines
+    foreign_seconds: float  # programs that this process did not start
+
+    @classmethod
+    def now(cls) -> Self:
+        """Since the machine started; what this process started is its own, whether it has ended or not."""
+        try:
+            ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        except OSError:
+            return cls(0, 0)
+        user, nice, system, _idle, _waiting, interrupts, soft, stolen = ticks[:8]
+        own = processes.measure({"own": (os.getpid(),)})["own"].cpu_seconds
+        busy = (user + nice + system + interrupts + soft) / _TICKS_PER_SECOND
+        return cls(stolen / _TICKS_PER_SECOND, busy - own)
+
+    def __sub__(self, earlier: Self) -> Self:
+        stolen = self.stolen_seconds - earlier.stolen_seconds
+        return replace(self, stolen_seconds=stolen, foreign_seconds=self.foreign_seconds - earlier.foreign_seconds)
+
+    def __str__(self) -> str:
+        return f"CPU stolen {self.stolen_seconds:.1f} s, foreign {max(0.0, self.foreign_seconds):.1f} s"
 
 
 def describe_machine() -> str:
@@ -38,15 +69,6 @@ def describe_commit() -> str:
         return "no git"
     changed = _git("status", "--porcelain", "--", ".", ":!bench/RESULTS.md")
     return f"`{commit}` with changes" if changed else f"`{commit}`"
-
-
-def stolen_seconds() -> float:
-    """Return the CPU time that this machine wanted and its host gave to others, since it started."""
-    try:
-        ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]
-    except OSError:
-        return 0.0
-    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _git(*arguments: str) -> str:

@@ -30,7 +30,7 @@ class Budget:
             return "met"
         if not self.limit:
             return "**missed**"
-        return f"**missed by {abs(self.measured - self.limit) / self.limit:.0%}**"
+        return f"**missed by {abs(self.measured - self.limit) / self.limit:,.0%}**"
 
     @property
     def row(self) -> tuple[str, str, str, str, str]:

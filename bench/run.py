@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--target", choices=("socket", "events"), default="socket", help="how the site is asked")
     parser.add_argument("--database-url", help="an empty database, in place of SQLite in a temporary folder")
     given = parser.parse_args()
-    begun, stolen, commit = time.monotonic(), machine.stolen_seconds(), machine.describe_commit()
+    begun, before, commit = time.monotonic(), machine.Spent.now(), machine.describe_commit()
     last = beside.core(-1)
     with ExitStack() as stack:
         bench = start(stack, last, given.target, given.database_url, people=HOLD if given.quick else AT_ONCE)
@@ -132,7 +132,7 @@ def main() -> None:
         machine.describe_machine() + ("" if last else ", not pinned to cores"),
         versions + (f", {beside.nginx_version()}" if bench.nginx else ", no nginx"),
         f"{(given.database_url or 'sqlite').partition(':')[0]}, read by {given.target}",
-        f"{time.monotonic() - begun:.0f} s, of which stolen: {machine.stolen_seconds() - stolen:.1f} s",
+        f"{time.monotonic() - begun:.0f} s; {machine.Spent.now() - before}",
     ]
     quick = ", quick" if given.quick else ""
     text = entry(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}{quick}", facts, found)
@@ -158,8 +158,9 @@ def measure_all(bench: Bench) -> Found:
     found.budgets[1:1] = [long_turns(bench, found, many), hold(bench, found, first=MANY)]
     small(bench, found, many, few, first_rounds=40, turn_rounds=125)
     found.crowds.append(("500 in 2.5 s", crowd.site))
+    found.budgets += [*budgets.crowd(crowd.site), slow_readers(bench)]
     found.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
-    found.budgets += [budgets.refusals(at_once), slow_readers(bench)]
+    found.budgets.append(budgets.refusals(at_once))
     return found
 
 
@@ -223,12 +224,17 @@ def small(bench: Bench, found: Found, many: Pair, few: Pair, *, first_rounds: in
 
 def slow_readers(bench: Bench) -> Budget:
     """Fast readers alone, beside many that read nearly nothing, and beside as many that keep up."""
-    fast, crowd = bench.load(STEADY, 100, 2), bench.load(HEAVY, MANY)
-    crowd = replace(crowd, access_tokens=bench.people[100 : 100 + MANY])
-    alone = measure(fast)
+    fast = bench.load(STEADY, 100, 2, ramp=4)  # so few at a time that asking does not keep the core busy
+    crowd = replace(bench.load(HEAVY, MANY), access_tokens=bench.people[100 : 100 + MANY])
+    alone = _told("fast ones alone", measure(fast))
     slow = measure_beside(replace(crowd, target="slow-socket"), fast)
+    _told(f"beside {MANY} slow ones", slow.fast)
     bench.provider.reset()
+    time.sleep(2)  # the turns that were dropped are settled and written
     keen = measure_beside(replace(crowd, target="socket"), fast)
+    _told(f"beside {MANY} that keep up", keen.fast)
+    bench.provider.reset()
+    time.sleep(2)
     return budgets.slow_readers(alone, slow.fast, keen.fast, slow.read_share)
 
 
