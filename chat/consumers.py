@@ -33,6 +33,7 @@ from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
+from chat.turns.waiting import being_opened
 from chat.turns.watching import Place, Watcher, hub, watch
 from history import access
 from history.fragments import conversation_html
@@ -106,6 +107,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 self.watch(turn, Place(command.gen, command.at, command.reasoning_at))
 
     async def start(self, command: Start) -> None:
+        with being_opened():
+            await self.open_and_watch(command)
+
+    async def open_and_watch(self, command: Start) -> None:
         question = _question(command)
         watcher = None
         if command.turn_id not in self.watching:
@@ -159,6 +164,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 for entry in entries:
                     if entry.kind == Kind.END:
                         await self.send_end(turn.pk)
+                    elif entry.kind == Kind.WAITING:
+                        await self.send_event(protocol.waiting(turn.pk, entry.at))
                     else:
                         await send({"type": "websocket.send", "text": protocol.text_frame(entry)})
 

@@ -35,6 +35,12 @@ class NoModel(DomainError):
     message = _("No model is available right now. Please try again later.")
 
 
+class QueueFull(DomainError):
+    code = "queue_full"
+    status = 503
+    message = _("Very many people are asking at this moment. Please try again in a few seconds; nothing was charged.")
+
+
 class BadCommand(DomainError):
     code = "bad_command"
     message = _("The page sent something we do not understand. Please reload it.")

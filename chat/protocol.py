@@ -99,6 +99,11 @@ def started(turn: Turn, html: str) -> dict[str, Any]:
     }
 
 
+def waiting(turn_id: UUID, place: int) -> dict[str, Any]:
+    """Return `turn.waiting`: no runner is free yet; `place` 1 is the next, 0 is through."""
+    return {"type": "turn.waiting", "turn_id": turn_id, "place": place}
+
+
 def ended(turn: Turn, html: str) -> dict[str, Any]:
     """Return `turn.completed`, `turn.stopped`, `turn.failed` or `turn.interrupted`."""
     return {

@@ -8,6 +8,7 @@ WORDS: dict[str, Promise] = {
     "finished": _("The answer is complete: %(words)s words."),
     "ended": _("The answer ended."),
     "waiting": _("Still waiting for the first word…"),
+    "in_line": _("Waiting for a free place: number %(place)s in line."),
     "reconnecting": _("Reconnecting…"),
     "polling": _("No live connection: this page asks for news every few seconds."),
     "connected": _("Connected again."),

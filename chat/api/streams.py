@@ -54,6 +54,9 @@ async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, A
                 if entry.kind == Kind.END:
                     yield _event(await in_thread(_ended, turn, saved), OVER)
                     continue
+                if entry.kind == Kind.WAITING:
+                    yield _event_bytes(protocol.waiting(turn.pk, entry.at), "")
+                    continue
                 if entry.gen != place.gen:
                     place = Place(entry.gen)
                 if entry.kind == Kind.TEXT:

@@ -36,6 +36,7 @@ class Kind(IntEnum):
     BEGUN = 2  # text holds the model's key and the provider's, as JSON
     OUTCOME = 3  # text holds the Outcome as JSON: how the turn ended, before it is saved
     END = 4  # the turn is saved; text is its owner's id
+    WAITING = 6  # `at` is its place in the line; only between a hub and its watchers
     OPENED = 5  # the turn waits for a runner; text is its owner's id. Only a wake-up: the log begins later
 
 

@@ -21,6 +21,7 @@ from chat.turns import limits, prompts
 from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
 from chat.turns.log import QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
+from chat.turns.waiting import line
 from history import access, tree
 from history.models import Conversation, Turn
 
@@ -63,7 +64,7 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
     """
     try:
         return _open_new(owner_id, question)
@@ -202,6 +203,7 @@ def _reserve(
         most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
         for candidate in offered
     )
+    line.join()
     try:
         limit = limits.take(owner_id, allowed.turns_per_hour)
         try:

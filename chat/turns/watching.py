@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from redis.exceptions import RedisError
 
+from chat.turns import waiting as waiting_line
 from chat.turns.connections import async_redis, in_thread
 from chat.turns.log import WAKE_UPS, Entry, Kind, decode_entries, read
 from history import access
@@ -42,7 +43,7 @@ class Watcher:
     """One reader of one turn. `take` keeps what comes next after `place` and drops what it has already."""
 
     __slots__ = (
-        *("_backlog", "_meanwhile", "_size", "_waiter", "_was_deaf"),
+        *("_backlog", "_meanwhile", "_size", "_told_place", "_waiter", "_was_deaf"),
         *("has_gap", "heard_at", "is_ended", "is_silent", "place", "turn_id"),
     )
 
@@ -53,6 +54,7 @@ class Watcher:
         self.has_gap = True  # nothing was read yet
         self.heard_at = monotonic()
         self.is_silent = False  # nothing came for SILENCE_SECONDS
+        self._told_place = 0
         self._backlog: list[Entry] = []
         self._size = 0
         self._meanwhile: list[Entry] | None = None  # what comes in while the log is being read
@@ -123,6 +125,17 @@ class Watcher:
         self.is_silent = True
         self._wake()
 
+    def take_place(self, place: int) -> None:
+        """Tell the reader its place in the line, and once, with 0, that it is no longer in it."""
+        if place != self._told_place:
+            self._told_place = place
+            self._keep(Entry(self.turn_id.bytes, Kind.WAITING, 0, place))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no runner has said anything of the turn, as far as this reader knows."""
+        return self.place.gen == 0 and not self.is_ended and not self.has_gap
+
     def hear(self) -> None:
         """Note that the turn is known to be alive."""
         self.is_silent, self.heard_at = False, monotonic()
@@ -180,6 +193,7 @@ class Hub:
         self._task: asyncio.Task[None] | None = None
         self._is_listening = asyncio.Event()
         self._looked_at = 0.0
+        self._telling: asyncio.Task[None] | None = None
 
     async def add(self, watcher: Watcher) -> None:
         """Begin to pass entries on; returns when the subscription is up, or is known to be down."""
@@ -264,10 +278,22 @@ class Hub:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        for watchers in self._watchers.values():
-            for watcher in watchers:
-                if now - watcher.heard_at > SILENCE_SECONDS:
-                    watcher.fall_silent()
+        watching = [watcher for watchers in self._watchers.values() for watcher in watchers]
+        for watcher in watching:
+            if now - watcher.heard_at > SILENCE_SECONDS:
+                watcher.fall_silent()
+        waiting = [watcher for watcher in watching if watcher.is_waiting and now - watcher.heard_at > LOOK_SECONDS]
+        if waiting and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.create_task(self._tell_places(waiting))
+
+    async def _tell_places(self, waiting: list[Watcher]) -> None:
+        try:
+            places = await waiting_line.places(async_redis())
+        except (RedisError, OSError):
+            return
+        for watcher in waiting:
+            if watcher.is_waiting:
+                watcher.take_place(places.get(watcher.turn_id, 0))
 
 
 _hubs: "WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = WeakKeyDictionary()
@@ -284,7 +310,8 @@ def hub() -> Hub:
 async def watch(
     turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None
 ) -> AsyncGenerator[list[Entry]]:
-    """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
+    """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop. Before the
+    first of them WAITING entries may come, while the turn stands in the line.
 
     An empty list says that nothing came for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what
     it had. `turn` is the row as the caller knows it; `watcher`, one that the hub has already.

@@ -50,6 +50,7 @@ const handlers = {
   "turn.delta": grown,
   "turn.reasoning": grown,
   "turn.rejected": rejected,
+  "turn.waiting": (event) => live.get(event.turn_id)?.wait(event),
   "conversation.changed": conversationChanged,
   "allowance.changed": allowanceChanged,
   notice: ({ text }) => tell(text),

@@ -56,6 +56,12 @@ export class LiveTurn {
     return true;
   }
 
+  /** Take a `turn.waiting`. */
+  wait({ place }) {
+    clearTimeout(this.waiting);
+    this.#progress(place ? say("in_line", { place }) : say("waiting"));
+  }
+
   /** Put the server's article in the place of this one. */
   finish(article) {
     this.close();
