@@ -1,6 +1,5 @@
 """ASGI: pages and API through Django, the socket through Channels."""
 
-import gc
 import os
 
 from django.core.asgi import get_asgi_application
@@ -10,9 +9,9 @@ http = get_asgi_application()  # before anything that imports models
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
+from accounts import memory  # noqa: E402
 from chat.routing import socket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter({"http": http, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
-gc.collect()
-gc.freeze()  # what start-up made lives for ever: collections need not look at it
+memory.settle()

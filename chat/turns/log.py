@@ -76,6 +76,13 @@ encode_entry = encode_entries = encode_appends = msgspec.msgpack.Encoder().encod
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
+# KEYS: queue, queued mark. ARGV: turn, the mark's seconds, channel, word of the turn.
+ENQUEUE = """
+redis.call('XADD', KEYS[1], '*', 'turn', ARGV[1])
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+"""
+
 RENEWED = 2
 
 # ARGV: lease ms, log seconds, channel, an array of Append in msgpack (each argument costs the client more than this),

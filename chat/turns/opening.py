@@ -20,7 +20,7 @@ from chat.llm.selection import AUTO, candidates
 from chat.turns import limits, prompts
 from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
-from chat.turns.log import QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
+from chat.turns.log import ENQUEUE, QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
 from chat.turns.waiting import line
 from history import access, tree
 from history.models import Conversation, Turn
@@ -98,11 +98,8 @@ def enqueue(turn: Turn) -> None:
     """
     word = encode_entries([Entry(turn.pk.bytes, Kind.OPENED, turn.gen, text=str(turn.owner_id))])
     try:
-        with sync_redis().pipeline(transaction=True) as pipeline:
-            pipeline.xadd(QUEUE, {b"turn": turn.pk.bytes})
-            pipeline.set(queued_key(turn.pk), b"1", ex=QUEUED_SECONDS)
-            pipeline.publish(WAKE_UPS, word)
-            pipeline.execute()
+        script = sync_redis().register_script(ENQUEUE)
+        script(keys=(QUEUE, queued_key(turn.pk)), args=(turn.pk.bytes, QUEUED_SECONDS, WAKE_UPS, word))
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
 

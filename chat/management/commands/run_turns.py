@@ -1,13 +1,13 @@
 """`manage.py run_turns`: one runner."""
 
 import asyncio
-import gc
 import signal
 from typing import Any
 
 import uvloop
 from django.core.management.base import BaseCommand
 
+from accounts import memory
 from chat.turns.runner import Runner
 
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
     help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        gc.freeze()  # what start-up made lives for ever: collections need not look at it
+        memory.settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run())
 
