@@ -8,6 +8,7 @@ from bench.loops import allow_many_sockets, new_loop
 from bench.reading import Figures, Reading
 from bench.script import Script
 
+RAMP_SECONDS = 4.0
 LEAD_SECONDS = 6.0  # in which the slow ones fall behind, before the others ask
 
 
@@ -31,11 +32,14 @@ async def _beside(crowd: Load, fast: Load, lead_seconds: float) -> Crowd:
     channels = channels_of(crowd)
     await open_all(channels, 1)
     begun = asyncio.get_running_loop().time()
-    asking = [asyncio.create_task(channel.turn(Reading(figures, script))) for channel in channels]
+    asking = []
     try:
+        for channel in channels:  # one after the other: else all their tokens would come in the same moments
+            asking.append(asyncio.create_task(channel.turn(Reading(figures, script))))
+            await asyncio.sleep(RAMP_SECONDS / len(channels))
         await asyncio.sleep(lead_seconds)
         report = await run(fast)
-        seconds = asyncio.get_running_loop().time() - begun - script.first_ms / 1e3
+        seconds = asyncio.get_running_loop().time() - begun - RAMP_SECONDS / 2
         due = min(script.tokens, seconds * 1e3 / script.gap_ms) * len(channels)
         return Crowd(report, len(figures.token_added_ms) / due)
     finally:

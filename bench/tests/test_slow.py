@@ -6,8 +6,8 @@ from bench.provider import FakeProvider
 from bench.slow import measure_beside
 from bench.tests.relay import Relay
 
-FAST = "fake-40t-20ms-ns"
-HEAVY = "fake-100t-100ms-p2000-ns"
+FAST = "fake-20t-20ms-ns"
+HEAVY = "fake-90t-100ms-p2000-ns"
 
 
 def test_slow_readers_fall_behind_and_fast_ones_do_not() -> None:
