@@ -5,6 +5,7 @@ import hashlib
 import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 from uuid import UUID
 
@@ -117,7 +118,7 @@ async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
 async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
     longest = job.turn.max_output * LONGEST_TOKEN
-    prompt = replace(job.prompt, pace=writer.beat)
+    prompt = replace(job.prompt, pace=partial(writer.beat, live))
     async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, prompt)) as events:
         async for event in events:
             match event:

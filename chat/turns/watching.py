@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # how often silent ones are looked for
 RETRY_SECONDS = 0.5
-LONGEST_BACKLOG = 65_536
+LONGEST_BACKLOG = 16_384
 """Characters kept for a reader that does not keep up. What is beyond is read from the log when it does."""
 
 

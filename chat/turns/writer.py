@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from time import monotonic
@@ -32,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.04
 WIDEST_TICK_SECONDS = 0.08
-TICK_SECONDS_PER_TURN = 0.0003
+TICK_SECONDS_PER_TURN = 0.0004
 """Under load a tick is wider, so that more tokens share one read, one entry and one message."""
+SLOT_SECONDS = 0.01
+"""Turns whose ticks fall into one slot share a script. Each keeps its own phase: all at once would be late together."""
 RENEW_SECONDS = 5.0
 RETRY_SECONDS = 0.25
 BATCH = 500
@@ -45,7 +48,7 @@ class LiveText:
 
     __slots__ = (
         *("gen", "is_flushed", "is_lost", "is_uncertain", "keys", "leased", "notes", "renewed_at", "runner", "told"),
-        *("turn", "_at", "_parts", "_pending", "_sent"),
+        *("is_dirty", "resting", "slot", "ticked_at", "turn", "_at", "_parts", "_pending", "_sent"),
     )
 
     def __init__(self, turn: Turn, runner: str) -> None:
@@ -60,6 +63,10 @@ class LiveText:
         self.is_flushed = False  # the log has the outcome
         self.told: Callable[[], None] = lambda: None  # called when either comes true
         self.notes: dict[Kind, str] = {}
+        self.is_dirty = False  # there is something the log does not have
+        self.slot: int | None = None  # when it is due, if it is
+        self.ticked_at = 0.0
+        self.resting: asyncio.Future[None] | None = None  # its reader, until the next tick
         self._parts: tuple[list[str], list[str]] = ([], [])  # text, reasoning
         self._pending = [0, 0]  # how many parts the entries under way end with
         self._sent = [0, 0]  # how many parts the log has
@@ -128,76 +135,90 @@ class LogWriter:
         self._advance = advance
         self._append = redis.register_script(APPEND)
         self._live: dict[UUID, LiveText] = {}
-        self._dirty: set[LiveText] = set()
+        self._slots: dict[int, list[LiveText]] = {}
+        self._urgent: list[LiveText] = []
         self._wake = asyncio.Event()
-        self._is_urgent = False
-        self._is_idle = True
-        self._resting: list[asyncio.Future[None]] = []  # those who read on at the next tick
+        self._wakes_at = 0.0
 
     def open(self, live: LiveText) -> None:
         self._live[live.turn.pk] = live
 
     def close(self, live: LiveText) -> None:
         self._live.pop(live.turn.pk, None)
-        self._dirty.discard(live)
+        live.is_dirty = False
 
     def changed(self, live: LiveText, *, urgently: bool = False) -> None:
         """Note that `live` has something new; the first token of a turn, and its end, do not wait for the tick."""
-        self._dirty.add(live)
-        self._is_urgent |= urgently
-        if urgently or self._is_idle:
+        live.is_dirty = True
+        if urgently:
+            self._urgent.append(live)
             self._wake.set()
+        elif live.slot is None:
+            self._schedule(live)
 
-    async def beat(self) -> None:
-        """Return at the next tick, just before its flush: the pace at which providers are read."""
-        resting = asyncio.get_running_loop().create_future()
-        self._resting.append(resting)
-        if self._is_idle:
-            self._wake.set()
+    async def beat(self, live: LiveText) -> None:
+        """Return at the next tick of `live`, just before it is flushed: the pace at which its provider is read."""
+        resting = live.resting = asyncio.get_running_loop().create_future()
+        if live.slot is None:
+            self._schedule(live)
         await resting
 
     async def run(self) -> None:
-        """Read and flush once a tick, and renew leases, until cancelled."""
-        next_tick = next_renewal = 0.0
+        """Read and flush each turn once a tick, and renew leases, until cancelled."""
+        next_renewal = 0.0
         while True:
-            self._is_idle = not (self._dirty or self._resting)
-            pause = (next_renewal if self._is_idle else next_tick) - monotonic()
-            if pause > 0 and not self._is_urgent:
+            self._wakes_at = min(min(self._slots, default=math.inf) * SLOT_SECONDS, next_renewal)
+            if not self._urgent and (pause := self._wakes_at - monotonic()) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):  # `wait_for` loses cancellations before Python 3.12
                         await self._wake.wait()
             self._wake.clear()
-            begun = monotonic()
-            if begun >= next_tick:
-                await self._let_read()
-            elif not self._is_urgent:
-                continue
-            self._is_urgent = False
-            if begun >= next_renewal:
-                self._dirty.update(self._unrenewed(begun))
-                next_renewal = begun + RENEW_SECONDS / 5
-            await self._flush(begun)
-            if begun >= next_tick:
-                load = max(2 * (monotonic() - begun), TICK_SECONDS_PER_TURN * len(self._live))
-                next_tick = begun + min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, load))
+            now = monotonic()
+            due = self._take_due(now)
+            if due:
+                await self._let_read(due)
+            urgent, self._urgent = self._urgent, []
+            batch = {live: None for live in (*urgent, *due) if live.is_dirty}  # in order, each once
+            if now >= next_renewal:
+                batch |= dict.fromkeys(self._unrenewed(now))
+                next_renewal = now + RENEW_SECONDS / 5
+            if batch:
+                await self._flush(batch, now)
+
+    def _schedule(self, live: LiveText) -> None:
+        """Give `live` a slot a tick after its last one, or the next slot."""
+        tick = min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, TICK_SECONDS_PER_TURN * len(self._live)))
+        due = max(monotonic(), live.ticked_at + tick)
+        live.slot = math.ceil(due / SLOT_SECONDS)
+        self._slots.setdefault(live.slot, []).append(live)
+        if due < self._wakes_at:
+            self._wake.set()
+
+    def _take_due(self, now: float) -> list[LiveText]:
+        due: list[LiveText] = []
+        for slot in sorted(slot for slot in self._slots if slot * SLOT_SECONDS <= now):
+            due += self._slots.pop(slot)
+        for live in due:
+            live.slot, live.ticked_at = None, now
+        return due
+
+    async def _let_read(self, due: Iterable[LiveText]) -> None:
+        """Let those who rest read what has arrived meanwhile."""
+        for live in due:
+            if live.resting is not None and not live.resting.done():
+                live.resting.set_result(None)
+        for _ in range(3):  # they resume; the loop reads their sockets; they take what it read
+            await asyncio.sleep(0)
 
     def _unrenewed(self, now: float) -> list[LiveText]:
         """Return the turns whose lease is to be renewed although they say nothing."""
         return [live for live in self._live.values() if now - live.renewed_at > RENEW_SECONDS]
 
-    async def _let_read(self) -> None:
-        """Let those who rest read what has arrived meanwhile."""
-        resting, self._resting = self._resting, []
-        for future in resting:
-            if not future.done():
-                future.set_result(None)
-        for _ in range(3):  # they resume; the loop reads their sockets; they take what it read
-            await asyncio.sleep(0)
-
-    async def _flush(self, now: float) -> None:
-        dirty, self._dirty = self._dirty, set()
-        uncertain = [live for live in dirty if live.is_uncertain]
-        certain = [live for live in dirty if not live.is_uncertain] if uncertain else list(dirty)
+    async def _flush(self, batch: Iterable[LiveText], now: float) -> None:
+        certain = [live for live in batch if not live.is_uncertain]
+        uncertain = [live for live in batch if live.is_uncertain]
+        for live in (*certain, *uncertain):
+            live.is_dirty = False
         for first in range(0, len(certain), BATCH):
             await self._append_batch(certain[first : first + BATCH], now)
         if uncertain:
