@@ -35,7 +35,7 @@ TICK_SECONDS = 0.04
 WIDEST_TICK_SECONDS = 0.08
 TICK_SECONDS_PER_TURN = 0.0004
 """Under load a tick is wider, so that more tokens share one read, one entry and one message."""
-SLOT_SECONDS = 0.01
+SLOT_SECONDS = 0.02
 """Turns whose ticks fall into one slot share a script. Each keeps its own phase: all at once would be late together."""
 RENEW_SECONDS = 5.0
 RETRY_SECONDS = 0.25
