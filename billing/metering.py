@@ -65,11 +65,15 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
     What was released before is recorded too: the work was done. A cost above the reservation is recorded as it is.
     """
     with transaction.atomic():
-        # The update locks the row: what is read after it is what this call settles.
-        was_held = _move(key, Reservation.State.HELD, Reservation.State.SETTLED)
-        if not was_held and not _move(key, Reservation.State.RELEASED, Reservation.State.SETTLED):
-            return False
-        reservation = rows.find(Reservation, pk=key)
+        if was_held := _move(key, Reservation.State.HELD, Reservation.State.SETTLED):
+            reservation = rows.find(Reservation, pk=key)  # locked by the update
+        else:
+            reservation = Reservation.objects.select_for_update().filter(pk=key).first()
+            if reservation is None or reservation.state == Reservation.State.SETTLED:
+                return False
+            was_held = _move(key, Reservation.State.HELD, Reservation.State.SETTLED)  # held again meanwhile
+            if not was_held:
+                _move(key, Reservation.State.RELEASED, Reservation.State.SETTLED)
         assert reservation is not None
         rows.insert(
             UsageRecord(
