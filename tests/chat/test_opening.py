@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from uuid import UUID
 
 import pytest
 import redis as redis_client
@@ -21,13 +22,14 @@ from chat.errors import BadText, ContextExceeded, NoModel, TextTooLong, UnknownM
 from chat.llm.pricing import most_it_can_cost
 from chat.models import LanguageModel
 from chat.turns import limits, opening
+from chat.turns.closing import close_turn
 from chat.turns.connections import sync_redis
-from chat.turns.opening import Opened, Question, clean_text, open_turn
+from chat.turns.opening import LATEST, Opened, Question, clean_text, open_turn
 from history import access
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome, claim, close
-from tests.chat.asking import ask, period_of, question, reservation_of, saved
+from tests.chat.asking import ask, period_of, question, record_of, reservation_of, saved
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -281,6 +283,73 @@ def test_the_same_id_again_is_the_same_turn_when_it_is_finished(ana: User):
     again = open_turn(ana.pk, asked)
     assert (again.turn.answer, again.is_new) == ("Hola.", False)
     assert reservation_of(again.turn).state == Reservation.State.RELEASED
+
+
+def fail(turn: Turn, error: str = "overloaded") -> Turn:
+    """End a turn as its runner does when nobody answered: it costs nothing."""
+    claim(turn)
+    assert close_turn(turn, Outcome("failed", error=error))
+    return turn
+
+
+@pytest.mark.parametrize("parent_id", [LATEST, None])
+def test_the_same_id_again_is_the_same_turn_when_it_failed_at_no_cost(ana: User, parent_id: UUID | None):
+    asked = question("first", parent_id=parent_id)
+    turn = fail(open_turn(ana.pk, asked).turn)
+    left, before = remaining(ana), saved(turn)
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+    for _ in range(2):
+        again = open_turn(ana.pk, asked)
+        assert (again.turn, again.is_new, again.conversation) == (turn, False, None)
+        assert (again.turn.status, again.turn.error) == ("failed", "overloaded")
+        assert reservation_of(turn).state == Reservation.State.RELEASED
+        assert (period_of(ana).holds, period_of(ana).reserved_micros, period_of(ana).used_micros) == (0, 0, 0)
+        assert remaining(ana) == left
+    assert (Turn.objects.count(), Reservation.objects.count(), record_of(turn)) == (1, 1, None)
+    assert saved(turn).gen == before.gen
+    assert queued() == [turn.pk.bytes]
+    assert Conversation.objects.get().turn_count == 1
+    assert ask(ana, conversation_id=asked.conversation_id, parent_id=None).seq == 2
+
+
+def test_the_same_id_again_is_the_same_turn_when_one_may_ask_no_more(ana: User):
+    asked = question("first")
+    turn = fail(open_turn(ana.pk, asked).turn)
+    while remaining(ana):
+        limits.take(ana.pk, 20)
+    assert open_turn(ana.pk, asked).turn == turn
+    assert remaining(ana) == 0
+    assert period_of(ana).holds == 0
+
+
+def test_a_failed_turn_asked_again_in_another_conversation_is_a_conflict(ana: User):
+    asked = question("first")
+    turn = fail(open_turn(ana.pk, asked).turn)
+    left = remaining(ana)
+    with pytest.raises(Conflict):
+        open_turn(ana.pk, question("first", turn_id=turn.pk))
+    assert Turn.objects.count() == 1
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+    assert (remaining(ana), period_of(ana).holds) == (left, 0)
+
+
+def test_a_failed_turn_of_somebody_else_is_a_conflict(ana: User, bo: User):
+    turn = fail(ask(bo))
+    left = remaining(ana)
+    with pytest.raises(DomainError):
+        open_turn(ana.pk, question(turn_id=turn.pk))
+    assert Turn.objects.count() == 1
+    assert (remaining(ana), period_of(ana).holds, period_of(bo).holds) == (left, 0, 0)
+
+
+def test_a_failed_turn_asked_again_by_many_at_once_holds_nothing(ana: User):
+    asked = question()
+    turn = fail(open_turn(ana.pk, asked).turn)
+    left = remaining(ana)
+    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    assert {opened.turn for opened in found} == {turn}
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+    assert (period_of(ana).holds, period_of(ana).reserved_micros, remaining(ana)) == (0, 0, left)
 
 
 def test_an_own_id_in_another_conversation_is_a_conflict(carla: User):

@@ -1,6 +1,7 @@
 """The tree of a conversation: every turn has its place, whoever writes at the same moment."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 from django.db import IntegrityError
@@ -238,3 +239,111 @@ def test_the_database_refuses_an_id_that_is_taken():
     turn = ask(begin())
     with pytest.raises(IntegrityError):
         unsaved(begin(), id=turn.pk, seq=9).save(force_insert=True)
+
+
+# --- A conversation and its first turn in one go ----------------------------------------------------------------------
+
+
+def first(owner_id: int = ANA, question: str = "¿Qué TAL?", **fields: Any) -> Turn:
+    """Return the unsaved first turn of a conversation that is not there yet."""
+    of_nobody = Conversation(pk=new_id(), owner_id=owner_id)
+    return unsaved(of_nobody, question, **fields)
+
+
+def test_a_conversation_begins_with_its_first_turn():
+    turn = first()
+    conversation, written = tree.begin(turn)
+    assert written is turn
+    found = Conversation.objects.get()
+    assert (found, found.owner_id, found.title, found.turn_count) == (conversation, ANA, "¿Qué TAL?", 1)
+    saved = Turn.objects.get()
+    assert (saved, saved.seq, saved.search_text) == (turn, 1, "¿que tal?")
+    assert saved.conversation_id == conversation.pk
+
+
+def test_the_conversation_that_is_returned_is_the_one_that_is_kept():
+    conversation, _ = tree.begin(first())
+    found = Conversation.objects.get()
+    assert (conversation.title, conversation.owner_id, conversation.created_at) == (
+        *(found.title, found.owner_id, found.created_at),
+    )
+
+
+def test_a_conversation_somebody_has_begun_meanwhile_gets_the_turn_too():
+    earlier = first()
+    tree.begin(earlier)
+    later = first(question="otra", conversation_id=earlier.conversation_id)
+    conversation, written = tree.begin(later)
+    assert (written, written.seq) == (later, 2)
+    assert (conversation.pk, conversation.title) == (earlier.conversation_id, "¿Qué TAL?")
+    assert Conversation.objects.get().turn_count == 2
+
+
+def test_the_same_turn_begun_again_is_what_is_there():
+    turn = first()
+    tree.begin(turn)
+    again = first(question="otra", id=turn.pk, conversation_id=turn.conversation_id)
+    _, written = tree.begin(again)
+    assert written is not again
+    assert (written.pk, written.seq, written.question) == (turn.pk, 1, "¿Qué TAL?")
+    assert (Turn.objects.count(), Conversation.objects.get().turn_count) == (1, 1)
+
+
+def test_somebody_elses_conversation_cannot_be_begun():
+    theirs = first(BO)
+    tree.begin(theirs)
+    before = Conversation.objects.values().get()
+    with pytest.raises(Conflict):
+        tree.begin(first(ANA, conversation_id=theirs.conversation_id))
+    assert Conversation.objects.values().get() == before
+    assert Turn.objects.get() == theirs
+
+
+def test_two_that_begin_a_conversation_at_once_are_both_there():
+    for _ in range(10):
+        conversation_id = new_id()
+        turns = [first(question=question, conversation_id=conversation_id) for question in ("uno", "dos")]
+        answers = together([partial(tree.begin, turn) for turn in turns])
+        assert {conversation.pk for conversation, _ in answers} == {conversation_id}
+        assert [written for _, written in answers] == turns
+        found = Turn.objects.filter(conversation_id=conversation_id)
+        assert sorted(found.values_list("seq", flat=True)) == [1, 2]
+        conversation = Conversation.objects.get(pk=conversation_id)
+        assert (conversation.turn_count, conversation.title in ("uno", "dos")) == (2, True)
+
+
+def test_many_that_begin_a_conversation_at_once_are_all_there():
+    conversation_id = new_id()
+    answers = together([partial(tree.begin, first(conversation_id=conversation_id)) for _ in range(10)])
+    assert sorted(written.seq for _, written in answers) == list(range(1, 11))
+    assert Turn.objects.count() == Conversation.objects.get().turn_count == 10
+
+
+def test_the_same_turn_begun_by_many_at_once_is_there_once():
+    turn_id, conversation_id = new_id(), new_id()
+    turns = [first(id=turn_id, conversation_id=conversation_id) for _ in range(10)]
+    answers = together([partial(tree.begin, turn) for turn in turns])
+    assert {(written.pk, written.seq) for _, written in answers} == {(turn_id, 1)}
+    assert sum(written is turn for turn, (_, written) in zip(turns, answers, strict=True)) == 1
+    assert (Turn.objects.count(), Conversation.objects.get().turn_count) == (1, 1)
+
+
+def test_two_people_that_begin_the_same_conversation_at_once_do_not_share_it():
+    for _ in range(10):
+        conversation_id = new_id()
+        turns = [first(owner_id, conversation_id=conversation_id) for owner_id in (ANA, BO)]
+        answers = together([partial(tree.begin, turn) for turn in turns])
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        assert [type(error) for error in refused] == [Conflict]
+        found = Turn.objects.get(conversation_id=conversation_id)
+        conversation = Conversation.objects.get(pk=conversation_id)
+        assert (found.owner_id, found.seq, conversation.turn_count) == (conversation.owner_id, 1, 1)
+
+
+def test_the_id_of_a_turn_of_another_conversation_begins_nothing_of_its_own():
+    """Its turn is returned, for the caller to look at."""
+    turn = first()
+    tree.begin(turn)
+    _, written = tree.begin(first(id=turn.pk))
+    assert (written, written.conversation_id) == (turn, turn.conversation_id)
+    assert Turn.objects.count() == 1
