@@ -269,7 +269,7 @@ def consumer_of(user: User) -> TurnConsumer:
     consumer.user = user
     consumer.watching, consumer.opening, consumer.begun, consumer.background = {}, set(), set(), set()
     consumer.telling = asyncio.Lock()
-    consumer.base_send = AsyncMock()
+    consumer.base_send = consumer.send = AsyncMock()
     return consumer
 
 
@@ -299,6 +299,16 @@ async def test_a_relay_that_is_replaced_before_it_starts_leaves_no_watcher(ana: 
     await asyncio.wait({task})
     await asyncio.sleep(0)
     assert (hub()._watchers, consumer.watching) == ({}, {})
+
+
+async def test_an_end_that_is_heard_twice_is_told_once(ana: User):
+    consumer, turn = consumer_of(ana), await aask(ana)
+    consumer.begun.add(turn.pk)
+    for _ in range(2):
+        consumer.hear(Entry(turn.pk.bytes, Kind.END, 1, text=str(ana.pk)))
+    assert len(consumer.background) == 1
+    await asyncio.wait(consumer.background)
+    assert consumer.begun == set()
 
 
 async def test_a_listener_that_left_is_told_nothing(carla: User):
