@@ -1,9 +1,14 @@
-"""The garbage collector of a process that lives long."""
+"""The interpreter of a process that lives long and relays tokens."""
 
 import gc
+import sys
 
 YOUNG = 10_000
 """New objects between two collections. The default of 700 looks hundreds of times a second when tokens are relayed."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter while the loop waits for it. With the default of 5 ms, questions that are
+opened in threads made one token in a hundred 200 ms late; with this, 90."""
 
 
 def settle() -> None:
@@ -11,3 +16,4 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 20, 20)
+    sys.setswitchinterval(SWITCH_SECONDS)

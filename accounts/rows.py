@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models import F, Field, Model
 
 M = TypeVar("M", bound=Model)
 
 Where = Mapping[str, Any]
-"""Equal values by field; a tuple means one of them, and `<field>__lt` less."""
+"""Equal values by field; a tuple, not an empty one, means one of them, and `<field>__lt` less. None is no value."""
 
 
 def find(model: type[M], **where: Any) -> M | None:
@@ -114,14 +114,15 @@ class _Table:
         """Return the driver's own cursor. Django's does more for each statement than SQLite; it is used when
         statements are to be logged."""
         connection = self.connection
-        if connection.queries_logged:
-            cursor = connection.cursor()
-            cursor.execute(statement, parameters)
-            return cursor
-        connection.ensure_connection()
-        connection.validate_no_broken_transaction()
-        with connection.wrap_database_errors:
-            return connection.connection.execute(self._in_dialect(statement), parameters)
+        with transaction.mark_for_rollback_on_error(using=self.alias):
+            if connection.queries_logged:
+                cursor = connection.cursor()
+                cursor.execute(statement, parameters)
+                return cursor
+            connection.ensure_connection()
+            connection.validate_no_broken_transaction()
+            with connection.wrap_database_errors:
+                return connection.connection.execute(self._in_dialect(statement), parameters)
 
     @cache  # noqa: B019  there are as many as there are models
     def _in_dialect(self, statement: str) -> str:
@@ -182,6 +183,7 @@ def _table(model: type[Model]) -> _Table:
 
 
 def _shape(where: Where) -> tuple[Condition, ...]:
+    assert all(value is not None and value != () for value in where.values()), "means something else in SQL"
     return tuple(
         (name, "IN", len(value))
         if isinstance(value, tuple)

@@ -107,6 +107,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 self.watch(turn, Place(command.gen, command.at, command.reasoning_at))
 
     async def start(self, command: Start) -> None:
+        if command.turn_id not in self.watching:
+            self.require_room()
         with being_opened():
             await self.open_and_watch(command)
 
@@ -142,12 +144,15 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.begun.discard(turn.pk)
         if old := self.watching.pop(turn.pk, None):
             old.cancel()
-        if len(self.watching) >= MOST_WATCHED:
-            raise RateLimited
+        self.require_room()
         task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher))
         task.add_done_callback(lambda done: self.watched(turn.pk, done))
         if watcher is not None:  # a task that is cancelled before it begins cleans up nothing
             task.add_done_callback(lambda _done: hub().remove(watcher))
+
+    def require_room(self) -> None:
+        if len(self.watching) >= MOST_WATCHED:
+            raise RateLimited
 
     def watched(self, turn_id: UUID, task: "asyncio.Task[None]") -> None:
         if self.watching.get(turn_id) is task:

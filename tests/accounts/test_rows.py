@@ -582,3 +582,24 @@ def test_any_row_of_the_orm_is_read_equal(drawn: tuple[type[Model], dict[str, An
     row.save(force_insert=True)
     assert values(rows.find(model, **same(row))) == values(model._default_manager.get(pk=row.pk))
     assert given_values(row) == given_values(rows.find(model, pk=row.pk))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(STORES == "mongodb", reason="it has no transactions")
+@pytest.mark.parametrize("model", [Turn, Reservation])
+def test_after_an_error_a_transaction_is_refused(model: type[Model]):
+    row = EMPTY[model]()
+    row.save()
+    with transaction.atomic(using=router.db_for_write(model)):
+        with pytest.raises(IntegrityError):
+            rows.insert(row)
+        with pytest.raises(TransactionManagementError):
+            model._default_manager.count()
+        with pytest.raises(TransactionManagementError):
+            rows.find(model, pk=row.pk)
+
+
+@pytest.mark.skipif(STORES == "mongodb", reason="it goes the ORM's way")
+@pytest.mark.parametrize("where", [{"parent_id": None}, {"pk": ()}])
+def test_what_means_something_else_in_sql_is_no_condition(where: dict[str, Any]):
+    with pytest.raises(AssertionError):
+        rows.select(Turn, where)
