@@ -7,6 +7,7 @@ who reads what.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from time import thread_time
 
 import nh3
@@ -41,6 +42,9 @@ LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
 """Many lexers are quadratic in it: 20,000 blank lines of Java take 45 seconds."""
 HIGHLIGHTING_SECONDS = 0.25  # of the processor, for one answer: Java is quadratic in short lines too
 FIRST_HEADING = 4  # the page, the question and the answer have the levels above
+LONGEST_KEPT = 8_000  # characters
+MOST_KEPT = 512
+"""Answers whose HTML a process keeps, at most 25 MB: a page is opened again and again, and each answer takes 1 to 3 ms."""
 DEEPEST_BLOCK = 100
 DEEPEST_INLINE = 20  # 100,000 brackets cost a multiple of it
 
@@ -49,6 +53,10 @@ _formatter = HtmlFormatter(nowrap=True)
 
 def render_markdown(text: str) -> SafeString:
     """Return sanitised HTML of Markdown `text`."""
+    return _render_kept(text) if len(text) <= LONGEST_KEPT else _render(text)
+
+
+def _render(text: str) -> SafeString:
     tokens = _markdown.parse(text)
     options = OptionsDict(_markdown.options)  # type: ignore[arg-type]  # it copies any mapping
     options.highlight = Highlighter()
@@ -61,6 +69,9 @@ def render_markdown(text: str) -> SafeString:
         link_rel="noopener noreferrer nofollow",
     )
     return mark_safe(html)  # noqa: S308  nh3 has just cleaned it
+
+
+_render_kept = lru_cache(MOST_KEPT)(_render)
 
 
 class OutOfTimeError(Exception):

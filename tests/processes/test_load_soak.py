@@ -25,8 +25,8 @@ ROUNDS = 10 if SOAK else 2
 """Turns of a stream before its socket is closed and another opened: four seconds each."""
 EVERY_SECONDS = 10 if SOAK else 1
 WARM_UP_SECONDS = max(0.1 * SECONDS, 300)
-LOGS_KEPT_SECONDS = 900
-"""Logs live for ten minutes after a turn's end: before that, what Valkey holds is bound to grow."""
+LOGS_KEPT_SECONDS = 300
+"""Logs live for a minute after a turn's end, Celery's own keys for some more: before that, Valkey is bound to grow."""
 MOST_GROWTH = 1.05
 MOST_MB = 400
 PROCESSES = ("web0", "runner0", "worker", "valkey")
