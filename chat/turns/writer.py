@@ -257,8 +257,9 @@ class LogWriter:
 
     def _doubt(self, lives: Iterable[LiveText]) -> None:
         for live in lives:
-            live.is_uncertain = True
-            self.changed(live)
+            if live.turn.pk in self._live:  # else it ended meanwhile, and its lease with it
+                live.is_uncertain = True
+                self.changed(live)
 
     async def _begin_anew(self, uncertain: list[LiveText]) -> None:
         """Write turns whole under their next generation: their log is unknown, or gone."""
