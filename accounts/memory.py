@@ -3,7 +3,7 @@
 import gc
 import sys
 
-YOUNG = 10_000
+YOUNG = 5_000
 """New objects between two collections. The default of 700 looks hundreds of times a second when tokens are relayed."""
 
 SWITCH_SECONDS = 0.0005
@@ -15,5 +15,5 @@ def settle() -> None:
     """To be called once everything is imported: what start-up made lives for ever, and need not be looked at again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 20, 20)
+    gc.set_threshold(YOUNG, 5, 10)
     sys.setswitchinterval(SWITCH_SECONDS)
