@@ -93,6 +93,10 @@ def current_period(account: BillingAccount) -> UsagePeriod:
     return _follow_plan(period)
 
 
+def credits_of(micros: int) -> float:
+    return micros / MICROS_PER_CREDIT
+
+
 def load_plans() -> None:
     """Add the plans that are missing; what an operator changed stays."""
     free = {"name": "Free", "is_default": True, "credits_per_month": 500, "turns_per_hour": 20, "turns_at_once": 1}
@@ -122,8 +126,8 @@ def _entitlements(plan: Plan) -> Entitlements:
 
 def _allowance(period: UsagePeriod) -> Allowance:
     return Allowance(
-        used=round(period.used_micros / MICROS_PER_CREDIT, 3),
-        reserved=round(period.reserved_micros / MICROS_PER_CREDIT, 3),
+        used=round(credits_of(period.used_micros), 3),
+        reserved=round(credits_of(period.reserved_micros), 3),
         allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
         resets_at=period.period_end,
     )

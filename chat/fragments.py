@@ -8,13 +8,13 @@ from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 
 from accounts.moulds import Mould
+from billing.entitlements import credits_of
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
 from chat.turns.closing import can_continue
 from history.models import Turn
 from history.rendering import render_markdown
 
-MICROS_PER_CREDIT = 1_000
 CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
 
 _turn = Mould(
@@ -53,7 +53,7 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "time": date_format(asked, "TIME_FORMAT"),
         "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
         "moment": asked.isoformat(),
-        "credits": "" if turn.cost_micros is None else floatformat(turn.cost_micros / MICROS_PER_CREDIT, "-2g"),
+        "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
     }
     flags = {
         "status": turn.status,

@@ -241,13 +241,15 @@ async def test_a_page_that_leaves_at_once_leaves_nothing(carla: User, runner: Ru
     assert hub()._listeners == {}
 
 
-async def test_a_page_that_may_follow_no_more_leaves_nothing_behind_when_it_asks(carla: User):
+async def test_a_question_that_may_not_be_followed_is_refused_before_it_is_opened(carla: User):
     turns = [await aask(carla) for _ in range(MOST_WATCHED)]
     async with page_of(carla) as page:
         for turn in turns:
             await page.send("turn.watch", turn_id=turn.pk)
         asked = await page.start()
         assert (await page.next("turn.rejected"))["turn_id"] == str(asked)
+        assert page.of("turn.started") == []
+        assert not await in_thread(Turn.objects.filter(pk=asked).exists)
         assert asked.bytes not in hub()._watchers
     await eventually(nobody_watches)
 
@@ -327,14 +329,3 @@ async def test_a_listener_that_left_is_told_nothing(carla: User):
     assert left == []
     hub().unlisten(carla.pk, stays.append)
     assert hub()._listeners == {}
-
-
-async def test_a_question_that_may_not_be_followed_is_refused_before_it_is_opened(carla: User):
-    turns = [await aask(carla) for _ in range(MOST_WATCHED)]
-    async with page_of(carla) as page:
-        for turn in turns:
-            await page.send("turn.watch", turn_id=turn.pk)
-        asked = await page.start()
-        assert (await page.next("turn.rejected"))["turn_id"] == str(asked)
-        assert page.of("turn.started") == []
-        assert not await in_thread(Turn.objects.filter(pk=asked).exists)
