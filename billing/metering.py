@@ -77,7 +77,7 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
         assert reservation is not None
         rows.insert(
             UsageRecord(
-                reservation=reservation,
+                reservation_id=reservation.pk,  # the object itself would refer back, and wait for the collector
                 period_id=reservation.period_id,
                 label=label,
                 input_tokens=usage.input,

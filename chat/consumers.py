@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.layers import get_channel_layer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.cache import SessionStore
@@ -19,6 +20,7 @@ from django.http.request import split_domain_port, validate_host
 from django.utils import timezone, translation
 from django.utils.translation import ngettext
 from msgspec import UNSET
+from redis.exceptions import RedisError
 
 from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
 from accounts.models import User
@@ -45,6 +47,7 @@ MOST_WATCHED = 32
 """Turns one page follows at once."""
 MOST_MISTAKES = 20
 """Commands a client may get wrong before it is hung up on."""
+RETRY_SECONDS = 1.0
 
 
 class TurnConsumer(AsyncWebsocketConsumer):
@@ -60,19 +63,38 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     # --- Coming and going --------------------------------------------------------------------------------------------
 
-    async def connect(self) -> None:
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        """As Channels does, with one loop for commands and one for notices: its own makes two tasks for every message."""
+        self.scope, self.base_send = scope, send
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        self.channel_name = await self.channel_layer.new_channel()
         self.watching, self.opening, self.begun, self.background = {}, set(), set(), set()
         self.telling = asyncio.Lock()
+        try:
+            while True:
+                await self.dispatch(await receive())
+        except StopConsumer:
+            pass
+        finally:
+            await self.leave()
+
+    async def connect(self) -> None:
         user = await in_thread(_authenticate, dict(self.scope))
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
         self.user = user
         await self.channel_layer.group_add(notices.group_of(user.pk), self.channel_name)
+        self.spawn(self.follow_notices())
         await hub().listen(user.pk, self.hear)
         await self.accept()
 
-    async def disconnect(self, code: int) -> None:
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """As Channels does, without its thread hop to close connections."""
+        raise StopConsumer
+
+    async def leave(self) -> None:
+        """End what this socket began, however it ended itself."""
         for task in (*self.watching.values(), *self.background):
             task.cancel()
         if hasattr(self, "user"):
@@ -217,18 +239,25 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, OSError | NotFound):
             logger.warning("Notice lost", exc_info=error)
 
+    async def follow_notices(self) -> None:
+        while True:
+            try:
+                notice = await self.channel_layer.receive(self.channel_name)
+            except (RedisError, OSError):
+                await asyncio.sleep(RETRY_SECONDS)
+                # Who was emptied knows of no group any more.
+                with suppress(RedisError, OSError):
+                    await self.channel_layer.group_add(notices.group_of(self.user.pk), self.channel_name)
+                continue
+            try:
+                await self.dispatch(notice)
+            except Exception as error:
+                if not isinstance(error, OSError):  # else the socket went away
+                    logger.warning("Notice lost", exc_info=True, extra={"notice": notice["type"]})
+
     async def dispatch(self, message: Any) -> None:
         """As Channels does, without its thread hop to close connections: `in_thread` sees to them."""
-        handler = getattr(self, get_handler_name(message))
-        try:
-            await handler(message)
-        except StopConsumer:
-            raise
-        except Exception as error:
-            if not message["type"].startswith("notice."):
-                raise
-            if not isinstance(error, OSError):  # else the socket went away
-                logger.warning("Notice lost", exc_info=True, extra={"notice": message["type"]})
+        await getattr(self, get_handler_name(message))(message)
 
     async def notice_conversation(self, message: dict[str, Any]) -> None:
         """A conversation got another title, or is gone."""
