@@ -35,7 +35,7 @@ from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
-from chat.turns.waiting import being_opened
+from chat.turns.waiting import door
 from chat.turns.watching import Place, Watcher, hub, watch
 from history import access
 from history.fragments import conversation_html
@@ -66,7 +66,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
         """As Channels does, with one loop for commands and one for notices: its own makes two tasks for every message."""
         self.scope, self.base_send = scope, send
-        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        layer = get_channel_layer(self.channel_layer_alias)
+        assert layer is not None
+        self.channel_layer = layer
         self.channel_name = await self.channel_layer.new_channel()
         self.watching, self.opening, self.begun, self.background = {}, set(), set(), set()
         self.telling = asyncio.Lock()
@@ -89,7 +91,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         await hub().listen(user.pk, self.hear)
         await self.accept()
 
-    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+    async def websocket_disconnect(self, message: Any) -> None:
         """As Channels does, without its thread hop to close connections."""
         raise StopConsumer
 
@@ -131,7 +133,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
             self.require_room()
-        with being_opened():
+        async with door().opening():
             await self.open_and_watch(command)
 
     async def open_and_watch(self, command: Start) -> None:

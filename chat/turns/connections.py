@@ -23,8 +23,8 @@ POOL: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_c
 
 # A database over a network is waited for, by many at once. SQLite is not: more threads would only take the interpreter
 # from the loop, and the tokens would be late.
-_is_sqlite = all(database["ENGINE"].endswith("sqlite3") for database in settings.DATABASES.values())
-_threads = ThreadPoolExecutor(max_workers=2 if _is_sqlite else 12, thread_name_prefix="in-thread")
+IS_SQLITE = all(database["ENGINE"].endswith("sqlite3") for database in settings.DATABASES.values())
+_threads = ThreadPoolExecutor(max_workers=2 if IS_SQLITE else 12, thread_name_prefix="in-thread")
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis]" = WeakKeyDictionary()
 
 
