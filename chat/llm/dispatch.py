@@ -102,6 +102,7 @@ def _stream(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
             messages=prompt.messages,
             max_output=prompt.max_output,
             max_tokens_parameter=model.max_tokens_parameter,
+            reasons=model.reasons,
             cache_key=prompt.cache_key,
             end_user=prompt.end_user,
             pace=prompt.pace,

@@ -2,10 +2,15 @@
 
 from django.conf import settings
 
-from chat.llm.providers import openai_chat, scripted
+from chat.llm.providers import anthropic_messages, gemini, openai_chat, scripted
 from chat.llm.providers.base import Provider, Stream
 
-ADAPTERS: dict[str, Stream] = {"openai_chat": openai_chat.stream, "scripted": scripted.stream}
+ADAPTERS: dict[str, Stream] = {
+    "openai_chat": openai_chat.stream,
+    "anthropic_messages": anthropic_messages.stream,
+    "gemini": gemini.stream,
+    "scripted": scripted.stream,
+}
 
 
 def list_providers() -> dict[str, Provider]:
@@ -20,6 +25,26 @@ def list_providers() -> dict[str, Provider]:
                 base_url=settings.OPENAI_BASE_URL,
                 api_key=settings.OPENAI_API_KEY,
                 system_role="developer",
+            ),
+        ),
+        (
+            bool(settings.ANTHROPIC_API_KEY),
+            Provider(
+                key="anthropic",
+                name="Anthropic",
+                adapter="anthropic_messages",
+                base_url=settings.ANTHROPIC_BASE_URL,
+                api_key=settings.ANTHROPIC_API_KEY,
+            ),
+        ),
+        (
+            bool(settings.GEMINI_API_KEY),
+            Provider(
+                key="gemini",
+                name="Google",
+                adapter="gemini",
+                base_url=settings.GEMINI_BASE_URL,
+                api_key=settings.GEMINI_API_KEY,
             ),
         ),
         (

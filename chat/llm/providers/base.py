@@ -40,6 +40,7 @@ class ModelRequest:
     messages: tuple[Message, ...]
     max_output: int
     max_tokens_parameter: str = "max_tokens"
+    reasons: bool = False  # whether to ask for what it thinks
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = at_once

@@ -3,20 +3,13 @@
 https://platform.openai.com/docs/api-reference/chat/create
 """
 
-import logging
 from collections.abc import AsyncGenerator, Iterable
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-import aiohttp
 import msgspec
-from django.utils import timezone
 
-from chat.llm.providers import http
-from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, Finish, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
-    BadResponse,
-    ConnectionFailed,
     ContentFiltered,
     Overloaded,
     PermissionRefused,
@@ -24,14 +17,9 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    Truncated,
     from_status,
 )
-from chat.llm.providers.sse import SseDecoder
-
-logger = logging.getLogger(__name__)
-
-LONGEST_ERROR_BODY = 64 * 1024  # bytes
+from chat.llm.providers.streaming import NOTHING, Answer, stream_answer
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -74,79 +62,46 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
 
 
-async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
-    """Yield one Delta per network read, however many events it held, then the Finish."""
-    answer = _Answer()
-    try:
-        async with http.session().post(
-            f"{request.provider.base_url.rstrip('/')}/chat/completions",
-            data=msgspec.json.encode(_body(request)),
-            headers=_headers(request),
-        ) as response:
-            if response.status != 200:
-                raise await _refusal(response)
-            decoder = SseDecoder()
-            while not answer.is_done and (chunk := await response.content.readany()):
-                delta = answer.take(decoder.feed(chunk))
-                if delta:
-                    yield delta
-                if answer.error:
-                    raise answer.error
-                if delta and not answer.is_done:
-                    await http.rest(response, request.pace)
-            if delta := answer.take(decoder.end()):
-                yield delta
-            if answer.error:
-                raise answer.error
-    except TimeoutError as error:
-        raise TimedOut from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise ConnectionFailed from error
-    yield answer.finish()
+def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+    url = f"{request.provider.base_url.rstrip('/')}/chat/completions"
+    return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body=_body(request))
 
 
-class _Answer:
-    """What was read of one answer so far."""
-
-    __slots__ = ("error", "is_done", "reason", "usage")
+class _ChatAnswer(Answer):
+    __slots__ = ("reason", "usage")
 
     def __init__(self) -> None:
-        self.error: ProviderError | None = None  # to be raised once the text before it is out
-        self.is_done = False
+        super().__init__()
         self.reason: str | None = None
         self.usage: _Usage | None = None
 
-    def take(self, events: list[bytes]) -> Delta | None:
-        """Return the text and reasoning of several events, up to a faulty one, as one Delta; None without any."""
+    def read(self, event: bytes) -> tuple[str, str]:
+        if event == b"[DONE]":
+            self.is_done = True
+            return NOTHING
+        chunk = _decode(event)
+        if chunk.error:
+            raise _stated_error(chunk.error, status=None)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
         text = reasoning = ""
-        for event in events:
-            if event == b"[DONE]":
-                self.is_done = True
-                break
-            try:
-                chunk = _decode(event)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                self.error = BadResponse()
-                break
-            if chunk.error:
-                self.error = _stated_error(chunk.error, status=None)
-                break
-            if chunk.usage is not None:
-                self.usage = chunk.usage
-            for choice in chunk.choices or ():
-                if choice.finish_reason:
-                    self.reason = choice.finish_reason
-                if (delta := choice.delta) is not None:
-                    text += delta.content or delta.refusal or ""
-                    reasoning += delta.reasoning_content or delta.reasoning or ""
-        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
-        return Delta(text, reasoning) if text or reasoning else None
+        for choice in chunk.choices or ():
+            if choice.finish_reason:
+                self.reason = choice.finish_reason
+            if (delta := choice.delta) is not None:
+                text += delta.content or delta.refusal or ""
+                reasoning += delta.reasoning_content or delta.reasoning or ""
+        return text, reasoning
 
-    def finish(self) -> Finish:
+    def finish(self) -> Finish | None:
         if self.reason is None:
-            raise Truncated
+            return None
         reason = _FINISH.get(self.reason, "stop")
         return Finish(reason, _usage(self.usage) if self.usage else None)  # type: ignore[arg-type]
+
+    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
+        error = stated.get("error") if isinstance(stated, dict) else None
+        return _stated_error(error, status=status, retry_after=retry_after)
 
 
 def _usage(usage: _Usage) -> TokenUsage:
@@ -182,33 +137,7 @@ def _body(request: ModelRequest) -> dict[str, Any]:
 
 
 def _headers(request: ModelRequest) -> dict[str, str]:
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
-    if request.provider.api_key:
-        headers["Authorization"] = f"Bearer {request.provider.api_key}"
-    return headers
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> ProviderError:
-    """Return the error a status other than 200 means. The body may name it better; its text goes nowhere."""
-    retry_after = _retry_after(response.headers.get("Retry-After", ""))
-    body = await _read_body(response)
-    try:
-        stated = msgspec.json.decode(body)
-        error = stated.get("error") if isinstance(stated, dict) else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        error = None
-    return _stated_error(error, status=response.status, retry_after=retry_after)
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Return an error's body, or what came of it: its status says enough."""
-    body = b""
-    try:
-        while len(body) < LONGEST_ERROR_BODY and (part := await response.content.readany()):
-            body += part
-    except (TimeoutError, aiohttp.ClientError, ConnectionError):
-        pass
-    return body
+    return {"Authorization": f"Bearer {request.provider.api_key}"} if request.provider.api_key else {}
 
 
 def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
@@ -234,17 +163,3 @@ def _from_names(names: Iterable[str]) -> ProviderError:
         if mark in joined:
             return kind()
     return Overloaded()
-
-
-def _retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - timezone.now()).total_seconds())
-    except (ValueError, TypeError):
-        return None

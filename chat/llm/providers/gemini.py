@@ -1,0 +1,187 @@
+"""Google's Gemini: `streamGenerateContent` as server-sent events.
+
+https://ai.google.dev/api/generate-content
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from chat.llm.providers.base import Event, Finish, ModelRequest, TokenUsage
+from chat.llm.providers.errors import (
+    AuthenticationFailed,
+    BadRequest,
+    ModelNotFound,
+    Overloaded,
+    PermissionRefused,
+    PromptTooLong,
+    ProviderError,
+    ProviderRateLimited,
+    TimedOut,
+    from_status,
+)
+from chat.llm.providers.streaming import Answer, stream_answer
+
+
+class _Part(msgspec.Struct, gc=False):
+    text: str | None = None
+    thought: bool | None = None
+
+
+class _Content(msgspec.Struct, gc=False):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, rename="camel", gc=False):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct, rename="camel", gc=False):
+    """Counts so far. What was read from the cache is in the prompt's; thoughts are not in the candidates'."""
+
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+
+
+class _Feedback(msgspec.Struct, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, rename="camel", gc=False):
+    candidates: list[_Candidate] | None = None
+    usage_metadata: _Usage | None = None
+    prompt_feedback: _Feedback | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+_FILTERS = frozenset(
+    ("SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST", "SPII", "MODEL_ARMOR", "IMAGE_SAFETY", "LANGUAGE")
+)
+
+_ERRORS: dict[str, type[ProviderError]] = {
+    "UNAUTHENTICATED": AuthenticationFailed,
+    "PERMISSION_DENIED": PermissionRefused,
+    "FAILED_PRECONDITION": PermissionRefused,  # no billing, or not in this country
+    "NOT_FOUND": ModelNotFound,
+    "RESOURCE_EXHAUSTED": ProviderRateLimited,
+    "INVALID_ARGUMENT": BadRequest,
+    "OUT_OF_RANGE": BadRequest,
+    "DEADLINE_EXCEEDED": TimedOut,
+    "INTERNAL": Overloaded,
+    "UNAVAILABLE": Overloaded,
+}
+
+
+def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+    base, model = request.provider.base_url.rstrip("/"), quote(request.model, safe="")
+    url = f"{base}/models/{model}:streamGenerateContent?alt=sse"
+    headers = {"x-goog-api-key": request.provider.api_key}
+    return stream_answer(_GeminiAnswer(), request, url, headers=headers, body=_body(request))
+
+
+class _GeminiAnswer(Answer):
+    """It ends with the connection: the last event is not marked."""
+
+    __slots__ = ("reason", "usage")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason: str | None = None
+        self.usage: _Usage | None = None
+
+    def read(self, event: bytes) -> tuple[str, str]:
+        chunk = _decode(event)
+        if chunk.error:
+            raise _stated_error(chunk.error, status=None)
+        if chunk.usage_metadata is not None:
+            self.usage = chunk.usage_metadata
+        if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
+            self.reason = "SAFETY"
+        text = reasoning = ""
+        for candidate in chunk.candidates or ():
+            if candidate.finish_reason:
+                self.reason = candidate.finish_reason
+            for part in (candidate.content and candidate.content.parts) or ():
+                if part.thought:
+                    reasoning += part.text or ""
+                else:
+                    text += part.text or ""
+        return text, reasoning
+
+    def finish(self) -> Finish | None:
+        if self.reason is None:
+            return None
+        if self.reason in _FILTERS:
+            return Finish("content_filter", self._usage())
+        return Finish("length" if self.reason == "MAX_TOKENS" else "stop", self._usage())
+
+    def _usage(self) -> TokenUsage | None:
+        usage = self.usage
+        if usage is None:
+            return None
+        thoughts = max(0, usage.thoughts_token_count or 0)
+        return TokenUsage(
+            input=max(0, usage.prompt_token_count or 0),
+            output=max(0, usage.candidates_token_count or 0) + thoughts,
+            cache_read=max(0, usage.cached_content_token_count or 0),
+            reasoning=thoughts,
+        )
+
+    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
+        if isinstance(stated, list) and stated:  # so it is sent without `alt=sse`, and by some proxies with it
+            stated = stated[0]
+        error = stated.get("error") if isinstance(stated, dict) else None
+        return _stated_error(error, status=status, retry_after=retry_after)
+
+
+def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
+    """Return the error a Google error object (`code`, `status`, `message`, `details`) means."""
+    stated = error if isinstance(error, dict) else {}
+    name, message = str(stated.get("status", "")), str(stated.get("message", "")).lower()
+    details = [detail for detail in stated.get("details") or () if isinstance(detail, dict)]
+    if any(detail.get("reason") == "API_KEY_INVALID" for detail in details) or "api key not valid" in message:
+        return AuthenticationFailed(status=status)  # a 400
+    if name == "INVALID_ARGUMENT" and "token" in message and ("exceed" in message or "too long" in message):
+        return PromptTooLong(status=status)
+    if found := _ERRORS.get(name):
+        return found(status=status, retry_after=retry_after if retry_after is not None else _retry_delay(details))
+    code = stated.get("code")
+    if status is None and isinstance(code, int) and code >= 400:
+        return from_status(code)
+    return from_status(status, retry_after=retry_after) if status is not None else Overloaded()
+
+
+def _retry_delay(details: list[dict[str, Any]]) -> float | None:
+    """Return the seconds of a `RetryInfo`, which Google sends in place of a Retry-After header."""
+    for detail in details:
+        delay = str(detail.get("retryDelay", ""))
+        if delay.endswith("s"):
+            try:
+                return max(0.0, float(delay[:-1]))
+            except ValueError:
+                pass
+    return None
+
+
+def _body(request: ModelRequest) -> dict[str, Any]:
+    generation: dict[str, Any] = {"maxOutputTokens": request.max_output}  # thoughts included
+    if request.reasons:
+        generation["thinkingConfig"] = {"includeThoughts": True}
+    body: dict[str, Any] = {
+        "contents": [
+            {"role": "model" if message.role == "assistant" else "user", "parts": [{"text": message.text}]}
+            for message in request.messages
+            if message.role != "system"
+        ],
+        "generationConfig": generation,
+    }
+    if system := [{"text": message.text} for message in request.messages if message.role == "system"]:
+        body["systemInstruction"] = {"parts": system}
+    return body
