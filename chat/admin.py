@@ -1,13 +1,80 @@
 """The models on offer, for the operator."""
 
-from django.contrib import admin
+from decimal import Decimal
+from typing import Any
 
-from chat.models import LanguageModel
+from django import forms
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from chat.llm.providers import list_providers
+from chat.models import DEAREST, LanguageModel
+
+MICROS = 1_000_000
+
+
+class DollarsField(forms.DecimalField):
+    """A price in US dollars a million tokens; the model keeps micro-dollars."""
+
+    def __init__(self, **options: Any) -> None:
+        options = {"min_value": 0, "max_value": DEAREST // MICROS, "decimal_places": 6, "required": False, **options}
+        super().__init__(**options)
+
+    def prepare_value(self, value: Any) -> Any:
+        return f"{Decimal(value) / MICROS:f}" if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int | None:  # micros, as the model wants them
+        dollars = super().clean(value)
+        return None if dollars is None else round(dollars * MICROS)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(self.prepare_value(initial), data)
+
+
+class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
+    input_price = DollarsField(
+        label=_("input price"),
+        help_text=_("US dollars a million tokens. Empty is unknown: the model is not offered."),
+    )
+    output_price = DollarsField(label=_("output price"), help_text=_("US dollars a million tokens."))
+    cache_read_price = DollarsField(
+        label=_("cache read price"),
+        help_text=_("Of tokens read from the provider's cache. Empty: the input price."),
+    )
+    cache_write_price = DollarsField(
+        label=_("cache write price"), help_text=_("Of tokens written to it. Empty: the input price.")
+    )
+
+    class Meta:
+        model = LanguageModel
+        fields = "__all__"  # noqa: DJ007  the operator may edit all of it
 
 
 @admin.register(LanguageModel)
 class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("label", "key", "provider", "tier", "position", "enabled", "input_price", "output_price")
+    form = LanguageModelForm
+    list_display = ("label", "key", "provider", "tier", "position", "enabled", "offered", "input", "output")
     list_editable = ("position", "enabled")
     list_filter = ("provider", "tier", "enabled")
     search_fields = ("key", "label", "provider_model")
+
+    @admin.display(description=_("offered"))
+    def offered(self, model: LanguageModel) -> str:
+        """Say whether people can choose it, or why not."""
+        if not model.enabled:
+            return str(_("no: switched off"))
+        if model.provider not in list_providers():
+            return str(_("no: its provider has no key"))
+        return str(_("yes")) if model.is_priced else str(_("no: its price is unknown"))
+
+    @admin.display(description=_("input, $ a million"), ordering="input_price")
+    def input(self, model: LanguageModel) -> str:
+        return _dollars(model.input_price)
+
+    @admin.display(description=_("output, $ a million"), ordering="output_price")
+    def output(self, model: LanguageModel) -> str:
+        return _dollars(model.output_price)
+
+
+def _dollars(micros: int | None) -> str:
+    return "–" if micros is None else f"{Decimal(micros) / MICROS:f}"

@@ -20,7 +20,7 @@ CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPE
 _turn = Mould(
     "chat/_turn.html",
     "shown",
-    *("id", "parent", "question", "reasoning", "answer", "text", "label", "sentence"),
+    *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
     *("time", "day", "moment", "credits"),
 )
 
@@ -39,7 +39,6 @@ def show_turn(turn: Turn, *, text: str = "") -> ShownTurn:
 
 def turn_html(turn: Turn, *, text: str = "") -> SafeString:
     """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it."""
-    model = find_model(turn.model) if turn.model else None
     asked = timezone.localtime(turn.created_at)
     values = {
         "id": str(turn.pk),
@@ -48,7 +47,8 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "reasoning": turn.reasoning,
         "answer": render_markdown(turn.answer) if turn.answer else "",
         "text": text,
-        "label": model.label if model else turn.model,
+        "label": _label(turn.model),
+        "missed": _label(turn.instead_of),
         "sentence": sentence_for(turn.error),
         "time": date_format(asked, "TIME_FORMAT"),
         "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
@@ -63,3 +63,9 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "can_ask_again": turn.status in CAN_ASK_AGAIN,
     }
     return _turn.fill(values, flags)
+
+
+def _label(key: str) -> str:
+    """Return what people call a model; its key when it is in no catalogue any more."""
+    model = find_model(key) if key else None
+    return model.label if model else key

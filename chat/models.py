@@ -1,10 +1,20 @@
 """The models an operator offers."""
 
-from django.core.validators import MinValueValidator
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+
+PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
+DEAREST = 1_000_000_000
+"""Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
+
+
+PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(DEAREST)]}
 
 
 class LanguageModel(models.Model):
@@ -32,10 +42,10 @@ class LanguageModel(models.Model):
     enabled = models.BooleanField(_("enabled"), default=True)
     context_window = models.PositiveIntegerField(_("window, tokens"), validators=[MinValueValidator(512)])
     max_output = models.PositiveIntegerField(_("longest answer, tokens"), validators=[MinValueValidator(1)])
-    input_price = models.PositiveBigIntegerField(_("input price"), null=True, blank=True)
-    output_price = models.PositiveBigIntegerField(_("output price"), null=True, blank=True)
-    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), null=True, blank=True)
-    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), null=True, blank=True)
+    input_price = models.PositiveBigIntegerField(_("input price"), **PRICE)
+    output_price = models.PositiveBigIntegerField(_("output price"), **PRICE)
+    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE)
+    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE)
     accepts_temperature = models.BooleanField(default=False)
     max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
     reasons = models.BooleanField(_("reasons"), default=False, help_text=_("May think silently before its first word."))
@@ -51,6 +61,16 @@ class LanguageModel(models.Model):
 
     def __str__(self) -> str:
         return self.label
+
+    def clean(self) -> None:
+        """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty."""
+        errors = {
+            name: _("This provider is never free. Leave the price empty while you do not know it.")
+            for name in ("input_price", "output_price")
+            if getattr(self, name) == 0 and self.provider in PAID_PROVIDERS
+        }
+        if errors:
+            raise ValidationError(errors)
 
     @property
     def is_priced(self) -> bool:

@@ -46,7 +46,8 @@ class Turn(models.Model):
     """One question and its answer, a node of the conversation's tree.
 
     `seq` is the order of creation in the conversation (client clocks are wrong), `depth` the place on the path from
-    the root, `gen` how often a runner has begun to write it: live text of another generation is void.
+    the root, `gen` how often a runner has begun to write it: live text of another generation is void. `instead_of` is the
+    model that would have answered, had it not failed before its first token.
     """
 
     class Status(models.TextChoices):
@@ -76,6 +77,7 @@ class Turn(models.Model):
     requested_model = models.CharField(_("model asked for"), max_length=100)
     model = models.CharField(_("model"), max_length=100, blank=True, default="")
     provider = models.CharField(_("provider"), max_length=50, blank=True, default="")
+    instead_of = models.CharField(_("in place of"), max_length=100, blank=True, default="")
     max_output = models.IntegerField(_("longest answer, tokens"))
     trimmed_turns = models.IntegerField(_("turns left out of the prompt"), default=0)
     input_tokens = models.IntegerField(_("input"), default=0)

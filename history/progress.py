@@ -20,6 +20,7 @@ class Outcome(msgspec.Struct, frozen=True):
     reasoning: str = ""
     model: str = ""
     provider: str = ""
+    instead_of: str = ""
     input_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0

@@ -41,7 +41,8 @@ def end(child: "subprocess.Popen[bytes]") -> None:
 
 def start_stores() -> None:
     os.environ["DATA_DIR"] = str(SCRATCH)
-    for name in ("MONGODB_URI", "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
+    keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
+    for name in ("MONGODB_URI", *keys, "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
         os.environ.pop(name, None)
     port = embedded.any_free_port()
     start(embedded.valkey(port, SCRATCH / "valkey"), port)

@@ -11,7 +11,7 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
@@ -20,7 +20,18 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     class Meta:
         model = Turn
         fields = (
-            *("id", "conversation_id", "parent_id", "seq", "model", "provider", "status", "question", "answer"),
+            *(
+                "id",
+                "conversation_id",
+                "parent_id",
+                "seq",
+                "model",
+                "provider",
+                "instead_of",
+                "status",
+                "question",
+                "answer",
+            ),
             *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )

@@ -33,9 +33,10 @@ REASONING_PATIENCE = 3
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """The first event: who answers."""
+    """The first event: who answers, and who would have, had they not failed."""
 
     candidate: Candidate
+    instead_of: Candidate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +56,15 @@ AnswerEvent: TypeAlias = Answering | Event
 async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncGenerator[AnswerEvent]:
     """Yield who answers, deltas, then the Finish; raises the last ProviderError when nobody could begin.
 
-    After the first delta an error is raised as it is: text that was shown is never replaced.
+    After the first delta an error is raised as it is: text that was shown is never replaced. What one model could not
+    read goes only to one that can read more.
     """
     attempts = 0
+    too_long: ProviderError | None = None
+    too_small = 0  # the window, in tokens, that was
     for candidate in candidates:
+        if too_long and candidate.model.context_window <= too_small:
+            continue
         for attempt in range(ATTEMPTS_PER_MODEL):
             attempts += 1
             has_begun = False
@@ -67,17 +73,21 @@ async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncGenerator[
                     async for event in events:
                         if not has_begun:
                             has_begun = True
-                            yield Answering(candidate)
+                            yield Answering(candidate, None if candidate is candidates[0] else candidates[0])
                         yield event
                 return
             except ProviderError as error:
                 _note(candidate, error, has_begun=has_begun)
                 is_last = attempts >= ATTEMPTS or (candidate is candidates[-1] and not _may_retry(error, attempt))
-                if has_begun or is_last or isinstance(error, ContentFiltered | BadRequest | PromptTooLong):
+                if has_begun or is_last or isinstance(error, ContentFiltered | BadRequest):
                     raise
+                if isinstance(error, PromptTooLong):
+                    too_long, too_small = error, candidate.model.context_window
                 if not _may_retry(error, attempt):
                     break
                 await asyncio.sleep(error.retry_after or random.uniform(0.2, 0.8))  # noqa: S311  jitter
+    if too_long:  # nobody was left who reads more
+        raise too_long
 
 
 async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from chat.errors import ContextExceeded
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_room
 from chat.llm.providers.base import Message
 from chat.models import LanguageModel
 from history.models import Turn
@@ -34,7 +34,7 @@ class Prompt:
 
 def build_for(offered: list[Candidate], path: Iterable[Turn], question: str, *, max_output: int) -> Prompt:
     """Return the prompt that fits every candidate's window beside an answer of `max_output` tokens."""
-    room = min(candidate.model.context_window for candidate in offered) - max_output
+    room = min(question_room(candidate.model, max_output) for candidate in offered)
     is_demo = all(candidate.model.tier == LanguageModel.Tier.DEMO for candidate in offered)
     return build(path, question, room=room, instructions=DEMO_INSTRUCTIONS if is_demo else INSTRUCTIONS)
 

@@ -25,13 +25,15 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         return msgspec.structs.replace(known, answer=replay.text, reasoning=replay.reasoning)
     if not replay.was_shown and turn.gen < MOST_TRIES:
         return None
-    model_key = msgspec.json.decode(replay.begun, type=tuple[str, str])[0] if replay.begun else turn.requested_model
+    begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
+    model_key, _provider, instead_of = (*begun, "", "", "")[:3]
     return make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
         answer=replay.text,
         reasoning=replay.reasoning,
-        model=find_model(model_key),
+        model=find_model(model_key or turn.requested_model),
+        instead_of=instead_of,
         error="runner_lost",
     )
 

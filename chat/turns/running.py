@@ -51,7 +51,7 @@ class Job:
     turn: Turn
     candidates: list[Candidate]
     prompt: Prompt
-    answering: Candidate | None = None
+    answering: Answering | None = None
     finish: Finish | None = None
     characters: int = 0
     cause: Cause | None = None  # why it is being cut short
@@ -136,8 +136,8 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                         job.finish = Finish("length", None)
                         return
                 case Answering():
-                    job.answering = event.candidate
-                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model)
+                    job.answering = event
+                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model, _replaced(event))
                 case Finish():
                     job.finish = event
 
@@ -151,7 +151,8 @@ def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
         status=status,
         answer=live.text,
         reasoning=live.reasoning,
-        model=answering.model if answering else None,
+        model=answering.candidate.model if answering else None,
+        instead_of=_replaced(answering) if answering else "",
         usage=job.finish.usage if job.finish else None,
         finish_reason=job.finish.reason if job.finish else "",
         error=code,
@@ -208,8 +209,13 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
     return await in_thread(close_turn, turn, outcome)
 
 
-def encode_begun(model: LanguageModel) -> str:
-    return msgspec.json.encode((model.key, model.provider)).decode()
+def encode_begun(model: LanguageModel, instead_of: str = "") -> str:
+    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any."""
+    return msgspec.json.encode((model.key, model.provider, instead_of)).decode()
+
+
+def _replaced(answering: Answering) -> str:
+    return answering.instead_of.model.key if answering.instead_of else ""
 
 
 def encode_outcome(outcome: Outcome) -> str:

@@ -27,7 +27,10 @@ async def session() -> AsyncIterator[None]:
 
 def candidates(provider: FakeProvider, *names: str, reasons: bool = False) -> list[Candidate]:
     served_by = Provider(key="compatible", name="Fake", adapter="openai_chat", base_url=provider.url)
-    return [Candidate(LanguageModel(key=name, provider_model=name, reasons=reasons), served_by) for name in names]
+    return [
+        Candidate(LanguageModel(key=name, provider_model=name, reasons=reasons, context_window=8_000), served_by)
+        for name in names
+    ]
 
 
 async def answer(candidates: list[Candidate]) -> tuple[list[str], str, ProviderError | None]:
@@ -214,3 +217,27 @@ async def test_failures_are_logged_by_code_alone(provider: FakeProvider, caplog:
         401,
     )
     assert "Incorrect API key" not in str(vars(record))
+
+
+async def test_who_stands_in_says_for_whom(provider: FakeProvider):
+    pair = candidates(provider, "status-500", "fake-3t-0ms")
+    found = [event async for event in dispatch.answer(pair, PROMPT)]
+    assert found[0] == Answering(pair[1], instead_of=pair[0])
+
+
+async def test_what_one_cannot_read_goes_only_to_one_that_reads_more(provider: FakeProvider):
+    pair = candidates(provider, "context", "fake-3t-0ms", "fake-4t-0ms")
+    for candidate, window in zip(pair, (8_000, 8_000, 32_000), strict=True):
+        candidate.model.context_window = window
+    who, text, error = await answer(pair)
+    assert (who, text, error) == (["fake-4t-0ms"], expected_text("fake-4t-0ms"), None)
+    assert asked(provider) == ["context", "fake-4t-0ms"]
+
+
+async def test_what_nobody_can_read_is_the_error(provider: FakeProvider):
+    pair = candidates(provider, "context", "fake-3t-0ms")
+    for candidate in pair:
+        candidate.model.context_window = 8_000
+    who, _, error = await answer(pair)
+    assert (who, error.code) == ([], "context_exceeded")
+    assert asked(provider) == ["context"]

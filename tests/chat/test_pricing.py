@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.metering import Usage
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, most_it_can_cost
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, most_it_can_cost, question_room
 from chat.models import LanguageModel
 
 prices = st.none() | st.integers(0, 100_000_000)
@@ -53,6 +53,16 @@ def test_a_free_model_costs_nothing():
 def test_the_most_it_can_cost_assumes_the_dearest_input():
     assert most_it_can_cost(model(), input_tokens=100, output_tokens=10) == 120
     assert most_it_can_cost(model(cache_write_price=3_000_000), input_tokens=100, output_tokens=10) == 320
+
+
+def test_providers_with_shorter_tokens_are_reserved_more_and_sent_less():
+    claude, luna = model(), model()
+    claude.provider, luna.provider = "anthropic", "openai"
+    claude.context_window = luna.context_window = 10_000
+    assert most_it_can_cost(luna, input_tokens=100, output_tokens=10) == 120
+    assert most_it_can_cost(claude, input_tokens=100, output_tokens=10) == 155
+    assert question_room(luna, 1_000) == 9_000
+    assert question_room(claude, 1_000) == 6_666
 
 
 @given(prices, prices, prices, prices, tokens, tokens, st.data())

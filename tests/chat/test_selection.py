@@ -154,6 +154,22 @@ def test_every_seeded_model_is_priced_and_valid():
         assert model.is_priced
 
 
+def test_every_provider_of_the_seed_is_one_that_can_be_configured(settings: Settings):
+    settings.OPENAI_API_KEY = settings.ANTHROPIC_API_KEY = settings.GEMINI_API_KEY = settings.DEEPSEEK_API_KEY = "k"
+    settings.DEMO_MODEL_URL = "http://127.0.0.1:1/v1"
+    assert {fields["key"] for fields in catalog.SEED} <= {candidate.model.key for candidate in list_offered()}
+
+
+@pytest.mark.parametrize("field", ["input_price", "output_price"])
+@pytest.mark.parametrize("price", [0, -1, 1_000_000_001])
+def test_a_paid_model_is_never_free_nor_absurdly_dear(field: str, price: int):
+    haiku = LanguageModel.objects.get(key="claude-haiku-5-5")
+    setattr(haiku, field, price)
+    with pytest.raises(ValidationError) as refused:
+        haiku.full_clean()
+    assert set(refused.value.message_dict) == {field}
+
+
 def test_the_catalogue_is_read_once(django_assert_num_queries: Callable[..., AbstractContextManager[object]]):
     list_offered()
     with django_assert_num_queries(0):

@@ -10,7 +10,7 @@ from billing import metering
 from billing.entitlements import account_of, entitlements_of
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, UsagePeriod, UsageRecord
-from chat.llm.catalog import list_offered
+from chat.llm.catalog import find_model, list_offered
 from chat.models import LanguageModel
 from history import progress
 from history.models import Turn
@@ -176,6 +176,46 @@ def test_a_model_the_operator_withdraws_is_not_offered(operator):
         body |= {f"form-{number}-id": row.pk, f"form-{number}-position": row.position}
     assert operator.post("/admin/chat/languagemodel/", body).status_code == 302
     assert list_offered() == []
+
+
+def model_form(model: LanguageModel, **fields: object) -> dict[str, object]:
+    names = ("key", "provider", "provider_model", "label", "tier", "position", "enabled", "max_tokens_parameter")
+    rest = {name: getattr(model, name) for name in (*names, "context_window", "max_output")}
+    return rest | {"input_price": "0.10", "output_price": "0.5"} | fields
+
+
+def test_prices_are_written_in_dollars_and_changed_at_once(operator):
+    model = LanguageModel.objects.get(key="gpt-6-luna")
+    path = f"/admin/chat/languagemodel/{model.pk}/change/"
+    assert 'value="0.125"' in operator.get(path).content.decode()
+    assert operator.post(path, model_form(model, input_price="0.3", cache_read_price="")).status_code == 302
+    found = find_model("gpt-6-luna")
+    assert (found.input_price, found.output_price, found.cache_read_price) == (300_000, 500_000, None)
+    assert 'value="0.3"' in operator.get(path).content.decode()
+
+
+@pytest.mark.parametrize("price", ["-1", "0", "1001", "1e9", "NaN", "much"])
+def test_a_price_that_cannot_be_is_refused_and_nothing_changes(operator, price):
+    model = LanguageModel.objects.get(key="gpt-6-luna")
+    answer = operator.post(f"/admin/chat/languagemodel/{model.pk}/change/", model_form(model, input_price=price))
+    assert answer.status_code == 200
+    assert "input_price" in answer.context["adminform"].form.errors
+    assert find_model("gpt-6-luna").input_price == 100_000
+
+
+def test_the_list_says_who_is_offered_and_why_not(operator, settings):
+    settings.OPENAI_API_KEY = "k"
+    LanguageModel.objects.filter(key="gpt-6.1-sol").update(input_price=None)
+    LanguageModel.objects.filter(key="gpt-6.1-terra").update(enabled=False)
+    rows = page(operator, "chat/languagemodel/").split("<tr>")
+    for key, said in (
+        ("gpt-6-luna", "yes"),
+        ("gpt-6.1-sol", "no: its price is unknown"),
+        ("gpt-6.1-terra", "no: switched off"),
+        ("claude-opus-5-5", "no: its provider has no key"),
+    ):
+        [row] = [row for row in rows if f">{key}<" in row]
+        assert f'<td class="field-offered">{said}</td>' in row
 
 
 def test_a_model_whose_answer_would_not_fit_its_window_is_refused(operator):

@@ -1,0 +1,83 @@
+"""Somebody else answers, and the answer says so: in the page, over the API, and after a crash."""
+
+import pytest
+from django.test import Client
+from django.utils import translation
+from redis.asyncio import Redis
+
+from accounts.models import User
+from bench.provider import FakeProvider, expected_text
+from chat.fragments import turn_html
+from chat.models import LanguageModel
+from chat.turns.connections import in_thread
+from history.models import Turn
+from tests.chat.asking import aask, closed
+from tests.chat.conftest import Offer, running
+
+pytestmark = [pytest.mark.stores, pytest.mark.django_db(databases=["default", "history"], transaction=True)]
+
+SENTENCES = {
+    "en": "Answered by Second because First was unavailable.",
+    "es": "Respondió Second porque First no estaba disponible.",
+    "pt-br": "Respondido por Second porque First não estava disponível.",
+}
+
+
+def offer_two(offer: Offer, first: str, second: str) -> None:
+    scripted = LanguageModel.objects.get(key="scripted")
+    scripted.enabled = False
+    scripted.save()
+    offer(first, label="First", position=1)
+    offer(second, label="Second", position=2)
+
+
+def html_in(language: str, turn: Turn) -> str:
+    with translation.override(language):
+        return turn_html(turn)
+
+
+async def answered(carla: User, model: str = "auto") -> Turn:
+    async with running():
+        return await closed(await aask(carla, "one two three", model=model))
+
+
+async def test_the_answer_says_who_answered_for_whom(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None
+):
+    await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
+    turn = await answered(carla)
+    assert (turn.status, turn.answer) == ("completed", expected_text("fake-3t-0ms"))
+    assert (turn.model, turn.instead_of) == ("fake-3t-0ms", "status-500")
+    for language, sentence in SENTENCES.items():
+        assert sentence in await in_thread(html_in, language, turn)
+
+
+async def test_the_api_says_it_too(redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None):
+    await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
+    turn = await answered(carla)
+
+    def read() -> dict[str, object]:
+        client = Client()
+        client.force_login(carla)
+        found: dict[str, object] = client.get(f"/api/v1/turns/{turn.pk}").json()
+        return found
+
+    found = await in_thread(read)
+    assert (found["model"], found["instead_of"]) == ("fake-3t-0ms", "status-500")
+
+
+async def test_a_first_choice_stands_in_for_nobody(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None
+):
+    await in_thread(offer_two, offer, "fake-3t-0ms-flaky1", "fake-4t-0ms")
+    turn = await answered(carla)
+    assert (turn.model, turn.instead_of) == ("fake-3t-0ms-flaky1", "")
+    assert "unavailable" not in await in_thread(html_in, "en", turn)
+
+
+async def test_a_model_that_was_named_is_never_replaced(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None
+):
+    await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
+    turn = await answered(carla, model="status-500")
+    assert (turn.status, turn.error, turn.instead_of, turn.cost_micros) == ("failed", "overloaded", "", None)
