@@ -265,6 +265,9 @@ OPENAI_COMPATIBLE_INPUT_PRICE = env.float("OPENAI_COMPATIBLE_INPUT_PRICE", defau
 OPENAI_COMPATIBLE_OUTPUT_PRICE = env.float("OPENAI_COMPATIBLE_OUTPUT_PRICE", default=0.0)
 DEMO_MODEL_URL = env("DEMO_MODEL_URL", default="")  # set by `manage.py serve`
 
+SDK_PROVIDERS = env.list(
+    "SDK_PROVIDERS", default=[]
+)  # whose answers are read by their official SDK: dearer, and never behind
 SCRIPTED_PROVIDER = False  # tests switch it on
 FIRST_TOKEN_SECONDS = env.float("FIRST_TOKEN_SECONDS", default=30)  # until a provider shows a sign of life
 STALL_SECONDS = env.float("STALL_SECONDS", default=60)  # longest silence inside an answer

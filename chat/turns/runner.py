@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from redis.exceptions import RedisError, ResponseError
 
+from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
 from chat.turns.connections import async_redis, close_async_redis, in_thread
@@ -228,6 +229,7 @@ class Runner:
         except (RedisError, OSError):
             pass
         await close_session()
+        await sdk.close_clients()
         await close_async_redis()
 
 

@@ -2,25 +2,21 @@
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
-import anthropic
-import httpx2
 import pytest
-from anthropic import AsyncAnthropic
-from google import genai
-from google.genai import errors as genai_errors
-from google.genai import types
 from pytest_django import Settings
 
-from chat.llm.providers import anthropic_messages, gemini
-from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, Provider, Stream, TokenUsage
+from chat.llm.providers import anthropic_messages, gemini, sdk
+from chat.llm.providers.base import Message, ModelRequest, Provider, Stream, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
 from tests.chat import transcripts
+from tests.chat.reading import Read, read
 from tests.chat.transcripts import SCRIPTS, WRITTEN, Script, Speaker, cut, whole
 from tests.chat.wire import answering
 
@@ -29,23 +25,11 @@ KEY = "sk-secret-of-the-house"
 ASKED = (Message("system", "Be kind."), Message("user", "hola"), Message("assistant", "¿sí?"), Message("user", "adiós"))
 
 
-@dataclass
-class Read:
-    """What one of the two made of an answer. `usage` is input, output, cached, written, reasoning."""
-
-    text: str = ""
-    reasoning: str = ""
-    finish: str | None = None
-    usage: tuple[int, int, int, int, int] | None = None
-    error: str = ""
-
-
 @dataclass(frozen=True)
 class Dialect:
     name: str
     stream: Stream
     speak: Speaker
-    by_sdk: Callable[[str], Awaitable[Read]]
 
     def request(self, url: str, **fields: Any) -> ModelRequest:
         served_by = Provider(key=self.name, name=self.name, adapter=self.name, base_url=url, api_key=KEY)
@@ -54,128 +38,15 @@ class Dialect:
         )
 
     async def by_adapter(self, url: str) -> Read:
-        read = Read()
-        try:
-            async for event in self.stream(self.request(url)):
-                match event:
-                    case Delta():
-                        read.text += event.text
-                        read.reasoning += event.reasoning
-                    case Finish(reason, usage):
-                        read.finish = reason
-                        read.usage = usage and astuple(usage)  # type: ignore[assignment]
-        except ProviderError as error:
-            read.error = error.code
-        return read
+        return await read(self.stream(self.request(url)))
 
-
-# --- The oracles -----------------------------------------------------------------------------------------------------
-
-
-async def by_anthropic(url: str) -> Read:
-    read = Read()
-    counts: dict[str, int] = {}
-    async with AsyncAnthropic(
-        api_key=KEY, base_url=url, max_retries=0, timeout=httpx2.Timeout(STALL_SECONDS)
-    ) as client:
-        try:
-            stream = await client.messages.create(
-                model="m", max_tokens=1_000, messages=[{"role": "user", "content": "hola"}], stream=True
-            )
-            async with stream:
-                async for event in stream:
-                    if event.type == "content_block_delta":
-                        read.text += getattr(event.delta, "text", "")
-                        read.reasoning += getattr(event.delta, "thinking", "")
-                    elif event.type == "message_start":
-                        counts |= event.message.usage.model_dump(exclude_none=True)
-                    elif event.type == "message_delta":
-                        counts |= event.usage.model_dump(exclude_none=True)
-                        read.finish = {"max_tokens": "length", "refusal": "content_filter"}.get(
-                            event.delta.stop_reason, "stop"
-                        )
-        except (anthropic.AnthropicError, httpx2.HTTPError, json.JSONDecodeError) as error:
-            read.error = kind_of(error)
-    if read.finish is None:
-        read.error = read.error or "truncated"  # the SDK raises nothing
-    else:
-        cached, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
-        thought = counts.get("output_tokens_details", {}).get("thinking_tokens", 0)  # type: ignore[attr-defined]
-        read.usage = (counts["input_tokens"] + cached + written, counts["output_tokens"], cached, written, thought)
-    return read
-
-
-async def by_gemini(url: str) -> Read:
-    read = Read()
-    http = httpx2.AsyncClient()  # not aiohttp, which it takes when it finds it
-    options = types.HttpOptions(
-        base_url=url, api_version="v1beta", timeout=round(STALL_SECONDS * 1000), httpx_async_client=http
-    )
-    client = genai.Client(api_key=KEY, http_options=options)
-    config = types.GenerateContentConfig(thinking_config=types.ThinkingConfig(include_thoughts=True))
-    try:
-        stream = await client.aio.models.generate_content_stream(model="m", contents="hola", config=config)
-        async for chunk in stream:
-            for candidate in chunk.candidates or ():
-                for part in (candidate.content and candidate.content.parts) or ():
-                    if part.thought:
-                        read.reasoning += part.text or ""
-                    else:
-                        read.text += part.text or ""
-                if candidate.finish_reason:
-                    read.finish = {"MAX_TOKENS": "length", "SAFETY": "content_filter"}.get(
-                        candidate.finish_reason.value, "stop"
-                    )
-            if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
-                read.finish = "content_filter"
-            if usage := chunk.usage_metadata:
-                thought = usage.thoughts_token_count or 0
-                output = (usage.candidates_token_count or 0) + thought
-                read.usage = (usage.prompt_token_count or 0, output, usage.cached_content_token_count or 0, 0, thought)
-    except (genai_errors.APIError, genai_errors.UnknownApiResponseError, httpx2.HTTPError, ValueError) as error:
-        read.error = kind_of(error)
-    finally:
-        await http.aclose()
-    if read.finish is None:
-        read.error = read.error or "truncated"
-    return read
-
-
-STATUSES = {
-    400: "bad_request",
-    401: "authentication",
-    402: "permission",
-    403: "permission",
-    404: "not_found",
-    413: "context_exceeded",
-    429: "rate_limited",
-    504: "timeout",
-}
-
-
-def kind_of(error: Exception) -> str:
-    """Return our code for what an SDK raised, by its types, statuses and the phrases no type stands for."""
-    status = getattr(error, "status_code", None) or getattr(error, "code", None)
-    message = str(getattr(error, "message", "")).lower()
-    match error:
-        case json.JSONDecodeError() | genai_errors.UnknownApiResponseError():
-            return "bad_response"
-        case anthropic.APITimeoutError() | httpx2.TimeoutException():
-            return "timeout"
-        case anthropic.APIConnectionError() | httpx2.HTTPError():
-            return "connection"
-    if "prompt is too long" in message or "exceeds the maximum number of tokens" in message:
-        return "context_exceeded"
-    if "credit balance" in message:
-        return "permission"
-    if "api key not valid" in message:
-        return "authentication"
-    return STATUSES.get(status, "overloaded")  # 200 too: an error event inside a stream
+    async def by_sdk(self, url: str) -> Read:
+        return await read(sdk.stream(self.request(url)))
 
 
 DIALECTS = [
-    Dialect("anthropic_messages", anthropic_messages.stream, transcripts.anthropic, by_anthropic),
-    Dialect("gemini", gemini.stream, transcripts.gemini, by_gemini),
+    Dialect("anthropic_messages", anthropic_messages.stream, transcripts.anthropic),
+    Dialect("gemini", gemini.stream, transcripts.gemini),
 ]
 MESSAGES, GEMINI = DIALECTS
 
@@ -191,6 +62,7 @@ async def session(settings: Settings) -> AsyncIterator[None]:
     settings.STALL_SECONDS = STALL_SECONDS
     yield
     await close_session()
+    await sdk.close_clients()
 
 
 async def both(dialect: Dialect, *pieces: bytes, pause_seconds: float = 0.0) -> tuple[Read, Read]:
@@ -298,8 +170,8 @@ async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response:
 # --- What the oracle does not tell -----------------------------------------------------------------------------------
 
 
-async def body_of(dialect: Dialect, **fields: Any) -> tuple[bytes, dict[str, Any]]:
-    """Return the head and the body of what the adapter sends."""
+async def body_of(dialect: Dialect, by: Stream | None = None, **fields: Any) -> tuple[bytes, dict[str, Any]]:
+    """Return the head and the body of what the adapter sends, or another transport."""
     sent = bytearray()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -311,7 +183,7 @@ async def body_of(dialect: Dialect, **fields: Any) -> tuple[bytes, dict[str, Any
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/base"
-    async for _ in dialect.stream(dialect.request(url, **fields)):
+    async for _ in (by or dialect.stream)(dialect.request(url, **fields)):
         pass
     server.close()
     head, _, body = bytes(sent).partition(b"\r\n\r\n")
@@ -354,6 +226,15 @@ async def test_what_gemini_is_sent():
     }
 
 
+@pytest.mark.parametrize("reasons", [True, False])
+async def test_both_transports_send_the_same(dialect: Dialect, reasons: bool):
+    ours_head, ours = await body_of(dialect, reasons=reasons, end_user="somebody")
+    sdk_head, theirs = await body_of(dialect, sdk.stream, reasons=reasons, end_user="somebody")
+    # Google reads both spellings of a name; its SDK uses the other one here.
+    assert ours == json.loads(json.dumps(theirs).replace("include_thoughts", "includeThoughts"))
+    assert ours_head.split(b"\r\n")[0].replace(b"%2F", b"/") == sdk_head.split(b"\r\n")[0].replace(b"%2F", b"/")
+
+
 async def test_a_model_that_does_not_think_is_not_asked_to():
     _, for_anthropic = await body_of(MESSAGES, reasons=False)
     _, for_gemini = await body_of(GEMINI, reasons=False)
@@ -386,7 +267,9 @@ async def test_a_usage_that_is_missing_is_none_and_not_zero():
         assert (await GEMINI.by_adapter(raw.url)).usage is None
 
 
-async def test_neither_key_nor_provider_text_leaks(dialect: Dialect, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("transport", ["fast", "sdk"])
+async def test_neither_key_nor_provider_text_leaks(dialect: Dialect, transport: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
     said = f"secret words about {KEY}"
     for response in (
         transcripts.anthropic_error(401, "authentication_error", said),
@@ -395,13 +278,14 @@ async def test_neither_key_nor_provider_text_leaks(dialect: Dialect, caplog: pyt
         async with answering(response) as raw:
             request = dialect.request(raw.url)
             with pytest.raises(ProviderError) as caught:
-                await anext(dialect.stream(request))
+                await anext((dialect.stream if transport == "fast" else sdk.stream)(request))
         told = f"{caught.value} {caught.value!r} {caplog.text} {request!r}"
         assert KEY not in told
         assert "secret words" not in told
 
 
-async def test_closing_the_iterator_closes_the_connection(dialect: Dialect):
+@pytest.mark.parametrize("transport", ["fast", "sdk"])
+async def test_closing_the_iterator_closes_the_connection(dialect: Dialect, transport: str):
     gone = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -413,8 +297,8 @@ async def test_closing_the_iterator_closes_the_connection(dialect: Dialect):
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    stream = dialect.stream(dialect.request(url))
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    stream = (dialect.stream if transport == "fast" else sdk.stream)(dialect.request(url))
     assert (await anext(stream)).text
     begun = time.monotonic()
     await stream.aclose()  # type: ignore[attr-defined]

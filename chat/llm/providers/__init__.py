@@ -2,7 +2,7 @@
 
 from django.conf import settings
 
-from chat.llm.providers import anthropic_messages, gemini, openai_chat, scripted
+from chat.llm.providers import anthropic_messages, gemini, openai_chat, scripted, sdk
 from chat.llm.providers.base import Provider, Stream
 
 ADAPTERS: dict[str, Stream] = {
@@ -77,4 +77,5 @@ def list_providers() -> dict[str, Provider]:
 
 
 def stream_of(provider: Provider) -> Stream:
-    return ADAPTERS[provider.adapter]
+    """Return what reads the provider's answers: our adapter, or its SDK where the operator says so."""
+    return sdk.stream if provider.key in settings.SDK_PROVIDERS else ADAPTERS[provider.adapter]

@@ -80,7 +80,7 @@ _ERRORS: dict[str, type[ProviderError]] = {
 def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     url = f"{request.provider.base_url.rstrip('/')}/v1/messages"
     headers = {"Authorization": f"Bearer {request.provider.api_key}", "anthropic-version": VERSION}
-    return stream_answer(_MessagesAnswer(), request, url, headers=headers, body=_body(request))
+    return stream_answer(_MessagesAnswer(), request, url, headers=headers, body=body_of(request))
 
 
 class _MessagesAnswer(Answer):
@@ -158,7 +158,8 @@ def _stated_error(error: Any, *, status: int | None, retry_after: float | None =
     return Overloaded()
 
 
-def _body(request: ModelRequest) -> dict[str, Any]:
+def body_of(request: ModelRequest) -> dict[str, Any]:
+    """Return the request as the provider's API names it."""
     system = "\n\n".join(message.text for message in request.messages if message.role == "system")
     body: dict[str, Any] = {
         "model": request.model,

@@ -61,7 +61,7 @@ class _Chunk(msgspec.Struct, rename="camel", gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
-_FILTERS = frozenset(
+FILTERS = frozenset(
     ("SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST", "SPII", "MODEL_ARMOR", "IMAGE_SAFETY", "LANGUAGE")
 )
 
@@ -83,7 +83,7 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     base, model = request.provider.base_url.rstrip("/"), quote(request.model, safe="")
     url = f"{base}/models/{model}:streamGenerateContent?alt=sse"
     headers = {"x-goog-api-key": request.provider.api_key}
-    return stream_answer(_GeminiAnswer(), request, url, headers=headers, body=_body(request))
+    return stream_answer(_GeminiAnswer(), request, url, headers=headers, body=body_of(request))
 
 
 class _GeminiAnswer(Answer):
@@ -118,7 +118,7 @@ class _GeminiAnswer(Answer):
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        if self.reason in _FILTERS:
+        if self.reason in FILTERS:
             return Finish("content_filter", self._usage())
         return Finish("length" if self.reason == "MAX_TOKENS" else "stop", self._usage())
 
@@ -170,7 +170,8 @@ def _retry_delay(details: list[dict[str, Any]]) -> float | None:
     return None
 
 
-def _body(request: ModelRequest) -> dict[str, Any]:
+def body_of(request: ModelRequest) -> dict[str, Any]:
+    """Return the request as the provider's API names it."""
     generation: dict[str, Any] = {"maxOutputTokens": request.max_output}  # thoughts included
     if request.reasons:
         generation["thinkingConfig"] = {"includeThoughts": True}

@@ -64,7 +64,7 @@ _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_fi
 
 def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     url = f"{request.provider.base_url.rstrip('/')}/chat/completions"
-    return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body=_body(request))
+    return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body=body_of(request))
 
 
 class _ChatAnswer(Answer):
@@ -117,7 +117,8 @@ def _usage(usage: _Usage) -> TokenUsage:
     )
 
 
-def _body(request: ModelRequest) -> dict[str, Any]:
+def body_of(request: ModelRequest) -> dict[str, Any]:
+    """Return the request as the provider's API names it."""
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [

@@ -100,7 +100,7 @@ async def stream_answer(
 
 async def _refusal(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:
     """Return the error a status other than 200 means. The body may name it better; its text goes nowhere."""
-    retry_after = _retry_after(response.headers.get("Retry-After", ""))
+    retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     body = await _read_body(response)
     try:
         stated = msgspec.json.decode(body)
@@ -120,7 +120,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def _retry_after(value: str) -> float | None:
+def retry_after_of(value: str) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date."""
     if not value:
         return None

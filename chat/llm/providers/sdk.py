@@ -1,0 +1,299 @@
+"""The official SDKs: what is not per token, and a second transport for the tokens.
+
+`stream` does what the adapters do, at three to ten times their cost. An operator names a provider in SDK_PROVIDERS when
+its wire format has changed and its SDK knows already; the tests hold the adapters against it.
+
+The SDKs are imported when they are first used: together they take two seconds and 95 MB.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from django.conf import settings
+
+from chat.llm.providers import anthropic_messages, gemini, openai_chat
+from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, Provider, TokenUsage
+from chat.llm.providers.errors import (
+    AuthenticationFailed,
+    BadResponse,
+    ConnectionFailed,
+    ContentFiltered,
+    Overloaded,
+    PermissionRefused,
+    PromptTooLong,
+    ProviderError,
+    ProviderRateLimited,
+    TimedOut,
+    Truncated,
+    from_status,
+)
+from chat.llm.providers.http import CONNECT_SECONDS
+from chat.llm.providers.streaming import retry_after_of
+
+logger = logging.getLogger(__name__)
+
+Closing: TypeAlias = Callable[[], Awaitable[None]]
+Clients: TypeAlias = dict[tuple[str, str, str], tuple[Any, Closing]]
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]" = WeakKeyDictionary()
+
+
+async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+    """Yield Deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
+    events: asyncio.Queue[Event | ProviderError | None] = asyncio.Queue()
+    task = asyncio.create_task(_pump(request, events))
+    try:
+        while True:
+            text = reasoning = ""
+            last = await events.get()
+            while isinstance(last, Delta):  # whatever has come meanwhile is one
+                text, reasoning = text + last.text, reasoning + last.reasoning
+                if events.empty():
+                    break
+                last = events.get_nowait()
+            text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")
+            if text or reasoning:
+                yield Delta(text, reasoning)
+            if isinstance(last, ProviderError):
+                raise last
+            if isinstance(last, Finish):
+                yield last
+                return
+            if last is None:
+                raise Truncated
+            await request.pace()
+    finally:
+        # The SDKs close a connection at once when the task that reads it is cancelled, and only then.
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def list_models(provider: Provider) -> list[str]:
+    """Return the ids of the models the provider has; raises ProviderError. It costs nothing."""
+    try:
+        client = await _client_of(provider)
+        if provider.adapter == "gemini":
+            return [(model.name or "").removeprefix("models/") async for model in await client.aio.models.list()]
+        return [model.id async for model in client.models.list()]
+    except Exception as error:  # what they raise has no common class
+        raise _error_of(error) from error
+
+
+async def close_clients() -> None:
+    """Close what this loop has open."""
+    for _client, close in _clients.pop(asyncio.get_running_loop(), {}).values():
+        with suppress(Exception):
+            await close()
+
+
+async def _pump(request: ModelRequest, events: "asyncio.Queue[Event | ProviderError | None]") -> None:
+    """Read in a task of its own: whoever is cancelled is then always waiting for the SDK, never for us."""
+    try:
+        async with aclosing(_SPEAKERS[request.provider.adapter](request)) as spoken:
+            async for event in spoken:
+                events.put_nowait(event)
+    except Exception as error:  # noqa: BLE001  what they raise has no common class
+        events.put_nowait(_error_of(error))
+    else:
+        events.put_nowait(None)
+
+
+# --- Clients ---------------------------------------------------------------------------------------------------------
+
+
+async def _client_of(provider: Provider) -> Any:
+    """Return this loop's client: making one takes 30 ms, and one that has served another loop fails.
+
+    The first of its kind imports its SDK, for a second or more, in a thread.
+    """
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    key = (provider.adapter, provider.base_url, provider.api_key)
+    if key not in clients:
+        clients.setdefault(key, await asyncio.to_thread(_CLIENTS[provider.adapter], provider))
+    return clients[key][0]
+
+
+def _openai_client(provider: Provider) -> tuple[Any, Closing]:
+    import openai
+
+    timeout = openai.Timeout(settings.STALL_SECONDS, connect=CONNECT_SECONDS)
+    client = openai.AsyncOpenAI(
+        api_key=provider.api_key or "none", base_url=provider.base_url, max_retries=0, timeout=timeout
+    )
+    return client, client.close
+
+
+def _anthropic_client(provider: Provider) -> tuple[Any, Closing]:
+    import anthropic
+
+    timeout = anthropic.Timeout(settings.STALL_SECONDS, connect=CONNECT_SECONDS)
+    client = anthropic.AsyncAnthropic(
+        api_key=provider.api_key, base_url=provider.base_url, max_retries=0, timeout=timeout
+    )
+    return client, client.close
+
+
+def _gemini_client(provider: Provider) -> tuple[Any, Closing]:
+    import httpx2
+    from google import genai
+    from google.genai import types
+
+    base, _, version = provider.base_url.rstrip("/").rpartition("/")
+    http = httpx2.AsyncClient()  # else it takes aiohttp when it finds it, with other errors
+    timeout = round(settings.STALL_SECONDS * 1000)
+    options = types.HttpOptions(base_url=base, api_version=version, timeout=timeout, httpx_async_client=http)
+    return genai.Client(api_key=provider.api_key, http_options=options), http.aclose
+
+
+_CLIENTS: dict[str, Callable[[Provider], tuple[Any, Closing]]] = {
+    "openai_chat": _openai_client,
+    "anthropic_messages": _anthropic_client,
+    "gemini": _gemini_client,
+}
+
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+
+async def _speak_openai(request: ModelRequest) -> AsyncGenerator[Event]:
+    finish_reason, usage = None, None
+    client = await _client_of(request.provider)
+    answer = await client.chat.completions.create(**openai_chat.body_of(request))
+    async with answer:
+        async for chunk in answer:
+            for choice in chunk.choices or ():
+                finish_reason = choice.finish_reason or finish_reason
+                if (delta := choice.delta) is not None:
+                    text = delta.content or getattr(delta, "refusal", None) or ""
+                    thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
+                    yield Delta(text, thought)
+            if chunk.usage:
+                read, written = chunk.usage.prompt_tokens_details, chunk.usage.completion_tokens_details
+                usage = TokenUsage(
+                    input=max(0, chunk.usage.prompt_tokens),
+                    output=max(0, chunk.usage.completion_tokens),
+                    cache_read=(read and read.cached_tokens) or getattr(chunk.usage, "prompt_cache_hit_tokens", None) or 0,
+                    cache_write=(read and getattr(read, "cache_write_tokens", None)) or 0,
+                    reasoning=(written and written.reasoning_tokens) or 0,
+                )  # fmt: skip
+    if finish_reason:
+        reasons = {"length": "length", "content_filter": "content_filter"}
+        yield Finish(reasons.get(finish_reason, "stop"), usage)  # type: ignore[arg-type]
+
+
+async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
+    stop_reason = None
+    counts: dict[str, Any] = {}
+    client = await _client_of(request.provider)
+    answer = await client.messages.create(**anthropic_messages.body_of(request))
+    async with answer:
+        async for event in answer:
+            match event.type:
+                case "content_block_delta":
+                    yield Delta(getattr(event.delta, "text", None) or "", getattr(event.delta, "thinking", None) or "")
+                case "message_start":
+                    counts |= event.message.usage.model_dump(exclude_none=True)
+                case "message_delta":
+                    counts |= event.usage.model_dump(exclude_none=True)
+                    stop_reason = event.delta.stop_reason or stop_reason
+    if stop_reason:
+        read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
+        usage = TokenUsage(
+            input=counts["input_tokens"] + read + written,
+            output=counts["output_tokens"],
+            cache_read=read,
+            cache_write=written,
+            reasoning=counts.get("output_tokens_details", {}).get("thinking_tokens", 0),
+        )
+        reasons = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "content_filter"}
+        yield Finish(reasons.get(stop_reason, "stop"), usage)  # type: ignore[arg-type]
+
+
+async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
+    client = await _client_of(request.provider)
+    from google.genai import types
+
+    body = gemini.body_of(request)
+    settings_of = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction")}
+    config = types.GenerateContentConfig.model_validate(settings_of)
+    reason, usage = None, None
+    answer = await client.aio.models.generate_content_stream(
+        model=request.model, contents=body["contents"], config=config
+    )
+    async with aclosing(answer):
+        async for chunk in answer:
+            for candidate in chunk.candidates or ():
+                if candidate.finish_reason:
+                    reason = candidate.finish_reason.value
+                for part in (candidate.content and candidate.content.parts) or ():
+                    yield Delta(reasoning=part.text or "") if part.thought else Delta(part.text or "")
+            if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
+                reason = "SAFETY"
+            if counts := chunk.usage_metadata:
+                thoughts = counts.thoughts_token_count or 0
+                usage = TokenUsage(
+                    input=counts.prompt_token_count or 0,
+                    output=(counts.candidates_token_count or 0) + thoughts,
+                    cache_read=counts.cached_content_token_count or 0,
+                    reasoning=thoughts,
+                )
+    if reason:
+        filtered = "content_filter" if reason in gemini.FILTERS else "stop"
+        yield Finish("length" if reason == "MAX_TOKENS" else filtered, usage)  # type: ignore[arg-type]
+
+
+_SPEAKERS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
+    "openai_chat": _speak_openai,
+    "anthropic_messages": _speak_anthropic,
+    "gemini": _speak_gemini,
+}
+
+# --- Errors ----------------------------------------------------------------------------------------------------------
+
+# By class, as the SDKs name them: their classes cannot be imported here without importing them all.
+_BY_CLASS: dict[str, type[ProviderError]] = {
+    "APITimeoutError": TimedOut,
+    "TimeoutException": TimedOut,
+    "APIConnectionError": ConnectionFailed,
+    "HTTPError": ConnectionFailed,
+    "JSONDecodeError": BadResponse,
+    "UnknownApiResponseError": BadResponse,
+    "ValidationError": BadResponse,
+}
+SPOKEN_BY = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
+_TOO_LONG = ("prompt is too long", "maximum context length", "exceeds the maximum number of tokens")
+
+
+def _error_of(error: Exception) -> ProviderError:
+    """Return our error for whatever an SDK raised: by its class, its code, its status, and phrases no code stands for."""
+    if isinstance(error, ProviderError):
+        return error
+    if type(error).__module__.partition(".")[0] not in SPOKEN_BY:
+        logger.error("An SDK broke", extra={"error": type(error).__name__})  # its text may be a provider's
+        return BadResponse()
+    for kind in type(error).__mro__:
+        if found := _BY_CLASS.get(kind.__name__):
+            return found()
+    status = getattr(error, "status_code", None) or getattr(error, "code", None)
+    status = status if isinstance(status, int) and status >= 400 else None
+    names = {str(getattr(error, name, None)) for name in ("code", "type", "status")}
+    message = str(getattr(error, "message", "")).lower()
+    if names & {"context_length_exceeded", "exceed_context_size_error"} or any(mark in message for mark in _TOO_LONG):
+        return PromptTooLong(status=status)
+    if names & {"insufficient_quota", "billing_error", "FAILED_PRECONDITION"} or "credit balance" in message:
+        return PermissionRefused(status=status)
+    if names & {"content_filter", "content_policy_violation"}:
+        return ContentFiltered(status=status)
+    if "api key not valid" in message:
+        return AuthenticationFailed(status=status)
+    if status == 504 or names & {"timeout", "timeout_error"}:
+        return TimedOut(status=status)
+    if status is not None:
+        response = getattr(error, "response", None)
+        return from_status(status, retry_after=retry_after_of(getattr(response, "headers", {}).get("Retry-After", "")))
+    if any("rate_limit" in name for name in names):
+        return ProviderRateLimited()
+    return Overloaded()  # an error event inside a stream
