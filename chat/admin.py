@@ -3,14 +3,21 @@
 from decimal import Decimal
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from chat.llm.providers import list_providers
+from chat.errors import sentence_for
+from chat.llm.providers import list_providers, sdk
+from chat.llm.providers.base import Provider
+from chat.llm.providers.errors import ProviderError
 from chat.models import DEAREST, LanguageModel
 
 MICROS = 1_000_000
+MOST_NAMED = 30
 
 
 class DollarsField(forms.DecimalField):
@@ -57,6 +64,24 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_editable = ("position", "enabled")
     list_filter = ("provider", "tier", "enabled")
     search_fields = ("key", "label", "provider_model")
+    actions = ("compare_with_provider",)
+
+    @admin.action(description=_("Compare with what their providers have"))
+    def compare_with_provider(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
+        """Say which models of the selected ones' providers are new, and which are gone. Nothing is changed."""
+        providers = list_providers()
+        for key in sorted({model.provider for model in selected}):
+            if key not in providers or providers[key].adapter not in sdk.ADAPTERS:
+                self.message_user(request, _("%s cannot be asked: it has no key.") % key, messages.WARNING)
+                continue
+            known = set(LanguageModel.objects.filter(provider=key).values_list("provider_model", flat=True))
+            try:
+                found = set(async_to_sync(_list_once)(providers[key]))
+            except ProviderError as error:
+                self.message_user(request, f"{providers[key].name}: {sentence_for(error.code)}", messages.ERROR)
+                continue
+            told = {"provider": providers[key].name, "new": _some(found - known), "gone": _some(known - found)}
+            self.message_user(request, _("%(provider)s. New: %(new)s. Gone: %(gone)s.") % told)
 
     @admin.display(description=_("offered"))
     def offered(self, model: LanguageModel) -> str:
@@ -74,6 +99,20 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=_("output, $ a million"), ordering="output_price")
     def output(self, model: LanguageModel) -> str:
         return _dollars(model.output_price)
+
+
+async def _list_once(provider: Provider) -> list[str]:
+    """Return the provider's models, and leave nothing open: this loop ends with the request."""
+    try:
+        return await sdk.list_models(provider)
+    finally:
+        await sdk.close_clients()
+
+
+def _some(ids: set[str]) -> str:
+    """Return the first of the ids; a list of hundreds helps nobody."""
+    more = f" … (+{len(ids) - MOST_NAMED})" if len(ids) > MOST_NAMED else ""
+    return ", ".join(sorted(ids)[:MOST_NAMED]) + more or "–"
 
 
 def _dollars(micros: int | None) -> str:

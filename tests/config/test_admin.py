@@ -218,10 +218,32 @@ def test_the_list_says_who_is_offered_and_why_not(operator, settings):
         assert f'<td class="field-offered">{said}</td>' in row
 
 
+def compare(operator: Client, *keys: str) -> str:
+    chosen = list(LanguageModel.objects.filter(key__in=keys).values_list("pk", flat=True))
+    body = {"action": "compare_with_provider", "_selected_action": chosen}
+    return operator.post("/admin/chat/languagemodel/", body, follow=True).content.decode()
+
+
+def test_the_catalogue_is_compared_with_what_the_provider_has(operator, settings, llmock):
+    settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "k", llmock.base_url("openai")
+    before = list(LanguageModel.objects.values_list("key", "enabled"))
+    said = compare(operator, "gpt-6-luna", "claude-opus-5-5")
+    assert "OpenAI. New: " in said
+    assert "gpt-4o-mini" in said
+    assert "Gone: gpt-6-luna, gpt-6.1-sol, gpt-6.1-terra." in said
+    assert "Anthropic cannot be asked: it has no key." in said
+    assert list(LanguageModel.objects.values_list("key", "enabled")) == before
+
+
+def test_a_provider_that_refuses_to_tell_its_models_is_a_sentence(operator, settings, llmock):
+    settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "k", llmock.base_url("openai")
+    llmock.fail(401, times=None)
+    assert "OpenAI: This model cannot be reached: its provider refuses our key." in compare(operator, "gpt-6-luna")
+
+
 def test_a_model_whose_answer_would_not_fit_its_window_is_refused(operator):
     model = LanguageModel.objects.get(key="scripted")
-    names = ("key", "provider", "provider_model", "label", "tier", "position", "enabled", "max_tokens_parameter")
-    form = {name: getattr(model, name) for name in names} | {"context_window": 1_000, "max_output": 1_000}
+    form = model_form(model, context_window=1_000, max_output=1_000)
     answer = operator.post(f"/admin/chat/languagemodel/{model.pk}/change/", form)
     assert answer.status_code == 200
     assert "__all__" in answer.context["adminform"].form.errors

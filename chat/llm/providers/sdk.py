@@ -34,6 +34,8 @@ from chat.llm.providers.errors import (
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.streaming import retry_after_of
 
+LIST_SECONDS = 10
+
 logger = logging.getLogger(__name__)
 
 Closing: TypeAlias = Callable[[], Awaitable[None]]
@@ -75,10 +77,13 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 async def list_models(provider: Provider) -> list[str]:
     """Return the ids of the models the provider has; raises ProviderError. It costs nothing."""
     try:
-        client = await _client_of(provider)
-        if provider.adapter == "gemini":
-            return [(model.name or "").removeprefix("models/") async for model in await client.aio.models.list()]
-        return [model.id async for model in client.models.list()]
+        async with asyncio.timeout(LIST_SECONDS):
+            client = await _client_of(provider)
+            if provider.adapter == "gemini":
+                return [(model.name or "").removeprefix("models/") async for model in await client.aio.models.list()]
+            return [model.id async for model in client.models.list()]
+    except TimeoutError as error:
+        raise TimedOut from error
     except Exception as error:  # what they raise has no common class
         raise _error_of(error) from error
 
@@ -250,6 +255,8 @@ _SPEAKERS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
     "anthropic_messages": _speak_anthropic,
     "gemini": _speak_gemini,
 }
+
+ADAPTERS = frozenset(_SPEAKERS)
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
