@@ -1,24 +1,31 @@
 """The socket: who is let in, what a turn looks like from a page, and what a wrong command is answered."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 from uuid import UUID
 
 import pytest
+from channels.layers import get_channel_layer
 from django.utils import translation
 from pytest_django import Settings
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from accounts.errors import NotFound
 from accounts.models import User
 from billing.entitlements import period_of
 from billing.errors import TooManyAtOnce
 from billing.models import Plan
-from chat.consumers import MOST_MISTAKES, MOST_WATCHED
+from chat import consumers
+from chat.consumers import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
 from chat.errors import BadCommand, BadText, NoAttachments, TextTooLong, sentence_for
 from chat.tickets import issue_ticket
 from chat.turns import notices
 from chat.turns.connections import in_thread, sync_redis
 from chat.turns.runner import Runner
+from chat.turns.watching import hub
 from history import access
 from history.models import Turn, new_id
 from tests.chat.asking import aask, closed, saved
@@ -38,6 +45,12 @@ def change_free(**fields: object) -> None:
     for name, value in fields.items():
         setattr(free, name, value)
     free.save()
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.01)
 
 
 # --- Who is let in ----------------------------------------------------------------------------------------------------
@@ -145,6 +158,39 @@ async def test_somebody_signed_out_everywhere_is_hung_up_on(ana: User, bo: User)
         assert await page.closing() == 4401
         await other.settled()
         assert other.closed_with is None
+
+
+async def test_notices_come_again_after_their_store_was_away(ana: User, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(consumers, "RETRY_SECONDS", 0.01)
+    layer = get_channel_layer()
+    receive, failures = layer.receive, [RedisConnectionError(), RedisConnectionError()]
+
+    async def receive_later(channel: str) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return await receive(channel)
+
+    monkeypatch.setattr(layer, "receive", receive_later)
+    async with page_of(ana) as page:
+        await until(lambda: not failures)
+        await asyncio.sleep(0.05)
+        await notices.tell(ana.pk, "revoked")
+        assert await page.closing() == 4401
+
+
+async def test_a_socket_that_breaks_in_the_middle_leaves_nothing_behind(ana: User, monkeypatch: pytest.MonkeyPatch):
+    """A server says so by raising when something is sent, and no word of a disconnection may come any more."""
+
+    async def gone(_consumer: TurnConsumer, _event: Any) -> None:
+        raise OSError
+
+    async with page_of(ana) as page:
+        assert ana.pk in hub()._listeners
+        monkeypatch.setattr(TurnConsumer, "send_event", gone)
+        await page.send_text("no command")
+        await until(lambda: page._task.done())
+        assert isinstance(page._task.exception(), OSError)
+        assert ana.pk not in hub()._listeners
 
 
 # --- One turn ---------------------------------------------------------------------------------------------------------
