@@ -31,7 +31,7 @@ from chat.fragments import turn_html
 from chat.protocol import Command, Start, Stop, Watch
 from chat.tickets import redeem_ticket
 from chat.turns import notices
-from chat.turns.connections import in_thread
+from chat.turns.connections import end, in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.opening import LATEST, Opened, Question, open_turn
 from chat.turns.stopping import stop_turn
@@ -97,8 +97,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def leave(self) -> None:
         """End what this socket began, however it ended itself."""
-        for task in (*self.watching.values(), *self.background):
-            task.cancel()
+        await end((*self.watching.values(), *self.background))
         if hasattr(self, "user"):
             hub().unlisten(self.user.pk, self.hear)
             await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
@@ -168,6 +167,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.begun.discard(turn.pk)
         if old := self.watching.pop(turn.pk, None):
             old.cancel()
+            self.spawn(end((old,)))
         self.require_room()
         task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher))
         task.add_done_callback(lambda done: self.watched(turn.pk, done))

@@ -1,7 +1,7 @@
 """Ways out of this process: Redis from both worlds, and threads for everything that writes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache, partial
@@ -66,3 +66,11 @@ def async_redis() -> "redis.asyncio.Redis":
 async def close_async_redis() -> None:
     if client := _clients.pop(asyncio.get_running_loop(), None):
         await client.aclose(close_connection_pool=True)
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until they are over: before Python 3.12 a cancellation is lost while `wait_for` returns, in redis-py too."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.2)

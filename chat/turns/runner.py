@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
-from chat.turns.connections import async_redis, close_async_redis, in_thread
+from chat.turns.connections import async_redis, close_async_redis, end, in_thread
 from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, read, replay
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from chat.turns.running import Job, prepare, run_turn, take
@@ -231,14 +231,6 @@ class Runner:
         await close_session()
         await sdk.close_clients()
         await close_async_redis()
-
-
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel until they are over: before Python 3.12 a cancellation is lost while `wait_for` returns, in redis-py too."""
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=0.2)
 
 
 async def advance(turn: Turn) -> bool:
