@@ -1,6 +1,6 @@
 """The official SDKs: what is not per token, and a second transport for the tokens.
 
-`stream` does what the adapters do, at three to ten times their cost. An operator names a provider in SDK_PROVIDERS when
+`stream` does what the adapters do, at several times their cost. An operator names a provider in SDK_PROVIDERS when
 its wire format has changed and its SDK knows already; the tests hold the adapters against it.
 
 The SDKs are imported when they are first used: together they take two seconds and 95 MB.
@@ -118,7 +118,11 @@ async def _client_of(provider: Provider) -> Any:
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     key = (provider.adapter, provider.base_url, provider.api_key)
     if key not in clients:
-        clients.setdefault(key, await asyncio.to_thread(_CLIENTS[provider.adapter], provider))
+        made = await asyncio.to_thread(_CLIENTS[provider.adapter], provider)
+        if key in clients:  # somebody was faster
+            await made[1]()
+        else:
+            clients[key] = made
     return clients[key][0]
 
 
@@ -222,8 +226,8 @@ async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     from google.genai import types
 
     body = gemini.body_of(request)
-    settings_of = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction")}
-    config = types.GenerateContentConfig.model_validate(settings_of)
+    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction")}
+    config = types.GenerateContentConfig.model_validate(generation)
     reason, usage = None, None
     answer = await client.aio.models.generate_content_stream(
         model=request.model, contents=body["contents"], config=config
@@ -270,7 +274,7 @@ _BY_CLASS: dict[str, type[ProviderError]] = {
     "UnknownApiResponseError": BadResponse,
     "ValidationError": BadResponse,
 }
-SPOKEN_BY = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
+_SPOKEN_BY = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
 _TOO_LONG = ("prompt is too long", "maximum context length", "exceeds the maximum number of tokens")
 
 
@@ -278,7 +282,7 @@ def _error_of(error: Exception) -> ProviderError:
     """Return our error for whatever an SDK raised: by its class, its code, its status, and phrases no code stands for."""
     if isinstance(error, ProviderError):
         return error
-    if type(error).__module__.partition(".")[0] not in SPOKEN_BY:
+    if type(error).__module__.partition(".")[0] not in _SPOKEN_BY:
         logger.error("An SDK broke", extra={"error": type(error).__name__})  # its text may be a provider's
         return BadResponse()
     for kind in type(error).__mro__:
