@@ -46,9 +46,28 @@ class LanguageModel(models.Model):
     output_price = models.PositiveBigIntegerField(_("output price"), **PRICE)
     cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE)
     cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE)
+    list_price = models.JSONField(_("list price"), null=True, blank=True, editable=False)
+    markup_percent = models.PositiveSmallIntegerField(
+        _("markup, %"),
+        default=0,
+        validators=[MaxValueValidator(1_000)],
+        help_text=_("Added to what the provider takes."),
+    )
     accepts_temperature = models.BooleanField(default=False)
     max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
+    sees_images = models.BooleanField(_("sees images"), default=False)
+    reads_pdfs = models.BooleanField(
+        _("reads PDFs"), default=False, help_text=_("Takes them as they are; others get their text.")
+    )
     reasons = models.BooleanField(_("reasons"), default=False, help_text=_("May think silently before its first word."))
+    efforts = models.CharField(
+        _("efforts"),
+        max_length=60,
+        blank=True,
+        help_text=_(
+            "How hard it can be told to think, as its provider names it, from least to most: “low medium high”."
+        ),
+    )
 
     class Meta:
         verbose_name = _("model")

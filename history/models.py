@@ -25,10 +25,19 @@ def now() -> dt.datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
+class TitledBy(models.TextChoices):
+    """Whose the title of a conversation is: the question's first words, a model's, or a person's own."""
+
+    WORDS = "words"
+    MODEL = "model"
+    PERSON = "person"
+
+
 class Conversation(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
+    titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
@@ -47,7 +56,9 @@ class Turn(models.Model):
 
     `seq` is the order of creation in the conversation (client clocks are wrong), `depth` the place on the path from
     the root, `gen` how often a runner has begun to write it: live text of another generation is void. `instead_of` is the
-    model that would have answered, had it not failed before its first token.
+    model that would have answered, had it not failed before its first token, and `instead_because` the error's code.
+    `candidates` are the keys of who may answer, best first, and `route` the code of why Auto chose them. `attachments` and
+    `price` are JSON: what was attached, and by which prices the cost was reckoned.
     """
 
     class Status(models.TextChoices):
@@ -74,10 +85,17 @@ class Turn(models.Model):
     reasoning = models.TextField(blank=True, default="")
     search_text = models.TextField(blank=True, default="")
 
+    attachments = models.TextField(blank=True, default="")
+
     requested_model = models.CharField(_("model asked for"), max_length=100)
+    candidates = models.TextField(blank=True, default="")
+    route = models.CharField(_("why this model"), max_length=20, blank=True, default="")
+    effort = models.CharField(_("effort"), max_length=10, blank=True, default="")
     model = models.CharField(_("model"), max_length=100, blank=True, default="")
     provider = models.CharField(_("provider"), max_length=50, blank=True, default="")
     instead_of = models.CharField(_("in place of"), max_length=100, blank=True, default="")
+    instead_because = models.CharField(max_length=40, blank=True, default="")
+    is_from_cache = models.BooleanField(_("from cache"), default=False)
     max_output = models.IntegerField(_("longest answer, tokens"))
     trimmed_turns = models.IntegerField(_("turns left out of the prompt"), default=0)
     input_tokens = models.IntegerField(_("input"), default=0)
@@ -87,12 +105,14 @@ class Turn(models.Model):
     reasoning_tokens = models.IntegerField(default=0)
     usage_source = models.CharField(max_length=9, blank=True, default="")
     cost_micros = models.BigIntegerField(_("cost"), null=True)
+    price = models.TextField(blank=True, default="")
     finish_reason = models.CharField(_("finish reason"), max_length=20, blank=True, default="")
     error = models.CharField(_("error"), max_length=40, blank=True, default="")
 
     created_at = models.DateTimeField(_("asked"), default=now, editable=False)
     started_at = models.DateTimeField(_("claimed"), null=True)
     first_token_at = models.DateTimeField(_("first token"), null=True)
+    reasoning_ms = models.IntegerField(_("thought for, ms"), default=0)
     completed_at = models.DateTimeField(_("finished"), null=True)
 
     class Meta:

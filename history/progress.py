@@ -21,6 +21,8 @@ class Outcome(msgspec.Struct, frozen=True):
     model: str = ""
     provider: str = ""
     instead_of: str = ""
+    instead_because: str = ""
+    is_from_cache: bool = False
     input_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
@@ -28,9 +30,11 @@ class Outcome(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     usage_source: str = ""
     cost_micros: int | None = None
+    price: str = ""
     finish_reason: str = ""
     error: str = ""
     first_token_at: dt.datetime | None = None
+    reasoning_ms: int = 0
 
 
 def claim(turn: Turn) -> bool:

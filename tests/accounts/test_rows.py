@@ -110,6 +110,8 @@ def full(model: type[Model]) -> Any:
                 setattr(row, field.attname, GREATEST)
             case "IntegerField" | "PositiveIntegerField":
                 setattr(row, field.attname, 2**31 - 1)
+            case "BooleanField":
+                setattr(row, field.attname, True)
             case "CharField" | "TextField":
                 setattr(row, field.attname, "¿'%s'? 😀"[: field.max_length])
     return row
@@ -544,6 +546,7 @@ def anything(field: "Field[Any, Any]") -> st.SearchStrategy[Any]:
         "PositiveIntegerField": st.integers(0, 2**31 - 1),
         "CharField": texts,
         "TextField": texts,
+        "BooleanField": st.booleans(),
         "DateTimeField": moments,
     }[field.get_internal_type()]
     return st.none() | found if field.null else found

@@ -179,7 +179,17 @@ def test_a_model_the_operator_withdraws_is_not_offered(operator):
 
 
 def model_form(model: LanguageModel, **fields: object) -> dict[str, object]:
-    names = ("key", "provider", "provider_model", "label", "tier", "position", "enabled", "max_tokens_parameter")
+    names = (
+        "key",
+        "provider",
+        "provider_model",
+        "label",
+        "tier",
+        "position",
+        "enabled",
+        "max_tokens_parameter",
+        "markup_percent",
+    )
     rest = {name: getattr(model, name) for name in (*names, "context_window", "max_output")}
     return rest | {"input_price": "0.10", "output_price": "0.5"} | fields
 

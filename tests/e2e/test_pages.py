@@ -83,9 +83,13 @@ async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
 
 
 SWITCH = """
-async (theme) => {
+(theme) => {
   document.documentElement.dataset.theme = theme;
-  await Promise.allSettled(document.getAnimations().map((animation) => animation.finished)); // colours on their way are others
+  // Colours on their way are others. Waiting for them hangs where a busy machine paints no frame.
+  for (const animation of document.getAnimations()) {
+    if (animation.effect.getComputedTiming().endTime === Infinity) animation.cancel();
+    else animation.finish();
+  }
 }
 """
 

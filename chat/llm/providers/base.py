@@ -18,9 +18,20 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """What a question came with, as the model takes it."""
+
+    kind: Literal["image", "pdf"]
+    media_type: str
+    name: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     role: Literal["system", "user", "assistant"]
     text: str
+    files: tuple[File, ...] = ()
 
 
 Pace: TypeAlias = Callable[[], Awaitable[None]]
@@ -41,6 +52,7 @@ class ModelRequest:
     max_output: int
     max_tokens_parameter: str = "max_tokens"
     reasons: bool = False  # whether to ask for what it thinks
+    effort: str = ""  # how hard to think, in the provider's word; empty is the model's own choice
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = at_once
