@@ -128,9 +128,12 @@ class Answer:
 
 
 def last_question(messages: Iterable[dict[str, Any]]) -> str:
-    """The text of the user's last message; empty where it is not plain text."""
+    """The text of the user's last message, without its pictures and files."""
     asked = [message.get("content") for message in messages if message.get("role") == "user"]
-    return asked[-1] if asked and isinstance(asked[-1], str) else ""
+    last = asked[-1] if asked else ""
+    if isinstance(last, list):
+        return "".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
+    return last if isinstance(last, str) else ""
 
 
 def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:

@@ -4,9 +4,9 @@ import asyncio
 import base64
 import json
 import logging
-import time
 from collections.abc import AsyncIterator
-from dataclasses import astuple, dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -198,6 +198,40 @@ async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response:
     ours, theirs = await both(dialect, response)
     assert ours.error == theirs.error == code
     assert (ours.text, ours.finish) == ("", None)
+
+
+IN_STREAM = [
+    (CHAT, {"error": {"code": "rate_limit_exceeded", "type": "requests", "message": "m"}}, "rate_limited"),
+    (CHAT, {"error": {"code": None, "type": "timeout", "message": "m"}}, "timeout"),
+    (CHAT, {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "m"}}, "context_exceeded"),
+    (CHAT, {"error": {"code": "content_filter", "type": "invalid_request_error", "message": "m"}}, "content_filter"),
+    (CHAT, {"error": {"code": "insufficient_quota", "type": "insufficient_quota", "message": "m"}}, "permission"),
+    (MESSAGES, {"type": "rate_limit_error", "message": "m"}, "rate_limited"),
+    (MESSAGES, {"type": "timeout_error", "message": "m"}, "timeout"),
+    (MESSAGES, {"type": "api_error", "message": "m"}, "overloaded"),
+    (MESSAGES, {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}, "context_exceeded"),
+    (GEMINI, {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "m"}, "rate_limited"),
+    (GEMINI, {"code": 500, "status": "INTERNAL", "message": "m"}, "overloaded"),
+    (GEMINI, {"code": 504, "status": "DEADLINE_EXCEEDED", "message": "m"}, "timeout"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "stated", "code"), IN_STREAM, ids=[f"{d.name}-{c}" for d, _, c in IN_STREAM])
+async def test_an_error_event_inside_a_stream_is_the_error_the_sdk_raises(
+    dialect: Dialect, stated: dict[str, Any], code: str
+):
+    events = dialect.speak(Script(broken="nofinish"))
+    match dialect.name:
+        case "openai_chat":
+            events.append(b"data: " + json.dumps(stated).encode() + b"\n\n")
+        case "anthropic_messages":
+            error = json.dumps({"type": "error", "error": stated}).encode()
+            events.append(b"event: error\ndata: " + error + b"\n\n")
+        case "gemini":
+            events.append(b"data: " + json.dumps({"error": stated}).encode() + b"\r\n\r\n")
+    ours, theirs = await both(dialect, *whole(events))
+    assert ours.error == theirs.error == code
+    assert ours.text == theirs.text == "".join(Script().text)
 
 
 # --- What the oracle does not tell -----------------------------------------------------------------------------------
@@ -408,6 +442,16 @@ async def test_deepseek_is_told_whether_to_think(by: Stream | None):
     assert "thinking" not in body
 
 
+async def test_openai_alone_gets_a_cache_key_and_a_pseudonym(by: Stream | None):
+    asked = {"cache_key": "conversation", "end_user": "somebody", "max_tokens_parameter": "max_completion_tokens"}
+    for key, is_openai in (("openai", True), ("deepseek", False), ("compatible", False), ("demo", False)):
+        _, body = await body_of(CHAT, by, provider=Provider(key, key, "openai_chat", "", KEY), **asked)
+        assert (body.get("prompt_cache_key") == "conversation") is is_openai
+        assert (body.get("safety_identifier") == "somebody") is is_openai
+        assert body["max_completion_tokens"] == 1_000
+        assert not {"max_tokens", "temperature", "top_p"} & body.keys()
+
+
 async def test_each_provider_is_told_how_hard_to_think_in_its_own_words():
     _, for_openai = await body_of(CHAT, effort="medium")
     _, for_anthropic = await body_of(MESSAGES, effort="medium")
@@ -480,25 +524,52 @@ async def test_neither_key_nor_provider_text_leaks(dialect: Dialect, transport: 
         assert "secret words" not in told
 
 
-@pytest.mark.parametrize("transport", ["fast", "sdk"])
-async def test_closing_the_iterator_closes_the_connection(dialect: Dialect, transport: str):
-    gone = asyncio.Event()
+@dataclass
+class Listener:
+    """A provider that says something and then nothing, and notes when it was asked and when its client left."""
+
+    url: str = ""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@asynccontextmanager
+async def listening(said: bytes) -> AsyncIterator[Listener]:
+    listener = Listener()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"".join(cut(dialect.speak(Script()))))
+        listener.asked.set()
+        writer.write(said)
         while await reader.read(1_000):
             pass
-        gone.set()
+        listener.gone.set()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    stream = (dialect.stream if transport == "fast" else sdk.stream)(dialect.request(url))
-    assert (await anext(stream)).text
-    begun = time.monotonic()
-    await stream.aclose()  # type: ignore[attr-defined]
-    async with asyncio.timeout(2):
-        await gone.wait()
-    assert time.monotonic() - begun < 1
+    listener.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    yield listener
     server.close()
+
+
+async def test_closing_the_iterator_closes_the_connection(dialect: Dialect, by: Stream | None):
+    async with listening(b"".join(cut(dialect.speak(Script())))) as listener:
+        stream = (by or dialect.stream)(dialect.request(listener.url))
+        assert (await anext(stream)).text
+        async with asyncio.timeout(1):
+            await stream.aclose()
+            await listener.gone.wait()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["silent", "begun"])
+async def test_a_cancelled_reader_closes_the_connection(dialect: Dialect, by: Stream | None, begun: bool):
+    """Whether it waits for the head of the answer or for its next event: somebody pressed stop."""
+    async with listening(b"".join(cut(dialect.speak(Script()))) if begun else b"") as listener:
+        task = asyncio.create_task(read((by or dialect.stream)(dialect.request(listener.url))))
+        await listener.asked.wait()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.wait([task])
+            await listener.gone.wait()
+        assert task.cancelled()

@@ -185,6 +185,11 @@ def test_what_the_seeded_models_can_do():
     assert can["demo"] == (False, False, "")
 
 
+def test_models_of_openai_take_the_new_name_of_the_cap():
+    names = LanguageModel.objects.filter(provider="openai").values_list("max_tokens_parameter", flat=True)
+    assert set(names) == {"max_completion_tokens"}
+
+
 def test_an_effort_too_long_for_a_turn_is_refused():
     luna = LanguageModel.objects.get(key="gpt-6-luna")
     luna.efforts = "low extraordinary"
