@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 export PORT
 
 help:  ## This list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole site on http://localhost:8000/ (PORT=, HOST=, MONGODB=embedded)
 	@$(BIN)/python -I config/first_run.py
@@ -26,6 +26,9 @@ soak: packages dev-packages  ## Long runs in which processes are killed
 
 bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
 	$(BIN)/python -m bench.run
+
+smoke-providers: packages  ## Ask every provider whose key is set, in earnest: it costs a fraction of a cent
+	$(BIN)/python manage.py smoke_providers
 
 bench-quick: packages dev-packages
 	$(BIN)/python -m bench.run --quick
@@ -93,4 +96,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test soak bench bench-quick check packages dev-packages
+.PHONY: help run test soak bench bench-quick smoke-providers check packages dev-packages

@@ -18,6 +18,7 @@ from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
+from chat.models import LanguageModel  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
@@ -38,6 +39,22 @@ def members(argument: str) -> list[str]:
             BillingAccount.objects.create(user=user, plan=plan)
         accesses.append(str(RefreshToken.for_user(user).access_token))
     return accesses
+
+
+def offer(argument: str) -> str:
+    """Offer a model of a provider; return what the site calls it."""
+    wanted = json.loads(argument)
+    sizes = {"tier": "strong", "context_window": 32_768, "max_output": 16_384}
+    model = LanguageModel.objects.create(
+        key=f"{wanted['provider']}:{wanted['model']}"[:100],
+        provider=wanted["provider"],
+        provider_model=wanted["model"],
+        label=wanted["model"],
+        input_price=1_000_000,
+        output_price=2_000_000,
+        **sizes,
+    )
+    return str(model.key)
 
 
 def operator(_argument: str) -> str:
@@ -96,6 +113,6 @@ def ledger(_argument: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = (members, operator, sessions, converse, audit, ledger)
+    functions = (members, offer, operator, sessions, converse, audit, ledger)
     named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
     json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

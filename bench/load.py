@@ -46,7 +46,7 @@ _WAYS: dict[str, type[SocketChannel | EventsChannel]] = {
 class Load:
     target: Target
     url: str  # the provider's base URL, or the site's root
-    model: str
+    model: str  # the script
     streams: int = 1
     rounds: int = 1  # turns of each stream, one after the other
     access_tokens: tuple[str, ...] = ()  # of the people who ask, in turns
@@ -55,6 +55,7 @@ class Load:
     ramp_seconds: float | None = None  # over which the streams start; None for 200 a second
     timeout_seconds: float = 120
     text: str = "Tell me a long story."
+    asked: str = ""  # what the site calls the model, where that is not the script
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,8 @@ def channels_of(load: Load) -> list[Channel]:
         raise ValueError("a site is asked by people: no access tokens")
     kind = _WAYS[load.target]
     people = (load.access_tokens[number % len(load.access_tokens)] for number in range(load.streams))
-    return [kind(address, load.model, load.text, token, continued=load.continued) for token in people]
+    model = load.asked or load.model
+    return [kind(address, model, load.text, token, continued=load.continued) for token in people]
 
 
 async def open_all(channels: Iterable[Channel], turns: int) -> None:

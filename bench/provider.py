@@ -1,10 +1,11 @@
-"""A fake LLM provider on the loopback interface that speaks OpenAI's wire format.
+"""A fake LLM provider on the loopback interface that speaks the wire formats of OpenAI, Anthropic and Google.
 
 The name of the model is the script of the answer: see `bench.script`. Used by tests as `FakeProvider`, and by the bench
 as a process: `python -m bench.provider --port 9100`.
 
     GET  /v1/models             a few example names; every name in the grammar works
     POST /v1/chat/completions   streamed or not
+    POST /v1/messages, /v1beta/models/<model>:streamGenerateContent
     GET  /stats                 counters and the last request bodies, see `Snapshot`
     POST /reset                 forgets them, and drops every stream that still runs
 """
@@ -23,6 +24,7 @@ from typing import Any, Self, TypeVar, cast
 
 from bench import wire
 from bench.answers import Provider, Running, Snapshot
+from bench.dialects import Dialect, dialect_at
 from bench.http1 import LAST_CHUNK, MAX_HEAD_BYTES, Dechunker, Head, MalformedError
 from bench.loops import allow_many_sockets
 from bench.script import Script, UnknownScriptError, expected_reasoning, expected_text
@@ -173,9 +175,9 @@ class _Connection(asyncio.Protocol):
         return None
 
     def _route(self, request: _Request) -> None:
+        if request.method == "POST" and (dialect := dialect_at(request.path)):
+            return self._complete(request, dialect)
         match request.method, request.path:
-            case "POST", "/v1/chat/completions":
-                self._complete(request)
             case "GET", "/v1/models":
                 self._reply(200, wire.model_list())
             case "GET", "/stats":
@@ -186,29 +188,30 @@ class _Connection(asyncio.Protocol):
             case _:
                 self._refuse(404, wire.refusal(404))
 
-    def _complete(self, request: _Request) -> None:
-        body = _read_body(request.body)
-        if body is None:
-            return self._refuse(400, wire.refusal(400))
-        self._provider.requests.append(body)
+    def _complete(self, request: _Request, dialect: Dialect) -> None:
+        sent = _read_body(request.body)
+        body = dialect.as_chat(request.path, sent) if sent is not None else {}
+        if sent is None or not isinstance(body.get("model"), str):
+            return self._refuse(400, dialect.refusal(400))
+        self._provider.requests.append(sent)
         try:
             script = Script.parse(body["model"])
         except UnknownScriptError:
-            return self._refuse(404, wire.refusal(404))
+            return self._refuse(404, dialect.refusal(404))
         if script.kind == "tokens" and not self._provider.is_flaky_now(body["model"], script):
-            return self._begin(script, body)
+            return self._begin(script, body, dialect)
         if script.kind == "hang":
             return self._hang(script, body)
-        return self._refuse_by_script(script)
+        return self._refuse_by_script(script, dialect)
 
-    def _begin(self, script: Script, body: dict[str, Any]) -> None:
+    def _begin(self, script: Script, body: dict[str, Any], dialect: Dialect) -> None:
         script = script.answering(wire.last_question(body.get("messages") or []))
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if limit is not None:
             script = script.limited_to(int(limit))
         streamed = bool(body.get("stream"))
         wait_ms = script.first_ms if streamed else script.duration_ms
-        answer = wire.Answer(script, body, self._provider.counters.started)
+        answer = dialect.answer(script, body, self._provider.counters.started)
         due_ns = monotonic_ns() + wait_ms * wire.NS_PER_MS
         running = Running(self, answer, due_ns, answer.events() if streamed else None)
         self._run(running)
@@ -223,7 +226,7 @@ class _Connection(asyncio.Protocol):
         self._running = running
         self._provider.began(running)
 
-    def _refuse_by_script(self, script: Script) -> None:
+    def _refuse_by_script(self, script: Script, dialect: Dialect) -> None:
         match script.kind:
             case "context":
                 self._refuse(400, wire.context_refusal())
@@ -232,13 +235,12 @@ class _Connection(asyncio.Protocol):
             case "html":
                 self._refuse(script.status, _HTML % (script.status, script.status), "content-type: text/html\r\n")
             case "status" if script.retry_after_seconds is not None:
-                self._refuse(
-                    script.status, wire.refusal(script.status), f"retry-after: {script.retry_after_seconds}\r\n{_JSON}"
-                )
+                fields = f"retry-after: {script.retry_after_seconds}\r\n{_JSON}"
+                self._refuse(script.status, dialect.refusal(script.status), fields)
             case "status":
-                self._refuse(script.status, wire.refusal(script.status))
+                self._refuse(script.status, dialect.refusal(script.status))
             case _:  # a flaky one
-                self._refuse(500, wire.refusal(500))
+                self._refuse(500, dialect.refusal(500))
 
     def _refuse(self, status: int, body: bytes, fields: str = _JSON) -> None:
         self._provider.counters.refused += 1
@@ -253,14 +255,12 @@ class _Connection(asyncio.Protocol):
 
 
 def _read_body(raw: bytes) -> dict[str, Any] | None:
-    """The request, or None where it names no model; what the model does with the rest is up to its script."""
+    """The request, or None where it is none; what the model does with the rest is up to its script."""
     try:
         body = json.loads(raw)
     except ValueError:
         return None
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
-        return None
-    return body
+    return body if isinstance(body, dict) else None
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -144,6 +144,11 @@ class Site:
         accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
         return accesses
 
+    def offer(self, provider: str, model: str) -> str:
+        """Offer one more model of a provider; return what the site calls it."""
+        key: str = self._inside("offer", json.dumps({"provider": provider, "model": model}))
+        return key
+
     def operator(self) -> str:
         """Return the access token of a new operator."""
         access: str = self._inside("operator")

@@ -66,27 +66,35 @@ class Answer:
         body = {**self._base, "object": "chat.completion", "choices": [choice]}
         if script.usage:
             body["usage"] = self._usage()
-        raw = _json(body)
+        raw = encode(body)
         return raw if script.rubbish_after is None else raw[: len(raw) // 2]
 
     def _events(self) -> Iterator[tuple[bytes, int]]:
         script = self.script
-        pause = script.gap_ms * NS_PER_MS
         yield self._chunk({"role": "assistant", "content": "", "refusal": None}), 0
-        head, tail = self._around("reasoning_content")
-        for i in range(script.reasoning):
-            self.sent += 1
-            yield b"%sr%d %s" % (head, i, tail), pause
-        head, tail = self._around("content")
-        make = script.token_maker()
-        for i in range(script.delivered):
-            if i == script.rubbish_after:
-                yield self._event(b'{"id":"chatcmpl-fake","choices":[{"del'), 0
-            self.sent += 1
-            token = make(i)
-            raw = token.encode() if script.timed else _json(token)[1:-1]
-            yield head + raw + tail, pause
+        yield from self._tokens(self._chunk({"reasoning_content": "@text@"}), script.reasoning, is_text=False)
+        yield from self._tokens(self._chunk({"content": "@text@"}), script.delivered, is_text=True)
         yield from self._ending()
+
+    def _tokens(self, event: bytes, count: int, *, is_text: bool) -> Iterator[tuple[bytes, int]]:
+        """So many events that differ from `event` only in the text that stands where it has `@text@`."""
+        script = self.script
+        pause = script.gap_ms * NS_PER_MS
+        head, tail = event.split(b"@text@")
+        make = script.token_maker()
+        for i in range(count):
+            if is_text and i == script.rubbish_after:
+                yield self._rubbish(), 0
+            self.sent += 1
+            if not is_text:
+                raw = b"r%d " % i
+            else:
+                token = make(i)
+                raw = token.encode() if script.timed else encode(token)[1:-1]
+            yield head + raw + tail, pause
+
+    def _rubbish(self) -> bytes:
+        return self._event(b'{"id":"chatcmpl-fake","choices":[{"del')
 
     def _ending(self) -> Iterator[tuple[bytes, int]]:
         """What follows the last token; nothing where the connection breaks or falls silent."""
@@ -96,20 +104,15 @@ class Answer:
             return
         yield self._chunk({}, self.script.finish), 0
         if self._include_usage and self.script.usage:
-            yield self._event(_json({**self._chunk_base(), "choices": [], "usage": self._usage()})), 0
+            yield self._event(encode({**self._chunk_base(), "choices": [], "usage": self._usage()})), 0
         yield self._event(b"[DONE]"), 0
-
-    def _around(self, field: str) -> tuple[bytes, bytes]:
-        """The bytes before and after a token's text: the rest of the event is the same for all of them."""
-        head, tail = self._chunk({field: "@text@"}).split(b"@text@")
-        return head, tail
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         body = {**self._chunk_base(), "choices": [choice]}
         if self._include_usage:
             body["usage"] = None  # as OpenAI does in every chunk but the last
-        return self._event(_json(body))
+        return self._event(encode(body))
 
     def _chunk_base(self) -> dict[str, Any]:
         return {**self._base, "object": "chat.completion.chunk"}
@@ -128,9 +131,12 @@ class Answer:
 
 
 def last_question(messages: Iterable[dict[str, Any]]) -> str:
-    """The text of the user's last message; empty where it is not plain text."""
+    """The text of the user's last message, without its pictures and files."""
     asked = [message.get("content") for message in messages if message.get("role") == "user"]
-    return asked[-1] if asked and isinstance(asked[-1], str) else ""
+    last = asked[-1] if asked else ""
+    if isinstance(last, list):
+        return "".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
+    return last if isinstance(last, str) else ""
 
 
 def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:
@@ -162,11 +168,11 @@ def quota_refusal() -> bytes:
 
 def model_list() -> bytes:
     data = [{"id": model, "object": "model", "created": 1_700_000_000, "owned_by": "fake"} for model in EXAMPLE_MODELS]
-    return _json({"object": "list", "data": data})
+    return encode({"object": "list", "data": data})
 
 
 def _refusal(kind: str, code: str | None, message: str, param: str | None = None) -> bytes:
-    return _json({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    return encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def _split(events: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
@@ -185,5 +191,6 @@ def _place_to_cut(event: bytes) -> int:
     return 1 + (number >> 1) % (len(event) - 1)
 
 
-def _json(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
+    """JSON without blanks, as providers send it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

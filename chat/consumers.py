@@ -350,6 +350,7 @@ def _question(command: Start) -> Question:
         conversation_id=command.conversation_id,
         text=command.text,
         model=command.model or "",
+        effort=command.effort or "",
         parent_id=LATEST if command.parent_id is UNSET else command.parent_id,
     )
 

@@ -29,6 +29,12 @@ class UnknownModel(DomainError):
     message = _("That model is not offered. Please choose another.")
 
 
+class BadEffort(DomainError):
+    code = "bad_effort"
+    status = 422
+    message = _("This model cannot be told to think that hard or that little. Choose another effort, or none.")
+
+
 class NoModel(DomainError):
     code = "no_model"
     status = 503

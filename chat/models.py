@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
 DEAREST = 1_000_000_000
 """Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
+LONGEST_EFFORT = 10  # characters, as Turn.effort
 
 
 PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(DEAREST)]}
@@ -82,12 +83,15 @@ class LanguageModel(models.Model):
         return self.label
 
     def clean(self) -> None:
-        """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty."""
+        """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty; and an effort's name
+        that a turn could not keep."""
         errors = {
             name: _("This provider is never free. Leave the price empty while you do not know it.")
             for name in ("input_price", "output_price")
             if getattr(self, name) == 0 and self.provider in PAID_PROVIDERS
         }
+        if any(len(level) > LONGEST_EFFORT for level in self.effort_levels):
+            errors["efforts"] = _("No provider has so long a word for an effort.")
         if errors:
             raise ValidationError(errors)
 
@@ -98,6 +102,11 @@ class LanguageModel(models.Model):
     @property
     def is_free(self) -> bool:
         return not self.input_price and not self.output_price and self.is_priced
+
+    @property
+    def effort_levels(self) -> list[str]:
+        """How hard it can be told to think, from least to most."""
+        return self.efforts.split()
 
     @property
     def remark(self) -> str:

@@ -29,6 +29,7 @@ class Start(Struct, tag_field="type", tag="turn.start"):
     model: str | None = None
     parent_id: UUID | UnsetType | None = UNSET
     attachments: list[Any] = []
+    effort: str | None = None
 
 
 class Stop(Struct, tag_field="type", tag="turn.stop"):

@@ -174,6 +174,7 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
             conversation_id=earlier_turn.conversation_id,
             text=earlier_turn.question,
             model=form.get("model", ""),
+            effort=form.get("effort", ""),
             parent_id=earlier_turn.parent_id,
         )
     return Question(
@@ -181,6 +182,7 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
         conversation_id=conversation_id,
         text=(form.get("instead") or form.get("text", "")).replace("\r\n", "\n"),  # as forms send it
         model=form.get("model", ""),
+        effort=form.get("effort", ""),
         parent_id=LATEST,
     )
 

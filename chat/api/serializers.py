@@ -11,7 +11,7 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `effort` is how hard the model was told to think, `reasoning_ms` how long it thought. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
@@ -26,13 +26,14 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "parent_id",
                 "seq",
                 "model",
+                "effort",
                 "provider",
                 "instead_of",
                 "status",
                 "question",
                 "answer",
             ),
-            *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
+            *("reasoning", "reasoning_ms", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )
 
@@ -47,17 +48,21 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
 
 class AskSerializer(serializers.Serializer[Any]):
-    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root."""
+    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of the model's `efforts`."""
 
     text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    effort = serializers.CharField(required=False, allow_blank=True, default="", max_length=20)
     parent_id = serializers.UUIDField(required=False, allow_null=True)
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
 
 
 class ModelSerializer(serializers.Serializer[Candidate]):
-    """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it."""
+    """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it.
+
+    `efforts` are how hard it can be told to think, from least to most; a model that does not read PDFs gets their text.
+    """
 
     id = serializers.CharField(source="model.key")
     label = serializers.CharField(source="model.label")  # type: ignore[assignment]  # a field here, an argument there
@@ -68,6 +73,10 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     max_output = serializers.IntegerField(source="model.max_output")
     input_price = serializers.IntegerField(source="model.input_price")
     output_price = serializers.IntegerField(source="model.output_price")
+    sees_images = serializers.BooleanField(source="model.sees_images")
+    reads_pdfs = serializers.BooleanField(source="model.reads_pdfs")
+    reasons = serializers.BooleanField(source="model.reasons")
+    efforts = serializers.ListField(source="model.effort_levels", child=serializers.CharField())
     included = serializers.SerializerMethodField()
 
     def get_included(self, candidate: Candidate) -> bool:

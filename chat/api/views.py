@@ -55,6 +55,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         conversation_id=conversation_id,
         text=asked["text"],
         model=asked["model"],
+        effort=asked["effort"],
         parent_id=asked.get("parent_id", LATEST),
     )
     opened = open_turn(user_id_of(request), question)

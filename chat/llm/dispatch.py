@@ -41,10 +41,11 @@ class Answering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is asked, whoever answers. `max_output` is in tokens."""
+    """What is asked, whoever answers. `max_output` is in tokens; `effort` is told to models that know the word."""
 
     messages: tuple[Message, ...]
     max_output: int
+    effort: str = ""
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = at_once
@@ -113,6 +114,7 @@ def _stream(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
             max_output=prompt.max_output,
             max_tokens_parameter=model.max_tokens_parameter,
             reasons=model.reasons,
+            effort=prompt.effort if prompt.effort in model.effort_levels else "",
             cache_key=prompt.cache_key,
             end_user=prompt.end_user,
             pace=prompt.pace,

@@ -4,7 +4,7 @@ from django.conf import settings
 
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan
-from chat.errors import NoModel, UnknownModel
+from chat.errors import BadEffort, NoModel, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.models import LanguageModel
 
@@ -26,6 +26,16 @@ def candidates(requested: str, allowed: Entitlements) -> list[Candidate]:
         raise NoModel
     default = [c for c in usable if c.model.key == settings.DEFAULT_LLM and requested != AUTO]
     return default or [c for c in usable if c.model.tier != LanguageModel.Tier.DEMO] or usable
+
+
+def check_effort(effort: str, requested: str) -> None:
+    """Raise BadEffort for a word the named model does not know; without a name, for one that none on offer does."""
+    if not effort:
+        return
+    is_named = requested not in ("", AUTO)
+    models = [candidate.model for candidate in list_offered() if not is_named or candidate.model.key == requested]
+    if not any(effort in model.effort_levels for model in models):
+        raise BadEffort
 
 
 def _named(key: str, offered: list[Candidate], allowed: Entitlements) -> Candidate:

@@ -175,6 +175,9 @@ class Replay(msgspec.Struct):
     begun: str = ""
     outcome: str = ""
     is_ended: bool = False
+    reasoning_ms: int = (
+        0  # from the first reasoning to the first text, or to the last reasoning; known to `recall` only
+    )
 
     @property
     def was_shown(self) -> bool:
@@ -201,6 +204,23 @@ def replay(entries: Iterable[Entry]) -> Replay:
     return result
 
 
+async def recall(redis: Redis, turn_id: UUID) -> Replay:
+    """Return what the log adds up to, for whoever ends a turn in its runner's place."""
+    rows: Any = await redis.xrange(log_key(turn_id))
+    entries = _decode(rows)
+    result = replay(entries)
+    times = {  # when its entries came, by the store's clock
+        kind: [
+            _ms(row) for row, entry in zip(rows, entries, strict=True) if (entry.kind, entry.gen) == (kind, result.gen)
+        ]
+        for kind in (Kind.REASONING, Kind.TEXT)
+    }
+    if thinking := times[Kind.REASONING]:
+        until = times[Kind.TEXT][0] if times[Kind.TEXT] else thinking[-1]
+        result.reasoning_ms = max(0, until - thinking[0])
+    return result
+
+
 async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first."""
     return _decode(await redis.xrange(log_key(turn_id)))
@@ -209,6 +229,11 @@ async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
 def read_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first, to a page that is not on a loop."""
     return _decode(redis.xrange(log_key(turn_id)))
+
+
+def _ms(row: Any) -> int:
+    """Return when a row was appended: its id begins with the milliseconds."""
+    return int(row[0].partition(b"-")[0])
 
 
 def _decode(rows: Any) -> list[Entry]:

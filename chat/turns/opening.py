@@ -16,7 +16,7 @@ from billing.entitlements import Entitlements
 from chat.errors import BadText, TextTooLong
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, most_it_can_cost
-from chat.llm.selection import AUTO, candidates
+from chat.llm.selection import AUTO, candidates, check_effort
 from chat.turns import limits, prompts
 from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
@@ -38,12 +38,16 @@ LATEST: Literal["latest"] = "latest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn."""
+    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn.
+
+    `effort` is one of the model's levels, or empty: as hard as the model thinks by itself.
+    """
 
     turn_id: UUID
     conversation_id: UUID
     text: str
     model: str = ""
+    effort: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
 
 
@@ -64,7 +68,7 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
     """
     try:
         return _open_new(owner_id, question)
@@ -112,6 +116,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         raise NotFound
     parent = _find_parent(owner_id, question, conversation)
     offered = candidates(question.model, allowed)
+    check_effort(question.effort, question.model)
     longest_answer = _longest_answer(offered, allowed)
     prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
     try:
@@ -127,6 +132,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         depth=parent.depth + 1 if parent else 0,
         question=text,
         requested_model=question.model or (offered[0].model.key if len(offered) == 1 else AUTO),
+        effort=question.effort,
         max_output=longest_answer,
         trimmed_turns=prompt.trimmed_turns,
         input_tokens=prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better

@@ -27,7 +27,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         return None
     begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
     model_key, _provider, instead_of = (*begun, "", "", "")[:3]
-    return make_outcome(
+    outcome = make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
         answer=replay.text,
@@ -36,6 +36,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         instead_of=instead_of,
         error="runner_lost",
     )
+    return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)
 
 
 async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str, queue_entry: bytes = b"") -> bool:

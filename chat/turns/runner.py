@@ -21,7 +21,7 @@ from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
 from chat.turns.connections import async_redis, close_async_redis, end, in_thread
-from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, read, replay
+from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, recall
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from chat.turns.running import Job, prepare, run_turn, take
 from chat.turns.writer import LiveText, LogWriter
@@ -151,7 +151,7 @@ class Runner:
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
         """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
-        words = await in_thread(last_words, turn, replay(await read(self._redis, turn.pk)))
+        words = await in_thread(last_words, turn, await recall(self._redis, turn.pk))
         if words is not None:
             await close_with(self._redis, turn, words, closer=self.name, queue_entry=entry)
         elif job := await in_thread(prepare, turn):

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,6 +55,8 @@ class Job:
     answering: Answering | None = None
     finish: Finish | None = None
     characters: int = 0
+    thinks_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
+    reasoning_ms: int = 0
     cause: Cause | None = None  # why it is being cut short
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
@@ -63,6 +66,12 @@ class Job:
             self.cause = cause
             if self.task is not None:
                 self.task.cancel()
+
+    def has_thought(self) -> None:
+        """Note how long, if it was thinking."""
+        if self.thinks_since is not None:
+            self.reasoning_ms = max(1, round((time.monotonic() - self.thinks_since) * 1_000))
+            self.thinks_since = None
 
 
 def take(turn_id: UUID) -> tuple[Turn | None, Job | None]:
@@ -93,6 +102,7 @@ def prepare(turn: Turn) -> Job | None:
         Prompt(
             messages=prompt.messages,
             max_output=turn.max_output,
+            effort=turn.effort,
             cache_key=str(turn.conversation_id),
             end_user=_pseudonym(turn.owner_id),
         ),
@@ -125,8 +135,11 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                 case Delta():
                     is_first = live.is_empty
                     if event.reasoning:
+                        if is_first:
+                            job.thinks_since = time.monotonic()
                         live.add(Kind.REASONING, event.reasoning)
                     if event.text:
+                        job.has_thought()
                         live.add(Kind.TEXT, event.text)
                     if is_first:
                         job.turn.first_token_at = timezone.now()
@@ -184,7 +197,8 @@ async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) 
 
     The log first: if this process dies in between, whoever finds the turn closes it with what the provider reported.
     """
-    outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at)
+    job.has_thought()
+    outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at, reasoning_ms=job.reasoning_ms)
     live.notes[Kind.OUTCOME] = encode_outcome(outcome)
     told = asyncio.Event()
     live.told = told.set

@@ -13,7 +13,7 @@ from billing import metering
 from chat.turns import log
 from chat.turns.closing import close_queued, settle
 from chat.turns.connections import async_redis, in_thread
-from chat.turns.log import read, replay
+from chat.turns.log import recall
 from chat.turns.opening import enqueue
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from history import progress
@@ -73,6 +73,6 @@ async def _sweep_streaming(redis: Redis, turn: Turn) -> None:
     if now - float(await redis.get(mark) or now) < ORPHAN_SECONDS:
         return
     logger.warning("Turn without a runner closed", extra={"turn_id": turn.pk})
-    words = await in_thread(last_words, turn, replay(await read(redis, turn.pk)))
+    words = await in_thread(last_words, turn, await recall(redis, turn.pk))
     outcome = words or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
     await close_with(redis, turn, outcome, closer="sweep")

@@ -90,6 +90,27 @@ async def test_a_question_is_answered_with_the_finished_turn(ana: User, runner: 
     assert turn["created_at"] <= turn["completed_at"]
 
 
+async def test_a_question_may_say_how_hard_to_think(ana: User, runner: Runner):
+    await in_thread(teach_efforts)
+    turn = await answered(ana, "think:hm wait:0.05 say:hola", effort="low")
+    assert turn["effort"] == "low"
+    assert 40 < turn["reasoning_ms"] < 5_000
+    turn = await answered(ana)
+    assert (turn["effort"], turn["reasoning_ms"]) == ("", 0)
+
+
+async def test_an_effort_the_model_does_not_know_is_refused(ana: User):
+    answer = await post(ana, effort="low")
+    assert (answer.status_code, json.loads(answer.content)["code"]) == (422, "bad_effort")
+    assert await in_thread(Turn.objects.count) == 0
+
+
+def teach_efforts() -> None:
+    scripted = LanguageModel.objects.get(key="scripted")
+    scripted.efforts = "low high"
+    scripted.save()
+
+
 async def test_what_is_answered_is_what_is_kept(ana: User, runner: Runner):
     turn = await answered(ana)
     answer = await call(ana, "get", f"/turns/{turn['id']}")
@@ -577,8 +598,19 @@ def test_models_are_listed_in_the_operators_order(api: Any, ana: User):
         "max_output": 1_000,
         "input_price": 1_000_000,
         "output_price": 2_000_000,
+        "sees_images": False,
+        "reads_pdfs": False,
+        "reasons": False,
+        "efforts": [],
         "included": True,
     }
+
+
+def test_a_model_says_what_it_can_do(api: Any, ana: User, settings: Any):
+    settings.GEMINI_API_KEY = "k"
+    flash = {model["id"]: model for model in api(ana).get(f"{API}/models").json()["results"]}["gemini-3.8-flash"]
+    assert (flash["sees_images"], flash["reads_pdfs"], flash["reasons"]) == (True, True, True)
+    assert flash["efforts"] == ["low", "medium", "high"]
 
 
 def test_a_visitor_sees_no_models(api: Any, catalog: None):

@@ -20,7 +20,8 @@ from billing.errors import TooManyAtOnce
 from billing.models import Plan
 from chat import consumers
 from chat.consumers import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
-from chat.errors import BadCommand, BadText, NoAttachments, TextTooLong, sentence_for
+from chat.errors import BadCommand, BadEffort, BadText, NoAttachments, TextTooLong, sentence_for
+from chat.models import LanguageModel
 from chat.tickets import issue_ticket
 from chat.turns import notices
 from chat.turns.connections import in_thread, sync_redis
@@ -584,6 +585,24 @@ async def test_an_empty_question_is_refused(ana: User, text: str):
 
 async def test_attachments_are_refused(ana: User):
     await assert_rejected(ana, "no_attachments", NoAttachments.message, attachments=[{"name": "a.pdf"}])
+
+
+async def test_an_effort_nobody_knows_is_refused(ana: User):
+    await assert_rejected(ana, "bad_effort", BadEffort.message, effort="enormous")
+
+
+@pytest.mark.parametrize("effort", ["high", "", None])
+async def test_an_effort_is_kept_with_the_turn(ana: User, runner: Runner, effort: str | None):
+    def teach() -> None:
+        scripted = LanguageModel.objects.get(key="scripted")
+        scripted.efforts = "low high"
+        scripted.save()
+
+    await in_thread(teach)
+    async with page_of(ana) as page:
+        await page.start(effort=effort)
+        await page.ended()
+    assert (await in_thread(Turn.objects.get)).effort == (effort or "")
 
 
 async def test_an_empty_list_of_attachments_is_none(ana: User, runner: Runner):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from pytest_django import Settings
@@ -33,11 +34,11 @@ def candidates(provider: FakeProvider, *names: str, reasons: bool = False) -> li
     ]
 
 
-async def answer(candidates: list[Candidate]) -> tuple[list[str], str, ProviderError | None]:
+async def answer(candidates: list[Candidate], prompt: Prompt = PROMPT) -> tuple[list[str], str, ProviderError | None]:
     """Return who said they answer, the text, and the error if there was one."""
     who, text, error = [], "", None
     try:
-        async for event in dispatch.answer(candidates, PROMPT):
+        async for event in dispatch.answer(candidates, prompt):
             match event:
                 case Answering():
                     who.append(event.candidate.model.key)
@@ -58,6 +59,21 @@ async def test_the_first_event_says_who_answers(provider: FakeProvider):
     assert found[0].candidate.model.key == "fake-3t-0ms"
     assert isinstance(found[-1], Finish)
     assert sum(isinstance(event, Answering) for event in found) == 1
+
+
+async def test_an_effort_is_told_only_to_models_that_know_the_word(provider: FakeProvider):
+    """A failover goes to a model with other levels, or with none: it answers as hard as it thinks by itself."""
+    first, second, third = candidates(provider, "status-401", "status-403", "fake-3t-0ms")
+    first.model.efforts, second.model.efforts, third.model.efforts = "low high", "none max", "high"
+    who, _, _ = await answer([first, second, third], replace(PROMPT, effort="high"))
+    assert who == ["fake-3t-0ms"]
+    assert [request.get("reasoning_effort") for request in provider.requests] == ["high", None, "high"]
+
+
+async def test_no_model_is_ever_told_a_temperature(provider: FakeProvider):
+    """OpenAI's gpt-6 and Claude refuse it."""
+    await answer(candidates(provider, "fake-3t-0ms"))
+    assert not {"temperature", "top_p", "top_k"} & provider.requests[-1].keys()
 
 
 async def test_the_first_candidate_answers(provider: FakeProvider):

@@ -1,16 +1,18 @@
 """Every wire format by both transports against a mock server of somebody else's making (PyPI `llmock`)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 from llmock.pytest_plugin import LLMock
 from pytest_django import Settings
 
 from chat.llm.providers import ADAPTERS, sdk
-from chat.llm.providers.base import Message, ModelRequest, Provider
+from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
+from chat.llm.smoke import tiny_pdf, tiny_png
 from tests.chat.reading import Read, read
 
 SERVED = {
@@ -70,6 +72,26 @@ async def test_an_answer_reads_the_same(llmock: LLMock, request_for: ModelReques
     )
     assert ours.usage is not None
     assert min(ours.usage[:2]) > 0
+
+
+async def test_a_picture_and_a_pdf_are_taken(llmock: LLMock, request_for: ModelRequest):
+    llmock.reply("A dot, and nothing else.", times=None)
+    files = (File("image", "image/png", "dot.png", tiny_png()), File("pdf", "application/pdf", "one.pdf", tiny_pdf()))
+    asked = replace(request_for, messages=(Message("user", "What is this?", files),))
+    ours, theirs = await both(asked)
+    assert astuple(ours) == astuple(theirs)
+    assert (ours.text, ours.finish, ours.error) == ("A dot, and nothing else.", "stop", "")
+
+
+async def test_a_reader_that_is_cancelled_is_heard_of(llmock: LLMock, request_for: ModelRequest):
+    """By whoever waits for the answer's end: nothing is left running."""
+    llmock.reply("word " * 200, times=None).pace(20)
+    for stream in (ADAPTERS[request_for.provider.adapter], sdk.stream):
+        before = asyncio.all_tasks()
+        events = stream(request_for)
+        await anext(events)
+        await events.aclose()
+        assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize("code", FAULTS)

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 from pytest_django import Settings
 
-from bench.provider import FakeProvider
-from chat.llm.providers import openai_chat, sdk
+from bench.provider import FakeProvider, Script, expected_reasoning, expected_text
+from chat.llm.providers import ADAPTERS, openai_chat, sdk
 from chat.llm.providers.base import Message, ModelRequest, Provider
 from chat.llm.providers.http import close_session
 from tests.chat.reading import Read, read
@@ -51,12 +51,42 @@ BROKEN = (
     "status-429",
     "status-500",
     "status-503",
+    "status-529",
     "html-502",
     "html-404",
     "context",
     "quota",
     "no-such-model",
 )
+
+
+WHOLE_IN_ALL = (
+    "fake-1t-0ms",
+    "fake-20t-1ms-r10",
+    "fake-800t-0ms",
+    "fake-20t-0ms-unicode",
+    "fake-20t-1ms-unicode-split-r4",
+    "fake-20t-1ms-crlf-split",
+)
+BROKEN_IN_ALL = {
+    "fake-9t-1ms-nofinish": "truncated",
+    "fake-9t-1ms-error4": "overloaded",
+    "fake-9t-1ms-rubbish4": "bad_response",
+    "fake-9t-1ms-cut4": "connection",
+    "fake-9t-1ms-cut0": "connection",
+    "fake-9t-1ms-stall4": "timeout",
+    "hang": "timeout",
+    "status-400": "bad_request",
+    "status-401": "authentication",
+    "status-403": "permission",
+    "status-404": "not_found",
+    "status-429": "rate_limited",
+    "status-500": "overloaded",
+    "status-503": "overloaded",
+    "status-529": "overloaded",
+    "html-502": "overloaded",
+    "no-such-model": "not_found",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +122,48 @@ async def test_a_fault_is_the_kind_of_error_the_sdk_raises(provider: FakeProvide
     ours, theirs = await by_adapter(model, provider.url), await by_sdk(model, provider.url)
     assert ours.error == theirs.error != ""
     assert theirs.text.startswith(ours.text)
+
+
+DIALECTS = {"anthropic_messages": "", "gemini": "/v1beta"}
+"""By adapter: what follows the provider's address."""
+
+
+@pytest.fixture(params=DIALECTS)
+def served_by(request: pytest.FixtureRequest, provider: FakeProvider) -> Provider:
+    root = provider.url.removesuffix("/v1")
+    return Provider(
+        key="other", name="Fake", adapter=request.param, base_url=root + DIALECTS[request.param], api_key="k"
+    )
+
+
+async def both(served_by: Provider, model: str) -> tuple[Read, Read]:
+    request = replace(request_for(model, ""), provider=served_by, max_output=1_000)
+    return await read(ADAPTERS[served_by.adapter](request)), await read(sdk.stream(request))
+
+
+@pytest.mark.parametrize("model", WHOLE_IN_ALL)
+async def test_a_whole_answer_reads_the_same_in_every_format(served_by: Provider, model: str):
+    ours, theirs = await both(served_by, model)
+    assert astuple(ours) == astuple(theirs)
+    assert (ours.text, ours.reasoning, ours.error) == (expected_text(model), expected_reasoning(model), "")
+    tokens = Script.parse(model).tokens + Script.parse(model).reasoning
+    assert ours.usage == (3, tokens, 0, 0, Script.parse(model).reasoning)
+
+
+@pytest.mark.parametrize(("model", "code"), BROKEN_IN_ALL.items())
+async def test_a_fault_is_the_same_error_in_every_format(served_by: Provider, model: str, code: str):
+    ours, theirs = await both(served_by, model)
+    assert ours.error == theirs.error == code
+    assert theirs.text.startswith(ours.text)
+
+
+@pytest.mark.parametrize(
+    ("model", "finish"), [("fake-3t-0ms-length", "length"), ("fake-3t-0ms-filter", "content_filter")]
+)
+async def test_why_it_ended_reads_the_same_in_every_format(served_by: Provider, model: str, finish: str):
+    ours, theirs = await both(served_by, model)
+    assert astuple(ours) == astuple(theirs)
+    assert (ours.text, ours.finish) == ("t0 t1 t2 ", finish)
 
 
 async def test_cached_tokens_read_as_the_sdk_reads_them():

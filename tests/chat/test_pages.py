@@ -8,10 +8,12 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from billing import metering
 from billing.models import BillingAccount, Plan
 from chat.models import LanguageModel
 from history import tree
 from history.models import Conversation, Turn, new_id
+from history.progress import Outcome, close
 
 pytestmark = pytest.mark.stores
 
@@ -118,6 +120,7 @@ def test_a_form_asks_and_asks_once(browser, ana):
         ({"text": "  "}, 400, "Write something first."),
         ({"text": "x" * 40_000}, 413, "That is longer than your plan allows."),
         ({"text": "Hi", "model": "gpt-2"}, 404, "That model is not offered."),
+        ({"text": "Hi", "model": "scripted", "effort": "high"}, 422, "This model cannot be told to think that hard"),
         ({"text": "Hi", "model": "gpt-6.1-sol"}, 403, "Your plan does not include that."),
     ],
 )
@@ -148,6 +151,17 @@ def test_a_question_is_asked_again_beside_itself(browser, ana):
     assert answer.status_code == 302
     asked = Turn.objects.exclude(pk__in=[turn.pk for turn in turns]).get()
     assert (asked.question, asked.parent_id) == ("Question 1.", turns[0].pk)
+
+
+def test_a_form_says_how_hard_to_think(browser, ana):
+    LanguageModel.objects.filter(key="scripted").update(efforts="low high")
+    browser.post(f"/c/{new_id()}/", {"text": "One", "model": "scripted", "effort": "high"})
+    first = Turn.objects.get()
+    assert first.effort == "high"
+    close(first, Outcome("completed", answer="Two."))
+    metering.release(first.pk)
+    browser.post(f"/c/{first.conversation_id}/", {"again": str(first.pk), "model": "scripted", "effort": "low"})
+    assert Turn.objects.exclude(pk=first.pk).get().effort == "low"
 
 
 def test_an_open_turn_is_stopped_by_a_form(browser, ana):

@@ -51,6 +51,12 @@ def test_a_question_needs_no_more_than_its_ids_and_text():
     assert (found.model, found.parent_id, found.attachments) == (None, UNSET, [])
 
 
+def test_an_effort_is_understood():
+    assert parse_command(start(effort="low")).effort == "low"
+    assert parse_command(start(effort=None)).effort is None
+    assert parse_command(start()).effort is None
+
+
 def test_a_parent_of_null_is_not_an_absent_one():
     found = parse_command(start(parent_id=None))
     assert isinstance(found, Start)

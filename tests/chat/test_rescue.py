@@ -17,7 +17,7 @@ from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue, make_outcome
 from chat.turns.connections import in_thread
 from chat.turns.log import GROUP, QUEUE, Entry, Kind, encode_entry
-from chat.turns.rescue import close_with
+from chat.turns.rescue import close_with, last_words
 from chat.turns.running import encode_begun, encode_outcome
 from history import access, progress
 from history.models import Turn
@@ -106,6 +106,28 @@ async def test_what_was_shown_is_kept_and_closed_as_interrupted(
     assert can_continue(turn)
     assert provider.stats().started == 0
     assert await redis.xlen(QUEUE) == 0
+
+
+async def test_how_long_it_thought_is_read_from_the_log(redis: Redis, carla: User):
+    """By when its entries came. What an earlier generation thought is void."""
+    turn = await aask(carla, "hola")
+
+    async def add(gen: int, kind: Kind, text: str, at_ms: int) -> None:
+        entry = encode_entry(Entry(turn.pk.bytes, kind, gen, 0, text))
+        await redis.xadd(log.log_key(turn.pk), {b"e": entry}, id=f"{at_ms}-0")
+
+    async def thought_ms() -> int:
+        return (await in_thread(last_words, turn, await log.recall(redis, turn.pk))).reasoning_ms
+
+    await add(1, Kind.REASONING, "old", 1_000)
+    await add(2, Kind.BEGUN, encode_begun(await scripted()), 5_000)
+    await add(2, Kind.REASONING, "hm", 6_000)
+    assert await thought_ms() == 0
+    await add(2, Kind.REASONING, "so", 6_700)
+    assert await thought_ms() == 700
+    await add(2, Kind.TEXT, "hola", 7_500)
+    await add(2, Kind.TEXT, "mundo", 9_000)
+    assert await thought_ms() == 1_500
 
 
 async def test_who_answered_is_the_model_that_was_asked_for_if_the_log_does_not_say(

@@ -64,6 +64,30 @@ async def test_a_turn_is_answered_saved_and_paid(redis: Redis, runner: Runner, c
     assert "¿cuantos?" in turn.search_text
 
 
+async def test_how_long_it_thought_ends_with_the_first_text(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "wait:0.05 think:hm wait:0.1 think:so wait:0.1 say:a wait:0.3 think:b say:c"))
+    assert 195 <= turn.reasoning_ms < 450
+
+
+async def test_what_only_thought_thought_until_its_end(redis: Redis, runner: Runner, carla: User):
+    turn = await closed(await aask(carla, "think:hm wait:0.1 fail:overloaded"))
+    assert (turn.status, turn.error) == ("interrupted", "overloaded")
+    assert 95 <= turn.reasoning_ms < 2_000
+
+
+async def test_what_did_not_think_thought_for_no_time(redis: Redis, runner: Runner, carla: User):
+    assert (await closed(await aask(carla, "say:a wait:0.05 think:late say:b"))).reasoning_ms == 0
+
+
+async def test_the_effort_that_was_asked_for_reaches_the_provider(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    model = await in_thread(offer, "fake-3t-0ms", efforts="low high")
+    await closed(await aask(carla, "hola", model=model.key, effort="high"))
+    await closed(await aask(carla, "hola", model=model.key))
+    assert [request.get("reasoning_effort") for request in provider.requests] == ["high", None]
+
+
 async def test_what_was_used_is_recorded_once(redis: Redis, runner: Runner, carla: User):
     turn = await closed(await aask(carla, "say:hola usage:12/34"))
     record = await in_thread(record_of, turn)

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 from pytest_django import Settings
 
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan
-from chat.errors import NoModel, UnknownModel
+from chat.errors import BadEffort, NoModel, UnknownModel
 from chat.llm import catalog
 from chat.llm.catalog import find_model, list_offered, load_catalog
-from chat.llm.selection import AUTO, candidates
+from chat.llm.selection import AUTO, candidates, check_effort
 from chat.models import LanguageModel
+
+capabilities = import_module("chat.migrations.0004_capabilities_of_known_models")
+UNTOUCHED = {"sees_images": False, "reads_pdfs": False, "efforts": ""}
+SIZES = {"label": "x", "tier": "cheap", "context_window": 8_000, "max_output": 1_000}
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +150,75 @@ def test_what_an_operator_changed_stays():
     LanguageModel.objects.filter(key="gpt-6-luna").update(input_price=7, label="Luna")
     load_catalog()
     assert (find_model("gpt-6-luna").input_price, find_model("gpt-6-luna").label) == (7, "Luna")
+
+
+@pytest.mark.parametrize(
+    ("requested", "effort"),
+    [
+        *(("gpt-6-luna", ""), ("gpt-6-luna", "low"), ("gpt-6-luna", "high"), ("deepseek-flash", "none"), ("demo", "")),
+        *((AUTO, "medium"), (AUTO, "none"), ("", "high"), (AUTO, "")),
+    ],
+)
+def test_an_effort_that_is_known(requested: str, effort: str):
+    check_effort(effort, requested)
+
+
+@pytest.mark.parametrize(
+    ("requested", "effort"),
+    [("gpt-6-luna", "none"), ("gpt-6-luna", "LOW"), ("gpt-6-luna", "low medium"), ("deepseek-flash", "low")]
+    + [("demo", "low"), (AUTO, "enormous"), ("", "enormous"), (AUTO, " ")],
+)
+def test_an_effort_nobody_knows_is_refused(requested: str, effort: str):
+    with pytest.raises(BadEffort) as refused:
+        check_effort(effort, requested)
+    assert (refused.value.code, refused.value.status) == ("bad_effort", 422)
+
+
+def test_what_the_seeded_models_can_do():
+    can = {model.key: (model.sees_images, model.reads_pdfs, model.efforts) for model in LanguageModel.objects.all()}
+    everything = (True, True, "low medium high")
+    assert {key for key, found in can.items() if found == everything} == {
+        *("gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol", "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"),
+        *("gemini-3.5-flash-lite", "gemini-3.8-flash", "gemini-4-argon"),
+    }
+    assert can["deepseek-flash"] == (True, False, "none high")
+    assert can["demo"] == (False, False, "")
+
+
+def test_models_of_openai_take_the_new_name_of_the_cap():
+    names = LanguageModel.objects.filter(provider="openai").values_list("max_tokens_parameter", flat=True)
+    assert set(names) == {"max_completion_tokens"}
+
+
+def test_an_effort_too_long_for_a_turn_is_refused():
+    luna = LanguageModel.objects.get(key="gpt-6-luna")
+    luna.efforts = "low extraordinary"
+    with pytest.raises(ValidationError) as refused:
+        luna.full_clean()
+    assert set(refused.value.message_dict) == {"efforts"}
+
+
+def test_models_of_an_older_installation_learn_what_they_can_do_once():
+    """As the migration finds them: rows as they were before the fields, and one that the operator has changed."""
+    LanguageModel.objects.filter(key="gpt-6-luna").update(**UNTOUCHED)
+    LanguageModel.objects.filter(key="deepseek-flash").update(**UNTOUCHED)
+    LanguageModel.objects.filter(key="gpt-6.1-sol").update(**UNTOUCHED | {"efforts": "max"})
+    LanguageModel.objects.create(
+        key="luna-elsewhere", provider="compatible", provider_model="gpt-6-luna", **SIZES, **UNTOUCHED
+    )
+    with connection.schema_editor() as editor:
+        capabilities.tell(apps, editor)
+    assert [find(key) for key in ("gpt-6-luna", "deepseek-flash", "gpt-6.1-sol", "luna-elsewhere")] == [
+        (True, True, "low medium high"),
+        (True, False, "none high"),
+        (False, False, "max"),
+        (False, False, ""),
+    ]
+
+
+def find(key: str) -> tuple[bool, bool, str]:
+    model = LanguageModel.objects.get(key=key)
+    return model.sees_images, model.reads_pdfs, model.efforts
 
 
 def test_every_seeded_model_is_priced_and_valid():

@@ -1,4 +1,4 @@
-"""The same answers in the words of Anthropic and of Gemini: the bytes of whole HTTP responses, for `wire.answering`."""
+"""The same answers in the words of OpenAI, Anthropic and Gemini: the bytes of whole HTTP responses, for `wire.answering`."""
 
 import json
 from collections.abc import Callable
@@ -11,24 +11,64 @@ LAST = b"0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Script:
-    """What a provider says. `usage` is input, output, read from the cache, written to it, reasoning: all inclusive."""
+    """What a provider says. `usage` is input, output, read from the cache, written to it, reasoning: all inclusive.
+
+    `escaped` is JSON without a character beyond ASCII; else they are themselves, several bytes long.
+    """
 
     text: tuple[str, ...] = ("Hola, ", "¿qué tal? ", "😀 日本")
     reasoning: tuple[str, ...] = ()
     end: str = "stop"
     usage: tuple[int, int, int, int, int] | None = (12, 7, 0, 0, 0)
     broken: str = ""  # after the text: error, rubbish, nofinish
+    escaped: bool = False
+
+    def encode(self, data: Any) -> bytes:
+        return data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=self.escaped).encode()
 
 
 Event = tuple[str, Any]
 
 
+def openai(script: Script) -> list[bytes]:
+    return [b"data: " + script.encode(data) + b"\n\n" for data in _openai_chunks(script)]
+
+
+def _openai_chunks(script: Script) -> list[Any]:
+    base = {"id": "c_1", "object": "chat.completion.chunk", "created": 1, "model": "m", "usage": None}
+
+    def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+    said = "refusal" if script.end == "refusal" else "content"
+    chunks: list[Any] = [chunk({"role": "assistant", "content": ""})]
+    chunks += [chunk({"reasoning_content": piece}) for piece in script.reasoning]
+    chunks += [chunk({said: piece}) for piece in script.text]
+    match script.broken:
+        case "error":
+            return [*chunks, {"error": {"type": "server_error", "code": None, "message": "Overloaded"}}]
+        case "rubbish":
+            return [*chunks, b'{"choices": [{"del']
+        case "nofinish":
+            return chunks
+    chunks.append(chunk({}, {"filter": "content_filter", "refusal": "stop"}.get(script.end, script.end)))
+    if script.usage:
+        read, output, cached, written, thought = script.usage
+        usage = {
+            "prompt_tokens": read,
+            "completion_tokens": output,
+            "total_tokens": read + output,
+            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+            "completion_tokens_details": {"reasoning_tokens": thought},
+        }
+        chunks.append({**base, "choices": [], "usage": usage})
+    return [*chunks, b"[DONE]"]
+
+
 def anthropic(script: Script) -> list[bytes]:
-    return [_anthropic_event(*event) for event in _anthropic_events(script)]
-
-
-def _anthropic_event(name: str, data: Any) -> bytes:
-    return f"event: {name}\ndata: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
+    return [
+        b"event: %s\ndata: %s\n\n" % (name.encode(), script.encode(data)) for name, data in _anthropic_events(script)
+    ]
 
 
 def _anthropic_events(script: Script) -> list[Event]:
@@ -56,18 +96,22 @@ def _anthropic_events(script: Script) -> list[Event]:
             error = {"type": "overloaded_error", "message": "Overloaded"}
             return [*events, ("error", {"type": "error", "error": error})]
         case "rubbish":
-            return [*events, ("content_block_delta", '{"type": "content_block_delta", "ind')]
+            return [*events, ("content_block_delta", b'{"type": "content_block_delta", "ind')]
         case "nofinish":
             return events
-    reason = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}[script.end]
+    delta = {
+        "stop_reason": {"stop": "end_turn", "length": "max_tokens"}.get(script.end, "refusal"),
+        "stop_sequence": None,
+    }
+    if script.end == "refusal":
+        delta["stop_details"] = {"type": "refusal", "category": "cyber", "explanation": "No."}
     usage = {"output_tokens": output, "output_tokens_details": {"thinking_tokens": thought}}
-    ended = {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
+    ended = {"type": "message_delta", "delta": delta, "usage": usage}
     return [*events, ("message_delta", ended), ("message_stop", {"type": "message_stop"})]
 
 
 def gemini(script: Script) -> list[bytes]:
-    datas = (data if isinstance(data, bytes) else json.dumps(data).encode() for data in _gemini_chunks(script))
-    return [b"data: " + data + b"\r\n\r\n" for data in datas]
+    return [b"data: " + script.encode(data) + b"\r\n\r\n" for data in _gemini_chunks(script)]
 
 
 def _gemini_chunks(script: Script) -> list[Any]:
@@ -95,8 +139,12 @@ def _gemini_chunks(script: Script) -> list[Any]:
         }
     if script.end == "blocked":
         return [{"promptFeedback": {"blockReason": "SAFETY"}, **last}]
-    reason = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}[script.end]
+    reason = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY", "refusal": "PROHIBITED_CONTENT"}[script.end]
     return [*chunks, {"candidates": [{"content": {"parts": []}, "finishReason": reason, "index": 0}], **last}]
+
+
+def openai_error(status: int, code: str | None, message: str = "Sorry.", kind: str = "invalid_request_error") -> bytes:
+    return _refusal(status, {"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def anthropic_error(status: int, kind: str, message: str = "Sorry.") -> bytes:
@@ -135,8 +183,10 @@ SCRIPTS: dict[str, Script] = {
     "reasoning": Script(reasoning=("Hm, ", "let me see. "), usage=(12, 30, 0, 0, 21)),
     "cached": Script(usage=(5_000, 7, 4_096, 0, 0)),
     "at length": Script(end="length"),
-    "refused in the middle": Script(end="filter"),
-    "refused at once": Script(text=(), end="filter"),
+    "escaped": Script(text=("¿Qué? ", "😀👩\u200d👧 ", "日本 e\u0301"), escaped=True),
+    "filtered in the middle": Script(end="filter"),
+    "filtered at once": Script(text=(), end="filter"),
+    "refused": Script(text=("I would ", "rather not."), end="refusal"),
     "an error inside": Script(broken="error"),
     "rubbish inside": Script(broken="rubbish"),
     "without an end": Script(broken="nofinish"),
@@ -144,4 +194,4 @@ SCRIPTS: dict[str, Script] = {
 
 Speaker = Callable[[Script], list[bytes]]
 WRITTEN = replace(Script(), usage=(5_000, 7, 2_048, 2_900, 0))
-"""Tokens written to the cache too: only Anthropic counts them."""
+"""Tokens written to the cache too: Google does not count them."""

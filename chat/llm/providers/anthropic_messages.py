@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.providers.base import Event, Finish, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, File, Finish, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -65,6 +65,8 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "content_filter"}
 
+NO_EFFORT = ("none", "off")
+
 _ERRORS: dict[str, type[ProviderError]] = {
     "authentication_error": AuthenticationFailed,
     "billing_error": PermissionRefused,
@@ -80,7 +82,7 @@ _ERRORS: dict[str, type[ProviderError]] = {
 def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     url = f"{request.provider.base_url.rstrip('/')}/v1/messages"
     headers = {"Authorization": f"Bearer {request.provider.api_key}", "anthropic-version": VERSION}
-    return stream_answer(_MessagesAnswer(), request, url, headers=headers, body=body_of(request))
+    return stream_answer(_MessagesAnswer(), request, url, headers=headers, body_of=body_of)
 
 
 class _MessagesAnswer(Answer):
@@ -165,15 +167,35 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         "model": request.model,
         "max_tokens": request.max_output,
         "messages": [
-            {"role": message.role, "content": message.text} for message in request.messages if message.role != "system"
+            {"role": message.role, "content": _content_of(message)}
+            for message in request.messages
+            if message.role != "system"
         ],
         "stream": True,
         "cache_control": {"type": "ephemeral"},  # what was sent is a prefix of the next question
     }
     if system:
         body["system"] = system
-    if request.reasons:
+    if request.effort in NO_EFFORT:
+        body["thinking"] = {"type": "disabled"}
+    elif request.reasons:
         body["thinking"] = {"type": "adaptive", "display": "summarized"}
+    if request.effort and request.effort not in NO_EFFORT:
+        body["output_config"] = {"effort": request.effort}
     if request.end_user:
         body["metadata"] = {"user_id": request.end_user}
     return body
+
+
+def _content_of(message: Message) -> str | list[dict[str, Any]]:
+    """Return files, then text: what is asked of a file is understood better after it."""
+    if not message.files:
+        return message.text
+    return [*map(_file_block, message.files), {"type": "text", "text": message.text}]
+
+
+def _file_block(file: File) -> dict[str, Any]:
+    source = {"type": "base64", "media_type": file.media_type, "data": file.base64}
+    if file.kind == "image":
+        return {"type": "image", "source": source}
+    return {"type": "document", "source": source, "title": file.name}

@@ -1,5 +1,6 @@
 """What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
 
+from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -17,6 +18,10 @@ class Provider:
     system_role: Literal["system", "developer"] = "system"
 
 
+ENCODED_AT_ONCE = 384 * 1024
+"""Bytes, a multiple of three: what is turned into base64 in one go, and keeps other threads waiting for 0.5 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """What a question came with, as the model takes it."""
@@ -25,6 +30,16 @@ class File:
     media_type: str
     name: str
     data: bytes = field(repr=False)
+
+    @property
+    def base64(self) -> str:
+        parts = (self.data[at : at + ENCODED_AT_ONCE] for at in range(0, len(self.data), ENCODED_AT_ONCE))
+        return "".join(b2a_base64(part, newline=False).decode() for part in parts)
+
+    @property
+    def url(self) -> str:
+        """The file itself, as a `data:` URL."""
+        return f"data:{self.media_type};base64,{self.base64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,10 @@ class ModelRequest:
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = at_once
+
+    @property
+    def has_files(self) -> bool:
+        return any(message.files for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)

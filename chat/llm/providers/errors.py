@@ -82,6 +82,7 @@ def from_status(status: int, *, retry_after: float | None = None) -> ProviderErr
         413: PromptTooLong,
         422: BadRequest,
         429: ProviderRateLimited,
+        504: TimedOut,
     }
     kind = kinds.get(status) or (Overloaded if status >= 500 else ProviderError)
     return kind(status=status, retry_after=retry_after)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from chat.llm.providers.base import Event, Finish, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, Finish, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -83,7 +83,7 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     base, model = request.provider.base_url.rstrip("/"), quote(request.model, safe="")
     url = f"{base}/models/{model}:streamGenerateContent?alt=sse"
     headers = {"x-goog-api-key": request.provider.api_key}
-    return stream_answer(_GeminiAnswer(), request, url, headers=headers, body=body_of(request))
+    return stream_answer(_GeminiAnswer(), request, url, headers=headers, body_of=body_of)
 
 
 class _GeminiAnswer(Answer):
@@ -173,11 +173,14 @@ def _retry_delay(details: list[dict[str, Any]]) -> float | None:
 def body_of(request: ModelRequest) -> dict[str, Any]:
     """Return the request as the provider's API names it."""
     generation: dict[str, Any] = {"maxOutputTokens": request.max_output}  # thoughts included
-    if request.reasons:
-        generation["thinkingConfig"] = {"includeThoughts": True}
+    thinking: dict[str, Any] = {"includeThoughts": True} if request.reasons else {}
+    if request.effort:
+        thinking["thinkingLevel"] = request.effort.upper()
+    if thinking:
+        generation["thinkingConfig"] = thinking
     body: dict[str, Any] = {
         "contents": [
-            {"role": "model" if message.role == "assistant" else "user", "parts": [{"text": message.text}]}
+            {"role": "model" if message.role == "assistant" else "user", "parts": _parts_of(message)}
             for message in request.messages
             if message.role != "system"
         ],
@@ -186,3 +189,9 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
     if system := [{"text": message.text} for message in request.messages if message.role == "system"]:
         body["systemInstruction"] = {"parts": system}
     return body
+
+
+def _parts_of(message: Message) -> list[dict[str, Any]]:
+    """Return files, then text."""
+    files = [{"inlineData": {"mimeType": file.media_type, "data": file.base64}} for file in message.files]
+    return [*files, {"text": message.text}]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.providers.base import Event, Finish, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, File, Finish, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     ContentFiltered,
     Overloaded,
@@ -59,12 +59,15 @@ class _Chunk(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
+NOT_OPENAI = frozenset(("thinking",))
+"""What only other servers are sent, beside OpenAI's own names."""
+
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
 
 
 def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     url = f"{request.provider.base_url.rstrip('/')}/chat/completions"
-    return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body=body_of(request))
+    return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body_of=body_of)
 
 
 class _ChatAnswer(Answer):
@@ -124,7 +127,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         "messages": [
             {
                 "role": request.provider.system_role if message.role == "system" else message.role,
-                "content": message.text,
+                "content": _content_of(message),
             }
             for message in request.messages
         ],
@@ -134,7 +137,24 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
     }
     if request.provider.key == "openai":
         body |= {"prompt_cache_key": request.cache_key, "safety_identifier": request.end_user}
+    if request.effort and request.provider.key == "deepseek":
+        body["thinking"] = {"type": "disabled" if request.effort == "none" else "enabled"}
+    elif request.effort:
+        body["reasoning_effort"] = request.effort
     return body
+
+
+def _content_of(message: Message) -> str | list[dict[str, Any]]:
+    """Return files, then text. Without files plain text: not every server reads the other form."""
+    if not message.files:
+        return message.text
+    return [*map(_file_part, message.files), {"type": "text", "text": message.text}]
+
+
+def _file_part(file: File) -> dict[str, Any]:
+    if file.kind == "image":
+        return {"type": "image_url", "image_url": {"url": file.url}}
+    return {"type": "file", "file": {"filename": file.name, "file_data": file.url}}
 
 
 def _headers(request: ModelRequest) -> dict[str, str]:

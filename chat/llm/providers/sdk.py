@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+import msgspec
 from django.conf import settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat
@@ -32,7 +33,7 @@ from chat.llm.providers.errors import (
     from_status,
 )
 from chat.llm.providers.http import CONNECT_SECONDS
-from chat.llm.providers.streaming import retry_after_of
+from chat.llm.providers.streaming import BodyOf, retry_after_of
 
 LIST_SECONDS = 10
 
@@ -167,10 +168,17 @@ _CLIENTS: dict[str, Callable[[Provider], tuple[Any, Closing]]] = {
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 
+async def _body(request: ModelRequest, body_of: BodyOf) -> dict[str, Any]:
+    """Return what an adapter would send, made in a thread where there are files."""
+    return await asyncio.to_thread(body_of, request) if request.has_files else body_of(request)
+
+
 async def _speak_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     client = await _client_of(request.provider)
-    answer = await client.chat.completions.create(**openai_chat.body_of(request))
+    body = await _body(request, openai_chat.body_of)
+    extra = {name: body.pop(name) for name in openai_chat.NOT_OPENAI & body.keys()}  # its SDK would not know them
+    answer = await client.chat.completions.create(**body, extra_body=extra)
     async with answer:
         async for chunk in answer:
             for choice in chunk.choices or ():
@@ -197,7 +205,7 @@ async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
     stop_reason = None
     counts: dict[str, Any] = {}
     client = await _client_of(request.provider)
-    answer = await client.messages.create(**anthropic_messages.body_of(request))
+    answer = await client.messages.create(**await _body(request, anthropic_messages.body_of))
     async with answer:
         async for event in answer:
             match event.type:
@@ -225,13 +233,15 @@ async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     client = await _client_of(request.provider)
     from google.genai import types
 
-    body = gemini.body_of(request)
-    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction")}
+    body = await _body(request, gemini.body_of)
+    no_calls = {"automaticFunctionCalling": {"disable": True}}  # else it notes in the log that we make none
+    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction"), **no_calls}
     config = types.GenerateContentConfig.model_validate(generation)
+    contents = body["contents"]
+    if request.has_files:  # JSON, as otherwise it takes base64 for the bytes themselves
+        contents = [types.Content.model_validate_json(msgspec.json.encode(content)) for content in contents]
     reason, usage = None, None
-    answer = await client.aio.models.generate_content_stream(
-        model=request.model, contents=body["contents"], config=config
-    )
+    answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
         async for chunk in answer:
             for candidate in chunk.candidates or ():

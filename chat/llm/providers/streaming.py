@@ -1,9 +1,11 @@
 """What every wire format over HTTP shares: a POST, server-sent events, and the errors of a connection."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from email.utils import parsedate_to_datetime
-from typing import Any
+from io import BytesIO
+from typing import Any, TypeAlias
 
 import aiohttp
 import msgspec
@@ -15,6 +17,10 @@ from chat.llm.providers.errors import BadResponse, ConnectionFailed, ProviderErr
 from chat.llm.providers.sse import SseDecoder
 
 LONGEST_ERROR_BODY = 64 * 1024  # bytes
+
+WRITTEN_AT_ONCE = 1024 * 1024  # bytes; more is written piece by piece, and others have their turn in between
+
+BodyOf: TypeAlias = Callable[[ModelRequest], dict[str, Any]]
 
 NOTHING = ("", "")
 """What an event without text adds."""
@@ -62,7 +68,7 @@ class Answer(ABC):
 
 
 async def stream_answer(
-    answer: Answer, request: ModelRequest, url: str, *, headers: dict[str, str], body: dict[str, Any]
+    answer: Answer, request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
 ) -> AsyncGenerator[Event]:
     """Yield one Delta per network read, however many events it held, then the Finish."""
     headers = {
@@ -71,8 +77,9 @@ async def stream_answer(
         "Accept-Encoding": "identity",
         **headers,
     }
+    body = await _encode(request, body_of)
     try:
-        async with http.session().post(url, data=msgspec.json.encode(body), headers=headers) as response:
+        async with http.session().post(url, data=body, headers=headers) as response:
             if response.status != 200:
                 raise await _refusal(answer, response)
             decoder = SseDecoder()
@@ -96,6 +103,16 @@ async def stream_answer(
     if finish is None:
         raise Truncated
     yield finish
+
+
+async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
+    """Return the body as JSON. Files are megabytes: encoding them would hold up every other answer."""
+
+    def encode() -> bytes:
+        return msgspec.json.encode(body_of(request))
+
+    body = await asyncio.to_thread(encode) if request.has_files else encode()
+    return body if len(body) < WRITTEN_AT_ONCE else BytesIO(body)
 
 
 async def _refusal(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:

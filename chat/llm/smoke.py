@@ -1,0 +1,189 @@
+"""Every provider that is configured, asked in earnest: what a mock server cannot tell. It costs a fraction of a cent."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from struct import pack
+from time import monotonic
+from typing import Literal
+
+from billing.metering import Usage
+from chat.llm.catalog import Candidate
+from chat.llm.pricing import cost_of
+from chat.llm.providers import ADAPTERS, sdk
+from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
+from chat.llm.providers.errors import ProviderError
+
+MAX_OUTPUT = 2_000
+"""Tokens: most models think before they say a word."""
+PATIENCE_SECONDS = 120
+
+
+def tiny_png() -> bytes:
+    """Return a red square of 64 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + b"\xff\0\0" * 64) * 64
+    head = pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiny_pdf(text: str = "The secret word is walrus.") -> bytes:
+    """Return a page with a line on it."""
+    drawn = f"BT /F1 24 Tf 40 100 Td ({text}) Tj ET".encode()
+    objects = (
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 420 200] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    )
+    written, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(written))
+        written += b"%d 0 obj\n%s\nendobj\n" % (number, content)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    count = len(objects) + 1
+    tail = b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n"
+    return written + tail % (count, table, count, len(written))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, a word every right answer has, and the file that goes with it."""
+
+    name: str
+    text: str
+    word: str
+    file: File | None = None
+    is_long: bool = False
+
+
+QUESTIONS = (
+    Asked("plain", "Reply with this one word and nothing else: pong", "pong"),
+    Asked("streamed", "Count from 1 to 60 in digits, separated by spaces, and say nothing else.", "60", is_long=True),
+    Asked(
+        "image",
+        "Which colour is this square: red, green or blue? Reply with one word.",
+        "red",
+        File("image", "image/png", "square.png", tiny_png()),
+    ),
+    Asked(
+        "pdf",
+        "Which secret word does this document tell? Reply with that word.",
+        "walrus",
+        File("pdf", "application/pdf", "secret.pdf", tiny_pdf()),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One question to one provider: `differences` from what was expected, none if all is well."""
+
+    provider: str
+    model: str
+    transport: Literal["fast", "sdk"] | None
+    question: str
+    differences: tuple[str, ...] = ()
+    seconds: float = 0.0
+    first_seconds: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
+    cost_micros: int | None = None
+
+
+async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncIterator[Tried]:
+    """Ask every configured provider each question by both transports; yields what came of each."""
+    for key in configured:
+        of_provider = [candidate for candidate in offered if candidate.provider.key == key]
+        for asked in QUESTIONS:
+            candidate = _cheapest(of_provider, asked)
+            if candidate is None:
+                differences = () if of_provider else ("no model of it is on offer",)
+                yield Tried(key, "–", None, asked.name, differences)
+                continue
+            for transport in ("fast", "sdk"):
+                yield await _try(candidate, asked, transport)
+
+
+def _cheapest(offered: list[Candidate], asked: Asked) -> Candidate | None:
+    """Return the cheapest model that takes the question's file."""
+    kind = asked.file.kind if asked.file else ""
+    able = [
+        candidate
+        for candidate in offered
+        if not kind or (candidate.model.sees_images if kind == "image" else candidate.model.reads_pdfs)
+    ]
+    return min(able, key=lambda candidate: candidate.model.output_price or 0, default=None)
+
+
+async def _try(candidate: Candidate, asked: Asked, transport: Literal["fast", "sdk"]) -> Tried:
+    model = candidate.model
+    stream: Stream = ADAPTERS[candidate.provider.adapter] if transport == "fast" else sdk.stream
+    files = (asked.file,) if asked.file else ()
+    request = ModelRequest(
+        provider=candidate.provider,
+        model=model.provider_model,
+        messages=(Message("system", "You are a helpful assistant."), Message("user", asked.text, files)),
+        max_output=min(MAX_OUTPUT, model.max_output),
+        max_tokens_parameter=model.max_tokens_parameter,
+        reasons=model.reasons,
+        cache_key="smoke",
+        end_user="smoke",
+    )
+    text, reads, finish, error = "", 0, None, ""
+    begun = monotonic()
+    first_seconds = 0.0
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(stream(request)) as events:
+            async for event in events:
+                match event:
+                    case Delta():
+                        text += event.text
+                        reads += 1
+                        first_seconds = first_seconds or monotonic() - begun
+                    case Finish():
+                        finish = event
+    except ProviderError as caught:
+        error = f"error {caught.code}" + (f", status {caught.status}" if caught.status else "")
+    except TimeoutError:
+        error = f"no end after {PATIENCE_SECONDS} s"
+    usage = finish.usage if finish else None
+    known = None
+    if usage and model.is_priced:
+        known = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
+    return Tried(
+        provider=candidate.provider.key,
+        model=model.key,
+        transport=transport,
+        question=asked.name,
+        differences=(error,) if error else tuple(_differences(asked, text, reads, finish, known)),
+        seconds=monotonic() - begun,
+        first_seconds=first_seconds,
+        tokens=(usage.input, usage.output) if usage else (0, 0),
+        cost_micros=known,
+    )
+
+
+def _differences(asked: Asked, text: str, reads: int, finish: Finish | None, cost_micros: int | None) -> list[str]:
+    """Return what is not as it should be, in words."""
+    found = []
+    if not text.strip():
+        found.append("no text")
+    elif asked.word not in text.lower():
+        found.append(f"“{asked.word}” is not in {text[:80]!r}")
+    if asked.is_long and reads < 2:
+        found.append("all of it came at once")
+    if finish is None or finish.reason != "stop":
+        found.append(f"finish is {finish.reason if finish else 'missing'}")
+    if finish is None or finish.usage is None:
+        found.append("no usage")
+    elif not (finish.usage.input and finish.usage.output):
+        found.append(f"usage is {finish.usage.input} in, {finish.usage.output} out")
+    if cost_micros is None:
+        found.append("cost is unknown")
+    return found

@@ -1,0 +1,57 @@
+"""`manage.py smoke_providers`: every configured provider is asked a few questions; what differs is told.
+
+A command and not part of the bench: it is for the operator, asks the models of this installation's catalogue with its keys,
+and reckons by its prices.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from chat.llm.catalog import Candidate, list_offered
+from chat.llm.providers import list_providers, sdk
+from chat.llm.providers.http import close_session
+from chat.llm.smoke import Tried, try_all
+
+
+class Command(BaseCommand):
+    help = (
+        "Ask every provider whose key is set four short questions, by both transports. It costs a fraction of a cent."
+    )
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        configured = [key for key in list_providers() if key != "scripted"]
+        if not configured:
+            self.stdout.write("No provider has a key: nothing was asked.")
+            return
+        tried = asyncio.run(self._ask(list_offered(), configured))
+        differing = sum(bool(one.differences) for one in tried)
+        asked = sum(one.transport is not None for one in tried)
+        cost = sum(one.cost_micros or 0 for one in tried)
+        self.stdout.write(f"{asked} questions, {differing} not as expected, {cost / 1_000_000:.6f} US dollars.")
+        if differing:
+            sys.exit(1)
+
+    async def _ask(self, offered: list[Candidate], configured: list[str]) -> list[Tried]:
+        tried = []
+        try:
+            async for one in try_all(offered, configured):
+                self.stdout.write(_line(one))
+                tried.append(one)
+        finally:
+            await close_session()
+            await sdk.close_clients()
+        return tried
+
+
+def _line(one: Tried) -> str:
+    who = f"{one.provider:<10} {one.question:<8} {one.transport or '–':<4} {one.model}"
+    if one.differences:
+        return f"{who}: DIFFERS: {'; '.join(one.differences)}"
+    if one.transport is None:
+        return f"{who}: not asked, none of its models takes that"
+    read, written = one.tokens
+    times = f"{one.first_seconds:.1f} s to the first token, {one.seconds:.1f} s in all"
+    return f"{who}: as expected; {times}; {read} tokens in, {written} out, {one.cost_micros} micros"
