@@ -249,6 +249,7 @@ else:
 EMAIL_TIMEOUT = 10
 MAIL_DIR = DATA_DIR / "mail"
 DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <noreply@{urlsplit(SITE_URL).hostname}>")
+OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who is told when a provider refuses our key, and the like
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from redis.exceptions import RedisError, ResponseError
 
+from chat.llm.breaker import close_breakers
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
@@ -230,6 +231,7 @@ class Runner:
             pass
         await close_session()
         await sdk.close_clients()
+        await close_breakers()
         await close_async_redis()
 
 

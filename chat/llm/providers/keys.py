@@ -10,7 +10,7 @@ import re
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import environ
 from django.conf import settings
@@ -74,7 +74,7 @@ def _split(keys: str) -> tuple[str, ...]:
 @lru_cache(1)
 def _parse(text: str) -> dict[str, str]:
     """Return what `.env` says, read as the settings read it."""
-    parser = type("Parser", (environ.Env,), {"ENVIRON": {}})
+    parser: Any = type("Parser", (environ.Env,), {"ENVIRON": {}})
     parser.read_env(_Text(text))
     return dict(parser.ENVIRON)
 
