@@ -163,14 +163,14 @@ class Runner:
     async def _run(self, job: Job, entry: bytes) -> None:
         turn = job.turn
         live = LiveText(turn, self.name)
-        taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
-        if not taken:
-            return  # a slow runner still has it; its appends are refused once its lease runs out
-        if taken == Taken.STOP:
-            job.cut_short("stop")
-        self._writer.open(live)
-        self._jobs[turn.pk] = job
+        self._jobs[turn.pk] = job  # first: a stop that comes before the lease's answer must find it
         try:
+            taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
+            if not taken:
+                return  # a slow runner still has it; its appends are refused once its lease runs out
+            if taken == Taken.STOP:
+                job.cut_short("stop")
+            self._writer.open(live)
             if not await run_turn(job, live, self._writer):
                 return
         finally:
