@@ -306,7 +306,13 @@ def _note(way: _Way, error: ProviderError, *, has_begun: bool) -> None:
     model, key = way.candidate.model.key, digest_of(way.provider.api_key)
     fields = {"model": model, "code": error.code, "status": error.status, "has_begun": has_begun}
     logger.warning("Provider failed", extra={**fields, "key": key})
-    if alarm := ALARMS.get(error.code):
-        sentence = str(alarm) % {"provider": way.provider.name, "model": model}
-        where = way.provider.key if error.code == "authentication" else f"{way.provider.key}:{model}"
-        alert(f"{where}:{error.code}:{key}", sentence, provider=way.provider.key, model=model, code=error.code, key=key)
+    tell_operator(way.provider, model, error.code)
+
+
+def tell_operator(provider: Provider, model: str, code: str) -> None:
+    """Alert the operator of what waiting does not help; of anything else nobody is told."""
+    if alarm := ALARMS.get(code):
+        key = digest_of(provider.api_key)
+        where = provider.key if code == "authentication" else f"{provider.key}:{model}"
+        sentence = str(alarm) % {"provider": provider.name, "model": model}
+        alert(f"{where}:{code}:{key}", sentence, provider=provider.key, model=model, code=code, key=key)

@@ -50,6 +50,8 @@ PROBED_SECONDS = 300
 """A probe says nothing any more after this."""
 RESTING_SECONDS, OVERVIEW_SECONDS = 1.0, 5.0
 PROBES = "health:probes"
+DOWN = frozenset(("authentication", "connection", "overloaded", "timeout"))
+"""What a probe may find that means nobody is answered."""
 SPEAKS_AGAINST = FAILURES | BROKEN
 
 T = TypeVar("T")
@@ -82,6 +84,11 @@ class Tally:
                 self.up += number
             case "down":
                 self.down += number
+
+    @property
+    def errors(self) -> list[tuple[str, int]]:
+        """Each code and its number, the most frequent first."""
+        return self.failed.most_common()
 
     @property
     def against(self) -> int:
@@ -128,6 +135,11 @@ class Probe(msgspec.Struct, frozen=True):
     at: float
     keys: dict[str, str] = {}
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it could not be reached. Who refuses to tell its models, or has no such list, is there."""
+        return self.code in DOWN
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
@@ -143,12 +155,16 @@ class ProviderHealth:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What the admin shows of a model: its provider's key, what was counted lately, and its open breakers by key."""
+    """What the admin shows of a model: what was counted of it, and its open breakers by digest of their key."""
 
     model: LanguageModel
     lately: Tally
     today: Tally
     breakers: tuple[tuple[str, Opened], ...]
+
+    @property
+    def tallies(self) -> tuple[Tally, Tally]:
+        return self.lately, self.today
 
 
 # --- Counting -------------------------------------------------------------------------------------------------------
@@ -171,7 +187,7 @@ def failure(model: LanguageModel, code: str) -> tuple[str, ...]:
 def save_probe(provider: str, probe: Probe) -> None:
     """Keep what a probe found, and count it."""
     now = round(probe.at * 1000)
-    what = f"{'down' if probe.code else 'up'}|{provider}|"
+    what = f"{'down' if probe.is_down else 'up'}|{provider}|"
     with sync_redis().pipeline(transaction=False) as pipeline:
         pipeline.hset(PROBES, provider, msgspec.json.encode(probe))
         for key, seconds in ((_hour_key(now), KEPT_HOURS_SECONDS), (_slot_key(now), 1800)):
@@ -203,7 +219,10 @@ def forget() -> None:
 
 
 def causes() -> tuple[list[Cause], dict[str, Probe]] | None:
-    """Return what the operator may know: each model that is switched on, and the last probe of each provider."""
+    """Return what the operator may know: of each model on offer, and the last probe of each provider.
+
+    None while Redis is away.
+    """
     try:
         found = _read()
     except RedisError:
@@ -308,7 +327,7 @@ def _state_now(lately: Tally, probe: Probe | None, now: int, resting: int, model
     if resting == models:
         return "unavailable"
     state = lately.state
-    if probe and probe.code and now / 1000 - probe.at < PROBED_SECONDS:
+    if probe and probe.is_down and now / 1000 - probe.at < PROBED_SECONDS:
         state = "degraded" if lately.ok else "unavailable"
     if state in ("operational", "unknown") and resting:
         return "degraded"
