@@ -1,16 +1,22 @@
 """The models on offer, for the operator."""
 
+import datetime as dt
 from decimal import Decimal
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import path
 from django.utils.translation import gettext_lazy as _
 
+from chat.alerts import Alert, list_alerts
 from chat.errors import sentence_for
+from chat.llm import health
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
@@ -83,6 +89,29 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             told = {"provider": providers[key].name, "new": _some(found - known), "gone": _some(known - found)}
             self.message_user(request, _("%(provider)s. New: %(new)s. Gone: %(gone)s.") % told)
 
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(self.health)
+        return [path("health/", page, name="chat_languagemodel_health"), *super().get_urls()]
+
+    def health(self, request: HttpRequest) -> HttpResponse:
+        """What went wrong lately: alerts, probes, errors by model, and which breakers are open."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found = health.causes()
+        causes, probes = found or ([], {})
+        page = {
+            **self.admin_site.each_context(request),
+            "title": _("Health and alerts"),
+            "is_away": found is None,
+            "alerts": [_shown(one) for one in list_alerts()],
+            "probes": [
+                {"provider": key, "at": _moment(probe.at), "keys": probe.keys.items()}
+                for key, probe in sorted(probes.items())
+            ],
+            "causes": causes,
+        }
+        return render(request, "admin/chat/languagemodel/health.html", page)
+
     @admin.display(description=_("offered"))
     def offered(self, model: LanguageModel) -> str:
         """Say whether people can choose it, or why not."""
@@ -99,6 +128,21 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=_("output, $ a million"), ordering="output_price")
     def output(self, model: LanguageModel) -> str:
         return _dollars(model.output_price)
+
+
+def _shown(alert: Alert) -> dict[str, Any]:
+    details = ", ".join(f"{name}: {value}" for name, value in sorted(alert.fields.items()))
+    return {
+        "first": _moment(alert.first_at),
+        "last": _moment(alert.last_at),
+        "times": alert.times,
+        "sentence": alert.sentence,
+        "details": details,
+    }
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
 async def _list_once(provider: Provider) -> list[str]:

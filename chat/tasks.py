@@ -1,17 +1,34 @@
 """Celery tasks of the chat."""
 
 import asyncio
+import random
 
 from celery import shared_task
 
-from chat.turns.connections import close_async_redis
+from chat.llm.probes import probe_providers
+from chat.turns.connections import close_async_redis, sync_redis
 from chat.turns.sweeping import sweep
+
+PROBE_LOCK_SECONDS = 45
+PROBE_JITTER_SECONDS = 2.0
 
 
 @shared_task(expires=15)
 def sweep_turns() -> None:
     """Repair turns and reservations that somebody died on. Runs every 15 seconds."""
     asyncio.run(_sweep())
+
+
+@shared_task(expires=50)
+def probe() -> None:
+    """Ask the providers for their models. Runs once a minute, wherever beat runs, a little earlier or later each time."""
+    if sync_redis().set("health:probing", b"1", nx=True, ex=PROBE_LOCK_SECONDS):
+        asyncio.run(_probe())
+
+
+async def _probe() -> None:
+    await asyncio.sleep(random.uniform(0, PROBE_JITTER_SECONDS))  # noqa: S311  jitter
+    await probe_providers()
 
 
 async def _sweep() -> None:

@@ -4,17 +4,31 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
 from accounts.errors import DomainError, NotFound, RateLimited
 from accounts.http import error_body
+from chat.llm import health
+
+STATES = ("operational", "unknown", "degraded", "unavailable")
+"""From the best to the worst."""
 
 
 @require_safe
 def terms(request: HttpRequest) -> HttpResponse:
     return render(request, "pages/terms.html")
+
+
+@require_safe
+def status(request: HttpRequest) -> HttpResponse:
+    """How the providers are, for anybody. What Redis has is shown; nobody is asked."""
+    providers = health.overview()
+    worst = max((STATES.index(one.state) for one in providers or ()), default=0)
+    page = {"providers": providers, "worst": STATES[worst], "now": timezone.now()}
+    return render(request, "pages/status.html", page)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

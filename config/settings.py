@@ -1,5 +1,6 @@
 """Settings: one file, driven by the environment. Every variable is listed in `.env.example`."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
 DATA_DIR.mkdir(parents=True, exist_ok=True)
-for source in (BASE_DIR / ".env", DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
+DOTENV = BASE_DIR / ".env"
+DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
+# Providers' keys may change while a process runs: those that are not in the real environment are read from `.env` again.
+KEY_NAMES = tuple(f"{name}_API_KEY" for name in ("OPENAI", "ANTHROPIC", "GEMINI", "DEEPSEEK", "OPENAI_COMPATIBLE"))
+KEYS_IN_DOTENV = frozenset(name for name in KEY_NAMES if name not in os.environ)
+for source in (DOTENV, DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
     if source.exists():
         env.read_env(source)
 
@@ -243,12 +249,14 @@ else:
 EMAIL_TIMEOUT = 10
 MAIL_DIR = DATA_DIR / "mail"
 DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <noreply@{urlsplit(SITE_URL).hostname}>")
+OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who is told when a provider refuses our key, and the like
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
 
+# Keys: several separated by commas. `<NAME>_FILE` names a file with them instead, such as a mounted secret.
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")
 OPENAI_BASE_URL = env("OPENAI_BASE_URL", default="https://api.openai.com/v1")
 ANTHROPIC_API_KEY = env("ANTHROPIC_API_KEY", default="")
@@ -264,6 +272,10 @@ OPENAI_COMPATIBLE_CONTEXT = env.int("OPENAI_COMPATIBLE_CONTEXT", default=32_768)
 OPENAI_COMPATIBLE_INPUT_PRICE = env.float("OPENAI_COMPATIBLE_INPUT_PRICE", default=0.0)  # US dollars a million tokens
 OPENAI_COMPATIBLE_OUTPUT_PRICE = env.float("OPENAI_COMPATIBLE_OUTPUT_PRICE", default=0.0)
 DEMO_MODEL_URL = env("DEMO_MODEL_URL", default="")  # set by `manage.py serve`
+for name in KEY_NAMES:
+    vars()[f"{name}_FILE"] = env(f"{name}_FILE", default="")
+for name in KEYS_IN_DOTENV:
+    os.environ.pop(name, None)  # a child that inherited it would take it for the real environment's
 
 SDK_PROVIDERS = env.list(
     "SDK_PROVIDERS", default=[]

@@ -18,6 +18,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("api/v1/", include("config.api")),
     path("terms/", pages.terms, name="terms"),
+    path("status/", pages.status, name="status"),
     path("", include("accounts.urls")),
     path("", include("history.urls")),
     path("", include("chat.urls")),

@@ -12,6 +12,7 @@ from accounts.caching import Kept
 from accounts.models import User
 from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
+from chat.llm import health
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from chat.turns.connections import sync_redis
@@ -48,6 +49,7 @@ def fresh_redis() -> Iterator[None]:
     sync_redis().flushall()
     for kept in Kept.every:
         kept.forget()
+    health.forget()
     yield
     for kept in Kept.every:
         kept.forget()

@@ -26,7 +26,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
     if not replay.was_shown and turn.gen < MOST_TRIES:
         return None
     begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
-    model_key, _provider, instead_of = (*begun, "", "", "")[:3]
+    model_key, _provider, instead_of, instead_because = (*begun, "", "", "", "")[:4]
     outcome = make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
@@ -34,6 +34,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         reasoning=replay.reasoning,
         model=find_model(model_key or turn.requested_model),
         instead_of=instead_of,
+        instead_because=instead_because,
         error="runner_lost",
     )
     return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from redis.exceptions import RedisError, ResponseError
 
+from chat.llm.breaker import close_breakers
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
@@ -162,14 +163,14 @@ class Runner:
     async def _run(self, job: Job, entry: bytes) -> None:
         turn = job.turn
         live = LiveText(turn, self.name)
-        taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
-        if not taken:
-            return  # a slow runner still has it; its appends are refused once its lease runs out
-        if taken == Taken.STOP:
-            job.cut_short("stop")
-        self._writer.open(live)
-        self._jobs[turn.pk] = job
+        self._jobs[turn.pk] = job  # first: a stop that comes before the lease's answer must find it
         try:
+            taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
+            if not taken:
+                return  # a slow runner still has it; its appends are refused once its lease runs out
+            if taken == Taken.STOP:
+                job.cut_short("stop")
+            self._writer.open(live)
             if not await run_turn(job, live, self._writer):
                 return
         finally:
@@ -230,6 +231,7 @@ class Runner:
             pass
         await close_session()
         await sdk.close_clients()
+        await close_breakers()
         await close_async_redis()
 
 

@@ -150,7 +150,9 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                         return
                 case Answering():
                     job.answering = event
-                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model, _replaced(event))
+                    live.notes[Kind.BEGUN] = encode_begun(
+                        event.candidate.model, _replaced(event), event.instead_because
+                    )
                 case Finish():
                     job.finish = event
 
@@ -166,6 +168,7 @@ def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
         reasoning=live.reasoning,
         model=answering.candidate.model if answering else None,
         instead_of=_replaced(answering) if answering else "",
+        instead_because=answering.instead_because if answering else "",
         usage=job.finish.usage if job.finish else None,
         finish_reason=job.finish.reason if job.finish else "",
         error=code,
@@ -223,9 +226,9 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
     return await in_thread(close_turn, turn, outcome)
 
 
-def encode_begun(model: LanguageModel, instead_of: str = "") -> str:
-    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any."""
-    return msgspec.json.encode((model.key, model.provider, instead_of)).decode()
+def encode_begun(model: LanguageModel, instead_of: str = "", instead_because: str = "") -> str:
+    """Return the keys of the model that answers, of its provider, of the model it stands in for, if any, and why."""
+    return msgspec.json.encode((model.key, model.provider, instead_of, instead_because)).decode()
 
 
 def _replaced(answering: Answering) -> str:

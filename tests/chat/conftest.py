@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from bench.provider import FakeProvider
 from billing import metering
+from chat.llm.breaker import close_breakers
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.turns.connections import async_redis, close_async_redis, sync_redis
@@ -55,6 +56,7 @@ async def redis() -> AsyncIterator[Redis]:
     client = async_redis()
     yield client
     await end_subscription()
+    await close_breakers()
     await close_session()
     await close_async_redis()
     await client.aclose(

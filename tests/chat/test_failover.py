@@ -47,7 +47,7 @@ async def test_the_answer_says_who_answered_for_whom(
     await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
     turn = await answered(carla)
     assert (turn.status, turn.answer) == ("completed", expected_text("fake-3t-0ms"))
-    assert (turn.model, turn.instead_of) == ("fake-3t-0ms", "status-500")
+    assert (turn.model, turn.instead_of, turn.instead_because) == ("fake-3t-0ms", "status-500", "overloaded")
     for language, sentence in SENTENCES.items():
         assert sentence in await in_thread(html_in, language, turn)
 
@@ -71,7 +71,7 @@ async def test_a_first_choice_stands_in_for_nobody(
 ):
     await in_thread(offer_two, offer, "fake-3t-0ms-flaky1", "fake-4t-0ms")
     turn = await answered(carla)
-    assert (turn.model, turn.instead_of) == ("fake-3t-0ms-flaky1", "")
+    assert (turn.model, turn.instead_of, turn.instead_because) == ("fake-3t-0ms-flaky1", "", "")
     assert "unavailable" not in await in_thread(html_in, "en", turn)
 
 

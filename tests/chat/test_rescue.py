@@ -90,7 +90,7 @@ async def test_what_was_shown_is_kept_and_closed_as_interrupted(
     model = await in_thread(offer, "fake-3t-0ms")
     turn = await die(
         await aask(carla, "hola", model="auto"),
-        (Kind.BEGUN, encode_begun(model, "status-500")),
+        (Kind.BEGUN, encode_begun(model, "status-500", "overloaded")),
         (Kind.REASONING, "hm"),
         (Kind.TEXT, "hola "),
         (Kind.TEXT, "mun"),
@@ -101,7 +101,7 @@ async def test_what_was_shown_is_kept_and_closed_as_interrupted(
     assert (turn.status, turn.error, turn.gen) == ("interrupted", "runner_lost", 1)
     assert (turn.answer, turn.reasoning) == (reading.text, reading.reasoning) == ("hola mun", "hm")
     assert (turn.model, turn.provider, turn.usage_source) == ("fake-3t-0ms", "compatible", "estimated")
-    assert turn.instead_of == "status-500"
+    assert (turn.instead_of, turn.instead_because) == ("status-500", "overloaded")
     assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
     assert can_continue(turn)
     assert provider.stats().started == 0

@@ -13,9 +13,10 @@ from redis.asyncio import Redis
 from accounts.models import User
 from bench.provider import FakeProvider, expected_reasoning, expected_text
 from billing.models import Plan, Reservation, UsageRecord
+from chat import stores
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns import connections, log, presence, running
+from chat.turns import log, presence, running
 from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue
 from chat.turns.connections import async_redis, close_async_redis, in_thread, sync_redis
@@ -503,7 +504,7 @@ async def test_an_emptied_redis_costs_an_answer_nothing(redis: Redis, runner: Ru
 async def relayed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     """Everything asynchronous in this loop reaches Redis through a relay."""
     async with relayed_redis() as (relay, client):
-        connections._clients[asyncio.get_running_loop()] = client
+        stores._clients[asyncio.get_running_loop()] = client
         yield relay
         await close_session()
         await close_async_redis()

@@ -29,6 +29,7 @@ PUBLIC = {
     "log-in": "/accounts/login/",
     "password forgotten": "/accounts/password/reset/",
     "terms": "/terms/",
+    "status": "/status/",
     "missing": "/nothing/here/",
 }
 OWN = {

@@ -2,13 +2,16 @@
 
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who serves models, and how to reach them."""
+    """Who serves models, and how to reach them.
+
+    A request carries one key, `api_key`; `keys` are all the operator has, when they are several.
+    """
 
     key: str
     name: str
@@ -16,6 +19,13 @@ class Provider:
     base_url: str
     api_key: str = field(default="", repr=False)
     system_role: Literal["system", "developer"] = "system"
+    keys: tuple[str, ...] = field(default=(), repr=False)
+
+    def with_each_key(self) -> tuple["Provider", ...]:
+        """Return this provider once for each of its keys."""
+        if len(self.keys) < 2:
+            return (self,)
+        return tuple(replace(self, api_key=key) for key in self.keys)
 
 
 ENCODED_AT_ONCE = 384 * 1024

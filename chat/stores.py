@@ -1,0 +1,39 @@
+"""Redis, from both worlds: one client a process, and one a running loop."""
+
+import asyncio
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import redis
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+
+# Whoever finds every connection taken waits for one: the default refuses the hundred and first at once.
+POOL: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
+
+_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis]" = WeakKeyDictionary()
+
+
+@cache
+def sync_redis() -> "redis.Redis":
+    """Return this process's client; its pool is safe to share between threads. Keys and values are bytes."""
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL))
+
+
+def async_redis() -> "redis.asyncio.Redis":
+    """Return the running loop's client. It does not retry: after a broken connection the caller must think first."""
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL
+        )
+        _clients[loop] = redis.asyncio.Redis(connection_pool=pool)
+    return _clients[loop]
+
+
+async def close_async_redis() -> None:
+    if client := _clients.pop(asyncio.get_running_loop(), None):
+        await client.aclose(close_connection_pool=True)

@@ -1,0 +1,81 @@
+"""What operators are told, and how often."""
+
+import pytest
+from django.core import mail
+from django.utils.translation import gettext_lazy
+from pytest_django import Settings
+from redis.exceptions import ConnectionError as Away
+
+from chat import alerts
+from chat.alerts import Alert, alert, list_alerts
+from chat.stores import sync_redis
+
+
+@pytest.fixture(autouse=True)
+def mails_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.OPERATOR_EMAIL = ["olga@example.com"]
+    monkeypatch.setattr(alerts.send_mail, "delay", alerts.send_mail)
+    mail.outbox.clear()
+
+
+def told() -> list[Alert]:
+    alerts._thread.submit(lambda: None).result()  # after whatever was before it
+    return list_alerts()
+
+
+def test_it_is_logged_mailed_and_kept(caplog: pytest.LogCaptureFixture):
+    alert("openai:authentication:3fa2", "OpenAI refuses our key.", provider="openai", key="3fa2")
+    [found] = told()
+    assert (found.subject, found.sentence, found.times) == ("openai:authentication:3fa2", "OpenAI refuses our key.", 1)
+    assert found.fields == {"provider": "openai", "key": "3fa2"}
+    [record] = [record for record in caplog.records if record.name == "chat.alerts"]
+    assert (record.levelname, record.subject, record.provider) == ("ERROR", "openai:authentication:3fa2", "openai")
+    [message] = mail.outbox
+    assert message.to == ["olga@example.com"]
+    assert message.subject == "[Tertulia] OpenAI refuses our key."
+    assert "provider: openai" in message.body
+
+
+def test_a_subject_is_mailed_once_an_hour_and_counted():
+    for _ in range(3):
+        alert("one", "Something.")
+    alert("two", "Something else.")
+    assert [(found.subject, found.times) for found in told()] == [("two", 1), ("one", 3)]
+    assert len(mail.outbox) == 2
+    assert 3500 < sync_redis().ttl("alert:one") <= 3600
+    sync_redis().delete("alert:one")
+    alert("one", "Something.")
+    told()
+    assert len(mail.outbox) == 3
+
+
+def test_without_an_address_it_is_kept_all_the_same(settings: Settings):
+    settings.OPERATOR_EMAIL = []
+    alert("one", "Something.")
+    assert len(told()) == 1
+    assert mail.outbox == []
+
+
+def test_the_site_speaks_its_own_language():
+    alert("one", gettext_lazy("Terms of use"))
+    assert told()[0].sentence == "Términos de uso"
+
+
+def test_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(alerts, "MOST_KEPT", 3)
+    for number in range(5):
+        alert(str(number), "Something.")
+    assert [found.subject for found in told()] == ["4", "3", "2"]
+
+
+def test_a_store_or_mail_server_that_is_away_stops_nobody(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_args: object, **_options: object) -> None:
+        raise Away
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alerts, "sync_redis", fail)
+        alert("one", "Something.")
+        alerts._thread.submit(lambda: None).result()
+    monkeypatch.setattr(alerts.send_mail, "delay", fail)
+    alert("two", "Something.")
+    assert [found.subject for found in told()] == ["two"]

@@ -1,0 +1,304 @@
+"""When a breaker opens, who may try, when it closes; shared by all runners, and nobody's concern while Redis is away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from chat.llm import breaker
+from chat.llm.breaker import OPEN, Breakers, Opened, Report, digest_of, id_of, split_id, verdict_on
+from chat.llm.providers import errors
+from chat.llm.providers.base import Provider
+from chat.llm.providers.errors import ProviderError
+from tests.chat.relay import relayed_redis
+
+ONE = "openai:0a0b0c0d:llama3:8b"
+
+
+@pytest.fixture
+async def ours(redis: Redis) -> AsyncIterator[Breakers]:
+    """A runner's breakers."""
+    found = Breakers()
+    yield found
+    await found.settle()
+
+
+@pytest.fixture
+async def theirs(redis: Redis) -> AsyncIterator[Breakers]:
+    """Another runner's."""
+    found = Breakers()
+    yield found
+    await found.settle()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breakers open for a tenth of a second, and runners look each time."""
+    monkeypatch.setattr(breaker, "FIRST_MS", 100)
+    monkeypatch.setattr(breaker, "LONGEST_MS", 400)
+    monkeypatch.setattr(breaker, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(breaker, "GRACE_SECONDS", 0)
+
+
+async def tell(breakers: Breakers, *verdicts: str, **fields: Any) -> None:
+    """Report one after the other."""
+    for verdict in verdicts:
+        breakers.report(Report(ONE, verdict, **({"code": "overloaded"} | fields)))  # type: ignore[arg-type]
+    await breakers.settle()
+
+
+async def opened(breakers: Breakers) -> Opened | None:
+    await breakers.look()
+    return breakers.find_open(ONE)
+
+
+async def seen(breakers: Breakers) -> Opened:
+    found = await opened(breakers)
+    assert found is not None
+    return found
+
+
+# --- Opening --------------------------------------------------------------------------------------------------------
+
+
+async def test_four_failures_in_a_row_leave_it_closed_the_fifth_opens_it(ours: Breakers):
+    await tell(ours, *["failed"] * 4)
+    assert await opened(ours) is None
+    await tell(ours, "failed")
+    found = await seen(ours)
+    assert (found.times, found.code) == (1, "overloaded")
+    assert 29 < found.seconds <= 30
+
+
+async def test_an_answer_between_begins_the_row_anew(ours: Breakers):
+    await tell(ours, *["failed"] * 4, "ok", *["failed"] * 4)
+    assert await opened(ours) is None
+
+
+async def test_half_of_ten_within_a_minute_opens_it(ours: Breakers):
+    await tell(ours, *["failed", "ok"] * 4)
+    assert await opened(ours) is None  # four of eight are too few to say
+    await tell(ours, "ok", "failed")
+    assert await opened(ours) is not None
+
+
+async def test_less_than_half_leaves_it_closed(ours: Breakers):
+    await tell(ours, *["failed", "ok", "ok"] * 20)
+    assert await opened(ours) is None
+
+
+async def test_what_failed_longer_ago_than_the_window_is_forgotten(ours: Breakers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(breaker, "SLOT_MS", 50)
+    await tell(ours, *["failed", "ok"] * 4)
+    await asyncio.sleep(0.4)
+    await tell(ours, *["ok", "failed"] * 4)
+    assert await opened(ours) is None
+
+
+async def test_every_runner_knows_at_once_or_in_a_moment(ours: Breakers, theirs: Breakers):
+    await theirs.look()
+    await tell(ours, *["failed"] * 3)
+    await tell(theirs, *["failed"] * 2)  # five together
+    assert theirs.find_open(ONE) is not None
+    assert await opened(ours) is None  # as of a moment ago
+    await asyncio.sleep(breaker.FRESH_SECONDS)
+    assert await opened(ours) is not None
+
+
+async def test_a_refused_key_opens_it_at_once(ours: Breakers):
+    await tell(ours, "broken", code="authentication")
+    assert (await seen(ours)).code == "authentication"
+
+
+async def test_what_is_nobodys_fault_never_counts(ours: Breakers, redis: Redis):
+    await tell(ours, *["none"] * 50)
+    assert await opened(ours) is None
+    assert await redis.keys("breaker:*") == []
+
+
+async def test_models_and_keys_have_breakers_of_their_own(ours: Breakers):
+    await tell(ours, *["failed"] * 5)
+    for other in ("openai:0a0b0c0d:other", "openai:ffffffff:llama3:8b", "deepseek:0a0b0c0d:llama3:8b"):
+        assert ours.find_open(other) is None
+    assert split_id(ONE) == ("openai", "0a0b0c0d", "llama3:8b")
+
+
+def test_a_breaker_is_not_named_after_its_key():
+    provider = Provider("openai", "OpenAI", "openai_chat", "", api_key="sk-secret")
+    assert id_of(provider, "m") == f"openai:{digest_of('sk-secret')}:m"
+    assert "secret" not in id_of(provider, "m")
+    assert digest_of("sk-secret") != digest_of("sk-other")
+
+
+# --- Half-open ------------------------------------------------------------------------------------------------------
+
+
+async def test_one_at_a_time_may_try_and_an_answer_closes_it(ours: Breakers, theirs: Breakers, short: None):
+    await tell(ours, *["failed"] * 5)
+    assert await ours.claim(ONE, patience_seconds=1) is None  # not yet
+    await asyncio.sleep(0.11)
+    assert (await seen(ours)).seconds <= 0
+    trials = await asyncio.gather(*(one.claim(ONE, patience_seconds=1) for one in (ours, theirs) * 10))
+    [trial] = [trial for trial in trials if trial is not None]
+    await tell(ours, "ok", trial=trial)
+    assert await opened(ours) is None
+    assert await opened(theirs) is None
+    assert await theirs.claim(ONE, patience_seconds=1) == ""
+
+
+async def test_a_trial_that_fails_opens_it_for_twice_as_long_up_to_a_limit(ours: Breakers, short: None):
+    await tell(ours, *["failed"] * 5)
+    lasted = []
+    for _ in range(4):
+        found = await seen(ours)
+        lasted.append(round(found.seconds, 1))
+        await asyncio.sleep(found.seconds + 0.01)
+        trial = await ours.claim(ONE, patience_seconds=1)
+        assert trial
+        await tell(ours, "failed", trial=trial)
+    assert lasted == [0.1, 0.2, 0.4, 0.4]
+    assert (await seen(ours)).times == 5
+
+
+async def test_failures_of_those_who_were_under_way_do_not_lengthen_it(ours: Breakers):
+    await tell(ours, *["failed"] * 5)
+    before = await seen(ours)
+    await tell(ours, *["failed"] * 20)
+    after = await seen(ours)
+    assert (after.times, after.seconds <= before.seconds) == (1, True)
+    assert after.failed_ago < 0.1
+
+
+async def test_an_answer_that_had_begun_before_does_not_close_it(ours: Breakers):
+    await tell(ours, *["failed"] * 5, "ok")
+    assert await opened(ours) is not None
+
+
+async def test_a_trial_that_was_stopped_leaves_the_next_one_its_turn(ours: Breakers, theirs: Breakers, short: None):
+    await tell(ours, *["failed"] * 5)
+    await asyncio.sleep(0.11)
+    trial = await ours.claim(ONE, patience_seconds=60)
+    assert trial
+    assert await theirs.claim(ONE, patience_seconds=60) is None
+    await tell(ours, "none", trial=trial)
+    assert await theirs.claim(ONE, patience_seconds=60)
+
+
+async def test_the_trial_of_a_runner_that_died_ends_by_itself(
+    ours: Breakers, theirs: Breakers, short: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(breaker, "CLAIM_GRACE_SECONDS", 0.05)
+    await tell(ours, *["failed"] * 5)
+    await asyncio.sleep(0.11)
+    assert await ours.claim(ONE, patience_seconds=0.05)
+    assert await theirs.claim(ONE, patience_seconds=0.05) is None
+    await asyncio.sleep(0.12)
+    assert await theirs.claim(ONE, patience_seconds=0.05)
+
+
+async def test_a_last_resort_closes_it_when_it_works_and_changes_nothing_else(ours: Breakers):
+    await tell(ours, *["failed"] * 5)
+    await tell(ours, "failed", trial="last")
+    assert (await seen(ours)).times == 1
+    await tell(ours, "ok", trial="last")
+    assert await opened(ours) is None
+
+
+# --- Resting --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_rests_as_long_as_its_provider_said_and_needs_no_trial(ours: Breakers, short: None):
+    await tell(ours, "rest", code="rate_limited", rest_ms=150)
+    found = await seen(ours)
+    assert (found.times, found.code, found.seconds <= 0.15) == (0, "rate_limited", True)
+    await asyncio.sleep(0.16)
+    assert await opened(ours) is None
+
+
+async def test_a_shorter_rest_does_not_end_a_longer_one(ours: Breakers):
+    await tell(ours, "rest", code="rate_limited", rest_ms=60_000)
+    await tell(ours, "rest", code="rate_limited", rest_ms=1_000)
+    assert (await seen(ours)).seconds > 50
+
+
+async def test_what_is_over_is_cleared_away(ours: Breakers, redis: Redis, short: None):
+    await tell(ours, "rest", code="rate_limited", rest_ms=10)
+    await asyncio.sleep(0.02)
+    ours.report(Report("openai:00:other", "ok"))
+    await ours.settle()
+    assert await redis.hlen(OPEN) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "has_begun", "verdict"),
+    [
+        (errors.Overloaded(status=503), False, ("failed", 0)),
+        (errors.Overloaded(), True, ("failed", 0)),
+        (errors.TimedOut(), False, ("failed", 0)),
+        (errors.ConnectionFailed(), True, ("failed", 0)),
+        (errors.Truncated(), False, ("failed", 0)),
+        (errors.Truncated(), True, ("none", 0)),
+        (errors.ProviderRateLimited(status=429), False, ("failed", 0)),
+        (errors.ProviderRateLimited(retry_after=2.5), False, ("rest", 2_500)),
+        (errors.ProviderRateLimited(retry_after=1e6), False, ("rest", 3_600_000)),
+        (errors.AuthenticationFailed(), False, ("broken", 0)),
+        (errors.PermissionRefused(), False, ("broken", 0)),
+        (errors.ModelNotFound(), False, ("broken", 0)),
+        (errors.BadRequest(), False, ("none", 0)),
+        (errors.ContentFiltered(), False, ("none", 0)),
+        (errors.PromptTooLong(), False, ("none", 0)),
+    ],
+)
+def test_what_an_error_says_of_a_breaker(error: ProviderError, has_begun: bool, verdict: tuple[str, int]):
+    assert verdict_on(error, has_begun=has_begun) == verdict
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_busy_runner_seldom_asks_redis(ours: Breakers, redis: Redis):
+    before = (await redis.info("stats"))["total_commands_processed"]
+    for _ in range(200):
+        await ours.look()
+    assert (await redis.info("stats"))["total_commands_processed"] - before < 10
+
+
+async def test_outcomes_that_come_together_are_told_together(ours: Breakers, redis: Redis):
+    async def calls() -> int:
+        commands = await redis.info("commandstats")
+        return sum(commands.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+
+    await tell(ours, "ok")
+    before = await calls()
+    await tell(ours, *["ok"] * 300)
+    assert await calls() - before <= 2
+
+
+async def test_without_redis_everybody_is_asked_and_nobody_waits_long(
+    ours: Breakers, redis: Redis, monkeypatch: pytest.MonkeyPatch
+):
+    await tell(ours, *["failed"] * 5)
+    async with relayed_redis() as (relay, client):
+        monkeypatch.setattr(breaker, "async_redis", lambda: client)
+        relay.break_down()
+        begun = time.monotonic()
+        ours._read_at = float("-inf")
+        assert await opened(ours) is None
+        assert await ours.claim(ONE, patience_seconds=1) == ""
+        await tell(ours, "failed")
+        assert time.monotonic() - begun < 1
+
+
+async def test_a_redis_that_does_not_answer_is_not_waited_for(ours: Breakers, monkeypatch: pytest.MonkeyPatch):
+    async def hang(self: Breakers) -> None:
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(Breakers, "_read", hang)
+    begun = time.monotonic()
+    await ours.look()
+    assert time.monotonic() - begun < 0.5
+    assert ours._reading is not None
+    ours._reading.cancel()

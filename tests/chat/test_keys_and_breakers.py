@@ -1,0 +1,283 @@
+"""Who is asked when a provider has several keys, and when somebody rests; and that the operator is told."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import aiohttp.web
+import pytest
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from bench.provider import FakeProvider, expected_text
+from chat import alerts
+from chat.llm import breaker, dispatch
+from chat.llm.breaker import OPEN, breakers, digest_of, id_of
+from chat.llm.catalog import Candidate
+from chat.llm.dispatch import Answering, Prompt
+from chat.llm.providers.base import Delta, Message, Provider
+from chat.llm.providers.errors import ProviderError
+from chat.models import LanguageModel
+from tests.chat.asking import eventually
+
+ANSWER = 'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+class Doorman:
+    """A provider that looks at the key: `sk-429-2` is told to wait 2 s, `sk-401` refused, any other answered."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[str] = []
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        key = request.headers["Authorization"].removeprefix("Bearer ")
+        self.asked.append(key)
+        match key.split("-")[1:]:
+            case ["429", seconds]:
+                return aiohttp.web.Response(status=429, headers={"Retry-After": seconds})
+            case [status] if status.isdecimal():
+                return aiohttp.web.Response(status=int(status))
+        return aiohttp.web.Response(text=ANSWER, content_type="text/event-stream")
+
+
+@pytest.fixture
+async def doorman(redis: Redis) -> AsyncIterator[Doorman]:
+    found = Doorman()
+    app = aiohttp.web.Application()
+    app.router.add_post("/chat/completions", found.answer)
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield found
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def looks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "FRESH_SECONDS", 0)
+
+
+def candidate(url: str, name: str = "m", *keys: str, window: int = 8_000) -> Candidate:
+    keys = keys or ("",)
+    served_by = Provider("compatible", "Fake", "openai_chat", url, keys[0], keys=keys)
+    return Candidate(
+        LanguageModel(key=name, provider="compatible", provider_model=name, context_window=window), served_by
+    )
+
+
+async def answer(*candidates: Candidate, cache_key: str = "") -> tuple[Answering | None, str, ProviderError | None]:
+    """Return who answered, the text, and the error if there was one, once everything is reported."""
+    who, text, error = None, "", None
+    prompt = Prompt(messages=(Message("user", "one two three"),), max_output=100, cache_key=cache_key)
+    try:
+        async for event in dispatch.answer(list(candidates), prompt):
+            match event:
+                case Answering():
+                    who = event
+                case Delta():
+                    text += event.text
+    except ProviderError as caught:
+        error = caught
+    await breakers().settle()
+    return who, text, error
+
+
+def asked(provider: FakeProvider) -> list[str]:
+    return [request["model"] for request in provider.requests]
+
+
+async def trip(candidate: Candidate, times: int = 5) -> None:
+    for _ in range(times):
+        breakers().report(breaker.Report(id_of(candidate.provider, candidate.model.key), "failed", "overloaded"))
+    await breakers().settle()
+
+
+# --- Keys -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_that_was_told_to_wait_is_followed_by_the_next(doorman: Doorman):
+    served = candidate(doorman.url, "m", "sk-429-60", "sk-good")
+    begun = time.monotonic()
+    who, text, _ = await answer(served)
+    assert (who, text, doorman.asked) == (Answering(served), "hi", ["sk-429-60", "sk-good"])
+    who, text, _ = await answer(served)
+    assert (text, doorman.asked[2:]) == ("hi", ["sk-good"])  # the first one rests
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+async def test_a_key_that_is_refused_is_followed_by_the_next_and_not_asked_again(doorman: Doorman, status: str):
+    served = candidate(doorman.url, "m", f"sk-{status}", "sk-good")
+    for _ in range(3):
+        assert (await answer(served))[1] == "hi"
+    assert doorman.asked == [f"sk-{status}", *["sk-good"] * 3]
+
+
+async def test_a_weakness_of_the_provider_is_not_tried_with_every_key(doorman: Doorman):
+    _, _, error = await answer(candidate(doorman.url, "m", "sk-500", "sk-good"))
+    assert (error.code, doorman.asked) == ("overloaded", ["sk-500"] * 2)
+
+
+async def test_a_model_alone_may_try_three_keys_and_one_with_others_behind_it_two(doorman: Doorman):
+    keys = ("sk-401", "sk-403", "sk-good")
+    assert (await answer(candidate(doorman.url, "alone", *keys)))[1] == "hi"
+    assert doorman.asked == list(keys)
+    doorman.asked.clear()
+    other = candidate(doorman.url, "other", "sk-other")
+    who, text, _ = await answer(candidate(doorman.url, "first", *keys), other)
+    assert (who.candidate, who.instead_because, text) == (other, "permission", "hi")
+    assert doorman.asked == ["sk-401", "sk-403", "sk-other"]
+
+
+async def test_a_conversation_keeps_its_key_and_conversations_spread(doorman: Doorman):
+    served = candidate(doorman.url, "m", *(f"sk-k{number}" for number in range(4)))
+    for conversation in range(40):
+        for _ in range(2):
+            await answer(served, cache_key=f"c{conversation}")
+    assert doorman.asked[::2] == doorman.asked[1::2]
+    assert len(set(doorman.asked)) == 4
+
+
+# --- Breakers -------------------------------------------------------------------------------------------------------
+
+
+async def test_who_rests_is_passed_over_and_the_answer_says_why(redis: Redis, provider: FakeProvider):
+    first, second = candidate(provider.url, "status-500"), candidate(provider.url, "fake-3t-0ms")
+    await trip(first)
+    who, text, _ = await answer(first, second)
+    assert who == Answering(second, instead_of=first, instead_because="overloaded")
+    assert (text, asked(provider)) == (expected_text("fake-3t-0ms"), ["fake-3t-0ms"])
+
+
+async def test_failures_open_it_for_the_turns_after(redis: Redis, provider: FakeProvider):
+    first, second = candidate(provider.url, "status-503"), candidate(provider.url, "fake-2t-0ms-f0")
+    for _ in range(5):
+        assert (await answer(first, second))[1] == "t0 t1 "
+    assert asked(provider).count("status-503") == 5
+    assert (await redis.hkeys(OPEN)) == [id_of(first.provider, "status-503").encode()]
+
+
+async def test_one_turn_tries_and_closes_it(redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(breaker, "FIRST_MS", 50)
+    first, second = candidate(provider.url, "fake-3t-0ms"), candidate(provider.url, "fake-4t-0ms")
+    await trip(first)
+    assert (await answer(first, second))[0].candidate is second
+    time.sleep(0.06)  # noqa: ASYNC251
+    assert (await answer(first, second))[0] == Answering(first)
+    assert await redis.hlen(OPEN) == 0
+
+
+async def test_a_trial_that_somebody_stops_is_given_back(
+    redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(breaker, "FIRST_MS", 1)
+    first = candidate(provider.url, "fake-900t-5ms")
+    await trip(first)
+    prompt = Prompt(messages=(Message("user", "x"),), max_output=100)
+    async with aclosing(dispatch.answer([first], prompt)) as events:
+        async for _ in events:
+            break
+    await breakers().settle()
+    assert await redis.keys("breaker:*:trial") == []
+
+
+@pytest.mark.parametrize("name", ["context", "status-400", "fake-2t-0ms-filter"])
+async def test_what_is_not_the_providers_fault_opens_nothing(redis: Redis, provider: FakeProvider, name: str):
+    for _ in range(12):
+        await answer(candidate(provider.url, name))
+    assert await redis.hlen(OPEN) == 0
+
+
+async def test_what_is_stopped_opens_nothing(redis: Redis, provider: FakeProvider):
+    prompt = Prompt(messages=(Message("user", "x"),), max_output=100)
+    for _ in range(12):
+        async with aclosing(dispatch.answer([candidate(provider.url, "fake-900t-5ms")], prompt)) as events:
+            async for _event in events:
+                break
+    await breakers().settle()
+    assert await redis.hlen(OPEN) == 0
+
+
+async def test_with_everybody_resting_the_one_that_failed_longest_ago_is_tried(redis: Redis, provider: FakeProvider):
+    first, second, third = (candidate(provider.url, f"fake-{n}t-0ms-f0") for n in (2, 3, 4))
+    await trip(second)
+    await trip(first)
+    await trip(third)
+    who, text, _ = await answer(first, second, third)
+    assert who == Answering(second, instead_of=first, instead_because="overloaded")
+    assert (text, asked(provider)) == ("t0 t1 t2 ", ["fake-3t-0ms-f0"])
+    assert (await answer(second))[0] == Answering(second)  # it is closed again
+
+
+async def test_a_named_model_that_rests_is_tried_once(redis: Redis, provider: FakeProvider):
+    only = candidate(provider.url, "status-500")
+    await trip(only)
+    _, _, error = await answer(only)
+    assert (error.code, asked(provider)) == ("overloaded", ["status-500"])
+
+
+async def test_a_last_resort_gets_less_time(redis: Redis, provider: FakeProvider, settings: Settings):
+    settings.FIRST_TOKEN_SECONDS = 1.5
+    only = candidate(provider.url, "hang")
+    await trip(only)
+    begun = time.monotonic()
+    _, _, error = await answer(only)
+    assert (error.code, asked(provider)) == ("timeout", ["hang"])
+    assert time.monotonic() - begun < 1
+
+
+async def test_a_refused_key_is_the_last_of_last_resorts(doorman: Doorman):
+    served = candidate(doorman.url, "m", "sk-401", "sk-500")
+    await answer(served)
+    await trip(Candidate(served.model, served.provider.with_each_key()[1]))
+    doorman.asked.clear()
+    await answer(served)
+    assert doorman.asked == ["sk-500"]
+
+
+async def test_whose_every_key_was_told_to_wait_says_when_to_come_back(doorman: Doorman):
+    served = candidate(doorman.url, "m", "sk-429-60", "sk-429-40")
+    await answer(served)
+    doorman.asked.clear()
+    begun = time.monotonic()
+    _, _, error = await answer(served)
+    assert (error.code, 38 < error.retry_after <= 40, doorman.asked) == ("rate_limited", True, [])
+    assert time.monotonic() - begun < 0.5
+
+
+async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):
+    only = candidate(provider.url, "fake-2t-0ms-f0")
+    breakers().report(breaker.Report(id_of(only.provider, only.model.key), "rest", "rate_limited", 300))
+    await breakers().settle()
+    begun = time.monotonic()
+    assert (await answer(only))[1] == "t0 t1 "
+    assert 0.2 < time.monotonic() - begun < 1
+
+
+async def test_who_could_not_read_it_is_why(redis: Redis, provider: FakeProvider):
+    first, second = candidate(provider.url, "context"), candidate(provider.url, "fake-2t-0ms-f0", window=32_000)
+    assert (await answer(first, second))[0] == Answering(second, instead_of=first, instead_because="context_exceeded")
+
+
+# --- The operator ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_key_is_an_alert_without_the_key(doorman: Doorman):
+    await answer(candidate(doorman.url, "m", "sk-401", "sk-good"))
+
+    async def told() -> list[alerts.Alert]:
+        return alerts.list_alerts()
+
+    [alert] = await eventually(told)
+    assert alert.subject == f"compatible:authentication:{digest_of('sk-401')}"
+    assert alert.fields["key"] == digest_of("sk-401")
+    assert "sk-401" not in repr(alert)
+
+
+async def test_an_overloaded_provider_is_no_alert(redis: Redis, provider: FakeProvider):
+    await answer(candidate(provider.url, "status-503"))
+    alerts._thread.submit(lambda: None).result()
+    assert alerts.list_alerts() == []

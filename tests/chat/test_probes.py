@@ -1,0 +1,73 @@
+"""Once a minute the providers are asked for their models; nothing else is."""
+
+import pytest
+from pytest_django import Settings
+
+from bench.provider import FakeProvider
+from chat import alerts, tasks
+from chat.llm import probes
+from chat.llm.breaker import digest_of
+from chat.llm.health import PROBES, Probe, causes
+from chat.stores import sync_redis
+from chat.tasks import probe
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "PROBE_JITTER_SECONDS", 0)
+
+
+def found() -> dict[str, Probe]:
+    known = causes()
+    assert known is not None
+    return known[1]
+
+
+def test_who_tells_its_models_is_there(catalog: None, provider: FakeProvider, settings: Settings):
+    settings.OPENAI_COMPATIBLE_BASE_URL, settings.OPENAI_COMPATIBLE_API_KEY = provider.url, "k1,k2"
+    probe()
+    assert found()["compatible"].keys == {digest_of("k1"): "", digest_of("k2"): ""}
+    assert not found()["compatible"].is_down
+    assert provider.requests == []
+    assert "scripted" not in found()
+
+
+def test_who_is_not_there_is_down_and_the_others_are_asked_too(
+    catalog: None, provider: FakeProvider, settings: Settings
+):
+    settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "k", "http://127.0.0.1:9/v1"
+    settings.OPENAI_COMPATIBLE_BASE_URL = provider.url
+    probe()
+    assert (found()["openai"].code, found()["openai"].is_down) == ("connection", True)
+    assert found()["compatible"].code == ""
+
+
+def test_a_key_that_is_refused_is_an_alert(catalog: None, settings: Settings, llmock):
+    settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "sk-old", llmock.base_url("openai")
+    llmock.fail(401, times=None)
+    probe()
+    assert found()["openai"].code == "authentication"
+    alerts._thread.submit(lambda: None).result()
+    assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{digest_of('sk-old')}"]
+
+
+def test_one_worker_a_minute_asks(catalog: None, provider: FakeProvider, settings: Settings):
+    settings.OPENAI_COMPATIBLE_BASE_URL = provider.url
+    probe()
+    sync_redis().delete(PROBES)
+    probe()
+    assert found() == {}
+
+
+def test_who_does_not_answer_is_not_waited_for(catalog: None, settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    async def hang(_provider: object) -> list[str]:
+        import asyncio
+
+        await asyncio.sleep(30)
+        return []
+
+    monkeypatch.setattr(probes.sdk, "list_models", hang)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.05)
+    settings.OPENAI_API_KEY = "k"
+    probe()
+    assert found()["openai"].code == "timeout"

@@ -1,0 +1,228 @@
+"""How the providers are: what is counted, the public page, the operator's page."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+from pytest_django import Settings
+from redis.asyncio import Redis
+
+from accounts.models import User
+from chat.llm import health
+from chat.llm.breaker import Report, breakers, digest_of, id_of
+from chat.llm.health import Probe, Tally, save_probe
+from chat.llm.providers import list_providers
+from chat.llm.providers.base import TokenUsage
+from chat.models import LanguageModel
+from chat.turns.connections import in_thread
+from tests.chat.asking import aask, closed
+from tests.chat.conftest import Offer, running
+
+Count = Callable[..., None]
+
+
+@pytest.fixture
+def model(catalog: None, settings: Settings) -> LanguageModel:
+    """The one model on offer, with two keys."""
+    settings.SCRIPTED_PROVIDER = False
+    settings.OPENAI_API_KEY = "sk-first-secret,sk-second-secret"
+    LanguageModel.objects.exclude(key="gpt-6-luna").update(enabled=False)
+    return LanguageModel.objects.get(key="gpt-6-luna")
+
+
+async def count(*reports: Report) -> None:
+    for report in reports:
+        breakers().report(report)
+    await breakers().settle()
+
+
+def counted(*counts: str) -> Report:
+    return Report("openai:00:gpt-6-luna", "none", counts=counts)
+
+
+def read(language: str = "en") -> str:
+    health.forget()
+    return Client().get("/status/", headers={"Accept-Language": language}).content.decode()
+
+
+def state_now(html: str) -> str:
+    [shown] = re.findall(r'<p class="badge[^"]*">\s*(.*?)\s*</p>', html, re.DOTALL)
+    return str(shown)
+
+
+def hours(html: str) -> list[str]:
+    return re.findall(r'<li class="hour hour-(\w+)">', html)
+
+
+# --- What numbers mean ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "state"),
+    [
+        ({}, "unknown"),
+        ({"up": 1}, "operational"),
+        ({"down": 1}, "unavailable"),
+        ({"up": 9, "down": 1}, "degraded"),
+        ({"ok": 1, "down": 1}, "degraded"),
+        ({"ok": 1}, "operational"),
+        ({"ok": 9, "failed:timeout": 1}, "operational"),
+        ({"ok": 18, "failed:timeout": 2}, "degraded"),
+        ({"ok": 3, "failed:timeout": 1, "failed:overloaded": 2}, "unavailable"),
+        ({"ok": 1, "failed:bad_request": 50, "failed:content_filter": 9}, "operational"),
+        ({"failed:authentication": 2}, "unavailable"),
+    ],
+)
+def test_what_counts_say(counts: dict[str, int], state: str):
+    found = Tally()
+    for what, number in counts.items():
+        found.add(what, number)
+    assert found.state == state
+
+
+def test_medians_are_right_within_a_tenth():
+    model = LanguageModel(key="m", provider="p")
+    found = Tally()
+    for seconds, tokens in ((0.1, 50), (0.42, 100), (30.0, 1_000)):
+        for field in health.success(model, TokenUsage(1, tokens), seconds, 1.0):
+            found.add(field.split("|")[0], 1)
+    assert found.first_seconds == pytest.approx(0.42, rel=0.1)
+    assert found.tokens_per_second == pytest.approx(100, rel=0.1)
+
+
+def test_what_is_too_short_has_no_speed():
+    model = LanguageModel(key="m", provider="p")
+    for usage, wrote in ((None, 1.0), (TokenUsage(1, 19), 1.0), (TokenUsage(1, 100), 0.1)):
+        assert not any(field.startswith("speed") for field in health.success(model, usage, 1.0, wrote))
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
+
+
+def test_anybody_reads_it_and_without_data_it_says_so(model: LanguageModel):
+    html = read()
+    assert "OpenAI" in html
+    assert state_now(html) == "No recent data"
+    assert hours(html) == ["unknown"] * 24
+    assert "Everything works" not in html
+
+
+async def test_real_turns_are_seen(redis: Redis, carla: User, offer: Offer, catalog: None):
+    offered = await in_thread(offer, "fake-40t-10ms")
+    async with running():
+        await closed(await aask(carla, "hola", model=offered.key))
+    html = await in_thread(read)
+    [card] = [part for part in html.split("<section")[1:] if "OpenAI-compatible" in part]
+    assert hours(card)[-1] == "operational"
+    assert state_now(card) == "Operational"
+    assert re.search(r"0\.\d s", card)
+    speed = int(re.search(r"(\d+) tokens a second", card)[1])
+    assert 50 < speed <= 120
+
+
+async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, model: LanguageModel):
+    await count(*[counted("failed:authentication|openai|gpt-6-luna")] * 3)
+    html = await in_thread(read)
+    assert state_now(html) == "Unavailable"
+    assert hours(html)[-1] == "unavailable"
+    assert "authentication" not in html
+
+
+async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: LanguageModel):
+    first, second = (id_of(one, model.key) for one in list_providers()["openai"].with_each_key())
+    await count(Report(first, "broken", "authentication"))
+    health.forget()
+    assert await in_thread(health.resting_models) == frozenset()
+    await count(Report(second, "rest", "rate_limited", 60_000))
+    health.forget()
+    assert await in_thread(health.resting_models) == {"gpt-6-luna"}
+    html = await in_thread(read)
+    assert state_now(html) == "Unavailable"
+    assert "Not answering now: GPT-6 Luna" in html
+
+
+async def test_a_key_that_was_replaced_rests_nobody(redis: Redis, model: LanguageModel, settings: Settings):
+    for one in list_providers()["openai"].with_each_key():
+        await count(Report(id_of(one, model.key), "broken", "authentication"))
+    settings.OPENAI_API_KEY = "sk-new"
+    health.forget()
+    assert await in_thread(health.resting_models) == frozenset()
+
+
+def test_what_rests_is_asked_for_once_a_second(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    load = health._load_resting
+    monkeypatch.setattr(health._resting, "_load", lambda: (asked.append(1), load())[1])
+    for _ in range(20):
+        health.resting_models()
+    assert len(asked) == 1
+
+
+def test_probes_tell_who_is_there(model: LanguageModel):
+    now = health._now_ms() / 1000
+    save_probe("openai", Probe("", now))
+    html = read()
+    assert (state_now(html), hours(html)[-1]) == ("Operational", "operational")
+    assert "Everything works." in html
+    save_probe("openai", Probe("connection", now))
+    assert state_now(read()) == "Unavailable"
+
+
+def test_who_will_not_tell_its_models_is_there(model: LanguageModel):
+    save_probe("openai", Probe("permission", health._now_ms() / 1000))
+    assert state_now(read()) == "Operational"
+
+
+def test_an_old_probe_says_nothing_of_now(model: LanguageModel):
+    save_probe("openai", Probe("timeout", health._now_ms() / 1000 - 3000))
+    assert state_now(read()) == "No recent data"
+
+
+def test_redis_away_is_said(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    from redis.exceptions import ConnectionError as Away
+
+    def fail() -> None:
+        raise Away
+
+    monkeypatch.setattr(health, "_read", fail)
+    assert "We cannot tell right now" in read()
+    assert health.causes() is None
+    monkeypatch.setattr(health._resting, "_load", fail)
+    assert health.resting_models() == frozenset()
+
+
+def test_nothing_on_offer(catalog: None, settings: Settings):
+    LanguageModel.objects.update(enabled=False)
+    assert "No model is on offer right now." in read()
+
+
+def test_every_page_leads_to_it(model: LanguageModel):
+    assert 'href="/status/"' in Client().get("/terms/").content.decode()
+
+
+# --- The operator's page --------------------------------------------------------------------------------------------
+
+
+async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: LanguageModel, olga: User):
+    first, second = list_providers()["openai"].with_each_key()
+    await count(
+        Report(id_of(first, model.key), "broken", "authentication", counts=health.failure(model, "authentication")),
+        Report(id_of(second, model.key), "ok", counts=health.success(model, None, 0.5, 1.0)),
+    )
+
+    def look() -> tuple[str, str, int]:
+        save_probe("openai", Probe("", 1.8e9, {digest_of("sk-first-secret"): "authentication"}))
+        client = Client()
+        refused = client.get("/admin/chat/languagemodel/health/").status_code
+        client.force_login(olga)
+        models = client.get("/admin/chat/languagemodel/").content.decode()
+        return models, client.get("/admin/chat/languagemodel/health/").content.decode(), refused
+
+    models, html, refused = await in_thread(look)
+    assert refused == 302
+    assert 'href="/admin/chat/languagemodel/health/"' in models
+    assert "authentication: 1" in re.sub(r"\s+", " ", html)
+    assert f"<code>{digest_of('sk-first-secret')}</code>" in html
+    assert digest_of("sk-second-secret") not in html
+    assert "sk-" not in html
