@@ -11,7 +11,7 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty; `route` is why Auto chose as it did, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
@@ -28,6 +28,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "model",
                 "provider",
                 "instead_of",
+                "route",
                 "status",
                 "question",
                 "answer",

@@ -38,6 +38,11 @@ class Route(models.TextChoices):
     ONLY_ONE = "only_one", _("the only one available")
 
 
+def route_label(code: str) -> str:
+    """Return what people read for a turn's route; empty for none, and for one that is not known any more."""
+    return str(Route(code).label) if code in Route.values else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The tier a question wants, and the code of why."""

@@ -22,6 +22,8 @@ LONGEST_LIST = 3
 """As many models as dispatch has attempts."""
 SIMILAR_COST = 5
 """What stands in may cost this many times the first choice: the reservation is the dearest's."""
+SAVING_COST = 2
+"""The same, when credits run low."""
 COMFORT_ANSWERS = 3
 """Auto saves when the credits left pay fewer answers than this, each as long and dear as it can be: some fifteen of usual
 length."""
@@ -188,12 +190,21 @@ class _Field:
 
     def __init__(self, candidates: list[Candidate], asked: Asked) -> None:
         self.last_model = asked.last_model
+        self.answer_tokens = asked.answer_tokens
         self.left = asked.left_micros
-        self._costs = {candidate.model.key: _most(candidate, asked) for candidate in candidates}
+        self._dearness = {one.model.key: _most(one, asked, asked.answer_tokens) for one in candidates}
+        self._costs = {one.model.key: _most(one, asked, self.longest(one)) for one in candidates}
         # The best of a tier is the cheapest, or whoever takes a PDF as it is; among equals the operator's first.
         self.candidates = sorted(
-            candidates, key=lambda c: (asked.has_pdfs and not c.model.reads_pdfs, self._costs[c.model.key])
+            candidates, key=lambda one: (asked.has_pdfs and not one.model.reads_pdfs, self.dearness(one))
         )
+
+    def longest(self, candidate: Candidate) -> int:
+        return min(self.answer_tokens, candidate.model.max_output)
+
+    def dearness(self, candidate: Candidate) -> int:
+        """Return what an answer as long as anybody's would cost: a model is not cheap for being terse."""
+        return self._dearness[candidate.model.key]
 
     def narrow(self, test: Callable[[Candidate], bool]) -> None:
         """Keep those who pass, unless that would leave nobody, or only those the allowance does not pay."""
@@ -201,12 +212,9 @@ class _Field:
         if kept and (any(map(self.pays, kept)) or not any(map(self.pays, self.candidates))):
             self.candidates = kept
 
-    def cost(self, candidate: Candidate) -> int:
-        return self._costs[candidate.model.key]
-
     def pays(self, candidate: Candidate, answers: int = 1) -> bool:
         """Return whether the allowance pays this many answers."""
-        return self.left is None or self.left >= answers * self.cost(candidate)
+        return self.left is None or self.left >= answers * self._costs[candidate.model.key]
 
     def nearest(self, tier: str) -> list[Candidate]:
         """Return the candidates of `tier`; without any, of the next below, or else above."""
@@ -216,7 +224,9 @@ class _Field:
 
     def below(self, candidate: Candidate) -> list[Candidate]:
         """Return who is both of a lower tier and cheaper, best tier first."""
-        cheaper = [c for c in self.candidates if _rank(c) < _rank(candidate) and self.cost(c) < self.cost(candidate)]
+        cheaper = [
+            c for c in self.candidates if _rank(c) < _rank(candidate) and self.dearness(c) < self.dearness(candidate)
+        ]
         return sorted(cheaper, key=_rank, reverse=True)
 
 
@@ -239,8 +249,8 @@ def _first(field: _Field, verdict: Verdict) -> tuple[Candidate, Route]:
 def _least(field: _Field) -> Candidate:
     """Return the cheapest of the lowest tier that the allowance pays; of all, when it pays nobody."""
     if payable := list(filter(field.pays, field.candidates)):
-        return min(payable, key=lambda candidate: (_rank(candidate), field.cost(candidate)))
-    return min(field.candidates, key=field.cost)
+        return min(payable, key=lambda candidate: (_rank(candidate), field.dearness(candidate)))
+    return min(field.candidates, key=field.dearness)
 
 
 def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
@@ -248,16 +258,18 @@ def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
 
     When nobody is that cheap, it is whoever is cheapest, if the allowance is ample.
     """
-    longest = first.model.max_output
-    others = [c for c in field.candidates if c is not first and c.model.max_output * 2 >= longest and field.pays(c)]
-    similar = [c for c in others if field.cost(c) <= SIMILAR_COST * field.cost(first)]
+    least = field.longest(first) / 2
+    others = [c for c in field.candidates if c is not first and field.longest(c) >= least and field.pays(c)]
+    ample = [c for c in others if field.pays(c, COMFORT_ANSWERS)]
+    similar = [
+        c for c in others if field.dearness(c) <= (SIMILAR_COST if c in ample else SAVING_COST) * field.dearness(first)
+    ]
     if not similar:
-        ample = [candidate for candidate in others if field.pays(candidate, COMFORT_ANSWERS)]
-        return sorted(ample, key=field.cost)[:1]
+        return sorted(ample, key=field.dearness)[:1]
 
     def distance(candidate: Candidate) -> tuple[int, int]:
         is_beside = candidate.provider.key == first.provider.key  # and likely to fail with it
-        return abs(_rank(candidate) - _rank(first)) + is_beside, field.cost(candidate)
+        return abs(_rank(candidate) - _rank(first)) + is_beside, field.dearness(candidate)
 
     return sorted(similar, key=distance)[: LONGEST_LIST - 1]
 
@@ -266,10 +278,7 @@ def _rank(candidate: Candidate) -> int:
     return TIERS.index(candidate.model.tier)
 
 
-def _most(candidate: Candidate, asked: Asked) -> int:
-    """Return the most its answer can cost, in micros; what does not fit its window is not sent."""
-    return most_it_can_cost(
-        candidate.model,
-        input_tokens=min(asked.tokens, _room(candidate, asked)),
-        output_tokens=min(asked.answer_tokens, candidate.model.max_output),
-    )
+def _most(candidate: Candidate, asked: Asked, answer_tokens: int) -> int:
+    """Return the most an answer can cost, in micros; what does not fit the window is not sent."""
+    input_tokens = min(asked.tokens, _room(candidate, asked))
+    return most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)
