@@ -41,6 +41,23 @@ class Allowance:
     resets_at: dt.datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What somebody may do, and the period it is paid from, as it was when it was read."""
+
+    entitlements: Entitlements
+    period: UsagePeriod
+
+    @property
+    def left_micros(self) -> int | None:
+        """What is neither used nor reserved; None means no limit. It is less than nothing after an answer that cost
+        more than was held for it."""
+        period = self.period
+        if period.allowance_micros is None:
+            return None
+        return period.allowance_micros - period.used_micros - period.reserved_micros
+
+
 def entitlements_of(user_id: int) -> Entitlements:
     return _entitlements(plan_of(account_of(user_id)))
 
@@ -54,6 +71,12 @@ def standing_of(user_id: int) -> tuple[Entitlements, Allowance]:
     """Return both, for a page that shows both."""
     period = period_of(user_id)
     return _entitlements(plan_of(period.account)), _allowance(period)
+
+
+def budget_of(user_id: int) -> Budget:
+    """Return what the user may do and what is left, for work that will be paid from the period."""
+    period = period_of(user_id)
+    return Budget(_entitlements(plan_of(period.account)), period)
 
 
 def period_of(user_id: int) -> UsagePeriod:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from accounts import rows
 from accounts.errors import Conflict
-from billing.entitlements import period_of, plan_of
+from billing.entitlements import Budget, period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
 
@@ -38,13 +38,14 @@ class Usage:
     source: str = UsageRecord.Source.PROVIDER
 
 
-def reserve(user_id: int, key: UUID, *, amount_micros: int) -> bool:
+def reserve(user_id: int, key: UUID, *, amount_micros: int, budget: Budget | None = None) -> bool:
     """Hold `amount_micros` of the user's current period under `key`; return whether this call did it.
 
-    The same key again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when
+    `budget` is the user's, where the caller has read it already; after a refusal it says what is left. The same key
+    again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when
     somebody else has the key.
     """
-    period = period_of(user_id)
+    period = budget.period if budget else period_of(user_id)
     try:
         with transaction.atomic():
             rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros))
@@ -146,7 +147,7 @@ def _take_room(period: UsagePeriod, amount_micros: int) -> None:
         statement, parameters = f"{statement} AND holds < %s", [*parameters, turns_at_once]
     if rows.execute(UsagePeriod, statement, parameters):
         return
-    period.refresh_from_db(fields=["holds"])
+    period.refresh_from_db(fields=["holds", "used_micros", "reserved_micros", "allowance_micros"])
     if turns_at_once is not None and period.holds >= turns_at_once:
         raise TooManyAtOnce
     raise AllowanceUsedUp(resets_at=period.period_end)

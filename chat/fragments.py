@@ -11,6 +11,7 @@ from accounts.moulds import Mould
 from billing.entitlements import credits_of
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
+from chat.llm.difficulty import Route
 from chat.turns.closing import can_continue
 from history.models import Turn
 from history.rendering import render_markdown
@@ -61,6 +62,7 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "is_at_length": turn.finish_reason == "length",
         "can_continue": can_continue(turn),
         "can_ask_again": turn.status in CAN_ASK_AGAIN,
+        "is_saving": turn.route == Route.LAST_CREDITS,
     }
     return _turn.fill(values, flags)
 

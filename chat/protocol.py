@@ -96,6 +96,7 @@ def started(turn: Turn, html: str) -> dict[str, Any]:
         "parent_id": turn.parent_id,
         "seq": turn.seq,
         "model": turn.model or turn.requested_model,
+        "route": turn.route,
         "html": html,
     }
 

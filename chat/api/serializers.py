@@ -11,7 +11,9 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `effort` is how hard the model was told to think, `reasoning_ms` how long it thought. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `effort` is how hard the model was told to think, `reasoning_ms` how long it thought. `instead_of` is the
+    model that failed before `model` answered in its place, or empty; `route` is why Auto chose as it did, or empty.
+    `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
@@ -29,6 +31,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "effort",
                 "provider",
                 "instead_of",
+                "route",
                 "status",
                 "question",
                 "answer",

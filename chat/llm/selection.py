@@ -1,31 +1,134 @@
-"""Which models may answer a question: the one that was named, or the default."""
+"""Which models may answer a question: the one that was named, the default, or those that Auto chooses."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
 
 from django.conf import settings
+from django.utils.translation import gettext_lazy as _
 
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan
-from chat.errors import BadEffort, NoModel, UnknownModel
+from chat.errors import BadEffort, ContextExceeded, NoModel, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
+from chat.llm.difficulty import Route, Verdict, judge
+from chat.llm.pricing import most_it_can_cost, question_room
 from chat.models import LanguageModel
 
 AUTO = "auto"
+TIERS = tuple(LanguageModel.Tier.values)
+"""From the least to the best."""
+LONGEST_LIST = 3
+"""As many models as dispatch has attempts."""
+SIMILAR_COST = 5
+"""What stands in may cost this many times the first choice: the reservation is the dearest's."""
+SAVING_COST = 2
+"""The same, when credits run low."""
+COMFORT_ANSWERS = 3
+"""Auto saves when the credits left pay fewer answers than this, each as long and dear as it can be: some fifteen of usual
+length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What matters of a question for who may answer it.
+
+    `least_tokens` must be sent whatever happens, `tokens` with all of the conversation; both by the careful estimate.
+    `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and `left_micros`
+    what is not used or reserved of the allowance; None means no limit.
+    """
+
+    question: str
+    least_tokens: int
+    tokens: int
+    answer_tokens: int
+    last_model: str = ""
+    has_images: bool = False
+    has_pdfs: bool = False
+    left_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who may answer, best first, never empty; `route` is why, or None where nobody had to choose."""
+
+    candidates: list[Candidate]
+    route: Route | None = None
+
+
+def choose(
+    requested: str,
+    allowed: Entitlements,
+    asked: Asked,
+    *,
+    resting: frozenset[str] = frozenset(),
+    stopped: frozenset[str] = frozenset(),
+) -> Choice:
+    """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan or NoModel.
+
+    Without a name (empty) it is DEFAULT_LLM where the plan includes it; else, and for `auto`, it is up to Auto.
+    `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
+    """
+    offered = list_offered()
+    if requested and requested != AUTO:
+        named = _named(requested, offered, allowed)
+        if _is_stopped(named, stopped):
+            raise NoModel(_("This model has reached its limit for today. Please choose another one."))
+        return Choice([named])
+    default = _default(requested, offered, allowed)
+    if default and not _is_stopped(default, stopped):
+        return Choice([default])
+    return route(offered, allowed, asked, resting=resting, stopped=stopped)
+
+
+def route(
+    offered: Sequence[Candidate],
+    allowed: Entitlements,
+    asked: Asked,
+    *,
+    resting: frozenset[str] = frozenset(),
+    stopped: frozenset[str] = frozenset(),
+) -> Choice:
+    """Return whom Auto chooses of `offered`, which is in the operator's order.
+
+    First who cannot answer goes, then who should not, then the question's difficulty says the tier. When the allowance
+    pays for nobody, the cheapest is returned: the ledger refuses it, or room was made meanwhile. Raises NoModel,
+    NotInPlan or ContextExceeded.
+    """
+    usable = _usable(offered, allowed, asked, stopped)
+    field = _Field(usable, asked)
+    field.narrow(lambda candidate: candidate.model.key not in resting)
+    field.narrow(lambda candidate: _room(candidate, asked) >= asked.tokens)
+    first, why = _first(field, judge(asked.question, has_images=asked.has_images))
+    if len(usable) == 1:
+        why = Route.ONLY_ONE
+    return Choice([first, *_stand_ins(field, first)], why)
 
 
 def candidates(requested: str, allowed: Entitlements) -> list[Candidate]:
-    """Return who may answer, best first, never empty.
+    """Return everybody who might answer, best first, never empty: for a question nobody has chosen for.
 
-    A named model is never replaced; raises UnknownModel or NotInPlan. Without a name (empty) it is DEFAULT_LLM where
-    the plan includes it; else, and for `auto`, whatever the plan includes, the Demo model only when it is alone.
-    Raises NoModel.
+    Raises what `choose` raises.
     """
     offered = list_offered()
     if requested and requested != AUTO:
         return [_named(requested, offered, allowed)]
-    usable = [candidate for candidate in offered if allowed.includes_tier(candidate.model.tier)]
-    if not usable:
+    default = _default(requested, offered, allowed)
+    return [default] if default else _included(offered, allowed)
+
+
+def remember(chosen: Sequence[Candidate]) -> str:
+    """Return the keys of `chosen` as a turn keeps them: best first, separated by spaces."""
+    return " ".join(quote(candidate.model.key, safe="/:@+,") for candidate in chosen)
+
+
+def recall(keys: str, allowed: Entitlements) -> list[Candidate]:
+    """Return those of `keys` that are still on offer and in the plan; raises NoModel when none is."""
+    offered = {candidate.model.key: candidate for candidate in list_offered()}
+    found = [offered[key] for key in map(unquote, keys.split(" ")) if key in offered]
+    if not (included := [candidate for candidate in found if allowed.includes_tier(candidate.model.tier)]):
         raise NoModel
-    default = [c for c in usable if c.model.key == settings.DEFAULT_LLM and requested != AUTO]
-    return default or [c for c in usable if c.model.tier != LanguageModel.Tier.DEMO] or usable
+    return included
 
 
 def check_effort(effort: str, requested: str) -> None:
@@ -38,10 +141,154 @@ def check_effort(effort: str, requested: str) -> None:
         raise BadEffort
 
 
-def _named(key: str, offered: list[Candidate], allowed: Entitlements) -> Candidate:
+def _named(key: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate:
     for candidate in offered:
         if candidate.model.key == key:
             if not allowed.includes_tier(candidate.model.tier):
                 raise NotInPlan
             return candidate
     raise UnknownModel
+
+
+def _default(requested: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate | None:
+    """Return DEFAULT_LLM where it is wanted and the plan includes it."""
+    for candidate in offered:
+        if candidate.model.key == settings.DEFAULT_LLM and requested != AUTO:
+            return candidate if allowed.includes_tier(candidate.model.tier) else None
+    return None
+
+
+def _included(offered: Sequence[Candidate], allowed: Entitlements) -> list[Candidate]:
+    """Return what the plan includes, the Demo model only when it is alone; raises NoModel."""
+    included = [candidate for candidate in offered if allowed.includes_tier(candidate.model.tier)]
+    if not included:
+        raise NoModel
+    return [c for c in included if c.model.tier != LanguageModel.Tier.DEMO] or included
+
+
+def _is_stopped(candidate: Candidate, stopped: frozenset[str]) -> bool:
+    """Return whether its provider's spend limit stops it; what is free spends nothing."""
+    return candidate.provider.key in stopped and not candidate.model.is_free
+
+
+def _usable(
+    offered: Sequence[Candidate], allowed: Entitlements, asked: Asked, stopped: frozenset[str]
+) -> list[Candidate]:
+    """Return who can answer at all; raises what says why nobody can."""
+    usable = _included(offered, allowed)
+    if asked.has_images:
+        usable = [candidate for candidate in usable if candidate.model.sees_images]
+        if not usable and any(candidate.model.sees_images for candidate in offered):
+            raise NotInPlan(_("None of the models in your plan sees images."))
+        if not usable:
+            raise NoModel(_("No model here sees images. Please send the question without them."))
+    usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
+    if not usable:
+        raise NoModel
+    usable = [candidate for candidate in usable if _room(candidate, asked) >= asked.least_tokens]
+    if not usable:
+        raise ContextExceeded
+    return usable
+
+
+def _room(candidate: Candidate, asked: Asked) -> int:
+    return question_room(candidate.model, min(asked.answer_tokens, candidate.model.max_output))
+
+
+class _Field:
+    """Who is left to choose from, and what each would cost at most, in micros."""
+
+    def __init__(self, candidates: list[Candidate], asked: Asked) -> None:
+        self.last_model = asked.last_model
+        self.answer_tokens = asked.answer_tokens
+        self.left = asked.left_micros
+        self._dearness = {one.model.key: _most(one, asked, asked.answer_tokens) for one in candidates}
+        self._costs = {one.model.key: _most(one, asked, self.longest(one)) for one in candidates}
+        # The best of a tier is the cheapest, or whoever takes a PDF as it is; among equals the operator's first.
+        self.candidates = sorted(
+            candidates, key=lambda one: (asked.has_pdfs and not one.model.reads_pdfs, self.dearness(one))
+        )
+
+    def longest(self, candidate: Candidate) -> int:
+        return min(self.answer_tokens, candidate.model.max_output)
+
+    def dearness(self, candidate: Candidate) -> int:
+        """Return what an answer as long as anybody's would cost: a model is not cheap for being terse."""
+        return self._dearness[candidate.model.key]
+
+    def narrow(self, test: Callable[[Candidate], bool]) -> None:
+        """Keep those who pass, unless that would leave nobody, or only those the allowance does not pay."""
+        kept = [candidate for candidate in self.candidates if test(candidate)]
+        if kept and (any(map(self.pays, kept)) or not any(map(self.pays, self.candidates))):
+            self.candidates = kept
+
+    def pays(self, candidate: Candidate, answers: int = 1) -> bool:
+        """Return whether the allowance pays this many answers."""
+        return self.left is None or self.left >= answers * self._costs[candidate.model.key]
+
+    def nearest(self, tier: str) -> list[Candidate]:
+        """Return the candidates of `tier`; without any, of the next below, or else above."""
+        wanted = TIERS.index(tier)
+        order = [*TIERS[wanted::-1], *TIERS[wanted + 1 :]]
+        return next(found for tier in order if (found := [c for c in self.candidates if c.model.tier == tier]))
+
+    def below(self, candidate: Candidate) -> list[Candidate]:
+        """Return who is both of a lower tier and cheaper, best tier first."""
+        cheaper = [
+            c for c in self.candidates if _rank(c) < _rank(candidate) and self.dearness(c) < self.dearness(candidate)
+        ]
+        return sorted(cheaper, key=_rank, reverse=True)
+
+
+def _first(field: _Field, verdict: Verdict) -> tuple[Candidate, Route]:
+    """Return the best candidate, and why it is."""
+    before = next((c for c in field.candidates if c.model.key == field.last_model), None)
+    if before and _rank(before) >= TIERS.index(verdict.tier) and field.pays(before, COMFORT_ANSWERS):
+        return before, Route.FOLLOW_UP
+    wanted = field.nearest(verdict.tier)
+    best = next(filter(field.pays, wanted), wanted[0])
+    below = list(filter(field.pays, field.below(best)))
+    if field.pays(best, COMFORT_ANSWERS) or (field.pays(best) and not below):
+        return best, verdict.route
+    if field.pays(best):
+        return below[0], Route.LOW_CREDITS
+    least = _least(field)
+    return least, Route.LAST_CREDITS if _rank(least) < _rank(best) else verdict.route
+
+
+def _least(field: _Field) -> Candidate:
+    """Return the cheapest of the lowest tier that the allowance pays; of all, when it pays nobody."""
+    if payable := list(filter(field.pays, field.candidates)):
+        return min(payable, key=lambda candidate: (_rank(candidate), field.dearness(candidate)))
+    return min(field.candidates, key=field.dearness)
+
+
+def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
+    """Return who may answer if `first` fails: near its tier, of another provider if possible, and at a similar cost.
+
+    When nobody is that cheap, it is whoever is cheapest, if the allowance is ample.
+    """
+    least = field.longest(first) / 2
+    others = [c for c in field.candidates if c is not first and field.longest(c) >= least and field.pays(c)]
+    ample = [c for c in others if field.pays(c, COMFORT_ANSWERS)]
+    similar = [
+        c for c in others if field.dearness(c) <= (SIMILAR_COST if c in ample else SAVING_COST) * field.dearness(first)
+    ]
+    if not similar:
+        return sorted(ample, key=field.dearness)[:1]
+
+    def distance(candidate: Candidate) -> tuple[int, int]:
+        is_beside = candidate.provider.key == first.provider.key  # and likely to fail with it
+        return abs(_rank(candidate) - _rank(first)) + is_beside, field.dearness(candidate)
+
+    return sorted(similar, key=distance)[: LONGEST_LIST - 1]
+
+
+def _rank(candidate: Candidate) -> int:
+    return TIERS.index(candidate.model.tier)
+
+
+def _most(candidate: Candidate, asked: Asked, answer_tokens: int) -> int:
+    """Return the most an answer can cost, in micros; what does not fit the window is not sent."""
+    input_tokens = min(asked.tokens, _room(candidate, asked))
+    return most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)

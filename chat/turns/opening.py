@@ -3,7 +3,8 @@
 import logging
 import time
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from redis.exceptions import RedisError
 
 from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
-from billing.entitlements import Entitlements
+from billing.entitlements import Budget, Entitlements
+from billing.errors import AllowanceUsedUp
 from chat.errors import BadText, TextTooLong
-from chat.llm.catalog import Candidate
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, most_it_can_cost
-from chat.llm.selection import AUTO, candidates, check_effort
+from chat.llm.difficulty import Route
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
+from chat.llm.selection import AUTO, Asked, Choice, check_effort, choose, remember
 from chat.turns import limits, prompts
 from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
@@ -109,18 +111,17 @@ def enqueue(turn: Turn) -> None:
 
 
 def _open_new(owner_id: int, question: Question) -> Opened:
-    allowed = entitlements.entitlements_of(owner_id)
+    budget = entitlements.budget_of(owner_id)
+    allowed = budget.entitlements
     text = clean_text(question.text, longest=allowed.question_characters)
     conversation = access.find_conversation(question.conversation_id)
     if conversation is not None and conversation.owner_id != owner_id:
         raise NotFound
     parent = _find_parent(owner_id, question, conversation)
-    offered = candidates(question.model, allowed)
     check_effort(question.effort, question.model)
-    longest_answer = _longest_answer(offered, allowed)
-    prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
+    offer = _offer(question.model, allowed, _asked(text, parent, budget), parent)
     try:
-        limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
+        offer, limit = _reserve(owner_id, question.turn_id, budget, offer)
     except _AlreadyReserved:
         return _await_known(owner_id, question)
     turn = Turn(
@@ -131,11 +132,11 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         seq=parent.seq + 1 if parent and question.parent_id == LATEST else 0,  # a guess, 0 for none
         depth=parent.depth + 1 if parent else 0,
         question=text,
-        requested_model=question.model or (offered[0].model.key if len(offered) == 1 else AUTO),
+        **_chosen(question.model, offer.choice),
         effort=question.effort,
-        max_output=longest_answer,
-        trimmed_turns=prompt.trimmed_turns,
-        input_tokens=prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
+        max_output=offer.longest_answer,
+        trimmed_turns=offer.prompt.trimmed_turns,
+        input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
     )
     if conversation is None:
         conversation, written = tree.begin(turn)
@@ -145,6 +146,58 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         return _return_known(written, owner_id, question, allowed)
     enqueue(turn)
     return Opened(turn, conversation, limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """Who may answer, what they are sent, and the most that can cost."""
+
+    choice: Choice
+    prompt: prompts.Prompt
+    longest_answer: int
+    amount_micros: int
+    cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
+
+
+def _asked(text: str, parent: Turn | None, budget: Budget) -> Asked:
+    """Return what matters for the choice. How long the conversation is, the turn before has been told."""
+    least = estimate_tokens((prompts.INSTRUCTIONS, text))
+    before = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens if parent else 0
+    return Asked(
+        question=text,
+        least_tokens=least,
+        tokens=least + before * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
+        answer_tokens=min(budget.entitlements.answer_tokens, settings.MAX_TOKENS),
+        last_model=parent.model if parent else "",
+        left_micros=budget.left_micros,
+    )
+
+
+def _offer(model: str, allowed: Entitlements, asked: Asked, parent: Turn | None) -> _Offer:
+    choice = choose(model, allowed, asked)
+    longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
+    prompt = prompts.build_for(choice.candidates, tree.path_to(parent), asked.question, max_output=longest_answer)
+    tokens = prompt.tokens()
+    amount = max(
+        most_it_can_cost(candidate.model, input_tokens=tokens, output_tokens=longest_answer)
+        for candidate in choice.candidates
+    )
+
+    def cheaper(left_micros: int | None) -> _Offer:
+        less = amount - 1 if left_micros is None else min(left_micros, amount - 1)
+        return _offer(model, allowed, replace(asked, tokens=tokens, left_micros=less), parent)
+
+    return _Offer(choice=choice, prompt=prompt, longest_answer=longest_answer, amount_micros=amount, cheaper=cheaper)
+
+
+def _chosen(model: str, choice: Choice) -> dict[str, str]:
+    """Return what a turn keeps of the choice. Where nothing was named and there is one model, nobody chose."""
+    is_plain = choice.route is None or (choice.route == Route.ONLY_ONE and not model)
+    return {
+        "requested_model": model or (choice.candidates[0].model.key if is_plain else AUTO),
+        "candidates": remember(choice.candidates),
+        "route": "" if is_plain or choice.route is None else choice.route.value,
+    }
 
 
 def _return_known(turn: Turn, owner_id: int, question: Question, allowed: Entitlements) -> Opened:
@@ -189,34 +242,40 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
     return tree.check_finished(latest) if latest else None
 
 
-def _longest_answer(offered: list[Candidate], allowed: Entitlements) -> int:
-    """Return the cap on the answer in tokens: the smallest of model, plan and MAX_TOKENS."""
-    longest: int = settings.MAX_TOKENS
-    return min(*(candidate.model.max_output for candidate in offered), allowed.answer_tokens, longest)
-
-
-def _reserve(
-    owner_id: int, key: UUID, allowed: Entitlements, offered: list[Candidate], input_tokens: int, output_tokens: int
-) -> Limit | None:
-    """Count the question and hold the most it can cost; a question that is refused, or known, is not counted.
+def _reserve(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_Offer, Limit | None]:
+    """Count the question and hold the most it can cost; return for which offer. What is refused, or known, is not counted.
 
     Raises _AlreadyReserved when the id has a reservation that was not given back.
     """
-    amount = max(
-        most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
-        for candidate in offered
-    )
+    per_hour = budget.entitlements.turns_per_hour
     line.join()
     try:
-        limit = limits.take(owner_id, allowed.turns_per_hour)
+        limit = limits.take(owner_id, per_hour)
         try:
-            is_ours = metering.reserve(owner_id, key, amount_micros=amount)
+            offer, is_ours = _hold(owner_id, key, budget, offer)
         except Exception:
-            limits.give_back(owner_id, allowed.turns_per_hour)
+            limits.give_back(owner_id, per_hour)
             raise
         if not is_ours:
-            limits.give_back(owner_id, allowed.turns_per_hour)
+            limits.give_back(owner_id, per_hour)
             raise _AlreadyReserved
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
-    return limit
+    return offer, limit
+
+
+def _hold(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_Offer, bool]:
+    """Hold what the offer can cost; what Auto chose is chosen again, cheaper each time, before it is refused.
+
+    It was chosen for what was left, but another question may have taken that meanwhile.
+    """
+    while True:
+        try:
+            return offer, metering.reserve(owner_id, key, amount_micros=offer.amount_micros, budget=budget)
+        except AllowanceUsedUp:
+            if offer.choice.route is None:
+                raise
+            cheaper = offer.cheaper(budget.left_micros)
+            if cheaper.amount_micros >= offer.amount_micros:
+                raise
+            offer = cheaper

@@ -18,12 +18,11 @@ from django.utils import timezone
 from accounts.errors import DomainError
 from billing import entitlements
 from chat.errors import SENTENCES
-from chat.llm import dispatch
+from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
-from chat.llm.selection import candidates
 from chat.models import LanguageModel
 from chat.turns import prompts
 from chat.turns.closing import close_turn, make_outcome
@@ -88,7 +87,7 @@ def prepare(turn: Turn) -> Job | None:
     if not progress.claim(turn):
         return None
     try:
-        offered = candidates(turn.requested_model, entitlements.entitlements_of(turn.owner_id))
+        offered = _candidates(turn)
         parent = access.find_turn(turn.parent_id) if turn.parent_id else None
         prompt = prompts.build_for(offered, tree.path_to(parent), turn.question, max_output=turn.max_output)
     except DomainError as error:
@@ -107,6 +106,14 @@ def prepare(turn: Turn) -> Job | None:
             end_user=_pseudonym(turn.owner_id),
         ),
     )
+
+
+def _candidates(turn: Turn) -> list[Candidate]:
+    """Return whom the reservation was made for; a turn that was opened before those were kept has whoever may answer."""
+    allowed = entitlements.entitlements_of(turn.owner_id)
+    if turn.candidates and turn.requested_model == selection.AUTO:
+        return selection.recall(turn.candidates, allowed)
+    return selection.candidates(turn.requested_model, allowed)
 
 
 async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from accounts.errors import Conflict
 from accounts.models import User
 from billing import metering
-from billing.entitlements import account_of, current_period
+from billing.entitlements import account_of, budget_of, current_period
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord
@@ -495,3 +495,19 @@ def test_any_order_of_calls_keeps_the_ledger_true(catalog, at, steps, credits_pe
         assert counters(user) == book.counters()
     assert_balanced()
     assert not metering.list_unbalanced().exists()
+
+
+def test_a_budget_that_was_read_before_pays_and_says_what_is_left(bulk: User):
+    budget = budget_of(bulk.pk)
+    assert (budget.entitlements.plan, budget.left_micros) == ("bulk", 500_000)
+    metering.reserve(bulk.pk, uuid4(), amount_micros=400_000)
+    assert budget.left_micros == 500_000  # as it was read
+    with pytest.raises(AllowanceUsedUp):
+        metering.reserve(bulk.pk, uuid4(), amount_micros=100_001, budget=budget)
+    assert budget.left_micros == 100_000
+    assert metering.reserve(bulk.pk, uuid4(), amount_micros=100_000, budget=budget)
+    assert counters(bulk) == (0, 500_000, 2)
+
+
+def test_a_budget_without_a_limit(carla: User):
+    assert budget_of(carla.pk).left_micros is None

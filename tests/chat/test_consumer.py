@@ -209,6 +209,7 @@ async def test_a_question_is_confirmed_with_its_place_and_its_html(ana: User, ru
         "parent_id": None,
         "seq": 1,
         "model": "scripted",
+        "route": "",
     }
     assert f'id="turn-{turn_id}"' in started["html"]
     assert "say:hola" in started["html"]

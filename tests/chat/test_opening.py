@@ -99,10 +99,13 @@ def test_it_says_how_often_one_may_still_ask(ana: User, carla: User):
     assert open_turn(carla.pk, question()).limit is None
 
 
-def test_nothing_is_opened_with_many_statements(carla: User, django_assert_max_num_queries: Callable[..., object]):
-    ask(carla)
-    with django_assert_max_num_queries(16):
-        ask(carla)
+@pytest.mark.parametrize("model", ["scripted", "auto"])
+def test_nothing_is_opened_with_many_statements(
+    carla: User, model: str, django_assert_max_num_queries: Callable[..., object]
+):
+    ask(carla, model=model)
+    with django_assert_max_num_queries(6):
+        ask(carla, model=model)
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------
@@ -542,6 +545,122 @@ def test_auto_holds_for_the_dearest_and_fits_the_smallest(carla: User, offer: Ca
     turn = ask(carla, model="auto")
     assert turn.max_output == 500
     assert reservation_of(turn).amount_micros >= 25_000
+
+
+# --- Auto -------------------------------------------------------------------------------------------------------------
+
+HARD = "Prove that there are infinitely many primes of the form 4k + 3."
+AN_ANSWER = {"cheap": 300, "mid": 3_000, "strong": 30_000}
+"""What the longest answer costs at least, in micros, with the models of `ladder`."""
+
+
+@pytest.fixture
+def ladder(offer: Callable[..., LanguageModel]) -> None:
+    """One model a tier, ten times as dear each."""
+    LanguageModel.objects.get(key="scripted").delete()
+    for tier, price in (("cheap", 30_000), ("mid", 300_000), ("strong", 3_000_000)):
+        offer(f"{tier}-1", tier=tier, input_price=price, output_price=price * 10, context_window=100_000)
+
+
+def grant(user: User, micros: int) -> None:
+    """Leave the user, on a plan with every tier, just so much in this month."""
+    used = period_of(user).used_micros
+    credits = -(-(used + micros) // 1_000)
+    plan, _ = Plan.objects.update_or_create(
+        key="paid", defaults={"name": "Paid", "best_tier": "strong", "rank": 5, "credits_per_month": credits}
+    )
+    account = period_of(user).account
+    account.plan = plan
+    account.save()
+    if surplus := credits * 1_000 - used - micros:
+        key = new_id()
+        assert metering.reserve(user.pk, key, amount_micros=surplus)
+        assert metering.settle(key, cost_micros=surplus, usage=metering.Usage(1, 1), label="earlier")
+
+
+@pytest.mark.usefixtures("ladder")
+class TestAuto:
+    def test_a_turn_keeps_who_may_answer_and_why(self, carla: User):
+        turn = saved(ask(carla, HARD, model="auto"))
+        assert (turn.requested_model, turn.candidates.split(), turn.route) == (
+            "auto",
+            ["strong-1", "mid-1", "cheap-1"],
+            "math",
+        )
+        turn = saved(ask(carla, "hola", model=""))
+        assert (turn.requested_model, turn.candidates.split()[0], turn.route) == ("auto", "cheap-1", "short")
+
+    def test_a_turn_whose_model_was_named_has_no_reason(self, carla: User):
+        turn = saved(ask(carla, "hola", model="strong-1"))
+        assert (turn.requested_model, turn.candidates, turn.route) == ("strong-1", "strong-1", "")
+
+    def test_the_dearest_that_may_answer_is_held(self, carla: User):
+        turn = ask(carla, HARD, model="auto")
+        strong = LanguageModel.objects.get(key="strong-1")
+        assert reservation_of(turn).amount_micros >= most_it_can_cost(strong, input_tokens=50, output_tokens=1_000)
+
+    def test_a_conversation_goes_on_with_the_model_it_had(self, carla: User):
+        first = ask(carla, HARD, model="auto")
+        claim(first)
+        outcome = Outcome("completed", answer="Sea p…", model="strong-1", input_tokens=90, output_tokens=900)
+        assert close(first, outcome)
+        metering.release(first.pk)
+        then = saved(ask(carla, "gracias", model="auto", conversation_id=first.conversation_id))
+        assert (then.parent_id, then.candidates.split()[0], then.route) == (first.pk, "strong-1", "follow_up")
+
+    def test_a_long_conversation_is_reckoned_without_reading_it(self, carla: User):
+        first = ask(carla, "hola", model="auto")
+        claim(first)
+        assert close(first, Outcome("completed", answer="Sí.", model="cheap-1", input_tokens=200_000))
+        metering.release(first.pk)
+        offer = LanguageModel.objects.get(key="mid-1")
+        offer.context_window = 1_000_000
+        offer.save()
+        then = saved(ask(carla, "y?", model="auto", conversation_id=first.conversation_id))
+        assert then.candidates.split()[0] == "mid-1"
+
+    @pytest.mark.parametrize(
+        ("answers", "first", "route"),
+        [(3.2, "strong-1", "math"), (2, "mid-1", "low_credits"), (0.9, "cheap-1", "last_credits")],
+    )
+    def test_it_lands_softly(self, ana: User, answers: float, first: str, route: str):
+        grant(ana, round(answers * AN_ANSWER["strong"]))
+        turn = saved(ask(ana, HARD, model="auto"))
+        assert (turn.candidates.split()[0], turn.route) == (first, route)
+
+    def test_when_nothing_is_payable_the_ledger_refuses(self, ana: User):
+        grant(ana, AN_ANSWER["cheap"] - 50)
+        refuse(AllowanceUsedUp, ana, question(HARD, model="auto"))
+        grant(ana, AN_ANSWER["strong"] - 50)
+        refuse(AllowanceUsedUp, ana, question(HARD, model="strong-1"))
+
+    def test_who_is_too_late_for_the_dear_model_has_a_cheaper_one(self, ana: User, monkeypatch: pytest.MonkeyPatch):
+        """Another question took the credits after this one had looked at them."""
+        grant(ana, 4 * AN_ANSWER["strong"])
+        other = new_id()
+        rather = limits.take
+
+        def take(*arguments: int | None) -> object:
+            monkeypatch.setattr(limits, "take", rather)
+            assert metering.reserve(ana.pk, other, amount_micros=3 * AN_ANSWER["strong"] + 25_000)
+            return rather(*arguments)
+
+        monkeypatch.setattr(limits, "take", take)
+        turn = saved(ask(ana, HARD, model="auto"))
+        assert (turn.candidates, turn.route) == ("cheap-1", "last_credits")
+        assert reservation_of(turn).amount_micros < AN_ANSWER["mid"]
+        metering.release(other)
+
+    def test_of_many_at_once_at_the_edge_none_overdraws_and_some_land_softly(self, ana: User):
+        grant(ana, 3 * AN_ANSWER["strong"] + 3 * AN_ANSWER["mid"])
+        found = together([lambda: open_turn(ana.pk, question(HARD, model="auto"))] * 8)
+        turns = [one.turn for one in found if isinstance(one, Opened)]
+        assert {type(one) for one in found} <= {Opened, AllowanceUsedUp}
+        period = period_of(ana)
+        assert period.used_micros + period.reserved_micros <= period.allowance_micros
+        assert period.reserved_micros == sum(reservation_of(turn).amount_micros for turn in turns)
+        assert len(turns) == 8  # the last of them with the cheapest model
+        assert {saved(turn).candidates.split()[0] for turn in turns} >= {"strong-1", "cheap-1"}
 
 
 # --- Redis is down ----------------------------------------------------------------------------------------------------

@@ -164,6 +164,7 @@ async def test_two_runners_share_the_turns(redis: Redis, carla: User):
 
 
 async def test_auto_goes_on_to_the_next_model(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    await in_thread(LanguageModel.objects.filter(key="scripted").delete)  # of another provider, it would be the next
     await in_thread(offer, "status-401", position=1)
     await in_thread(offer, "fake-3t-0ms", position=2)
     turn = await closed(await aask(carla, "hola", model="auto"))

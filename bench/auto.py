@@ -1,0 +1,166 @@
+"""How often Auto picks the tier a careful person would: `python -m bench.auto`; `--tuning` lists the tuning half's errors.
+
+The corpus is tests/chat/auto_prompts.toml. The rules in chat/llm/difficulty.py were tuned on one half of it; what is
+reported is the other.
+"""
+
+import os
+import statistics
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chat.llm.catalog import Candidate
+
+CORPUS = Path(__file__).parent.parent / "tests" / "chat" / "auto_prompts.toml"
+TIERS = ("cheap", "mid", "strong")
+BASELINE = "mid"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt; `after` is the tier of the model that answered before it, or empty."""
+
+    language: str
+    tier: str
+    text: str
+    after: str = ""
+
+
+def load_corpus() -> list[Example]:
+    with CORPUS.open("rb") as file:
+        return [Example(**fields) for fields in tomllib.load(file)["prompt"]]
+
+
+def halves(corpus: list[Example]) -> tuple[list[Example], list[Example]]:
+    """Return the half for tuning and the half that is held back: every other one of each language and tier."""
+    tuning: list[Example] = []
+    held: list[Example] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    for example in corpus:
+        kind = (example.language, example.tier)
+        (held if seen[kind] % 2 else tuning).append(example)
+        seen[kind] += 1
+    return tuning, held
+
+
+def three_models() -> "list[Candidate]":
+    """Return one model a tier, named after it, at the prices of Claude."""
+    from chat.llm.catalog import Candidate
+    from chat.llm.providers.base import Provider
+    from chat.models import LanguageModel
+
+    provider = Provider(key="bench", name="Bench", adapter="scripted", base_url="")
+    return [
+        Candidate(
+            LanguageModel(
+                key=tier,
+                provider="bench",
+                provider_model=tier,
+                label=tier,
+                tier=tier,
+                context_window=1_000_000,
+                max_output=64_000,
+                input_price=price,
+                output_price=price * 5,
+            ),
+            provider,
+        )
+        for tier, price in zip(TIERS, (100_000, 2_000_000, 4_000_000), strict=True)
+    ]
+
+
+def pick(example: Example) -> str:
+    """Return the tier Auto chooses when plan, health and credits leave it free."""
+    from billing.entitlements import Entitlements
+    from chat.llm.pricing import estimate_tokens
+    from chat.llm.selection import Asked, route
+
+    allowed = Entitlements("bench", None, None, None, 100_000, 4_096, "strong")
+    tokens = estimate_tokens([example.text])
+    asked = Asked(
+        question=example.text, least_tokens=tokens, tokens=tokens, answer_tokens=4_096, last_model=example.after
+    )
+    return str(route(three_models(), allowed, asked).candidates[0].model.tier)
+
+
+def confusion(examples: Iterable[Example]) -> Counter[tuple[str, str]]:
+    """Return how often each tier was wanted and which was picked."""
+    return Counter((example.tier, pick(example)) for example in examples)
+
+
+def accuracy(counts: Counter[tuple[str, str]]) -> float:
+    return sum(count for (wanted, picked), count in counts.items() if wanted == picked) / counts.total()
+
+
+def baseline(examples: list[Example]) -> float:
+    """Return how often "always the middle tier" is right."""
+    return sum(example.tier == BASELINE for example in examples) / len(examples)
+
+
+def milliseconds(text: str, repeats: int = 20) -> float:
+    """Return how long the choice takes for one text: the middle of some repeats."""
+    example, times = Example("", "", text), []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        pick(example)
+        times.append((time.perf_counter() - begun) * 1_000)
+    return statistics.median(times)
+
+
+def report() -> str:
+    """Return the figures of the half that was held back, as Markdown."""
+    corpus = load_corpus()
+    tuning, held = halves(corpus)
+    counts = confusion(held)
+    lines = [
+        f"{len(corpus)} prompts; tuned on {len(tuning)}, reported on the other {len(held)}.",
+        "",
+        "| | right | always mid |",
+        "| --- | --- | --- |",
+    ]
+    for language in ("es", "en", "pt"):
+        part = [example for example in held if example.language == language]
+        lines.append(f"| {language} | {accuracy(confusion(part)):.1%} | {baseline(part):.1%} |")
+    lines += [
+        f"| all | **{accuracy(counts):.1%}** | {baseline(held):.1%} |",
+        f"| the half tuned on | {accuracy(confusion(tuning)):.1%} | {baseline(tuning):.1%} |",
+        "",
+        f"| wanted \\ picked | {' | '.join(TIERS)} |",
+        "| --- | --- | --- | --- |",
+        *(f"| {wanted} | {' | '.join(str(counts[wanted, picked]) for picked in TIERS)} |" for wanted in TIERS),
+        "",
+        "| what is asked | the whole choice, ms |",
+        "| --- | --- |",
+        f"| the corpus, mean | {statistics.fmean(milliseconds(example.text, 3) for example in corpus):.2f} |",
+        f"| 100 kB of prose | {milliseconds(_long('the risks, and what to do about them in each case. ')):.2f} |",
+        f"| 100 kB of code | {milliseconds(_long('    total += prices[item].amount * (1 + vat);')):.2f} |",
+        f"| 100 kB without a space | {milliseconds(_long('a')):.2f} |",
+    ]
+    return "\n".join(lines)
+
+
+def _long(line: str) -> str:
+    return (line + "\n" * (len(line) > 1)) * (100_000 // len(line))
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings_test")
+    import django
+
+    django.setup()
+    print(report())
+    if "--tuning" in sys.argv:
+        for example in halves(load_corpus())[0]:
+            if (picked := pick(example)) != example.tier:
+                print(f"\nwanted {example.tier}, picked {picked}: {example.text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A turn that Auto chose for: whoever was chosen answers, and the page and the API say why."""
+
+import pytest
+from django.test import Client
+from redis.asyncio import Redis
+
+from accounts.models import User
+from bench.provider import FakeProvider
+from chat.fragments import turn_html
+from chat.models import LanguageModel
+from chat.turns.connections import in_thread
+from chat.turns.running import prepare
+from history.models import Turn
+from tests.chat.asking import aask, ask, closed, saved
+from tests.chat.conftest import Offer, running
+
+pytestmark = [pytest.mark.stores, pytest.mark.django_db(databases=["default", "history"], transaction=True)]
+
+NOTICE = "Your credits are nearly used up: a quicker model answered."
+
+
+def change(key: str, **fields: object) -> None:
+    model = LanguageModel.objects.get(key=key)
+    for name, value in fields.items():
+        setattr(model, name, value)
+    model.save()
+
+
+def chosen_of(turn: Turn) -> list[str]:
+    """Return who will be asked, as the turn's runner finds them."""
+    job = prepare(saved(turn))
+    assert job is not None
+    return [candidate.model.key for candidate in job.candidates]
+
+
+async def test_whom_the_reservation_is_for_answers_whatever_changes_meanwhile(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None
+):
+    await in_thread(change, "scripted", enabled=False)
+    await in_thread(offer, "fake-2t-0ms")
+    turn = await aask(carla, "hola", model="auto")
+    await in_thread(lambda: offer("fake-9t-0ms", input_price=0, output_price=0, position=1))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.model, turn.route) == ("completed", "fake-2t-0ms", "only_one")
+
+
+def test_the_list_is_the_one_that_was_kept(carla: User, offer: Offer):
+    for name in ("a", "b", "c", "d"):
+        offer(name)
+    turn = ask(carla, "hola", model="auto")
+    kept = saved(turn).candidates.split()
+    assert len(kept) == 3
+    offer("e", input_price=1, output_price=1)
+    assert chosen_of(turn) == kept
+
+
+def test_who_was_withdrawn_meanwhile_is_not_asked(carla: User, offer: Offer):
+    offer("a", position=1)
+    turn = ask(carla, "hola", model="auto")
+    first, second = saved(turn).candidates.split()
+    change(first, enabled=False)
+    assert chosen_of(turn) == [second]
+
+
+def test_when_all_of_them_are_gone_the_turn_fails_free_of_charge(carla: User, offer: Offer):
+    turn = ask(carla, "hola", model="auto")
+    offer("a")
+    change("scripted", enabled=False)
+    assert prepare(saved(turn)) is None
+    turn = saved(turn)
+    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "not_found", None)
+
+
+def test_a_turn_from_before_the_choice_was_kept_has_whoever_may_answer(carla: User, offer: Offer):
+    offer("a", position=1)
+    turn = ask(carla, "hola", model="auto")
+    Turn.objects.filter(pk=turn.pk).update(candidates="", route="")
+    assert chosen_of(turn) == ["a", "scripted"]
+
+
+def test_a_model_that_was_named_is_asked_even_if_its_key_is_odd(carla: User, offer: Offer):
+    offer("my model")
+    turn = ask(carla, "hola", model="my model")
+    assert chosen_of(turn) == ["my model"]
+
+
+@pytest.mark.parametrize(("route", "is_told"), [("last_credits", True), ("low_credits", False), ("short", False)])
+def test_the_answer_says_that_credits_are_nearly_used_up(carla: User, route: str, is_told: bool):
+    turn = ask(carla, model="auto")
+    turn.route, turn.status, turn.answer = route, "completed", "Hola."
+    assert (NOTICE in turn_html(turn)) == is_told
+    turn.status, turn.answer, turn.error = "failed", "", "timeout"
+    assert NOTICE not in turn_html(turn)
+
+
+def test_the_api_says_why(carla: User, offer: Offer):
+    offer("a")
+    turn = ask(carla, "hola", model="auto")
+    client = Client()
+    client.force_login(carla)
+    assert client.get(f"/api/v1/turns/{turn.pk}").json()["route"] == "short"
