@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from chat.errors import sentence_for
 from chat.llm.catalog import Candidate
+from chat.llm.pricing import charged_rates
 from chat.protocol import usage_of
 from history.models import Turn
 
@@ -57,7 +58,8 @@ class AskSerializer(serializers.Serializer[Any]):
 
 
 class ModelSerializer(serializers.Serializer[Candidate]):
-    """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it."""
+    """A model on offer. Prices are what you are charged, in micro-US-dollars a million tokens (of a short prompt: some
+    models cost more per token above a length); `included` is whether your plan has it."""
 
     id = serializers.CharField(source="model.key")
     label = serializers.CharField(source="model.label")  # type: ignore[assignment]  # a field here, an argument there
@@ -66,9 +68,15 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     tier = serializers.CharField(source="model.tier")
     context_window = serializers.IntegerField(source="model.context_window")
     max_output = serializers.IntegerField(source="model.max_output")
-    input_price = serializers.IntegerField(source="model.input_price")
-    output_price = serializers.IntegerField(source="model.output_price")
+    input_price = serializers.SerializerMethodField()
+    output_price = serializers.SerializerMethodField()
     included = serializers.SerializerMethodField()
+
+    def get_input_price(self, candidate: Candidate) -> int:
+        return charged_rates(candidate.model)[0].input
+
+    def get_output_price(self, candidate: Candidate) -> int:
+        return charged_rates(candidate.model)[0].output
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))

@@ -13,7 +13,9 @@ from redis.exceptions import RedisError
 from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
 from billing.entitlements import Entitlements
+from billing.errors import SpendLimitReached
 from chat.errors import BadText, TextTooLong
+from chat.llm import spending
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, most_it_can_cost
 from chat.llm.selection import AUTO, candidates
@@ -64,7 +66,8 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached, ParentNotFinished,
+    Unavailable.
     """
     try:
         return _open_new(owner_id, question)
@@ -111,13 +114,18 @@ def _open_new(owner_id: int, question: Question) -> Opened:
     if conversation is not None and conversation.owner_id != owner_id:
         raise NotFound
     parent = _find_parent(owner_id, question, conversation)
-    offered = candidates(question.model, allowed)
+    offered = spending.without_stopped(candidates(question.model, allowed))
     longest_answer = _longest_answer(offered, allowed)
     prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
     try:
         limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
     except _AlreadyReserved:
         return _await_known(owner_id, question)
+    except SpendLimitReached:
+        spending.forget()
+        if all(candidate.provider == offered[0].provider for candidate in offered):
+            raise
+        return _open_new(owner_id, question)  # the first one's day is over since a moment: the others may answer
     turn = Turn(
         pk=question.turn_id,
         owner_id=owner_id,
@@ -200,11 +208,12 @@ def _reserve(
         most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
         for candidate in offered
     )
+    claim = spending.claim_of(offered[0], input_tokens=input_tokens, output_tokens=output_tokens)
     line.join()
     try:
         limit = limits.take(owner_id, allowed.turns_per_hour)
         try:
-            is_ours = metering.reserve(owner_id, key, amount_micros=amount)
+            is_ours = metering.reserve(owner_id, key, amount_micros=amount, claim=claim)
         except Exception:
             limits.give_back(owner_id, allowed.turns_per_hour)
             raise

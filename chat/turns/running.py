@@ -20,6 +20,7 @@ from chat.errors import SENTENCES
 from chat.llm import dispatch
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
+from chat.llm.pricing import Price, price_of, write_price
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.llm.selection import candidates
@@ -137,7 +138,8 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                         return
                 case Answering():
                     job.answering = event
-                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model, _replaced(event))
+                    price = price_of(event.candidate.model, job.turn.created_at)
+                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model, _replaced(event), price)
                 case Finish():
                     job.finish = event
 
@@ -209,9 +211,11 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
     return await in_thread(close_turn, turn, outcome)
 
 
-def encode_begun(model: LanguageModel, instead_of: str = "") -> str:
-    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any."""
-    return msgspec.json.encode((model.key, model.provider, instead_of)).decode()
+def encode_begun(model: LanguageModel, instead_of: str = "", price: Price | None = None) -> str:
+    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any; and at which
+    price, so that whoever closes the turn reckons as this process would."""
+    at = write_price(price) if price else ""
+    return msgspec.json.encode((model.key, model.provider, instead_of, at)).decode()
 
 
 def _replaced(answering: Answering) -> str:
