@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from chat.costs import first_token_ms, price_of
 from chat.errors import sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import charged_rates
@@ -12,11 +13,19 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null.
+
+    `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought. `price`
+    is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of `input`,
+    `output`, `cache_read` and `cache_write`, which hold for inputs longer than `above` tokens; `markup_percent`, added to
+    `provider_micros`; `as_of`, the day of the list prices, empty for the operator's own.
+    """
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
+    first_token_ms = serializers.SerializerMethodField()
+    price = serializers.SerializerMethodField()
 
     class Meta:
         model = Turn
@@ -33,7 +42,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "question",
                 "answer",
             ),
-            *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
+            *("reasoning", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
+            *("finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )
 
@@ -42,6 +52,12 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_usage(self, turn: Turn) -> dict[str, Any] | None:
         return usage_of(turn)
+
+    def get_price(self, turn: Turn) -> dict[str, Any] | None:
+        return price_of(turn)
+
+    def get_first_token_ms(self, turn: Turn) -> int | None:
+        return first_token_ms(turn)
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
