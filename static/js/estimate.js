@@ -28,7 +28,7 @@ function estimate() {
   const question = (bytes / bytes_per_token) * model.more + MESSAGE;
   const context = Math.min(last ? Number(last.context) : instructions, Math.max(0, model.window - question));
   const rates = model.tiers.findLast(({ above }) => context + question > above) ?? model.tiers[0];
-  const isWarm = last?.model === key && Date.now() - Date.parse(last.ended) < WARM;
+  const isWarm = last?.by === key && Date.now() - Date.parse(last.ended) < WARM;
   const written = before.length
     ? before.reduce((sum, { dataset }) => sum + Number(dataset.written), 0) / before.length
     : model.typical;
