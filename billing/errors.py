@@ -43,6 +43,6 @@ class SpendLimitReached(DomainError):
     code = "spend_limit"
     status = 503
     message = _(
-        "This model has reached what this site may spend on its provider today. Choose another model, or come back "
-        "tomorrow. Nothing was charged."
+        "What this site may spend on this model's provider today is used up. Choose another model, or come back tomorrow. "
+        "Nothing was charged."
     )

@@ -175,7 +175,7 @@ def test_a_page_says_it_plainly(client: Client, carla: User):
     asked = question()
     answer = client.post(f"/c/{asked.conversation_id}/", {"text": "hola", "model": "scripted"})
     assert answer.status_code == 503
-    assert "This model has reached what this site may spend on its provider today." in answer.content.decode()
+    assert "today is used up. Choose another model, or come back tomorrow." in answer.content.decode()
 
 
 def test_the_api_says_it_with_a_code(carla: User, api: Callable[..., Any]):
