@@ -23,7 +23,7 @@ class Kept(Generic[T]):
     Edits that bypass `save()` and `delete()` call `changed()` themselves.
     """
 
-    every: ClassVar[list["Kept[Any]"]] = []
+    every: ClassVar[list["Kept[Any] | Fresh[Any]"]] = []
 
     def __init__(self, name: str, load: Callable[[], T], *models: type[Model]) -> None:
         self._key, self._load = f"kept:{name}", load
@@ -68,3 +68,21 @@ class Kept(Generic[T]):
         except RedisError:
             return self._version
         return version
+
+
+class Fresh(Generic[T]):
+    """The result of `load`, loaded again when it is older than `seconds`: for what changes without anybody's telling."""
+
+    def __init__(self, load: Callable[[], T], *, seconds: float) -> None:
+        self._load, self._seconds = load, seconds
+        self._found: tuple[float, T] | None = None
+        Kept.every.append(self)
+
+    def get(self) -> T:
+        found, now = self._found, time.monotonic()
+        if found is None or now - found[0] >= self._seconds:
+            found = self._found = (now, self._load())
+        return found[1]
+
+    def forget(self) -> None:
+        self._found = None

@@ -35,3 +35,14 @@ class NotInPlan(DomainError):
     code = "not_in_plan"
     status = 403
     message = _("Your plan does not include that.")
+
+
+class SpendLimitReached(DomainError):
+    """The operator's daily limit of what a supplier may take; `retry_after` is the time until the next day (UTC)."""
+
+    code = "spend_limit"
+    status = 503
+    message = _(
+        "What this site may spend on this model's provider today is used up. Choose another model, or come back tomorrow. "
+        "Nothing was charged."
+    )

@@ -2,7 +2,8 @@
 
 The invariants, proved in tests/billing/test_metering.py on SQLite and PostgreSQL:
 a period's `reserved_micros` is the sum of its held reservations, `used_micros` the sum of its records, and a
-reservation is admitted only if used + reserved + amount <= allowance. Each key is settled or released once.
+reservation is admitted only if used + reserved + amount <= allowance. Each key is settled or released once. So is what a
+supplier's day holds and has used (billing/spending.py), in the same transactions.
 """
 
 import datetime as dt
@@ -17,9 +18,11 @@ from django.utils import timezone
 
 from accounts import rows
 from accounts.errors import Conflict
+from billing import spending
 from billing.entitlements import Budget, period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
+from billing.spending import Claim
 
 _TAKE_ROOM = f"""
 UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s, holds = holds + 1
@@ -38,33 +41,39 @@ class Usage:
     source: str = UsageRecord.Source.PROVIDER
 
 
-def reserve(user_id: int, key: UUID, *, amount_micros: int, budget: Budget | None = None) -> bool:
-    """Hold `amount_micros` of the user's current period under `key`; return whether this call did it.
+def reserve(
+    user_id: int, key: UUID, *, amount_micros: int, budget: Budget | None = None, claim: Claim | None = None
+) -> bool:
+    """Hold `amount_micros` of the user's current period under `key`, and what `claim` says of a supplier's day; return
+    whether this call did it.
 
     `budget` is the user's, where the caller has read it already; after a refusal it says what is left. The same key
-    again changes nothing. Raises AllowanceUsedUp or TooManyAtOnce with nothing written, and Conflict when
-    somebody else has the key.
+    again changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written, and Conflict
+    when somebody else has the key.
     """
     period = budget.period if budget else period_of(user_id)
+    held = spending.fields_of(claim)
     try:
         with transaction.atomic():
-            rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros))
+            rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros, **held))
             _take_room(period, amount_micros)
+            spending.take_room(claim, held)
     except IntegrityError:
         known = Reservation.objects.select_related("period").filter(pk=key).first()
         if known is None:
             raise
         if known.period.account_id != period.account_id:
             raise Conflict from None
-        return _hold_again(period, key, amount_micros)
+        return _hold_again(period, key, amount_micros, claim)
     return True
 
 
-def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
-    """Record what the work under `key` cost, once; return whether this call did it.
+def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str, supplier: str = "", spent_micros: int = 0) -> bool:
+    """Record what the work under `key` cost, once, and what `supplier` takes for it; return whether this call did it.
 
     What was released before is recorded too: the work was done. A cost above the reservation is recorded as it is.
     """
+    spent_from = spending.today_of(supplier) if spent_micros else None
     with transaction.atomic():
         if was_held := _move(key, Reservation.State.HELD, Reservation.State.SETTLED):
             reservation = rows.find(Reservation, pk=key)  # locked by the update
@@ -87,9 +96,12 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str) -> bool:
                 output_tokens=usage.output,
                 source=usage.source,
                 cost_micros=cost_micros,
+                spending_id=spent_from,
+                spent_micros=spent_micros,
             )
         )
         _give_back(reservation, was_held=was_held, used_micros=cost_micros)
+        spending.give_back(reservation, was_held=was_held, spent_from=spent_from, spent_micros=spent_micros)
     return True
 
 
@@ -101,6 +113,7 @@ def release(key: UUID) -> bool:
         reservation = rows.find(Reservation, pk=key)
         assert reservation is not None
         _give_back(reservation, was_held=True, used_micros=0)
+        spending.give_back(reservation, was_held=True)
     return True
 
 
@@ -125,17 +138,19 @@ def list_unbalanced() -> QuerySet[UsagePeriod]:
     ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"), held=F("holds"))
 
 
-def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int) -> bool:
+def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int, claim: Claim | None) -> bool:
     """Hold a reservation that was released before its work began; return whether it had been released.
 
     A request that died between reserving and writing its work is released by the sweep, and may then be sent again.
     """
+    spent = spending.fields_of(claim)
     with transaction.atomic():
         released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
         held = {"state": Reservation.State.HELD, "period": period, "amount_micros": amount_micros}
-        if not released.update(**held, created_at=timezone.now()):
+        if not released.update(**held, **spent, created_at=timezone.now()):
             return False
         _take_room(period, amount_micros)
+        spending.take_room(claim, spent)
     return True
 
 

@@ -94,8 +94,39 @@ class UsagePeriod(models.Model):
         return f"{self.account_id} {self.period_start:%Y-%m}"
 
 
+class Spending(models.Model):
+    """What one supplier takes of us on one day (UTC): what we pay, not what people are charged.
+
+    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost; the latter is
+    counted only where a limit asks for it.
+    """
+
+    supplier = models.CharField(_("supplier"), max_length=50)
+    day = models.DateField(_("day"))
+    used_micros = models.BigIntegerField(_("used"), default=0)
+    reserved_micros = models.BigIntegerField(_("reserved"), default=0)
+    alarmed_percent = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        verbose_name = _("spending of a day")
+        verbose_name_plural = _("spending by day")
+        ordering = ("-day", "supplier")
+        constraints = (
+            models.UniqueConstraint(fields=["supplier", "day"], name="one_spending_a_day"),
+            models.CheckConstraint(
+                condition=Q(used_micros__gte=0, reserved_micros__gte=0), name="spending_not_negative"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.supplier} {self.day}"
+
+
 class Reservation(models.Model):
-    """A promise of credits to one piece of work; its id is the work's own id, so it cannot be made twice."""
+    """A promise of credits to one piece of work; its id is the work's own id, so it cannot be made twice.
+
+    `spending_micros` is what it holds of its supplier's day, where that has a limit.
+    """
 
     class State(models.TextChoices):
         HELD = "held", _("held")
@@ -105,12 +136,19 @@ class Reservation(models.Model):
     id = models.UUIDField(primary_key=True)
     period = models.ForeignKey(UsagePeriod, models.CASCADE, related_name="reservations")
     amount_micros = models.BigIntegerField()
+    # Without an index: nothing is looked up by it.
+    spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
+    spending_micros = models.BigIntegerField(default=0)
     state = models.CharField(max_length=8, choices=State, default=State.HELD)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
-        constraints = (models.CheckConstraint(condition=Q(amount_micros__gte=0), name="reservation_not_negative"),)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(amount_micros__gte=0, spending_micros__gte=0), name="reservation_not_negative"
+            ),
+        )
 
     def __str__(self) -> str:
         return str(self.pk)
@@ -132,13 +170,17 @@ class UsageRecord(models.Model):
     output_tokens = models.PositiveIntegerField(_("output"), default=0)
     source = models.CharField(_("source"), max_length=9, choices=Source)
     cost_micros = models.BigIntegerField(_("cost"))
+    spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
+    spent_micros = models.BigIntegerField(_("the supplier takes"), default=0)
     recorded_at = models.DateTimeField(_("at"), default=timezone.now, editable=False)
 
     class Meta:
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
         ordering = ("-recorded_at",)
-        constraints = (models.CheckConstraint(condition=Q(cost_micros__gte=0), name="cost_not_negative"),)
+        constraints = (
+            models.CheckConstraint(condition=Q(cost_micros__gte=0, spent_micros__gte=0), name="cost_not_negative"),
+        )
 
     def __str__(self) -> str:
         return f"{self.label} {self.cost_micros}"

@@ -1,7 +1,9 @@
 """The models on offer, for the operator."""
 
 import datetime as dt
+import logging
 from decimal import Decimal
+from subprocess import SubprocessError
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -14,16 +16,23 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils.translation import gettext_lazy as _
 
+from billing.spending import Spent
 from chat.alerts import Alert, list_alerts
 from chat.errors import sentence_for
-from chat.llm import health
+from chat.llm import health, spending
+from chat.llm.catalog import update_list_prices
+from chat.llm.price_list import ListPrice, read_apart
+from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import DEAREST, LanguageModel
+from chat.models import DEAREST, PAID_PROVIDERS, PRICED, LanguageModel, ProviderLimit
+
+logger = logging.getLogger(__name__)
 
 MICROS = 1_000_000
 MOST_NAMED = 30
+MOST_A_DAY = 1_000_000  # dollars
 
 
 class DollarsField(forms.DecimalField):
@@ -47,15 +56,19 @@ class DollarsField(forms.DecimalField):
 class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
     input_price = DollarsField(
         label=_("input price"),
-        help_text=_("US dollars a million tokens. Empty is unknown: the model is not offered."),
+        help_text=_(
+            "US dollars a million tokens. Each price you write counts instead of the list price, for prompts of any length; "
+            "each you leave empty is the list price. Without either the model is not offered."
+        ),
     )
     output_price = DollarsField(label=_("output price"), help_text=_("US dollars a million tokens."))
     cache_read_price = DollarsField(
         label=_("cache read price"),
-        help_text=_("Of tokens read from the provider's cache. Empty: the input price."),
+        help_text=_("Of tokens read from the provider's cache. Empty: the list price, or else the input price."),
     )
     cache_write_price = DollarsField(
-        label=_("cache write price"), help_text=_("Of tokens written to it. Empty: the input price.")
+        label=_("cache write price"),
+        help_text=_("Of tokens written to it. Empty: the list price, or else the input price."),
     )
 
     class Meta:
@@ -70,7 +83,25 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_editable = ("position", "enabled")
     list_filter = ("provider", "tier", "enabled")
     search_fields = ("key", "label", "provider_model")
-    actions = ("compare_with_provider",)
+    readonly_fields = ("listed",)
+    actions = ("compare_with_provider", "update_prices")
+
+    @admin.action(description=_("Update list prices"))
+    def update_prices(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
+        """Read the published prices again, as the installed package `genai-prices` has them."""
+        try:
+            changed = update_list_prices(read_apart, selected)
+        except SubprocessError:
+            logger.exception("List prices could not be read")
+            self.message_user(request, _("The list prices could not be read: the log says why."), messages.ERROR)
+            return
+        names = ", ".join(model.label for model in changed) or "–"
+        self.message_user(request, _("New list prices: %s. What you wrote yourself still counts.") % names)
+
+    @admin.display(description=_("list price"))
+    def listed(self, model: LanguageModel) -> str:
+        """Show the published prices: what each costs, and above how many tokens of input or when it costs more."""
+        return _describe(model.list_price) if model.list_price else str(_("unknown"))
 
     @admin.action(description=_("Compare with what their providers have"))
     def compare_with_provider(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
@@ -121,13 +152,60 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return str(_("no: its provider has no key"))
         return str(_("yes")) if model.is_priced else str(_("no: its price is unknown"))
 
-    @admin.display(description=_("input, $ a million"), ordering="input_price")
+    @admin.display(description=_("input, $ a million"))
     def input(self, model: LanguageModel) -> str:
-        return _dollars(model.input_price)
+        return _dollars(price_of(model).tiers[0].input if model.is_priced else None)
 
-    @admin.display(description=_("output, $ a million"), ordering="output_price")
+    @admin.display(description=_("output, $ a million"))
     def output(self, model: LanguageModel) -> str:
-        return _dollars(model.output_price)
+        return _dollars(price_of(model).tiers[0].output if model.is_priced else None)
+
+
+class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
+    provider = forms.ChoiceField(label=_("provider"), choices=[(key, key) for key in (*PAID_PROVIDERS, "compatible")])
+    daily_micros = DollarsField(
+        label=_("a day"),
+        required=True,
+        max_value=MOST_A_DAY,
+        help_text=_(
+            "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent or "
+            "promised to answers on their way, its paid models answer no more until tomorrow: at most one answer goes beyond. "
+            "You are told at 80 % and at 100 %."
+        ),
+    )
+
+    class Meta:
+        model = ProviderLimit
+        fields = ("provider", "daily_micros")
+
+
+@admin.register(ProviderLimit)
+class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    form = ProviderLimitForm
+    list_display = ("provider", "limit", "spent", "promised", "stopped")
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        self.standing = spending.standing()  # once a page, not once a cell
+        return super().changelist_view(request, extra_context)
+
+    @admin.display(description=_("a day, $"), ordering="daily_micros")
+    def limit(self, limit: ProviderLimit) -> str:
+        return _dollars(limit.daily_micros)
+
+    @admin.display(description=_("spent today, $"))
+    def spent(self, limit: ProviderLimit) -> str:
+        return _dollars(self._spent(limit).used_micros)
+
+    @admin.display(description=_("promised to answers on their way, $"))
+    def promised(self, limit: ProviderLimit) -> str:
+        return _dollars(self._spent(limit).reserved_micros)
+
+    @admin.display(description=_("stopped"), boolean=True)
+    def stopped(self, limit: ProviderLimit) -> bool:
+        return self._spent(limit).committed_micros >= limit.daily_micros
+
+    def _spent(self, limit: ProviderLimit) -> Spent:
+        return self.standing[limit.provider][0] if limit.provider in self.standing else Spent()
 
 
 def _shown(alert: Alert) -> dict[str, Any]:
@@ -161,3 +239,20 @@ def _some(ids: set[str]) -> str:
 
 def _dollars(micros: int | None) -> str:
     return "–" if micros is None else f"{Decimal(micros) / MICROS:f}"
+
+
+def _describe(listed: ListPrice) -> str:
+    """Return a list price in dollars a million tokens, in one line for each time it holds."""
+    lines = []
+    for prices in (listed, *listed.get("later", ())):
+        when = [prices["from"]] if "from" in prices else []
+        when += ["–".join(hour[:5] for hour in prices["between"]) + " UTC"] if "between" in prices else []
+        rates = [f"{name} {_steps(prices[name])}" for name in PRICED if name in prices]
+        lines.append(", ".join([*when, *rates]))
+    return "\n".join([*lines, listed["as_of"]])
+
+
+def _steps(steps: list[list[int]]) -> str:
+    first, *dearer = (f"${_dollars(rate)}" for _above, rate in steps)
+    borders = (above for above, _rate in steps[1:])
+    return " ".join([first, *(f"(> {above:,}: {rate})" for above, rate in zip(borders, dearer, strict=True))])

@@ -13,15 +13,19 @@ PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
 DEAREST = 1_000_000_000
 """Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
 LONGEST_EFFORT = 10  # characters, as Turn.effort
+PRICED = ("input", "output", "cache_read", "cache_write")
+"""What has a price: each has a field `<name>_price`, and may be in a list price."""
 
 
 PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(DEAREST)]}
 
 
 class LanguageModel(models.Model):
-    """One model of one provider. Prices are micro-US-dollars a million tokens; empty means unknown, never free.
+    """One model of one provider. Prices are micro-US-dollars a million tokens.
 
-    A model whose price is unknown is not offered.
+    `input_price` and the others are the operator's own; where one is empty the provider's published one counts, which
+    `list_price` keeps (its shape: chat/llm/price_list.py, and `as_of`, the day it was read). Neither means unknown, never
+    free: such a model is not offered.
     """
 
     class Tier(models.TextChoices):
@@ -52,7 +56,7 @@ class LanguageModel(models.Model):
         _("markup, %"),
         default=0,
         validators=[MaxValueValidator(1_000)],
-        help_text=_("Added to what the provider takes."),
+        help_text=_("Added to what the provider takes, before the sum is rounded up to a millionth of a dollar."),
     )
     accepts_temperature = models.BooleanField(default=False)
     max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
@@ -86,7 +90,7 @@ class LanguageModel(models.Model):
         """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty; and an effort's name
         that a turn could not keep."""
         errors = {
-            name: _("This provider is never free. Leave the price empty while you do not know it.")
+            name: _("This provider is never free. Leave the price empty: its list price counts, if it is known.")
             for name in ("input_price", "output_price")
             if getattr(self, name) == 0 and self.provider in PAID_PROVIDERS
         }
@@ -97,11 +101,13 @@ class LanguageModel(models.Model):
 
     @property
     def is_priced(self) -> bool:
-        return self.input_price is not None and self.output_price is not None
+        listed = self.list_price or {}
+        return all(getattr(self, f"{name}_price") is not None or name in listed for name in ("input", "output"))
 
     @property
     def is_free(self) -> bool:
-        return not self.input_price and not self.output_price and self.is_priced
+        """Only an operator can say so: a list price is never nothing."""
+        return self.input_price == 0 and self.output_price == 0
 
     @property
     def effort_levels(self) -> list[str]:
@@ -116,3 +122,18 @@ class LanguageModel(models.Model):
         if self.is_free:
             return gettext("Runs on our own machines: costs no credits.")
         return ""
+
+
+class ProviderLimit(models.Model):
+    """What a provider may take of us in a day (UTC), in micro-US-dollars. Then its paid models answer no more questions."""
+
+    provider = models.CharField(_("provider"), max_length=50, unique=True)
+    daily_micros = models.PositiveBigIntegerField(_("a day"))
+
+    class Meta:
+        verbose_name = _("daily limit of a provider")
+        verbose_name_plural = _("daily limits of providers")
+        ordering = ("provider",)
+
+    def __str__(self) -> str:
+        return self.provider

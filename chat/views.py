@@ -17,6 +17,7 @@ from accounts.errors import DomainError
 from accounts.http import member_of
 from billing import entitlements
 from billing.entitlements import Entitlements
+from chat.costs import estimates_for
 from chat.fragments import show_turn, turn_html
 from chat.llm.catalog import list_offered
 from chat.models import LanguageModel
@@ -157,6 +158,7 @@ def chat_page(
         "choices": choices,
         "chosen": refusal.model if refusal else _last_model(turns["turns"]),
         "refusal": refusal,
+        "estimate": estimates_for(choice.model for choice in choices if choice.is_included),
         "words": {name: str(word) for name, word in WORDS.items()},
         "reload": reload_of(turns["turns"][-1].turn) if turns["turns"] else "",
         "only_demo": all(choice.model.tier == LanguageModel.Tier.DEMO for choice in choices),

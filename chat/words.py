@@ -17,6 +17,8 @@ WORDS: dict[str, Promise] = {
     "not_copied": _("Copying did not work: select the text and copy it yourself."),
     "code": _("Code"),
     "code_in": _("Code in %(language)s"),
+    "estimate_one": _("≈ 1 credit"),
+    "estimate": _("≈ %(credits)s credits"),
     "unsent": _("Not sent yet: it goes out as soon as the connection is back."),
     "image": _("Image not shown:"),
 }

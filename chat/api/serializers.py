@@ -4,20 +4,30 @@ from typing import Any
 
 from rest_framework import serializers
 
+from chat.costs import first_token_ms, price_of
 from chat.errors import sentence_for
 from chat.llm.catalog import Candidate
+from chat.llm.pricing import charged_rates
 from chat.protocol import usage_of
 from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `effort` is how hard the model was told to think, `reasoning_ms` how long it thought. `instead_of` is the
-    model that failed before `model` answered in its place, or empty; `route` is why Auto chose as it did, or empty.
-    `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `effort` is how hard the model was told to think. `instead_of` is the model that failed before `model`
+    answered in its place, or empty; `route` is why Auto chose as it did, or empty. `usage` and `cost_micros` are null
+    while it is open, `error` is `{"code", "detail"}` or null.
+
+    `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought. `price`
+    is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of `input`,
+    `output`, `cache_read` and `cache_write`, which hold for inputs longer than `above` tokens; `markup_percent`, added to
+    `provider_micros`; `as_of`, the day of the list prices, empty for the operator's own.
+    """
 
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
+    first_token_ms = serializers.SerializerMethodField()
+    price = serializers.SerializerMethodField()
 
     class Meta:
         model = Turn
@@ -36,7 +46,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "question",
                 "answer",
             ),
-            *("reasoning", "reasoning_ms", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
+            *("reasoning", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
+            *("finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )
 
@@ -45,6 +56,12 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_usage(self, turn: Turn) -> dict[str, Any] | None:
         return usage_of(turn)
+
+    def get_price(self, turn: Turn) -> dict[str, Any] | None:
+        return price_of(turn)
+
+    def get_first_token_ms(self, turn: Turn) -> int | None:
+        return first_token_ms(turn)
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
@@ -62,7 +79,8 @@ class AskSerializer(serializers.Serializer[Any]):
 
 
 class ModelSerializer(serializers.Serializer[Candidate]):
-    """A model on offer. Prices are micro-US-dollars a million tokens; `included` is whether your plan has it.
+    """A model on offer. Prices are what you are charged, in micro-US-dollars a million tokens (of a short prompt: some
+    models cost more per token above a length); `included` is whether your plan has it.
 
     `efforts` are how hard it can be told to think, from least to most; a model that does not read PDFs gets their text.
     """
@@ -74,13 +92,19 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     tier = serializers.CharField(source="model.tier")
     context_window = serializers.IntegerField(source="model.context_window")
     max_output = serializers.IntegerField(source="model.max_output")
-    input_price = serializers.IntegerField(source="model.input_price")
-    output_price = serializers.IntegerField(source="model.output_price")
+    input_price = serializers.SerializerMethodField()
+    output_price = serializers.SerializerMethodField()
     sees_images = serializers.BooleanField(source="model.sees_images")
     reads_pdfs = serializers.BooleanField(source="model.reads_pdfs")
     reasons = serializers.BooleanField(source="model.reasons")
     efforts = serializers.ListField(source="model.effort_levels", child=serializers.CharField())
     included = serializers.SerializerMethodField()
+
+    def get_input_price(self, candidate: Candidate) -> int:
+        return charged_rates(candidate.model)[0].input
+
+    def get_output_price(self, candidate: Candidate) -> int:
+        return charged_rates(candidate.model)[0].output
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))

@@ -1,21 +1,24 @@
 """The models on offer: the operator's rows whose provider is configured and whose price is known."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
+from django.utils import timezone
 
 from accounts.caching import Kept
+from chat.llm import price_list
+from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
-from chat.models import LanguageModel
+from chat.models import PAID_PROVIDERS, LanguageModel
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW
 
-# Reviewed 2026-11-24. Prices in micro-US-dollars a million tokens. The windows of OpenAI's models and of Claude Haiku are
-# larger, but above 200,000 and 100,000 tokens their price is another: until prices have tiers here, longer prompts are
-# not sent.
+# Reviewed 2026-11-24. Who publishes a price has none here: the list price counts (chat/llm/price_list.py).
 SEED: tuple[dict[str, Any], ...] = (
     {
         "key": "gpt-6-luna",
@@ -23,17 +26,13 @@ SEED: tuple[dict[str, Any], ...] = (
         "label": "GPT-6 Luna",
         "tier": Tier.CHEAP,
         "position": 10,
-        "context_window": 200_000,
+        "context_window": 1_050_000,
         "max_output": 65_536,
         "max_tokens_parameter": NEW,
         "reasons": True,
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 100_000,
-        "output_price": 500_000,
-        "cache_read_price": 10_000,
-        "cache_write_price": 125_000,
     },
     {
         "key": "gpt-6.1-terra",
@@ -41,17 +40,13 @@ SEED: tuple[dict[str, Any], ...] = (
         "label": "GPT-6.1 Terra",
         "tier": Tier.MID,
         "position": 30,
-        "context_window": 200_000,
+        "context_window": 1_050_000,
         "max_output": 65_536,
         "max_tokens_parameter": NEW,
         "reasons": True,
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 1_000_000,
-        "output_price": 5_000_000,
-        "cache_read_price": 50_000,
-        "cache_write_price": 1_250_000,
     },
     {
         "key": "gpt-6.1-sol",
@@ -59,17 +54,13 @@ SEED: tuple[dict[str, Any], ...] = (
         "label": "GPT-6.1 Sol",
         "tier": Tier.STRONG,
         "position": 50,
-        "context_window": 200_000,
+        "context_window": 1_050_000,
         "max_output": 65_536,
         "max_tokens_parameter": NEW,
         "reasons": True,
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 2_000_000,
-        "output_price": 10_000_000,
-        "cache_read_price": 100_000,
-        "cache_write_price": 2_500_000,
     },
     {
         "key": "claude-haiku-5-5",
@@ -77,16 +68,12 @@ SEED: tuple[dict[str, Any], ...] = (
         "label": "Claude Haiku 5.5",
         "tier": Tier.CHEAP,
         "position": 12,
-        "context_window": 100_000,
+        "context_window": 1_000_000,
         "max_output": 64_000,
         "reasons": True,
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 100_000,
-        "output_price": 500_000,
-        "cache_read_price": 10_000,
-        "cache_write_price": 125_000,
     },
     {
         "key": "claude-sonnet-5-5",
@@ -100,10 +87,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 2_000_000,
-        "output_price": 10_000_000,
-        "cache_read_price": 100_000,
-        "cache_write_price": 2_500_000,
     },
     {
         "key": "claude-opus-5-5",
@@ -117,10 +100,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 4_000_000,
-        "output_price": 20_000_000,
-        "cache_read_price": 200_000,
-        "cache_write_price": 5_000_000,
     },
     {
         "key": "gemini-3.5-flash-lite",
@@ -134,9 +113,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 300_000,
-        "output_price": 2_500_000,
-        "cache_read_price": 30_000,
     },
     {
         "key": "gemini-3.8-flash",
@@ -150,9 +126,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 750_000,
-        "output_price": 3_750_000,
-        "cache_read_price": 75_000,
     },
     {
         "key": "gemini-4-argon",
@@ -166,9 +139,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "sees_images": True,
         "reads_pdfs": True,
         "efforts": "low medium high",
-        "input_price": 2_000_000,
-        "output_price": 10_000_000,
-        "cache_read_price": 100_000,
     },
     {
         "key": "deepseek-flash",
@@ -181,9 +151,6 @@ SEED: tuple[dict[str, Any], ...] = (
         "reasons": True,
         "sees_images": True,
         "efforts": "none high",
-        "input_price": 300_000,
-        "output_price": 1_200_000,
-        "cache_read_price": 6_000,
     },
     {
         "key": "demo",
@@ -224,7 +191,8 @@ def find_model(key: str) -> LanguageModel | None:
 
 
 def load_catalog() -> None:
-    """Add the models that are missing; what an operator changed stays. Rows of the environment follow it."""
+    """Add the models that are missing; what an operator changed stays. Rows of the environment follow it, list prices
+    what is published. For a command: it imports what no process that answers people should."""
     for fields in SEED:
         LanguageModel.objects.get_or_create(key=fields["key"], defaults={"provider_model": fields["key"], **fields})
     named = settings.OPENAI_COMPATIBLE_MODELS
@@ -233,7 +201,27 @@ def load_catalog() -> None:
             provider="compatible", provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
         )
     LanguageModel.objects.filter(provider="compatible").exclude(provider_model__in=named).update(enabled=False)
+    update_list_prices(price_list.read)
     _models.changed()
+
+
+def update_list_prices(
+    read: Callable[[Sequence[tuple[str, str]]], Sequence[ListPrice | None]],
+    among: QuerySet[LanguageModel] | None = None,
+) -> list[LanguageModel]:
+    """Write what `read` says that models cost; return those whose price is another one now.
+
+    What is published no more stays, as the last that is known.
+    """
+    models = list((LanguageModel.objects.all() if among is None else among).filter(provider__in=PAID_PROVIDERS))
+    changed = []
+    for model, price in zip(models, read([(model.provider, model.provider_model) for model in models]), strict=True):
+        before = {name: value for name, value in (model.list_price or {}).items() if name != "as_of"}
+        if price is not None and price != before:
+            model.list_price = {**price, "as_of": timezone.now().date().isoformat()}
+            model.save(update_fields=["list_price"])
+            changed.append(model)
+    return changed
 
 
 def _compatible(name: str) -> dict[str, Any]:

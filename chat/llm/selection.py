@@ -8,7 +8,8 @@ from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 from billing.entitlements import Entitlements
-from billing.errors import NotInPlan
+from billing.errors import NotInPlan, SpendLimitReached
+from billing.spending import seconds_left
 from chat.errors import BadEffort, ContextExceeded, NoModel, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Route, Verdict, judge
@@ -64,7 +65,8 @@ def choose(
     resting: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
 ) -> Choice:
-    """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan or NoModel.
+    """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
+    SpendLimitReached.
 
     Without a name (empty) it is DEFAULT_LLM where the plan includes it; else, and for `auto`, it is up to Auto.
     `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
@@ -73,7 +75,7 @@ def choose(
     if requested and requested != AUTO:
         named = _named(requested, offered, allowed)
         if _is_stopped(named, stopped):
-            raise NoModel(_("This model has reached its limit for today. Please choose another one."))
+            raise SpendLimitReached(retry_after=seconds_left())
         return Choice([named])
     default = _default(requested, offered, allowed)
     if default and not _is_stopped(default, stopped):
@@ -184,7 +186,7 @@ def _usable(
             raise NoModel(_("No model here sees images. Please send the question without them."))
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
     if not usable:
-        raise NoModel
+        raise SpendLimitReached(retry_after=seconds_left())
     usable = [candidate for candidate in usable if _room(candidate, asked) >= asked.least_tokens]
     if not usable:
         raise ContextExceeded

@@ -2,7 +2,15 @@
 
 from billing import metering
 from billing.metering import Usage
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens
+from chat.llm.pricing import (
+    SETTLE_BYTES_PER_TOKEN,
+    Price,
+    estimate_tokens,
+    price_of,
+    read_stamp,
+    reckon,
+    write_stamp,
+)
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from history import access, progress
@@ -39,7 +47,15 @@ def settle(turn: Turn, outcome: Outcome | Turn) -> None:
         cache_write=outcome.cache_write_tokens,
         source=outcome.usage_source,
     )
-    metering.settle(turn.pk, cost_micros=outcome.cost_micros, usage=usage, label=outcome.model)
+    stamp = read_stamp(outcome.price)
+    metering.settle(
+        turn.pk,
+        cost_micros=outcome.cost_micros,
+        usage=usage,
+        label=outcome.model,
+        supplier=outcome.provider,
+        spent_micros=stamp.provider_micros if stamp else outcome.cost_micros,
+    )
 
 
 def make_outcome(
@@ -49,6 +65,7 @@ def make_outcome(
     answer: str,
     reasoning: str,
     model: LanguageModel | None,
+    price: Price | None = None,
     instead_of: str = "",
     instead_because: str = "",
     usage: TokenUsage | None = None,
@@ -57,7 +74,8 @@ def make_outcome(
 ) -> Outcome:
     """Return how a turn ended, priced: by what the provider reported, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing.
+    What showed nothing and reported nothing costs nothing. `price` is that of `model` when it began to answer; without one
+    it is the price of when the question was asked, as far as it is known today.
     """
     source = "provider" if usage else "estimated"
     if usage is None and (answer or reasoning):
@@ -65,6 +83,7 @@ def make_outcome(
     if model is None or usage is None:
         return Outcome(status, answer, reasoning, turn.model, turn.provider, finish_reason=finish_reason, error=error)
     metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
+    reckoning = reckon(price or price_of(model, turn.created_at), metered)
     return Outcome(
         status=status,
         answer=answer,
@@ -79,7 +98,8 @@ def make_outcome(
         output_tokens=usage.output,
         reasoning_tokens=usage.reasoning,
         usage_source=source,
-        cost_micros=cost_of(model, metered),
+        cost_micros=reckoning.cost_micros,
+        price=write_stamp(reckoning.stamp),
         finish_reason=finish_reason,
         error=error,
     )

@@ -33,7 +33,7 @@ STOP_SECONDS = 600
 class Kind(IntEnum):
     TEXT = 0
     REASONING = 1
-    BEGUN = 2  # text holds the model's key and the provider's, as JSON
+    BEGUN = 2  # text says who answers, in whose place, and at what price, as JSON
     OUTCOME = 3  # text holds the Outcome as JSON: how the turn ended, before it is saved
     END = 4  # the turn is saved; text is its owner's id
     WAITING = 6  # `at` is its place in the line; only between a hub and its watchers

@@ -14,8 +14,10 @@ from redis.exceptions import RedisError
 from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
 from billing.entitlements import Budget, Entitlements
-from billing.errors import AllowanceUsedUp
+from billing.errors import AllowanceUsedUp, SpendLimitReached
+from billing.spending import Claim
 from chat.errors import BadText, TextTooLong
+from chat.llm import health, spending
 from chat.llm.difficulty import Route
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
 from chat.llm.selection import AUTO, Asked, Choice, check_effort, choose, remember
@@ -70,7 +72,8 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
+    ParentNotFinished, Unavailable.
     """
     try:
         return _open_new(owner_id, question)
@@ -124,6 +127,11 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         offer, limit = _reserve(owner_id, question.turn_id, budget, offer)
     except _AlreadyReserved:
         return _await_known(owner_id, question)
+    except SpendLimitReached:
+        spending.forget()
+        if question.model not in ("", AUTO):
+            raise
+        return _open_new(owner_id, question)  # the first one's day is over since a moment: another may answer
     turn = Turn(
         pk=question.turn_id,
         owner_id=owner_id,
@@ -156,6 +164,7 @@ class _Offer:
     prompt: prompts.Prompt
     longest_answer: int
     amount_micros: int
+    claim: Claim | None
     cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
 
 
@@ -174,7 +183,7 @@ def _asked(text: str, parent: Turn | None, budget: Budget) -> Asked:
 
 
 def _offer(model: str, allowed: Entitlements, asked: Asked, parent: Turn | None) -> _Offer:
-    choice = choose(model, allowed, asked)
+    choice = choose(model, allowed, asked, resting=health.resting_models(), stopped=spending.stopped_providers())
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
     prompt = prompts.build_for(choice.candidates, tree.path_to(parent), asked.question, max_output=longest_answer)
     tokens = prompt.tokens()
@@ -187,7 +196,14 @@ def _offer(model: str, allowed: Entitlements, asked: Asked, parent: Turn | None)
         less = amount - 1 if left_micros is None else min(left_micros, amount - 1)
         return _offer(model, allowed, replace(asked, tokens=tokens, left_micros=less), parent)
 
-    return _Offer(choice=choice, prompt=prompt, longest_answer=longest_answer, amount_micros=amount, cheaper=cheaper)
+    return _Offer(
+        choice=choice,
+        prompt=prompt,
+        longest_answer=longest_answer,
+        amount_micros=amount,
+        claim=spending.claim_of(choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer),
+        cheaper=cheaper,
+    )
 
 
 def _chosen(model: str, choice: Choice) -> dict[str, str]:
@@ -271,7 +287,10 @@ def _hold(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_Off
     """
     while True:
         try:
-            return offer, metering.reserve(owner_id, key, amount_micros=offer.amount_micros, budget=budget)
+            is_ours = metering.reserve(
+                owner_id, key, amount_micros=offer.amount_micros, budget=budget, claim=offer.claim
+            )
+            return offer, is_ours
         except AllowanceUsedUp:
             if offer.choice.route is None:
                 raise

@@ -6,6 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
+from chat.llm.pricing import read_price
 from chat.turns import log
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
@@ -26,13 +27,14 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
     if not replay.was_shown and turn.gen < MOST_TRIES:
         return None
     begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
-    model_key, _provider, instead_of, instead_because = (*begun, "", "", "", "")[:4]
+    model_key, _provider, instead_of, instead_because, price = (*begun, "", "", "", "", "")[:5]
     outcome = make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
         answer=replay.text,
         reasoning=replay.reasoning,
         model=find_model(model_key or turn.requested_model),
+        price=read_price(price) if price else None,
         instead_of=instead_of,
         instead_because=instead_because,
         error="runner_lost",

@@ -21,6 +21,7 @@ from chat.errors import SENTENCES
 from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
+from chat.llm.pricing import Price, price_of, write_price
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
@@ -158,7 +159,10 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                 case Answering():
                     job.answering = event
                     live.notes[Kind.BEGUN] = encode_begun(
-                        event.candidate.model, _replaced(event), event.instead_because
+                        event.candidate.model,
+                        _replaced(event),
+                        event.instead_because,
+                        price=price_of(event.candidate.model, job.turn.created_at),
                     )
                 case Finish():
                     job.finish = event
@@ -233,9 +237,13 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
     return await in_thread(close_turn, turn, outcome)
 
 
-def encode_begun(model: LanguageModel, instead_of: str = "", instead_because: str = "") -> str:
-    """Return the keys of the model that answers, of its provider, of the model it stands in for, if any, and why."""
-    return msgspec.json.encode((model.key, model.provider, instead_of, instead_because)).decode()
+def encode_begun(
+    model: LanguageModel, instead_of: str = "", instead_because: str = "", *, price: Price | None = None
+) -> str:
+    """Return the keys of the model that answers, of its provider, of the model it stands in for, if any, and why; and at
+    which price, so that whoever closes the turn reckons as this process would."""
+    at = write_price(price) if price else ""
+    return msgspec.json.encode((model.key, model.provider, instead_of, instead_because, at)).decode()
 
 
 def _replaced(answering: Answering) -> str:

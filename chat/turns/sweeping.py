@@ -1,4 +1,5 @@
-"""What beat repairs every 15 seconds: lost queue entries, turns nobody runs, reservations nobody settled.
+"""What beat repairs every 15 seconds: lost queue entries, turns nobody runs, reservations nobody settled. It also looks at
+what providers take.
 
 Every step is one of the conditional writes the turn itself uses, so a sweep may run twice, or beside anybody.
 """
@@ -10,6 +11,7 @@ from django.conf import settings
 from redis.asyncio import Redis
 
 from billing import metering
+from chat.llm import spending
 from chat.turns import log
 from chat.turns.closing import close_queued, settle
 from chat.turns.connections import async_redis, in_thread
@@ -38,6 +40,7 @@ async def sweep() -> None:
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
     await in_thread(settle_forgotten)
+    await in_thread(spending.alarm_operator)
 
 
 def settle_forgotten() -> None:

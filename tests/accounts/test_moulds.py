@@ -39,8 +39,20 @@ TURN = {
     "day": "1/2/2026 12:30 p. m.",
     "moment": "2026-01-02T12:30:00+00:00",
     "credits": "1,25",
+    "tokens_in": "1.234",
+    "tokens_cached": "<1>",
+    "tokens_out": "2 & 'dos'",
+    "tokens_thought": '"0"',
+    "cost": "1,25",
+    "first_token": "0,4",
+    "speed": "–",
+    "priced": "24/11/26",
+    "context": "1234",
+    "written": "56",
+    "model": "a-\"model\"-of-'ours'",
+    "ended": "2026-01-02T12:30:00+00:00",
 }
-MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits")
+MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits", "tokens_in")
 """What the template asks whether it is empty; the rest is only printed."""
 SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False}
 HOSTILE = [

@@ -10,7 +10,7 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from bench.provider import FakeProvider
-from billing import metering
+from billing import metering, spending
 from chat.llm.breaker import close_breakers
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
@@ -96,13 +96,14 @@ async def runner(redis: Redis, settings: Settings) -> AsyncIterator[Runner]:
 
 @pytest.fixture(autouse=True)
 def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test did: every period's counters are still the sums of its rows."""
+    """Whatever a test did: the counters of every period and of every day are still the sums of their rows."""
     if "catalog" not in request.fixturenames:
         yield
         return
     request.getfixturevalue("catalog")
     yield
     assert not metering.list_unbalanced().exists()
+    assert not spending.list_unbalanced().exists()
 
 
 @pytest.fixture

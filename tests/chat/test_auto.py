@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench import auto as figures
 from billing.entitlements import Entitlements
-from billing.errors import NotInPlan
+from billing.errors import NotInPlan, SpendLimitReached
 from chat.errors import ContextExceeded, NoModel, UnknownModel
 from chat.llm import catalog, selection
 from chat.llm.catalog import Candidate
@@ -192,7 +192,7 @@ def test_a_conversation_goes_to_a_window_that_holds_all_of_it_if_there_is_one():
 
 def test_a_provider_that_reached_its_limit_is_not_chosen():
     assert pick(LADDER, stopped=["openai"])[0] == "balanced"
-    with pytest.raises(NoModel):
+    with pytest.raises(SpendLimitReached):
         pick(LADDER, stopped=["openai", "anthropic", "gemini"])
 
 
@@ -470,7 +470,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     ):
         try:
             choice = choose(requested, plan, ask, resting=resting, stopped=stopped)
-        except (NoModel, NotInPlan, UnknownModel, ContextExceeded):
+        except (NoModel, NotInPlan, UnknownModel, ContextExceeded, SpendLimitReached):
             assert not able or requested in NAMES
             return
         assert choice == choose(requested, plan, ask, resting=resting, stopped=stopped)

@@ -1,15 +1,39 @@
 """What an answer costs."""
 
+import datetime as dt
+import os
+import subprocess
+import sys
+from math import ceil
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.metering import Usage
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, most_it_can_cost, question_room
-from chat.models import LanguageModel
+from chat.llm import price_list
+from chat.llm.pricing import (
+    MORE_TOKENS,
+    SETTLE_BYTES_PER_TOKEN,
+    charged_rates,
+    cost_of,
+    estimate_tokens,
+    most_it_can_cost,
+    most_it_can_take,
+    price_of,
+    question_room,
+    read_price,
+    read_stamp,
+    reckon,
+    write_price,
+    write_stamp,
+)
+from chat.models import PRICED, LanguageModel
 
 prices = st.none() | st.integers(0, 100_000_000)
 tokens = st.integers(0, 1_000_000)
+BEGIN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 def model(**fields: int | None) -> LanguageModel:
@@ -65,27 +89,114 @@ def test_providers_with_shorter_tokens_are_reserved_more_and_sent_less():
     assert question_room(claude, 1_000) == 6_666
 
 
-@given(prices, prices, prices, prices, tokens, tokens, st.data())
+@st.composite
+def list_prices(draw: st.DrawFn) -> dict[str, Any]:
+    """Any list price with tiers, hours and days; the tiers may get cheaper, and begin elsewhere for each kind."""
+    rates = st.integers(1, 50_000_000)
+
+    def listed() -> dict[str, Any]:
+        names = ["input", "output", *draw(st.sets(st.sampled_from(["cache_read", "cache_write"])))]
+        return {
+            name: [
+                [0, draw(rates)],
+                *([above, draw(rates)] for above in sorted(draw(st.sets(st.integers(1, 900_000), max_size=3)))),
+            ]
+            for name in names
+        }
+
+    hours = st.times().map(lambda hour: hour.isoformat("seconds"))
+    conditions = st.one_of(
+        st.fixed_dictionaries({"from": st.dates(dt.date(2026, 1, 1), dt.date(2027, 1, 1)).map(dt.date.isoformat)}),
+        st.fixed_dictionaries({"between": st.tuples(hours, hours).map(list)}),
+    )
+    later = [{**draw(conditions), **listed()} for _ in range(draw(st.integers(0, 3)))]
+    return {**listed(), "later": later, "as_of": "2026-11-24"}
+
+
+@given(
+    st.none() | list_prices(),
+    st.fixed_dictionaries({f"{name}_price": prices for name in PRICED}),
+    st.integers(0, 1_000),
+    st.sampled_from(["openai", "anthropic", "deepseek"]),
+    tokens,
+    tokens,
+    st.integers(0, 500 * 24 * 3600).map(lambda seconds: BEGIN + dt.timedelta(seconds=seconds)),
+    st.data(),
+)
 def test_no_cost_within_the_promise_exceeds_the_reservation(
-    input_price: int | None,
-    output_price: int | None,
-    read_price: int | None,
-    write_price: int | None,
-    read: int,
+    listed: dict[str, Any] | None,
+    own: dict[str, int | None],
+    markup: int,
+    provider: str,
+    promised: int,
     written: int,
+    moment: dt.datetime,
     data: st.DataObject,
 ):
-    """As long as reading from the cache is not dearer than not having one."""
-    ceiling = max(input_price or 0, write_price or 0)
-    priced = model(
-        input_price=input_price,
-        output_price=output_price,
-        cache_read_price=None if read_price is None else min(read_price, ceiling),
-        cache_write_price=write_price,
-    )
+    """Whichever tier the input falls into, however much of it is cached."""
+    priced = LanguageModel(list_price=listed, markup_percent=markup, provider=provider, **own)
+    read = data.draw(st.integers(0, ceil(promised * MORE_TOKENS.get(provider, 1))))
     cached = data.draw(st.integers(0, read))
-    usage = Usage(input=read, output=written, cache_read=cached, cache_write=data.draw(st.integers(0, read - cached)))
-    assert 0 <= cost_of(priced, usage) <= most_it_can_cost(priced, input_tokens=read, output_tokens=written)
+    usage = Usage(
+        input=read,
+        output=data.draw(st.integers(0, written)),
+        cache_read=cached,
+        cache_write=data.draw(st.integers(0, read - cached)),
+    )
+    most = {"input_tokens": promised, "output_tokens": written, "moment": moment}
+    reckoning = reckon(price_of(priced, moment), usage)
+    assert 0 <= reckoning.cost_micros <= most_it_can_cost(priced, **most)
+    assert 0 <= reckoning.stamp.provider_micros <= most_it_can_take(priced, **most)
+    assert reckoning.stamp.provider_micros <= reckoning.cost_micros
+    assert reckon(read_price(write_price(price_of(priced, moment))), usage) == reckoning
+    assert read_stamp(write_stamp(reckoning.stamp)) == reckoning.stamp
+
+
+def test_a_cheaper_tier_does_not_lower_the_promise():
+    """A prompt that turns out just short of the border costs more than one that reaches it."""
+    listed = {"input": [[0, 9_000_000], [100, 1_000_000]], "output": [[0, 1]]}
+    assert most_it_can_cost(LanguageModel(list_price=listed), input_tokens=200, output_tokens=0) == 900
+
+
+def test_the_markup_is_added_before_rounding_up():
+    assert cost_of(model(input_price=100_000, markup_percent=50), Usage(input=11, output=0)) == 2
+    assert cost_of(model(markup_percent=20), Usage(input=10, output=20)) == 60
+    assert [rates.input for rates in charged_rates(model(markup_percent=20))] == [1_200_000]
+
+
+def test_hours_around_midnight():
+    listed = {
+        "input": [[0, 1]],
+        "output": [[0, 1]],
+        "later": [{"between": ["23:00:00", "01:00:00"], "input": [[0, 2]]}],
+    }
+    found = [
+        price_of(LanguageModel(list_price=listed), dt.datetime(2026, 1, 1, hour, tzinfo=dt.UTC)).tiers[0].input
+        for hour in (22, 23, 0, 1)
+    ]
+    assert found == [1, 2, 2, 1]
+
+
+def test_the_package_of_prices_is_not_imported_by_those_who_answer():
+    """It takes 25 MB and half a second. The site, a runner and the worker import what this imports."""
+    code = (
+        "import django, sys; django.setup();"
+        "import config.asgi, config.celery, chat.tasks, chat.admin, chat.turns.runner;"
+        "sys.exit('genai_prices' in sys.modules)"
+    )
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings_test"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=120).returncode == 0
+
+
+def test_what_nobody_publishes_is_unknown_and_never_nothing():
+    asked = [("openai", "gpt-6.2-sol"), ("openai", "no-such"), ("compatible", "gpt-6-luna"), ("demo", "smollm2")]
+    assert price_list.read(asked) == [None] * 4
+    assert not LanguageModel(provider="openai").is_priced
+
+
+def test_another_process_reads_the_same():
+    asked = [("openai", "gpt-6-luna"), ("openai", "no-such"), ("deepseek", "deepseek-flash")]
+    assert price_list.read_apart(asked) == price_list.read(asked)
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 8), ("a", 9), ("abc", 9), ("abcd", 10), ("ñandú", 11), ("你好", 10)])

@@ -11,6 +11,7 @@ from accounts.models import User
 from bench.provider import FakeProvider, expected_text
 from billing import metering
 from billing.models import Reservation
+from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
 from chat.turns import log
 from chat.turns import runner as runner_module
@@ -24,6 +25,7 @@ from history.models import Turn
 from history.progress import Outcome
 from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
+from tests.chat.test_stamps import SCRIPTED, edit
 from tests.chat.writing import follow
 
 Die = Callable[..., Awaitable[Turn]]
@@ -128,6 +130,22 @@ async def test_how_long_it_thought_is_read_from_the_log(redis: Redis, carla: Use
     await add(2, Kind.TEXT, "hola", 7_500)
     await add(2, Kind.TEXT, "mundo", 9_000)
     assert await thought_ms() == 1_500
+
+
+async def test_a_turn_whose_runner_died_costs_what_it_did_when_it_began(
+    redis: Redis, carla: User, olga: User, die: Die
+):
+    turn = await aask(carla, "hola")
+    model = await in_thread(LanguageModel.objects.get, key="scripted")
+    turn = await die(turn, (Kind.BEGUN, encode_begun(model, price=price_of(model))), (Kind.TEXT, "hola mundo"))
+    await in_thread(edit, olga, input_price="500", markup_percent=900)
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.usage_source) == ("interrupted", "estimated")
+    assert turn.cost_micros == turn.input_tokens + 2 * turn.output_tokens
+    stamp = read_stamp(turn.price)
+    assert stamp == Stamp(**SCRIPTED, markup_percent=0, as_of="", provider_micros=turn.cost_micros)
+    assert (await in_thread(record_of, turn)).spent_micros == turn.cost_micros
 
 
 async def test_who_answered_is_the_model_that_was_asked_for_if_the_log_does_not_say(

@@ -59,7 +59,7 @@ def test_a_provider_without_a_key_offers_nothing(settings: Settings):
     assert {c.provider.key for c in list_offered()} == {"deepseek", "demo"}
 
 
-@pytest.mark.parametrize("change", [{"enabled": False}, {"input_price": None}, {"output_price": None}])
+@pytest.mark.parametrize("change", [{"enabled": False}, {"list_price": None}])
 def test_a_model_is_not_offered(change: dict[str, object]):
     luna = LanguageModel.objects.get(key="gpt-6-luna")
     for name, value in change.items():
@@ -69,6 +69,16 @@ def test_a_model_is_not_offered(change: dict[str, object]):
     with pytest.raises(UnknownModel):
         keys("gpt-6-luna")
     assert find_model("gpt-6-luna") == luna
+
+
+@pytest.mark.parametrize(("own", "is_offered"), [("input", False), ("output", False), ("both", True)])
+def test_without_a_list_price_the_operators_own_must_be_whole(own: str, is_offered: bool):
+    luna = LanguageModel.objects.get(key="gpt-6-luna")
+    luna.list_price = None
+    for name in ("input", "output") if own == "both" else (own,):
+        setattr(luna, f"{name}_price", 1)
+    luna.save()
+    assert ("gpt-6-luna" in [c.model.key for c in list_offered()]) == is_offered
 
 
 def test_a_named_model_is_never_replaced():

@@ -14,6 +14,7 @@ from django.db import connections
 
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.dispatch import Prompt, answer
+from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish, Message
 from history import access, progress, tree
 from history.models import Turn, new_id
@@ -62,7 +63,7 @@ class Command(BaseCommand):
 def cheapest() -> list[Candidate]:
     """Return one model of each configured provider: the one that writes for least."""
     found: dict[str, Candidate] = {}
-    for candidate in sorted(list_offered(), key=lambda candidate: candidate.model.output_price or 0):
+    for candidate in sorted(list_offered(), key=lambda candidate: price_of(candidate.model).tiers[0].output):
         found.setdefault(candidate.provider.key, candidate)
     return list(found.values())
 

@@ -1,0 +1,215 @@
+"""The operator's daily limit of a provider: it stops paid turns, says so plainly, and is told of before."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from redis.asyncio import Redis
+
+from accounts.models import User
+from billing.errors import SpendLimitReached
+from billing.models import Spending
+from chat.llm import spending
+from chat.llm.spending import stopped_providers
+from chat.models import LanguageModel, ProviderLimit
+from chat.turns.connections import in_thread
+from chat.turns.runner import Runner
+from chat.turns.sweeping import sweep
+from history.models import Turn
+from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of
+from tests.chat.conftest import Offer
+
+MICROS = 1_000_000
+
+
+def limit(micros: int, provider: str = "scripted") -> ProviderLimit:
+    return ProviderLimit.objects.update_or_create(provider=provider, defaults={"daily_micros": micros})[0]
+
+
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What the operator is told."""
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(spending, "alert", lambda subject, sentence, **_: told.append((subject, sentence)))
+    return told
+
+
+def test_without_a_limit_nobody_is_stopped(carla: User, django_assert_num_queries: Callable[..., Any]):
+    assert stopped_providers() == frozenset()
+    spending.forget()
+    with django_assert_num_queries(0):
+        assert stopped_providers() == frozenset()
+
+
+def test_an_answer_on_its_way_is_counted_in(carla: User):
+    limit(1)
+    turn = ask(carla)
+    assert reservation_of(turn).spending_micros == reservation_of(turn).amount_micros > 1
+    spending.forget()
+    assert stopped_providers() == {"scripted"}
+    with pytest.raises(SpendLimitReached) as refused:
+        ask(carla)
+    assert 0 < refused.value.retry_after <= 86_400
+    assert Turn.objects.count() == 1
+
+
+def test_the_gate_is_exact_though_the_list_is_a_second_old(carla: User):
+    limit(1)
+    assert stopped_providers() == frozenset()
+    ask(carla)
+    assert stopped_providers() == frozenset(), "what this process believes"
+    with pytest.raises(SpendLimitReached):
+        ask(carla)
+    assert stopped_providers() == {"scripted"}
+
+
+def test_the_refused_question_counts_for_nothing(ana: User):
+    limit(0)
+    for _ in range(30):  # more than Ana may ask in an hour
+        with pytest.raises(SpendLimitReached):
+            ask(ana)
+    limit(MICROS)
+    spending.forget()
+    ask(ana)
+    assert period_of(ana).holds == 1
+
+
+def test_the_same_question_again_is_its_turn_though_the_day_is_over(carla: User):
+    asked = question()
+    limit(1)
+    from chat.turns.opening import open_turn
+
+    turn = open_turn(carla.pk, asked).turn
+    spending.forget()
+    assert open_turn(carla.pk, asked).turn.pk == turn.pk
+
+
+def test_another_provider_goes_on_and_auto_takes_it(carla: User, offer: Offer):
+    other = offer("fake-1t-0ms", position=999)
+    limit(1)
+    ask(carla, model="auto")
+    assert Spending.objects.get().supplier == "scripted"
+    turn = ask(carla, model="auto")  # this process does not know yet; it is told by the gate, and takes the other
+    assert turn.requested_model in ("auto", other.key)
+    assert reservation_of(turn).spending_id is None
+    assert ask(carla, model=other.key).requested_model == other.key
+
+
+def test_auto_with_nobody_left_is_refused(carla: User):
+    limit(1)
+    ask(carla, model="auto")
+    with pytest.raises(SpendLimitReached):
+        ask(carla, model="auto")
+
+
+def test_what_is_free_is_never_stopped(carla: User):
+    LanguageModel.objects.filter(key="scripted").update(input_price=0, output_price=0)
+    limit(0)
+    ask(carla)
+
+
+def test_markup_is_ours_and_not_counted(carla: User):
+    model = LanguageModel.objects.get(key="scripted")
+    model.markup_percent = 100
+    model.save()
+    limit(MICROS)
+    held = reservation_of(ask(carla))
+    assert held.amount_micros == 2 * held.spending_micros
+
+
+async def test_what_the_provider_takes_is_counted_when_the_answer_is_over(redis: Redis, runner: Runner, carla: User):
+    await in_thread(limit, 100)
+    await closed(await aask(carla, "say:hola usage:12/34"))
+    assert (await in_thread(spending.standing))["scripted"][0].used_micros == 80
+    await in_thread(spending.forget)
+    assert await in_thread(stopped_providers) == frozenset()
+    await closed(await aask(carla, "say:hola usage:12/34"))
+    await in_thread(spending.forget)
+    assert await in_thread(stopped_providers) == {"scripted"}
+
+
+async def test_the_operator_is_told_at_80_and_at_100_percent_once(
+    redis: Redis, runner: Runner, carla: User, alarms: list[tuple[str, str]]
+):
+    await in_thread(limit, 100)
+    await sweep()
+    assert alarms == []
+    await closed(await aask(carla, "say:hola usage:12/34"))
+    for _ in range(2):
+        await sweep()
+    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80"]
+    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." in alarms[0][1]
+    await closed(await aask(carla, "say:hola usage:12/34"))
+    for _ in range(2):
+        await sweep()
+    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80", "spend_limit:scripted:100"]
+
+
+def test_two_steps_at_once_are_one_alarm(carla: User, alarms: list[tuple[str, str]]):
+    limit(1)
+    ask(carla)
+    spending.alarm_operator()
+    spending.alarm_operator()
+    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:100"]
+
+
+def test_an_alarm_that_was_lost_comes_again(carla: User, monkeypatch: pytest.MonkeyPatch, alarms: list[Any]):
+    limit(1)
+    ask(carla)
+    with monkeypatch.context() as patch:
+
+        def die(*_: object, **__: object) -> None:
+            raise OSError
+
+        patch.setattr(spending, "alert", die)
+        with pytest.raises(OSError):
+            spending.alarm_operator()
+    spending.alarm_operator()
+    assert len(alarms) == 1
+
+
+def test_a_page_says_it_plainly(client: Client, carla: User):
+    limit(0)
+    client.force_login(carla)
+    asked = question()
+    answer = client.post(f"/c/{asked.conversation_id}/", {"text": "hola", "model": "scripted"})
+    assert answer.status_code == 503
+    assert "today is used up. Choose another model, or come back tomorrow." in answer.content.decode()
+
+
+def test_the_api_says_it_with_a_code(carla: User, api: Callable[..., Any]):
+    limit(0)
+    answer = api(carla).post(
+        f"/api/v1/conversations/{question().conversation_id}/turns", {"text": "x", "model": "scripted"}, format="json"
+    )
+    assert (answer.status_code, answer.json()["code"]) == (503, "spend_limit")
+    assert 0 < int(answer.headers["Retry-After"]) <= 86_400
+
+
+def test_the_operator_sets_it_in_dollars_and_sees_what_was_spent(olga: User, carla: User):
+    operator = Client(HTTP_ACCEPT_LANGUAGE="en")
+    operator.force_login(olga)
+    form = {"provider": "openai", "daily_micros": "12.50"}
+    assert operator.post("/admin/chat/providerlimit/add/", form).status_code == 302
+    assert ProviderLimit.objects.get().daily_micros == 12_500_000
+    limit(1)
+    ask(carla)
+    rows = operator.get("/admin/chat/providerlimit/").content.decode().split("<tr>")
+    [ours] = [row for row in rows if ">scripted</a>" in row]
+    assert '<td class="field-spent">0</td>' in ours
+    assert 'alt="True"' in ours
+    [theirs] = [row for row in rows if "field-provider" in row and ">openai</a>" in row]
+    assert '<td class="field-limit">12.5</td>' in theirs
+    assert 'alt="False"' in theirs
+
+
+@pytest.mark.parametrize("dollars", ["-1", "", "1000001", "NaN", "much"])
+def test_a_limit_that_cannot_be_is_refused(olga: User, dollars: str):
+    operator = Client()
+    operator.force_login(olga)
+    assert (
+        operator.post("/admin/chat/providerlimit/add/", {"provider": "openai", "daily_micros": dollars}).status_code
+        == 200
+    )
+    assert not ProviderLimit.objects.exists()

@@ -1,0 +1,96 @@
+"""What a question will cost and what it took, in a browser, on a site whose models cost something."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from tests.e2e.browsing import OPEN, Person, Tab
+from tests.e2e.test_pages import violations
+from tests.processes.stores import TestedSite, run_site
+
+QUICK, THINKS = "fake-20t-5ms", "fake-60t-20ms-r20"
+PRICES = {"OPENAI_COMPATIBLE_INPUT_PRICE": "100", "OPENAI_COMPATIBLE_OUTPUT_PRICE": "500"}  # dollars a million tokens
+
+
+@pytest.fixture(scope="module")
+def dear_site(browser: Browser) -> Iterator[TestedSite]:
+    with run_site([QUICK, THINKS], webs=1, runners=1, **PRICES) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def payer(browser: Browser, dear_site: TestedSite) -> AsyncIterator[Tab]:
+    [access] = dear_site.members(1, plan=OPEN)
+    [session] = dear_site.sessions([access])
+    async with Tab.open(browser, dear_site.port(), person=Person(access, session), reduced_motion="reduce") as tab:
+        yield tab
+
+
+async def choose(page: Page, model: str) -> None:
+    await page.locator("[data-model]").select_option(model)
+
+
+async def test_what_a_question_will_cost_is_said_before_it_is_sent(payer: Tab) -> None:
+    page = payer.page
+    await page.goto("/")
+    await page.locator("[data-composer][data-ready]").wait_for()
+    estimate = page.locator("[data-estimate]")
+    await choose(page, QUICK)
+    await expect(estimate).to_be_hidden()
+    asked = len(payer.requests)
+    await payer.question.fill("¿Qué tal?")
+    # 500 tokens of a typical answer at 500 micros, and some 40 of a prompt at 100: 254 credits, said with two figures.
+    await expect(estimate).to_have_text(re.compile(r"Estimate:\s+≈ 250 credits"))
+    await payer.question.fill("x" * 8_000)  # 2,000 tokens more: 200 credits
+    await expect(estimate).to_contain_text("≈ 450 credits")
+    assert len(payer.requests) == asked, "nothing is asked of the server"
+    await choose(page, "")
+    await expect(estimate).to_be_hidden()
+    await choose(page, QUICK)
+    await expect(estimate).to_be_visible()
+    assert await violations(page) == []
+    await page.set_viewport_size({"width": 320, "height": 640})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+    await payer.question.fill("")
+    await expect(estimate).to_be_hidden()
+
+
+async def test_the_estimate_learns_from_the_conversation_and_is_about_right(payer: Tab) -> None:
+    await payer.page.goto("/")
+    await payer.ask("Hello", QUICK)
+    await payer.finished()
+    await payer.question.fill("And once more?")
+    said = payer.page.locator("[data-estimate-text]")
+    await expect(said).to_have_text(re.compile(r"≈ \d\d credits"))  # no more the hundreds of before there was an answer
+    estimate = int("".join(filter(str.isdigit, await said.inner_text())))
+    await payer.ask("And once more?", QUICK)
+    await payer.finished()
+    cost = (await payer.saved())["cost_micros"] / 1_000
+    assert cost / 1.5 < estimate < cost * 1.5, (estimate, cost)
+
+
+async def test_what_it_took_opens_by_keyboard_and_says_what_is_saved(payer: Tab) -> None:
+    await payer.page.goto("/")
+    await payer.ask("Hello", THINKS)
+    turn = await payer.finished()
+    took = turn.locator(".turn-costs")
+    await expect(took.locator("dl")).to_be_hidden()
+    await took.locator("summary").focus()
+    await payer.page.keyboard.press("Enter")
+    await expect(took.locator("dl")).to_be_visible()
+    saved = await payer.saved()
+    text = await took.locator("dl").inner_text()
+    figures = dict(zip(*[iter(re.split(r"\n+", text.strip()))] * 2, strict=True))
+    assert int(figures["Tokens read"].replace(",", "")) == saved["usage"]["input"]
+    assert int(figures["Tokens written"]) == saved["usage"]["output"] == 80
+    assert int(figures["of them thoughts"]) == saved["usage"]["reasoning"] == 20
+    assert float(figures["Credits"].replace(",", "")) == saved["cost_micros"] / 1_000
+    assert float(figures["Seconds to the first word"]) == round(saved["first_token_ms"] / 1_000, 1)
+    assert 5 < int(figures["Tokens a second"]) < 500
+    assert await violations(payer.page) == []
+    for width in (320, 1440):
+        await payer.page.set_viewport_size({"width": width, "height": 800})
+        assert await payer.page.evaluate("document.documentElement.scrollWidth") <= width
