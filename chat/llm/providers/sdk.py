@@ -232,6 +232,7 @@ async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
 async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     client = await _client_of(request.provider)
     from google.genai import types
+    from pydantic import TypeAdapter
 
     body = await _body(request, gemini.body_of)
     no_calls = {"automaticFunctionCalling": {"disable": True}}  # else it notes in the log that we make none
@@ -239,7 +240,8 @@ async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     config = types.GenerateContentConfig.model_validate(generation)
     contents = body["contents"]
     if request.has_files:  # JSON, as otherwise it takes base64 for the bytes themselves
-        contents = [types.Content.model_validate_json(msgspec.json.encode(content)) for content in contents]
+        as_types = TypeAdapter(list[types.Content]).validate_json
+        contents = await asyncio.to_thread(lambda: as_types(msgspec.json.encode(body["contents"])))
     reason, usage = None, None
     answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
