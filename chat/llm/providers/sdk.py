@@ -315,8 +315,17 @@ def _error_of(error: Exception) -> ProviderError:
     if status == 504 or names & {"timeout", "timeout_error"}:
         return TimedOut(status=status)
     if status is not None:
-        response = getattr(error, "response", None)
-        return from_status(status, retry_after=retry_after_of(getattr(response, "headers", {}).get("Retry-After", "")))
+        return from_status(status, retry_after=_retry_after_of(error))
     if any("rate_limit" in name for name in names):
         return ProviderRateLimited()
     return Overloaded()  # an error event inside a stream
+
+
+def _retry_after_of(error: Exception) -> float | None:
+    """Return when to come back: by the header, or by what Google says in the body."""
+    header = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    seconds = retry_after_of(header)
+    stated = getattr(error, "details", None)
+    if seconds is None and isinstance(stated, dict):
+        return gemini.retry_delay_of(stated.get("error"))
+    return seconds
