@@ -27,6 +27,9 @@ soak: packages dev-packages  ## Long runs in which processes are killed
 bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
 	$(BIN)/python -m bench.run
 
+bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
+	$(BIN)/python -m bench.transports
+
 smoke-providers: packages  ## Ask every provider whose key is set, in earnest: it costs a fraction of a cent
 	$(BIN)/python manage.py smoke_providers
 
@@ -96,4 +99,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test soak bench bench-quick smoke-providers check packages dev-packages
+.PHONY: help run test soak bench bench-quick bench-transports smoke-providers check packages dev-packages

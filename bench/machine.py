@@ -54,12 +54,17 @@ def describe_machine() -> str:
 
 def describe_versions(redis_url: str) -> str:
     """Return the versions of what serves in a line."""
-    packages = [f"{name.replace('redis', 'redis-py')} {importlib.metadata.version(name)}" for name in PACKAGES]
+    packages = describe_packages(*PACKAGES).replace("redis ", "redis-py ")
     with redis.Redis.from_url(redis_url) as client:
         server = client.info("server")
     valkey = server.get("valkey_version")
     store = f"Valkey {valkey}" if valkey else f"Redis {server['redis_version']}"
-    return ", ".join([f"Python {platform.python_version()}", *packages, store])
+    return ", ".join([f"Python {platform.python_version()}", packages, store])
+
+
+def describe_packages(*names: str) -> str:
+    """Return packages and their versions in a line."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 def describe_commit() -> str:

@@ -494,11 +494,11 @@ async def test_a_question_that_gemini_blocks_is_filtered():
     assert (ours.text, ours.finish, ours.error) == ("", "content_filter", "")
 
 
-async def test_google_says_in_the_body_when_to_come_back():
+async def test_google_says_in_the_body_when_to_come_back(by: Stream | None):
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3.5s"}
     async with answering(transcripts.gemini_error(429, "RESOURCE_EXHAUSTED", details=(info,))) as raw:
         with pytest.raises(ProviderError) as caught:
-            await anext(GEMINI.stream(GEMINI.request(raw.url)))
+            await anext((by or GEMINI.stream)(GEMINI.request(raw.url)))
     assert (caught.value.code, caught.value.retry_after) == ("rate_limited", 3.5)
 
 

@@ -144,23 +144,23 @@ class _GeminiAnswer(Answer):
 def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error a Google error object (`code`, `status`, `message`, `details`) means."""
     stated = error if isinstance(error, dict) else {}
+    details = _details_of(error)
     name, message = str(stated.get("status", "")), str(stated.get("message", "")).lower()
-    details = [detail for detail in stated.get("details") or () if isinstance(detail, dict)]
     if any(detail.get("reason") == "API_KEY_INVALID" for detail in details) or "api key not valid" in message:
         return AuthenticationFailed(status=status)  # a 400
     if name == "INVALID_ARGUMENT" and "token" in message and ("exceed" in message or "too long" in message):
         return PromptTooLong(status=status)
     if found := _ERRORS.get(name):
-        return found(status=status, retry_after=retry_after if retry_after is not None else _retry_delay(details))
+        return found(status=status, retry_after=retry_after if retry_after is not None else retry_delay_of(error))
     code = stated.get("code")
     if status is None and isinstance(code, int) and code >= 400:
         return from_status(code)
     return from_status(status, retry_after=retry_after) if status is not None else Overloaded()
 
 
-def _retry_delay(details: list[dict[str, Any]]) -> float | None:
-    """Return the seconds of a `RetryInfo`, which Google sends in place of a Retry-After header."""
-    for detail in details:
+def retry_delay_of(error: Any) -> float | None:
+    """Return the seconds of an error object's `RetryInfo`, which Google sends in place of a Retry-After header."""
+    for detail in _details_of(error):
         delay = str(detail.get("retryDelay", ""))
         if delay.endswith("s"):
             try:
@@ -168,6 +168,11 @@ def _retry_delay(details: list[dict[str, Any]]) -> float | None:
             except ValueError:
                 pass
     return None
+
+
+def _details_of(error: Any) -> list[dict[str, Any]]:
+    details = error.get("details") if isinstance(error, dict) else None
+    return [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
 
 
 def body_of(request: ModelRequest) -> dict[str, Any]:

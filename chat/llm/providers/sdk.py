@@ -232,6 +232,7 @@ async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
 async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     client = await _client_of(request.provider)
     from google.genai import types
+    from pydantic import TypeAdapter
 
     body = await _body(request, gemini.body_of)
     no_calls = {"automaticFunctionCalling": {"disable": True}}  # else it notes in the log that we make none
@@ -239,7 +240,8 @@ async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     config = types.GenerateContentConfig.model_validate(generation)
     contents = body["contents"]
     if request.has_files:  # JSON, as otherwise it takes base64 for the bytes themselves
-        contents = [types.Content.model_validate_json(msgspec.json.encode(content)) for content in contents]
+        as_types = TypeAdapter(list[types.Content]).validate_json
+        contents = await asyncio.to_thread(lambda: as_types(msgspec.json.encode(body["contents"])))
     reason, usage = None, None
     answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
@@ -313,8 +315,17 @@ def _error_of(error: Exception) -> ProviderError:
     if status == 504 or names & {"timeout", "timeout_error"}:
         return TimedOut(status=status)
     if status is not None:
-        response = getattr(error, "response", None)
-        return from_status(status, retry_after=retry_after_of(getattr(response, "headers", {}).get("Retry-After", "")))
+        return from_status(status, retry_after=_retry_after_of(error))
     if any("rate_limit" in name for name in names):
         return ProviderRateLimited()
     return Overloaded()  # an error event inside a stream
+
+
+def _retry_after_of(error: Exception) -> float | None:
+    """Return when to come back: by the header, or by what Google says in the body."""
+    header = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    seconds = retry_after_of(header)
+    stated = getattr(error, "details", None)
+    if seconds is None and isinstance(stated, dict):
+        return gemini.retry_delay_of(stated.get("error"))
+    return seconds
