@@ -18,6 +18,7 @@ from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
+from chat.models import LanguageModel  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
@@ -74,9 +75,18 @@ def converse(argument: str) -> str:
     return str(conversation.pk)
 
 
+def offer(argument: str) -> None:
+    """Offer models with the given fields, each by its key; what was there is changed."""
+    for fields in json.loads(argument):
+        LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
+
+
 def audit(_argument: str) -> dict[str, Any]:
     """Return the turns, and the ledger's state."""
-    fields = ("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model")
+    fields = (
+        *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
+        *("model", "instead_of", "instead_because", "input_tokens", "output_tokens"),
+    )
     records = {str(record.reservation_id): record.cost_micros for record in UsageRecord.objects.all()}
     return {
         "turns": [{name: getattr(turn, name) for name in fields} for turn in Turn.objects.all()],
@@ -96,6 +106,6 @@ def ledger(_argument: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = (members, operator, sessions, converse, audit, ledger)
+    functions = (members, operator, sessions, converse, offer, audit, ledger)
     named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
     json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

@@ -159,6 +159,10 @@ class Site:
         conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
         return conversation_id
 
+    def offer(self, *models: Mapping[str, object]) -> None:
+        """Offer models with these fields, each by its key; what was there is changed."""
+        self._inside("offer", json.dumps(models))
+
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""
         found: dict[str, Any] = self._inside("audit")
