@@ -41,22 +41,6 @@ def members(argument: str) -> list[str]:
     return accesses
 
 
-def offer(argument: str) -> str:
-    """Offer a model of a provider; return what the site calls it."""
-    wanted = json.loads(argument)
-    sizes = {"tier": "strong", "context_window": 32_768, "max_output": 16_384}
-    model = LanguageModel.objects.create(
-        key=f"{wanted['provider']}:{wanted['model']}"[:100],
-        provider=wanted["provider"],
-        provider_model=wanted["model"],
-        label=wanted["model"],
-        input_price=1_000_000,
-        output_price=2_000_000,
-        **sizes,
-    )
-    return str(model.key)
-
-
 def operator(_argument: str) -> str:
     """Make an operator who has a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
@@ -91,9 +75,18 @@ def converse(argument: str) -> str:
     return str(conversation.pk)
 
 
+def offer(argument: str) -> None:
+    """Offer models with the given fields, each by its key; what was there is changed."""
+    for fields in json.loads(argument):
+        LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
+
+
 def audit(_argument: str) -> dict[str, Any]:
     """Return the turns, and the ledger's state."""
-    fields = ("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model")
+    fields = (
+        *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
+        *("model", "instead_of", "instead_because", "input_tokens", "output_tokens"),
+    )
     records = {str(record.reservation_id): record.cost_micros for record in UsageRecord.objects.all()}
     return {
         "turns": [{name: getattr(turn, name) for name in fields} for turn in Turn.objects.all()],
@@ -113,6 +106,6 @@ def ledger(_argument: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = (members, offer, operator, sessions, converse, audit, ledger)
+    functions = (members, operator, sessions, converse, offer, audit, ledger)
     named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
     json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

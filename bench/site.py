@@ -144,11 +144,6 @@ class Site:
         accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
         return accesses
 
-    def offer(self, provider: str, model: str) -> str:
-        """Offer one more model of a provider; return what the site calls it."""
-        key: str = self._inside("offer", json.dumps({"provider": provider, "model": model}))
-        return key
-
     def operator(self) -> str:
         """Return the access token of a new operator."""
         access: str = self._inside("operator")
@@ -163,6 +158,10 @@ class Site:
         """Return the id of a new conversation with so many finished turns."""
         conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
         return conversation_id
+
+    def offer(self, *models: Mapping[str, object]) -> None:
+        """Offer models with these fields, each by its key; what was there is changed."""
+        self._inside("offer", json.dumps(models))
 
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""

@@ -99,7 +99,13 @@ def measure_all(
 
 def name_of(site: Site, provider: str, script: str) -> str:
     """Return what the site calls the model; one of the environment is there already."""
-    return script if provider == "compatible" else site.offer(provider, script)
+    if provider == "compatible":
+        return script
+    key = f"{provider}:{script}"[:100]
+    named = {"key": key, "provider": provider, "provider_model": script, "label": script, "tier": "strong"}
+    sizes = {"context_window": 32_768, "max_output": 16_384}
+    site.offer({**named, **sizes, "input_price": 1_000_000, "output_price": 2_000_000})
+    return key
 
 
 def restart_runner(site: Site, transport: str) -> None:

@@ -55,7 +55,7 @@ def alert(subject: str, sentence: str | Promise, **fields: object) -> None:
     logger.error("Operator needed", extra={"subject": subject, **fields})
     with translation.override(settings.LANGUAGE_CODE):
         said = str(sentence)
-    now = timezone.now().timestamp()
+    now = round(timezone.now().timestamp(), 3)  # Lua's JSON has fourteen digits
     found = Alert(subject, said, now, now, fields={name: str(value) for name, value in fields.items()})
     _thread.submit(_tell, found)
 

@@ -48,6 +48,7 @@ FORGOTTEN_MS = 600_000
 FRESH_SECONDS = 0.25
 LOOK_SECONDS = 0.25
 """How long a turn waits for Redis before it goes on without breakers."""
+TOGETHER_SECONDS = 0.1
 GRACE_SECONDS = 0.05
 CLAIM_GRACE_SECONDS = 5.0
 
@@ -261,14 +262,22 @@ class Breakers:
         self._reading: asyncio.Task[None] | None = None
         self._reports: list[Report] = []
         self._sending: asyncio.Task[None] | None = None
+        self._sends_later: asyncio.TimerHandle | None = None
+        redis = async_redis()
+        self._look, self._report = redis.register_script(_LOOK), redis.register_script(_REPORT)
+
+    def look_ahead(self) -> "asyncio.Task[None] | None":
+        """Begin to read what is open, unless that is known as of a moment ago. Whoever will `look` waits less."""
+        if monotonic() - self._read_at < FRESH_SECONDS:
+            return None
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        return self._reading
 
     async def look(self) -> None:
         """Know what is open, as of a moment ago; wait no longer than LOOK_SECONDS for it."""
-        if monotonic() - self._read_at < FRESH_SECONDS:
-            return
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-        await asyncio.wait((self._reading,), timeout=LOOK_SECONDS)
+        if reading := self.look_ahead():
+            await asyncio.wait((reading,), timeout=LOOK_SECONDS)
 
     def find_open(self, breaker: str) -> Opened | None:
         """Return the breaker as it is now if it is open; None if it is closed. One that may be tried is open too."""
@@ -296,22 +305,32 @@ class Breakers:
         return (None, "", trial)[int(answer)]
 
     def report(self, report: Report) -> None:
-        """Tell Redis, beside whatever the caller does next. Reports that come while others are under way go together."""
+        """Tell Redis, beside whatever the caller does next: a failure at once, a success with others of the same moment."""
         self._reports.append(report)
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+        if report.verdict != "ok" or report.trial:
+            self._send_now()
+        elif self._sends_later is None:
+            self._sends_later = asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._send_now)
 
     async def settle(self) -> None:
-        """Wait until everything is told, or cannot be."""
+        """Tell everything now, and wait until it is told, or cannot be."""
+        self._send_now()
         for task in (self._reading, self._sending):
             if task is not None and not task.done():
                 await asyncio.wait((task,))
 
     async def _read(self) -> None:
         try:
-            self._know(await async_redis().register_script(_LOOK)())
+            self._know(await self._look(client=async_redis()))
         except (RedisError, OSError) as error:
             self._forget(error)
+
+    def _send_now(self) -> None:
+        if self._sends_later is not None:
+            self._sends_later.cancel()
+            self._sends_later = None
+        if self._reports and (self._sending is None or self._sending.done()):
+            self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
         while self._reports:
@@ -321,8 +340,8 @@ class Breakers:
                 *(HOURS, HOUR_MS, MINUTES, MINUTES_MS, KEPT_HOURS_SECONDS, KEPT_MINUTES_SECONDS),
             )
             try:
-                script = async_redis().register_script(_REPORT)
-                answer: Any = await script(args=(msgspec.msgpack.encode(reports), *numbers))
+                packed = msgspec.msgpack.encode(reports)
+                answer: Any = await self._report(args=(packed, *numbers), client=async_redis())
             except (RedisError, OSError) as error:
                 self._forget(error)
                 continue

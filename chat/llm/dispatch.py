@@ -125,7 +125,7 @@ class _Ways:
     """Who is asked next: the candidates in order, each by its keys, past whoever rests, at most three attempts.
 
     A key that was refused, or has had enough, is followed by the next one; what is the provider's own weakness is tried
-    again with the same key, once. When every breaker is open, one attempt is made at the least recently failed: a
+    again with the same key, once, where that leaves an attempt for each of the others. When every breaker is open, one attempt is made at the least recently failed: a
     breaker may be wrong, a fault that shows at once costs nothing, and one that does not show is given a third of the
     usual time. That holds for a model somebody named, too: it is never replaced, and "try again in four minutes" is
     a worse answer than one that comes. Only a key that its provider told to wait is not used before: that would be
@@ -181,11 +181,12 @@ class _Ways:
             self._give_up_candidate()
             self._left = [ways for ways in self._left if ways[0].candidate.model.context_window > self._too_small]
             return
-        may_go_on = self._tries < ATTEMPTS_PER_MODEL or len(self._left) == 1
+        candidates_left = len(self._left) - 1
+        may_stay = ATTEMPTS - self._attempts > candidates_left and self._tries < ATTEMPTS_PER_MODEL
         others = self._left[0][1:]
-        if isinstance(error, FAULTS_OF_A_KEY) and others and may_go_on:
+        if isinstance(error, FAULTS_OF_A_KEY) and others and (may_stay or not candidates_left):
             self._left[0] = others
-        elif _may_retry(error) and self._tries < ATTEMPTS_PER_MODEL and not way.trial:
+        elif _may_retry(error) and may_stay and not way.trial:
             self._pause = error.retry_after or random.uniform(0.2, 0.8)  # noqa: S311  jitter
         else:
             self._give_up_candidate()

@@ -152,6 +152,10 @@ class ProviderHealth:
     tokens_per_second: float | None
     resting: tuple[str, ...]
 
+    @property
+    def has_figures(self) -> bool:
+        return self.first_seconds is not None or self.tokens_per_second is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from redis.exceptions import RedisError, ResponseError
 
-from chat.llm.breaker import close_breakers
+from chat.llm.breaker import breakers, close_breakers
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
@@ -164,6 +164,7 @@ class Runner:
         turn = job.turn
         live = LiveText(turn, self.name)
         self._jobs[turn.pk] = job  # first: a stop that comes before the lease's answer must find it
+        breakers().look_ahead()
         try:
             taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
             if not taken:

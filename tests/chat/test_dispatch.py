@@ -105,9 +105,15 @@ async def test_a_model_alone_that_fails_twice_is_the_error(provider: FakeProvide
 
 
 async def test_at_most_three_attempts(provider: FakeProvider):
+    who, _, error = await answer(candidates(provider, "status-500", "status-503", "status-502", "fake-3t-0ms"))
+    assert (who, error.status) == ([], 502)
+    assert asked(provider) == ["status-500", "status-503", "status-502"]
+
+
+async def test_nobody_is_asked_twice_while_others_would_not_be_asked_at_all(provider: FakeProvider):
     who, _, error = await answer(candidates(provider, "status-500", "status-503", "fake-3t-0ms"))
-    assert (who, error.status) == ([], 503)
-    assert asked(provider) == ["status-500", "status-500", "status-503"]
+    assert (who, error) == (["fake-3t-0ms"], None)
+    assert asked(provider) == ["status-500", "status-503", "fake-3t-0ms"]
 
 
 async def test_three_who_refuse_at_once_are_all_attempts(provider: FakeProvider):
