@@ -166,7 +166,8 @@ RULES = (
             r"(?:^|[.,:;!?)]\s*|\n\s*|\b(?:and|then|to|y|e|luego|despues|depois|entao)\s+)"
             r"(?:(?:please|por favor)\s+)?(?:demuestr[ae]\b|demostrar\b|demonstr(?:e|ar)\b|prueb[ae] (?:que|la|el|lo|los|las)\b"
             r"|probar que|prove\b|pro[vw]ar que|show that|mostr(?:e|ar) que|muestra que|deduz(?:a|ir)\b|deduce\b|deducir\b"
-            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:of|by|that|de que|por inducc?[ia]o?n?)"
+            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:by|that|de que|por inducc?[ia]o?n?)\b"
+            r"|\b(?:give|find|write|da|dame|escribe|escreva|de) (?:a|an|the|una|la|uma|a)\b.{0,20}\b(?:proof|demostracion|demonstracao)\b"
         ),
     ),
     # An opinion with reasons is wanted.
