@@ -14,7 +14,7 @@ from chat.models import LanguageModel
 
 Tier = LanguageModel.Tier
 
-HEAD, TAIL = 1_500, 500
+HEAD, TAIL = 1_000, 400
 """Characters of a question that are read."""
 MID_POINTS, STRONG_POINTS = 3, 7
 LENGTH_POINTS = ((200, 3), (60, 2), (30, 1))
@@ -86,9 +86,10 @@ RULES = (
         3,
         1,
         re.compile(
-            r"\b(?:write|create|build|implement|make|refactor|give me|show me|set up|configure|escrib\w+|cre[ae]\w*|haz\w*"
+            r"\b(?:write|create|build|develop|implement|make|refactor|give me|show me|set up|configure|escrib\w+|cre[ae]\w*|haz\w*"
             r"|hag\w*|program\w*|implement\w*|dame|configur\w+|monta\w*|escrev\w+|fac?a|faz\w*|me da|manda)\b.{0,60}"
-            r"\b(?:function|funcion|funcao|script|class|clase|classe|component\w*|api|query|consulta sql|regex|unit tests?"
+            r"\b(?:function|funcion|funcao|script|class|clase|classe|component\w*|api|query|consulta sql|regex|regular expression"
+            r"|expresion regular|expressao regular|algorithm|algoritmo|website|pagina web|bot|macro|formula|unit tests?"
             r"|tests? unitari\w+|dockerfile|endpoint|program|programa|app|code|codigo|css|html|sql|nginx|server|servidor)\b"
         ),
     ),
@@ -100,6 +101,7 @@ RULES = (
         _words(
             "python javascript typescript java c++ rust golang react django flask laravel rails sql mysql postgres- sqlite"
             " redis kafka docker- kubernetes nginx css html regex backend frontend api bash linux git thread- async"
+            " algorithm- algoritmo- data_structure- estructura_de_datos estrutura_de_dados array- recursi-"
         ),
     ),
     # What goes wrong only sometimes: races, leaks, latency.
@@ -132,6 +134,8 @@ RULES = (
             "derivada- derivative- integral- integrales integrais equation- ecuacion- equacao equacoes matrix matriz"
             " determinant- polinomi- polynomial- factoriz- fatora- factorise factorize probabilidad- probabilidade-"
             " probability theorem- teorema- logarithm- logaritmo- trigonometr-"
+            " triangle triangulo vertices remainder resto_de inequality inecuacion inequacao desigualdad desigualdade"
+            " perimeter perimetro hypotenuse hipotenusa integers"
         ),
     ),
     # Figures, and the way to one more.
@@ -144,6 +148,15 @@ RULES = (
             r"|os passos|os calculos|el calculo|los calculos|o calculo)"
         ),
     ),
+    # Word problems: two figures, and how many or how long that makes.
+    Rule(
+        Route.MATH,
+        3,
+        1,
+        re.compile(
+            r"\d\D{3,90}\d[\d.,]*\D{3,90}\b(?:how (?:many|much|long|far)|at what|when (?:do|will)|cuant[oa]s?|quant[oa]s?)\b"
+        ),
+    ),
     # Proofs and derivations, told to be made: a quick model's look right, and are not.
     Rule(
         Route.MATH,
@@ -153,7 +166,8 @@ RULES = (
             r"(?:^|[.,:;!?)]\s*|\n\s*|\b(?:and|then|to|y|e|luego|despues|depois|entao)\s+)"
             r"(?:(?:please|por favor)\s+)?(?:demuestr[ae]\b|demostrar\b|demonstr(?:e|ar)\b|prueb[ae] (?:que|la|el|lo|los|las)\b"
             r"|probar que|prove\b|pro[vw]ar que|show that|mostr(?:e|ar) que|muestra que|deduz(?:a|ir)\b|deduce\b|deducir\b"
-            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:of|by|that|de que|por inducc?[ia]o?n?)"
+            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:by|that|de que|por inducc?[ia]o?n?)\b"
+            r"|\b(?:give|find|write|da|dame|escribe|escreva|de) (?:a|an|the|una|la|uma|a)\b.{0,20}\b(?:proof|demostracion|demonstracao)\b"
         ),
     ),
     # An opinion with reasons is wanted.
@@ -186,8 +200,7 @@ RULES = (
         1,
         _words(
             "architecture- architect arquitectura- arquitetura- design_a- disena disenar disene projete projetar escalar"
-            " escalab- scalab- scale consistency consistencia migrar migrate migracion migracao migration algorithm-"
-            " algoritmo- data_structure- estrutura_de_dados estructura_de_datos"
+            " escalab- scalab- scale consistency consistencia migrar migrate migracion migracao migration"
         ),
     ),
     # Thoroughness is asked for by name.
@@ -210,20 +223,50 @@ RULES = (
             r"|ventajas|vantagens|inconvenientes|desventajas|desvantagens|causes|causas|consequenc\w+|consecuenc\w+)\b"
         ),
     ),
-    # Why: with a few words more it is no small question.
-    Rule(Route.ANALYSIS, 2, 1, re.compile(r"\b(?:why|por que)\b")),
+    # Why, and open questions: with a few words more they are no small ones.
+    Rule(
+        Route.ANALYSIS,
+        2,
+        1,
+        re.compile(
+            r"\b(?:why|por que|discuss|describe|descri[bv]\w+|elaborate on|elabora sobre|influenc\w+|influy\w+|affects?|afecta\w*"
+            r"|afeta\w*|shapes?|impact\w*|what factors|que factores|que fatores|should we|deberiamos|devemos|challenges"
+            r"|desafios|retos)\b"
+        ),
+    ),
+    # What would have been.
+    Rule(
+        Route.ANALYSIS,
+        3,
+        1,
+        re.compile(
+            r"^\W{0,9}what if\b|\bwhat would (?:have )?happen|\bque (?:habria|hubiera) (?:pasado|sido|ocurrido)"
+            r"|\bo que teria (?:acontecido|sido)"
+        ),
+    ),
     # Texts that must be composed.
     Rule(
         Route.WRITING,
         3,
         1,
         re.compile(
-            r"\b(?:write|writing|draft|rewrite|create|compose|redact\w+|escrib\w+|escrev\w+|reescrev\w+|reescrib\w+"
+            r"\b(?:write|writing|draft|rewrite|create|compose|craft|structure|redact\w+|escrib\w+|escrev\w+|reescrev\w+|reescrib\w+"
             r"|elabor\w+|prepar\w+)\b.{0,50}"
             r"\b(?:e-?mails?|correo|letter|carta|story|cuento|relato|conto|poem\w*|essay|ensayo|redacao|discurso|speech|outline"
             r"|article|articulo|artigo|descripcion|descricao|description|cv|curriculum|curriculo|summary|resumen|resumo"
-            r"|report|informe|relatorio|presentation|presentacion|apresentacao|proposal|propuesta|proposta)\b"
+            r"|report|informe|relatorio|review|resena|resenha"
+            r"|critica|blog|post|paragraph|parrafo|paragrafo|script|guion|song|cancion|lyrics|character|personaje|personagem|presentation|presentacion|apresentacao|proposal|propuesta|proposta)\b"
             r"|\b(?:write to|escribir(?:le|les)? a|escrever (?:para|ao?))\b"
+        ),
+    ),
+    # A part to be played.
+    Rule(
+        Route.WRITING,
+        3,
+        1,
+        re.compile(
+            r"^\W{0,9}(?:imagine|pretend|act as|embod[yi]|take on the role|embrace the role|you are an? |picture yourself|imagina|actua como"
+            r"|haz de|finge|aja como|finja|voce e uma? )|^\W{0,9}(?:as an? |if you were )[^,.]{3,60},"
         ),
     ),
     # Plans with several parts.
@@ -232,7 +275,7 @@ RULES = (
         3,
         1,
         re.compile(
-            r"^\W*plan\b|\b(?:a|an|un|um|study|business|training|meal) plan\b|\b(?:plan de|planific\w+|planej\w+|roteiro"
+            r"^\W{0,9}plan\b|\b(?:a|an|un|um|study|business|training|meal|lesson) plan\b|\b(?:plan de|planific\w+|planej\w+|roteiro"
             r"|itinerar\w+|cronograma|schedule for|interview|entrevista|workshop|taller|curriculum for)\b"
         ),
     ),
@@ -245,7 +288,7 @@ BRIEF = re.compile(
 )
 BRIEF_POINTS = -2
 FACTUAL = re.compile(
-    r"^\W*(?:what(?:'s| is| does| year)|who(?:'s| is)|when|where|which|how (?:long|many|much|do you say)|cual|quien|cuando"
+    r"^\W{0,9}(?:what(?:'s| is| does| year)|who(?:'s| is)|when|where|which|how (?:long|many|much|do you say)|cual|quien|cuando"
     r"|donde|cuant\w+|como se dice|que (?:significa|es|diferencia|horas?)|qual|quem|quando|onde|quant\w+|o que (?:e|significa)"
     r"|translate|tradu\w+|corrig\w+|corrij\w+|fix|convert)\b"
 )
@@ -268,12 +311,13 @@ def judge(question: str, *, has_images: bool = False) -> Verdict:
     text = _folded(question if len(question) <= HEAD + TAIL else f"{question[:HEAD]}\n{question[-TAIL:]}")
     points = _points_of(text)
     points[Route.LONG] = next((points for least, points in LENGTH_POINTS if tokens >= least), 0)
-    points[Route.SHORT] = _shortness(text, tokens)
+    points[Route.SHORT] = _shortness(text, tokens, is_sum=points[Route.MATH] > 0)
     points[Route.IMAGE] = IMAGE_POINTS if has_images else 0
     points[Route.LANGUAGE] = MID_POINTS if tokens >= FOREIGN_TOKENS and _is_foreign(text) else 0
     total = sum(points.values())
     if total >= MID_POINTS:
-        tier = Tier.STRONG if total >= STRONG_POINTS else Tier.MID
+        of_length = max(0, points[Route.LONG] - 1)  # length makes no question strong
+        tier = Tier.STRONG if total - of_length >= STRONG_POINTS else Tier.MID
         return Verdict(tier, max(points, key=lambda route: points[route]))
     return Verdict(Tier.CHEAP, Route.IMAGE if has_images else Route.SHORT)
 
@@ -295,9 +339,10 @@ def _points_of(text: str) -> dict[Route, int]:
     return points
 
 
-def _shortness(text: str, tokens: int) -> int:
+def _shortness(text: str, tokens: int, *, is_sum: bool) -> int:
     points = BRIEF_POINTS if BRIEF.search(text) else 0
-    return points + (FACTUAL_POINTS if tokens <= FACTUAL_TOKENS and FACTUAL.search(text) else 0)
+    is_factual = tokens <= FACTUAL_TOKENS and not is_sum and FACTUAL.search(text)
+    return points + (FACTUAL_POINTS if is_factual else 0)
 
 
 def _is_foreign(text: str) -> bool:

@@ -181,7 +181,7 @@ def _usable(
     if asked.has_images:
         usable = [candidate for candidate in usable if candidate.model.sees_images]
         if not usable and any(candidate.model.sees_images for candidate in offered):
-            raise NotInPlan(_("None of the models in your plan sees images."))
+            raise NotInPlan(_("None of the models in your plan sees images. Please send the question without them."))
         if not usable:
             raise NoModel(_("No model here sees images. Please send the question without them."))
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
