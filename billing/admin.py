@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from billing.models import BillingAccount, Plan, UsagePeriod, UsageRecord
+from billing.models import BillingAccount, Plan, Spending, UsagePeriod, UsageRecord
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -61,9 +61,25 @@ class UsagePeriodAdmin(ReadOnlyAdmin):
     date_hierarchy = "period_start"
 
 
+@admin.register(Spending)
+class SpendingAdmin(ReadOnlyAdmin):
+    list_display = ("day", "supplier", "used_micros", "reserved_micros")
+    list_filter = ("supplier",)
+    date_hierarchy = "day"
+
+
 @admin.register(UsageRecord)
 class UsageRecordAdmin(ReadOnlyAdmin):
-    list_display = ("recorded_at", "user", "label", "input_tokens", "output_tokens", "source", "cost_micros")
+    list_display = (
+        "recorded_at",
+        "user",
+        "label",
+        "input_tokens",
+        "output_tokens",
+        "source",
+        "cost_micros",
+        "spent_micros",
+    )
     list_filter = ("source", "label")
     list_select_related = ("period__account__user",)
     search_fields = ("period__account__user__email", "=reservation__id")

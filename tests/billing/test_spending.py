@@ -156,6 +156,25 @@ def test_the_operator_is_told_once_of_each_step(carla: User):
     assert spent_today(("openai", "gemini")) == {"openai": Spent(10, 0, 100), "gemini": Spent()}
 
 
+def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatch: pytest.MonkeyPatch):
+    """The record, the period and the day are one transaction."""
+    key = reserve(carla)
+    with monkeypatch.context() as patch:
+
+        def die(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(spending, "give_back", die)
+        for end in (lambda: settle(key, 30), lambda: metering.release(key)):
+            with pytest.raises(KeyboardInterrupt):
+                end()
+    assert today() == (0, 100)
+    assert not UsageRecord.objects.exists()
+    assert UsagePeriod.objects.get().holds == 1
+    settle(key, 30)
+    assert today() == (30, 0)
+
+
 def test_a_burst_goes_beyond_the_limit_by_less_than_one(carla: User):
     """Sixty at once of 70 each, where 1,000 may be spent: fifteen are admitted, which promise 1,050."""
     done = together([lambda: reserve(carla, 70) for _ in range(60)])

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from redis.asyncio import Redis
 
 from accounts.models import User
@@ -94,6 +96,24 @@ def test_another_provider_goes_on_and_auto_takes_it(carla: User, offer: Offer):
     assert turn.requested_model in ("auto", other.key)
     assert reservation_of(turn).spending_id is None
     assert ask(carla, model=other.key).requested_model == other.key
+
+
+def test_a_limit_is_one_more_statement_and_only_where_there_is_one(carla: User):
+    def statements() -> int:
+        with CaptureQueriesContext(connections["default"]) as captured:
+            ask(carla)
+        return len(captured)
+
+    ask(carla)
+    without = statements()
+    limit(MICROS, "openai")
+    ask(carla)
+    assert statements() == without
+    limit(MICROS)
+    for _ in range(2):
+        ask(carla)  # the row of the day is made, and then known
+    stopped_providers()
+    assert statements() == without + 1
 
 
 def test_auto_with_nobody_left_is_refused(carla: User):
