@@ -60,7 +60,8 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "is_open": turn.is_open,
         "is_at_length": turn.finish_reason == "length",
         "can_continue": can_continue(turn),
-        "can_ask_again": turn.status in CAN_ASK_AGAIN,
+        "can_ask_again": turn.status in CAN_ASK_AGAIN or turn.is_from_cache,
+        "is_from_cache": turn.is_from_cache,
     }
     return _turn.fill(values, flags)
 

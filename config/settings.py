@@ -180,13 +180,11 @@ if MONGODB_URI:
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CACHE_TTL = env.int("CACHE_TTL", default=300)
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
-        "TIMEOUT": CACHE_TTL,
         "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 64, "timeout": 10},
     },
 }
@@ -247,6 +245,7 @@ DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <noreply@{u
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
+CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
 
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")

@@ -11,9 +11,12 @@ from history.models import Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
-    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null."""
+    """A turn. `instead_of` is the model that failed before `model` answered in its place, or empty. `usage` and
+    `cost_micros` are null while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer
+    was given before: then `cost_micros` is 0 and `usage` null."""
 
     model = serializers.SerializerMethodField()
+    from_cache = serializers.BooleanField(source="is_from_cache", read_only=True)
     usage = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
 
@@ -32,7 +35,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "question",
                 "answer",
             ),
-            *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
+            *("reasoning", "from_cache", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )
 

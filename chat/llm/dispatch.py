@@ -90,6 +90,22 @@ async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncGenerator[
         raise too_long
 
 
+def request_to(candidate: Candidate, prompt: Prompt) -> ModelRequest:
+    """Return what one model is sent."""
+    model = candidate.model
+    return ModelRequest(
+        provider=candidate.provider,
+        model=model.provider_model,
+        messages=prompt.messages,
+        max_output=prompt.max_output,
+        max_tokens_parameter=model.max_tokens_parameter,
+        reasons=model.reasons,
+        cache_key=prompt.cache_key,
+        end_user=prompt.end_user,
+        pace=prompt.pace,
+    )
+
+
 async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
     """Yield one model's events; raises TimedOut when there is no sign of life in time. Reasoning is one."""
     patience = settings.FIRST_TOKEN_SECONDS * (REASONING_PATIENCE if candidate.model.reasons else 1)
@@ -104,20 +120,7 @@ async def _begin(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
 
 
 def _stream(candidate: Candidate, prompt: Prompt) -> AsyncGenerator[Event]:
-    model = candidate.model
-    return stream_of(candidate.provider)(
-        ModelRequest(
-            provider=candidate.provider,
-            model=model.provider_model,
-            messages=prompt.messages,
-            max_output=prompt.max_output,
-            max_tokens_parameter=model.max_tokens_parameter,
-            reasons=model.reasons,
-            cache_key=prompt.cache_key,
-            end_user=prompt.end_user,
-            pace=prompt.pace,
-        )
-    )
+    return stream_of(candidate.provider)(request_to(candidate, prompt))
 
 
 def _may_retry(error: ProviderError, attempt: int) -> bool:

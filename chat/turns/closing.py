@@ -28,8 +28,11 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
 
 
 def settle(turn: Turn, outcome: Outcome | Turn) -> None:
-    """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated."""
-    if outcome.cost_micros is None:
+    """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated.
+
+    An answer from the cache used nothing: the ledger does not have it.
+    """
+    if outcome.cost_micros is None or outcome.is_from_cache:
         metering.release(turn.pk)
         return
     usage = Usage(
@@ -51,13 +54,26 @@ def make_outcome(
     model: LanguageModel | None,
     instead_of: str = "",
     usage: TokenUsage | None = None,
+    is_from_cache: bool = False,
     finish_reason: str = "",
     error: str = "",
 ) -> Outcome:
     """Return how a turn ended, priced: by what the provider reported, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing.
+    What showed nothing and reported nothing costs nothing. What came from the cache is free, and used no tokens.
     """
+    if is_from_cache and model is not None:
+        return Outcome(
+            status=status,
+            answer=answer,
+            reasoning=reasoning,
+            model=model.key,
+            provider=model.provider,
+            is_from_cache=True,
+            cost_micros=0,
+            finish_reason=finish_reason,
+            error=error,
+        )
     source = "provider" if usage else "estimated"
     if usage is None and (answer or reasoning):
         usage = _estimate(turn, answer, reasoning)

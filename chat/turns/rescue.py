@@ -9,7 +9,7 @@ from chat.llm.catalog import find_model
 from chat.turns import log
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
-from chat.turns.log import Replay
+from chat.turns.log import Keep, Replay
 from history import access
 from history.models import Turn
 from history.progress import Outcome
@@ -26,7 +26,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
     if not replay.was_shown and turn.gen < MOST_TRIES:
         return None
     begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
-    model_key, _provider, instead_of = (*begun, "", "", "")[:3]
+    model_key, _provider, instead_of, _because, cached = (*begun, "", "", "", "", "")[:5]
     return make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
@@ -34,6 +34,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         reasoning=replay.reasoning,
         model=find_model(model_key or turn.requested_model),
         instead_of=instead_of,
+        is_from_cache=bool(cached),
         error="runner_lost",
     )
 
@@ -57,10 +58,12 @@ async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str,
     return is_ours
 
 
-async def announce_end(redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"") -> None:
+async def announce_end(
+    redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"", keep: Keep | None = None
+) -> None:
     """Tell readers and the person's other tabs that the turn is over. May be repeated."""
     told = {"gen": turn.gen, "owner_id": turn.owner_id, "characters": len(turn.answer)}
-    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry)
+    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry, keep=keep)
 
 
 async def has_lease(redis: Redis, turn_id: UUID) -> bool:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
+from chat.turns.answer_cache import unpack
 from chat.turns.connections import async_redis, close_async_redis, end, in_thread
 from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, read, replay
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
@@ -162,7 +163,7 @@ class Runner:
     async def _run(self, job: Job, entry: bytes) -> None:
         turn = job.turn
         live = LiveText(turn, self.name)
-        taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
+        taken = await self._begin(job, live.holder)
         if not taken:
             return  # a slow runner still has it; its appends are refused once its lease runs out
         if taken == Taken.STOP:
@@ -175,7 +176,19 @@ class Runner:
         finally:
             self._writer.close(live)
             del self._jobs[turn.pk]
-        await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry)
+        keep = job.recall.keep(turn) if job.recall and job.is_by_first else None
+        await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry, keep=keep)
+
+    async def _begin(self, job: Job, holder: str) -> log.Taken:
+        """Take the turn's lease, and with it an answer that was given before, if there is one."""
+        if job.recall is None:
+            return await log.take_lease(self._redis, job.turn.pk, holder, empties_log=True)
+        taken, job.recall.version, value = await log.begin(self._redis, job.turn.pk, holder, job.recall.look_up)
+        job.kept = unpack(value)
+        if job.kept is not None:
+            saved = {"input_tokens": job.kept.input_tokens, "output_tokens": job.kept.output_tokens}
+            logger.info("Answered from the cache", extra={"turn_id": job.turn.pk, "model": job.kept.model, **saved})
+        return taken
 
     # --- Around them -------------------------------------------------------------------------------------------------
 

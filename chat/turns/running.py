@@ -24,7 +24,8 @@ from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.llm.selection import candidates
 from chat.models import LanguageModel
-from chat.turns import prompts
+from chat.turns import answer_cache, prompts
+from chat.turns.answer_cache import Kept, Recall
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
 from chat.turns.log import Kind
@@ -51,11 +52,18 @@ class Job:
     turn: Turn
     candidates: list[Candidate]
     prompt: Prompt
+    recall: Recall | None = None  # None where the cache has no say
+    kept: Kept | None = None  # the answer it has
     answering: Answering | None = None
     finish: Finish | None = None
     characters: int = 0
     cause: Cause | None = None  # why it is being cut short
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @property
+    def is_by_first(self) -> bool:
+        """Whether the candidate the cache was asked for is who answers."""
+        return self.answering is not None and self.answering.candidate is self.candidates[0]
 
     def cut_short(self, cause: Cause) -> None:
         """Stop asking; what was shown is kept."""
@@ -87,16 +95,26 @@ def prepare(turn: Turn) -> Job | None:
         code = error.code if error.code in SENTENCES else "not_found"
         close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
         return None
-    return Job(
-        turn,
-        offered,
-        Prompt(
-            messages=prompt.messages,
-            max_output=turn.max_output,
-            cache_key=str(turn.conversation_id),
-            end_user=_pseudonym(turn.owner_id),
-        ),
+    asked = Prompt(
+        messages=prompt.messages,
+        max_output=turn.max_output,
+        cache_key=str(turn.conversation_id),
+        end_user=_pseudonym(turn.owner_id),
     )
+    return Job(turn, offered, asked, _recall(turn, parent, offered[0], asked))
+
+
+def _recall(turn: Turn, parent: Turn | None, first: Candidate, asked: Prompt) -> Recall | None:
+    """Return the turn's place in the answer cache; None when there is none, or when something is attached.
+
+    A turn that does not come right after its parent has turns beside it that came before: somebody asks again, and
+    wants another answer.
+    """
+    if settings.CACHE_TTL <= 0 or turn.attachments:
+        return None
+    is_again = turn.seq != (parent.seq if parent else 0) + 1
+    digest = answer_cache.digest_of(turn.owner_id, dispatch.request_to(first, asked))
+    return Recall(turn.owner_id, digest, is_wanted=not is_again)
 
 
 async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
@@ -119,7 +137,11 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
     longest = job.turn.max_output * LONGEST_TOKEN
     prompt = replace(job.prompt, pace=partial(writer.beat, live))
-    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, prompt)) as events:
+    if job.kept is not None:
+        answers = answer_cache.replay(job.kept, job.candidates[0], prompt.pace)
+    else:
+        answers = dispatch.answer(job.candidates, prompt)
+    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(answers) as events:
         async for event in events:
             match event:
                 case Delta():
@@ -137,7 +159,9 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                         return
                 case Answering():
                     job.answering = event
-                    live.notes[Kind.BEGUN] = encode_begun(event.candidate.model, _replaced(event))
+                    live.notes[Kind.BEGUN] = encode_begun(
+                        event.candidate.model, _replaced(event), is_from_cache=job.kept is not None
+                    )
                 case Finish():
                     job.finish = event
 
@@ -154,6 +178,7 @@ def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
         model=answering.candidate.model if answering else None,
         instead_of=_replaced(answering) if answering else "",
         usage=job.finish.usage if job.finish else None,
+        is_from_cache=job.kept is not None,
         finish_reason=job.finish.reason if job.finish else "",
         error=code,
     )
@@ -185,6 +210,8 @@ async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) 
     The log first: if this process dies in between, whoever finds the turn closes it with what the provider reported.
     """
     outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at)
+    if job.kept is not None:
+        outcome = msgspec.structs.replace(outcome, reasoning_ms=job.kept.reasoning_ms)
     live.notes[Kind.OUTCOME] = encode_outcome(outcome)
     told = asyncio.Event()
     live.told = told.set
@@ -209,9 +236,13 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
     return await in_thread(close_turn, turn, outcome)
 
 
-def encode_begun(model: LanguageModel, instead_of: str = "") -> str:
-    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any."""
-    return msgspec.json.encode((model.key, model.provider, instead_of)).decode()
+def encode_begun(model: LanguageModel, instead_of: str = "", *, is_from_cache: bool = False) -> str:
+    """Return the keys of the model that answers, of its provider, and of the model it stands in for, if any.
+
+    An answer from the cache says so in the fifth place.
+    """
+    cached = ("", "cache") if is_from_cache else ()
+    return msgspec.json.encode((model.key, model.provider, instead_of, *cached)).decode()
 
 
 def _replaced(answering: Answering) -> str:
