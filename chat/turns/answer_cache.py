@@ -23,7 +23,7 @@ from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisError
 
 from chat.llm.catalog import Candidate
-from chat.llm.dispatch import Answering, AnswerEvent
+from chat.llm.dispatch import AnswerEvent, Answering
 from chat.llm.providers.base import Delta, Finish, ModelRequest, Pace
 from chat.turns.connections import sync_redis
 from chat.turns.log import Keep, LookUp
@@ -178,11 +178,11 @@ def _canonical(value: Any) -> Any:
         return sha256(value).digest()
     if isinstance(value, tuple | list):
         return [_canonical(part) for part in value]
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return [(name, _canonical(getattr(value, name))) for name in _names(type(value))]
     return value
 
 
 @cache
-def _names(kind: Any) -> tuple[str, ...]:
+def _names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.name not in NOT_OF_THE_ANSWER)
