@@ -25,6 +25,7 @@ from chat.turns.connections import async_redis, close_async_redis, end, in_threa
 from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, read, replay
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from chat.turns.running import Job, prepare, run_turn, take
+from chat.turns.titling import Titler
 from chat.turns.writer import LiveText, LogWriter
 from history import progress
 from history.models import Turn
@@ -44,6 +45,7 @@ class Runner:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._redis = async_redis()
         self._writer = LogWriter(self._redis, advance)
+        self._titler = Titler(self._redis)
         self._jobs: dict[UUID, Job] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._has_room = asyncio.Event()
@@ -178,6 +180,8 @@ class Runner:
             del self._jobs[turn.pk]
         keep = job.recall.keep(turn) if job.recall and job.is_by_first else None
         await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry, keep=keep)
+        if job.is_first_answered:
+            self._titler.begin(turn, end_user=job.prompt.end_user)
 
     async def _begin(self, job: Job, holder: str) -> log.Taken:
         """Take the turn's lease, and with it an answer that was given before, if there is one."""
@@ -237,6 +241,7 @@ class Runner:
             await asyncio.wait(self._tasks.values(), timeout=10)
 
     async def _leave(self) -> None:
+        await self._titler.stop()
         try:
             await presence.leave(self._redis, self.name)
         except (RedisError, OSError):

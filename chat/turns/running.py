@@ -65,6 +65,12 @@ class Job:
         """Whether the candidate the cache was asked for is who answers."""
         return self.answering is not None and self.answering.candidate is self.candidates[0]
 
+    @property
+    def is_first_answered(self) -> bool:
+        """Whether this is the first answer on its way from the root, and complete."""
+        is_first = all(message.role != "assistant" for message in self.prompt.messages) and not self.turn.trimmed_turns
+        return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
+
     def cut_short(self, cause: Cause) -> None:
         """Stop asking; what was shown is kept."""
         if self.cause is None:
