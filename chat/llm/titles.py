@@ -58,15 +58,17 @@ class Title:
     cost_micros: int
 
 
-def cheapest(resting: Collection[str] = ()) -> Candidate | None:
-    """Return who makes titles, whatever anybody's plan: the cheapest model on offer that is not resting.
+def cheapest(*, resting: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
+    """Return who makes titles, whatever anybody's plan: the cheapest model on offer.
 
-    None when there is none but the Demo model, which makes up worse titles than the question's first words.
+    `resting` are models that are away, `stopped` providers that may not be paid more today. None when there is none but the Demo model, which makes up worse titles than the question's first words.
     """
     usable = [
         candidate
         for candidate in list_offered()
-        if candidate.model.tier != LanguageModel.Tier.DEMO and candidate.model.key not in resting
+        if candidate.model.tier != LanguageModel.Tier.DEMO
+        and candidate.model.key not in resting
+        and candidate.provider.key not in stopped
     ]
     return min(usable, key=_rank, default=None)
 

@@ -109,6 +109,7 @@ async def test_it_is_streamed_in_parts(redis: Redis, runner: Runner, carla: User
     assert 3 <= len(parts) <= answer_cache.MOST_PARTS
     assert [event["at"] for event in parts] == sorted(event["at"] for event in parts)
     assert (end["type"], end["usage"], end["cost_micros"]) == ("turn.completed", None, 0)
+    assert end["from_cache"] is True
     assert "From cache" in end["html"]
 
 

@@ -111,6 +111,9 @@ def test_the_cheapest_makes_titles_and_the_demo_model_never(offer: Offer):
         assert found is not None
         assert found.model.key == expected
     assert cheapest(resting=order) is None
+    found = cheapest(stopped=["compatible"])
+    assert found is not None
+    assert found.model.key == "scripted"
 
 
 # --- A conversation gets its title -----------------------------------------------------------------------------------
