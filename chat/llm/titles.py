@@ -61,7 +61,8 @@ class Title:
 def cheapest(*, resting: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
     """Return who makes titles, whatever anybody's plan: the cheapest model on offer.
 
-    `resting` are models that are away, `stopped` providers that may not be paid more today. None when there is none but the Demo model, which makes up worse titles than the question's first words.
+    `resting` are models that are away, `stopped` providers that may not be paid more today. None when there is none but
+    the Demo model, which makes up worse titles than the question's first words.
     """
     usable = [
         candidate
