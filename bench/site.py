@@ -131,6 +131,8 @@ class Site:
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
+            "CACHE_TTL": "0",  # the same question is asked all the time, and the provider must be asked each time
+            "MODEL_TITLES": "false",  # and for nothing else
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",

@@ -76,9 +76,10 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "is_open": turn.is_open,
         "is_at_length": turn.finish_reason == "length",
         "can_continue": can_continue(turn),
-        "can_ask_again": turn.status in CAN_ASK_AGAIN,
         "is_saving": turn.route == Route.LAST_CREDITS,
         "is_estimated": turn.usage_source == "estimated",
+        "can_ask_again": turn.status in CAN_ASK_AGAIN or turn.is_from_cache,
+        "is_from_cache": turn.is_from_cache,
     }
     return _turn.fill(values, flags)
 

@@ -114,6 +114,7 @@ def ended(turn: Turn, html: str) -> dict[str, Any]:
         "html": html,
         "usage": usage_of(turn),
         "cost_micros": turn.cost_micros,
+        "from_cache": turn.is_from_cache,
         "code": turn.error,
         "detail": sentence_for(turn.error),
         "can_continue": can_continue(turn),

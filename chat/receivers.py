@@ -1,5 +1,7 @@
-"""What a person's open tabs must learn when something changed elsewhere: a title, a deletion, a suspension."""
+"""What must follow when something changed elsewhere, a title, a deletion, a suspension: a person's open tabs learn of
+it, and what the answer cache keeps of it is forgotten."""
 
+from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -7,14 +9,22 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
+from accounts.models import User
 from accounts.signals import access_revoked
-from chat.turns import notices
+from chat.turns import answer_cache, notices
 from history.models import Conversation
 
 
 @receiver(access_revoked)
 def close_sockets(user_id: int, **_signal: Any) -> None:
     _tell_when_committed("default", user_id, "revoked")
+    _when_committed("default", lambda: answer_cache.forget(user_id))
+
+
+@receiver(post_delete, sender=User)
+def forget_erased(instance: User, **_signal: Any) -> None:
+    user_id = instance.pk  # it has none any more when the transaction ends
+    _when_committed("default", lambda: answer_cache.forget(user_id))
 
 
 @receiver(post_save, sender=Conversation)
@@ -25,7 +35,10 @@ def tell_renamed(instance: Conversation, update_fields: frozenset[str] | None, *
 
 @receiver(post_delete, sender=Conversation)
 def tell_deleted(instance: Conversation, **_signal: Any) -> None:
+    """Forget all the person's cached answers: which came from this conversation is kept nowhere, and asking once more
+    costs less than keeping it."""
     tell_changed(instance)
+    _when_committed("history", lambda: answer_cache.forget(instance.owner_id))
 
 
 def tell_changed(conversation: Conversation) -> None:
@@ -36,4 +49,8 @@ def _tell_when_committed(using: str, user_id: int, event: str, **fields: Any) ->
     def tell() -> None:
         async_to_sync(notices.tell)(user_id, event, **fields)
 
-    transaction.on_commit(tell, using=using, robust=True)  # a notice that is lost must not undo what it tells
+    _when_committed(using, tell)
+
+
+def _when_committed(using: str, follow: Callable[[], None]) -> None:
+    transaction.on_commit(follow, using=using, robust=True)  # what follows and fails must not undo what it follows

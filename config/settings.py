@@ -186,13 +186,11 @@ if MONGODB_URI:
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CACHE_TTL = env.int("CACHE_TTL", default=300)
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
-        "TIMEOUT": CACHE_TTL,
         "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 64, "timeout": 10},
     },
 }
@@ -254,6 +252,8 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who is told when a pr
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
+CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
+MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
 
 # Keys: several separated by commas. `<NAME>_FILE` names a file with them instead, such as a mounted secret.

@@ -10,5 +10,7 @@ from config.settings import *  # noqa: F403
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SCRIPTED_PROVIDER = True
 STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"  # noqa: F405
+CACHE_TTL = 0  # most tests count who was asked; those of the cache switch it on
+MODEL_TITLES = False  # the same
 MAIL_DIR = DATA_DIR / "caught"  # noqa: F405
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  its middleware misses the folder when nothing was collected

@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from accounts import rows
 from accounts.errors import NotFound
-from history.models import Conversation, Turn
+from history.models import Conversation, TitledBy, Turn
 
 T = TypeVar("T")
 
@@ -69,8 +69,15 @@ def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_
 
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
-    conversation.title = title
-    conversation.save(update_fields=["title"])
+    """Give the conversation the title its owner wants: no other ever takes its place."""
+    conversation.title, conversation.titled_by = title, TitledBy.PERSON
+    conversation.save(update_fields=["title", "titled_by"])
+
+
+def title_conversation(conversation: Conversation, title: str) -> bool:
+    """Give the conversation a model's title in place of its first words; return whether it still had them."""
+    still_words = {"pk": conversation.pk, "titled_by": TitledBy.WORDS, "title": conversation.title}
+    return rows.update(Conversation, still_words, {"title": title, "titled_by": TitledBy.MODEL}) == 1
 
 
 def delete_conversation(conversation: Conversation) -> None:

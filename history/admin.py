@@ -15,7 +15,15 @@ class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     fields = readonly_fields = (
         *("id", "owner_id", "conversation_id", "parent_id", "seq", "status", "gen", "requested_model", "model"),
         *("provider", "max_output", "trimmed_turns", "input_tokens", "cache_read_tokens", "cache_write_tokens"),
-        *("output_tokens", "reasoning_tokens", "usage_source", "cost_micros", "finish_reason", "error"),
+        *(
+            "output_tokens",
+            "reasoning_tokens",
+            "usage_source",
+            "cost_micros",
+            "is_from_cache",
+            "finish_reason",
+            "error",
+        ),
         *("created_at", "started_at", "first_token_at", "completed_at"),
     )
     list_display = (

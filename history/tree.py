@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts import rows
 from accounts.errors import Conflict, NotFound
 from history.errors import ParentNotFinished
-from history.models import Conversation, Turn
+from history.models import Conversation, TitledBy, Turn
 from history.search import fold
 
 TITLE_CHARACTERS = 60
@@ -38,10 +38,12 @@ def begin(turn: Turn) -> tuple[Conversation, Turn]:
     return conversation, add_turn(turn)
 
 
-def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
+def open_conversation(
+    owner_id: int, conversation_id: UUID, *, title: str, titled_by: TitledBy = TitledBy.WORDS
+) -> Conversation:
     """Return the owner's conversation, begun now if the id is new; raises Conflict if it is somebody else's."""
     try:
-        conversation = Conversation(pk=conversation_id, owner_id=owner_id, title=title_from(title))
+        conversation = Conversation(pk=conversation_id, owner_id=owner_id, title=title_from(title), titled_by=titled_by)
         rows.insert(conversation)
     except IntegrityError as error:
         found = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
@@ -49,6 +51,13 @@ def open_conversation(owner_id: int, conversation_id: UUID, *, title: str) -> Co
             raise Conflict from error
         return found
     return conversation
+
+
+def title_by_words(conversation: Conversation, question: str) -> None:
+    """Give a conversation that was begun without a title the first words of its first question."""
+    title = title_from(question)
+    if rows.update(Conversation, {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}, {"title": title}):
+        conversation.title = title
 
 
 def title_from(text: str) -> str:

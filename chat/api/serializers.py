@@ -15,7 +15,8 @@ from history.models import Turn
 class TurnSerializer(serializers.ModelSerializer[Turn]):
     """A turn. `effort` is how hard the model was told to think. `instead_of` is the model that failed before `model`
     answered in its place, or empty; `route` is why Auto chose as it did, or empty. `usage` and `cost_micros` are null
-    while it is open, `error` is `{"code", "detail"}` or null.
+    while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was given before: then
+    `cost_micros` is 0 and `usage` null.
 
     `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought. `price`
     is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of `input`,
@@ -24,6 +25,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     """
 
     model = serializers.SerializerMethodField()
+    from_cache = serializers.BooleanField(source="is_from_cache", read_only=True)
     usage = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
     first_token_ms = serializers.SerializerMethodField()
@@ -46,7 +48,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "question",
                 "answer",
             ),
-            *("reasoning", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
+            *("reasoning", "from_cache", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
             *("finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )

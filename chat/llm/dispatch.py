@@ -270,6 +270,23 @@ class _Attempt:
         breakers().report(Report(self.way.breaker, verdict, code, rest_ms, trial, counts))
 
 
+def request_to(candidate: Candidate, prompt: Prompt, provider: Provider | None = None) -> ModelRequest:
+    """Return what one model is sent; `provider` is its own with one of its keys, where it has several."""
+    model = candidate.model
+    return ModelRequest(
+        provider=provider or candidate.provider,
+        model=model.provider_model,
+        messages=prompt.messages,
+        max_output=prompt.max_output,
+        max_tokens_parameter=model.max_tokens_parameter,
+        reasons=model.reasons,
+        effort=prompt.effort if prompt.effort in model.effort_levels else "",
+        cache_key=prompt.cache_key,
+        end_user=prompt.end_user,
+        pace=prompt.pace,
+    )
+
+
 async def _begin(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
     """Yield one model's events; raises TimedOut when there is no sign of life in time. Reasoning is one."""
     try:
@@ -283,21 +300,7 @@ async def _begin(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
 
 
 def _stream(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
-    model = way.candidate.model
-    return stream_of(way.provider)(
-        ModelRequest(
-            provider=way.provider,
-            model=model.provider_model,
-            messages=prompt.messages,
-            max_output=prompt.max_output,
-            max_tokens_parameter=model.max_tokens_parameter,
-            reasons=model.reasons,
-            effort=prompt.effort if prompt.effort in model.effort_levels else "",
-            cache_key=prompt.cache_key,
-            end_user=prompt.end_user,
-            pace=prompt.pace,
-        )
-    )
+    return stream_of(way.provider)(request_to(way.candidate, prompt, way.provider))
 
 
 def _may_retry(error: ProviderError) -> bool:

@@ -36,8 +36,11 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
 
 
 def settle(turn: Turn, outcome: Outcome | Turn) -> None:
-    """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated."""
-    if outcome.cost_micros is None:
+    """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated.
+
+    An answer from the cache used nothing: the ledger does not have it.
+    """
+    if outcome.cost_micros is None or outcome.is_from_cache:
         metering.release(turn.pk)
         return
     usage = Usage(
@@ -69,14 +72,28 @@ def make_outcome(
     instead_of: str = "",
     instead_because: str = "",
     usage: TokenUsage | None = None,
+    is_from_cache: bool = False,
     finish_reason: str = "",
     error: str = "",
 ) -> Outcome:
     """Return how a turn ended, priced: by what the provider reported, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing. `price` is that of `model` when it began to answer; without one
-    it is the price of when the question was asked, as far as it is known today.
+    What showed nothing and reported nothing costs nothing. What came from the cache is free, and used no tokens. `price` is
+    that of `model` when it began to answer; without one it is the price of when the question was asked, as far as it is
+    known today.
     """
+    if is_from_cache and model is not None:
+        return Outcome(
+            status=status,
+            answer=answer,
+            reasoning=reasoning,
+            model=model.key,
+            provider=model.provider,
+            is_from_cache=True,
+            cost_micros=0,
+            finish_reason=finish_reason,
+            error=error,
+        )
     source = "provider" if usage else "estimated"
     if usage is None and (answer or reasoning):
         usage = _estimate(turn, answer, reasoning)

@@ -9,6 +9,7 @@ Offsets are in characters (Unicode code points), of text and of reasoning separa
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 from uuid import UUID
@@ -33,7 +34,7 @@ STOP_SECONDS = 600
 class Kind(IntEnum):
     TEXT = 0
     REASONING = 1
-    BEGUN = 2  # text says who answers, in whose place, and at what price, as JSON
+    BEGUN = 2  # text is a Begun as JSON
     OUTCOME = 3  # text holds the Outcome as JSON: how the turn ended, before it is saved
     END = 4  # the turn is saved; text is its owner's id
     WAITING = 6  # `at` is its place in the line; only between a hub and its watchers
@@ -48,6 +49,17 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     gen: int
     at: int = 0
     text: str = ""
+
+
+class Begun(msgspec.Struct, frozen=True, array_like=True):
+    """Who answers, in whose place and why, and at what price: keys, an error's code, a price as JSON."""
+
+    model: str = ""
+    provider: str = ""
+    instead_of: str = ""
+    instead_because: str = ""
+    price: str = ""
+    is_from_cache: bool = False
 
 
 class Append(msgspec.Struct, array_like=True, gc=False):
@@ -66,6 +78,28 @@ class Taken(IntEnum):
     NO = 0
     YES = 1
     STOP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What is looked up beside a lease: one field of a hash, and the value of a key that says how current it is."""
+
+    hash: str
+    version_key: str
+    field: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What is kept beside an end, for `seconds`: one more field of a hash of at most `most`, where `version` still holds."""
+
+    hash: str
+    version_key: str
+    field: bytes
+    version: bytes
+    value: bytes
+    seconds: int
+    most: int
 
 
 class Lost(Exception):
@@ -114,15 +148,20 @@ end
 return answers
 """
 
-# KEYS: lease, log, stop request. ARGV: new holder, lease ms, old holder or '', '1' to empty the log, as a new generation
-# does. A lease that is already the new holder's counts as taken: the answer to a first try may have been lost.
-# Answers 0 not taken, 1 taken, 2 taken and the turn is to stop.
+# KEYS: lease, log, stop request, and where something is looked up: hash, version. ARGV: new holder, lease ms, old holder
+# or '', '1' to empty the log, as a new generation does, and the hash's field. A lease that is already the new holder's
+# counts as taken: the answer to a first try may have been lost. Answers 0 not taken, 1 taken, 2 taken and the turn is
+# to stop; then the version and the field's value, if it has one. A key that is no hash must not cost the lease.
 TAKE_LEASE = """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return 0 end
+if holder and holder ~= ARGV[1] and holder ~= ARGV[3] then return {0, false, false} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
-return 1 + redis.call('EXISTS', KEYS[3])
+local taken = 1 + redis.call('EXISTS', KEYS[3])
+if not KEYS[4] then return {taken, false, false} end
+local value = redis.pcall('HGET', KEYS[4], ARGV[5])
+if type(value) == 'table' then value = false end
+return {taken, redis.call('GET', KEYS[5]), value}
 """
 
 # KEYS: lease. ARGV: holder.
@@ -131,7 +170,9 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
-# KEYS: lease, log, queue, queued mark. ARGV: holder, END entry, log seconds, group, queue entry or '', channel.
+# KEYS: lease, log, queue, queued mark, and where something is kept: hash, version. ARGV: holder, END entry, log seconds,
+# group, queue entry or '', channel, and the hash's field, its value, its seconds, the version that must hold, the most
+# fields. What is no hash is dropped.
 END = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][2][2] ~= ARGV[2] then
@@ -144,6 +185,16 @@ redis.call('DEL', KEYS[4])
 if ARGV[5] ~= '' then
   redis.call('XACK', KEYS[3], ARGV[4], ARGV[5])
   redis.call('XDEL', KEYS[3], ARGV[5])
+end
+if KEYS[5] and (redis.call('GET', KEYS[6]) or '') == ARGV[10] then
+  if type(redis.pcall('HSET', KEYS[5], ARGV[7], ARGV[8])) == 'table' then
+    redis.call('DEL', KEYS[5])
+  else
+    if redis.call('HLEN', KEYS[5]) > tonumber(ARGV[11]) then
+      redis.call('HDEL', KEYS[5], redis.call('HRANDFIELD', KEYS[5]))
+    end
+    redis.call('EXPIRE', KEYS[5], ARGV[9])
+  end
 end
 return 1
 """
@@ -246,7 +297,16 @@ async def take_lease(
     """Take the lease if it is free, or is `instead_of`'s; return whether it was."""
     keys = (lease_key(turn_id), log_key(turn_id), stop_key(turn_id))
     arguments = (holder, LEASE_MS, instead_of, "1" if empties_log else "0")
-    return Taken(await redis.register_script(TAKE_LEASE)(keys=keys, args=arguments))
+    taken, *_nothing = await redis.register_script(TAKE_LEASE)(keys=keys, args=arguments)
+    return Taken(taken)
+
+
+async def begin(redis: Redis, turn_id: UUID, holder: str, look_up: LookUp) -> tuple[Taken, bytes, bytes | None]:
+    """Take the lease if it is free, and empty the log; return whether it was, and the version and value looked up."""
+    keys = (lease_key(turn_id), log_key(turn_id), stop_key(turn_id), look_up.hash, look_up.version_key)
+    arguments = (holder, LEASE_MS, "", "1", look_up.field)
+    taken, version, value = await redis.register_script(TAKE_LEASE)(keys=keys, args=arguments)
+    return Taken(taken), version or b"", value
 
 
 async def give_lease_back(redis: Redis, turn_id: UUID, holder: str) -> None:
@@ -263,14 +323,18 @@ async def end(
     characters: int = 0,
     holder: str = "",
     queue_entry: bytes = b"",
+    keep: Keep | None = None,
 ) -> None:
     """Tell readers that the turn is saved, and forget its work: lease, mark and queue entry. May be repeated.
 
     `characters` is the length of the saved answer: a reader that has less knows that something is missing.
     """
     entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters, "" if owner_id is None else str(owner_id)))
-    keys = (lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id))
-    arguments = (holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS)
+    keys = [lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id)]
+    arguments: list[str | bytes | int] = [holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS]
+    if keep is not None:
+        keys += [keep.hash, keep.version_key]
+        arguments += [keep.field, keep.value, keep.seconds, keep.version, keep.most]
     await redis.register_script(END)(keys=keys, args=arguments)
 
 

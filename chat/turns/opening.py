@@ -152,6 +152,8 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         written = tree.add_turn(turn)
     if written is not turn:
         return _return_known(written, owner_id, question, allowed)
+    if not conversation.title:
+        tree.title_by_words(conversation, text)
     enqueue(turn)
     return Opened(turn, conversation, limit)
 

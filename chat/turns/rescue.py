@@ -10,7 +10,7 @@ from chat.llm.pricing import read_price
 from chat.turns import log
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
-from chat.turns.log import Replay
+from chat.turns.log import Begun, Keep, Replay
 from history import access
 from history.models import Turn
 from history.progress import Outcome
@@ -26,17 +26,17 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
         return msgspec.structs.replace(known, answer=replay.text, reasoning=replay.reasoning)
     if not replay.was_shown and turn.gen < MOST_TRIES:
         return None
-    begun = msgspec.json.decode(replay.begun, type=list[str]) if replay.begun else []
-    model_key, _provider, instead_of, instead_because, price = (*begun, "", "", "", "", "")[:5]
+    begun = msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
     outcome = make_outcome(
         turn,
         status=Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
         answer=replay.text,
         reasoning=replay.reasoning,
-        model=find_model(model_key or turn.requested_model),
-        price=read_price(price) if price else None,
-        instead_of=instead_of,
-        instead_because=instead_because,
+        model=find_model(begun.model or turn.requested_model),
+        price=read_price(begun.price) if begun.price else None,
+        instead_of=begun.instead_of,
+        instead_because=begun.instead_because,
+        is_from_cache=begun.is_from_cache,
         error="runner_lost",
     )
     return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)
@@ -61,10 +61,12 @@ async def close_with(redis: Redis, turn: Turn, outcome: Outcome, *, closer: str,
     return is_ours
 
 
-async def announce_end(redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"") -> None:
+async def announce_end(
+    redis: Redis, turn: Turn, *, holder: str = "", queue_entry: bytes = b"", keep: Keep | None = None
+) -> None:
     """Tell readers and the person's other tabs that the turn is over. May be repeated."""
     told = {"gen": turn.gen, "owner_id": turn.owner_id, "characters": len(turn.answer)}
-    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry)
+    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry, keep=keep)
 
 
 async def has_lease(redis: Redis, turn_id: UUID) -> bool:

@@ -21,10 +21,12 @@ from chat.llm.breaker import breakers, close_breakers
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
+from chat.turns.answer_cache import unpack
 from chat.turns.connections import async_redis, close_async_redis, end, in_thread
 from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, recall
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from chat.turns.running import Job, prepare, run_turn, take
+from chat.turns.titling import Titler
 from chat.turns.writer import LiveText, LogWriter
 from history import progress
 from history.models import Turn
@@ -44,6 +46,7 @@ class Runner:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._redis = async_redis()
         self._writer = LogWriter(self._redis, advance)
+        self._titler = Titler(self._redis)
         self._jobs: dict[UUID, Job] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._has_room = asyncio.Event()
@@ -166,7 +169,7 @@ class Runner:
         self._jobs[turn.pk] = job  # first: a stop that comes before the lease's answer must find it
         breakers().look_ahead()
         try:
-            taken = await log.take_lease(self._redis, turn.pk, live.holder, empties_log=True)
+            taken = await self._begin(job, live.holder)
             if not taken:
                 return  # a slow runner still has it; its appends are refused once its lease runs out
             if taken == Taken.STOP:
@@ -177,7 +180,21 @@ class Runner:
         finally:
             self._writer.close(live)
             del self._jobs[turn.pk]
-        await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry)
+        keep = job.recall.keep(turn) if job.recall and job.is_by_first else None
+        await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry, keep=keep)
+        if job.is_first_answered:
+            self._titler.begin(turn, end_user=job.prompt.end_user)
+
+    async def _begin(self, job: Job, holder: str) -> log.Taken:
+        """Take the turn's lease, and with it an answer that was given before, if there is one."""
+        if job.recall is None:
+            return await log.take_lease(self._redis, job.turn.pk, holder, empties_log=True)
+        taken, job.recall.version, value = await log.begin(self._redis, job.turn.pk, holder, job.recall.look_up)
+        job.kept = unpack(value)
+        if job.kept is not None:
+            saved = {"input_tokens": job.kept.input_tokens, "output_tokens": job.kept.output_tokens}
+            logger.info("Answered from the cache", extra={"turn_id": job.turn.pk, "model": job.kept.model, **saved})
+        return taken
 
     # --- Around them -------------------------------------------------------------------------------------------------
 
@@ -226,6 +243,7 @@ class Runner:
             await asyncio.wait(self._tasks.values(), timeout=10)
 
     async def _leave(self) -> None:
+        await self._titler.stop()
         try:
             await presence.leave(self._redis, self.name)
         except (RedisError, OSError):

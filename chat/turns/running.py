@@ -25,10 +25,11 @@ from chat.llm.pricing import Price, price_of, write_price
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
-from chat.turns import prompts
+from chat.turns import answer_cache, prompts
+from chat.turns.answer_cache import Kept, Recall
 from chat.turns.closing import close_turn, make_outcome
 from chat.turns.connections import in_thread
-from chat.turns.log import Kind
+from chat.turns.log import Begun, Kind
 from chat.turns.writer import LiveText, LogWriter
 from history import access, progress, tree
 from history.models import Turn
@@ -52,6 +53,8 @@ class Job:
     turn: Turn
     candidates: list[Candidate]
     prompt: Prompt
+    recall: Recall | None = None  # None where the cache has no say
+    kept: Kept | None = None  # the answer it has
     answering: Answering | None = None
     finish: Finish | None = None
     characters: int = 0
@@ -59,6 +62,17 @@ class Job:
     reasoning_ms: int = 0
     cause: Cause | None = None  # why it is being cut short
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @property
+    def is_by_first(self) -> bool:
+        """Whether the candidate the cache was asked for is who answers."""
+        return self.answering is not None and self.answering.candidate is self.candidates[0]
+
+    @property
+    def is_first_answered(self) -> bool:
+        """Whether this is the first answer on its way from the root, and complete."""
+        is_first = all(message.role != "assistant" for message in self.prompt.messages) and not self.turn.trimmed_turns
+        return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
 
     def cut_short(self, cause: Cause) -> None:
         """Stop asking; what was shown is kept."""
@@ -96,17 +110,27 @@ def prepare(turn: Turn) -> Job | None:
         code = error.code if error.code in SENTENCES else "not_found"
         close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
         return None
-    return Job(
-        turn,
-        offered,
-        Prompt(
-            messages=prompt.messages,
-            max_output=turn.max_output,
-            effort=turn.effort,
-            cache_key=str(turn.conversation_id),
-            end_user=_pseudonym(turn.owner_id),
-        ),
+    asked = Prompt(
+        messages=prompt.messages,
+        max_output=turn.max_output,
+        effort=turn.effort,
+        cache_key=str(turn.conversation_id),
+        end_user=_pseudonym(turn.owner_id),
     )
+    return Job(turn, offered, asked, _recall(turn, parent, offered[0], asked))
+
+
+def _recall(turn: Turn, parent: Turn | None, first: Candidate, asked: Prompt) -> Recall | None:
+    """Return the turn's place in the answer cache; None when there is none, or when something is attached.
+
+    A turn that does not come right after its parent has turns beside it that came before: somebody asks again, and
+    wants another answer.
+    """
+    if settings.CACHE_TTL <= 0 or turn.attachments:
+        return None
+    is_again = turn.seq != (parent.seq if parent else 0) + 1
+    digest = answer_cache.digest_of(turn.owner_id, dispatch.request_to(first, asked))
+    return Recall(turn.owner_id, digest, is_wanted=not is_again)
 
 
 def _candidates(turn: Turn) -> list[Candidate]:
@@ -137,7 +161,11 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
     longest = job.turn.max_output * LONGEST_TOKEN
     prompt = replace(job.prompt, pace=partial(writer.beat, live))
-    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(dispatch.answer(job.candidates, prompt)) as events:
+    if job.kept is not None:
+        answers = answer_cache.replay(job.kept, job.candidates[0], prompt.pace)
+    else:
+        answers = dispatch.answer(job.candidates, prompt)
+    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(answers) as events:
         async for event in events:
             match event:
                 case Delta():
@@ -163,6 +191,7 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                         _replaced(event),
                         event.instead_because,
                         price=price_of(event.candidate.model, job.turn.created_at),
+                        is_from_cache=job.kept is not None,
                     )
                 case Finish():
                     job.finish = event
@@ -181,6 +210,7 @@ def _outcome(job: Job, live: LiveText, error: BaseException | None) -> Outcome:
         instead_of=_replaced(answering) if answering else "",
         instead_because=answering.instead_because if answering else "",
         usage=job.finish.usage if job.finish else None,
+        is_from_cache=job.kept is not None,
         finish_reason=job.finish.reason if job.finish else "",
         error=code,
     )
@@ -212,7 +242,8 @@ async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) 
     The log first: if this process dies in between, whoever finds the turn closes it with what the provider reported.
     """
     job.has_thought()
-    outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at, reasoning_ms=job.reasoning_ms)
+    reasoning_ms = job.kept.reasoning_ms if job.kept else job.reasoning_ms
+    outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at, reasoning_ms=reasoning_ms)
     live.notes[Kind.OUTCOME] = encode_outcome(outcome)
     told = asyncio.Event()
     live.told = told.set
@@ -238,12 +269,24 @@ async def _save(turn: Turn, outcome: Outcome) -> bool:
 
 
 def encode_begun(
-    model: LanguageModel, instead_of: str = "", instead_because: str = "", *, price: Price | None = None
+    model: LanguageModel,
+    instead_of: str = "",
+    instead_because: str = "",
+    *,
+    price: Price | None = None,
+    is_from_cache: bool = False,
 ) -> str:
-    """Return the keys of the model that answers, of its provider, of the model it stands in for, if any, and why; and at
-    which price, so that whoever closes the turn reckons as this process would."""
-    at = write_price(price) if price else ""
-    return msgspec.json.encode((model.key, model.provider, instead_of, instead_because, at)).decode()
+    """Return what the log says of who answers; with the price, so that whoever closes the turn reckons as this process
+    would."""
+    begun = Begun(
+        model=model.key,
+        provider=model.provider,
+        instead_of=instead_of,
+        instead_because=instead_because,
+        price=write_price(price) if price else "",
+        is_from_cache=is_from_cache,
+    )
+    return msgspec.json.encode(begun).decode()
 
 
 def _replaced(answering: Answering) -> str:

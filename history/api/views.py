@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from accounts.http import user_id_of
 from history import access, tree
 from history.api.serializers import ConversationSerializer, NewConversationSerializer
-from history.models import new_id
+from history.models import TitledBy, new_id
 
 
 @api_view(["GET", "POST"])
@@ -23,7 +23,9 @@ def conversations(request: Request) -> Response:
     serializer = NewConversationSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     fields = serializer.validated_data
-    conversation = tree.open_conversation(owner_id, fields.get("id") or new_id(), title=fields["title"])
+    title = fields["title"]
+    titled_by = TitledBy.PERSON if title.strip() else TitledBy.WORDS
+    conversation = tree.open_conversation(owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by)
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 
@@ -37,5 +39,6 @@ def conversation(request: Request, conversation_id: UUID) -> Response:
     if request.method == "PATCH":
         serializer = ConversationSerializer(found, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
-        access.rename_conversation(found, serializer.validated_data.get("title", found.title))
+        if "title" in serializer.validated_data:
+            access.rename_conversation(found, serializer.validated_data["title"])
     return Response(ConversationSerializer(found).data)

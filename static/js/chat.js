@@ -205,7 +205,8 @@ function conversationChanged({ conversation_id, html }) {
   }
   const title = row.querySelector("a").textContent;
   document.querySelector("[data-title]").textContent = title;
-  document.title = `\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
+  const mark = document.title.startsWith("● ") ? "● " : ""; // an answer nobody has seen yet
+  document.title = `${mark}\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
 }
 
 function allowanceChanged({ used, allowance }) {

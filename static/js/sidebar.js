@@ -54,9 +54,18 @@ export function changeConversation(id, row, { isCurrent }) {
     return;
   }
   if (isCurrent) row.querySelector("a").setAttribute("aria-current", "page");
-  if (old) old.replaceWith(row);
+  if (old) replace(old, row);
   else toTop(row);
   htmx.process(row);
+}
+
+/** Whoever is in the old line, with its menu open, say, is in the new one then. */
+function replace(old, row) {
+  const places = (line) => [...line.querySelectorAll("a, summary")];
+  const at = places(old).indexOf(document.activeElement);
+  row.querySelector("details").open = old.querySelector("details").open;
+  old.replaceWith(row);
+  places(row)[at]?.focus({ preventScroll: true });
 }
 
 /** A conversation was used just now. */

@@ -251,6 +251,7 @@ async def test_the_end_says_what_was_used_and_what_it_cost(ana: User, runner: Ru
             "source": "provider",
         },
         "cost_micros": 16,
+        "from_cache": False,
         "code": "",
         "detail": "",
         "can_continue": False,
