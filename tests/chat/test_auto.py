@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from django.test import override_settings
 from django.utils import translation
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench import auto as figures
@@ -331,6 +331,13 @@ def test_who_was_spared_does_not_stand_in_for_who_saves():
     assert (keys(chosen), chosen.route) == (["balanced"], "low_credits")
 
 
+def test_who_cannot_be_paid_does_not_stand_in():
+    """The reservation would be refused."""
+    pair = [candidate("first"), candidate("twin", provider="gemini", price=150_000)]
+    assert keys(route(pair, allowed(), asked(left_micros=A_QUICK))) == ["first"]
+    assert keys(route(pair, allowed(), asked(left_micros=2 * A_QUICK))) == ["first", "twin"]
+
+
 def test_who_answers_much_shorter_does_not_stand_in():
     """The longest answer is what all of them can give."""
     offered = [candidate("first"), candidate("terse", provider="gemini", max_output=300)]
@@ -411,6 +418,7 @@ def costs(model: LanguageModel, ask: Asked) -> int:
     return most_it_can_cost(model, input_tokens=tokens, output_tokens=longest)
 
 
+@settings(max_examples=400)
 @given(
     catalogue=rows(),
     configured=st.frozensets(st.sampled_from(SWITCHES)),
