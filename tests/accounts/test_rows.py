@@ -564,7 +564,7 @@ def anything_in(model: type[Model], *without: str) -> st.SearchStrategy[dict[str
 FIELDS = st.one_of(
     st.tuples(st.just(Turn), anything_in(Turn, "conversation_id")),
     st.tuples(st.just(Conversation), anything_in(Conversation)),
-    st.tuples(st.just(UsageRecord), anything_in(UsageRecord, "cost_micros")),
+    st.tuples(st.just(UsageRecord), anything_in(UsageRecord, "cost_micros", "spent_micros")),
 )
 
 
