@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.db.models import F
 from django.test import Client
 from django.utils import translation
 from hypothesis import given
@@ -386,8 +387,10 @@ async def test_a_person_who_goes_is_forgotten(
 
 def forget_erased(user: User) -> None:
     """Delete the person's row; the ledger protects it, so it goes first."""
-    from billing.models import BillingAccount, UsagePeriod, UsageRecord
+    from billing.models import BillingAccount, Spending, UsagePeriod, UsageRecord
 
+    for record in UsageRecord.objects.filter(period__account__user=user, spending__isnull=False):
+        Spending.objects.filter(pk=record.spending_id).update(used_micros=F("used_micros") - record.spent_micros)
     UsageRecord.objects.filter(period__account__user=user)._raw_delete("default")
     Reservation.objects.filter(period__account__user=user)._raw_delete("default")
     UsagePeriod.objects.filter(account__user=user)._raw_delete("default")
