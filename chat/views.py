@@ -16,9 +16,10 @@ from redis.exceptions import RedisError
 from accounts.errors import DomainError
 from accounts.http import member_of
 from billing import entitlements
-from billing.entitlements import Entitlements
+from chat.choices import by_tier, efforts_of, list_choices
 from chat.fragments import show_turn, turn_html
 from chat.llm.catalog import list_offered
+from chat.llm.selection import AUTO
 from chat.models import LanguageModel
 from chat.turns.connections import sync_redis
 from chat.turns.log import read_sync, replay
@@ -41,14 +42,7 @@ class Refusal:
     sentence: str
     text: str
     model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One line of the model picker."""
-
-    model: LanguageModel
-    is_included: bool
+    effort: str
 
 
 @require_safe
@@ -80,7 +74,8 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         found = access.find_conversation(conversation_id)
         if found is not None and found.owner_id != owner_id:
             raise
-        refusal = Refusal(str(error.message), question.text, question.model)
+        effort = request.POST.get("effort", "")
+        refusal = Refusal(str(error.message), question.text, question.model, effort)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
     return to_turn(opened.turn)
 
@@ -145,6 +140,7 @@ def chat_page(
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
     choices = list_choices(allowed)
+    chosen = refusal.model if refusal else _last_model(turns["turns"])
     context: dict[str, Any] = {
         **turns,
         "conversation": found,
@@ -155,7 +151,10 @@ def chat_page(
         "allowance": allowance,
         "question_characters": allowed.question_characters,
         "choices": choices,
-        "chosen": refusal.model if refusal else _last_model(turns["turns"]),
+        "tiers": by_tier(choices),
+        "chosen": chosen,
+        "efforts": efforts_of(choices, chosen),
+        "effort": refusal.effort if refusal else _last_effort(turns["turns"]),
         "refusal": refusal,
         "words": {name: str(word) for name, word in WORDS.items()},
         "reload": reload_of(turns["turns"][-1].turn) if turns["turns"] else "",
@@ -209,11 +208,6 @@ def text_so_far(turn: Turn) -> str:
         return ""
 
 
-def list_choices(allowed: Entitlements) -> list[Choice]:
-    """Return every model on offer; those above the plan can be seen and not chosen."""
-    return [Choice(c.model, allowed.includes_tier(c.model.tier)) for c in list_offered()]
-
-
 def reload_of(turn: Turn) -> str:
     """Return where a page without JavaScript goes on to, while its last turn is open. The same address with the same
     fragment would only scroll."""
@@ -226,4 +220,8 @@ def to_turn(turn: Turn) -> HttpResponseRedirect:
 
 def _last_model(turns: list[Any]) -> str:
     asked = turns[-1].turn.requested_model if turns else ""
-    return "" if asked == "auto" else asked
+    return "" if asked == AUTO else asked
+
+
+def _last_effort(turns: list[Any]) -> str:
+    return turns[-1].turn.effort if turns else ""

@@ -2,6 +2,7 @@
 
 import { frameCode } from "code";
 import * as composer from "composer";
+import { setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
@@ -69,6 +70,7 @@ function ask({ text, button }) {
     text,
     model: composer.model(),
   };
+  if (composer.effort()) command.effort = composer.effort();
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
     command.text = article.querySelector("[data-question]").textContent;
@@ -308,6 +310,8 @@ function parse(html) {
 function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
+  const other = article.querySelector("[data-again-with]");
+  if (other) other.hidden = false;
   for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
   for (const pre of article.querySelectorAll("[data-answer] pre")) frameCode(pre);
 }
@@ -319,6 +323,19 @@ function wrap(element, className) {
   box.append(element);
   return box;
 }
+
+// --- Asking another model: the question again, from whoever is chosen ---
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-again-with]");
+  if (!button) return;
+  event.preventDefault();
+  const askThem = (key) => {
+    setModel(key);
+    if (button.isConnected) form.requestSubmit(button);
+  };
+  toggle(button, askThem, event);
+});
 
 // --- Copying ---
 

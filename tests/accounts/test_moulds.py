@@ -39,10 +39,12 @@ TURN = {
     "day": "1/2/2026 12:30 p. m.",
     "moment": "2026-01-02T12:30:00+00:00",
     "credits": "1,25",
+    "route": "short <question>",
+    "thought": "1 min 12 s",
 }
-MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits")
+MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits", "route", "thought")
 """What the template asks whether it is empty; the rest is only printed."""
-SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False}
+SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False, "is_auto": False}
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
