@@ -18,6 +18,7 @@ from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
+from chat.models import LanguageModel  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
@@ -28,7 +29,7 @@ def members(argument: str) -> list[str]:
     plan = None
     if wanted["plan"] is not None:
         key = secrets.token_hex(4)
-        plan = Plan.objects.create(key=key, name=key, **{"best_tier": "strong", "rank": 5, **wanted["plan"]})
+        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **wanted["plan"]})
     accesses = []
     for _ in range(wanted["count"]):
         user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
@@ -58,6 +59,15 @@ def sessions(argument: str) -> list[str]:
         session.save()
         keys.append(session.session_key)
     return keys
+
+
+def change_model(argument: str) -> None:
+    """Change fields of a model."""
+    wanted = json.loads(argument)
+    model = LanguageModel.objects.get(key=wanted["key"])
+    for name, value in wanted["fields"].items():
+        setattr(model, name, value)
+    model.save()
 
 
 def converse(argument: str) -> str:
@@ -96,6 +106,6 @@ def ledger(_argument: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = (members, operator, sessions, converse, audit, ledger)
+    functions = (members, operator, sessions, change_model, converse, audit, ledger)
     named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
     json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

@@ -154,6 +154,10 @@ class Site:
         keys: list[str] = self._inside("sessions", json.dumps(accesses))
         return keys
 
+    def change_model(self, key: str, **fields: object) -> None:
+        """Change what the operator says of a model."""
+        self._inside("change_model", json.dumps({"key": key, "fields": fields}))
+
     def converse(self, access: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""
         conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))

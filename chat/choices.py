@@ -1,6 +1,7 @@
 """The lines of the model picker: who serves a model, what an answer costs, and who may choose it."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from django.template.defaultfilters import floatformat
 from django.utils.translation import gettext, ngettext
@@ -32,10 +33,10 @@ class Choice:
     @property
     def price(self) -> str:
         """Return what a usual answer costs; empty where it costs nothing."""
-        credits = float(f"{credits_of(cost_of(self.model, USUAL)):.2g}")
+        credits = Decimal(f"{credits_of(cost_of(self.model, USUAL)):.2g}").normalize()
         if not credits:
             return ""
-        shown = floatformat(credits, "-2g")
+        shown = floatformat(credits, f"{max(0, -int(credits.as_tuple().exponent))}g")
         return ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2) % {"credits": shown}
 
 
