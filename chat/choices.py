@@ -9,7 +9,7 @@ from django.utils.translation import gettext, ngettext
 from billing import entitlements
 from billing.entitlements import Entitlements, credits_of
 from billing.metering import Usage
-from chat.llm.catalog import Candidate, list_offered
+from chat.llm.catalog import list_offered
 from chat.llm.pricing import cost_of
 from chat.models import LanguageModel
 from chat.words import EFFORTS
@@ -20,11 +20,12 @@ USUAL = Usage(input=1_000, output=500)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One line. `locked` says why it cannot be chosen; empty when it can."""
+    """One line. `locked` says why it cannot be chosen; empty when it can. A model that is resting has failed just now."""
 
     model: LanguageModel
     provider: str
     locked: str = ""
+    is_resting: bool = False
 
     @property
     def is_included(self) -> bool:
@@ -40,9 +41,18 @@ class Choice:
         return ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2) % {"credits": shown}
 
 
-def list_choices(allowed: Entitlements) -> list[Choice]:
-    """Return every model on offer; those above the plan can be seen and not chosen."""
-    return [_choice(candidate, allowed) for candidate in list_offered()]
+def list_choices(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[Choice]:
+    """Return every model on offer; those above the plan can be seen and not chosen. `resting` are keys of models that do
+    not answer at the moment."""
+    return [
+        Choice(
+            candidate.model,
+            candidate.provider.name,
+            "" if allowed.includes_tier(candidate.model.tier) else _reason(candidate.model.tier),
+            candidate.model.key in resting,
+        )
+        for candidate in list_offered()
+    ]
 
 
 def by_tier(choices: list[Choice]) -> list[tuple[str, list[Choice]]]:
@@ -57,11 +67,6 @@ def efforts_of(choices: list[Choice], key: str) -> list[tuple[str, str]]:
     """Return how hard the model called `key` can be told to think, and what people call that."""
     levels = next((choice.model.efforts for choice in choices if choice.model.key == key), "")
     return [(level, str(EFFORTS.get(level, level))) for level in levels.split()]
-
-
-def _choice(candidate: Candidate, allowed: Entitlements) -> Choice:
-    model, provider = candidate.model, candidate.provider.name
-    return Choice(model, provider, "" if allowed.includes_tier(model.tier) else _reason(model.tier))
 
 
 def _reason(tier: str) -> str:

@@ -2,7 +2,7 @@
 
 import { frameCode } from "code";
 import * as composer from "composer";
-import { setModel, toggle } from "picker";
+import { canPick, setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
@@ -311,7 +311,7 @@ function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
   const other = article.querySelector("[data-again-with]");
-  if (other) other.hidden = false;
+  if (other) other.hidden = !canPick;
   for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
   for (const pre of article.querySelectorAll("[data-answer] pre")) frameCode(pre);
 }

@@ -19,17 +19,20 @@ let choose = null; // what to do with the key of the model
 let active = null; // the option Enter takes
 let wasOpen = false; // when the opener was pressed: pressing outside has closed it by the time of the click
 
+/** Whether this browser can open it; else there is the list alone. */
+export const canPick = Boolean(box.showPopover);
+
 /** Let the person choose a model, beside the button `from`; `then(key)` gets it, "" for Auto. */
 export function pick(from, then) {
   opener = from;
   choose = then;
   search.value = "";
-  box.style.minBlockSize = "";
+  box.style.removeProperty("--picker-height");
   filter();
   activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
   box.showPopover();
   place();
-  box.style.minBlockSize = `${box.offsetHeight}px`; // a shorter list does not move what is typed in
+  box.style.setProperty("--picker-height", `${box.offsetHeight}px`); // a shorter list does not move what is typed in
   active.scrollIntoView({ block: "nearest" });
   // The keyboard of a touch screen would cover the list.
   if (matchMedia("(pointer: coarse)").matches) list.focus({ preventScroll: true });
@@ -48,6 +51,10 @@ export function toggle(from, then, event) {
 export function setModel(key) {
   select.value = key;
   select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+function isOpen() {
+  return canPick && box.matches(":popover-open");
 }
 
 function close() {
@@ -140,7 +147,7 @@ list.addEventListener("click", ({ target }) => {
 box.addEventListener("toggle", ({ newState }) => {
   if (newState === "closed") opener?.setAttribute("aria-expanded", "false");
 });
-document.addEventListener("pointerdown", ({ target }) => (wasOpen = box.matches(":popover-open") && opener.contains(target)), true);
+document.addEventListener("pointerdown", ({ target }) => (wasOpen = isOpen() && opener.contains(target)), true);
 
 // --- Where it opens: beside its button, on the side that has room; on a narrow screen the styles put it at the foot ---
 
@@ -153,7 +160,7 @@ function place() {
   box.style.setProperty("--picker-room", `${Math.max(top, below)}px`);
 }
 
-addEventListener("resize", () => box.matches(":popover-open") && place());
+addEventListener("resize", () => isOpen() && place());
 
 // --- What is chosen, and how hard that model can think ---
 
@@ -180,8 +187,10 @@ button.addEventListener("keydown", (event) => {
   pick(button, setModel);
 });
 addEventListener("pageshow", show); // a browser that comes back puts its own choice into the list
-select.classList.add("visually-hidden");
-select.tabIndex = -1;
-select.setAttribute("aria-hidden", "true");
-button.hidden = false;
+if (canPick) {
+  select.classList.add("visually-hidden");
+  select.tabIndex = -1;
+  select.setAttribute("aria-hidden", "true");
+  button.hidden = box.hidden = false;
+}
 show();

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from django.template.loader import render_to_string
 from django.test import Client
 from django.utils import translation
 
@@ -102,6 +103,15 @@ def test_the_page_has_the_list_and_the_picker(browser):
     for text in ("Claude Haiku 5.5", "Anthropic", "≈ 0.35 credits", "Sees images", "Reads PDFs", "Thinks before"):
         assert text in haiku
     assert "Not in your plan: &lt;Premium&gt; has it." in page
+
+
+def test_a_model_that_is_resting_says_so_and_can_be_chosen(ana):
+    allowed = entitlements.entitlements_of(ana.pk)
+    choices = list_choices(allowed, resting=frozenset({"claude-haiku-5-5"}))
+    assert [choice.model.key for choice in choices if choice.is_resting] == ["claude-haiku-5-5"]
+    page = render_to_string("chat/_picker.html", {"tiers": by_tier(choices)})
+    assert page.count("It is not answering at the moment.") == 1
+    assert next(choice for choice in choices if choice.is_resting).is_included
 
 
 # --- Effort ------------------------------------------------------------------------------------------------------------

@@ -202,6 +202,21 @@ async def test_the_picker_fits(browser: Browser, shop: TestedSite, width: int) -
         await expect(button(tab)).to_have_text(re.compile("Ágil"))
 
 
+async def test_the_keyboard_of_a_phone_leaves_the_search_in_sight(browser: Browser, shop: TestedSite) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "reduced_motion": "reduce"}
+    async with Tab.open(browser, shop.port(), person=member(shop), **phone) as tab:
+        await tab.page.goto("/")
+        await tab.page.locator("[data-composer][data-ready]").wait_for()
+        await button(tab).tap()
+        await expect(search(tab)).not_to_be_focused()  # the keyboard would cover the list
+        await search(tab).tap()
+        await tab.page.set_viewport_size({"width": 360, "height": 340})  # as it comes up
+        await expect(search(tab)).to_be_in_viewport(ratio=1)
+        await tab.page.keyboard.type("agil")
+        await tab.page.keyboard.press("Enter")
+        await expect(button(tab)).to_have_text(re.compile("Ágil"))
+
+
 async def test_without_javascript_there_is_the_list(browser: Browser, shop: TestedSite) -> None:
     async with Tab.open(browser, shop.port(), person=member(shop), java_script_enabled=False) as tab:
         await tab.page.goto("/")
