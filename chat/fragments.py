@@ -1,11 +1,14 @@
 """Turns as HTML: the same fragment in a page and over the socket."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.template.defaultfilters import floatformat
+from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
@@ -26,7 +29,7 @@ _turn = Mould(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
-    *("time", "day", "moment", "credits", "route", "thought"),
+    *("time", "day", "moment", "credits", "route", "thought", "beside"),
 )
 
 ROUTES: dict[str, Promise] = {
@@ -51,12 +54,13 @@ class ShownTurn:
     html: SafeString
 
 
-def show_turn(turn: Turn, *, text: str = "") -> ShownTurn:
-    return ShownTurn(turn, turn_html(turn, text=text))
+def show_turn(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> ShownTurn:
+    return ShownTurn(turn, turn_html(turn, text=text, beside=beside))
 
 
-def turn_html(turn: Turn, *, text: str = "") -> SafeString:
-    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it."""
+def turn_html(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> SafeString:
+    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it; `beside` are
+    earlier answers to its question."""
     asked = timezone.localtime(turn.created_at)
     values = {
         "id": str(turn.pk),
@@ -74,6 +78,7 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
         "route": route_label(turn.route),
         "thought": _duration(turn.reasoning_ms),
+        "beside": format_html_join("", "{}", ((_earlier_answer(turn),) for turn in beside)),
     }
     flags = {
         "status": turn.status,
@@ -90,6 +95,12 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
 def route_label(route: str) -> str:
     """Return why Auto chose, for people; empty for a code nobody knows."""
     return str(ROUTES.get(route, ""))
+
+
+def _earlier_answer(turn: Turn) -> SafeString:
+    """Return an answer another one has taken the place of, folded."""
+    shown = {"label": _label(turn.model), "answer": render_markdown(turn.answer)}
+    return render_to_string("chat/_earlier_answer.html", shown)
 
 
 def _duration(milliseconds: int) -> str:

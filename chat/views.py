@@ -193,9 +193,9 @@ def parse_id(text: str) -> UUID:
 
 
 def shown_turns(found: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
-    turns, has_earlier = tree.list_path(found, before=before, limit=TURNS_SHOWN)
-    shown = [show_turn(turn, text=text_so_far(turn)) for turn in turns]
-    return {"turns": shown, "earlier": turns[0] if has_earlier else None}
+    path = tree.list_path(found, before=before, limit=TURNS_SHOWN)
+    shown = [show_turn(turn, text=text_so_far(turn), beside=path.beside.get(turn.pk, ())) for turn in path.turns]
+    return {"turns": shown, "earlier": path.turns[0] if path.has_earlier else None}
 
 
 def text_so_far(turn: Turn) -> str:

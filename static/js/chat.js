@@ -143,7 +143,7 @@ function started({ turn_id, conversation_id, html }) {
     const article = parse(html);
     const add = () => {
       document.querySelector("[data-welcome]")?.remove();
-      removeBranch(article.dataset.parent);
+      keepEarlier(removeBranch(article.dataset.parent), article);
       turns.append(article);
     };
     if (isOurs) add();
@@ -175,6 +175,7 @@ function ended({ turn_id, html }) {
   const article = parse(html);
   enhance(article);
   const turn = live.get(turn_id);
+  moveEarlier(old, article);
   moveAnchor(old, article);
   if (turn) turn.finish(article);
   else growing(() => old.replaceWith(article));
@@ -277,11 +278,42 @@ function adopt(article) {
   else enhance(article);
 }
 
-/** A question asked again takes the place of the one before, and of what followed it. */
+/** A question asked again takes the place of the one before, which is returned, and of what followed it. */
 function removeBranch(parent) {
   const all = [...turns.querySelectorAll("[data-turn]")];
   const first = all.findIndex((article) => article.dataset.parent === parent);
   if (first >= 0) for (const article of all.slice(first)) article.remove();
+  return all[first];
+}
+
+/** What the same question was answered before stays with it, folded, as the server shows it after a reload. */
+function keepEarlier(old, article) {
+  if (!old || textOf(old, "[data-question]") !== textOf(article, "[data-question]")) return;
+  const answer = old.querySelector("[data-answer]");
+  moveEarlier(old, article);
+  if (!isOpen(old) && answer.textContent.trim()) article.querySelector(".reply").prepend(folded(answer));
+}
+
+function moveEarlier(old, article) {
+  article.querySelector(".reply").prepend(...old.querySelectorAll("[data-earlier-answer]"));
+}
+
+function folded(answer) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  const text = document.createElement("div");
+  details.className = "reasoning";
+  details.dataset.earlierAnswer = "";
+  summary.textContent = say("earlier_answer", { model: answer.dataset.label });
+  text.className = "prose";
+  text.dir = "auto";
+  text.append(...answer.childNodes);
+  details.append(summary, text);
+  return details;
+}
+
+function textOf(article, selector) {
+  return article.querySelector(selector).textContent;
 }
 
 function becomeKnown() {
@@ -312,8 +344,8 @@ function enhance(article) {
   if (copy) copy.hidden = false;
   const other = article.querySelector("[data-again-with]");
   if (other) other.hidden = !canPick;
-  for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
-  for (const pre of article.querySelectorAll("[data-answer] pre")) frameCode(pre);
+  for (const table of article.querySelectorAll(".prose table")) wrap(table, "table-scroll").tabIndex = 0;
+  for (const pre of article.querySelectorAll(".prose pre")) frameCode(pre);
 }
 
 function wrap(element, className) {

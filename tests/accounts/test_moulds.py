@@ -41,8 +41,9 @@ TURN = {
     "credits": "1,25",
     "route": "short <question>",
     "thought": "1 min 12 s",
+    "beside": mark_safe("<details>Once &amp; again</details>"),
 }
-MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits", "route", "thought")
+MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits", "route", "thought", "beside")
 """What the template asks whether it is empty; the rest is only printed."""
 SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False, "is_auto": False}
 HOSTILE = [

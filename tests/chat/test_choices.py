@@ -176,5 +176,32 @@ def test_how_long_it_thought_is_said(catalog, milliseconds, summary):
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "stopped", "completed", "streaming"])
-def test_another_model_can_be_asked_after_a_failure(catalog, status):
-    assert ("Ask another model" in shown(status=status)) == (status in ("failed", "interrupted", "stopped"))
+def test_another_model_can_be_asked_when_the_answer_has_ended(catalog, status):
+    assert ("Ask another model" in shown(status=status)) == (status != "streaming")
+
+
+def asked_again(ana: User) -> list[Turn]:
+    """Return turns that ask the same: one without a word, one that broke off, and one that is complete."""
+    turns: list[Turn] = []
+    for status, answer in (("failed", ""), ("interrupted", "One **half**"), ("completed", "All of it.")):
+        turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=turns[0].conversation_id if turns else new_id())
+        turn.question, turn.answer, turn.status, turn.max_output = "Hm?", answer, status, 9
+        turn.requested_model = turn.model = "claude-haiku-5-5"
+        tree.begin(turn)
+        turns.append(turn)
+    return turns
+
+
+def test_an_answer_another_one_took_the_place_of_can_be_read(browser, ana):
+    turns = asked_again(ana)
+    page = browser.get(f"/c/{turns[0].conversation_id}/")
+    assert [shown.turn.pk for shown in page.context["turns"]] == [turns[2].pk]
+    [earlier] = re.findall(r"<details[^>]*data-earlier-answer>(.*?)</details>", page.text, re.S)
+    assert "Earlier answer of Claude Haiku 5.5" in earlier
+    assert "One <strong>half</strong>" in earlier
+
+
+def test_another_question_at_the_same_place_is_no_earlier_answer(browser, ana):
+    turns = asked_again(ana)
+    Turn.objects.filter(pk=turns[1].pk).update(question="Something else?")
+    assert "data-earlier-answer" not in browser.get(f"/c/{turns[0].conversation_id}/").text

@@ -203,7 +203,12 @@ async def test_the_picker_fits(browser: Browser, shop: TestedSite, width: int) -
 
 
 async def test_the_keyboard_of_a_phone_leaves_the_search_in_sight(browser: Browser, shop: TestedSite) -> None:
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "reduced_motion": "reduce"}
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "has_touch": True,
+        "is_mobile": True,
+        "reduced_motion": "reduce",
+    }
     async with Tab.open(browser, shop.port(), person=member(shop), **phone) as tab:
         await tab.page.goto("/")
         await tab.page.locator("[data-composer][data-ready]").wait_for()
@@ -318,6 +323,34 @@ async def test_another_model_is_asked_after_a_failure(tab: Tab) -> None:
     saved = await tab.saved()
     assert (saved["question"], saved["model"]) == ("Hello?", QUICK)
     await expect(button(tab)).to_have_text(re.compile("Ágil"))
+
+
+async def test_what_was_written_stays_with_the_question_when_another_model_answers_it(tab: Tab) -> None:
+    await tab.ask("Hello?", BREAKING)
+    await tab.finished("interrupted")
+    for count, name in enumerate(("Ágil", "Thinker"), 1):
+        await tab.last.get_by_role("button", name="Ask another model").click()
+        await picker(tab).get_by_role("option", name=name).click()
+        await expect(tab.last.locator("[data-earlier-answer]")).to_have_count(count)
+        await tab.finished()
+    titles = ["Earlier answer of Ágil", "Earlier answer of Breaking"]
+    await expect(tab.turns).to_have_count(1)
+    for _ in range(2):
+        earlier = tab.last.locator("[data-earlier-answer]")
+        await expect(earlier.locator("summary")).to_have_text(titles)
+        await earlier.last.locator("summary").click()
+        await expect(earlier.last).to_contain_text("t39")
+        assert await tab.shown_answer() == expected_text(THINKING).strip()
+        await tab.page.reload()
+
+
+async def test_only_the_last_good_answer_is_asked_for_again(tab: Tab) -> None:
+    for text in ("One.", "Two."):
+        await tab.ask(text, QUICK)
+        await tab.finished()
+    another = tab.page.get_by_role("button", name="Ask another model")
+    await expect(another).to_have_count(1)
+    await expect(tab.last.get_by_role("button", name="Ask another model")).to_be_visible()
 
 
 async def test_what_was_written_stays_until_another_model_has_the_question(tab: Tab) -> None:
