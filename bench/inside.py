@@ -29,7 +29,7 @@ def members(argument: str) -> list[str]:
     plan = None
     if wanted["plan"] is not None:
         key = secrets.token_hex(4)
-        plan = Plan.objects.create(key=key, name=key, **{"best_tier": "strong", "rank": 5, **wanted["plan"]})
+        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **wanted["plan"]})
     accesses = []
     for _ in range(wanted["count"]):
         user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")

@@ -105,6 +105,12 @@ def plan_name_of(key: str) -> str:
     return next((plan.name for plan in _plans.get().values() if plan.key == key), key)
 
 
+def least_plan_with(tier: str) -> str:
+    """Return what people call the least plan whose models include a tier; empty for none."""
+    plans = sorted(_plans.get().values(), key=lambda plan: plan.rank)
+    return next((plan.name for plan in plans if _entitlements(plan).includes_tier(tier)), "")
+
+
 def current_period(account: BillingAccount) -> UsagePeriod:
     """Return the period that holds this moment, made (and so granted) on first use."""
     start, end = month_of(timezone.now())

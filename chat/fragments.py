@@ -1,12 +1,15 @@
 """Turns as HTML: the same fragment in a page and over the socket."""
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from django.template.defaultfilters import floatformat
+from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format, get_format
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 
@@ -15,8 +18,9 @@ from billing.entitlements import credits_of
 from chat.costs import first_token_ms, tokens_per_second
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
-from chat.llm.difficulty import Route
+from chat.llm.difficulty import Route, route_label
 from chat.llm.pricing import read_stamp
+from chat.llm.selection import AUTO
 from chat.turns.closing import can_continue
 from history.models import Turn
 from history.rendering import render_markdown
@@ -27,6 +31,8 @@ COSTS = (
 )
 """What `_turn_costs.html` shows, and what static/js/estimate.js reads there."""
 
+TOLD_APART = ("context_exceeded", "rate_limited", "timeout")
+"""Why somebody else answered, where there is more to say than that the first was unavailable."""
 CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
 
 NOT_KNOWN = "–"
@@ -35,7 +41,7 @@ _turn = Mould(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
-    *("time", "day", "moment", "credits"),
+    *("time", "day", "moment", "credits", "route", "thought", "beside"),
     *COSTS,
 )
 
@@ -48,12 +54,13 @@ class ShownTurn:
     html: SafeString
 
 
-def show_turn(turn: Turn, *, text: str = "") -> ShownTurn:
-    return ShownTurn(turn, turn_html(turn, text=text))
+def show_turn(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> ShownTurn:
+    return ShownTurn(turn, turn_html(turn, text=text, beside=beside))
 
 
-def turn_html(turn: Turn, *, text: str = "") -> SafeString:
-    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it."""
+def turn_html(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> SafeString:
+    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it; `beside` are
+    earlier answers to its question."""
     asked = timezone.localtime(turn.created_at)
     values = {
         "id": str(turn.pk),
@@ -70,6 +77,9 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "moment": asked.isoformat(),
         "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
         **_costs(turn),
+        "route": route_label(turn.route),
+        "thought": _duration(turn.reasoning_ms),
+        "beside": format_html_join("", "{}", ((_earlier_answer(turn),) for turn in beside)),
     }
     flags = {
         "status": turn.status,
@@ -80,6 +90,8 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "is_estimated": turn.usage_source == "estimated",
         "can_ask_again": turn.status in CAN_ASK_AGAIN or turn.is_from_cache,
         "is_from_cache": turn.is_from_cache,
+        "is_auto": turn.requested_model == AUTO and bool(turn.model),
+        "because": turn.instead_because if turn.instead_because in TOLD_APART else "",
     }
     return _turn.fill(values, flags)
 
@@ -127,6 +139,20 @@ def _separators(_language: str | None) -> dict[int, str]:
 @lru_cache
 def _day(day: dt.date, _language: str | None) -> str:
     return date_format(day, "SHORT_DATE_FORMAT")
+
+
+def _earlier_answer(turn: Turn) -> SafeString:
+    """Return an answer another one has taken the place of, folded."""
+    shown = {"label": _label(turn.model), "answer": render_markdown(turn.answer)}
+    return render_to_string("chat/_earlier_answer.html", shown)
+
+
+def _duration(milliseconds: int) -> str:
+    """Return a time as people read it, in units every language knows; empty for none."""
+    if not milliseconds:
+        return ""
+    minutes, seconds = divmod(max(1, round(milliseconds / 1_000)), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _label(key: str) -> str:

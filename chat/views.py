@@ -16,10 +16,11 @@ from redis.exceptions import RedisError
 from accounts.errors import DomainError
 from accounts.http import member_of
 from billing import entitlements
-from billing.entitlements import Entitlements
+from chat.choices import by_tier, efforts_of, list_choices
 from chat.costs import estimates_for
 from chat.fragments import show_turn, turn_html
 from chat.llm.catalog import list_offered
+from chat.llm.selection import AUTO
 from chat.models import LanguageModel
 from chat.turns.connections import sync_redis
 from chat.turns.log import read_sync, replay
@@ -42,14 +43,7 @@ class Refusal:
     sentence: str
     text: str
     model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One line of the model picker."""
-
-    model: LanguageModel
-    is_included: bool
+    effort: str
 
 
 @require_safe
@@ -81,7 +75,8 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         found = access.find_conversation(conversation_id)
         if found is not None and found.owner_id != owner_id:
             raise
-        refusal = Refusal(str(error.message), question.text, question.model)
+        effort = request.POST.get("effort", "")
+        refusal = Refusal(str(error.message), question.text, question.model, effort)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
     return to_turn(opened.turn)
 
@@ -146,6 +141,7 @@ def chat_page(
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
     choices = list_choices(allowed)
+    chosen = refusal.model if refusal else _last_model(turns["turns"])
     context: dict[str, Any] = {
         **turns,
         "conversation": found,
@@ -156,7 +152,10 @@ def chat_page(
         "allowance": allowance,
         "question_characters": allowed.question_characters,
         "choices": choices,
-        "chosen": refusal.model if refusal else _last_model(turns["turns"]),
+        "tiers": by_tier(choices),
+        "chosen": chosen,
+        "efforts": efforts_of(choices, chosen),
+        "effort": refusal.effort if refusal else _last_effort(turns["turns"]),
         "refusal": refusal,
         "estimate": estimates_for(choice.model for choice in choices if choice.is_included),
         "words": {name: str(word) for name, word in WORDS.items()},
@@ -198,9 +197,9 @@ def parse_id(text: str) -> UUID:
 
 
 def shown_turns(found: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
-    turns, has_earlier = tree.list_path(found, before=before, limit=TURNS_SHOWN)
-    shown = [show_turn(turn, text=text_so_far(turn)) for turn in turns]
-    return {"turns": shown, "earlier": turns[0] if has_earlier else None}
+    path = tree.list_path(found, before=before, limit=TURNS_SHOWN)
+    shown = [show_turn(turn, text=text_so_far(turn), beside=path.beside.get(turn.pk, ())) for turn in path.turns]
+    return {"turns": shown, "earlier": path.turns[0] if path.has_earlier else None}
 
 
 def text_so_far(turn: Turn) -> str:
@@ -211,11 +210,6 @@ def text_so_far(turn: Turn) -> str:
         return replay(read_sync(sync_redis(), turn.pk)).text
     except (RedisError, OSError):
         return ""
-
-
-def list_choices(allowed: Entitlements) -> list[Choice]:
-    """Return every model on offer; those above the plan can be seen and not chosen."""
-    return [Choice(c.model, allowed.includes_tier(c.model.tier)) for c in list_offered()]
 
 
 def reload_of(turn: Turn) -> str:
@@ -230,4 +224,8 @@ def to_turn(turn: Turn) -> HttpResponseRedirect:
 
 def _last_model(turns: list[Any]) -> str:
     asked = turns[-1].turn.requested_model if turns else ""
-    return "" if asked == "auto" else asked
+    return "" if asked == AUTO else asked
+
+
+def _last_effort(turns: list[Any]) -> str:
+    return turns[-1].turn.effort if turns else ""

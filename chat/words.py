@@ -3,11 +3,24 @@
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
+EFFORTS: dict[str, Promise] = {
+    "none": _("None"),
+    "minimal": _("Minimal"),
+    "low": _("Low"),
+    "medium": _("Medium"),
+    "high": _("High"),
+    "xhigh": _("Very high"),
+    "max": _("Greatest"),
+}
+"""How hard a model thinks, in the words of most providers. A level that is not here is shown as its provider names it."""
+
 WORDS: dict[str, Promise] = {
     "writing": _("Writing the answer."),
     "finished": _("The answer is complete: %(words)s words."),
     "ended": _("The answer ended."),
     "waiting": _("Still waiting for the first word…"),
+    "thoughts": _("Thoughts"),
+    "earlier_answer": _("Earlier answer of %(model)s"),
     "in_line": _("Waiting for a free place: number %(place)s in line."),
     "reconnecting": _("Reconnecting…"),
     "polling": _("No live connection: this page asks for news every few seconds."),
@@ -21,4 +34,7 @@ WORDS: dict[str, Promise] = {
     "estimate": _("≈ %(credits)s credits"),
     "unsent": _("Not sent yet: it goes out as soon as the connection is back."),
     "image": _("Image not shown:"),
+    "models_found": _("Models found: %(count)s"),
+    "no_model_found": _("No model is like that. Try fewer letters."),
+    **{f"effort_{level}": word for level, word in EFFORTS.items()},
 }

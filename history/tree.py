@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
 
@@ -18,6 +19,18 @@ TITLE_CHARACTERS = 60
 ATTEMPTS = 20
 PAGE_MARGIN = 10
 """Turns of other branches a page may hold before a second one is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Turns of one branch, oldest first, and whether it has earlier ones.
+
+    `beside` has, by a turn's id, the answers its question got before, latest first; only those that were read anyway.
+    """
+
+    turns: list[Turn]
+    has_earlier: bool
+    beside: dict[UUID, list[Turn]]
 
 
 def begin(turn: Turn) -> tuple[Conversation, Turn]:
@@ -108,8 +121,8 @@ def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
         turn = page.get(turn.parent_id)
 
 
-def list_path(conversation: Conversation, *, before: Turn | None = None, limit: int) -> tuple[list[Turn], bool]:
-    """Return the last `limit` turns of the branch that was used last, oldest first, and whether it has earlier ones.
+def list_path(conversation: Conversation, *, before: Turn | None = None, limit: int) -> Path:
+    """Return the last `limit` turns of the branch that was used last.
 
     With `before`, the turns that lead to that one instead. One statement, unless the branch was abandoned for long.
     """
@@ -123,7 +136,8 @@ def list_path(conversation: Conversation, *, before: Turn | None = None, limit: 
         if leaf is None and before.parent_id is not None:
             leaf = rows.find(Turn, pk=before.parent_id, owner_id=before.owner_id)
     found = list(islice(path_to(leaf, page), limit + 1))
-    return found[:limit][::-1], len(found) > limit
+    turns = found[:limit][::-1]
+    return Path(turns, len(found) > limit, _beside(turns, page))
 
 
 def add_turn(turn: Turn) -> Turn:
@@ -147,6 +161,19 @@ def add_turn(turn: Turn) -> Turn:
         raise Conflict
     rows.update(Conversation, {"pk": turn.conversation_id}, {"updated_at": timezone.now()}, plus={"turn_count": 1})
     return turn
+
+
+def _beside(turns: list[Turn], page: list[Turn]) -> dict[UUID, list[Turn]]:
+    shown = {turn.pk for turn in turns}
+    answered: dict[tuple[UUID | None, str], list[Turn]] = {}
+    for row in page:
+        if row.pk not in shown and row.answer:
+            answered.setdefault((row.parent_id, row.question), []).append(row)
+    return {
+        turn.pk: answered[turn.parent_id, turn.question]
+        for turn in turns
+        if (turn.parent_id, turn.question) in answered
+    }
 
 
 def _last_seq(turn: Turn) -> int:

@@ -2,6 +2,7 @@
 
 import { frameCode } from "code";
 import * as composer from "composer";
+import { canPick, setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
@@ -69,6 +70,7 @@ function ask({ text, button }) {
     text,
     model: composer.model(),
   };
+  if (composer.effort()) command.effort = composer.effort();
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
     command.text = article.querySelector("[data-question]").textContent;
@@ -141,7 +143,7 @@ function started({ turn_id, conversation_id, html }) {
     const article = parse(html);
     const add = () => {
       document.querySelector("[data-welcome]")?.remove();
-      removeBranch(article.dataset.parent);
+      keepEarlier(removeBranch(article.dataset.parent), article);
       turns.append(article);
     };
     if (isOurs) add();
@@ -173,6 +175,7 @@ function ended({ turn_id, html }) {
   const article = parse(html);
   enhance(article);
   const turn = live.get(turn_id);
+  moveEarlier(old, article);
   moveAnchor(old, article);
   if (turn) turn.finish(article);
   else growing(() => old.replaceWith(article));
@@ -276,11 +279,42 @@ function adopt(article) {
   else enhance(article);
 }
 
-/** A question asked again takes the place of the one before, and of what followed it. */
+/** A question asked again takes the place of the one before, which is returned, and of what followed it. */
 function removeBranch(parent) {
   const all = [...turns.querySelectorAll("[data-turn]")];
   const first = all.findIndex((article) => article.dataset.parent === parent);
   if (first >= 0) for (const article of all.slice(first)) article.remove();
+  return all[first];
+}
+
+/** What the same question was answered before stays with it, folded, as the server shows it after a reload. */
+function keepEarlier(old, article) {
+  if (!old || textOf(old, "[data-question]") !== textOf(article, "[data-question]")) return;
+  const answer = old.querySelector("[data-answer]");
+  moveEarlier(old, article);
+  if (!isOpen(old) && answer.textContent.trim()) article.querySelector(".reply").prepend(folded(answer));
+}
+
+function moveEarlier(old, article) {
+  article.querySelector(".reply").prepend(...old.querySelectorAll("[data-earlier-answer]"));
+}
+
+function folded(answer) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  const text = document.createElement("div");
+  details.className = "reasoning";
+  details.dataset.earlierAnswer = "";
+  summary.textContent = say("earlier_answer", { model: answer.dataset.label });
+  text.className = "prose";
+  text.dir = "auto";
+  text.append(...answer.childNodes);
+  details.append(summary, text);
+  return details;
+}
+
+function textOf(article, selector) {
+  return article.querySelector(selector).textContent;
 }
 
 function becomeKnown() {
@@ -309,8 +343,10 @@ function parse(html) {
 function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
-  for (const table of article.querySelectorAll("[data-answer] table")) wrap(table, "table-scroll").tabIndex = 0;
-  for (const pre of article.querySelectorAll("[data-answer] pre")) frameCode(pre);
+  const other = article.querySelector("[data-again-with]");
+  if (other) other.hidden = !canPick;
+  for (const table of article.querySelectorAll(".prose table")) wrap(table, "table-scroll").tabIndex = 0;
+  for (const pre of article.querySelectorAll(".prose pre")) frameCode(pre);
 }
 
 function wrap(element, className) {
@@ -320,6 +356,19 @@ function wrap(element, className) {
   box.append(element);
   return box;
 }
+
+// --- Asking another model: the question again, from whoever is chosen ---
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-again-with]");
+  if (!button) return;
+  event.preventDefault();
+  const askThem = (key) => {
+    setModel(key);
+    if (button.isConnected) form.requestSubmit(button);
+  };
+  toggle(button, askThem, event);
+});
 
 // --- Copying ---
 

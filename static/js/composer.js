@@ -8,6 +8,7 @@ const refusal = form.querySelector("[data-refusal]");
 const sendButton = form.querySelector("[data-send]");
 const stopButton = form.querySelector("[data-stop]");
 const picker = form.querySelector("[data-model]");
+const effortField = form.querySelector("[data-effort]");
 
 let key = "";
 let timer = 0;
@@ -59,6 +60,11 @@ export function setText(text) {
 
 export function model() {
   return picker.value || null;
+}
+
+/** Return how hard the model shall think; empty when that is left to it, or is not in its power. */
+export function effort() {
+  return effortField.disabled ? "" : effortField.value;
 }
 
 /** Call `ask({text, button})` for what the form sends, `stop()` for the stop button. */

@@ -102,6 +102,7 @@ export class LiveTurn {
       this.#pending = { "turn.delta": "", "turn.reasoning": "" };
       if (reasoning) this.#think(reasoning);
       if (text) {
+        if (!this.#writer) this.article.querySelector("[data-reasoning-title]").textContent = say("thoughts");
         this.#writer ??= markdownWriter(this.answer);
         this.#writer.write(text);
         this.#progress("");

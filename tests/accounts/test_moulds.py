@@ -51,10 +51,15 @@ TURN = {
     "written": "56",
     "model": "a-\"model\"-of-'ours'",
     "ended": "2026-01-02T12:30:00+00:00",
+    "route": "short <question>",
+    "thought": "1 min 12 s",
+    "beside": mark_safe("<details>Once &amp; again</details>"),
 }
-MAY_BE_EMPTY = ("reasoning", "answer", "text", "label", "sentence", "credits", "tokens_in")
+MAY_BE_EMPTY = (
+    *("reasoning", "answer", "text", "label", "sentence", "credits", "tokens_in", "route", "thought", "beside"),
+)
 """What the template asks whether it is empty; the rest is only printed."""
-SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False}
+SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False, "is_auto": False}
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",

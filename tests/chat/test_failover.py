@@ -52,6 +52,28 @@ async def test_the_answer_says_who_answered_for_whom(
         assert sentence in await in_thread(html_in, language, turn)
 
 
+@pytest.mark.parametrize(
+    ("because", "sentence"),
+    [
+        ("context_exceeded", "because the conversation was too long for First."),
+        ("rate_limited", "because First had too many requests."),
+        ("timeout", "because First did not answer in time."),
+        ("connection", "because First was unavailable."),
+        ("", "because First was unavailable."),
+    ],
+)
+def test_the_answer_says_why(carla: User, offer: Offer, because: str, sentence: str):
+    offer_two(offer, "status-500", "fake-3t-0ms")
+    turn = Turn(
+        owner_id=carla.pk,
+        status=Turn.Status.COMPLETED,
+        model="fake-3t-0ms",
+        instead_of="status-500",
+        instead_because=because,
+    )
+    assert f"Answered by Second {sentence}" in html_in("en", turn)
+
+
 async def test_the_api_says_it_too(redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None):
     await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
     turn = await answered(carla)

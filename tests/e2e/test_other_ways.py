@@ -84,7 +84,7 @@ async def test_with_the_keyboard_alone(tab: Tab) -> None:
     await page.goto("/")
     await expect(tab.question).to_be_focused()
     await page.keyboard.press("Tab")
-    await expect(page.locator("[data-model]")).to_be_focused()
+    await expect(page.get_by_role("button", name="Model:")).to_be_focused()
     await page.locator("[data-model]").select_option("fake-3000t-50ms")
     await page.keyboard.press("Shift+Tab")
     await page.keyboard.type("Go on and on.")

@@ -1,0 +1,196 @@
+// The model picker: a list to search, over the <select> whose value the form sends. Without scripts there is only that.
+
+import { find, say } from "words";
+
+const MARKS = /\p{M}/gu;
+const select = document.querySelector("[data-model]");
+const effort = document.querySelector("[data-effort]");
+const effortBox = document.querySelector("[data-effort-box]");
+const button = document.querySelector("[data-picker-open]");
+const box = document.querySelector("[data-picker]");
+const search = box.querySelector("[data-picker-search]");
+const list = box.querySelector("[data-picker-list]");
+const status = box.querySelector("[data-picker-status]");
+const options = [...box.querySelectorAll("[role=option]")];
+const folded = new Map(options.map((option) => [option, fold(`${option.textContent} ${tierOf(option)}`)]));
+
+let opener = null; // the button the picker was opened with
+let choose = null; // what to do with the key of the model
+let active = null; // the option Enter takes
+let wasOpen = false; // when the opener was pressed: pressing outside has closed it by the time of the click
+
+/** Whether this browser can open it; else there is the list alone. */
+export const canPick = Boolean(box.showPopover);
+
+/** Let the person choose a model, beside the button `from`; `then(key)` gets it, "" for Auto. */
+export function pick(from, then) {
+  opener = from;
+  choose = then;
+  search.value = "";
+  box.style.removeProperty("--picker-height");
+  filter();
+  activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
+  box.showPopover();
+  place();
+  box.style.setProperty("--picker-height", `${box.offsetHeight}px`); // a shorter list does not move what is typed in
+  active.scrollIntoView({ block: "nearest" });
+  // The keyboard of a touch screen would cover the list.
+  if (matchMedia("(pointer: coarse)").matches) list.focus({ preventScroll: true });
+  else search.focus({ preventScroll: true });
+  opener.setAttribute("aria-expanded", "true");
+}
+
+/** Make a button open the picker when it is clicked, and close it when it is clicked again. */
+export function toggle(from, then, event) {
+  const isSecond = wasOpen && event.detail > 0;
+  wasOpen = false;
+  if (!isSecond) pick(from, then);
+}
+
+/** Choose a model for what is asked from now on. */
+export function setModel(key) {
+  select.value = key;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+function isOpen() {
+  return canPick && box.matches(":popover-open");
+}
+
+function close() {
+  box.hidePopover();
+  opener?.focus({ preventScroll: true });
+}
+
+function take(option) {
+  if (option.getAttribute("aria-disabled")) {
+    activate(option);
+    status.textContent = option.querySelector("[data-locked]").textContent;
+    return;
+  }
+  close();
+  choose(option.dataset.key);
+}
+
+// --- The list ---
+
+function fold(text) {
+  return text.normalize("NFD").replace(MARKS, "").toLowerCase();
+}
+
+function tierOf(option) {
+  return option.closest("[role=group]")?.getAttribute("aria-label") ?? "";
+}
+
+function shown() {
+  return options.filter((option) => !option.hidden);
+}
+
+function filter() {
+  const words = fold(search.value).split(/\s+/).filter(Boolean);
+  for (const option of options) option.hidden = !words.every((word) => folded.get(option).includes(word));
+  for (const group of list.querySelectorAll("[role=group]")) {
+    group.hidden = !group.querySelector("[role=option]:not([hidden])");
+  }
+  const found = shown();
+  if (!words.length) status.textContent = "";
+  else status.textContent = found.length ? say("models_found", { count: found.length }) : say("no_model_found");
+  activate(found.find((option) => !option.getAttribute("aria-disabled")) ?? found[0]);
+}
+
+function activate(option) {
+  active?.removeAttribute("data-active");
+  active = option;
+  active?.setAttribute("data-active", "");
+  for (const element of [search, list]) {
+    if (option) element.setAttribute("aria-activedescendant", option.id);
+    else element.removeAttribute("aria-activedescendant");
+  }
+}
+
+function go(place) {
+  const found = shown();
+  if (!found.length) return;
+  activate(found.at(place(found.indexOf(active), found.length) % found.length));
+  active.scrollIntoView({ block: "nearest" });
+}
+
+const KEYS = {
+  ArrowDown: () => go((at) => at + 1),
+  ArrowUp: () => go((at) => at - 1),
+  Home: () => go(() => 0),
+  End: () => go(() => -1),
+  Enter: () => active && take(active),
+  Escape: close,
+};
+
+box.addEventListener("keydown", (event) => {
+  if (event.isComposing) return;
+  if (KEYS[event.key]) {
+    event.preventDefault(); // Escape closes one thing at a time
+    KEYS[event.key]();
+  } else if (event.key === "Tab") {
+    close(); // and on, from the button
+  } else if (event.key.length === 1) {
+    search.focus();
+  }
+});
+search.addEventListener("input", filter);
+list.addEventListener("pointermove", ({ target }) => {
+  const option = target.closest("[role=option]");
+  if (option && option !== active) activate(option);
+});
+list.addEventListener("click", ({ target }) => {
+  const option = target.closest("[role=option]");
+  if (option) take(option);
+});
+box.addEventListener("toggle", ({ newState }) => {
+  if (newState === "closed") opener?.setAttribute("aria-expanded", "false");
+});
+document.addEventListener("pointerdown", ({ target }) => (wasOpen = isOpen() && opener.contains(target)), true);
+
+// --- Where it opens: beside its button, on the side that has room; on a narrow screen the styles put it at the foot ---
+
+function place() {
+  const { left, top, bottom } = opener.getBoundingClientRect();
+  const below = innerHeight - bottom;
+  box.dataset.side = top > below ? "above" : "below";
+  box.style.setProperty("--picker-start", `${left}px`);
+  box.style.setProperty("--picker-edge", `${top > below ? innerHeight - top : bottom}px`);
+  box.style.setProperty("--picker-room", `${Math.max(top, below)}px`);
+}
+
+addEventListener("resize", () => isOpen() && place());
+
+// --- What is chosen, and how hard that model can think ---
+
+function show() {
+  const chosen = options.find((option) => option.dataset.key === select.value);
+  for (const option of options) option.setAttribute("aria-selected", option === chosen);
+  const name = chosen?.querySelector(".picker-name") ?? select.selectedOptions[0];
+  button.querySelector("[data-picker-current]").textContent = name.textContent;
+  showEfforts(select.selectedOptions[0].dataset.efforts?.split(" ") ?? []);
+}
+
+function showEfforts(levels) {
+  const before = effort.value;
+  effort.replaceChildren(effort.options[0], ...levels.map((level) => new Option(find(`effort_${level}`) ?? level, level)));
+  effort.value = levels.includes(before) ? before : "";
+  effort.disabled = effortBox.hidden = !levels.length;
+}
+
+select.addEventListener("change", show);
+button.addEventListener("click", (event) => toggle(button, setModel, event));
+button.addEventListener("keydown", (event) => {
+  if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+  event.preventDefault();
+  pick(button, setModel);
+});
+addEventListener("pageshow", show); // a browser that comes back puts its own choice into the list
+if (canPick) {
+  select.classList.add("visually-hidden");
+  select.tabIndex = -1;
+  select.setAttribute("aria-hidden", "true");
+  button.hidden = box.hidden = false;
+}
+show();
