@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from django.template.defaultfilters import floatformat
+from django.template.defaultfilters import filesizeformat, floatformat
+from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 
 from accounts.moulds import Mould
 from billing.entitlements import credits_of
+from chat.attachments.using import decode_attached
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
 from chat.turns.closing import can_continue
@@ -21,7 +23,7 @@ _turn = Mould(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
-    *("time", "day", "moment", "credits"),
+    *("time", "day", "moment", "credits", "files"),
 )
 
 
@@ -53,8 +55,11 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "time": date_format(asked, "TIME_FORMAT"),
         "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
         "moment": asked.isoformat(),
+        "files": "",
         "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
     }
+    if turn.attachments:
+        values["files"] = files_html(turn)
     flags = {
         "status": turn.status,
         "is_open": turn.is_open,
@@ -63,6 +68,29 @@ def turn_html(turn: Turn, *, text: str = "") -> SafeString:
         "can_ask_again": turn.status in CAN_ASK_AGAIN,
     }
     return _turn.fill(values, flags)
+
+
+def files_html(turn: Turn) -> SafeString:
+    """Return the list of what was attached to a question."""
+    files = [
+        {
+            "id": file.id,
+            "is_image": file.kind == "image",
+            "name": file.name,
+            "pages": file.pages,
+            "size": filesizeformat(file.size),
+            **_preview_size(file.width, file.height),
+        }
+        for file in decode_attached(turn.attachments)
+    ]
+    return render_to_string("chat/_files.html", {"files": files})
+
+
+def _preview_size(width: int, height: int) -> dict[str, str]:
+    """Return what the page reserves for an image, so that it does not move when it comes."""
+    longest = max(width, height, 1)
+    scale = min(1.0, 320 / longest)
+    return {"width": str(max(1, round(width * scale))), "height": str(max(1, round(height * scale)))}
 
 
 def _label(key: str) -> str:

@@ -1,13 +1,16 @@
-"""What a person's open tabs must learn when something changed elsewhere: a title, a deletion, a suspension."""
+"""What follows from changes elsewhere: open tabs learn of a title, a deletion, a suspension; files go with what they belong to."""
 
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.db.models.signals import post_delete, post_save
+from django.db.models import Q
+from django.db.models.signals import post_delete, post_save, pre_delete
 from django.dispatch import receiver
 
+from accounts.models import User
 from accounts.signals import access_revoked
+from chat.attachments import uploads
 from chat.turns import notices
 from history.models import Conversation
 
@@ -26,6 +29,24 @@ def tell_renamed(instance: Conversation, update_fields: frozenset[str] | None, *
 @receiver(post_delete, sender=Conversation)
 def tell_deleted(instance: Conversation, **_signal: Any) -> None:
     tell_changed(instance)
+
+
+@receiver(pre_delete, sender=Conversation)
+def hide_files(instance: Conversation, **_signal: Any) -> None:
+    """Before the conversation goes: if this process dies in between, the sweep still knows which files to remove."""
+    uploads.mark_erased(Q(conversation_id=instance.pk))
+
+
+@receiver(post_delete, sender=Conversation)
+def erase_files(instance: Conversation, **_signal: Any) -> None:
+    conversation_id = instance.pk  # Django takes it away when the deletion is over
+    transaction.on_commit(lambda: uploads.erase_of_conversation(conversation_id), using="history", robust=True)
+
+
+@receiver(post_delete, sender=User)
+def erase_files_of_owner(instance: User, **_signal: Any) -> None:
+    owner_id = instance.pk  # Django takes it away when the deletion is over
+    transaction.on_commit(lambda: uploads.erase_of_owner(owner_id), robust=True)
 
 
 def tell_changed(conversation: Conversation) -> None:

@@ -4,8 +4,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from chat.errors import sentence_for
+from chat.attachments.using import decode_attached
+from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
+from chat.models import Attachment
 from chat.protocol import usage_of
 from history.models import Turn
 
@@ -16,6 +18,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     model = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
+    attachments = serializers.SerializerMethodField()
 
     class Meta:
         model = Turn
@@ -30,6 +33,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "instead_of",
                 "status",
                 "question",
+                "attachments",
                 "answer",
             ),
             *("reasoning", "usage", "cost_micros", "finish_reason", "error", "trimmed_turns"),
@@ -41,6 +45,19 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_usage(self, turn: Turn) -> dict[str, Any] | None:
         return usage_of(turn)
+
+    def get_attachments(self, turn: Turn) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": str(file.id),
+                "kind": file.kind,
+                "name": file.name,
+                "media_type": file.media_type,
+                "size": file.size,
+                "pages": file.pages,
+            }
+            for file in decode_attached(turn.attachments)
+        ]
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
@@ -54,6 +71,33 @@ class AskSerializer(serializers.Serializer[Any]):
     parent_id = serializers.UUIDField(required=False, allow_null=True)
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
+    attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
+
+
+class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
+    """A file. `status` is `uploaded`, `processing`, `ready` or `refused`, then `error` is `{"code", "detail"}`; `pages` is
+    of PDFs, `width` and `height` are of images."""
+
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Attachment
+        fields = (
+            "id",
+            "kind",
+            "name",
+            "media_type",
+            "size",
+            "pages",
+            "width",
+            "height",
+            "status",
+            "error",
+            "created_at",
+        )
+
+    def get_error(self, attachment: Attachment) -> dict[str, str] | None:
+        return {"code": attachment.error, "detail": file_sentence_for(attachment.error)} if attachment.error else None
 
 
 class ModelSerializer(serializers.Serializer[Candidate]):

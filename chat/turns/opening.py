@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
 from billing.entitlements import Entitlements
+from chat.attachments.using import bind, check_usable, encode_attached
 from chat.errors import BadText, TextTooLong
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, most_it_can_cost
@@ -45,6 +46,7 @@ class Question:
     text: str
     model: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
+    attachments: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def open_turn(owner_id: int, question: Question) -> Opened:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished, Unavailable.
+    UnknownModel, NotInPlan, NoModel, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, ParentNotFinished,
+    Unavailable, and what `attachments.using.check_usable`, `bind` and `prompts.able` raise.
     """
     try:
         return _open_new(owner_id, question)
@@ -111,13 +114,22 @@ def _open_new(owner_id: int, question: Question) -> Opened:
     if conversation is not None and conversation.owner_id != owner_id:
         raise NotFound
     parent = _find_parent(owner_id, question, conversation)
-    offered = candidates(question.model, allowed)
+    files = check_usable(
+        owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
+    )
+    offered = prompts.able(candidates(question.model, allowed), files)
     longest_answer = _longest_answer(offered, allowed)
-    prompt = prompts.build_for(offered, tree.path_to(parent), text, max_output=longest_answer)
+    prompt = prompts.build_for(offered, tree.path_to(parent), text, files, max_output=longest_answer)
     try:
         limit = _reserve(owner_id, question.turn_id, allowed, offered, prompt.tokens(), longest_answer)
     except _AlreadyReserved:
         return _await_known(owner_id, question)
+    try:
+        bind(files, turn_id=question.turn_id, conversation_id=question.conversation_id)
+    except DomainError:
+        metering.release(question.turn_id)
+        limits.give_back(owner_id, allowed.turns_per_hour)
+        raise
     turn = Turn(
         pk=question.turn_id,
         owner_id=owner_id,
@@ -126,6 +138,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         seq=parent.seq + 1 if parent and question.parent_id == LATEST else 0,  # a guess, 0 for none
         depth=parent.depth + 1 if parent else 0,
         question=text,
+        attachments=encode_attached(files),
         requested_model=question.model or (offered[0].model.key if len(offered) == 1 else AUTO),
         max_output=longest_answer,
         trimmed_turns=prompt.trimmed_turns,

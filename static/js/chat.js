@@ -1,5 +1,6 @@
 // The chat page: what the socket says goes to turns, sidebar and composer; what the person does goes to the socket.
 
+import * as attach from "attach";
 import { frameCode } from "code";
 import * as composer from "composer";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
@@ -62,17 +63,24 @@ function ignore() {}
 
 function ask({ text, button }) {
   if (pending && !isPolling) return;
+  const hindrance = button ? "" : attach.hindrance();
+  if (hindrance) {
+    composer.refuse(hindrance);
+    return;
+  }
   const command = {
     type: "turn.start",
     turn_id: pending?.command.turn_id ?? newId(), // tried again: the same question
     conversation_id: chatId,
     text,
     model: composer.model(),
+    attachments: button ? [] : attach.ids(),
   };
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
     command.text = article.querySelector("[data-question]").textContent;
     command.parent_id = article.dataset.parent || null;
+    command.attachments = [...article.querySelectorAll("[data-file]")].map((file) => file.dataset.file);
   } else if (button) {
     command.text = button.value;
   }
@@ -151,6 +159,7 @@ function started({ turn_id, conversation_id, html }) {
   }
   if (isOurs) {
     composer.sent(pending.text);
+    attach.used(pending.command.attachments);
     pending = null;
     form.elements.turn_id.value = newId();
     if (!("known" in main.dataset)) becomeKnown();

@@ -20,7 +20,7 @@ from billing.errors import TooManyAtOnce
 from billing.models import Plan
 from chat import consumers
 from chat.consumers import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
-from chat.errors import BadCommand, BadText, NoAttachments, TextTooLong, sentence_for
+from chat.errors import BadCommand, BadText, FileNotUsable, TextTooLong, sentence_for
 from chat.tickets import issue_ticket
 from chat.turns import notices
 from chat.turns.connections import in_thread, sync_redis
@@ -582,8 +582,8 @@ async def test_an_empty_question_is_refused(ana: User, text: str):
     await assert_rejected(ana, "text_empty", BadText.message, text)
 
 
-async def test_attachments_are_refused(ana: User):
-    await assert_rejected(ana, "no_attachments", NoAttachments.message, attachments=[{"name": "a.pdf"}])
+async def test_an_attachment_that_is_not_there_is_refused(ana: User):
+    await assert_rejected(ana, "file_not_usable", FileNotUsable.message, attachments=[str(new_id())])
 
 
 async def test_an_empty_list_of_attachments_is_none(ana: User, runner: Runner):
