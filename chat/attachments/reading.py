@@ -110,13 +110,7 @@ def _claim(attachment_id: UUID) -> Attachment | None:
 
 def _extract(kind: str, folder: Path) -> Found:
     """Return what the child found; a child that was ended found an error."""
-    limits = {
-        "pixels": settings.ATTACHMENT_PIXELS,
-        "pages": settings.ATTACHMENT_PAGES,
-        "characters": settings.ATTACHMENT_CHARACTERS,
-        "seconds": settings.ATTACHMENT_SECONDS,
-    }
-    command = [sys.executable, "-m", "chat.attachments.extract", kind, str(folder), json.dumps(limits)]
+    command = [sys.executable, "-m", "chat.attachments.extract", kind, str(folder), json.dumps(_limits())]
     try:
         done = subprocess.run(  # noqa: S603  our own module
             command,
@@ -134,6 +128,15 @@ def _extract(kind: str, folder: Path) -> Found:
     except msgspec.MsgspecError:
         logger.warning("File reader ended", extra={"kind": kind, "status": done.returncode})
         return Found(error="file_slow" if done.returncode in (-24, -9) else "file_broken")  # SIGXCPU, SIGKILL
+
+
+def _limits() -> dict[str, int]:
+    return {
+        "pixels": settings.ATTACHMENT_PIXELS,
+        "pages": settings.ATTACHMENT_PAGES,
+        "characters": settings.ATTACHMENT_CHARACTERS,
+        "seconds": settings.ATTACHMENT_SECONDS,
+    }
 
 
 def _finish(attachment: Attachment, folder: Path, found: Found) -> None:

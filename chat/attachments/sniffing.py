@@ -27,6 +27,8 @@ _BINARY_NAMES = re.compile(
     re.IGNORECASE,
 )
 
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")
+
 
 def kind_of(head: bytes, name: str) -> tuple[Kind, str]:
     """Return the kind and media type of a file that begins with `head`; raises BadFile for what cannot be read.
@@ -55,9 +57,8 @@ def kind_of(head: bytes, name: str) -> tuple[Kind, str]:
 def clean_name(name: str) -> str:
     """Return a name to show: no folders, no characters that are not seen or turn others around, not too long."""
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name.encode("utf-8", "ignore").decode()))[-1]
-    seen = "".join(
-        " " if c.isspace() else c for c in last if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")
-    )
+    spaced = (" " if c.isspace() else c for c in last)
+    seen = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
     cleaned = " ".join(seen.split()).lstrip(". ")
     if len(cleaned) > LONGEST_NAME:
         stem, dot, ending = cleaned.rpartition(".")
