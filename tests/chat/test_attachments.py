@@ -30,6 +30,7 @@ from chat.attachments.sniffing import clean_name
 from chat.attachments.using import bind, check_usable, decode_attached
 from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVision, TooManyFiles
 from chat.models import Attachment, LanguageModel
+from chat.turns.connections import sync_redis
 from chat.turns.opening import open_turn
 from history import access
 from history.models import Conversation, Turn, new_id
@@ -415,6 +416,13 @@ def test_a_file_whose_upload_died_is_refused(ana: User, monkeypatch: pytest.Monk
     [left] = Attachment.objects.all()
     reading.read(left.pk)
     assert Attachment.objects.get(pk=left.pk).error == "file_broken"
+
+
+def test_any_thread_hands_files_to_our_broker(ana: User):
+    """A web process answers each request in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(reading.read_later, kept(ana, picture()).pk).result()
+    assert sync_redis().llen("celery") == 1
 
 
 # --- The API ----------------------------------------------------------------------------------------------------------
