@@ -93,7 +93,7 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         found = access.find_conversation(conversation_id)
         if found is not None and found.owner_id != owner_id:
             raise
-        kept = [file for file in sent if file.status == Attachment.Status.READY]
+        kept = [file for file in sent if file.status == Attachment.Status.READY or uploads.is_waiting(file)]
         refusal = Refusal(str(error.message), question.text, question.model, kept)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
     return to_turn(opened.turn)

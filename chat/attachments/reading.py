@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Status = Attachment.Status
 
-STUCK = dt.timedelta(seconds=90)
+STUCK = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 50)
 """A file somebody has been reading for longer is taken from them: they died."""
 ATTEMPTS = 3
 PARTS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chat.attachments.using import Attached, Contents, decode_attached
-from chat.errors import ContextExceeded, NoPdfText, NoVision
+from chat.errors import ContextExceeded, NoPdfText, NoVision, TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_room
 from chat.llm.providers.base import File, Message
@@ -59,7 +59,10 @@ class Prompt:
 
 
 def able(offered: list[Candidate], files: Sequence[Attached]) -> list[Candidate]:
-    """Return the candidates that can take the files of a question; raises NoVision or NoPdfText when none can."""
+    """Return the candidates that can take the files of a question.
+
+    Raises NoVision or NoPdfText when none can, TooManyFiles when what must be looked at is more than one request holds.
+    """
     if any(file.kind == "image" for file in files):
         offered = [candidate for candidate in offered if candidate.model.sees_images]
         if not offered:
@@ -71,6 +74,8 @@ def able(offered: list[Candidate], files: Sequence[Attached]) -> list[Candidate]
         offered = [candidate for candidate in offered if candidate.model.reads_pdfs and can_look]
         if not offered:
             raise NoPdfText
+    if sum(file.size for file in files if not file.tokens) > MOST_FILE_BYTES:
+        raise TooManyFiles
     return offered
 
 
@@ -150,7 +155,9 @@ class _Budget:
         self._bytes = MOST_FILE_BYTES
 
     def forms(self, files: Sequence[Attached]) -> list[tuple[Attached, Form]]:
-        return [(file, self._form(file)) for file in files]
+        """Return the files in their order; what has no text comes first where room is given."""
+        found = {file.id: self._form(file) for file in sorted(files, key=lambda file: file.tokens > 0)}
+        return [(file, found[file.id]) for file in files]
 
     def _form(self, file: Attached) -> Form:
         is_seen = (file.kind == "image" and self._senses.sees_images) or (

@@ -10,6 +10,7 @@ from pytest_django import Settings
 
 from accounts.models import User
 from chat.attachments.using import Attached, decode_attached
+from chat.errors import TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Provider
 from chat.models import Attachment, LanguageModel
@@ -118,6 +119,23 @@ def test_what_does_not_fit_one_request_is_left_out_from_the_oldest(ana: User, mo
     prompt = sent(ana, images[2], path=path)
     assert [len(message.files) for message in prompt.messages] == [0, 0, 0, 1, 0, 1]
     assert "not sent" in prompt.messages[1].text
+
+
+def test_what_must_be_looked_at_comes_before_what_can_be_read(ana: User, monkeypatch: pytest.MonkeyPatch):
+    document, image = attached(ana, pdf("Uno"), "a.pdf"), attached(ana)
+    monkeypatch.setattr(prompts, "MOST_FILE_BYTES", max(image.size, document.size))
+    message = sent(ana, document, image).messages[-1]
+    assert [file.kind for file in message.files] == ["image"]
+    assert "[1]\nUno" in message.text
+
+
+def test_more_images_than_a_request_holds_are_refused(
+    ana: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    image = attached(ana)
+    monkeypatch.setattr(prompts, "MOST_FILE_BYTES", image.size - 1)
+    with pytest.raises(TooManyFiles):
+        ask(ana, attachments=ids(image))
 
 
 def test_a_file_that_is_gone_is_said_to_be(ana: User):
