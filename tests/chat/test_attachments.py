@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from django.conf import settings as site
 from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
-from django.test import Client
+from django.test import AsyncClient, Client
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from pytest_django import Settings
@@ -30,8 +31,9 @@ from chat.attachments.sniffing import clean_name
 from chat.attachments.using import bind, check_usable, decode_attached
 from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVision, TooManyFiles
 from chat.models import Attachment, LanguageModel
-from chat.turns.connections import sync_redis
+from chat.turns.connections import in_thread, sync_redis
 from chat.turns.opening import open_turn
+from chat.turns.runner import Runner
 from history import access
 from history.models import Conversation, Turn, new_id
 from tests.chat.asking import ask, period_of, question, saved
@@ -47,6 +49,7 @@ from tests.chat.attaching import (
     png_header,
     stored_names,
 )
+from tests.chat.live import page_of
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -551,6 +554,43 @@ def test_a_question_takes_its_files(ana: User, seeing: LanguageModel):
     for file in files:
         file.refresh_from_db()
         assert (file.turn_id, file.conversation_id) == (turn.pk, turn.conversation_id)
+
+
+async def test_the_socket_takes_files_and_shows_them(ana: User, seeing: LanguageModel, runner: Runner):
+    image, document = await in_thread(attached, ana), await in_thread(attached, ana, pdf("Uno"), "in<b>forme.pdf")
+    async with page_of(ana) as page:
+        await page.start("say:hola", attachments=[str(image.pk), str(document.pk)], model="scripted")
+        for event in (await page.next("turn.started"), await page.next("turn.completed")):
+            assert f'src="/attachments/{image.pk}/preview/"' in event["html"]
+            assert f'href="/attachments/{document.pk}/" download' in " ".join(event["html"].split())
+            assert "in&lt;b&gt;forme.pdf" in event["html"]
+            assert event["html"].index(str(image.pk)) < event["html"].index("say:hola")
+
+
+async def test_the_api_takes_files_and_lists_them(ana: User, seeing: LanguageModel, runner: Runner):
+    document = await in_thread(attached, ana, pdf("Uno"), "informe.pdf")
+    headers = {"Authorization": f"Bearer {(await in_thread(tokens_for, ana))['access']}"}
+    body = {"text": "say:hola", "model": "scripted", "attachments": [str(document.pk)]}
+
+    async def post() -> Any:
+        path = f"/api/v1/conversations/{new_id()}/turns"
+        return await AsyncClient().post(path, json.dumps(body), "application/json", headers=headers)
+
+    answer = await post()
+    turn = json.loads(b"".join([part async for part in answer.streaming_content]))
+    assert turn["status"] == "completed"
+    assert turn["attachments"] == [
+        {
+            "id": str(document.pk),
+            "kind": "pdf",
+            "name": "informe.pdf",
+            "media_type": "application/pdf",
+            "size": document.size,
+            "pages": 1,
+        }
+    ]
+    again = await post()
+    assert (again.status_code, again.json()["code"]) == (400, "file_not_usable")
 
 
 def test_files_are_reserved_for(ana: User, seeing: LanguageModel):

@@ -1,6 +1,8 @@
 """Files in the chat: by button, paste and drop; what is refused, removed, seen again; and without JavaScript."""
 
+import asyncio
 import base64
+import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Route, expect
 
 from tests.chat.attaching import locked_pdf, pdf, picture, png_header
 from tests.e2e.browsing import Person, Tab
@@ -17,6 +19,8 @@ from tests.processes.stores import TestedSite
 
 SEEING = "fake-20t-5ms"
 BLIND = "fake-60t-20ms-r20"
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+"""A folder for pictures of the pages, to be looked at."""
 READ_MS = 30_000  # a worker, a process, on a busy machine
 
 PASTE = """
@@ -137,6 +141,8 @@ async def test_a_file_is_dropped_anywhere(chat: Tab) -> None:
     arguments = ["notas.md", "text/markdown", encoded("# Año".encode())]
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover"]])
     await expect(hint).to_be_visible()
+    if SCREENSHOTS:
+        await chat.page.screenshot(path=f"{SCREENSHOTS}/files-drop.png")
     await chat.page.evaluate(DRAG, [*arguments, ["dragleave"]])
     await expect(hint).to_be_hidden()
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover", "drop"]])
@@ -178,6 +184,30 @@ async def test_a_file_that_is_too_large_is_never_sent(chat: Tab) -> None:
     )
     await expect(lines(chat)).to_contain_text("too large: at most")
     assert not any("/api/v1/attachments" in url for url in chat.requests)
+
+
+async def test_a_question_waits_for_its_files(chat: Tab) -> None:
+    may_go = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await may_go.wait()
+        await route.continue_()
+
+    await chat.page.route("**/api/v1/attachments", hold)
+    await choose(chat, IMAGE)
+    await expect(lines(chat).get_by_role("progressbar")).to_be_visible()
+    await chat.ask("What is this?", SEEING)
+    await expect(chat.refusal).to_contain_text("not ready yet")
+    may_go.set()
+    await attached(chat, 1)
+    await chat.question.press("Enter")
+    await chat.finished()
+
+
+async def test_an_upload_that_breaks_off_says_so(chat: Tab) -> None:
+    await chat.page.route("**/api/v1/attachments", lambda route: route.abort())
+    await choose(chat, IMAGE)
+    await expect(lines(chat)).to_contain_text("The upload broke off")
 
 
 async def test_more_files_than_a_question_takes(chat: Tab) -> None:
@@ -234,6 +264,8 @@ async def test_without_javascript_a_form_sends_files(
         await tab.page.locator("[data-model]").select_option(BLIND)
         await tab.question.fill("What is this?")
         await tab.page.get_by_label("Attach files").set_input_files([IMAGE, DOCUMENT])
+        if SCREENSHOTS:
+            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-plain.png")
         await tab.page.get_by_role("button", name="Send").click()
         await expect(tab.refusal).to_contain_text("cannot see images", timeout=READ_MS)
         await expect(tab.question).to_have_value("What is this?")
@@ -269,5 +301,5 @@ async def test_files_look_right(
         assert await tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
         found = await Axe().run(tab.page)
         assert found.response["violations"] == [], [rule["id"] for rule in found.response["violations"]]
-        if folder := __import__("os").environ.get("SCREENSHOTS"):
-            await tab.page.screenshot(path=f"{folder}/files-{width}-{theme}.png")
+        if SCREENSHOTS:
+            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-{width}-{theme}.png")
