@@ -18,6 +18,8 @@ _INERT = "\u200b"
 
 def disarm(text: str) -> str:
     """Return the text with every marker of a chat template broken in two."""
+    if "<" not in text and "[" not in text:  # most texts, at a hundredth of the time
+        return text
     return _MARKERS.sub(lambda found: found.group() + _INERT, text)
 
 

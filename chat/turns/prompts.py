@@ -1,8 +1,8 @@
 """What a model is sent: instructions, the path from the root, the question; trimmed to the window in whole turns."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from chat.attachments.using import Attached, Contents, decode_attached
 from chat.errors import ContextExceeded, NoPdfText, NoVision, TooManyFiles
@@ -33,6 +33,7 @@ MOST_NATIVE_PAGES = 100
 
 Form = Literal["file", "text", "note"]
 """How a file is sent: as it is, as its text, or only mentioned."""
+Forms: TypeAlias = list[tuple[Attached, Form]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,32 +120,33 @@ def build(
     `room` is in tokens, by the careful estimate. Raises ContextExceeded when the question alone does not fit.
     """
     budget = _Budget(senses)
-    sent = {"": budget.forms(files)}
-    file_tokens = _tokens(sent[""])
+    asked = budget.forms(files) if files else []
+    file_tokens = _tokens(asked)
     left = room - estimate_tokens((instructions, question)) - file_tokens
     if left < 0:
         raise ContextExceeded
-    kept: list[Turn] = []
+    kept: list[tuple[Turn, Forms]] = []
     trimmed = 0
     for turn in path:
-        forms = budget.forms(decode_attached(turn.attachments)) if turn.answer else []
-        left -= estimate_tokens((turn.question, turn.answer)) + _tokens(forms)
+        forms = budget.forms(decode_attached(turn.attachments)) if turn.attachments and turn.answer else []
+        left -= estimate_tokens((turn.question, turn.answer)) + (_tokens(forms) if forms else 0)
         if left < 0:
-            trimmed = _round_up(turn.depth + 1, at_most=kept[0].depth if kept else turn.depth + 1)
+            trimmed = _round_up(turn.depth + 1, at_most=kept[0][0].depth if kept else turn.depth + 1)
             break
-        kept.append(turn)
-        if forms:
-            sent[str(turn.pk)] = forms
-    kept = [turn for turn in reversed(kept) if turn.depth >= trimmed]
-    used = [sent[""], *(sent[str(turn.pk)] for turn in kept if str(turn.pk) in sent)]
-    contents = Contents(owner_id, (f for forms in used for f, _ in forms)) if owner_id is not None else None
-    writer = _Writer(senses, contents)
+        kept.append((turn, forms))
+    kept = [(turn, forms) for turn, forms in reversed(kept) if turn.depth >= trimmed]
+    past = [forms for _turn, forms in kept if forms]
+    file_tokens += sum(map(_tokens, past))
+    listed = [file for forms in (*past, asked) for file, _form in forms]
+    contents = Contents(owner_id, listed) if listed and owner_id is not None else None
+    plain = disarm if senses.is_local else _as_it_is
     messages = [Message("system", instructions)]
-    for turn in kept:
+    for turn, forms in kept:
         if turn.answer:  # one that got no answer would put two questions in a row, and is left out
-            messages += (writer.user(turn.question, sent.get(str(turn.pk), [])), writer.assistant(turn.answer))
-    messages.append(writer.user(question, sent[""]))
-    return Prompt(tuple(messages), trimmed, sum(map(_tokens, used)))
+            messages.append(_ask(turn.question, forms, contents, plain))
+            messages.append(Message("assistant", plain(turn.answer)))
+    messages.append(_ask(question, asked, contents, plain))
+    return Prompt(tuple(messages), trimmed, file_tokens)
 
 
 class _Budget:
@@ -154,7 +156,7 @@ class _Budget:
         self._senses = senses
         self._bytes = MOST_FILE_BYTES
 
-    def forms(self, files: Sequence[Attached]) -> list[tuple[Attached, Form]]:
+    def forms(self, files: Sequence[Attached]) -> Forms:
         """Return the files in their order; what has no text comes first where room is given."""
         found = {file.id: self._form(file) for file in sorted(files, key=lambda file: file.tokens > 0)}
         return [(file, found[file.id]) for file in files]
@@ -169,35 +171,32 @@ class _Budget:
         return "text" if file.tokens else "note"
 
 
-class _Writer:
-    """Writes messages. Without contents the texts of files are left out: their tokens are counted elsewhere."""
+def _ask(question: str, forms: Forms, contents: Contents | None, plain: Callable[[str], str]) -> Message:
+    """Return a question with its files: the texts before it, fenced, as models read long prompts best.
 
-    def __init__(self, senses: Senses, contents: Contents | None) -> None:
-        self._plain = disarm if senses.is_local else str
-        self._contents = contents
-
-    def assistant(self, answer: str) -> Message:
-        return Message("assistant", self._plain(answer))
-
-    def user(self, question: str, files: list[tuple[Attached, Form]]) -> Message:
-        """Return a question with its files: the texts before it, fenced, as models read long prompts best."""
-        if not files or self._contents is None:
-            return Message("user", self._plain(question))
-        texts: list[str] = []
-        sent: list[File] = []
-        for file, form in files:
-            if form == "file" and (data := self._contents.data_of(file)) is not None:
-                sent.append(File("pdf" if file.kind == "pdf" else "image", file.media_type, file.name, data))
-            elif form == "text" and (text := self._contents.text_of(file)) is not None:
-                texts.append(fence(file, text))
-            elif form == "note":
-                texts.append(note(file, "not sent: this model cannot look at it, or it was too long ago."))
-            else:
-                texts.append(note(file, "it is not there any more."))
-        return Message("user", self._plain("\n\n".join((*texts, question))), tuple(sent))
+    Without contents the files are left out: their tokens are counted elsewhere.
+    """
+    if not forms or contents is None:
+        return Message("user", plain(question))
+    texts: list[str] = []
+    sent: list[File] = []
+    for file, form in forms:
+        if form == "file" and (data := contents.data_of(file)) is not None:
+            sent.append(File("pdf" if file.kind == "pdf" else "image", file.media_type, file.name, data))
+        elif form == "text" and (text := contents.text_of(file)) is not None:
+            texts.append(fence(file, text))
+        elif form == "note":
+            texts.append(note(file, "not sent: this model cannot look at it, or it was too long ago."))
+        else:
+            texts.append(note(file, "it is not there any more."))
+    return Message("user", plain("\n\n".join((*texts, question))), tuple(sent))
 
 
-def _tokens(forms: list[tuple[Attached, Form]]) -> int:
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _tokens(forms: Forms) -> int:
     """Return what files add to a prompt, by the careful estimate."""
     tokens = 0
     for file, form in forms:

@@ -162,7 +162,8 @@ list.addEventListener("click", (event) => {
   const line = event.target.closest("[data-remove]")?.closest("li");
   if (line) remove(line);
 });
-form.querySelector("[data-text]").addEventListener("paste", (event) => {
+addEventListener("paste", (event) => {
+  if (document.querySelector("dialog[open]")) return;
   const files = [...(event.clipboardData?.files ?? [])];
   if (!files.length || event.clipboardData.types.includes("text/plain")) return; // a table brings a picture of itself
   event.preventDefault();
