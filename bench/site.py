@@ -118,7 +118,7 @@ class Site:
             return [*server, "--ws-per-message-deflate", "false", "--ws-max-size", "1048576", "--no-access-log"]
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
-            return [*celery, "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
+            return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
 from accounts.models import User
 from billing import entitlements
 from chat import protocol
-from chat.errors import BadCommand, NoAttachments
+from chat.errors import BadCommand
 from chat.fragments import turn_html
 from chat.protocol import Command, Start, Stop, Watch
 from chat.tickets import redeem_ticket
@@ -343,8 +343,6 @@ def _is_ours(origin: str) -> bool:
 
 
 def _question(command: Start) -> Question:
-    if command.attachments:
-        raise NoAttachments
     return Question(
         turn_id=command.turn_id,
         conversation_id=command.conversation_id,
@@ -352,6 +350,7 @@ def _question(command: Start) -> Question:
         model=command.model or "",
         effort=command.effort or "",
         parent_id=LATEST if command.parent_id is UNSET else command.parent_id,
+        attachments=tuple(command.attachments),
     )
 
 

@@ -1,5 +1,8 @@
 """What the chat refuses before a turn begins, and what a turn that failed says."""
 
+from django.conf import settings
+from django.contrib.humanize.templatetags.humanize import intcomma
+from django.template.defaultfilters import filesizeformat
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -52,9 +55,77 @@ class BadCommand(DomainError):
     message = _("The page sent something we do not understand. Please reload it.")
 
 
-class NoAttachments(DomainError):
-    code = "no_attachments"
-    message = _("Files cannot be sent yet. Please put what matters into the question.")
+class BadFile(DomainError):
+    """A file that is not taken, or cannot be read; `code` is a key of FILE_SENTENCES."""
+
+    status = 415
+
+    def __init__(self, code: str, *, status: int = 415) -> None:
+        super().__init__(file_sentence_for(code), code=code)
+        self.status = status
+
+
+class NoVision(DomainError):
+    code = "no_vision"
+    message = _("This model cannot see images. Choose one that can, or remove the image.")
+
+
+class NoPdfText(DomainError):
+    code = "no_pdf_text"
+    message = _(
+        "This PDF holds no text, only pictures of it. Choose a model that reads PDFs, or attach the pages as images."
+    )
+
+
+class TooManyFiles(DomainError):
+    code = "too_many_files"
+    message = _("Those are too many files for one question, or too large together. Remove some.")
+
+
+class FileNotUsable(DomainError):
+    """A file of a question that is missing, somebody else's, refused, or was used in another conversation."""
+
+    code = "file_not_usable"
+    message = _("A file of this question is not there any more. Remove it and attach it again.")
+
+
+class FileNotReady(DomainError):
+    code = "file_not_ready"
+    status = 409
+    message = _("A file is still being prepared. Please try again in a moment.")
+
+
+FILE_SENTENCES: dict[str, str | Promise] = {
+    "file_missing": _("There was no file in that."),
+    "file_empty": _("This file is empty."),
+    "file_too_large": _("This file is too large: at most %(bytes)s."),
+    "file_type": _("Files of this kind cannot be read. Images (PNG, JPEG, WebP, GIF), PDFs and text can."),
+    "file_lies": _("This file is not what its name says. Open it, save it again, and attach that."),
+    "file_svg": _("Drawings in SVG cannot be read. Save it as PNG, and attach that."),
+    "file_broken": _("This file is damaged and cannot be read. Open it, save it again, and attach that."),
+    "file_encrypted": _("This PDF has a password. Save it without one, and attach that."),
+    "file_pages": _("This PDF has too many pages: at most %(pages)s. Attach the part that matters."),
+    "file_pixels": _("This image has too many pixels: at most %(megapixels)s million. Make it smaller first."),
+    "file_slow": _("This file takes too long to read. Attach a simpler or smaller one."),
+    "file_text_too_long": _(
+        "This file has too much text: at most %(characters)s characters. Attach the part that matters."
+    ),
+    "file_unprocessed": _("Nobody was free to read this file. Remove it, and attach it again in a minute."),
+    "too_many_pending": _("You have attached many files without asking. Ask, or remove some first."),
+}
+"""For each error code of a file, what a person reads."""
+
+
+def file_sentence_for(code: str) -> str:
+    """Return what a person reads for a file's error code; empty for none."""
+    if not code:
+        return ""
+    return str(FILE_SENTENCES.get(code, FILE_SENTENCES["file_broken"])) % {
+        "bytes": filesizeformat(settings.ATTACHMENT_BYTES),
+        "pages": settings.ATTACHMENT_PAGES,
+        "megapixels": settings.ATTACHMENT_PIXELS // 1_000_000,
+        "characters": intcomma(settings.ATTACHMENT_CHARACTERS),
+    }
 
 
 SENTENCES: dict[str, str | Promise] = {

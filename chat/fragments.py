@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from django.template.defaultfilters import floatformat
+from django.template.defaultfilters import filesizeformat, floatformat
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format, get_format
@@ -15,6 +15,7 @@ from django.utils.translation import get_language
 
 from accounts.moulds import Mould
 from billing.entitlements import credits_of
+from chat.attachments.using import decode_attached
 from chat.costs import first_token_ms, tokens_per_second
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
@@ -41,7 +42,7 @@ _turn = Mould(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
-    *("time", "day", "moment", "credits", "route", "thought", "beside"),
+    *("time", "day", "moment", "credits", "route", "thought", "beside", "files"),
     *COSTS,
 )
 
@@ -75,12 +76,15 @@ def turn_html(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> Saf
         "time": date_format(asked, "TIME_FORMAT"),
         "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
         "moment": asked.isoformat(),
+        "files": "",
         "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
         **_costs(turn),
         "route": route_label(turn.route),
         "thought": _duration(turn.reasoning_ms),
         "beside": format_html_join("", "{}", ((_earlier_answer(turn),) for turn in beside)),
     }
+    if turn.attachments:
+        values["files"] = files_html(turn)
     flags = {
         "status": turn.status,
         "is_open": turn.is_open,
@@ -153,6 +157,29 @@ def _duration(milliseconds: int) -> str:
         return ""
     minutes, seconds = divmod(max(1, round(milliseconds / 1_000)), 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def files_html(turn: Turn) -> SafeString:
+    """Return the list of what was attached to a question."""
+    files = [
+        {
+            "id": file.id,
+            "is_image": file.kind == "image",
+            "name": file.name,
+            "pages": file.pages,
+            "size": filesizeformat(file.size),
+            **_preview_size(file.width, file.height),
+        }
+        for file in decode_attached(turn.attachments)
+    ]
+    return render_to_string("chat/_files.html", {"files": files})
+
+
+def _preview_size(width: int, height: int) -> dict[str, str]:
+    """Return what the page reserves for an image, so that it does not move when it comes."""
+    longest = max(width, height, 1)
+    scale = min(1.0, 320 / longest)
+    return {"width": str(max(1, round(width * scale))), "height": str(max(1, round(height * scale)))}
 
 
 def _label(key: str) -> str:

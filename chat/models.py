@@ -1,4 +1,4 @@
-"""The models an operator offers."""
+"""The models an operator offers, and the files people attach."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+
+from history.models import new_id, now
 
 PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
 DEAREST = 1_000_000_000
@@ -137,3 +139,64 @@ class ProviderLimit(models.Model):
 
     def __str__(self) -> str:
         return self.provider
+
+
+class Attachment(models.Model):
+    """A file somebody attached, from its upload to the end of its conversation.
+
+    `key` is random and names its parts in the storage: `source` is what came, the others what attempt number `attempts`
+    made of it. `turn_id` is the first turn that used it, `bound_at` is set until a sweep has seen that turn. `tokens` is the
+    estimate of its text, `is_cut` whether that is only the beginning.
+    """
+
+    class Kind(models.TextChoices):
+        IMAGE = "image"
+        PDF = "pdf"
+        TEXT = "text"
+
+    class Status(models.TextChoices):
+        UPLOADED = "uploaded"
+        PROCESSING = "processing"
+        READY = "ready"
+        REFUSED = "refused"
+        ERASED = "erased"  # on its way out: nobody is shown it any more
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner_id = models.BigIntegerField()
+    conversation_id = models.UUIDField(null=True, db_index=True)
+    turn_id = models.UUIDField(null=True)
+    bound_at = models.DateTimeField(null=True, db_index=True)
+    kind = models.CharField(max_length=5, choices=Kind)
+    name = models.CharField(max_length=120)
+    media_type = models.CharField(max_length=30)
+    size = models.PositiveIntegerField()
+    pages = models.PositiveIntegerField(default=0)
+    width = models.PositiveIntegerField(default=0)
+    height = models.PositiveIntegerField(default=0)
+    tokens = models.PositiveIntegerField(default=0)
+    is_cut = models.BooleanField(default=False)
+    sha256 = models.CharField(max_length=64)
+    key = models.CharField(max_length=32, unique=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.UPLOADED)
+    error = models.CharField(max_length=40, blank=True, default="")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    claimed_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["owner_id", "created_at"], name="attachment_owner"),
+            models.Index(fields=["status", "created_at"], name="attachment_status"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def part(self, name: str) -> str:
+        """Return the storage's name of one part: `source`, or of this attempt `file`, `preview` or `text`."""
+        return f"{self.key[:2]}/{self.key}/{name if name == 'source' else f'{self.attempts}-{name}'}"
+
+    @property
+    def stored(self) -> str:
+        """The storage's name of what is served and sent: a PDF as it came, the others made anew."""
+        return self.part("source" if self.kind == self.Kind.PDF else "file")

@@ -21,14 +21,14 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Start(Struct, tag_field="type", tag="turn.start"):
-    """`parent_id` absent continues the last turn; null begins a new branch at the root."""
+    """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids."""
 
     turn_id: UUID
     conversation_id: UUID
     text: str
     model: str | None = None
     parent_id: UUID | UnsetType | None = UNSET
-    attachments: list[Any] = []
+    attachments: list[UUID] = []
     effort: str | None = None
 
 

@@ -1,16 +1,18 @@
 """What must follow when something changed elsewhere, a title, a deletion, a suspension: a person's open tabs learn of
-it, and what the answer cache keeps of it is forgotten."""
+it, what the answer cache keeps of it is forgotten, and files go with what they belong to."""
 
 from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
-from django.db.models.signals import post_delete, post_save
+from django.db.models import Q
+from django.db.models.signals import post_delete, post_save, pre_delete
 from django.dispatch import receiver
 
 from accounts.models import User
 from accounts.signals import access_revoked
+from chat.attachments import uploads
 from chat.turns import answer_cache, notices
 from history.models import Conversation
 
@@ -39,6 +41,24 @@ def tell_deleted(instance: Conversation, **_signal: Any) -> None:
     costs less than keeping it."""
     tell_changed(instance)
     _when_committed("history", lambda: answer_cache.forget(instance.owner_id))
+
+
+@receiver(pre_delete, sender=Conversation)
+def hide_files(instance: Conversation, **_signal: Any) -> None:
+    """Before the conversation goes: if this process dies in between, the sweep still knows which files to remove."""
+    uploads.mark_erased(Q(conversation_id=instance.pk))
+
+
+@receiver(post_delete, sender=Conversation)
+def erase_files(instance: Conversation, **_signal: Any) -> None:
+    conversation_id = instance.pk  # Django takes it away when the deletion is over
+    transaction.on_commit(lambda: uploads.erase_of_conversation(conversation_id), using="history", robust=True)
+
+
+@receiver(post_delete, sender=User)
+def erase_files_of_owner(instance: User, **_signal: Any) -> None:
+    owner_id = instance.pk  # Django takes it away when the deletion is over
+    transaction.on_commit(lambda: uploads.erase_of_owner(owner_id), robust=True)
 
 
 def tell_changed(conversation: Conversation) -> None:

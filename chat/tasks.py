@@ -1,10 +1,11 @@
-"""Celery tasks of the chat."""
+"""Celery tasks of the chat; `chat.attachments.reading` has one more."""
 
 import asyncio
 import random
 
 from celery import shared_task
 
+from chat.attachments import sweeping as attachments
 from chat.llm.probes import probe_providers
 from chat.turns.connections import close_async_redis, sync_redis
 from chat.turns.sweeping import sweep
@@ -29,6 +30,12 @@ def probe() -> None:
 async def _probe() -> None:
     await asyncio.sleep(random.uniform(0, PROBE_JITTER_SECONDS))  # noqa: S311  jitter
     await probe_providers()
+
+
+@shared_task(expires=30)
+def sweep_attachments() -> None:
+    """Repair and erase attachments. Runs every 30 seconds."""
+    attachments.sweep()
 
 
 async def _sweep() -> None:

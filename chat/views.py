@@ -1,11 +1,12 @@
 """The pages of the chat. With JavaScript they follow turns over the socket; without, forms and reloading do the same."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -13,15 +14,21 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from redis.exceptions import RedisError
 
-from accounts.errors import DomainError
+from accounts.errors import DomainError, NotFound
 from accounts.http import member_of
 from billing import entitlements
+from chat.attachments import uploads
+from chat.attachments.reading import read_later
+from chat.attachments.using import decode_attached
 from chat.choices import by_tier, efforts_of, list_choices
 from chat.costs import estimates_for
+from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
+from chat.files import file_response
 from chat.fragments import show_turn, turn_html
+from chat.llm import health
 from chat.llm.catalog import list_offered
 from chat.llm.selection import AUTO
-from chat.models import LanguageModel
+from chat.models import Attachment, LanguageModel
 from chat.turns.connections import sync_redis
 from chat.turns.log import read_sync, replay
 from chat.turns.opening import LATEST, Question, open_turn
@@ -34,6 +41,8 @@ from history.timeline import by_age
 TURNS_SHOWN = 30
 SIDEBAR_SHOWN = 40
 RECENT_SHOWN = 6
+READING_SECONDS = 25
+"""How long a page without JavaScript waits until the files it sent are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Refusal:
     text: str
     model: str
     effort: str
+    files: list[Attachment]  # what was sent with it, and is kept for the next try
 
 
 @require_safe
@@ -69,14 +79,19 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     owner_id = member_of(request).pk
     question = question_of(request, conversation_id)
+    sent: list[Attachment] = []
     try:
+        if not request.POST.keys() & {"again", "instead"}:
+            sent = list_sent(request)
+            question = replace(question, attachments=tuple(file.pk for file in take_files(request, sent)))
         opened = open_turn(owner_id, question)
     except DomainError as error:
         found = access.find_conversation(conversation_id)
         if found is not None and found.owner_id != owner_id:
             raise
+        kept = [file for file in sent if file.status == Attachment.Status.READY or uploads.is_waiting(file)]
         effort = request.POST.get("effort", "")
-        refusal = Refusal(str(error.message), question.text, question.model, effort)
+        refusal = Refusal(str(error.message), question.text, question.model, effort, kept)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
     return to_turn(opened.turn)
 
@@ -112,6 +127,20 @@ def stop(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 
 @login_required
 @require_safe
+def attachment(request: HttpRequest, attachment_id: UUID) -> HttpResponse:
+    """A file its owner attached."""
+    return file_response(member_of(request).pk, attachment_id)
+
+
+@login_required
+@require_safe
+def preview(request: HttpRequest, attachment_id: UUID) -> HttpResponse:
+    """The small image of an attached one."""
+    return file_response(member_of(request).pk, attachment_id, preview=True)
+
+
+@login_required
+@require_safe
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Allowance, recent conversations and models."""
     user = member_of(request)
@@ -140,7 +169,7 @@ def chat_page(
     allowed, allowance = entitlements.standing_of(user.pk)
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
-    choices = list_choices(allowed)
+    choices = list_choices(allowed, resting=health.resting_models())
     chosen = refusal.model if refusal else _last_model(turns["turns"])
     context: dict[str, Any] = {
         **turns,
@@ -158,7 +187,10 @@ def chat_page(
         "effort": refusal.effort if refusal else _last_effort(turns["turns"]),
         "refusal": refusal,
         "estimate": estimates_for(choice.model for choice in choices if choice.is_included),
-        "words": {name: str(word) for name, word in WORDS.items()},
+        "most_files": settings.ATTACHMENTS_PER_QUESTION,
+        "most_file_bytes": settings.ATTACHMENT_BYTES,
+        "words": {name: str(word) for name, word in WORDS.items()}
+        | {"file_too_large": file_sentence_for("file_too_large")},
         "reload": reload_of(turns["turns"][-1].turn) if turns["turns"] else "",
         "only_demo": all(choice.model.tier == LanguageModel.Tier.DEMO for choice in choices),
     }
@@ -177,6 +209,7 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
             model=form.get("model", ""),
             effort=form.get("effort", ""),
             parent_id=earlier_turn.parent_id,
+            attachments=tuple(file.id for file in decode_attached(earlier_turn.attachments)),
         )
     return Question(
         turn_id=parse_id(form.get("turn_id", "")),
@@ -186,6 +219,38 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
         effort=form.get("effort", ""),
         parent_id=LATEST,
     )
+
+
+def list_sent(request: HttpRequest) -> list[Attachment]:
+    """Return the files a form names that are there: uploaded by a script, or with a try that was refused."""
+    found = []
+    for text in request.POST.getlist("attachments")[: settings.ATTACHMENTS_PER_QUESTION]:
+        try:
+            found.append(uploads.access_attachment(member_of(request).pk, UUID(text)))
+        except (ValueError, NotFound):  # removed meanwhile: the person sees what is left
+            pass
+    return found
+
+
+def take_files(request: HttpRequest, sent: list[Attachment]) -> list[Attachment]:
+    """Keep the files a form brings, and wait until they are read; `sent` has them then. Raises DomainError."""
+    brought = request.FILES.getlist("files")
+    if len(brought) + len(sent) > settings.ATTACHMENTS_PER_QUESTION:
+        raise TooManyFiles
+    for upload in brought:
+        try:
+            kept = uploads.keep(member_of(request).pk, upload)
+        except BadFile as error:
+            raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error
+        sent.append(kept)
+        read_later(kept.pk)
+    sent[:] = uploads.wait_for(sent, seconds=READING_SECONDS)
+    for file in sent:
+        if file.status == Attachment.Status.REFUSED:
+            raise DomainError(f"{file.name}: {file_sentence_for(file.error)}", code=file.error)
+        if uploads.is_waiting(file):
+            raise FileNotReady
+    return sent
 
 
 def parse_id(text: str) -> UUID:

@@ -12,7 +12,9 @@ class ConfigConfig(AppConfig):
 
     def ready(self) -> None:
         from config import checks  # noqa: F401  registers them
+        from config.celery import app
 
+        app.set_default()  # in every thread; else tasks are sent to a broker that is Celery's own idea
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
 
 

@@ -11,7 +11,8 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from accounts import memory  # noqa: E402
 from chat.routing import socket_urlpatterns  # noqa: E402
+from config.bodies import limited  # noqa: E402
 
-application = ProtocolTypeRouter({"http": http, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": limited(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 memory.settle()

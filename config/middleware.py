@@ -6,15 +6,18 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
+from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
 
 from accounts.errors import DomainError, Unavailable
+from chat.errors import file_sentence_for
 from config import logging, pages
+from config.bodies import TOO_LARGE
 
 logger = log.getLogger(__name__)
 
@@ -48,6 +51,28 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
         return response
 
     return handle_sync
+
+
+@sync_and_async_middleware
+def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Answer a request whose body config/bodies.py stopped reading: in the person's language, as page or API."""
+
+    def refuse(request: HttpRequest) -> HttpResponse:
+        if request.scope[TOO_LARGE] == "file":  # type: ignore[attr-defined]
+            return pages.answer(request, 413, "file_too_large", file_sentence_for("file_too_large"))
+        return pages.answer(request, 413, "too_large", _("That is too large to send."))
+
+    if iscoroutinefunction(get_response):
+
+        async def handle(request: HttpRequest) -> HttpResponse:
+            if TOO_LARGE in getattr(request, "scope", ()):
+                return await sync_to_async(refuse)(request)
+            response: HttpResponse = await get_response(request)
+            return response
+
+        return handle
+
+    return get_response
 
 
 class RefusalMiddleware(MiddlewareMixin):

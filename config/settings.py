@@ -73,6 +73,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "accounts.middleware.PersonMiddleware",
     "config.middleware.RefusalMiddleware",
+    "config.middleware.too_large",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -97,8 +98,18 @@ TEMPLATES = [
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STORAGES = {
+STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    # What people attach: served by a view that asks whose it is, never as files. Every process needs the same folder.
+    "attachments": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": DATA_DIR / "attachments",
+            "base_url": None,
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
     # Names with a hash of the content, so that browsers may keep them for ever. In DEBUG the files as they are.
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
@@ -288,6 +299,17 @@ QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a ru
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns that may wait for a runner; more are refused
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
+
+# --- Attachments -----------------------------------------------------------------------------------------------------
+
+ATTACHMENT_BYTES = env.int("ATTACHMENT_BYTES", default=20_000_000)  # the largest file
+ATTACHMENTS_BYTES = env.int("ATTACHMENTS_BYTES", default=40_000_000)  # all files of one question
+ATTACHMENTS_PER_QUESTION = env.int("ATTACHMENTS_PER_QUESTION", default=8)
+ATTACHMENTS_PENDING = env.int("ATTACHMENTS_PENDING", default=40)  # uploaded and not yet asked about, of one person
+ATTACHMENT_PIXELS = env.int("ATTACHMENT_PIXELS", default=40_000_000)
+ATTACHMENT_PAGES = env.int("ATTACHMENT_PAGES", default=200)
+ATTACHMENT_CHARACTERS = env.int("ATTACHMENT_CHARACTERS", default=400_000)  # of text, read from one file
+ATTACHMENT_SECONDS = env.int("ATTACHMENT_SECONDS", default=20)  # of processor, to read one file
 
 # --- API -------------------------------------------------------------------------------------------------------------
 

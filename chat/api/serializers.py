@@ -4,10 +4,12 @@ from typing import Any
 
 from rest_framework import serializers
 
+from chat.attachments.using import decode_attached
 from chat.costs import first_token_ms, price_of
-from chat.errors import sentence_for
+from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import charged_rates
+from chat.models import Attachment
 from chat.protocol import usage_of
 from history.models import Turn
 
@@ -30,6 +32,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     error = serializers.SerializerMethodField()
     first_token_ms = serializers.SerializerMethodField()
     price = serializers.SerializerMethodField()
+    attachments = serializers.SerializerMethodField()
 
     class Meta:
         model = Turn
@@ -46,6 +49,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
                 "route",
                 "status",
                 "question",
+                "attachments",
                 "answer",
             ),
             *("reasoning", "from_cache", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
@@ -65,6 +69,19 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     def get_first_token_ms(self, turn: Turn) -> int | None:
         return first_token_ms(turn)
 
+    def get_attachments(self, turn: Turn) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": str(file.id),
+                "kind": file.kind,
+                "name": file.name,
+                "media_type": file.media_type,
+                "size": file.size,
+                "pages": file.pages,
+            }
+            for file in decode_attached(turn.attachments)
+        ]
+
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
 
@@ -78,6 +95,33 @@ class AskSerializer(serializers.Serializer[Any]):
     parent_id = serializers.UUIDField(required=False, allow_null=True)
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
+    attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
+
+
+class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
+    """A file. `status` is `uploaded`, `processing`, `ready` or `refused`, then `error` is `{"code", "detail"}`; `pages` is
+    of PDFs, `width` and `height` are of images."""
+
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Attachment
+        fields = (
+            "id",
+            "kind",
+            "name",
+            "media_type",
+            "size",
+            "pages",
+            "width",
+            "height",
+            "status",
+            "error",
+            "created_at",
+        )
+
+    def get_error(self, attachment: Attachment) -> dict[str, str] | None:
+        return {"code": attachment.error, "detail": file_sentence_for(attachment.error)} if attachment.error else None
 
 
 class ModelSerializer(serializers.Serializer[Candidate]):

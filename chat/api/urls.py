@@ -8,6 +8,9 @@ urlpatterns = [
     path("turns/<uuid:turn_id>", views.turn),
     path("turns/<uuid:turn_id>/events", views.events),
     path("turns/<uuid:turn_id>/stop", views.stop),
+    path("attachments", views.attachments),
+    path("attachments/<uuid:attachment_id>", views.attachment),
+    path("attachments/<uuid:attachment_id>/content", views.attachment_content),
     path("search", views.search),
     path("socket-tickets", views.socket_tickets),
 ]

@@ -1,18 +1,24 @@
-"""The chat API: models, turns, search, and tickets for the socket."""
+"""The chat API: models, turns, attachments, search, and tickets for the socket."""
 
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpResponseBase
 from rest_framework import status
-from rest_framework.decorators import api_view
+from rest_framework.decorators import api_view, parser_classes
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
 from billing import entitlements
-from chat.api.serializers import AskSerializer, ModelSerializer, TurnSerializer
+from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
 from chat.api.streams import OVER, event_stream, finished_turn, parse_event_id
+from chat.attachments import uploads
+from chat.attachments.reading import read_later
+from chat.errors import BadFile
+from chat.files import file_response
 from chat.llm.catalog import list_offered
 from chat.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns.limits import Limit
@@ -57,6 +63,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         model=asked["model"],
         effort=asked["effort"],
         parent_id=asked.get("parent_id", LATEST),
+        attachments=tuple(asked["attachments"]),
     )
     opened = open_turn(user_id_of(request), question)
     response = event_stream(opened.turn, None) if asked["stream"] else finished_turn(opened.turn)
@@ -87,6 +94,37 @@ def stop(request: Request, turn_id: UUID) -> Response:
     found = access.access_turn(user_id_of(request), turn_id)
     async_to_sync(stop_turn)(found)
     return Response(TurnSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+@api_view(["POST"])
+@parser_classes([MultiPartParser])
+def attachments(request: Request) -> Response:
+    """Upload one `file` as multipart/form-data. 202: it is read by a worker; ask for it until `status` is `ready` or `refused`.
+
+    A file no question uses is deleted after a day.
+    """
+    upload = request.FILES.get("file")
+    if not isinstance(upload, UploadedFile):
+        raise BadFile("file_missing", status=400)
+    kept = uploads.keep(user_id_of(request), upload)
+    read_later(kept.pk)
+    return Response(AttachmentSerializer(kept).data, status=status.HTTP_202_ACCEPTED)
+
+
+@api_view(["GET", "DELETE"])
+def attachment(request: Request, attachment_id: UUID) -> Response:
+    """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a 409."""
+    found = uploads.access_attachment(user_id_of(request), attachment_id)
+    if request.method == "DELETE":
+        uploads.discard(found)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    return Response(AttachmentSerializer(found).data)
+
+
+@api_view(["GET"])
+def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBase:
+    """The file as it is kept: images made anew, texts in UTF-8."""
+    return file_response(user_id_of(request), attachment_id)
 
 
 @api_view(["GET"])

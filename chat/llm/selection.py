@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
 from billing.spending import seconds_left
-from chat.errors import BadEffort, ContextExceeded, NoModel, UnknownModel
+from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Route, Verdict, judge
 from chat.llm.pricing import most_it_can_cost, question_room
@@ -46,6 +46,7 @@ class Asked:
     last_model: str = ""
     has_images: bool = False
     has_pdfs: bool = False
+    has_scans: bool = False  # PDFs without text, which can only be looked at
     left_micros: int | None = None
 
 
@@ -183,7 +184,11 @@ def _usable(
         if not usable and any(candidate.model.sees_images for candidate in offered):
             raise NotInPlan(_("None of the models in your plan sees images. Please send the question without them."))
         if not usable:
-            raise NoModel(_("No model here sees images. Please send the question without them."))
+            raise NoVision(_("No model here sees images. Please send the question without them."))
+    if asked.has_scans:
+        usable = [candidate for candidate in usable if candidate.model.reads_pdfs]
+        if not usable:
+            raise NoPdfText
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
     if not usable:
         raise SpendLimitReached(retry_after=seconds_left())

@@ -3,7 +3,7 @@
 import logging
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -16,6 +16,7 @@ from billing import entitlements, metering
 from billing.entitlements import Budget, Entitlements
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.spending import Claim
+from chat.attachments.using import Attached, bind, check_usable, encode_attached
 from chat.errors import BadText, TextTooLong
 from chat.llm import health, spending
 from chat.llm.difficulty import Route
@@ -53,6 +54,7 @@ class Question:
     model: str = ""
     effort: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
+    attachments: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def open_turn(owner_id: int, question: Question) -> Opened:
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
     UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
-    ParentNotFinished, Unavailable.
+    ParentNotFinished, Unavailable, and what `attachments.using.check_usable`, `bind` and `prompts.able` raise.
     """
     try:
         return _open_new(owner_id, question)
@@ -122,7 +124,10 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         raise NotFound
     parent = _find_parent(owner_id, question, conversation)
     check_effort(question.effort, question.model)
-    offer = _offer(question.model, allowed, _asked(text, parent, budget), parent)
+    files = check_usable(
+        owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
+    )
+    offer = _offer(question.model, allowed, _asked(text, files, parent, budget), files, parent)
     try:
         offer, limit = _reserve(owner_id, question.turn_id, budget, offer)
     except _AlreadyReserved:
@@ -132,6 +137,12 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         if question.model not in ("", AUTO):
             raise
         return _open_new(owner_id, question)  # the first one's day is over since a moment: another may answer
+    try:
+        bind(files, turn_id=question.turn_id, conversation_id=question.conversation_id)
+    except DomainError:
+        metering.release(question.turn_id)
+        limits.give_back(owner_id, allowed.turns_per_hour)
+        raise
     turn = Turn(
         pk=question.turn_id,
         owner_id=owner_id,
@@ -140,6 +151,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         seq=parent.seq + 1 if parent and question.parent_id == LATEST else 0,  # a guess, 0 for none
         depth=parent.depth + 1 if parent else 0,
         question=text,
+        attachments=encode_attached(files),
         **_chosen(question.model, offer.choice),
         effort=question.effort,
         max_output=offer.longest_answer,
@@ -170,9 +182,9 @@ class _Offer:
     cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
 
 
-def _asked(text: str, parent: Turn | None, budget: Budget) -> Asked:
+def _asked(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> Asked:
     """Return what matters for the choice. How long the conversation is, the turn before has been told."""
-    least = estimate_tokens((prompts.INSTRUCTIONS, text))
+    least = estimate_tokens((prompts.INSTRUCTIONS, text)) + prompts.least_tokens(files)
     before = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens if parent else 0
     return Asked(
         question=text,
@@ -180,14 +192,20 @@ def _asked(text: str, parent: Turn | None, budget: Budget) -> Asked:
         tokens=least + before * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
         answer_tokens=min(budget.entitlements.answer_tokens, settings.MAX_TOKENS),
         last_model=parent.model if parent else "",
+        has_images=any(file.kind == "image" for file in files),
+        has_pdfs=any(file.kind == "pdf" for file in files),
+        has_scans=any(map(prompts.is_scan, files)),
         left_micros=budget.left_micros,
     )
 
 
-def _offer(model: str, allowed: Entitlements, asked: Asked, parent: Turn | None) -> _Offer:
+def _offer(model: str, allowed: Entitlements, asked: Asked, files: Sequence[Attached], parent: Turn | None) -> _Offer:
     choice = choose(model, allowed, asked, resting=health.resting_models(), stopped=spending.stopped_providers())
+    choice = replace(choice, candidates=prompts.able(choice.candidates, files))
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
-    prompt = prompts.build_for(choice.candidates, tree.path_to(parent), asked.question, max_output=longest_answer)
+    prompt = prompts.build_for(
+        choice.candidates, tree.path_to(parent), asked.question, files, max_output=longest_answer
+    )
     tokens = prompt.tokens()
     amount = max(
         most_it_can_cost(candidate.model, input_tokens=tokens, output_tokens=longest_answer)
@@ -196,7 +214,7 @@ def _offer(model: str, allowed: Entitlements, asked: Asked, parent: Turn | None)
 
     def cheaper(left_micros: int | None) -> _Offer:
         less = amount - 1 if left_micros is None else min(left_micros, amount - 1)
-        return _offer(model, allowed, replace(asked, tokens=tokens, left_micros=less), parent)
+        return _offer(model, allowed, replace(asked, tokens=tokens, left_micros=less), files, parent)
 
     return _Offer(
         choice=choice,

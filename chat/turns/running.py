@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from accounts.errors import DomainError
 from billing import entitlements
+from chat.attachments.using import decode_attached
 from chat.errors import SENTENCES
 from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
@@ -102,9 +103,12 @@ def prepare(turn: Turn) -> Job | None:
     if not progress.claim(turn):
         return None
     try:
-        offered = _candidates(turn)
+        files = decode_attached(turn.attachments)
+        offered = prompts.able(_candidates(turn), files)
         parent = access.find_turn(turn.parent_id) if turn.parent_id else None
-        prompt = prompts.build_for(offered, tree.path_to(parent), turn.question, max_output=turn.max_output)
+        prompt = prompts.build_for(
+            offered, tree.path_to(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+        )
     except DomainError as error:
         logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
         code = error.code if error.code in SENTENCES else "not_found"

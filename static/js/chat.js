@@ -1,5 +1,6 @@
 // The chat page: what the socket says goes to turns, sidebar and composer; what the person does goes to the socket.
 
+import * as attach from "attach";
 import { frameCode } from "code";
 import * as composer from "composer";
 import { canPick, setModel, toggle } from "picker";
@@ -63,18 +64,25 @@ function ignore() {}
 
 function ask({ text, button }) {
   if (pending && !isPolling) return;
+  const hindrance = button ? "" : attach.hindrance();
+  if (hindrance) {
+    composer.refuse(hindrance);
+    return;
+  }
   const command = {
     type: "turn.start",
     turn_id: pending?.command.turn_id ?? newId(), // tried again: the same question
     conversation_id: chatId,
     text,
     model: composer.model(),
+    attachments: button ? [] : attach.ids(),
   };
   if (composer.effort()) command.effort = composer.effort();
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
     command.text = article.querySelector("[data-question]").textContent;
     command.parent_id = article.dataset.parent || null;
+    command.attachments = [...article.querySelectorAll("[data-file]")].map((file) => file.dataset.file);
   } else if (button) {
     command.text = button.value;
   }
@@ -153,6 +161,7 @@ function started({ turn_id, conversation_id, html }) {
   }
   if (isOurs) {
     composer.sent(pending.text);
+    attach.used(pending.command.attachments);
     pending = null;
     form.elements.turn_id.value = newId();
     if (!("known" in main.dataset)) becomeKnown();

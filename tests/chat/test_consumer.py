@@ -20,7 +20,7 @@ from billing.errors import TooManyAtOnce
 from billing.models import Plan
 from chat import consumers
 from chat.consumers import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
-from chat.errors import BadCommand, BadEffort, BadText, NoAttachments, TextTooLong, sentence_for
+from chat.errors import BadCommand, BadEffort, BadText, FileNotUsable, TextTooLong, sentence_for
 from chat.models import LanguageModel
 from chat.tickets import issue_ticket
 from chat.turns import notices
@@ -585,8 +585,8 @@ async def test_an_empty_question_is_refused(ana: User, text: str):
     await assert_rejected(ana, "text_empty", BadText.message, text)
 
 
-async def test_attachments_are_refused(ana: User):
-    await assert_rejected(ana, "no_attachments", NoAttachments.message, attachments=[{"name": "a.pdf"}])
+async def test_an_attachment_that_is_not_there_is_refused(ana: User):
+    await assert_rejected(ana, "file_not_usable", FileNotUsable.message, attachments=[str(new_id())])
 
 
 async def test_an_effort_nobody_knows_is_refused(ana: User):

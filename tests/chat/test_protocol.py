@@ -41,8 +41,8 @@ def spoken(event: Any) -> Any:
 
 def test_a_question_is_understood():
     parent = new_id()
-    text = start(parent_id=str(parent), model="scripted", attachments=[{"name": "a"}])
-    assert parse_command(text) == Start(TURN, CONVERSATION, "hola", "scripted", parent, [{"name": "a"}])
+    text = start(parent_id=str(parent), model="scripted", attachments=[str(parent)])
+    assert parse_command(text) == Start(TURN, CONVERSATION, "hola", "scripted", parent, [parent])
 
 
 def test_a_question_needs_no_more_than_its_ids_and_text():
@@ -94,6 +94,7 @@ def test_what_a_later_page_may_send_as_well_is_ignored():
         start(conversation_id="7"),
         start(attachments={}),
         start(attachments=None),
+        start(attachments=[{"name": "a"}]),
         '{"type": "turn.stop", "turn_id": "%s"} {}' % TURN,
         "[" * 100_000,
     ],

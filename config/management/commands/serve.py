@@ -122,7 +122,7 @@ async def start_site(manager: Manager, host: str, port: int) -> None:
     quiet = ["-W", "ignore:You're running the worker with superuser privileges"]  # eight lines, when root
     celery = [sys.executable, *quiet, "-m", "celery", "--quiet", "-A", "config"]
     # Threads: one process instead of the two that "prefork" needs, and pings are answered during a long task.
-    command = [*celery, "worker", "--pool", "threads", "--concurrency", "1", "--loglevel", "warning"]
+    command = [*celery, "worker", "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     worker = Process("worker", command, stop_seconds=15)
     beat = Process("beat", [*celery, "beat", "--loglevel", "warning"])

@@ -1,0 +1,166 @@
+"""Reads uploaded files in a worker: the risky part in a child process, with limits. May be repeated at any point."""
+
+import datetime as dt
+import json
+import logging
+import subprocess
+import sys
+from math import ceil
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from threading import BoundedSemaphore
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from celery import shared_task
+from django.conf import settings
+from django.core.files import File
+from django.db.models import F, Q
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from chat.attachments.uploads import drop_parts, refuse, storage
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN
+from chat.models import Attachment
+
+logger = logging.getLogger(__name__)
+
+Status = Attachment.Status
+
+STUCK = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 50)
+"""A file somebody has been reading for longer is taken from them: they died."""
+ATTEMPTS = 3
+PARTS = {
+    Attachment.Kind.IMAGE: ("file", "preview"),
+    Attachment.Kind.PDF: ("text",),
+    Attachment.Kind.TEXT: ("file", "text"),
+}
+
+
+READ_AT_ONCE = 2
+"""Files read at once in a worker process: one fewer than it has threads, so that sweeps are not kept waiting."""
+
+_free_readers = BoundedSemaphore(READ_AT_ONCE)
+
+
+class Found(msgspec.Struct):
+    """What the child says of a file."""
+
+    error: str = ""
+    media_type: str = ""
+    width: int = 0
+    height: int = 0
+    pages: int = 0
+    text_bytes: int = 0
+    is_cut: bool = False
+
+
+def read_later(attachment_id: UUID) -> None:
+    """Hand a file to a worker. Without a broker the sweep does it later."""
+    try:
+        read_attachment.delay(str(attachment_id))
+    except OperationalError:
+        logger.warning("Attachment not handed over yet", extra={"attachment_id": attachment_id})
+
+
+@shared_task(bind=True, max_retries=None)
+def read_attachment(self: Any, attachment_id: str) -> None:
+    """Read one uploaded file; wait while this process reads as many as it may."""
+    if not _free_readers.acquire(blocking=False):
+        raise self.retry(countdown=1)
+    try:
+        read(UUID(attachment_id))
+    finally:
+        _free_readers.release()
+
+
+def read(attachment_id: UUID) -> None:
+    """Read a file that waits; nothing where somebody else does, or did."""
+    attachment = _claim(attachment_id)
+    if attachment is None:
+        return
+    if attachment.attempts > ATTEMPTS:
+        refuse(attachment, "file_broken")
+        return
+    with TemporaryDirectory(prefix="attachment-") as name:
+        folder = Path(name)
+        try:
+            with storage().open(attachment.part("source")) as source, (folder / "source").open("wb") as copy:
+                copyfileobj(source, copy)
+        except FileNotFoundError:  # whoever uploaded it died before it was written
+            refuse(attachment, "file_broken")
+            return
+        found = _extract(attachment.kind, folder)
+        if found.error:
+            refuse(attachment, found.error)
+            return
+        _finish(attachment, folder, found)
+
+
+def _claim(attachment_id: UUID) -> Attachment | None:
+    """Take a file for reading, as one more attempt; None if it does not wait."""
+    stuck = Q(status=Status.PROCESSING, claimed_at__lt=timezone.now() - STUCK)
+    waiting = Attachment.objects.filter(Q(status=Status.UPLOADED) | stuck, pk=attachment_id)
+    if not waiting.update(status=Status.PROCESSING, claimed_at=timezone.now(), attempts=F("attempts") + 1):
+        return None
+    return Attachment.objects.filter(pk=attachment_id).first()
+
+
+def _extract(kind: str, folder: Path) -> Found:
+    """Return what the child found; a child that was ended found an error."""
+    command = [sys.executable, "-m", "chat.attachments.extract", kind, str(folder), json.dumps(_limits())]
+    try:
+        done = subprocess.run(  # noqa: S603  our own module
+            command,
+            cwd=settings.BASE_DIR,
+            env={"LANG": "C.UTF-8", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},  # nothing it could tell
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * settings.ATTACHMENT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Found(error="file_slow")
+    try:
+        return msgspec.json.decode(done.stdout, type=Found)
+    except msgspec.MsgspecError:
+        logger.warning("File reader ended", extra={"kind": kind, "status": done.returncode})
+        return Found(error="file_slow" if done.returncode in (-24, -9) else "file_broken")  # SIGXCPU, SIGKILL
+
+
+def _limits() -> dict[str, int]:
+    return {
+        "pixels": settings.ATTACHMENT_PIXELS,
+        "pages": settings.ATTACHMENT_PAGES,
+        "characters": settings.ATTACHMENT_CHARACTERS,
+        "seconds": settings.ATTACHMENT_SECONDS,
+    }
+
+
+def _finish(attachment: Attachment, folder: Path, found: Found) -> None:
+    """Keep what was made, and nothing of what came unless it is what is kept; then it is ready.
+
+    In this order nothing with a maker's name in it outlives a crash unseen.
+    """
+    for name in PARTS[Attachment.Kind(attachment.kind)]:
+        with (folder / name).open("rb") as made:
+            storage().save(attachment.part(name), File(made))
+    attachment.media_type = found.media_type or attachment.media_type
+    attachment.size = storage().size(attachment.stored)
+    drop_parts(attachment, spare=(attachment.stored, *map(attachment.part, ("file", "preview", "text"))))
+    mine = Attachment.objects.filter(pk=attachment.pk, status=Status.PROCESSING, attempts=attachment.attempts)
+    is_mine = mine.update(
+        status=Status.READY,
+        media_type=attachment.media_type,
+        size=attachment.size,
+        width=found.width,
+        height=found.height,
+        pages=found.pages,
+        tokens=ceil(found.text_bytes / RESERVE_BYTES_PER_TOKEN),
+        is_cut=found.is_cut,
+    )
+    if not is_mine:  # erased, or taken over, while it was read: whoever did that could not know of these
+        for name in ("file", "preview", "text"):
+            storage().delete(attachment.part(name))

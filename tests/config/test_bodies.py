@@ -1,0 +1,146 @@
+"""A body that is too long is refused before it costs anything, by a real server."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from bench.site import wait_for_port
+from config import embedded
+
+GIGABYTE = 1_000_000_000
+MEGABYTE = 1_000_000
+UPLOADS = "/api/v1/attachments"
+
+
+class Server:
+    def __init__(self, port: int, process: "subprocess.Popen[bytes]") -> None:
+        self.port, self._process = port, process
+
+    @property
+    def peak(self) -> int:
+        """The most memory it ever had, bytes."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    @property
+    def written(self) -> int:
+        """What it has written so far, to disks or sockets, bytes."""
+        counters = Path(f"/proc/{self._process.pid}/io").read_text()
+        return int(counters.split("wchar:")[1].split()[0])
+
+    def get(self) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET", "/healthz", headers={"Host": "localhost"})
+        try:
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    port = embedded.any_free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "config.asgi:application",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+    environment = {
+        **os.environ,
+        "DATA_DIR": str(tmp_path_factory.mktemp("bodies")),
+        "DJANGO_SETTINGS_MODULE": "config.settings_test",
+    }
+    environment |= {"SECRET_KEY": "x" * 60, "DEBUG": "false"}
+    process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment)
+    try:
+        wait_for_port(port)
+        found = Server(port, process)
+        found.get()
+        yield found
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def send(server: Server, head: str, *, chunks: int = 0) -> tuple[int, dict[str, str], bytes, int]:
+    """Send a request, and a body of so many megabytes in chunks; return status, headers, body and megabytes sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n")
+        megabyte = b"%x\r\n" % MEGABYTE + b"a" * MEGABYTE + b"\r\n"
+        sent = 0
+        connection.settimeout(20)
+        with suppress(OSError):  # it hangs up
+            while sent < chunks:
+                connection.sendall(megabyte)
+                sent += 1
+        answer = b""
+        with suppress(OSError):
+            while part := connection.recv(65_536):
+                answer += part
+    if not answer:
+        return 0, {}, b"", sent
+    lines, _, body = answer.partition(b"\r\n\r\n")
+    first, *headers = lines.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in headers), body, sent
+
+
+def head(path: str, *headers: str) -> str:
+    return "\n".join(
+        [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: multipart/form-data; boundary=x", *headers, ""]
+    )
+
+
+@pytest.mark.parametrize("path", [UPLOADS, "/c/0193a1b0-0000-7000-8000-000000000001/", "/api/v1/login", "/nothing/"])
+def test_two_gigabytes_that_are_announced_are_not_read(server: Server, path: str):
+    peak, written = server.peak, server.written
+    status, headers, body, _ = send(server, head(path, f"Content-Length: {2 * GIGABYTE}", "Accept-Language: en"))
+    assert (status, headers["connection"]) == (413, "close")
+    assert server.peak - peak < 20 * MEGABYTE
+    assert server.written - written < 200_000
+    if path == UPLOADS:
+        answer = json.loads(body)
+        assert answer["code"] == "file_too_large"
+        assert "too large: at most" in answer["detail"]
+        assert answer["request_id"]
+
+
+def test_two_gigabytes_that_come_unannounced_are_read_to_the_limit(server: Server):
+    peak, written = server.peak, server.written
+    status, _, body, sent = send(server, head(UPLOADS, "Transfer-Encoding: chunked"), chunks=2_000)
+    assert status in (413, 0)  # a client that goes on sending may not hear the answer
+    if status:
+        assert json.loads(body)["code"] == "file_too_large"
+    assert sent < 40
+    assert server.peak - peak < 30 * MEGABYTE
+    assert server.written - written < settings.ATTACHMENT_BYTES + 2 * MEGABYTE
+    assert server.get() == 200
+
+
+def test_a_length_that_is_none_is_refused(server: Server):
+    status, *_ = send(server, head(UPLOADS, f"Content-Length: {'9' * 18}"))
+    assert status == 413
+
+
+def test_a_body_within_the_limit_reaches_its_view(server: Server):
+    body = json.dumps({"email": "a", "password": "b" * 2 * MEGABYTE})
+    lines = (
+        f"POST /api/v1/login HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: {len(body)}\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"{lines}Connection: close\n\n".replace("\n", "\r\n").encode() + body.encode())
+        answer = connection.recv(65_536)
+    assert not answer.startswith(b"HTTP/1.1 413")
