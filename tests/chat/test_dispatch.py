@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from bench.provider import FakeProvider, expected_reasoning, expected_text
 from chat.llm import dispatch
-from chat.llm.breaker import close_breakers
+from chat.llm.breaker import breakers, close_breakers
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
 from chat.llm.providers.base import Delta, Finish, Message, Provider
@@ -50,6 +50,7 @@ async def answer(candidates: list[Candidate], prompt: Prompt = PROMPT) -> tuple[
                     text += event.text
     except ProviderError as caught:
         error = caught
+    await breakers().settle()
     return who, text, error
 
 

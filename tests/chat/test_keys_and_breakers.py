@@ -1,5 +1,6 @@
 """Who is asked when a provider has several keys, and when somebody rests; and that the operator is told."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -184,6 +185,26 @@ async def test_a_trial_that_somebody_stops_is_given_back(
     assert await redis.keys("breaker:*:trial") == []
 
 
+async def test_a_trial_that_is_stopped_before_it_showed_anything_is_given_back(
+    redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(breaker, "FIRST_MS", 1)
+    only = candidate(provider.url, "hang")
+    await trip(only)
+    asking = asyncio.create_task(answer(only))
+
+    async def is_trying() -> bool:
+        return bool(await redis.keys("breaker:*:trial"))
+
+    await eventually(is_trying)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await breakers().settle()
+    assert await redis.keys("breaker:*:trial") == []
+    assert await redis.hlen(OPEN) == 1
+
+
 @pytest.mark.parametrize("name", ["context", "status-400", "fake-2t-0ms-filter"])
 async def test_what_is_not_the_providers_fault_opens_nothing(redis: Redis, provider: FakeProvider, name: str):
     for _ in range(12):
@@ -246,6 +267,14 @@ async def test_whose_every_key_was_told_to_wait_says_when_to_come_back(doorman: 
     _, _, error = await answer(served)
     assert (error.code, 38 < error.retry_after <= 40, doorman.asked) == ("rate_limited", True, [])
     assert time.monotonic() - begun < 0.5
+
+
+async def test_who_was_not_told_to_wait_is_tried_before_who_was(redis: Redis, provider: FakeProvider):
+    first, second = candidate(provider.url, "fake-3t-0ms-f0"), candidate(provider.url, "fake-2t-0ms-f0")
+    breakers().report(breaker.Report(id_of(first.provider, first.model.key), "rest", "rate_limited", 60_000))
+    await trip(second)
+    assert (await answer(first, second))[0] == Answering(second, instead_of=first, instead_because="rate_limited")
+    assert asked(provider) == ["fake-2t-0ms-f0"]
 
 
 async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):

@@ -17,7 +17,7 @@ def browser(catalog) -> Client:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/terms/", "/accounts/login/", "/accounts/signup/", "/nothing/", "/admin/login/"]
+    "path", ["/", "/terms/", "/status/", "/accounts/login/", "/accounts/signup/", "/nothing/", "/admin/login/"]
 )
 def test_every_page_forbids_whatever_is_not_ours(browser, path):
     policy = browser.get(path)["Content-Security-Policy"]
