@@ -224,3 +224,21 @@ async def test_a_member_s_language_goes_with_them(reader: Reader) -> None:
         await other.page.goto("/settings/")
         await expect(other.page.locator("html")).to_have_attribute("lang", "es")
         await other.call("PATCH", "me", locale="en")
+
+
+# --- Status ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_footer_leads_anybody_to_how_the_providers_are(
+    browser: Browser, site: TestedSite, reader: Reader
+) -> None:
+    """The reader's turns are in the last hour already; one of them broke off."""
+    async with Tab.open(browser, site.port()) as tab:
+        await tab.page.goto("/terms/")
+        await tab.page.get_by_role("link", name="Status").click()
+        card = tab.page.get_by_role("region", name="OpenAI-compatible")
+        hours = card.get_by_role("listitem")
+        await expect(hours).to_have_count(24)
+        known = hours.filter(has_text=re.compile("Operational|Degraded|Unavailable"))
+        await expect(known).not_to_have_count(0)
+        await expect(card.get_by_text(re.compile(r"^\s*\d+\.\d s\s*$"))).to_be_visible()
