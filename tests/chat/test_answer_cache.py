@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from accounts.models import User
 from bench.provider import FakeProvider, expected_text
 from billing.models import Reservation
+from chat.attachments.using import Attached, encode_attached
 from chat.fragments import turn_html
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Message, ModelRequest, Provider
@@ -216,7 +217,8 @@ async def test_a_question_with_something_attached_is_asked(
 ):
     await answered(carla)
     await kept(carla)
-    monkeypatch.setattr(Turn._meta.get_field("attachments"), "default", '[{"name": "a.png"}]')
+    attached = encode_attached([Attached(new_id(), "text", "a.txt", "text/plain", 3)])
+    monkeypatch.setattr("chat.turns.opening.encode_attached", lambda _files: attached)
     assert not (await answered(carla)).is_from_cache
     assert len(provider.requests) == 2
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bench import auto as figures
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
-from chat.errors import ContextExceeded, NoModel, UnknownModel
+from chat.errors import ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm import catalog, selection
 from chat.llm.catalog import Candidate
 from chat.llm.difficulty import Route, judge, route_label
@@ -166,8 +166,16 @@ def test_images_go_to_who_sees_them():
     assert pick([*LADDER, seeing], has_images=True) == ("seeing", "only_one")
     with pytest.raises(NotInPlan):
         pick([*LADDER, seeing], has_images=True, best_tier="mid")
-    with pytest.raises(NoModel):
+    with pytest.raises(NoVision):
         pick(LADDER, has_images=True)
+
+
+def test_scans_go_to_who_reads_pdfs():
+    """They hold no text for the others."""
+    reading = candidate("reading", "strong", reads_pdfs=True)
+    assert pick([*LADDER, reading], has_pdfs=True, has_scans=True)[0] == "reading"
+    with pytest.raises(NoPdfText):
+        pick(LADDER, has_pdfs=True, has_scans=True)
 
 
 def test_pdfs_go_to_who_reads_them_if_there_is_one():
@@ -408,6 +416,7 @@ def asks(draw: st.DrawFn) -> Asked:
         last_model=draw(st.sampled_from(["", *NAMES])),
         has_images=draw(st.booleans()),
         has_pdfs=draw(st.booleans()),
+        has_scans=draw(st.booleans()),
         left_micros=draw(st.one_of(st.none(), st.integers(-1_000, 100_000))),
     )
 
@@ -461,7 +470,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     def can(model: LanguageModel) -> bool:
         is_paid = model.input_price or model.output_price
         fits = question_room(model, min(ask.answer_tokens, model.max_output)) >= ask.least_tokens
-        sees = model.sees_images or not ask.has_images
+        sees = (model.sees_images or not ask.has_images) and (model.reads_pdfs or not ask.has_scans)
         return may(model) and fits and sees and not (model.provider in stopped and is_paid)
 
     def pays(model: LanguageModel) -> bool:
@@ -478,7 +487,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     ):
         try:
             choice = choose(requested, plan, ask, resting=resting, stopped=stopped)
-        except (NoModel, NotInPlan, UnknownModel, ContextExceeded, SpendLimitReached):
+        except (NoModel, NotInPlan, UnknownModel, ContextExceeded, SpendLimitReached, NoVision, NoPdfText):
             assert not able or requested in NAMES
             return
         assert choice == choose(requested, plan, ask, resting=resting, stopped=stopped)

@@ -2,6 +2,7 @@
 
 import pytest
 from django.test import Client
+from django.utils import translation
 from redis.asyncio import Redis
 
 from accounts.models import User
@@ -89,7 +90,8 @@ def test_a_model_that_was_named_is_asked_even_if_its_key_is_odd(carla: User, off
 def test_the_answer_says_that_credits_are_nearly_used_up(carla: User, route: str, is_told: bool):
     turn = ask(carla, model="auto")
     turn.route, turn.status, turn.answer = route, "completed", "Hola."
-    assert (NOTICE in turn_html(turn)) == is_told
+    with translation.override("en"):
+        assert (NOTICE in turn_html(turn)) == is_told
     turn.status, turn.answer, turn.error = "failed", "", "timeout"
     assert NOTICE not in turn_html(turn)
 

@@ -97,7 +97,10 @@ def test_the_page_has_the_list_and_the_picker(browser):
     change("claude-haiku-5-5", sees_images=True, reads_pdfs=True)
     Plan.objects.create(key="premium", name="<Premium>", rank=3, best_tier="strong")
     page = browser.get("/").text
-    assert re.search(r'<option value="claude-opus-5-5" disabled>\s*Claude Opus 5.5 · not in your plan', page)
+    assert re.search(
+        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>\s*Claude Opus 5.5 · not in your plan',
+        page,
+    )
     assert '<optgroup label="Quick">' in page
     [haiku] = re.findall(r'data-key="claude-haiku-5-5">(.*?)role="option"', page, re.S)
     for text in ("Claude Haiku 5.5", "Anthropic", "≈ 0.35 credits", "Sees images", "Reads PDFs", "Thinks before"):
@@ -119,6 +122,7 @@ def test_a_model_that_is_resting_says_so_and_can_be_chosen(ana):
 
 def test_efforts_are_in_words_where_there_are_words(ana):
     change("claude-haiku-5-5", efforts="none low xhigh zippy")
+    change("claude-opus-5-5", efforts="")
     levels = [("none", "None"), ("low", "Low"), ("xhigh", "Very high"), ("zippy", "zippy")]
     assert efforts_of(choices_of(ana), "claude-haiku-5-5") == levels
     assert efforts_of(choices_of(ana), "claude-opus-5-5") == efforts_of(choices_of(ana), "") == []
