@@ -54,4 +54,4 @@ async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: Tes
     assert late.heap_bytes - early.heap_bytes < 2 * TEXT_BYTES
     assert late.nodes - early.nodes < 20
     assert ended.heap_bytes - early.heap_bytes < 4 * TEXT_BYTES  # the server's HTML, and the old one not yet let go
-    assert ended.nodes - early.nodes < 100
+    assert ended.nodes - early.nodes < 200  # its footer: buttons, and what it took

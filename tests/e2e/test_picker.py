@@ -96,6 +96,7 @@ async def test_a_model_is_chosen_with_the_mouse_and_answers(tab: Tab) -> None:
 async def test_a_model_is_chosen_with_the_keyboard_alone(tab: Tab) -> None:
     keyboard = tab.page.keyboard
     await expect(tab.question).to_be_focused()
+    await keyboard.press("Tab")  # to what attaches files
     await keyboard.press("Tab")
     await expect(button(tab)).to_be_focused()
     await keyboard.press("ArrowDown")
