@@ -8,7 +8,7 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -26,7 +26,7 @@ from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
 from chat.files import file_response
 from chat.fragments import show_turn, turn_html
 from chat.llm import health
-from chat.llm.catalog import list_offered
+from chat.llm.catalog import find_model, list_offered
 from chat.llm.selection import AUTO
 from chat.models import Attachment, LanguageModel
 from chat.turns.connections import sync_redis
@@ -207,7 +207,7 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
             conversation_id=earlier_turn.conversation_id,
             text=earlier_turn.question,
             model=form.get("model", ""),
-            effort=form.get("effort", ""),
+            effort=effort_of(form),
             parent_id=earlier_turn.parent_id,
             attachments=tuple(file.id for file in decode_attached(earlier_turn.attachments)),
         )
@@ -216,9 +216,15 @@ def question_of(request: HttpRequest, conversation_id: UUID) -> Question:
         conversation_id=conversation_id,
         text=(form.get("instead") or form.get("text", "")).replace("\r\n", "\n"),  # as forms send it
         model=form.get("model", ""),
-        effort=form.get("effort", ""),
+        effort=effort_of(form),
         parent_id=LATEST,
     )
+
+
+def effort_of(form: QueryDict) -> str:
+    """Return how hard the form says to think. Without scripts the levels it offers may be another model's: not followed."""
+    effort, model = form.get("effort", ""), find_model(form.get("model", ""))
+    return effort if model and effort in model.effort_levels else ""
 
 
 def list_sent(request: HttpRequest) -> list[Attachment]:

@@ -69,8 +69,8 @@ def choose(
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
     SpendLimitReached.
 
-    Without a name (empty) it is DEFAULT_LLM where the plan includes it; else, and for `auto`, it is up to Auto.
-    `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
+    Without a name (empty) it is DEFAULT_LLM where the plan includes it and it takes what is attached; else, and for
+    `auto`, it is up to Auto. `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
     """
     offered = list_offered()
     if requested and requested != AUTO:
@@ -79,7 +79,7 @@ def choose(
             raise SpendLimitReached(retry_after=seconds_left())
         return Choice([named])
     default = _default(requested, offered, allowed)
-    if default and not _is_stopped(default, stopped):
+    if default and not _is_stopped(default, stopped) and _takes(default, asked):
         return Choice([default])
     return route(offered, allowed, asked, resting=resting, stopped=stopped)
 
@@ -196,6 +196,12 @@ def _usable(
     if not usable:
         raise ContextExceeded
     return usable
+
+
+def _takes(candidate: Candidate, asked: Asked) -> bool:
+    """Return whether it can be shown what is attached."""
+    model = candidate.model
+    return (model.sees_images or not asked.has_images) and (model.reads_pdfs or not asked.has_scans)
 
 
 def _room(candidate: Candidate, asked: Asked) -> int:

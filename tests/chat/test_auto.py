@@ -10,6 +10,7 @@ from django.test import override_settings
 from django.utils import translation
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from bench import auto as figures
 from billing.entitlements import Entitlements
@@ -168,6 +169,14 @@ def test_images_go_to_who_sees_them():
         pick([*LADDER, seeing], has_images=True, best_tier="mid")
     with pytest.raises(NoVision):
         pick(LADDER, has_images=True)
+
+
+def test_a_default_that_does_not_see_leaves_images_to_auto(settings: Settings):
+    seeing, blind = candidate("seeing", "strong", sees_images=True), candidate("blind")
+    settings.DEFAULT_LLM = "blind"
+    with mock.patch.object(selection, "list_offered", return_value=[blind, seeing]):
+        assert keys(choose("", allowed(), asked())) == ["blind"]
+        assert keys(choose("", allowed(), asked(has_images=True))) == ["seeing"]
 
 
 def test_scans_go_to_who_reads_pdfs():

@@ -120,7 +120,6 @@ def test_a_form_asks_and_asks_once(browser, ana):
         ({"text": "  "}, 400, "Write something first."),
         ({"text": "x" * 40_000}, 413, "That is longer than your plan allows."),
         ({"text": "Hi", "model": "gpt-2"}, 404, "That model is not offered."),
-        ({"text": "Hi", "model": "scripted", "effort": "high"}, 422, "This model cannot be told to think that hard"),
         ({"text": "Hi", "model": "gpt-6.1-sol"}, 403, "Your plan does not include that."),
     ],
 )
@@ -162,6 +161,13 @@ def test_a_form_says_how_hard_to_think(browser, ana):
     metering.release(first.pk)
     browser.post(f"/c/{first.conversation_id}/", {"again": str(first.pk), "model": "scripted", "effort": "low"})
     assert Turn.objects.exclude(pk=first.pk).get().effort == "low"
+
+
+def test_an_effort_of_another_models_list_is_not_followed(browser, ana):
+    """Without scripts the page cannot show other levels when another model is chosen."""
+    LanguageModel.objects.filter(key="scripted").update(efforts="low high")
+    assert browser.post(f"/c/{new_id()}/", {"text": "One", "model": "scripted", "effort": "max"}).status_code == 302
+    assert Turn.objects.get().effort == ""
 
 
 def test_an_open_turn_is_stopped_by_a_form(browser, ana):
