@@ -11,7 +11,7 @@ from typing import Literal
 
 from billing.metering import Usage
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import cost_of
+from chat.llm.pricing import charged_rates, cost_of
 from chat.llm.providers import ADAPTERS, sdk
 from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
 from chat.llm.providers.errors import ProviderError
@@ -118,7 +118,7 @@ def _cheapest(offered: list[Candidate], asked: Asked) -> Candidate | None:
         for candidate in offered
         if not kind or (candidate.model.sees_images if kind == "image" else candidate.model.reads_pdfs)
     ]
-    return min(able, key=lambda candidate: candidate.model.output_price or 0, default=None)
+    return min(able, key=lambda candidate: charged_rates(candidate.model)[0].output, default=None)
 
 
 async def _try(candidate: Candidate, asked: Asked, transport: Literal["fast", "sdk"]) -> Tried:

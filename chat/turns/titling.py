@@ -1,7 +1,7 @@
 """A conversation's first words give way to a title a model made, once its first answer is complete.
 
 It happens in the runner, beside the turns: it is network and waiting, which a runner does by the hundred and a worker
-one at a time, and the sweep must not wait behind it. Nothing waits for a title. Whatever goes wrong, or a runner that
+a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Whatever goes wrong, or a runner that
 stops, leaves the first words.
 """
 
