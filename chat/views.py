@@ -30,6 +30,7 @@ from chat.llm.catalog import find_model, list_offered
 from chat.llm.selection import AUTO
 from chat.models import Attachment, LanguageModel
 from chat.turns.connections import sync_redis
+from chat.turns.limits import take_upload
 from chat.turns.log import read_sync, replay
 from chat.turns.opening import LATEST, Question, open_turn
 from chat.turns.stopping import stop_turn
@@ -245,6 +246,7 @@ def take_files(request: HttpRequest, sent: list[Attachment]) -> list[Attachment]
         raise TooManyFiles
     for upload in brought:
         try:
+            take_upload(member_of(request).pk)
             kept = uploads.keep(member_of(request).pk, upload)
         except BadFile as error:
             raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error

@@ -13,6 +13,8 @@ App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
 """In the scope of a request whose body was not read to its end: "file" where files may be sent, else "body"."""
+LENGTHS = (b"content-length", b"transfer-encoding")
+"""Without either, a request has no body (RFC 9112, section 6.3)."""
 FORM_BYTES = 100_000
 """What a form may add to its files: names, boundaries; the question's text has DATA_UPLOAD_MAX_MEMORY_SIZE."""
 
@@ -27,7 +29,7 @@ def limited(app: App) -> App:
     """
 
     async def handle(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["method"] in ("GET", "HEAD"):
+        if not any(name in LENGTHS for name, _value in scope["headers"]):  # no body, whatever the method
             await app(scope, receive, send)
             return
         most, what = _limit(scope["path"])

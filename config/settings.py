@@ -1,5 +1,6 @@
 """Settings: one file, driven by the environment. Every variable is listed in `.env.example`."""
 
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
 # Providers' keys may change while a process runs: those that are not in the real environment are read from `.env` again.
 KEY_NAMES = tuple(f"{name}_API_KEY" for name in ("OPENAI", "ANTHROPIC", "GEMINI", "DEEPSEEK", "OPENAI_COMPATIBLE"))
 KEYS_IN_DOTENV = frozenset(name for name in KEY_NAMES if name not in os.environ)
+logging.getLogger("environ.environ").setLevel(logging.ERROR)  # it would repeat a mistyped line, and the key in it
 for source in (DOTENV, DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
     if source.exists():
         env.read_env(source)
@@ -305,6 +307,7 @@ RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in on
 ATTACHMENT_BYTES = env.int("ATTACHMENT_BYTES", default=20_000_000)  # the largest file
 ATTACHMENTS_BYTES = env.int("ATTACHMENTS_BYTES", default=40_000_000)  # all files of one question
 ATTACHMENTS_PER_QUESTION = env.int("ATTACHMENTS_PER_QUESTION", default=8)
+ATTACHMENTS_PER_HOUR = env.int("ATTACHMENTS_PER_HOUR", default=120)  # uploaded, by one person
 ATTACHMENTS_PENDING = env.int("ATTACHMENTS_PENDING", default=40)  # uploaded and not yet asked about, of one person
 ATTACHMENT_PIXELS = env.int("ATTACHMENT_PIXELS", default=40_000_000)
 ATTACHMENT_PAGES = env.int("ATTACHMENT_PAGES", default=200)
@@ -357,6 +360,7 @@ LOGGING = {
         "django.server": {"handlers": [], "propagate": True},
         "django.channels.server": {"level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
+        "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
         "uvicorn.error": {"level": "WARNING"},
     },

@@ -17,7 +17,7 @@ import msgspec
 from celery import shared_task
 from django.conf import settings
 from django.core.files import File
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -67,8 +67,11 @@ def read_later(attachment_id: UUID) -> None:
 
 @shared_task(bind=True, max_retries=None)
 def read_attachment(self: Any, attachment_id: str) -> None:
-    """Read one uploaded file; wait while this process reads as many as it may."""
-    if not _free_readers.acquire(blocking=False):
+    """Read one uploaded file; wait while this process reads as many as it may, and while others wait whose turn it is."""
+    found = _waiting(UUID(attachment_id)).first()
+    if found is None:
+        return
+    if _is_greedy(found.owner_id) or not _free_readers.acquire(blocking=False):
         raise self.retry(countdown=1)
     try:
         read(UUID(attachment_id))
@@ -99,11 +102,26 @@ def read(attachment_id: UUID) -> None:
         _finish(attachment, folder, found)
 
 
+def _waiting(attachment_id: UUID) -> QuerySet[Attachment]:
+    """Return the file if it waits for somebody to read it; one whose reader died does."""
+    stuck = Q(status=Status.PROCESSING, claimed_at__lt=timezone.now() - STUCK)
+    return Attachment.objects.filter(Q(status=Status.UPLOADED) | stuck, pk=attachment_id)
+
+
+def _is_greedy(owner_id: int) -> bool:
+    """Return whether one of the person's files is being read while somebody else's waits: nobody takes all readers."""
+    read = Attachment.objects.filter(
+        owner_id=owner_id, status=Status.PROCESSING, claimed_at__gte=timezone.now() - STUCK
+    )
+    others = Attachment.objects.filter(status=Status.UPLOADED).exclude(owner_id=owner_id)
+    return read.exists() and others.exists()
+
+
 def _claim(attachment_id: UUID) -> Attachment | None:
     """Take a file for reading, as one more attempt; None if it does not wait."""
-    stuck = Q(status=Status.PROCESSING, claimed_at__lt=timezone.now() - STUCK)
-    waiting = Attachment.objects.filter(Q(status=Status.UPLOADED) | stuck, pk=attachment_id)
-    if not waiting.update(status=Status.PROCESSING, claimed_at=timezone.now(), attempts=F("attempts") + 1):
+    if not _waiting(attachment_id).update(
+        status=Status.PROCESSING, claimed_at=timezone.now(), attempts=F("attempts") + 1
+    ):
         return None
     return Attachment.objects.filter(pk=attachment_id).first()
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core.files.storage import Storage, storages
 from django.core.files.uploadedfile import UploadedFile
+from django.db import connections, router
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 Status = Attachment.Status
 
 WAITING = dt.timedelta(seconds=90)
-"""How long a person waits for a worker to read a file; then they are told that nobody did."""
+"""How long a person waits for a worker to take a file, or to read it; then they are told that nobody did."""
 PAUSE_SECONDS = 0.2
 
 
@@ -70,7 +71,8 @@ def access_attachment(owner_id: int, attachment_id: UUID) -> Attachment:
     found = rows.find(Attachment, pk=attachment_id)
     if found is None or found.owner_id != owner_id or found.status == Status.ERASED:
         raise NotFound
-    if is_waiting(found) and found.created_at < timezone.now() - WAITING:
+    since = (found.status == Status.PROCESSING and found.claimed_at) or found.created_at
+    if is_waiting(found) and since < timezone.now() - WAITING:
         refuse(found, "file_unprocessed")
     return found
 
@@ -98,7 +100,15 @@ def wait_for(attachments: Iterable[Attachment], *, seconds: float) -> list[Attac
         found = {row.pk: row for row in rows.select(Attachment, {"pk": ids})} if ids else {}
         if not any(map(is_waiting, found.values())) or time.monotonic() > deadline:
             return [found[pk] for pk in ids if pk in found]
+        _lend_connection()
         time.sleep(PAUSE_SECONDS)
+
+
+def _lend_connection() -> None:
+    """Give this thread's connection back to its pool: whoever sleeps must not keep others from theirs."""
+    connection = connections[router.db_for_write(Attachment)]
+    if connection.vendor != "sqlite" and not connection.in_atomic_block:
+        connection.close()
 
 
 def refuse(attachment: Attachment, error: str) -> None:

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from accounts.errors import RateLimited
+from django.conf import settings
+from redis.exceptions import RedisError
+
+from accounts.errors import RateLimited, Unavailable
 from chat.turns.connections import sync_redis
 
 # The generic cell rate algorithm. The key holds the theoretical arrival time in microseconds: the moment at which
@@ -45,16 +48,28 @@ def take(user_id: int, turns_per_hour: int | None) -> Limit | None:
         return None
     if turns_per_hour == 0:
         raise RateLimited
-    allowed, remaining, reset_ms, wait_ms = sync_redis().eval(_TAKE, 1, _key(user_id), turns_per_hour, HOUR)
-    if not allowed:
-        raise RateLimited(retry_after=wait_ms / 1000)
-    return Limit(turns_per_hour, remaining, reset_ms / 1000)
+    return _take(_key(user_id), turns_per_hour)
 
 
 def give_back(user_id: int, turns_per_hour: int | None) -> None:
     """Uncount a question that was refused after it was counted."""
     if turns_per_hour:
         sync_redis().eval(_GIVE_BACK, 1, _key(user_id), turns_per_hour, HOUR)
+
+
+def take_upload(user_id: int) -> None:
+    """Count one uploaded file; raises RateLimited, with the time to wait, or Unavailable."""
+    try:
+        _take(f"limit:uploads:{user_id}", settings.ATTACHMENTS_PER_HOUR)
+    except RedisError as error:
+        raise Unavailable(retry_after=5) from error
+
+
+def _take(key: str, per_hour: int) -> Limit:
+    allowed, remaining, reset_ms, wait_ms = sync_redis().eval(_TAKE, 1, key, per_hour, HOUR)
+    if not allowed:
+        raise RateLimited(retry_after=wait_ms / 1000)
+    return Limit(per_hour, remaining, reset_ms / 1000)
 
 
 def _key(user_id: int) -> str:

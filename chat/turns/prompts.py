@@ -179,8 +179,8 @@ class _Budget:
 
     def _form(self, file: Attached) -> Form:
         is_seen = (file.kind == "image" and self._senses.sees_images) or (
-            file.kind == "pdf" and self._senses.reads_pdfs and file.pages <= MOST_NATIVE_PAGES
-        )
+            file.kind == "pdf" and self._senses.reads_pdfs and file.pages <= MOST_NATIVE_PAGES and not file.is_cut
+        )  # how long a text is that was cut, nobody knows
         if is_seen and file.size <= self._bytes:
             self._bytes -= file.size
             return "file"
@@ -217,10 +217,16 @@ def _tokens(forms: Forms) -> int:
     tokens = 0
     for file, form in forms:
         if form == "file":
-            tokens += TOKENS_PER_PAGE * max(1, file.pages) if file.kind == "pdf" else TOKENS_PER_IMAGE
+            tokens += _pdf_tokens(file) if file.kind == "pdf" else TOKENS_PER_IMAGE
         else:
             tokens += TOKENS_PER_NOTE + (file.tokens if form == "text" else 0)
     return tokens
+
+
+def _pdf_tokens(file: Attached) -> int:
+    """Return what a PDF that is sent as it is counts for: its pages as pictures, and the text on them."""
+    pages = max(1, file.pages)
+    return max(TOKENS_PER_PAGE * pages, file.tokens + TOKENS_PER_IMAGE * pages)
 
 
 def _round_up(depth: int, *, at_most: int) -> int:

@@ -12,6 +12,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from celery.exceptions import Retry
 from django.conf import settings as site
 from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -406,6 +407,50 @@ def test_nobody_waits_for_ever_for_a_worker(ana: User, api: Api):
     reading.read(waiting.pk)  # the worker is back
     assert Attachment.objects.get(pk=waiting.pk).status == "refused"
     assert stored_names() == set()
+
+
+def test_a_file_that_waited_long_and_is_being_read_is_waited_for(ana: User, api: Api):
+    waiting = kept(ana, picture())
+    age(waiting, uploads.WAITING)
+    assert reading._claim(waiting.pk)
+    assert api(ana).get(f"{API}/{waiting.pk}").json()["status"] == "processing"
+    age(waiting, uploads.WAITING)  # whoever claimed it died
+    assert api(ana).get(f"{API}/{waiting.pk}").json()["error"]["code"] == "file_unprocessed"
+
+
+def test_nobody_has_all_readers_while_others_wait(ana: User, bo: User):
+    first, second = kept(ana, picture()), kept(ana, picture())
+    assert not reading._is_greedy(ana.pk)
+    reading._claim(first.pk)
+    assert not reading._is_greedy(ana.pk)  # nobody else waits
+    others = kept(bo, picture())
+    with pytest.raises(Retry):
+        reading.read_attachment(str(second.pk))
+    reading.read_attachment(str(others.pk))
+    assert Attachment.objects.get(pk=others.pk).status == "ready"
+    reading.read_attachment(str(second.pk))
+    assert Attachment.objects.get(pk=second.pk).status == "ready"
+
+
+def test_a_task_of_a_file_that_does_not_wait_is_over(ana: User, monkeypatch: pytest.MonkeyPatch):
+    done = attached(ana, picture())
+    monkeypatch.setattr(reading, "_free_readers", None)
+    reading.read_attachment(str(done.pk))
+    reading.read_attachment(str(new_id()))
+
+
+def test_uploads_of_an_hour_are_limited(ana: User, bo: User, api: Api, settings: Settings):
+    """Whatever became of the files: reading them is what costs."""
+    settings.ATTACHMENTS_PER_HOUR = 2
+
+    def upload(user: User) -> Any:
+        return api(user).post(API, {"file": SimpleUploadedFile("a.png", picture())}, format="multipart")
+
+    assert [upload(ana).status_code for _ in range(2)] == [202, 202]
+    refused = upload(ana)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.json()["retry_after"] > 0
+    assert upload(bo).status_code == 202
 
 
 def test_a_file_whose_upload_died_is_refused(ana: User, monkeypatch: pytest.MonkeyPatch):

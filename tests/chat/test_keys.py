@@ -56,6 +56,12 @@ def test_dotenv_is_read_again_when_it_changes(dotenv: Path):
     assert "openai" not in list_providers()
 
 
+def test_a_mistyped_line_is_not_repeated_in_the_log(dotenv: Path, caplog: pytest.LogCaptureFixture):
+    dotenv.write_text("OPENAI_API_KEY = sk-secret\nsk-another\n")
+    assert keys_of("OPENAI_API_KEY") == ()
+    assert "sk-" not in caplog.text
+
+
 def test_a_file_that_is_looked_at_for_the_first_time_after_it_changed(dotenv: Path):
     dotenv.write_text("OPENAI_API_KEY=new\n")
     assert keys_of("OPENAI_API_KEY") == ("new",)

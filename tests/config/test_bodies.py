@@ -130,6 +130,16 @@ def test_two_gigabytes_that_come_unannounced_are_read_to_the_limit(server: Serve
     assert server.get() == 200
 
 
+def test_a_body_is_limited_whatever_the_method(server: Server):
+    """The server keeps what comes with a GET, too, before it looks at it."""
+    written = server.written
+    unannounced = head("/healthz", "Transfer-Encoding: chunked").replace("POST", "GET", 1)
+    _, _, _, sent = send(server, unannounced, chunks=2_000)
+    assert sent < 40
+    assert server.written - written < 10 * MEGABYTE
+    assert server.get() == 200
+
+
 def test_a_length_that_is_none_is_refused(server: Server):
     status, *_ = send(server, head(UPLOADS, f"Content-Length: {'9' * 18}"))
     assert status == 413
