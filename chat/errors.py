@@ -7,6 +7,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from accounts.errors import DomainError
+from billing.errors import NotInPlan
 
 
 class BadText(DomainError):
@@ -145,6 +146,8 @@ SENTENCES: dict[str, str | Promise] = {
     "queue_timeout": _("Nobody was free to answer in time. Nothing was charged; please ask again."),
     "runner_lost": _("The answer was interrupted on our side. You can ask the model to go on."),
     "internal_error": _("Something went wrong on our side. Please ask again."),
+    # What an operator changed while the turn waited.
+    **{error.code: error.message for error in (NotInPlan, NoModel, NoVision, NoPdfText, TooManyFiles)},
 }
 """For each error code of a finished turn, what a person reads."""
 

@@ -50,9 +50,9 @@ def alarm_operator() -> None:
 
     Told first and remembered then: an alarm that comes twice after a crash is better than none.
     """
-    for key, (spent, limit) in standing().items():
+    for key, (spent, limit) in standing().items():  # a limit of nothing is a switch, and no surprise
         reached = [percent for percent in ALARMS if spent.committed_micros * 100 >= percent * limit]
-        if reached and reached[-1] > spent.alarmed_percent:
+        if limit and reached and reached[-1] > spent.alarmed_percent:
             _alarm(key, spent, limit, reached[-1])
             spending.mark_alarmed(key, reached[-1])
 

@@ -4,6 +4,7 @@ import logging
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -139,9 +140,10 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         return _open_new(owner_id, question)  # the first one's day is over since a moment: another may answer
     try:
         bind(files, turn_id=question.turn_id, conversation_id=question.conversation_id)
-    except DomainError:
+    except Exception:
         metering.release(question.turn_id)
-        limits.give_back(owner_id, allowed.turns_per_hour)
+        with suppress(RedisError):
+            limits.give_back(owner_id, allowed.turns_per_hour)
         raise
     turn = Turn(
         pk=question.turn_id,
@@ -183,13 +185,12 @@ class _Offer:
 
 
 def _asked(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> Asked:
-    """Return what matters for the choice. How long the conversation is, the turn before has been told."""
-    least = estimate_tokens((prompts.INSTRUCTIONS, text)) + prompts.least_tokens(files)
-    before = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens if parent else 0
+    """Return what matters for the choice."""
+    words = estimate_tokens((prompts.INSTRUCTIONS, text))
     return Asked(
         question=text,
-        least_tokens=least,
-        tokens=least + before * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
+        least_tokens=words + prompts.least_tokens(files),
+        tokens=words + prompts.most_tokens(files) + _tokens_before(parent),
         answer_tokens=min(budget.entitlements.answer_tokens, settings.MAX_TOKENS),
         last_model=parent.model if parent else "",
         has_images=any(file.kind == "image" for file in files),
@@ -197,6 +198,19 @@ def _asked(text: str, files: Sequence[Attached], parent: Turn | None, budget: Bu
         has_scans=any(map(prompts.is_scan, files)),
         left_micros=budget.left_micros,
     )
+
+
+def _tokens_before(parent: Turn | None) -> int:
+    """Return how long the conversation is, by the careful estimate.
+
+    The turn before has been told; one that used nothing, it failed or came from the cache, has not, and is added up.
+    """
+    if parent is None:
+        return 0
+    if parent.input_tokens:
+        told = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens
+        return told * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN
+    return estimate_tokens(text for turn in tree.path_to(parent) for text in (turn.question, turn.answer))
 
 
 def _offer(model: str, allowed: Entitlements, asked: Asked, files: Sequence[Attached], parent: Turn | None) -> _Offer:

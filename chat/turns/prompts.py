@@ -84,6 +84,17 @@ def is_scan(file: Attached) -> bool:
     return file.kind == "pdf" and not file.tokens
 
 
+def may_be_looked_at(file: Attached) -> bool:
+    """Return whether it is a PDF that is sent as it is to who reads them. Of one whose text was cut, nobody knows how
+    long it is."""
+    return file.kind == "pdf" and file.pages <= MOST_NATIVE_PAGES and not file.is_cut
+
+
+def most_tokens(files: Sequence[Attached]) -> int:
+    """Return about how many tokens the files of a question are at most, by who reads most of them."""
+    return sum(max(_pdf_tokens(file) if may_be_looked_at(file) else 0, least_tokens((file,))) for file in files)
+
+
 def least_tokens(files: Sequence[Attached]) -> int:
     """Return about how many tokens the files of a question are at least, whoever reads them."""
     return sum(
@@ -135,10 +146,14 @@ def build(
 
     `room` is in tokens, by the careful estimate. Raises ContextExceeded when the question alone does not fit.
     """
+    left = room - estimate_tokens((instructions, question))
     budget = _Budget(senses)
     asked = budget.forms(files) if files else []
+    if files and _tokens(asked) > left:
+        budget = _Budget(senses, prefers_text=True)
+        asked = budget.forms(files)
     file_tokens = _tokens(asked)
-    left = room - estimate_tokens((instructions, question)) - file_tokens
+    left -= file_tokens
     if left < 0:
         raise ContextExceeded
     kept: list[tuple[Turn, Forms]] = []
@@ -166,10 +181,14 @@ def build(
 
 
 class _Budget:
-    """Decides how each file is sent: those of the question first, then backwards, while the request has room."""
+    """Decides how each file is sent: those of the question first, then backwards, while the request has room.
 
-    def __init__(self, senses: Senses) -> None:
+    A PDF whose pages would be too many tokens may fit as its text.
+    """
+
+    def __init__(self, senses: Senses, *, prefers_text: bool = False) -> None:
         self._senses = senses
+        self._prefers_text = prefers_text
         self._bytes = MOST_FILE_BYTES
 
     def forms(self, files: Sequence[Attached]) -> Forms:
@@ -179,8 +198,8 @@ class _Budget:
 
     def _form(self, file: Attached) -> Form:
         is_seen = (file.kind == "image" and self._senses.sees_images) or (
-            file.kind == "pdf" and self._senses.reads_pdfs and file.pages <= MOST_NATIVE_PAGES and not file.is_cut
-        )  # how long a text is that was cut, nobody knows
+            self._senses.reads_pdfs and may_be_looked_at(file) and not (self._prefers_text and file.tokens)
+        )
         if is_seen and file.size <= self._bytes:
             self._bytes -= file.size
             return "file"

@@ -8,6 +8,7 @@ stops, leaves the first words.
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from uuid import UUID
 
 from django.conf import settings
@@ -16,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.llm import health, spending, titles
+from chat.llm.breaker import breakers, id_of
 from chat.llm.catalog import Candidate
 from chat.llm.providers.errors import ProviderError
 from chat.turns import notices
@@ -63,6 +65,7 @@ class Titler:
 
     async def _make(self, turn: Turn, end_user: str) -> None:
         conversation, candidate = await in_thread(_find, turn.conversation_id)
+        candidate = candidate and await _by_a_key(candidate)
         if conversation is None or candidate is None or not await self._claim(turn.conversation_id):
             return
         begun = time.monotonic()
@@ -87,6 +90,15 @@ class Titler:
     async def _claim(self, conversation_id: UUID) -> bool:
         """Return whether nobody has tried yet: one call for a conversation, whoever else closes its first answer."""
         return bool(await self._redis.set(f"title:{conversation_id}", b"1", nx=True, ex=CLAIMED_SECONDS))
+
+
+async def _by_a_key(candidate: Candidate) -> Candidate | None:
+    """Return the candidate with the first of its keys that does not rest; None when all do."""
+    await breakers().look()
+    for provider in candidate.provider.with_each_key():
+        if breakers().find_open(id_of(provider, candidate.model.key)) is None:
+            return replace(candidate, provider=provider)
+    return None
 
 
 def _find(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]:

@@ -16,7 +16,7 @@ from celery.exceptions import Retry
 from django.conf import settings as site
 from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import AsyncClient, Client
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
@@ -696,6 +696,21 @@ def test_a_race_that_is_lost_gives_everything_back(ana: User, seeing: LanguageMo
         bind(found, turn_id=turn_id, conversation_id=conversation_id)
     mine.refresh_from_db()
     assert (mine.turn_id, mine.conversation_id) == (None, None)
+
+
+def test_a_store_that_breaks_while_files_are_bound_leaves_nothing_held(
+    ana: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    def break_(*_: object, **__: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr("chat.turns.opening.bind", break_)
+    asked = question(attachments=ids(attached(ana)))
+    with pytest.raises(OperationalError):
+        open_turn(ana.pk, asked)
+    monkeypatch.undo()
+    assert (period_of(ana).reserved_micros, period_of(ana).holds) == (0, 0)
+    assert open_turn(ana.pk, asked).is_new
 
 
 @pytest.mark.parametrize("what", ["foreign", "missing", "refused", "waiting", "many", "large"])

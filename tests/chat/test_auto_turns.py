@@ -7,11 +7,13 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from bench.provider import FakeProvider
+from billing import metering
 from chat.fragments import turn_html
 from chat.models import LanguageModel
 from chat.turns.connections import in_thread
 from chat.turns.running import prepare
 from history.models import Turn
+from history.progress import Outcome, close
 from tests.chat.asking import aask, ask, closed, saved
 from tests.chat.conftest import Offer, running
 
@@ -70,7 +72,7 @@ def test_when_all_of_them_are_gone_the_turn_fails_free_of_charge(carla: User, of
     change("scripted", enabled=False)
     assert prepare(saved(turn)) is None
     turn = saved(turn)
-    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "not_found", None)
+    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "no_model", None)
 
 
 def test_a_turn_from_before_the_choice_was_kept_has_whoever_may_answer(carla: User, offer: Offer):
@@ -84,6 +86,22 @@ def test_a_model_that_was_named_is_asked_even_if_its_key_is_odd(carla: User, off
     offer("my model")
     turn = ask(carla, "hola", model="my model")
     assert chosen_of(turn) == ["my model"]
+
+
+@pytest.mark.parametrize("end", [{"status": "failed", "answer": ""}, {"status": "completed", "answer": "x"}])
+def test_a_long_conversation_is_long_after_a_turn_that_used_nothing(carla: User, offer: Offer, end: dict[str, str]):
+    """It failed, or came from the cache: its tokens are none, and say nothing of what was before."""
+    offer("small", context_window=4_096, max_output=1_024, input_price=0, output_price=0)
+    offer("large", context_window=200_000, max_output=1_024)
+    LanguageModel.objects.filter(key="scripted").delete()
+    first = ask(carla, "palabra " * 2_000, model="large")
+    close(first, Outcome("completed", answer="Vale."))
+    metering.release(first.pk)
+    second = ask(carla, "otra", conversation_id=first.conversation_id, model="large")
+    close(second, Outcome(**end))
+    metering.release(second.pk)
+    assert Turn.objects.get(pk=second.pk).input_tokens == 0
+    assert ask(carla, "¿Y?", conversation_id=first.conversation_id, model="auto").candidates.split()[0] == "large"
 
 
 @pytest.mark.parametrize(("route", "is_told"), [("last_credits", True), ("low_credits", False), ("short", False)])

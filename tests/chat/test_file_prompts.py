@@ -11,13 +11,22 @@ from pytest_django import Settings
 
 from accounts.models import User
 from chat.attachments.using import Attached, decode_attached
-from chat.errors import TooManyFiles
+from chat.errors import ContextExceeded, TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Provider
 from chat.models import Attachment, LanguageModel
 from chat.turns import prompts, running
 from chat.turns.fencing import disarm, fence
-from chat.turns.prompts import TOKENS_PER_IMAGE, TOKENS_PER_NOTE, TOKENS_PER_PAGE, Prompt, Senses, build
+from chat.turns.prompts import (
+    TOKENS_PER_IMAGE,
+    TOKENS_PER_NOTE,
+    TOKENS_PER_PAGE,
+    Prompt,
+    Senses,
+    build,
+    least_tokens,
+    most_tokens,
+)
 from history.models import Turn, new_id
 from tests.chat.asking import ask
 from tests.chat.attaching import attached, data_of, ids, pdf, picture
@@ -254,3 +263,20 @@ def test_a_pdf_whose_text_was_cut_is_sent_as_that_text(ana: User):
     file = Attached(new_id(), "pdf", "a.pdf", "application/pdf", 1_000, pages=1, tokens=50_000, is_cut=True)
     prompt = build([], "¿Qué dice?", [file], room=90_000, senses=SEEING)
     assert prompt.file_tokens == 50_000 + TOKENS_PER_NOTE
+
+
+def test_a_pdf_that_is_too_long_as_pages_goes_as_its_text(ana: User):
+    file = Attached(new_id(), "pdf", "a.pdf", "application/pdf", 1_000, pages=60, tokens=30_000)
+    assert build([], "¿Qué dice?", [file], room=160_000, senses=SEEING).file_tokens == 60 * TOKENS_PER_PAGE
+    assert build([], "¿Qué dice?", [file], room=90_000, senses=SEEING).file_tokens == 30_000 + TOKENS_PER_NOTE
+    with pytest.raises(ContextExceeded):
+        build([], "¿Qué dice?", [file], room=29_000, senses=SEEING)
+
+
+def test_sizes_of_files_are_told_for_who_reads_least_and_most_of_them():
+    image = Attached(new_id(), "image", "a.png", "image/png", 1_000)
+    document = Attached(new_id(), "pdf", "a.pdf", "application/pdf", 1_000, pages=2, tokens=10)
+    scan = Attached(new_id(), "pdf", "b.pdf", "application/pdf", 1_000, pages=3)
+    files = (image, document, scan)
+    assert least_tokens(files) == TOKENS_PER_IMAGE + 10 + TOKENS_PER_NOTE + 3 * TOKENS_PER_PAGE
+    assert most_tokens(files) == TOKENS_PER_IMAGE + 2 * TOKENS_PER_PAGE + 3 * TOKENS_PER_PAGE

@@ -174,6 +174,12 @@ def test_two_steps_at_once_are_one_alarm(carla: User, alarms: list[tuple[str, st
     assert [subject for subject, _ in alarms] == ["spend_limit:scripted:100"]
 
 
+def test_a_limit_of_nothing_is_a_switch_and_no_alarm(carla: User, alarms: list[tuple[str, str]]):
+    limit(0)
+    spending.alarm_operator()
+    assert alarms == []
+
+
 def test_an_alarm_that_was_lost_comes_again(carla: User, monkeypatch: pytest.MonkeyPatch, alarms: list[Any]):
     limit(1)
     ask(carla)

@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from bench.provider import FakeProvider
+from chat.llm.breaker import Report, breakers, id_of
+from chat.llm.providers import list_providers
 from chat.llm.titles import INSTRUCTIONS, TITLE_CHARACTERS, cheapest, clean, messages_for
 from chat.models import LanguageModel
 from chat.turns import titling
@@ -261,6 +263,16 @@ async def test_a_maker_that_fails_is_not_asked_again(
     await closed(await aask(carla, "say:again", conversation_id=turn.conversation_id, parent_id=None))
     await left_alone(runner, turn, "say:hola")
     assert len(provider.requests) == 1
+
+
+async def test_a_maker_is_asked_by_a_key_that_does_not_rest(
+    redis: Redis, runner: Runner, carla: User, maker: str, provider: FakeProvider, settings: Settings
+):
+    settings.OPENAI_COMPATIBLE_API_KEY = "refused,good"
+    refused, _good = list_providers()["compatible"].with_each_key()
+    breakers().report(Report(id_of(refused, maker), "broken", "authentication"))
+    await breakers().settle()
+    await titled(await closed(await aask(carla, "say:Robles")))
 
 
 async def test_a_maker_that_is_slow_is_given_up(
