@@ -14,6 +14,7 @@ const RECONNECTING = 2_000; // ms until a lost connection is worth a word
 const POLL = 2_000;
 const FAILURES = 5; // then pages are asked instead
 const CONNECTED = 3_000;
+const LEAVE_DELAY = 3_000;
 const ENDED = new Set(["turn.completed", "turn.stopped", "turn.failed", "turn.interrupted"]);
 
 const main = document.querySelector("[data-chat]");
@@ -212,7 +213,9 @@ function conversationChanged({ conversation_id, html }) {
   changeConversation(conversation_id, row, { isCurrent });
   if (!isCurrent) return;
   if (!row) {
-    if ("known" in main.dataset) location.assign("/");
+    // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
+    const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
+    if ("known" in main.dataset) setTimeout(() => location.assign("/"), wait);
     return;
   }
   const title = row.querySelector("a").textContent;

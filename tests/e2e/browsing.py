@@ -1,5 +1,6 @@
 """A person at a browser: opens pages, asks, and reads. Whatever the browser complains about fails the test."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import aiohttp
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None, "answer_tokens": 20_000}
+CLOSE_SECONDS = 30
 ANSWER_MS = 60_000  # a busy machine is slow, and that is no failure
 HARMLESS = (
     "WebSocket connection to",  # cut on purpose
@@ -59,7 +61,8 @@ class Tab:
             outside = [url for url in tab.requests if not re.match(r"(http|ws)://localhost:|data:|blob:", url)]
             assert not outside, outside
         finally:
-            await context.close()
+            async with asyncio.timeout(CLOSE_SECONDS):  # a browser in disorder never answers
+                await context.close()
 
     async def another(self) -> "Tab":
         """One more tab of the same browser."""
