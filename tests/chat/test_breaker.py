@@ -36,11 +36,17 @@ async def theirs(redis: Redis) -> AsyncIterator[Breakers]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breakers open for a tenth of a second, and runners look each time."""
-    monkeypatch.setattr(breaker, "FIRST_MS", 100)
-    monkeypatch.setattr(breaker, "LONGEST_MS", 400)
+    """Breakers open for half a second, and runners look each time."""
+    monkeypatch.setattr(breaker, "FIRST_MS", 500)
+    monkeypatch.setattr(breaker, "LONGEST_MS", 1_500)
     monkeypatch.setattr(breaker, "FRESH_SECONDS", 0)
     monkeypatch.setattr(breaker, "GRACE_SECONDS", 0)
+
+
+async def entry(redis: Redis) -> list[str]:
+    """Return what Redis has of the breaker: when its time ends, how often it opened, its last failure, and that one's code."""
+    value: Any = await redis.hget(OPEN, ONE)
+    return list(value.decode().split(" "))
 
 
 async def tell(breakers: Breakers, *verdicts: str, **fields: Any) -> None:
@@ -139,7 +145,7 @@ def test_a_breaker_is_not_named_after_its_key():
 async def test_one_at_a_time_may_try_and_an_answer_closes_it(ours: Breakers, theirs: Breakers, short: None):
     await tell(ours, *["failed"] * 5)
     assert await ours.claim(ONE, patience_seconds=1) is None  # not yet
-    await asyncio.sleep(0.11)
+    await asyncio.sleep(0.51)
     assert (await seen(ours)).seconds <= 0
     trials = await asyncio.gather(*(one.claim(ONE, patience_seconds=1) for one in (ours, theirs) * 10))
     [trial] = [trial for trial in trials if trial is not None]
@@ -149,27 +155,28 @@ async def test_one_at_a_time_may_try_and_an_answer_closes_it(ours: Breakers, the
     assert await theirs.claim(ONE, patience_seconds=1) == ""
 
 
-async def test_a_trial_that_fails_opens_it_for_twice_as_long_up_to_a_limit(ours: Breakers, short: None):
+async def test_a_trial_that_fails_opens_it_for_twice_as_long_up_to_a_limit(ours: Breakers, redis: Redis, short: None):
     await tell(ours, *["failed"] * 5)
     lasted = []
     for _ in range(4):
-        found = await seen(ours)
-        lasted.append(round(found.seconds, 1))
-        await asyncio.sleep(found.seconds + 0.01)
+        ends, _times, failed, _code = await entry(redis)
+        lasted.append(int(ends) - int(failed))
+        await asyncio.sleep(max(0, (await seen(ours)).seconds) + 0.01)
         trial = await ours.claim(ONE, patience_seconds=1)
         assert trial
         await tell(ours, "failed", trial=trial)
-    assert lasted == [0.1, 0.2, 0.4, 0.4]
+    assert lasted == [500, 1_000, 1_500, 1_500]
     assert (await seen(ours)).times == 5
 
 
-async def test_failures_of_those_who_were_under_way_do_not_lengthen_it(ours: Breakers):
+async def test_failures_of_those_who_were_under_way_do_not_lengthen_it(ours: Breakers, redis: Redis):
     await tell(ours, *["failed"] * 5)
-    before = await seen(ours)
+    before = await entry(redis)
+    await asyncio.sleep(0.01)
     await tell(ours, *["failed"] * 20)
-    after = await seen(ours)
-    assert (after.times, after.seconds <= before.seconds) == (1, True)
-    assert after.failed_ago < 0.1
+    after = await entry(redis)
+    assert after[:2] == before[:2]  # its end, and how often it opened
+    assert int(after[2]) > int(before[2])  # but the last failure is later
 
 
 async def test_an_answer_that_had_begun_before_does_not_close_it(ours: Breakers):
@@ -179,7 +186,7 @@ async def test_an_answer_that_had_begun_before_does_not_close_it(ours: Breakers)
 
 async def test_a_trial_that_was_stopped_leaves_the_next_one_its_turn(ours: Breakers, theirs: Breakers, short: None):
     await tell(ours, *["failed"] * 5)
-    await asyncio.sleep(0.11)
+    await asyncio.sleep(0.51)
     trial = await ours.claim(ONE, patience_seconds=60)
     assert trial
     assert await theirs.claim(ONE, patience_seconds=60) is None
@@ -192,7 +199,7 @@ async def test_the_trial_of_a_runner_that_died_ends_by_itself(
 ):
     monkeypatch.setattr(breaker, "CLAIM_GRACE_SECONDS", 0.05)
     await tell(ours, *["failed"] * 5)
-    await asyncio.sleep(0.11)
+    await asyncio.sleep(0.51)
     assert await ours.claim(ONE, patience_seconds=0.05)
     assert await theirs.claim(ONE, patience_seconds=0.05) is None
     await asyncio.sleep(0.12)
@@ -289,7 +296,7 @@ async def test_without_redis_everybody_is_asked_and_nobody_waits_long(
         assert await opened(ours) is None
         assert await ours.claim(ONE, patience_seconds=1) == ""
         await tell(ours, "failed")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
 
 
 async def test_a_redis_that_does_not_answer_is_not_waited_for(ours: Breakers, monkeypatch: pytest.MonkeyPatch):
@@ -299,6 +306,6 @@ async def test_a_redis_that_does_not_answer_is_not_waited_for(ours: Breakers, mo
     monkeypatch.setattr(Breakers, "_read", hang)
     begun = time.monotonic()
     await ours.look()
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 4
     assert ours._reading is not None
     ours._reading.cancel()

@@ -266,7 +266,7 @@ async def test_whose_every_key_was_told_to_wait_says_when_to_come_back(doorman: 
     begun = time.monotonic()
     _, _, error = await answer(served)
     assert (error.code, 38 < error.retry_after <= 40, doorman.asked) == ("rate_limited", True, [])
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 5
 
 
 async def test_who_was_not_told_to_wait_is_tried_before_who_was(redis: Redis, provider: FakeProvider):
