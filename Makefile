@@ -13,7 +13,7 @@ help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole site on http://localhost:8000/ (PORT=, HOST=, MONGODB=embedded)
-	@$(BIN)/python -I config/first_run.py
+	@$(BIN)/python -I config/embedded/first_run.py
 	@exec $(BIN)/python manage.py serve --stop-with-parent
 
 test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL

@@ -8,7 +8,7 @@ from django.core.mail import EmailMessage
 from django.utils.translation import gettext_lazy as _
 from kombu.exceptions import OperationalError
 
-from accounts import tasks
+from core import mail
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -41,6 +41,6 @@ def send(message: EmailMessage) -> None:
         message.send()
         return
     try:
-        tasks.send_mail.delay(subject=str(message.subject), body=str(message.body), to=list(message.to))
+        mail.send_mail.delay(subject=str(message.subject), body=str(message.body), to=list(message.to))
     except OperationalError:  # no broker: better late than never
         message.send(fail_silently=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self, cast
 from urllib.parse import urlsplit
 
-from bench.http1 import Dechunker, Head
 from bench.websocket import FrameReader, Opcode, accept_of, encode_frame, new_key
+from testbed.http1 import Dechunker, Head
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLOW_BYTES_PER_SECOND = 1_000

@@ -4,7 +4,7 @@
     python -m bench.load --target socket --url http://127.0.0.1:8000 --tokens FILE --pid web=123 --pid runner=124 …
     python -m bench.load --target events …
 
-The model is a timed one of `bench.script`. Prints one line of JSON, see `Report`; ends with 1 if any turn went wrong.
+The model is a timed one of `testbed.script`. Prints one line of JSON, see `Report`; ends with 1 if any turn went wrong.
 The provider, the site and this client run on one machine: tokens are timed by the clock they share.
 """
 
@@ -23,9 +23,9 @@ from typing import Any, get_args
 from bench import processes
 from bench.channels import Channel, EventsChannel, ProviderChannel, SlowSocketChannel, SocketChannel, Target
 from bench.connections import Address, ConnectionFailedError
-from bench.loops import allow_many_sockets, new_loop
 from bench.reading import Figures, Reading
-from bench.script import Script
+from testbed.loops import allow_many_sockets, new_loop
+from testbed.script import Script
 
 # How many readers get their tickets and conversations at a time.
 OPENING_AT_ONCE = 16

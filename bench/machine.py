@@ -11,7 +11,7 @@ from typing import Self
 import redis
 
 from bench import processes
-from bench.site import ROOT
+from testbed.site import ROOT
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PACKAGES = ("Django", "uvicorn", "uvloop", "aiohttp", "redis")

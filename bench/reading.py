@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from time import monotonic_ns
 
-from bench.script import Script
+from testbed.script import Script
 
 _TOKEN = re.compile(r"t(\d{6,}) ")
 _NS_PER_MS = 1e6

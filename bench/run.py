@@ -22,11 +22,11 @@ from typing import Literal
 from bench import beside, budgets, machine
 from bench.held import is_held, largest, ramp_seconds
 from bench.load import Load, Report, measure
-from bench.loops import allow_many_sockets
 from bench.pages import time_page
 from bench.results import RESULTS, Bar, Budget, bars, number, pair, table, with_entry
-from bench.site import Site
 from bench.slow import measure_beside
+from testbed.loops import allow_many_sockets
+from testbed.site import Site
 
 UNLIMITED = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
 STEADY = "fake-200t-20ms-ns"  # 200 tokens, 50 a second

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import dataclass
 
 from bench.load import Load, Report, channels_of, open_all, run
-from bench.loops import allow_many_sockets, new_loop
 from bench.reading import Figures, Reading
-from bench.script import Script
+from testbed.loops import allow_many_sockets, new_loop
+from testbed.script import Script
 
 RAMP_SECONDS = 4.0
 LEAD_SECONDS = 6.0  # in which the slow ones fall behind, before the others ask

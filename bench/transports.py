@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 
 from bench import beside, machine
 from bench.load import Load, Report, measure
-from bench.loops import allow_many_sockets
 from bench.results import RESULTS, number, table, with_entry
 from bench.run import UNLIMITED
-from bench.site import Site
+from testbed.loops import allow_many_sockets
+from testbed.site import Site
 
 SCRIPT = "fake-500t-20ms-ns"  # 50 tokens a second
 WARM_UP = "fake-5t-5ms-ns"

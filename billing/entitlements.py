@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from accounts import rows
-from accounts.caching import Kept
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
+from core import rows
+from core.cached_tables import Kept
 
 _plans = Kept("plans", lambda: Plan.objects.in_bulk(), Plan)
 

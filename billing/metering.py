@@ -16,13 +16,13 @@ from django.db.models import Aggregate, Count, F, OuterRef, QuerySet, Subquery, 
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from accounts import rows
-from accounts.errors import Conflict
 from billing import spending
 from billing.entitlements import Budget, period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
 from billing.spending import Claim
+from core import rows
+from core.errors import Conflict
 
 _TAKE_ROOM = f"""
 UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s, holds = holds + 1

@@ -12,10 +12,10 @@ from django.db.models import F, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from accounts import rows
-from accounts.caching import Kept
 from billing.errors import SpendLimitReached
 from billing.models import Reservation, Spending, UsageRecord
+from core import rows
+from core.cached_tables import Kept
 
 _TAKE_ROOM = f"""
 UPDATE {Spending._meta.db_table} SET reserved_micros = reserved_micros + %s

@@ -17,9 +17,9 @@ from django.urls import path
 from django.utils.translation import gettext_lazy as _
 
 from billing.spending import Spent
-from chat.alerts import Alert, list_alerts
 from chat.errors import sentence_for
 from chat.llm import health, spending
+from chat.llm.alerts import Alert, list_alerts
 from chat.llm.catalog import update_list_prices
 from chat.llm.price_list import ListPrice, read_apart
 from chat.llm.pricing import price_of

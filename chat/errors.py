@@ -6,8 +6,8 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from accounts.errors import DomainError
 from billing.errors import NotInPlan
+from core.errors import DomainError
 
 
 class BadText(DomainError):

@@ -7,8 +7,8 @@ from celery import shared_task
 
 from chat.attachments import sweeping as attachments
 from chat.llm.probes import probe_providers
-from chat.turns.connections import close_async_redis, sync_redis
 from chat.turns.sweeping import sweep
+from core.redis_clients import close_async_redis, sync_redis
 
 PROBE_LOCK_SECONDS = 45
 PROBE_JITTER_SECONDS = 2.0

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat import views
+from chat.pages import views
 
 urlpatterns = [
     path("", views.home, name="home"),

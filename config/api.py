@@ -13,8 +13,8 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from accounts.errors import DomainError, NotFound, RateLimited, Unavailable
-from accounts.http import error_response
+from core.errors import DomainError, NotFound, RateLimited, Unavailable
+from core.http import error_response
 
 logger = logging.getLogger(__name__)
 

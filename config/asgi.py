@@ -9,10 +9,10 @@ http = get_asgi_application()  # before anything that imports models
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
-from accounts import memory  # noqa: E402
-from chat.routing import socket_urlpatterns  # noqa: E402
+from chat.socket.routing import socket_urlpatterns  # noqa: E402
 from config.bodies import limited  # noqa: E402
+from core import interpreter  # noqa: E402
 
 application = ProtocolTypeRouter({"http": limited(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
-memory.settle()
+interpreter.settle()

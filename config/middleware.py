@@ -14,10 +14,10 @@ from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
 
-from accounts.errors import DomainError, Unavailable
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
+from core.errors import DomainError, Unavailable
 
 logger = log.getLogger(__name__)
 
@@ -27,7 +27,7 @@ WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,64}")
 def name(request: HttpRequest) -> str:
     given = request.headers.get("X-Request-ID", "")
     request_id = given if WELL_FORMED.fullmatch(given) else uuid4().hex
-    request.request_id = request_id  # type: ignore[attr-defined]  # read by accounts.http
+    request.request_id = request_id  # type: ignore[attr-defined]  # read by core.http
     logging.request_id.set(request_id)
     return request_id
 

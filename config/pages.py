@@ -9,9 +9,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
-from accounts.errors import DomainError, NotFound, RateLimited
-from accounts.http import error_body
 from chat.llm import health
+from core.errors import DomainError, NotFound, RateLimited
+from core.http import error_body
 
 STATES = ("operational", "unknown", "degraded", "unavailable")
 """From the best to the worst."""

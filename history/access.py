@@ -7,8 +7,8 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from accounts import rows
-from accounts.errors import NotFound
+from core import rows
+from core.errors import NotFound
 from history.models import Conversation, TitledBy, Turn
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 from django.utils.safestring import SafeString
 
-from accounts.moulds import Mould
+from core.compiled_fragments import Mould
 from history.models import Conversation
 
 _line = Mould("history/_conversation.html", "conversation", "id", "title")

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from django.utils import timezone
 
-from accounts import rows
+from core import rows
 from history.models import Turn
 from history.search import fold
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from accounts import rows
-from accounts.errors import Conflict, NotFound
+from core import rows
+from core.errors import Conflict, NotFound
 from history.errors import ParentNotFinished
 from history.models import Conversation, TitledBy, Turn
 from history.search import fold

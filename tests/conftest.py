@@ -8,14 +8,14 @@ import hypothesis
 import pytest
 from rest_framework.test import APIClient
 
-from accounts.caching import Kept
 from accounts.models import User
 from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
 from chat.llm import health
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
-from chat.turns.connections import sync_redis
+from core.cached_tables import Kept
+from core.redis_clients import sync_redis
 
 hypothesis.settings.register_profile("tests", deadline=None)  # how long it takes says how busy the machine is
 hypothesis.settings.load_profile("tests")

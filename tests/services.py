@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench.site import wait_for_port
-from config import embedded
-from config.supervision import Process
+from config.embedded import services
+from config.embedded.supervision import Process
+from testbed.site import wait_for_port
 
 STORES = os.environ.get("STORES", "sqlite")
 SCRATCH = Path(tempfile.mkdtemp(prefix="tertulia-tests-"))
@@ -44,12 +44,12 @@ def start_stores() -> None:
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
     for name in ("MONGODB_URI", *keys, "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
         os.environ.pop(name, None)
-    port = embedded.any_free_port()
-    start(embedded.valkey(port, SCRATCH / "valkey"), port)
+    port = services.any_free_port()
+    start(services.valkey(port, SCRATCH / "valkey"), port)
     os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     if STORES == "mongodb":
-        port = embedded.any_free_port()
-        start(embedded.mongodb(port, SCRATCH / "mongo"), port)
+        port = services.any_free_port()
+        start(services.mongodb(port, SCRATCH / "mongo"), port)
         os.environ["MONGODB_URI"] = f"mongodb://127.0.0.1:{port}/?w=1&journal=true"
         os.environ.pop("DATABASE_URL", None)
     elif STORES == "postgresql":

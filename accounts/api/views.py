@@ -16,8 +16,8 @@ from rest_framework_simplejwt.serializers import TokenObtainPairSerializer
 from rest_framework_simplejwt.tokens import RefreshToken
 
 from accounts.api.serializers import MeSerializer, RefreshSerializer, RegisterSerializer
-from accounts.errors import Conflict
 from accounts.models import User
+from core.errors import Conflict
 
 
 class SignUpThrottle(AnonRateThrottle):

@@ -4,13 +4,13 @@ from typing import Any
 
 from rest_framework import serializers
 
-from chat.attachments.using import decode_attached
-from chat.costs import first_token_ms, price_of
+from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import charged_rates
 from chat.models import Attachment
-from chat.protocol import usage_of
+from chat.shown.costs import first_token_ms, price_of
+from chat.socket.vocabulary import usage_of
 from history.models import Turn
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from django.http import StreamingHttpResponse
 from django.utils import translation
 
-from chat import protocol
 from chat.api.serializers import TurnSerializer
-from chat.turns.connections import in_thread
+from chat.socket import vocabulary
 from chat.turns.log import Kind
 from chat.turns.watching import Place, watch
+from core.threads import in_thread
 from history import access
 from history.models import Turn
 
@@ -45,7 +45,7 @@ def parse_event_id(value: str) -> Place | None:
 
 
 async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
-    yield _event(protocol.started(turn, ""), "")
+    yield _event(vocabulary.started(turn, ""), "")
     async with aclosing(watch(turn, place)) as batches:
         async for entries in batches:
             if not entries:
@@ -55,7 +55,7 @@ async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, A
                     yield _event(await in_thread(_ended, turn, saved), OVER)
                     continue
                 if entry.kind == Kind.WAITING:
-                    yield _event_bytes(protocol.waiting(turn.pk, entry.at), "")
+                    yield _event_bytes(vocabulary.waiting(turn.pk, entry.at), "")
                     continue
                 if entry.gen != place.gen:
                     place = Place(entry.gen)
@@ -64,7 +64,7 @@ async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, A
                 else:
                     place.reasoning = entry.at + len(entry.text)
                 event_id = f"{place.gen}-{place.text}-{place.reasoning}"
-                yield _event_bytes(protocol.text_event(entry), event_id)
+                yield _event_bytes(vocabulary.text_event(entry), event_id)
 
 
 async def _document(turn: Turn, saved: "Callable[[Turn], dict[str, Any]]") -> AsyncGenerator[bytes]:
@@ -74,7 +74,7 @@ async def _document(turn: Turn, saved: "Callable[[Turn], dict[str, Any]]") -> As
             if time.monotonic() - last > KEEP_ALIVE_SECONDS:
                 yield b" "
                 last = time.monotonic()
-    yield protocol.encode(await in_thread(_saved_turn, turn, saved))
+    yield vocabulary.encode(await in_thread(_saved_turn, turn, saved))
 
 
 def _saved_in_language() -> "Callable[[Turn], dict[str, Any]]":
@@ -84,7 +84,7 @@ def _saved_in_language() -> "Callable[[Turn], dict[str, Any]]":
     def show(turn: Turn) -> dict[str, Any]:
         with translation.override(language):
             shape = dict(TurnSerializer(turn).data)
-            return {**protocol.ended(turn, ""), "turn": shape}
+            return {**vocabulary.ended(turn, ""), "turn": shape}
 
     return show
 
@@ -106,4 +106,4 @@ def _event(event: dict[str, Any], event_id: str) -> bytes:
 def _event_bytes(event: Any, event_id: str) -> bytes:
     kind = event["type"] if isinstance(event, dict) else event.type
     head = f"id: {event_id}\nevent: {kind}\ndata: " if event_id else f"event: {kind}\ndata: "
-    return head.encode() + protocol.encode(event) + b"\n\n"
+    return head.encode() + vocabulary.encode(event) + b"\n\n"

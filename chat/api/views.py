@@ -18,9 +18,9 @@ from chat.api.streams import OVER, event_stream, finished_turn, parse_event_id
 from chat.attachments import uploads
 from chat.attachments.reading import read_later
 from chat.errors import BadFile
-from chat.files import file_response
 from chat.llm.catalog import list_offered
-from chat.tickets import TICKET_SECONDS, issue_ticket
+from chat.shown.files import file_response
+from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns.limits import Limit, take_upload
 from chat.turns.opening import LATEST, Question, open_turn
 from chat.turns.stopping import stop_turn

@@ -5,9 +5,9 @@ import datetime as dt
 from django.db.models import Q
 from django.utils import timezone
 
+from chat.attachments.binding import free_of
 from chat.attachments.reading import STUCK, read_later
 from chat.attachments.uploads import erase, erase_of_conversation, mark_erased
-from chat.attachments.using import free_of
 from chat.models import Attachment
 from history.models import Conversation, Turn
 

@@ -17,11 +17,11 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts import rows
-from accounts.errors import Conflict, NotFound, RateLimited
 from chat.attachments.sniffing import HEAD, clean_name, kind_of
 from chat.errors import BadFile, file_sentence_for
 from chat.models import Attachment
+from core import rows
+from core.errors import Conflict, NotFound, RateLimited
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.stores import async_redis
+from core.redis_clients import async_redis
 
 logger = logging.getLogger(__name__)
 

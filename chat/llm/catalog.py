@@ -8,12 +8,12 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from accounts.caching import Kept
 from chat.llm import price_list
 from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import PAID_PROVIDERS, LanguageModel
+from core.cached_tables import Kept
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW

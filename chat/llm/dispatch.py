@@ -14,8 +14,8 @@ from django.conf import settings
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from chat.alerts import alert
 from chat.llm import health
+from chat.llm.alerts import alert
 from chat.llm.breaker import BROKEN, Opened, Report, Verdict, breakers, digest_of, id_of, verdict_on
 from chat.llm.catalog import Candidate
 from chat.llm.providers import stream_of

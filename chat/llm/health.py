@@ -35,7 +35,7 @@ from chat.llm.catalog import list_offered
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider, TokenUsage
 from chat.models import LanguageModel
-from chat.stores import sync_redis
+from core.redis_clients import sync_redis
 
 HOURS_SHOWN = 24
 RECENT_SLOTS = 3  # five minutes each

@@ -3,14 +3,14 @@
 from django.utils.translation import gettext
 from django.utils.translation import override as language
 
-from accounts.caching import Fresh, Kept
 from billing import spending
 from billing.spending import Claim, Spent
-from chat.alerts import alert
+from chat.llm.alerts import alert
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import most_it_can_take
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
+from core.cached_tables import Fresh, Kept
 
 ALARMS = (80, 100)
 """Percent of the limit."""

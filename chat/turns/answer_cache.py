@@ -25,8 +25,8 @@ from redis.exceptions import RedisError
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerEvent, Answering
 from chat.llm.providers.base import Delta, Finish, ModelRequest, Pace
-from chat.turns.connections import sync_redis
 from chat.turns.log import Keep, LookUp
+from core.redis_clients import sync_redis
 from history.models import Turn
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from accounts.errors import RateLimited, Unavailable
-from chat.turns.connections import sync_redis
+from core.errors import RateLimited, Unavailable
+from core.redis_clients import sync_redis
 
 # The generic cell rate algorithm. The key holds the theoretical arrival time in microseconds: the moment at which
 # all that was taken is given back. Redis's own clock, so that every process agrees.

@@ -12,22 +12,22 @@ from uuid import UUID
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from accounts.errors import Conflict, DomainError, NotFound, Unavailable
 from billing import entitlements, metering
 from billing.entitlements import Budget, Entitlements
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.spending import Claim
-from chat.attachments.using import Attached, bind, check_usable, encode_attached
+from chat.attachments.binding import Attached, bind, check_usable, encode_attached
 from chat.errors import BadText, TextTooLong
 from chat.llm import health, spending
 from chat.llm.difficulty import Route
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
 from chat.llm.selection import AUTO, Asked, Choice, check_effort, choose, remember
 from chat.turns import limits, prompts
-from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
 from chat.turns.log import ENQUEUE, QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
-from chat.turns.waiting import line
+from chat.turns.queue import line
+from core.errors import Conflict, DomainError, NotFound, Unavailable
+from core.redis_clients import sync_redis
 from history import access, tree
 from history.models import Conversation, Turn
 

@@ -4,7 +4,7 @@ import time
 
 from redis.asyncio import Redis
 
-from chat.turns.connections import sync_redis
+from core.redis_clients import sync_redis
 
 ALIVE = "runners:alive"
 ALIVE_SECONDS = 15

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from chat.attachments.using import Attached, Contents, decode_attached
+from chat.attachments.binding import Attached, Contents, decode_attached
 from chat.errors import ContextExceeded, NoPdfText, NoVision, TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_room
 from chat.llm.providers.base import File, Message
 from chat.models import PAID_PROVIDERS, LanguageModel
-from chat.turns.fencing import disarm, fence, note
+from chat.turns.quoting import disarm, fence, note
 from history.models import Turn
 
 INSTRUCTIONS = "You are a helpful assistant. Answer in the language of the question. Use Markdown where it helps."

@@ -9,8 +9,8 @@ from chat.llm.catalog import find_model
 from chat.llm.pricing import read_price
 from chat.turns import log
 from chat.turns.closing import close_turn, make_outcome
-from chat.turns.connections import in_thread
 from chat.turns.log import Begun, Keep, Replay
+from core.threads import in_thread
 from history import access
 from history.models import Turn
 from history.progress import Outcome

@@ -22,12 +22,13 @@ from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
 from chat.turns.answer_cache import unpack
-from chat.turns.connections import async_redis, close_async_redis, end, in_thread
+from chat.turns.answering import Job, prepare, run_turn, take
 from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, recall
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
-from chat.turns.running import Job, prepare, run_turn, take
-from chat.turns.titling import Titler
+from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
+from core.redis_clients import async_redis, close_async_redis
+from core.threads import end, in_thread
 from history import progress
 from history.models import Turn
 

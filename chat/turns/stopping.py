@@ -2,11 +2,12 @@
 
 from redis.exceptions import RedisError
 
-from accounts.errors import Unavailable
 from chat.turns import log
 from chat.turns.closing import close_queued
-from chat.turns.connections import async_redis, in_thread
 from chat.turns.rescue import announce_end
+from core.errors import Unavailable
+from core.redis_clients import async_redis
+from core.threads import in_thread
 from history.models import Turn
 
 

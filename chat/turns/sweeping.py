@@ -14,10 +14,11 @@ from billing import metering
 from chat.llm import spending
 from chat.turns import log
 from chat.turns.closing import close_queued, settle
-from chat.turns.connections import async_redis, in_thread
 from chat.turns.log import recall
 from chat.turns.opening import enqueue
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
+from core.redis_clients import async_redis
+from core.threads import in_thread
 from history import progress
 from history.models import Turn
 from history.progress import Outcome

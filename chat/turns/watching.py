@@ -16,9 +16,10 @@ from weakref import WeakKeyDictionary
 import msgspec
 from redis.exceptions import RedisError
 
-from chat.turns import waiting as waiting_line
-from chat.turns.connections import async_redis, in_thread
+from chat.turns import queue as waiting_line
 from chat.turns.log import WAKE_UPS, Entry, Kind, decode_entries, read
+from core.redis_clients import async_redis
+from core.threads import in_thread
 from history import access
 from history.models import Turn
 

@@ -10,13 +10,13 @@ from django.utils import timezone, translation
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from accounts.errors import Conflict
 from accounts.models import User
 from billing import metering
 from billing.entitlements import account_of, budget_of, current_period
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord
+from core.errors import Conflict
 from tests.billing.together import together
 
 pytestmark = [

@@ -9,8 +9,8 @@ from uuid import UUID
 from accounts.models import User
 from billing.entitlements import account_of, current_period
 from billing.models import Reservation, UsagePeriod, UsageRecord
-from chat.turns.connections import in_thread
 from chat.turns.opening import Question, open_turn
+from core.threads import in_thread
 from history.models import Turn, new_id
 
 PATIENCE_SECONDS = 10

@@ -9,13 +9,13 @@ import pytest
 from pytest_django import Settings
 from redis.asyncio import Redis
 
-from bench.provider import FakeProvider
 from billing import metering, spending
 from chat.llm.breaker import close_breakers
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns.connections import async_redis, close_async_redis, sync_redis
 from chat.turns.runner import Runner
+from core.redis_clients import async_redis, close_async_redis, sync_redis
+from testbed.provider import FakeProvider
 
 Offer = Callable[..., LanguageModel]
 

@@ -13,8 +13,8 @@ from django.conf import settings
 from django.test import Client
 
 from accounts.models import User
-from chat.tickets import issue_ticket
-from chat.turns.connections import in_thread
+from chat.socket.tickets import issue_ticket
+from core.threads import in_thread
 from history.models import new_id
 
 PATIENCE_SECONDS = 10

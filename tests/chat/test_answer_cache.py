@@ -16,23 +16,24 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider, expected_text
 from billing.models import Reservation
-from chat.attachments.using import Attached, encode_attached
-from chat.fragments import turn_html
+from chat.attachments.binding import Attached, encode_attached
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.models import LanguageModel
+from chat.shown.fragments import turn_html
 from chat.turns import answer_cache, log, rescue
 from chat.turns.answer_cache import digest_of, keys_of, pack, unpack
-from chat.turns.connections import in_thread, sync_redis
+from chat.turns.answering import encode_begun
 from chat.turns.log import Entry, Kind
 from chat.turns.rescue import last_words
 from chat.turns.runner import Runner
-from chat.turns.running import encode_begun
 from chat.turns.stopping import stop_turn
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import access
 from history.models import Turn, new_id
+from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import Offer
 from tests.chat.live import page_of

@@ -14,9 +14,10 @@ from accounts.models import User
 from billing.models import Plan
 from chat.errors import sentence_for
 from chat.models import LanguageModel
-from chat.tickets import redeem_ticket
-from chat.turns.connections import in_thread, sync_redis
+from chat.socket.tickets import redeem_ticket
 from chat.turns.runner import Runner
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import progress, tree
 from history.models import Turn, new_id
 from history.progress import Outcome

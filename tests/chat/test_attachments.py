@@ -24,17 +24,18 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.api.views import tokens_for
-from accounts.errors import Conflict, DomainError, NotFound, RateLimited
 from accounts.models import User
 from billing import metering
 from chat.attachments import reading, sweeping, uploads
+from chat.attachments.binding import bind, check_usable, decode_attached
 from chat.attachments.sniffing import clean_name
-from chat.attachments.using import bind, check_usable, decode_attached
 from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVision, TooManyFiles
 from chat.models import Attachment, LanguageModel
-from chat.turns.connections import in_thread, sync_redis
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
+from core.errors import Conflict, DomainError, NotFound, RateLimited
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import access
 from history.models import Conversation, Turn, new_id
 from tests.chat.asking import ask, period_of, question, saved

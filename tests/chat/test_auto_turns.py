@@ -6,14 +6,14 @@ from django.utils import translation
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider
 from billing import metering
-from chat.fragments import turn_html
 from chat.models import LanguageModel
-from chat.turns.connections import in_thread
-from chat.turns.running import prepare
+from chat.shown.fragments import turn_html
+from chat.turns.answering import prepare
+from core.threads import in_thread
 from history.models import Turn
 from history.progress import Outcome, close
+from testbed.provider import FakeProvider
 from tests.chat.asking import aask, ask, closed, saved
 from tests.chat.conftest import Offer, running
 

@@ -14,20 +14,21 @@ from django.utils import translation
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from accounts.errors import NotFound
 from accounts.models import User
 from billing.entitlements import period_of
 from billing.errors import TooManyAtOnce
 from billing.models import Plan
-from chat import consumers
-from chat.consumers import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
 from chat.errors import BadCommand, BadEffort, BadText, FileNotUsable, TextTooLong, sentence_for
 from chat.models import LanguageModel
-from chat.tickets import issue_ticket
+from chat.socket import consumer
+from chat.socket.consumer import MOST_MISTAKES, MOST_WATCHED, TurnConsumer
+from chat.socket.tickets import issue_ticket
 from chat.turns import notices
-from chat.turns.connections import in_thread, sync_redis
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
+from core.errors import NotFound
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import access
 from history.models import Turn, new_id
 from tests.chat.asking import aask, closed, saved
@@ -163,7 +164,7 @@ async def test_somebody_signed_out_everywhere_is_hung_up_on(ana: User, bo: User)
 
 
 async def test_notices_come_again_after_their_store_was_away(ana: User, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(consumers, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(consumer, "RETRY_SECONDS", 0.01)
     layer = get_channel_layer()
     receive, failures = layer.receive, [RedisConnectionError(), RedisConnectionError()]
 
@@ -671,7 +672,7 @@ async def test_an_error_of_ours_is_told_without_its_reason(ana: User, monkeypatc
     def fail(*_args: object) -> None:
         raise RuntimeError("the key is sk-secret")
 
-    monkeypatch.setattr("chat.consumers.open_turn", fail)
+    monkeypatch.setattr("chat.socket.consumer.open_turn", fail)
     async with page_of(ana) as page:
         await page.start()
         rejected = await page.next("turn.rejected")

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from pytest_django import Settings
 
-from bench.provider import FakeProvider, expected_reasoning, expected_text
 from chat.llm import dispatch
 from chat.llm.breaker import breakers, close_breakers
 from chat.llm.catalog import Candidate
@@ -16,7 +15,8 @@ from chat.llm.providers.base import Delta, Finish, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.stores import close_async_redis
+from core.redis_clients import close_async_redis
+from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import eventually
 
 PROMPT = Prompt(messages=(Message("user", "one two three"),), max_output=100)

@@ -6,11 +6,11 @@ from django.utils import translation
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider, expected_text
-from chat.fragments import turn_html
 from chat.models import LanguageModel
-from chat.turns.connections import in_thread
+from chat.shown.fragments import turn_html
+from core.threads import in_thread
 from history.models import Turn
+from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed
 from tests.chat.conftest import Offer, running
 

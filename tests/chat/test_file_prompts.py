@@ -10,13 +10,12 @@ from msgspec.structs import replace
 from pytest_django import Settings
 
 from accounts.models import User
-from chat.attachments.using import Attached, decode_attached
+from chat.attachments.binding import Attached, decode_attached
 from chat.errors import ContextExceeded, TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Provider
 from chat.models import Attachment, LanguageModel
-from chat.turns import prompts, running
-from chat.turns.fencing import disarm, fence
+from chat.turns import answering, prompts
 from chat.turns.prompts import (
     TOKENS_PER_IMAGE,
     TOKENS_PER_NOTE,
@@ -27,6 +26,7 @@ from chat.turns.prompts import (
     least_tokens,
     most_tokens,
 )
+from chat.turns.quoting import disarm, fence
 from history.models import Turn, new_id
 from tests.chat.asking import ask
 from tests.chat.attaching import attached, data_of, ids, pdf, picture
@@ -71,7 +71,7 @@ def sent(user: User, *attachments: Attachment, senses: Senses = SEEING, path: li
 
 
 def past(*attachments: Attachment, depth: int = 0, question: str = "antes") -> Turn:
-    from chat.attachments.using import encode_attached
+    from chat.attachments.binding import encode_attached
 
     return Turn(
         pk=new_id(), depth=depth, question=question, answer="sí", attachments=encode_attached(listed(*attachments))
@@ -185,7 +185,7 @@ def test_earlier_turns_leave_for_files_too(ana: User):
 def test_a_turn_is_run_with_its_files(ana: User, seeing: LanguageModel):
     image = attached(ana)
     turn = ask(ana, "x", attachments=ids(image))
-    job = running.prepare(turn)
+    job = answering.prepare(turn)
     assert job is not None
     assert job.prompt.messages[-1].files[0].data == data_of(image)
     assert decode_attached(turn.attachments)[0].id == image.pk

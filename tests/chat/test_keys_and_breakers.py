@@ -10,15 +10,14 @@ import pytest
 from pytest_django import Settings
 from redis.asyncio import Redis
 
-from bench.provider import FakeProvider, expected_text
-from chat import alerts
-from chat.llm import breaker, dispatch
+from chat.llm import alerts, breaker, dispatch
 from chat.llm.breaker import OPEN, breakers, digest_of, id_of
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import Answering, Prompt
 from chat.llm.providers.base import Delta, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
+from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import eventually
 
 ANSWER = 'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'

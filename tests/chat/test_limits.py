@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 
-from accounts.errors import RateLimited
 from chat.turns import limits
-from chat.turns.connections import sync_redis
 from chat.turns.limits import Limit
+from core.errors import RateLimited
+from core.redis_clients import sync_redis
 from tests.billing.together import together
 
 ANA, BO = 1, 2

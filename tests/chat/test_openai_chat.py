@@ -11,11 +11,11 @@ from email.utils import format_datetime
 import pytest
 from pytest_django import Settings
 
-from bench.provider import FakeProvider, expected_reasoning, expected_text
 from chat.llm.providers import openai_chat
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, Provider, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
+from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.wire import STREAM, answering, events, refusal
 
 KEY = "sk-secret-of-the-house"

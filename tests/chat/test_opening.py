@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from accounts.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
 from accounts.models import User
 from billing import metering
 from billing.errors import AllowanceUsedUp, NotInPlan, TooManyAtOnce
@@ -23,8 +22,9 @@ from chat.llm.pricing import most_it_can_cost
 from chat.models import LanguageModel
 from chat.turns import limits, opening
 from chat.turns.closing import close_turn
-from chat.turns.connections import sync_redis
 from chat.turns.opening import LATEST, Opened, Question, clean_text, open_turn
+from core.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
+from core.redis_clients import sync_redis
 from history import access
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id

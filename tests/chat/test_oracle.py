@@ -7,10 +7,10 @@ from dataclasses import astuple, replace
 import pytest
 from pytest_django import Settings
 
-from bench.provider import FakeProvider, Script, expected_reasoning, expected_text
 from chat.llm.providers import ADAPTERS, openai_chat, sdk
 from chat.llm.providers.base import Message, ModelRequest, Provider
 from chat.llm.providers.http import close_session
+from testbed.provider import FakeProvider, Script, expected_reasoning, expected_text
 from tests.chat.reading import Read, read
 from tests.chat.wire import answering, events
 

@@ -7,10 +7,10 @@ from typing import cast
 import aiohttp
 import pytest
 
-from bench.provider import FakeProvider, expected_reasoning, expected_text
 from chat.llm.providers import http, openai_chat
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.http import close_session
+from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.test_openai_chat import FINISHED, chunk, request_for
 from tests.chat.wire import STREAM, answering, events
 

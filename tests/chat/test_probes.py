@@ -3,13 +3,13 @@
 import pytest
 from pytest_django import Settings
 
-from bench.provider import FakeProvider
-from chat import alerts, tasks
-from chat.llm import probes
+from chat import tasks
+from chat.llm import alerts, probes
 from chat.llm.breaker import digest_of
 from chat.llm.health import PROBES, Probe, causes
-from chat.stores import sync_redis
 from chat.tasks import probe
+from core.redis_clients import sync_redis
+from testbed.provider import FakeProvider
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.turns.connections import in_thread
+from core.threads import in_thread
 from history import access, tree
 from history.models import Conversation, new_id
 from tests.chat.live import page_of

@@ -8,21 +8,21 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider, expected_text
 from billing import metering
 from billing.models import Reservation
 from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
 from chat.turns import log
 from chat.turns import runner as runner_module
+from chat.turns.answering import encode_begun, encode_outcome
 from chat.turns.closing import can_continue, make_outcome
-from chat.turns.connections import in_thread
 from chat.turns.log import GROUP, QUEUE, Entry, Kind, encode_entry
 from chat.turns.rescue import close_with, last_words
-from chat.turns.running import encode_begun, encode_outcome
+from core.threads import in_thread
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
+from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
 from tests.chat.test_stamps import SCRIPTED, edit

@@ -11,20 +11,21 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider, expected_reasoning, expected_text
 from billing.models import Plan, Reservation, UsageRecord
-from chat import stores
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns import log, presence, running
+from chat.turns import answering, log, presence
 from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue
-from chat.turns.connections import async_redis, close_async_redis, in_thread, sync_redis
 from chat.turns.log import Kind
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
+from core import redis_clients
+from core.redis_clients import async_redis, close_async_redis, sync_redis
+from core.threads import in_thread
 from history import access, progress
 from history.models import Turn
+from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import Offer
 from tests.chat.conftest import running as a_runner
@@ -505,7 +506,7 @@ async def test_an_emptied_redis_costs_an_answer_nothing(redis: Redis, runner: Ru
 async def relayed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     """Everything asynchronous in this loop reaches Redis through a relay."""
     async with relayed_redis() as (relay, client):
-        stores._clients[asyncio.get_running_loop()] = client
+        redis_clients._clients[asyncio.get_running_loop()] = client
         yield relay
         await close_session()
         await close_async_redis()
@@ -527,7 +528,7 @@ async def test_redis_away_in_the_middle_costs_an_answer_nothing(relayed, carla: 
 async def test_redis_away_at_the_end_does_not_keep_an_answer_from_being_saved(
     relayed, carla: User, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ):
-    monkeypatch.setattr(running, "FLUSH_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.3)
     async with a_runner():
         turn = await aask(carla, "say:hola wait:0.3 say:mundo usage:5/6")
         await shown(turn)
@@ -541,7 +542,7 @@ async def test_a_database_that_is_away_for_a_moment_is_waited_for(
     redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
 ):
     close, failures = progress.close, [OperationalError("database is locked")] * 2
-    monkeypatch.setattr(running, "SAVE_PAUSES_SECONDS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(answering, "SAVE_PAUSES_SECONDS", (0.05, 0.05, 0.05))
 
     def close_later(*args: object) -> bool:
         if failures:
@@ -560,7 +561,7 @@ async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
         raise OperationalError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "SAVE_PAUSES_SECONDS", ())
+        patch.setattr(answering, "SAVE_PAUSES_SECONDS", ())
         patch.setattr(progress, "close", fail)
         turn = await aask(carla, "say:hola usage:5/6")
 

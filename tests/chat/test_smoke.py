@@ -10,9 +10,9 @@ from llmock.pytest_plugin import LLMock
 from PIL import Image
 from pytest_django import Settings
 
-from bench.provider import FakeProvider
 from chat.llm.smoke import QUESTIONS, tiny_pdf, tiny_png
 from chat.models import LanguageModel
+from testbed.provider import FakeProvider
 from tests.chat.conftest import Offer
 
 ALL_RIGHT = "pong 60 red walrus"

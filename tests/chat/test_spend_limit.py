@@ -15,9 +15,9 @@ from billing.models import Spending
 from chat.llm import spending
 from chat.llm.spending import stopped_providers
 from chat.models import LanguageModel, ProviderLimit
-from chat.turns.connections import in_thread
 from chat.turns.runner import Runner
 from chat.turns.sweeping import sweep
+from core.threads import in_thread
 from history.models import Turn
 from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of
 from tests.chat.conftest import Offer

@@ -10,11 +10,11 @@ from chat.llm.catalog import find_model
 from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
 from chat.turns import log
-from chat.turns.connections import in_thread
+from chat.turns.answering import encode_begun
 from chat.turns.log import Kind
 from chat.turns.runner import Runner
-from chat.turns.running import encode_begun
 from chat.turns.sweeping import settle_forgotten
+from core.threads import in_thread
 from history.models import Turn
 from tests.chat.asking import aask, closed, eventually, record_of, saved
 

@@ -15,7 +15,7 @@ from chat.llm.health import Probe, Tally, save_probe
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
-from chat.turns.connections import in_thread
+from core.threads import in_thread
 from tests.chat.asking import aask, closed
 from tests.chat.conftest import Offer, running
 

@@ -15,11 +15,12 @@ from billing.models import Reservation, UsageRecord
 from chat.models import LanguageModel
 from chat.tasks import sweep_turns
 from chat.turns import log, opening, sweeping
+from chat.turns.answering import encode_begun
 from chat.turns.closing import can_continue
-from chat.turns.connections import in_thread, sync_redis
 from chat.turns.log import Entry, Kind, encode_entry
-from chat.turns.running import encode_begun
 from chat.turns.sweeping import settle_forgotten, sweep
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import access, progress
 from history.models import Turn, new_id
 from history.progress import Outcome

@@ -12,11 +12,11 @@ from django.test import AsyncClient, Client
 
 from accounts.api.views import tokens_for
 from accounts.models import User
-from chat.consumers import MOST_WATCHED, TurnConsumer
-from chat.turns.connections import in_thread
+from chat.socket.consumer import MOST_WATCHED, TurnConsumer
 from chat.turns.log import Entry, Kind
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
+from core.threads import in_thread
 from history.models import Turn, new_id
 from tests.chat.asking import aask, closed, eventually, saved
 from tests.chat.live import ENDS, Page, page_of

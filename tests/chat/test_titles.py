@@ -13,16 +13,17 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from bench.provider import FakeProvider
 from chat.llm.breaker import Report, breakers, id_of
 from chat.llm.providers import list_providers
-from chat.llm.titles import INSTRUCTIONS, TITLE_CHARACTERS, cheapest, clean, messages_for
+from chat.llm.title_generation import INSTRUCTIONS, TITLE_CHARACTERS, cheapest, clean, messages_for
 from chat.models import LanguageModel
-from chat.turns import titling
-from chat.turns.connections import in_thread, sync_redis
+from chat.turns import titler
 from chat.turns.runner import Runner
+from core.redis_clients import sync_redis
+from core.threads import in_thread
 from history import access, tree
 from history.models import Conversation, TitledBy, Turn, new_id
+from testbed.provider import FakeProvider
 from tests.chat.asking import aask, closed, eventually, period_of, record_of
 from tests.chat.conftest import Offer, running
 from tests.chat.live import page_of
@@ -158,7 +159,7 @@ async def tried(turn: Turn) -> None:
 async def test_the_first_answer_brings_a_title(
     redis: Redis, runner: Runner, carla: User, maker: str, provider: FakeProvider, caplog: pytest.LogCaptureFixture
 ):
-    caplog.set_level(logging.INFO, "chat.turns.titling")
+    caplog.set_level(logging.INFO, "chat.turns.titler")
     turn = await closed(await aask(carla, "say:Robles say:y say:hayas"))
     conversation = await titled(turn)
     assert conversation.title == TITLE
@@ -220,12 +221,12 @@ async def test_of_two_first_answers_at_once_one_asks(
 async def test_two_runners_racing_ask_once(redis: Redis, carla: User, maker: str, provider: FakeProvider):
     turn = await aask(carla)
     turn.answer = "hola"
-    titlers = [titling.Titler(redis) for _ in range(2)]
-    for titler in titlers:
-        titler.begin(turn, end_user="")
+    titlers = [titler.Titler(redis) for _ in range(2)]
+    for each in titlers:
+        each.begin(turn, end_user="")
     await titled(turn)
-    for titler in titlers:
-        await titler.stop()
+    for each in titlers:
+        await each.stop()
     assert len(provider.requests) == 1
 
 
@@ -278,7 +279,7 @@ async def test_a_maker_is_asked_by_a_key_that_does_not_rest(
 async def test_a_maker_that_is_slow_is_given_up(
     redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(titling, "TITLE_SECONDS", 0.1)
+    monkeypatch.setattr(titler, "TITLE_SECONDS", 0.1)
     await in_thread(offer, "hang", input_price=10, output_price=10)
     turn = await closed(await aask(carla, "say:hola"))
     await tried(turn)

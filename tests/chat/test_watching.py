@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from chat.turns import log, watching
-from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.watching import LONGEST_BACKLOG, Place, Watcher, watch
+from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome, claim, close
 from tests.chat.asking import ask, eventually

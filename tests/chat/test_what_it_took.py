@@ -10,13 +10,13 @@ from django.utils import translation
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.costs import estimates_for
-from chat.fragments import turn_html
 from chat.llm.catalog import find_model
 from chat.llm.pricing import Stamp, write_stamp
 from chat.models import LanguageModel
-from chat.turns.connections import in_thread
+from chat.shown.costs import estimates_for
+from chat.shown.fragments import turn_html
 from chat.turns.runner import Runner
+from core.threads import in_thread
 from history.models import Turn, new_id
 from tests.chat.asking import aask, closed
 

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from accounts.models import User
 from chat.turns import log
 from chat.turns import writer as writer_module
-from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.runner import advance
+from core.threads import in_thread
 from history.models import Turn, new_id
 from tests.chat.asking import ask, eventually, saved
 from tests.chat.relay import relayed_redis

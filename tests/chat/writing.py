@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 from billing import metering
 from chat.turns import log
 from chat.turns.closing import close_turn
-from chat.turns.connections import in_thread
 from chat.turns.log import Entry, Kind
 from chat.turns.runner import advance
 from chat.turns.watching import Place, watch
 from chat.turns.writer import LiveText, LogWriter
+from core.threads import in_thread
 from history.models import Turn
 from history.progress import Outcome, claim
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from bench.site import wait_for_port
-from config import embedded
+from config.embedded import services
+from testbed.site import wait_for_port
 
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000
@@ -48,7 +48,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    port = embedded.any_free_port()
+    port = services.any_free_port()
     command = [
         sys.executable,
         "-m",

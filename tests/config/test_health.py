@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from chat.turns import presence
-from chat.turns.connections import sync_redis
+from core.redis_clients import sync_redis
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 

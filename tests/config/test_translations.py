@@ -12,10 +12,8 @@ from django.conf import settings
 from django.utils import translation
 from django.utils.translation import ngettext, to_locale
 
-from accounts.errors import NotFound
 from accounts.models import User
-from chat.tickets import issue_ticket
-from chat.turns.connections import in_thread
+from chat.socket.tickets import issue_ticket
 from config.asgi import application
 from config.management.commands.translate import (
     compiled,
@@ -26,6 +24,8 @@ from config.management.commands.translate import (
     read_catalog,
     save,
 )
+from core.errors import NotFound
+from core.threads import in_thread
 from history.models import new_id
 
 LANGUAGES = [language for language, _name in settings.LANGUAGES]

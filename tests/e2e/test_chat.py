@@ -4,7 +4,7 @@ import re
 
 from playwright.async_api import expect
 
-from bench.provider import expected_text
+from testbed.provider import expected_text
 from tests.e2e.browsing import Tab
 
 ECHO = "fake-900t-5ms-echo8"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from playwright.async_api import CDPSession, expect
 
-from bench.provider import expected_text
+from testbed.provider import expected_text
 from tests.e2e.browsing import Tab
 from tests.processes.stores import TestedSite
 

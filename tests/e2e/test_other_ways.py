@@ -4,7 +4,7 @@ import re
 
 from playwright.async_api import Browser, expect
 
-from bench.provider import expected_text
+from testbed.provider import expected_text
 from tests.e2e.browsing import Person, Tab
 from tests.fakes.proxy import CuttingProxy
 

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from bench.provider import expected_text
+from testbed.provider import expected_text
 from tests.e2e.browsing import OPEN, Person, Tab
 from tests.e2e.test_pages import violations
 from tests.processes.stores import TestedSite, run_site

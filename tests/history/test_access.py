@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 from django.utils import timezone
 
-from accounts.errors import NotFound
+from core.errors import NotFound
 from history import access
 from history.models import Conversation, Turn, new_id
 from tests.history.growing import ANA, BO, ask, ask_in_a_row, begin

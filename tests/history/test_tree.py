@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError
 
-from accounts.errors import Conflict, NotFound
+from core.errors import Conflict, NotFound
 from history import tree
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from bench.provider import FakeProvider
-from bench.site import Site
+from testbed.provider import FakeProvider
+from testbed.site import Site
 from tests.fakes.readers import Member
 from tests.services import STORES
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bench.provider import expected_reasoning, expected_text
+from testbed.provider import expected_reasoning, expected_text
 from tests.fakes.proxy import CuttingProxy
 from tests.fakes.readers import Member, Shown, read_by_events, read_by_socket
 from tests.processes.stores import TestedSite

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from bench.provider import FakeProvider, expected_text
+from testbed.provider import FakeProvider, expected_text
 from tests.fakes.readers import Member, Shown, read_by_socket
 from tests.processes.stores import TestedSite, run_site
 

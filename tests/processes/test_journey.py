@@ -7,7 +7,7 @@ import time
 import pytest
 from uuid_utils.compat import uuid7
 
-from bench.provider import expected_text
+from testbed.provider import expected_text
 from tests.fakes.readers import Member, Shown, read_by_events, read_by_socket
 from tests.processes.stores import TestedSite
 

@@ -15,7 +15,7 @@ import redis
 from bench import beside, processes
 from bench.load import Load, Report, measure
 from bench.run import STEADY, UNLIMITED
-from bench.site import Site
+from testbed.site import Site
 from tests.processes.stores import fresh_store
 
 SOAK = bool(os.environ.get("SOAK"))

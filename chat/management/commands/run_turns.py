@@ -7,15 +7,15 @@ from typing import Any
 import uvloop
 from django.core.management.base import BaseCommand
 
-from accounts import memory
 from chat.turns.runner import Runner
+from core import interpreter
 
 
 class Command(BaseCommand):
     help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        memory.settle()
+        interpreter.settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run())
 

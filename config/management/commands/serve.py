@@ -1,4 +1,4 @@
-"""`manage.py serve`: the whole site on one machine, with the services it needs (see `config/embedded.py`)."""
+"""`manage.py serve`: the whole site on one machine, with the services it needs (see `config/embedded/services.py`)."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.turns.presence import ALIVE, ALIVE_SECONDS
-from config import embedded
-from config.supervision import Manager, NotReadyError, Process, answers_http
+from config.embedded import services
+from config.embedded.supervision import Manager, NotReadyError, Process, answers_http
 
 
 class Command(BaseCommand):
@@ -32,38 +32,38 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            lock = embedded.claim(settings.DATA_DIR)
-            embedded.forget_addresses(os.environ, settings.DATA_DIR)
-            services = embedded.services(os.environ, settings.DATA_DIR)
+            lock = services.claim(settings.DATA_DIR)
+            services.forget_addresses(os.environ, settings.DATA_DIR)
+            needed = services.services(os.environ, settings.DATA_DIR)
             with contextlib.suppress(asyncio.CancelledError):  # asked to stop, and has stopped
-                asyncio.run(serve(services, options["host"], options["port"], lock, watch=options["stop_with_parent"]))
-        except (embedded.AlreadyRunningError, embedded.MissingError, NotReadyError) as error:
+                asyncio.run(serve(needed, options["host"], options["port"], lock, watch=options["stop_with_parent"]))
+        except (services.AlreadyRunningError, services.MissingError, NotReadyError) as error:
             raise CommandError(str(error)) from error
 
 
-async def serve(services: embedded.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
+async def serve(needed: services.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
     """Runs until cancelled, which a signal does."""
     parent = os.getppid()
     site_url = os.environ.get("SITE_URL") or f"http://localhost:{port}"
-    addresses = {**services.environment, "SITE_URL": site_url}
+    addresses = {**needed.environment, "SITE_URL": site_url}
     os.environ.update(addresses)  # the children inherit it
     try:
         async with Manager(settings.BASE_DIR, held=[lock]) as manager:
             stop_on_signals(manager)
-            for sentence in services.missing:
+            for sentence in needed.missing:
                 manager.say(sentence)
-            for store in services.stores:
+            for store in needed.stores:
                 await manager.start(store)
-            embedded.write_addresses(addresses, settings.DATA_DIR)
+            services.write_addresses(addresses, settings.DATA_DIR)
             await check_redis()
             await prepare(manager)
-            if services.demo_model:
-                manager.start_soon(services.demo_model)
+            if needed.demo_model:
+                manager.start_soon(needed.demo_model)
             await start_site(manager, host, port)
             greet(manager, port)
             await (end_of(parent) if watch else asyncio.Event().wait())
     finally:
-        embedded.forget_addresses(os.environ, settings.DATA_DIR)
+        services.forget_addresses(os.environ, settings.DATA_DIR)
 
 
 def stop_on_signals(manager: Manager) -> None:

@@ -18,7 +18,7 @@ from django.utils.translation.template import templatize
 
 SOURCE_LANGUAGE = "en"
 """What the code is written in: a sentence there translates itself."""
-CODE = ("accounts", "billing", "chat", "config", "history")
+CODE = ("accounts", "billing", "chat", "config", "core", "history")
 TEMPLATES = "templates"
 KEYWORDS: dict[str, Any] = {
     **dict.fromkeys(("_", "gettext", "gettext_lazy", "gettext_noop")),

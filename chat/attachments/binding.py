@@ -1,0 +1,123 @@
+"""Files of a question: checked, bound to its turn, listed on it, and read again for the prompt."""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
+
+from chat.attachments.uploads import is_waiting, storage
+from chat.errors import FileNotReady, FileNotUsable, TooManyFiles
+from chat.models import Attachment
+from core import rows
+
+
+class Attached(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file as its turn lists it. `tokens` is the estimate of its text."""
+
+    id: UUID
+    kind: str
+    name: str
+    media_type: str
+    size: int
+    pages: int = 0
+    width: int = 0
+    height: int = 0
+    tokens: int = 0
+    is_cut: bool = False
+
+
+_decode = msgspec.json.Decoder(tuple[Attached, ...]).decode
+
+
+def encode_attached(files: Sequence[Attached]) -> str:
+    """Return what Turn.attachments keeps; empty for none."""
+    return msgspec.json.encode(files).decode() if files else ""
+
+
+def decode_attached(text: str) -> tuple[Attached, ...]:
+    return _decode(text) if text else ()
+
+
+def check_usable(owner_id: int, ids: Sequence[UUID], *, turn_id: UUID, conversation_id: UUID) -> tuple[Attached, ...]:
+    """Return the files of a question in its order. None costs no statement, others one.
+
+    A file belongs to the first conversation that uses it; there it may be asked about again. Raises TooManyFiles,
+    FileNotUsable or FileNotReady.
+    """
+    wanted = tuple(dict.fromkeys(ids))
+    if not wanted:
+        return ()
+    if len(wanted) > settings.ATTACHMENTS_PER_QUESTION:
+        raise TooManyFiles
+    found = {row.pk: row for row in rows.select(Attachment, {"pk": wanted, "owner_id": owner_id})}
+    for pk in wanted:
+        row = found.get(pk)
+        if row is not None and is_waiting(row):
+            raise FileNotReady(retry_after=2)
+        is_free = row is not None and (row.turn_id in (None, turn_id) or row.conversation_id == conversation_id)
+        if row is None or row.status != Attachment.Status.READY or not is_free:
+            raise FileNotUsable
+    if sum(row.size for row in found.values()) > settings.ATTACHMENTS_BYTES:
+        raise TooManyFiles
+    return tuple(_attached(found[pk]) for pk in wanted)
+
+
+def bind(files: Sequence[Attached], *, turn_id: UUID, conversation_id: UUID) -> None:
+    """Give the files to a turn, all or none; raises FileNotUsable if another conversation was faster.
+
+    Whoever dies between this and the turn leaves files of a turn that does not exist: the same question takes them
+    again, and a sweep frees them.
+    """
+    if not files:
+        return
+    ids = [file.id for file in files]
+    free = Q(turn_id=None) | Q(turn_id=turn_id)
+    ready = Attachment.objects.filter(pk__in=ids, status=Attachment.Status.READY)
+    ours = ready.filter(free).update(turn_id=turn_id, conversation_id=conversation_id, bound_at=timezone.now())
+    if ours < len(ids) and ready.filter(conversation_id=conversation_id).count() < len(ids):
+        free_of(turn_id)
+        raise FileNotUsable
+
+
+def free_of(turn_id: UUID) -> None:
+    """Give back the files of a turn that was not written after all."""
+    Attachment.objects.filter(turn_id=turn_id, bound_at__isnull=False).update(
+        turn_id=None, conversation_id=None, bound_at=None
+    )
+
+
+class Contents:
+    """The bytes and texts of files, each read from the storage at most once; one statement for all of them."""
+
+    def __init__(self, owner_id: int, files: Iterable[Attached]) -> None:
+        ids = tuple({file.id for file in files})
+        found = rows.select(Attachment, {"pk": ids, "owner_id": owner_id}) if ids else []
+        self._rows = {row.pk: row for row in found if row.status == Attachment.Status.READY}
+
+    def data_of(self, file: Attached) -> bytes | None:
+        """Return what is sent of an image or a PDF; None if it is gone."""
+        row = self._rows.get(file.id)
+        return _read(row.stored) if row else None
+
+    def text_of(self, file: Attached) -> str | None:
+        """Return the text of a PDF or a text; None if it is gone."""
+        row = self._rows.get(file.id)
+        data = _read(row.part("text")) if row else None
+        return None if data is None else data.decode()
+
+
+def _read(name: str) -> bytes | None:
+    try:
+        with storage().open(name) as file:
+            data: bytes = file.read()
+            return data
+    except FileNotFoundError:  # erased meanwhile
+        return None
+
+
+def _attached(row: Attachment) -> Attached:
+    names = ("kind", "name", "media_type", "size", "pages", "width", "height", "tokens", "is_cut")
+    return Attached(row.pk, **{name: getattr(row, name) for name in names})

@@ -1,9 +1,0 @@
-"""The socket's address."""
-
-from django.urls import path
-
-from chat.consumers import TurnConsumer
-
-socket_urlpatterns = [
-    path("ws/", TurnConsumer.as_asgi()),  # type: ignore[arg-type]  # an ASGI application, which Channels routes to
-]

@@ -1,0 +1,111 @@
+"""A conversation's first words give way to a title a model made, once its first answer is complete.
+
+It happens in the runner, beside the turns: it is network and waiting, which a runner does by the hundred and a worker
+a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Whatever goes wrong, or a runner that
+stops, leaves the first words.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chat.llm import health, spending, title_generation
+from chat.llm.breaker import breakers, id_of
+from chat.llm.catalog import Candidate
+from chat.llm.providers.errors import ProviderError
+from chat.turns import notices
+from core.threads import end, in_thread
+from history import access
+from history.models import Conversation, TitledBy, Turn
+
+logger = logging.getLogger(__name__)
+
+TITLE_SECONDS = 15.0
+MOST_AT_ONCE = 16
+MOST_WAITING = 500
+"""More conversations than that keep their first words."""
+CLAIMED_SECONDS = 86_400
+
+
+class Titler:
+    """The titles one runner is making."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lane = asyncio.Semaphore(MOST_AT_ONCE)
+
+    def begin(self, turn: Turn, *, end_user: str) -> None:
+        """Give the turn's conversation a title, in a while; `turn` is its first with an answer."""
+        if settings.MODEL_TITLES and len(self._tasks) < MOST_WAITING:
+            task = asyncio.create_task(self._title(turn, end_user))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Leave what is not there yet."""
+        await end(self._tasks)
+
+    async def _title(self, turn: Turn, end_user: str) -> None:
+        try:
+            async with self._lane:
+                await self._make(turn, end_user)
+        except (ProviderError, TimeoutError, RedisError, DatabaseError, OSError) as error:
+            fields = {"conversation_id": turn.conversation_id, "error": type(error).__name__}
+            logger.warning("Title not made", extra=fields)
+        except Exception:
+            logger.exception("Title not made", extra={"conversation_id": turn.conversation_id})
+
+    async def _make(self, turn: Turn, end_user: str) -> None:
+        conversation, candidate = await in_thread(_find, turn.conversation_id)
+        candidate = candidate and await _by_a_key(candidate)
+        if conversation is None or candidate is None or not await self._claim(turn.conversation_id):
+            return
+        begun = time.monotonic()
+        async with asyncio.timeout(TITLE_SECONDS):
+            title = await title_generation.make_title(candidate, turn.question, turn.answer, end_user=end_user)
+        fields = {
+            "conversation_id": turn.conversation_id,
+            "model": candidate.model.key,
+            "provider": candidate.provider.key,
+            "input_tokens": title.usage.input,
+            "output_tokens": title.usage.output,
+            "cost_micros": title.cost_micros,
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        logger.info("Title made" if title.text else "Title empty", extra=fields)
+        if not title.text:
+            return
+        is_given = await in_thread(access.title_conversation, conversation, title.text)
+        if is_given:
+            await notices.tell(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+
+    async def _claim(self, conversation_id: UUID) -> bool:
+        """Return whether nobody has tried yet: one call for a conversation, whoever else closes its first answer."""
+        return bool(await self._redis.set(f"title:{conversation_id}", b"1", nx=True, ex=CLAIMED_SECONDS))
+
+
+async def _by_a_key(candidate: Candidate) -> Candidate | None:
+    """Return the candidate with the first of its keys that does not rest; None when all do."""
+    await breakers().look()
+    for provider in candidate.provider.with_each_key():
+        if breakers().find_open(id_of(provider, candidate.model.key)) is None:
+            return replace(candidate, provider=provider)
+    return None
+
+
+def _find(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]:
+    """Return the conversation if its title is still its first words, and who makes it another."""
+    conversation = access.find_conversation(conversation_id)
+    if conversation is None or conversation.titled_by != TitledBy.WORDS:
+        return None, None
+    return conversation, title_generation.cheapest(
+        resting=health.resting_models(), stopped=spending.stopped_providers()
+    )

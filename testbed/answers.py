@@ -1,0 +1,170 @@
+"""Answers on their way, the clock that wakes them when the next token is due, and what is counted of them."""
+
+import asyncio
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from time import monotonic_ns
+from typing import Any, Protocol
+
+from testbed.http1 import chunk
+from testbed.script import Script
+from testbed.wire import Answer
+
+REQUESTS_KEPT = 50
+# Streams due within this time are served in one waking of the loop.
+EARLY_NS = 400_000
+# A stream that fell so far behind (the machine slept) goes on from now instead of catching up in a burst.
+GIVE_UP_NS = 5_000_000_000
+
+
+class Connection(Protocol):
+    """What an answer needs of the connection that it goes to."""
+
+    def write(self, frames: list[bytes]) -> None: ...
+
+    def finish_stream(self, running: "Running", frames: list[bytes]) -> None: ...
+
+    def finish_whole(self, running: "Running") -> None: ...
+
+    def drop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    started: int  # answers begun, streamed or not; a refusal is none
+    finished: int
+    aborted: int  # the client closed while an answer ran
+    active: int
+    refused: int  # requests answered with an error status
+    tokens: int  # visible and reasoning
+    last_abort_ns: int  # CLOCK_MONOTONIC when the last abort was noticed, 0 for none
+    requests: list[dict[str, Any]]  # the last bodies, oldest first
+
+
+@dataclass(slots=True)
+class _Counters:
+    started: int = 0
+    finished: int = 0
+    aborted: int = 0
+    refused: int = 0
+    tokens: int = 0
+    last_abort_ns: int = 0
+
+
+class Provider:
+    """What all connections of one provider share: counters, the clock, the running answers."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.clock = Clock(loop)
+        self.connections: set[Connection] = set()
+        self.running: set[Running] = set()
+        self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
+        self.counters = _Counters()
+        self._calls: Counter[str] = Counter()
+
+    def snapshot(self) -> Snapshot:
+        counters = asdict(self.counters)
+        counters["tokens"] += sum(running.answer.sent for running in self.running)
+        return Snapshot(active=len(self.running), requests=list(self.requests), **counters)
+
+    def reset(self) -> None:
+        """Forgets what was counted, and drops what runs so that it does not count for whoever comes next."""
+        running, self.running = self.running, set()
+        for one in running:
+            one.connection.drop()
+        self.requests.clear()
+        self.counters = _Counters()
+        self._calls.clear()
+
+    def is_flaky_now(self, model: str, script: Script) -> bool:
+        if script.flaky:
+            self._calls[model] += 1
+        return 0 < self._calls[model] <= script.flaky
+
+    def began(self, running: "Running") -> None:
+        self.counters.started += 1
+        self.running.add(running)
+
+    def ended(self, running: "Running", *, by_client: bool) -> None:
+        if running not in self.running:
+            return
+        self.running.remove(running)
+        self.counters.tokens += running.answer.sent
+        if by_client:
+            self.counters.aborted += 1
+            self.counters.last_abort_ns = monotonic_ns()
+        else:
+            self.counters.finished += 1
+
+
+class Clock:
+    """Wakes answers when they are due. One heap and one timer for all: a timer of the loop costs more than a token."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._heap: list[tuple[int, int, Running]] = []
+        self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0
+
+    def add(self, running: "Running") -> None:
+        self._push(running)
+        self._arm()
+
+    def _push(self, running: "Running") -> None:
+        self._number += 1  # two that are due in the same nanosecond are not compared with each other
+        heapq.heappush(self._heap, (running.due_ns, self._number, running))
+
+    def _arm(self) -> None:
+        if not self._heap:
+            return
+        due_ns = self._heap[0][0]
+        if self._timer is not None:
+            if self._rings_at <= due_ns:
+                return
+            self._timer.cancel()
+        self._rings_at = due_ns
+        self._timer = self._loop.call_later(max(0.0, (due_ns - monotonic_ns()) / 1e9), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        heap = self._heap
+        now = monotonic_ns()
+        while heap and heap[0][0] <= now + EARLY_NS:
+            running = heapq.heappop(heap)[2]
+            if running.step(now):
+                self._push(running)
+        self._arm()
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An answer on its way."""
+
+    connection: Connection
+    answer: Answer
+    due_ns: int
+    events: Iterator[tuple[bytes, int]] | None  # None where the answer is not streamed
+    over: bool = False
+
+    def step(self, now: int) -> bool:
+        """Sends what is due; true if more will be."""
+        if self.over:
+            return False
+        if self.events is None:
+            self.connection.finish_whole(self)
+            return False
+        frames: list[bytes] = []
+        for event, pause_ns in self.events:
+            frames.append(chunk(event))
+            if pause_ns:
+                self.connection.write(frames)
+                self.due_ns += pause_ns
+                if self.due_ns < now - GIVE_UP_NS:
+                    self.due_ns = now
+                return True
+        self.connection.finish_stream(self, frames)
+        return False

@@ -1,0 +1,111 @@
+"""Run inside a site's environment, as `python -m testbed.inside <name> <argument>`: prints JSON."""
+
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import django
+
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
+from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
+
+from accounts.models import User  # noqa: E402
+from billing.metering import list_unbalanced  # noqa: E402
+from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
+from chat.models import LanguageModel  # noqa: E402
+from history import tree  # noqa: E402
+from history.models import Turn, new_id  # noqa: E402
+
+
+def members(argument: str) -> list[str]:
+    """Make members, on a plan with the given fields if there are any; return their access tokens."""
+    wanted = json.loads(argument)
+    plan = None
+    if wanted["plan"] is not None:
+        key = secrets.token_hex(4)
+        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **wanted["plan"]})
+    accesses = []
+    for _ in range(wanted["count"]):
+        user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
+        user.set_unusable_password()
+        user.save()
+        if plan is not None:
+            BillingAccount.objects.create(user=user, plan=plan)
+        accesses.append(str(RefreshToken.for_user(user).access_token))
+    return accesses
+
+
+def operator(_argument: str) -> str:
+    """Make an operator who has a password; return their access token."""
+    user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
+    return str(RefreshToken.for_user(user).access_token)
+
+
+def sessions(argument: str) -> list[str]:
+    """Log the owners of access tokens in, as a browser would be; return the keys of their sessions."""
+    keys = []
+    for access in json.loads(argument):
+        user = User.objects.get(pk=AccessToken(access)["user_id"])
+        session = import_module(settings.SESSION_ENGINE).SessionStore()
+        session[SESSION_KEY] = str(user.pk)
+        session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+        session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        session.save()
+        keys.append(session.session_key)
+    return keys
+
+
+def converse(argument: str) -> str:
+    """Write a conversation of so many finished turns for the owner of an access token; return its id."""
+    wanted = json.loads(argument)
+    owner_id = int(AccessToken(wanted["access"])["user_id"])
+    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+    parent = None
+    for number in range(wanted["turns"]):
+        turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
+        turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
+        turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
+        parent = tree.add_turn(turn).pk
+    return str(conversation.pk)
+
+
+def offer(argument: str) -> None:
+    """Offer models with the given fields, each by its key; what was there is changed."""
+    for fields in json.loads(argument):
+        LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
+
+
+def audit(_argument: str) -> dict[str, Any]:
+    """Return the turns, and the ledger's state."""
+    fields = (
+        *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
+        *("model", "instead_of", "instead_because", "input_tokens", "output_tokens"),
+    )
+    records = {str(record.reservation_id): record.cost_micros for record in UsageRecord.objects.all()}
+    return {
+        "turns": [{name: getattr(turn, name) for name in fields} for turn in Turn.objects.all()],
+        **ledger(),
+        "states": {str(row.pk): row.state for row in Reservation.objects.all()},
+        "records": records,
+        "used": sum(period.used_micros for period in UsagePeriod.objects.all()),
+    }
+
+
+def ledger(_argument: str = "") -> dict[str, Any]:
+    """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
+    return {
+        "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
+        "unbalanced": [str(period) for period in list_unbalanced()],
+    }
+
+
+if __name__ == "__main__":
+    functions = (members, operator, sessions, converse, offer, audit, ledger)
+    named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
+    json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)

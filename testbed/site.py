@@ -1,0 +1,202 @@
+"""The real thing: web, runner, worker and Valkey as processes, on stores of their own. For the bench, and for tests."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from config.embedded import services
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30
+STOP_SECONDS = 15
+
+
+class Site:
+    """`with Site(provider_url, models) as site:` starts it; `kill` and `start` one process at a time.
+
+    `models` are names the provider at `provider_url` understands. `cores` pins every process. `environment` is set on
+    top: a DATABASE_URL, say; without one the databases are SQLite in a temporary folder.
+    """
+
+    def __init__(
+        self,
+        provider_url: str,
+        models: Iterable[str],
+        *,
+        webs: int = 1,
+        runners: int = 1,
+        cores: set[int] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
+        self._ports = {f"web{number}": services.any_free_port() for number in range(webs)}
+        self._valkey = services.any_free_port()
+        self._runners = [f"runner{number}" for number in range(runners)]
+        self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = self._environment(provider_url, models) | (environment or {})
+
+    def __enter__(self) -> Self:
+        try:
+            self.start("valkey")
+            self.manage("prepare")
+            for name in (*self._ports, *self._runners, "worker"):
+                self.start(name)
+            self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for name in reversed(self._children):
+            self.stop(name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- Processes ---------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start one process; a killed one comes back at the same address."""
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
+            )
+        if port := {**self._ports, "valkey": self._valkey}.get(name):
+            wait_for_port(port)
+
+    def kill(self, name: str) -> None:
+        """Kill one process with -9."""
+        child = self._children[name]
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+    def stop(self, name: str) -> None:
+        """Ask one process to stop, and see that it does."""
+        child = self._children[name]
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
+
+    def pid(self, name: str) -> int:
+        return self._children[name].pid
+
+    def port(self, number: int = 0) -> int:
+        return self._ports[f"web{number}"]
+
+    def wait_until_ready(self) -> None:
+        """Return when `/readyz` says so."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port()}/readyz", timeout=5).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, self.logs()
+                time.sleep(0.1)
+
+    def _command(self, name: str) -> list[str]:
+        if name == "valkey":
+            return list(services.valkey(self._valkey, self._folder / "valkey").command)
+        if name in self._ports:
+            server = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(self._ports[name])]
+            return [*server, "--ws-per-message-deflate", "false", "--ws-max-size", "1048576", "--no-access-log"]
+        if name == "worker":
+            celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
+            return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
+        return [sys.executable, "manage.py", "run_turns"]
+
+    def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
+        foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_")
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "DEBUG": "false",
+            "LOG_FORMAT": "text",
+            "DATA_DIR": str(self._folder),
+            "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
+            "CACHE_TTL": "0",  # the same question is asked all the time, and the provider must be asked each time
+            "MODEL_TITLES": "false",  # and for nothing else
+            "OPENAI_COMPATIBLE_BASE_URL": provider_url,
+            "OPENAI_COMPATIBLE_MODELS": ",".join(models),
+            "OPENAI_COMPATIBLE_INPUT_PRICE": "1",
+            "OPENAI_COMPATIBLE_OUTPUT_PRICE": "2",
+        }
+
+    # --- People and rows ---------------------------------------------------------------------------------------------
+
+    def members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
+        """Return the access tokens of new members, on a plan with the given fields, else on Free."""
+        accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
+        return accesses
+
+    def operator(self) -> str:
+        """Return the access token of a new operator."""
+        access: str = self._inside("operator")
+        return access
+
+    def sessions(self, accesses: list[str]) -> list[str]:
+        """Return a session's key for each access token: what a browser's cookie holds."""
+        keys: list[str] = self._inside("sessions", json.dumps(accesses))
+        return keys
+
+    def converse(self, access: str, turns: int) -> str:
+        """Return the id of a new conversation with so many finished turns."""
+        conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
+        return conversation_id
+
+    def offer(self, *models: Mapping[str, object]) -> None:
+        """Offer models with these fields, each by its key; what was there is changed."""
+        self._inside("offer", json.dumps(models))
+
+    def audit(self) -> dict[str, Any]:
+        """Return every turn and what the ledger says, as the databases have it."""
+        found: dict[str, Any] = self._inside("audit")
+        return found
+
+    def ledger(self) -> dict[str, Any]:
+        """Return what of `audit` is short, however long the site has run."""
+        found: dict[str, Any] = self._inside("ledger")
+        return found
+
+    def manage(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    def _inside(self, name: str, argument: str = "") -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed.inside", name, argument],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+
+def wait_for_port(port: int) -> None:
+    """Return when something answers on the port."""
+    deadline = time.monotonic() + START_SECONDS
+    while services.is_free(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Nothing answers on port {port}.")
+        time.sleep(0.05)

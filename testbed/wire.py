@@ -1,0 +1,196 @@
+"""OpenAI's Chat Completions format: the bytes of an answer, and of a refusal."""
+
+import json
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from testbed.script import Script
+
+NS_PER_MS = 1_000_000
+# Long enough for the two halves of an event to reach the reader as two reads.
+SPLIT_PAUSE_NS = 500_000
+IMAGE_TOKENS = 85
+
+EXAMPLE_MODELS = ("fake-20t-5ms", "fake-200t-20ms", "fake-50t-20ms-r10", "fake-200t-20ms-ns", "fake-5t-0ms-unicode")
+
+_REFUSALS = {
+    400: ("invalid_request_error", "invalid_value", "The request was not valid."),
+    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
+    403: (
+        "invalid_request_error",
+        "unsupported_country_region_territory",
+        "Country, region, or territory not supported",
+    ),
+    404: ("invalid_request_error", "model_not_found", "The model does not exist or you do not have access to it."),
+    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests."),
+}
+_SERVER_REFUSAL = ("server_error", None, "The server had an error while processing your request.")
+
+
+class Answer:
+    """One answer: its events or its whole, and how many tokens of it were made so far."""
+
+    __slots__ = ("_base", "_include_usage", "_newline", "_prompt_tokens", "script", "sent")
+
+    def __init__(self, script: Script, request: dict[str, Any], number: int) -> None:
+        self.script = script
+        self.sent = 0
+        self._prompt_tokens = count_prompt_tokens(request.get("messages") or [])
+        options = request.get("stream_options") or {}
+        self._include_usage = bool(options.get("include_usage"))
+        self._newline = b"\r\n" if script.crlf else b"\n"
+        self._base = {
+            "id": f"chatcmpl-fake{number}",
+            "created": int(time.time()),
+            "model": request["model"],
+            "service_tier": "default",
+            "system_fingerprint": "fp_fake",
+        }
+
+    def events(self) -> Iterator[tuple[bytes, int]]:
+        """Server-sent events, each with the nanoseconds that pass before the next one."""
+        events = self._events()
+        return _split(events) if self.script.split else events
+
+    def whole(self) -> bytes:
+        """The body of an answer that is not streamed."""
+        script = self.script
+        make = script.token_maker()
+        self.sent = script.reasoning + script.delivered
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(map(make, range(script.delivered)))}
+        if script.reasoning:
+            message["reasoning_content"] = "".join(f"r{i} " for i in range(script.reasoning))
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": script.finish}
+        body = {**self._base, "object": "chat.completion", "choices": [choice]}
+        if script.usage:
+            body["usage"] = self._usage()
+        raw = encode(body)
+        return raw if script.rubbish_after is None else raw[: len(raw) // 2]
+
+    def _events(self) -> Iterator[tuple[bytes, int]]:
+        script = self.script
+        yield self._chunk({"role": "assistant", "content": "", "refusal": None}), 0
+        yield from self._tokens(self._chunk({"reasoning_content": "@text@"}), script.reasoning, is_text=False)
+        yield from self._tokens(self._chunk({"content": "@text@"}), script.delivered, is_text=True)
+        yield from self._ending()
+
+    def _tokens(self, event: bytes, count: int, *, is_text: bool) -> Iterator[tuple[bytes, int]]:
+        """So many events that differ from `event` only in the text that stands where it has `@text@`."""
+        script = self.script
+        pause = script.gap_ms * NS_PER_MS
+        head, tail = event.split(b"@text@")
+        make = script.token_maker()
+        for i in range(count):
+            if is_text and i == script.rubbish_after:
+                yield self._rubbish(), 0
+            self.sent += 1
+            if not is_text:
+                raw = b"r%d " % i
+            else:
+                token = make(i)
+                raw = token.encode() if script.timed else encode(token)[1:-1]
+            yield head + raw + tail, pause
+
+    def _rubbish(self) -> bytes:
+        return self._event(b'{"id":"chatcmpl-fake","choices":[{"del')
+
+    def _ending(self) -> Iterator[tuple[bytes, int]]:
+        """What follows the last token; nothing where the connection breaks or falls silent."""
+        if self.script.ending == "error":
+            yield self._event(refusal(500)), 0
+        if self.script.ending != "finish":
+            return
+        yield self._chunk({}, self.script.finish), 0
+        if self._include_usage and self.script.usage:
+            yield self._event(encode({**self._chunk_base(), "choices": [], "usage": self._usage()})), 0
+        yield self._event(b"[DONE]"), 0
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        body = {**self._chunk_base(), "choices": [choice]}
+        if self._include_usage:
+            body["usage"] = None  # as OpenAI does in every chunk but the last
+        return self._event(encode(body))
+
+    def _chunk_base(self) -> dict[str, Any]:
+        return {**self._base, "object": "chat.completion.chunk"}
+
+    def _event(self, data: bytes) -> bytes:
+        return b"data: " + data + self._newline * 2
+
+    def _usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self.sent,
+            "total_tokens": self._prompt_tokens + self.sent,
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.script.reasoning, "audio_tokens": 0},
+        }
+
+
+def last_question(messages: Iterable[dict[str, Any]]) -> str:
+    """The text of the user's last message, without its pictures and files."""
+    asked = [message.get("content") for message in messages if message.get("role") == "user"]
+    last = asked[-1] if asked else ""
+    if isinstance(last, list):
+        return "".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
+    return last if isinstance(last, str) else ""
+
+
+def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:
+    """The words of all messages, and a flat price for each image."""
+    total = 0
+    for message in messages:
+        content = message.get("content") or ""
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            total += len(str(part.get("text", "")).split()) if part.get("type") == "text" else IMAGE_TOKENS
+    return total
+
+
+def refusal(status: int) -> bytes:
+    """OpenAI's error body for a status."""
+    kind, code, message = _REFUSALS.get(status, _SERVER_REFUSAL)
+    return _refusal(kind, code, message)
+
+
+def context_refusal() -> bytes:
+    message = "This model's maximum context length is 1000 tokens. Please reduce the length of the messages."
+    return _refusal("invalid_request_error", "context_length_exceeded", message, "messages")
+
+
+def quota_refusal() -> bytes:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    return _refusal("insufficient_quota", "insufficient_quota", message)
+
+
+def model_list() -> bytes:
+    data = [{"id": model, "object": "model", "created": 1_700_000_000, "owned_by": "fake"} for model in EXAMPLE_MODELS]
+    return encode({"object": "list", "data": data})
+
+
+def _refusal(kind: str, code: str | None, message: str, param: str | None = None) -> bytes:
+    return encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def _split(events: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    for event, pause in events:
+        place = _place_to_cut(event)
+        yield event[:place], SPLIT_PAUSE_NS
+        yield event[place:], max(pause, SPLIT_PAUSE_NS)
+
+
+def _place_to_cut(event: bytes) -> int:
+    """A place that looks random and is the same in every run; every other time inside a character, if one is long."""
+    number = zlib.crc32(event)
+    inside = [at for at, byte in enumerate(event) if byte & 0xC0 == 0x80]
+    if inside and number & 1:
+        return inside[(number >> 1) % len(inside)]
+    return 1 + (number >> 1) % (len(event) - 1)
+
+
+def encode(value: Any) -> bytes:
+    """JSON without blanks, as providers send it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,126 @@
+"""More questions than can be answered at once: who waits knows its place, and who cannot wait is told so at once."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from accounts.models import User
+from billing.models import Reservation
+from chat.errors import QueueFull
+from chat.turns import queue, watching
+from chat.turns.log import GROUP, QUEUE, Kind
+from chat.turns.opening import open_turn
+from chat.turns.watching import Place, watch
+from core.threads import in_thread
+from history.models import Conversation, Turn
+from tests.chat.asking import ask, period_of, question
+from tests.chat.live import page_of
+from tests.chat.writing import writing
+
+
+@pytest.fixture(autouse=True)
+def _counted_anew() -> Iterator[None]:
+    queue.line.forget()
+    yield
+    queue.line.forget()
+
+
+@pytest.fixture
+async def group(redis: Redis) -> None:
+    await redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
+
+
+async def test_each_turn_has_its_place(redis: Redis, group: None, carla: User):
+    turns = [await in_thread(ask, carla) for _ in range(3)]
+    assert await queue.places(redis) == {turn.pk: place for place, turn in enumerate(turns, 1)}
+
+
+async def test_a_turn_that_a_runner_has_taken_is_not_in_line(redis: Redis, group: None, carla: User):
+    turns = [await in_thread(ask, carla) for _ in range(3)]
+    await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=2)
+    assert await queue.places(redis) == {turns[2].pk: 1}
+
+
+async def test_a_reader_is_told_its_place_until_its_text_comes(
+    redis: Redis, group: None, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.02)
+    other = await in_thread(ask, carla)
+    turn = await in_thread(ask, carla)
+    told: list[tuple[int, int]] = []
+
+    async def read() -> None:
+        async for entries in watch(turn, Place()):
+            told.extend((entry.kind, entry.at) for entry in entries)
+
+    reader = asyncio.create_task(read())
+    await until_told(told, (Kind.WAITING, 2))
+    await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
+    await until_told(told, (Kind.WAITING, 1))
+    await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
+    await until_told(told, (Kind.WAITING, 0))
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        await asyncio.sleep(0.1)  # who has text is told no place
+        await it.finish()
+        await reader
+    assert [kind for kind, _at in told] == [Kind.WAITING] * 3 + [Kind.TEXT, Kind.END]
+    assert other.pk != turn.pk
+
+
+async def until_told(told: list[tuple[int, int]], entry: tuple[int, int]) -> None:
+    async with asyncio.timeout(5):
+        while entry not in told:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_full_line_takes_nobody_in_and_costs_nothing(redis: Redis, group: None, carla: User, settings):
+    settings.QUEUE_LIMIT = 2
+    known = [await in_thread(ask, carla) for _ in range(2)]
+    before = await in_thread(period_of, carla)
+    refused = question("hola")
+    with pytest.raises(QueueFull) as refusal:
+        await in_thread(open_turn, carla.pk, refused)
+    assert refusal.value.status == 503
+    assert 5 <= (refusal.value.retry_after or 0) <= 20
+    after = await in_thread(period_of, carla)
+    assert (after.reserved_micros, after.holds) == (before.reserved_micros, before.holds)
+    assert await in_thread(Turn.objects.count) == await in_thread(Conversation.objects.count) == len(known)
+    assert not await in_thread(Reservation.objects.filter(pk=refused.turn_id).exists)
+
+
+async def test_a_question_that_is_known_is_answered_by_a_full_line_too(
+    redis: Redis, group: None, carla: User, settings
+):
+    asked = question("hola")
+    opened = await in_thread(open_turn, carla.pk, asked)
+    settings.QUEUE_LIMIT = 1
+    again = await in_thread(open_turn, carla.pk, asked)
+    assert (again.turn.pk, again.is_new) == (opened.turn.pk, False)
+
+
+async def test_there_is_room_again_when_runners_have_taken_some(redis: Redis, group: None, carla: User, settings):
+    settings.QUEUE_LIMIT = 1
+    await in_thread(ask, carla)
+    with pytest.raises(QueueFull):
+        await in_thread(ask, carla)
+    await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
+    queue.line.forget()
+    await in_thread(ask, carla)
+
+
+async def test_a_process_that_opens_all_it_can_refuses_at_once(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(queue, "MOST_OPENING", 0)
+    async with page_of(carla) as page:
+        begun = time.monotonic()
+        turn_id = await page.start()
+        refused = await page.next("turn.rejected")
+        assert time.monotonic() - begun < 1
+    assert (refused["turn_id"], refused["code"]) == (str(turn_id), "queue_full")
+    assert 5 <= refused["retry_after"] <= 20
+    assert await in_thread(Turn.objects.count) == 0
