@@ -33,10 +33,10 @@ class AccountAdapter(DefaultAccountAdapter):
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Render the mail in the reader's language now; a worker sends it, so that no page waits for a mail server."""
         context = {**context, "email": email, "site_name": settings.SITE_NAME}
-        send(self.render_mail(template_prefix, email, context))
+        send_or_queue(self.render_mail(template_prefix, email, context))
 
 
-def send(message: EmailMessage) -> None:
+def send_or_queue(message: EmailMessage) -> None:
     if not settings.HAS_MAIL_SERVER:
         message.send()
         return

@@ -32,8 +32,8 @@ def profile(request: HttpRequest) -> HttpResponse:
     speak_to(user)
     messages.success(request, _("Saved."))
     response = redirect("profile")
-    remember(response, settings.LANGUAGE_COOKIE_NAME, user.locale)
-    remember(response, THEME_COOKIE, user.theme)
+    set_preference(response, settings.LANGUAGE_COOKIE_NAME, user.locale)
+    set_preference(response, THEME_COOKIE, user.theme)
     return response
 
 
@@ -43,7 +43,7 @@ def set_language(request: HttpRequest) -> HttpResponse:
     response = back(request)
     language = request.POST.get("language", "")
     if language in User.Locale.values:
-        remember(response, settings.LANGUAGE_COOKIE_NAME, language)
+        set_preference(response, settings.LANGUAGE_COOKIE_NAME, language)
         if isinstance(request.user, User):
             User.objects.filter(pk=request.user.pk).update(locale=language)
         translation.activate(language)
@@ -56,7 +56,7 @@ def set_theme(request: HttpRequest) -> HttpResponse:
     response = back(request)
     theme = request.POST.get("theme", "")
     if theme in User.Theme.values:
-        remember(response, THEME_COOKIE, theme)
+        set_preference(response, THEME_COOKIE, theme)
         if isinstance(request.user, User):
             User.objects.filter(pk=request.user.pk).update(theme=theme)
     return response
@@ -69,7 +69,7 @@ def back(request: HttpRequest) -> HttpResponseRedirect:
     return HttpResponseRedirect(origin if is_ours else "/")
 
 
-def remember(response: HttpResponse, cookie: str, value: str) -> None:
+def set_preference(response: HttpResponse, cookie: str, value: str) -> None:
     response.set_cookie(
         cookie, value, max_age=YEAR_SECONDS, samesite="Lax", secure=settings.SESSION_COOKIE_SECURE, httponly=False
     )

@@ -80,11 +80,11 @@ def pick(example: Example) -> str:
     """Return the tier Auto chooses when plan, health and credits leave it free."""
     from billing.entitlements import Entitlements
     from chat.llm.pricing import estimate_tokens
-    from chat.llm.selection import Asked, route
+    from chat.llm.selection import QuestionProfile, route
 
     allowed = Entitlements("bench", None, None, None, 100_000, 4_096, "strong")
     tokens = estimate_tokens([example.text])
-    asked = Asked(
+    asked = QuestionProfile(
         question=example.text, least_tokens=tokens, tokens=tokens, answer_tokens=4_096, last_model=example.after
     )
     return str(route(three_models(), allowed, asked).candidates[0].model.tier)

@@ -7,9 +7,9 @@ from django.utils import timezone
 
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
 from core import rows
-from core.cached_tables import Kept
+from core.cached_tables import CachedTable
 
-_plans = Kept("plans", lambda: Plan.objects.in_bulk(), Plan)
+_plans = CachedTable("plans", lambda: Plan.objects.in_bulk(), Plan)
 
 TIERS = tuple(Plan.Tier.values)
 """From the least to the best."""

@@ -20,7 +20,7 @@ from billing import spending
 from billing.entitlements import Budget, period_of, plan_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import Reservation, UsagePeriod, UsageRecord
-from billing.spending import Claim
+from billing.spending import SupplierHold
 from core import rows
 from core.errors import Conflict
 
@@ -42,7 +42,7 @@ class Usage:
 
 
 def reserve(
-    user_id: int, key: UUID, *, amount_micros: int, budget: Budget | None = None, claim: Claim | None = None
+    user_id: int, key: UUID, *, amount_micros: int, budget: Budget | None = None, claim: SupplierHold | None = None
 ) -> bool:
     """Hold `amount_micros` of the user's current period under `key`, and what `claim` says of a supplier's day; return
     whether this call did it.
@@ -52,12 +52,12 @@ def reserve(
     when somebody else has the key.
     """
     period = budget.period if budget else period_of(user_id)
-    held = spending.fields_of(claim)
+    held = spending.hold_fields(claim)
     try:
         with transaction.atomic():
             rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros, **held))
             _take_room(period, amount_micros)
-            spending.take_room(claim, held)
+            spending.take_hold(claim, held)
     except IntegrityError:
         known = Reservation.objects.select_related("period").filter(pk=key).first()
         if known is None:
@@ -101,7 +101,7 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str, supplier: s
             )
         )
         _give_back(reservation, was_held=was_held, used_micros=cost_micros)
-        spending.give_back(reservation, was_held=was_held, spent_from=spent_from, spent_micros=spent_micros)
+        spending.end_hold(reservation, was_held=was_held, spent_from=spent_from, spent_micros=spent_micros)
     return True
 
 
@@ -113,7 +113,7 @@ def release(key: UUID) -> bool:
         reservation = rows.find(Reservation, pk=key)
         assert reservation is not None
         _give_back(reservation, was_held=True, used_micros=0)
-        spending.give_back(reservation, was_held=True)
+        spending.end_hold(reservation, was_held=True)
     return True
 
 
@@ -123,7 +123,7 @@ def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
     return list(held.order_by("created_at").values_list("pk", flat=True)[:limit])
 
 
-def list_unbalanced() -> QuerySet[UsagePeriod]:
+def list_unbalanced_periods() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows. Empty, unless something is broken."""
 
     def of_period(rows: QuerySet[Any], aggregate: Aggregate) -> Coalesce:
@@ -138,19 +138,19 @@ def list_unbalanced() -> QuerySet[UsagePeriod]:
     ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"), held=F("holds"))
 
 
-def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int, claim: Claim | None) -> bool:
+def _hold_again(period: UsagePeriod, key: UUID, amount_micros: int, claim: SupplierHold | None) -> bool:
     """Hold a reservation that was released before its work began; return whether it had been released.
 
     A request that died between reserving and writing its work is released by the sweep, and may then be sent again.
     """
-    spent = spending.fields_of(claim)
+    spent = spending.hold_fields(claim)
     with transaction.atomic():
         released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
         held = {"state": Reservation.State.HELD, "period": period, "amount_micros": amount_micros}
         if not released.update(**held, **spent, created_at=timezone.now()):
             return False
         _take_room(period, amount_micros)
-        spending.take_room(claim, spent)
+        spending.take_hold(claim, spent)
     return True
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from billing.errors import SpendLimitReached
 from billing.models import Reservation, Spending, UsageRecord
 from core import rows
-from core.cached_tables import Kept
+from core.cached_tables import CachedTable
 
 _TAKE_ROOM = f"""
 UPDATE {Spending._meta.db_table} SET reserved_micros = reserved_micros + %s
@@ -24,7 +24,7 @@ WHERE id = %s AND used_micros + reserved_micros < %s
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SupplierHold:
     """What a piece of work may cost us at most, and what its supplier may take in a day."""
 
     supplier: str
@@ -69,7 +69,7 @@ def seconds_left() -> float:
     return (tomorrow - now).total_seconds()
 
 
-def list_unbalanced() -> QuerySet[Spending]:
+def list_unbalanced_days() -> QuerySet[Spending]:
     """Return the days whose counters are not the sums of their rows. Empty, unless something is broken."""
 
     def of_day(found: QuerySet[Any], amount: str) -> Coalesce:
@@ -85,14 +85,14 @@ def list_unbalanced() -> QuerySet[Spending]:
 # --- For metering, inside its transactions ----------------------------------------------------------------------------
 
 
-def fields_of(claim: Claim | None) -> dict[str, Any]:
+def hold_fields(claim: SupplierHold | None) -> dict[str, Any]:
     """Return what a reservation keeps of a claim."""
     if claim is None or not claim.most_micros:
         return {"spending_id": None, "spending_micros": 0}
     return {"spending_id": today_of(claim.supplier), "spending_micros": claim.most_micros}
 
 
-def take_room(claim: Claim | None, held: dict[str, Any]) -> None:
+def take_hold(claim: SupplierHold | None, held: dict[str, Any]) -> None:
     """Count a claim in, unless the limit is reached: one conditional statement. Raises SpendLimitReached.
 
     The last one admitted may go beyond the limit: one that is dearer than what is left would else never be answered.
@@ -103,9 +103,7 @@ def take_room(claim: Claim | None, held: dict[str, Any]) -> None:
         raise SpendLimitReached(retry_after=seconds_left())
 
 
-def give_back(
-    reservation: Reservation, *, was_held: bool, spent_from: int | None = None, spent_micros: int = 0
-) -> None:
+def end_hold(reservation: Reservation, *, was_held: bool, spent_from: int | None = None, spent_micros: int = 0) -> None:
     """Count what was spent, and what is held no more. The rows in one order, so that no two wait for each other."""
     changes: dict[int, dict[str, int]] = {}
     if spent_from is not None:
@@ -129,7 +127,7 @@ def _load() -> dict[tuple[str, dt.date], int]:
     return {(supplier, day): pk for supplier, day, pk in recent.values_list("supplier", "day", "pk")}
 
 
-_days = Kept("spendings", _load, Spending)
+_days = CachedTable("spendings", _load, Spending)
 
 
 def _today() -> dt.date:

@@ -21,25 +21,31 @@ from chat.errors import sentence_for
 from chat.llm import health, spending
 from chat.llm.alerts import Alert, list_alerts
 from chat.llm.catalog import update_list_prices
-from chat.llm.price_list import ListPrice, read_apart
+from chat.llm.price_list import ListPrice, read_list_prices_in_subprocess
 from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import DEAREST, PAID_PROVIDERS, PRICED, LanguageModel, ProviderLimit
+from chat.models import MAX_PRICE_MICROS, PAID_PROVIDERS, PRICED, LanguageModel, ProviderLimit
 
 logger = logging.getLogger(__name__)
 
 MICROS = 1_000_000
-MOST_NAMED = 30
-MOST_A_DAY = 1_000_000  # dollars
+MAX_NAMED = 30
+MAX_DOLLARS_A_DAY = 1_000_000  # dollars
 
 
 class DollarsField(forms.DecimalField):
     """A price in US dollars a million tokens; the model keeps micro-dollars."""
 
     def __init__(self, **options: Any) -> None:
-        options = {"min_value": 0, "max_value": DEAREST // MICROS, "decimal_places": 6, "required": False, **options}
+        options = {
+            "min_value": 0,
+            "max_value": MAX_PRICE_MICROS // MICROS,
+            "decimal_places": 6,
+            "required": False,
+            **options,
+        }
         super().__init__(**options)
 
     def prepare_value(self, value: Any) -> Any:
@@ -90,7 +96,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def update_prices(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
         """Read the published prices again, as the installed package `genai-prices` has them."""
         try:
-            changed = update_list_prices(read_apart, selected)
+            changed = update_list_prices(read_list_prices_in_subprocess, selected)
         except SubprocessError:
             logger.exception("List prices could not be read")
             self.message_user(request, _("The list prices could not be read: the log says why."), messages.ERROR)
@@ -166,7 +172,7 @@ class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
     daily_micros = DollarsField(
         label=_("a day"),
         required=True,
-        max_value=MOST_A_DAY,
+        max_value=MAX_DOLLARS_A_DAY,
         help_text=_(
             "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent or "
             "promised to answers on their way, its paid models answer no more until tomorrow: at most one answer goes beyond. "
@@ -185,7 +191,7 @@ class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("provider", "limit", "spent", "promised", "stopped")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        self.standing = spending.standing()  # once a page, not once a cell
+        self.standing = spending.spending_by_provider()  # once a page, not once a cell
         return super().changelist_view(request, extra_context)
 
     @admin.display(description=_("a day, $"), ordering="daily_micros")
@@ -233,8 +239,8 @@ async def _list_once(provider: Provider) -> list[str]:
 
 def _some(ids: set[str]) -> str:
     """Return the first of the ids; a list of hundreds helps nobody."""
-    more = f" … (+{len(ids) - MOST_NAMED})" if len(ids) > MOST_NAMED else ""
-    return ", ".join(sorted(ids)[:MOST_NAMED]) + more or "–"
+    more = f" … (+{len(ids) - MAX_NAMED})" if len(ids) > MAX_NAMED else ""
+    return ", ".join(sorted(ids)[:MAX_NAMED]) + more or "–"
 
 
 def _dollars(micros: int | None) -> str:

@@ -12,14 +12,14 @@ from django.utils.translation import gettext_lazy as _
 from history.models import new_id, now
 
 PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
-DEAREST = 1_000_000_000
+MAX_PRICE_MICROS = 1_000_000_000
 """Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
-LONGEST_EFFORT = 10  # characters, as Turn.effort
+MAX_EFFORT_LENGTH = 10  # characters, as Turn.effort
 PRICED = ("input", "output", "cache_read", "cache_write")
 """What has a price: each has a field `<name>_price`, and may be in a list price."""
 
 
-PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(DEAREST)]}
+PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(MAX_PRICE_MICROS)]}
 
 
 class LanguageModel(models.Model):
@@ -96,7 +96,7 @@ class LanguageModel(models.Model):
             for name in ("input_price", "output_price")
             if getattr(self, name) == 0 and self.provider in PAID_PROVIDERS
         }
-        if any(len(level) > LONGEST_EFFORT for level in self.effort_levels):
+        if any(len(level) > MAX_EFFORT_LENGTH for level in self.effort_levels):
             errors["efforts"] = _("No provider has so long a word for an effort.")
         if errors:
             raise ValidationError(errors)

@@ -20,13 +20,13 @@ from history.models import Conversation
 @receiver(access_revoked)
 def close_sockets(user_id: int, **_signal: Any) -> None:
     _tell_when_committed("default", user_id, "revoked")
-    _when_committed("default", lambda: answer_cache.forget(user_id))
+    _when_committed("default", lambda: answer_cache.forget_answers(user_id))
 
 
 @receiver(post_delete, sender=User)
 def forget_erased(instance: User, **_signal: Any) -> None:
     user_id = instance.pk  # it has none any more when the transaction ends
-    _when_committed("default", lambda: answer_cache.forget(user_id))
+    _when_committed("default", lambda: answer_cache.forget_answers(user_id))
 
 
 @receiver(post_save, sender=Conversation)
@@ -40,7 +40,7 @@ def tell_deleted(instance: Conversation, **_signal: Any) -> None:
     """Forget all the person's cached answers: which came from this conversation is kept nowhere, and asking once more
     costs less than keeping it."""
     tell_changed(instance)
-    _when_committed("history", lambda: answer_cache.forget(instance.owner_id))
+    _when_committed("history", lambda: answer_cache.forget_answers(instance.owner_id))
 
 
 @receiver(pre_delete, sender=Conversation)

@@ -7,7 +7,7 @@ from celery import shared_task
 
 from chat.attachments import sweeping as attachments
 from chat.llm.probes import probe_providers
-from chat.turns.sweeping import sweep
+from chat.turns.sweeping import repair_turns
 from core.redis_clients import close_async_redis, sync_redis
 
 PROBE_LOCK_SECONDS = 45
@@ -35,11 +35,11 @@ async def _probe() -> None:
 @shared_task(expires=30)
 def sweep_attachments() -> None:
     """Repair and erase attachments. Runs every 30 seconds."""
-    attachments.sweep()
+    attachments.repair_attachments()
 
 
 async def _sweep() -> None:
     try:
-        await sweep()
+        await repair_turns()
     finally:
         await close_async_redis()

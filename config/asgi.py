@@ -15,4 +15,4 @@ from core import interpreter  # noqa: E402
 
 application = ProtocolTypeRouter({"http": limited(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
-interpreter.settle()
+interpreter.tune_for_serving()

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 from django.conf import settings
 
-Message: TypeAlias = dict[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiMessage: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
+Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
@@ -41,7 +41,7 @@ def limited(app: App) -> App:
             scope[TOO_LARGE] = what
         is_over = False
 
-        async def read() -> Message:
+        async def read() -> AsgiMessage:
             nonlocal size, is_over
             if is_over:
                 await asyncio.Event().wait()  # whoever listens for the reader's leaving is cancelled with the request
@@ -56,7 +56,7 @@ def limited(app: App) -> App:
                 return {"type": "http.request", "body": b"", "more_body": False}
             return message
 
-        async def answer(message: Message) -> None:
+        async def answer(message: AsgiMessage) -> None:
             if TOO_LARGE in scope and message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-request_id: ContextVar[str] = ContextVar("request_id", default="")
+current_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, object]:
+def extra_fields(record: logging.LogRecord) -> dict[str, object]:
     """Return what was passed as `extra`, and the request's id."""
     fields = {name: value for name, value in vars(record).items() if name not in PLAIN}
-    return ({"request_id": request_id.get()} if request_id.get() else {}) | fields
+    return ({"request_id": current_request_id.get()} if current_request_id.get() else {}) | fields
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **fields_of(record),
+            **extra_fields(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -36,5 +36,5 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
-        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in extra_fields(record).items())
         return f"{super().formatMessage(record)} {fields}".rstrip()

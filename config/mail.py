@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-MOST_KEPT = 100
+MAX_MAILS = 100
 
 
 class CaughtMail(EmailBackend):
@@ -22,7 +22,7 @@ class CaughtMail(EmailBackend):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for message in email_messages:
             (folder / f"{time.time_ns()}.eml").write_bytes(message.message().as_bytes())
-        for old in list_files()[MOST_KEPT:]:
+        for old in list_files()[MAX_MAILS:]:
             old.unlink(missing_ok=True)
         return super().send_messages(email_messages) or 0
 
@@ -35,10 +35,10 @@ def list_files() -> list[Path]:
 @require_safe
 def caught(request: HttpRequest) -> HttpResponse:
     """The mails that were caught, for whoever tries the site on their own machine."""
-    return render(request, "pages/mail.html", {"mails": [read(path) for path in list_files()]})
+    return render(request, "pages/mail.html", {"mails": [read_mail(path) for path in list_files()]})
 
 
-def read(path: Path) -> dict[str, str]:
+def read_mail(path: Path) -> dict[str, str]:
     message = message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)
     body = message.get_body(("plain",))
     return {

@@ -28,7 +28,7 @@ def name(request: HttpRequest) -> str:
     given = request.headers.get("X-Request-ID", "")
     request_id = given if WELL_FORMED.fullmatch(given) else uuid4().hex
     request.request_id = request_id  # type: ignore[attr-defined]  # read by core.http
-    logging.request_id.set(request_id)
+    logging.current_request_id.set(request_id)
     return request_id
 
 
@@ -59,8 +59,8 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
 
     def refuse(request: HttpRequest) -> HttpResponse:
         if request.scope[TOO_LARGE] == "file":  # type: ignore[attr-defined]
-            return pages.answer(request, 413, "file_too_large", file_sentence_for("file_too_large"))
-        return pages.answer(request, 413, "too_large", _("That is too large to send."))
+            return pages.error_page(request, 413, "file_too_large", file_sentence_for("file_too_large"))
+        return pages.error_page(request, 413, "too_large", _("That is too large to send."))
 
     if iscoroutinefunction(get_response):
 
@@ -83,5 +83,5 @@ class RefusalMiddleware(MiddlewareMixin):
             logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
         if isinstance(exception, DomainError):
-            return pages.answer(request, exception.status, exception.code, str(exception.message))
+            return pages.error_page(request, exception.status, exception.code, str(exception.message))
         return None

@@ -32,35 +32,35 @@ def status(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer(request, 400, "bad_request", _("We could not read that request. Please go back and try again."))
+    return error_page(request, 400, "bad_request", _("We could not read that request. Please go back and try again."))
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer(request, 403, "forbidden", _("This page is not for your account."))
+    return error_page(request, 403, "forbidden", _("This page is not for your account."))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer(request, 404, NotFound.code, str(NotFound.message))
+    return error_page(request, 404, NotFound.code, str(NotFound.message))
 
 
 def too_many(request: HttpRequest) -> HttpResponse:
     """What allauth's limits answer with."""
-    return answer(request, RateLimited.status, RateLimited.code, str(RateLimited.message))
+    return error_page(request, RateLimited.status, RateLimited.code, str(RateLimited.message))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     sentence = _(
         "This form is too old, or was opened before you logged in. Go back, reload the page and send it again."
     )
-    return answer(request, 403, "csrf", sentence)
+    return error_page(request, 403, "csrf", sentence)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     sentence = _("Something went wrong on our side. Nothing was lost; please try again.")
-    return answer(request, 500, "internal_error", sentence)
+    return error_page(request, 500, "internal_error", sentence)
 
 
-def answer(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
+def error_page(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
     """Say what went wrong: as the API does under `/api/`, else with a page that leads on."""
     request_id = getattr(request, "request_id", "")
     if request.path.startswith("/api/"):

@@ -16,14 +16,14 @@ T = TypeVar("T")
 RECHECK_SECONDS = 1.0
 
 
-class Kept(Generic[T]):
+class CachedTable(Generic[T]):
     """The result of `load`, loaded again after any row of `models` changed.
 
     This process sees its own edits at once, every other process within RECHECK_SECONDS: a version in Redis tells.
     Edits that bypass `save()` and `delete()` call `changed()` themselves.
     """
 
-    every: ClassVar[list["Kept[Any] | Fresh[Any]"]] = []
+    every: ClassVar[list["CachedTable[Any] | CachedForSeconds[Any]"]] = []
 
     def __init__(self, name: str, load: Callable[[], T], *models: type[Model]) -> None:
         self._key, self._load = f"kept:{name}", load
@@ -34,7 +34,7 @@ class Kept(Generic[T]):
         for model in models:
             for signal in (post_save, post_delete):
                 signal.connect(self.changed, sender=model, dispatch_uid=f"{self._key}:{model.__name__}")
-        Kept.every.append(self)
+        CachedTable.every.append(self)
 
     def get(self) -> T:
         now, value = time.monotonic(), self._value  # another thread may forget it meanwhile
@@ -70,13 +70,13 @@ class Kept(Generic[T]):
         return version
 
 
-class Fresh(Generic[T]):
+class CachedForSeconds(Generic[T]):
     """The result of `load`, loaded again when it is older than `seconds`: for what changes without anybody's telling."""
 
     def __init__(self, load: Callable[[], T], *, seconds: float) -> None:
         self._load, self._seconds = load, seconds
         self._found: tuple[float, T] | None = None
-        Kept.every.append(self)
+        CachedTable.every.append(self)
 
     def get(self) -> T:
         found, now = self._found, time.monotonic()

@@ -14,10 +14,10 @@ from django.utils.html import conditional_escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import get_language
 
-MOST_MOULDS = 256
+MAX_VARIANTS = 256
 
 
-class Mould:
+class CompiledFragment:
     """A template of one variable, `name`, whose attributes are texts (`values`, printed or asked whether they are
     empty, nothing else) and `flags`, with which a template may do what it likes."""
 
@@ -26,7 +26,7 @@ class Mould:
         self._marks = {value: str(uuid4()) for value in values}  # a UUID passes every URL converter of ours
         self._names = {mark: value for value, mark in self._marks.items()}
         self._pattern = re.compile(f"({'|'.join(self._names)})")
-        self._cast = lru_cache(MOST_MOULDS)(self._render)
+        self._cast = lru_cache(MAX_VARIANTS)(self._render)
 
     def fill(self, values: Mapping[str, str], flags: Mapping[str, Hashable]) -> SafeString:
         """Return the template's HTML in the active language."""

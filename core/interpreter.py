@@ -13,7 +13,7 @@ SWITCH_SECONDS = 0.0005
 opened in threads made one token in a hundred 200 ms late; with this, 90."""
 
 
-def settle() -> None:
+def tune_for_serving() -> None:
     """To be called once everything is imported: what start-up made lives for ever, and need not be looked at again."""
     gc.collect()
     gc.freeze()

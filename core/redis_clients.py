@@ -1,9 +1,7 @@
 """Redis, from both worlds: one client a process, and one a running loop."""
 
-import asyncio
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -11,10 +9,10 @@ from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
+from core.loops import PerLoop
+
 # Whoever finds every connection taken waits for one: the default refuses the hundred and first at once.
 POOL: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
-
-_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis]" = WeakKeyDictionary()
 
 
 @cache
@@ -25,15 +23,17 @@ def sync_redis() -> "redis.Redis":
 
 def async_redis() -> "redis.asyncio.Redis":
     """Return the running loop's client. It does not retry: after a broken connection the caller must think first."""
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL
-        )
-        _clients[loop] = redis.asyncio.Redis(connection_pool=pool)
-    return _clients[loop]
+    return _clients.get()
 
 
 async def close_async_redis() -> None:
-    if client := _clients.pop(asyncio.get_running_loop(), None):
+    if client := _clients.pop():
         await client.aclose(close_connection_pool=True)
+
+
+def _make_client() -> "redis.asyncio.Redis":
+    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL)
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+_clients = PerLoop(_make_client)

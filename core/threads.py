@@ -1,4 +1,4 @@
-"""Ways out of this process: Redis from both worlds, and threads for everything that writes."""
+"""Threads for work that would block an event loop, and how its tasks are cancelled."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -9,10 +9,6 @@ from typing import ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import close_old_connections
-
-from core.redis_clients import async_redis, close_async_redis, sync_redis
-
-__all__ = ["IS_SQLITE", "async_redis", "close_async_redis", "end", "in_thread", "sync_redis"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +37,7 @@ def _with_connections(function: Callable[[], R]) -> R:
         close_old_connections()
 
 
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel until they are over: before Python 3.12 a cancellation is lost while `wait_for` returns, in redis-py too."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:

@@ -2,10 +2,10 @@
 
 from django.utils.safestring import SafeString
 
-from core.compiled_fragments import Mould
+from core.compiled_fragments import CompiledFragment
 from history.models import Conversation
 
-_line = Mould("history/_conversation.html", "conversation", "id", "title")
+_line = CompiledFragment("history/_conversation.html", "conversation", "id", "title")
 
 
 def conversation_html(conversation: Conversation, *, is_current: bool = False) -> SafeString:

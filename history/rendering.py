@@ -37,23 +37,23 @@ LANGUAGES = {
     *("TypeScript", "VB.net", "verilog", "vhdl", "VimL", "Vue", "XML", "YAML", "Zig"),
 }
 """Pygments knows five hundred more; some of them take seconds for one word of hostile code."""
-LONGEST_HIGHLIGHTED = 10_000  # characters
+MAX_HIGHLIGHTED_CHARACTERS = 10_000  # characters
 LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
 """Many lexers are quadratic in it: 20,000 blank lines of Java take 45 seconds."""
 HIGHLIGHTING_SECONDS = 0.25  # of the processor, for one answer: Java is quadratic in short lines too
 FIRST_HEADING = 4  # the page, the question and the answer have the levels above
-LONGEST_KEPT = 8_000  # characters
-MOST_KEPT = 512
+MAX_CACHED_CHARACTERS = 8_000  # characters
+MAX_CACHED = 512
 """Answers whose HTML a process keeps, at most 25 MB: a page is opened again and again, and each answer takes 1 to 3 ms."""
-DEEPEST_BLOCK = 100
-DEEPEST_INLINE = 20  # 100,000 brackets cost a multiple of it
+MAX_BLOCK_DEPTH = 100
+MAX_INLINE_DEPTH = 20  # 100,000 brackets cost a multiple of it
 
 _formatter = HtmlFormatter(nowrap=True)
 
 
 def render_markdown(text: str) -> SafeString:
     """Return sanitised HTML of Markdown `text`."""
-    return _render_kept(text) if len(text) <= LONGEST_KEPT else _render(text)
+    return _render_kept(text) if len(text) <= MAX_CACHED_CHARACTERS else _render(text)
 
 
 def _render(text: str) -> SafeString:
@@ -71,7 +71,7 @@ def _render(text: str) -> SafeString:
     return mark_safe(html)  # noqa: S308  nh3 has just cleaned it
 
 
-_render_kept = lru_cache(MOST_KEPT)(_render)
+_render_kept = lru_cache(MAX_CACHED)(_render)
 
 
 class OutOfTimeError(Exception):
@@ -84,7 +84,7 @@ class Highlighter:
     ends_at = 0.0
 
     def __call__(self, code: str, language: str, _attributes: str) -> str:
-        if not language or len(code) > LONGEST_HIGHLIGHTED or LONG_LINE.search(code):
+        if not language or len(code) > MAX_HIGHLIGHTED_CHARACTERS or LONG_LINE.search(code):
             return ""
         if not self.ends_at:
             self.ends_at = thread_time() + HIGHLIGHTING_SECONDS
@@ -122,7 +122,7 @@ def _parser(*, deepest: int) -> MarkdownIt:
     return parser.enable(["table", "strikethrough"]).disable("image")
 
 
-_markdown = _parser(deepest=DEEPEST_BLOCK)
-_inlines = _parser(deepest=DEEPEST_INLINE)
+_markdown = _parser(deepest=MAX_BLOCK_DEPTH)
+_inlines = _parser(deepest=MAX_INLINE_DEPTH)
 _markdown.core.ruler.at("inline", _parse_inlines)
 _markdown.core.ruler.push("headings", _lower_headings)

@@ -17,12 +17,12 @@ def fold(text: str) -> str:
     return decomposed.translate(COMBINING)
 
 
-MOST_WORDS = 20
+MAX_WORDS = 20
 
 
 def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
     """Return the owner's turns that hold every word of `query`, its first MOST_WORDS, newest first."""
-    words = fold(query).replace("\0", "").split()[:MOST_WORDS]
+    words = fold(query).replace("\0", "").split()[:MAX_WORDS]
     if not words:
         return []
     rows = Turn.objects.filter(owner_id=owner_id)

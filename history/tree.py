@@ -33,7 +33,7 @@ class Path:
     beside: dict[UUID, list[Turn]]
 
 
-def begin(turn: Turn) -> tuple[Conversation, Turn]:
+def begin_conversation(turn: Turn) -> tuple[Conversation, Turn]:
     """Write the first turn of a new conversation, and that conversation; return both.
 
     Where somebody else has begun it meanwhile, the turn is added to theirs. Raises Conflict if it is another person's.

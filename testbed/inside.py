@@ -16,7 +16,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
 
 from accounts.models import User  # noqa: E402
-from billing.metering import list_unbalanced  # noqa: E402
+from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
 from chat.models import LanguageModel  # noqa: E402
 from history import tree  # noqa: E402
@@ -101,7 +101,7 @@ def ledger(_argument: str = "") -> dict[str, Any]:
     """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
-        "unbalanced": [str(period) for period in list_unbalanced()],
+        "unbalanced": [str(period) for period in list_unbalanced_periods()],
     }
 
 

@@ -10,7 +10,7 @@ from django.utils import translation
 
 from chat.api.serializers import TurnSerializer
 from chat.socket import vocabulary
-from chat.turns.log import Kind
+from chat.turns.log import EntryKind
 from chat.turns.watching import Place, watch
 from core.threads import in_thread
 from history import access
@@ -51,15 +51,15 @@ async def _events(turn: Turn, place: Place, saved: "Callable[[Turn], dict[str, A
             if not entries:
                 yield b": still here\n\n"
             for entry in entries:
-                if entry.kind == Kind.END:
+                if entry.kind == EntryKind.END:
                     yield _event(await in_thread(_ended, turn, saved), OVER)
                     continue
-                if entry.kind == Kind.WAITING:
+                if entry.kind == EntryKind.WAITING:
                     yield _event_bytes(vocabulary.waiting(turn.pk, entry.at), "")
                     continue
                 if entry.gen != place.gen:
                     place = Place(entry.gen)
-                if entry.kind == Kind.TEXT:
+                if entry.kind == EntryKind.TEXT:
                     place.text = entry.at + len(entry.text)
                 else:
                     place.reasoning = entry.at + len(entry.text)

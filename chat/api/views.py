@@ -21,7 +21,7 @@ from chat.errors import BadFile
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
-from chat.turns.limits import Limit, take_upload
+from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_turn
 from chat.turns.stopping import stop_turn
 from history import access
@@ -106,7 +106,7 @@ def attachments(request: Request) -> Response:
     upload = request.FILES.get("file")
     if not isinstance(upload, UploadedFile):
         raise BadFile("file_missing", status=400)
-    take_upload(user_id_of(request))
+    count_upload(user_id_of(request))
     kept = uploads.keep(user_id_of(request), upload)
     read_later(kept.pk)
     return Response(AttachmentSerializer(kept).data, status=status.HTTP_202_ACCEPTED)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 1_200_000_000
 WRITTEN_BYTES = 64_000_000
 
-LONGEST_SIDE = 2_048
+MAX_SIDE_PIXELS = 2_048
 """Pixels. No provider looks closer: OpenAI scales to 2048, Anthropic to about 1570, Gemini cuts into tiles of 768."""
 PREVIEW_SIDE = 320
-LARGEST_PNG = 3_500_000
+MAX_PNG_BYTES = 3_500_000
 """Bytes. What is larger is a photograph, and as JPEG a tenth; Anthropic takes 5 MB, a third of it lost to base64."""
 
 
@@ -60,11 +60,11 @@ def read_image(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
             raise Unreadable("file_pixels")
         is_photo = opened.format == "JPEG"
         if is_photo:
-            opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # decodes no more than is needed
+            opened.draft("RGB", (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS))  # decodes no more than is needed
         opened.load()  # of an animation the first frame
         image = ImageOps.exif_transpose(opened)
     image = _plain(image)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
+    image.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.LANCZOS, reducing_gap=2)
     image.info.clear()  # comments, profiles and what else would be written back
     media_type = _save(image, folder / "file", is_photo=is_photo)
     size = image.size
@@ -101,7 +101,7 @@ def _save(image: "Image", path: Path, *, is_photo: bool) -> str:
 
     if not is_photo:
         image.save(path, "PNG", compress_level=6)
-        if path.stat().st_size <= LARGEST_PNG:
+        if path.stat().st_size <= MAX_PNG_BYTES:
             return "image/png"
     if image.mode == "RGBA":
         white = Image.new("RGB", image.size, "white")

@@ -45,7 +45,7 @@ READ_AT_ONCE = 2
 _free_readers = BoundedSemaphore(READ_AT_ONCE)
 
 
-class Found(msgspec.Struct):
+class ReadFile(msgspec.Struct):
     """What the child says of a file."""
 
     error: str = ""
@@ -74,12 +74,12 @@ def read_attachment(self: Any, attachment_id: str) -> None:
     if _is_greedy(found.owner_id) or not _free_readers.acquire(blocking=False):
         raise self.retry(countdown=1)
     try:
-        read(UUID(attachment_id))
+        read_file(UUID(attachment_id))
     finally:
         _free_readers.release()
 
 
-def read(attachment_id: UUID) -> None:
+def read_file(attachment_id: UUID) -> None:
     """Read a file that waits; nothing where somebody else does, or did."""
     attachment = _claim(attachment_id)
     if attachment is None:
@@ -126,7 +126,7 @@ def _claim(attachment_id: UUID) -> Attachment | None:
     return Attachment.objects.filter(pk=attachment_id).first()
 
 
-def _extract(kind: str, folder: Path) -> Found:
+def _extract(kind: str, folder: Path) -> ReadFile:
     """Return what the child found; a child that was ended found an error."""
     command = [sys.executable, "-m", "chat.attachments.extract", kind, str(folder), json.dumps(_limits())]
     try:
@@ -140,12 +140,12 @@ def _extract(kind: str, folder: Path) -> Found:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Found(error="file_slow")
+        return ReadFile(error="file_slow")
     try:
-        return msgspec.json.decode(done.stdout, type=Found)
+        return msgspec.json.decode(done.stdout, type=ReadFile)
     except msgspec.MsgspecError:
         logger.warning("File reader ended", extra={"kind": kind, "status": done.returncode})
-        return Found(error="file_slow" if done.returncode in (-24, -9) else "file_broken")  # SIGXCPU, SIGKILL
+        return ReadFile(error="file_slow" if done.returncode in (-24, -9) else "file_broken")  # SIGXCPU, SIGKILL
 
 
 def _limits() -> dict[str, int]:
@@ -157,7 +157,7 @@ def _limits() -> dict[str, int]:
     }
 
 
-def _finish(attachment: Attachment, folder: Path, found: Found) -> None:
+def _finish(attachment: Attachment, folder: Path, found: ReadFile) -> None:
     """Keep what was made, and nothing of what came unless it is what is kept; then it is ready.
 
     In this order nothing with a maker's name in it outlives a crash unseen.

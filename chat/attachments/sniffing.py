@@ -10,7 +10,7 @@ Kind = Attachment.Kind
 
 HEAD = 4_096
 """Bytes of a file that are looked at."""
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 
 _IMAGES = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -60,8 +60,8 @@ def clean_name(name: str) -> str:
     spaced = (" " if c.isspace() else c for c in last)
     seen = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
     cleaned = " ".join(seen.split()).lstrip(". ")
-    if len(cleaned) > LONGEST_NAME:
+    if len(cleaned) > MAX_NAME_LENGTH:
         stem, dot, ending = cleaned.rpartition(".")
         ending = dot + ending if dot and len(ending) <= 10 else ""
-        cleaned = (stem if ending else cleaned)[: LONGEST_NAME - len(ending) - 1] + "…" + ending
+        cleaned = (stem if ending else cleaned)[: MAX_NAME_LENGTH - len(ending) - 1] + "…" + ending
     return cleaned or "file"

@@ -21,7 +21,7 @@ ABANDONED = dt.timedelta(days=1)
 AT_ONCE = 500
 
 
-def sweep() -> None:
+def repair_attachments() -> None:
     """Repair what is broken, one pass. May run beside anybody."""
     now = timezone.now()
     lost = Q(status=Status.UPLOADED, created_at__lt=now - FORGOTTEN) | Q(

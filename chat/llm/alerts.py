@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 HOUR_SECONDS = 3600
 ALERTS = "alerts"
-MOST_KEPT = 100
+MAX_ALERTS = 100
 
 # A thread of its own: whoever alerts may be a loop that writes tokens, and Redis or the broker be away.
 _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")
@@ -73,8 +73,8 @@ def _tell(found: Alert) -> None:
     """Keep it, and mail it unless that was done within the hour. What cannot be told was logged."""
     try:
         redis = sync_redis()
-        if redis.eval(_KEEP, 1, ALERTS, found.subject, msgspec.json.encode(found)) > MOST_KEPT:
-            oldest = [one.subject for one in list_alerts()[MOST_KEPT:]]
+        if redis.eval(_KEEP, 1, ALERTS, found.subject, msgspec.json.encode(found)) > MAX_ALERTS:
+            oldest = [one.subject for one in list_alerts()[MAX_ALERTS:]]
             redis.hdel(ALERTS, *oldest)
         to = settings.OPERATOR_EMAIL
         if to and redis.set(f"alert:{found.subject}", b"1", nx=True, ex=HOUR_SECONDS):

@@ -23,7 +23,6 @@ from hashlib import blake2b
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 import msgspec
 from django.conf import settings
@@ -31,17 +30,18 @@ from redis.exceptions import RedisError
 
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
+from core.loops import PerLoop
 from core.redis_clients import async_redis
 
 logger = logging.getLogger(__name__)
 
-IN_A_ROW = 5
-AT_LEAST, OF_THEM = 10, 0.5
+FAILURES_IN_A_ROW = 5
+MIN_ATTEMPTS, FAILED_SHARE = 10, 0.5
 """So many attempts within the window, and this part of them failed."""
 SLOT_MS, SLOTS = 10_000, 6
 """The window: the last minute, ten seconds at a time."""
-FIRST_MS, LONGEST_MS = 30_000, 300_000
-LONGEST_REST_MS = 3_600_000
+FIRST_OPEN_MS, MAX_OPEN_MS = 30_000, 300_000
+MAX_REST_MS = 3_600_000
 """A provider that asks for more is asked again after an hour: an operator may have paid meanwhile."""
 FORGOTTEN_MS = 600_000
 """A breaker nobody has tried for so long after its time is forgotten."""
@@ -192,7 +192,7 @@ return redis.call('SET', 'breaker:' .. ARGV[1] .. ':trial', ARGV[2], 'NX', 'PX',
 )
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenBreaker(msgspec.Struct, frozen=True):
     """An open breaker: seconds until it may be tried (negative: it may), how often it opened in a row (0: a rest the
     provider asked for), seconds since the last failure, and that failure's code."""
 
@@ -213,19 +213,19 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     counts: tuple[str, ...] = ()
 
 
-def id_of(provider: Provider, model_key: str) -> str:
+def breaker_id(provider: Provider, model_key: str) -> str:
     """Return the breaker's name: provider, digest of its key, model."""
-    return f"{provider.key}:{digest_of(provider.api_key)}:{model_key}"
+    return f"{provider.key}:{key_digest(provider.api_key)}:{model_key}"
 
 
-def split_id(breaker: str) -> tuple[str, str, str]:
+def split_breaker_id(breaker: str) -> tuple[str, str, str]:
     """Return provider, digest of the key, and model."""
     provider, digest, model = breaker.split(":", 2)
     return provider, digest, model
 
 
 @lru_cache(256)
-def digest_of(key: str) -> str:
+def key_digest(key: str) -> str:
     """Return what names a key to an operator: it cannot be turned back. Empty for no key."""
     if not key:
         return ""
@@ -237,19 +237,19 @@ def verdict_on(error: ProviderError, *, has_begun: bool) -> tuple[Verdict, int]:
     if error.code in BROKEN:
         return "broken", 0
     if error.code == "rate_limited" and error.retry_after:
-        return "rest", min(LONGEST_REST_MS, round(error.retry_after * 1000))
+        return "rest", min(MAX_REST_MS, round(error.retry_after * 1000))
     if error.code in FAILURES and not (has_begun and error.code == "truncated"):
         return "failed", 0
     return "none", 0
 
 
-def parse_open(answer: Any) -> dict[str, Opened]:
+def parse_open(answer: Any) -> dict[str, OpenBreaker]:
     """Return the open breakers of a script's answer."""
     now, flat = answer[0], answer[1]
     found = {}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
         ends, times, failed, code = value.decode().split(" ")
-        found[name.decode()] = Opened((int(ends) - now) / 1000, int(times), (now - int(failed)) / 1000, code)
+        found[name.decode()] = OpenBreaker((int(ends) - now) / 1000, int(times), (now - int(failed)) / 1000, code)
     return found
 
 
@@ -257,7 +257,7 @@ class Breakers:
     """What this loop knows of the breakers, and what it has to tell."""
 
     def __init__(self) -> None:
-        self._open: Mapping[str, Opened] = {}
+        self._open: Mapping[str, OpenBreaker] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._reports: list[Report] = []
@@ -279,7 +279,7 @@ class Breakers:
         if reading := self.look_ahead():
             await asyncio.wait((reading,), timeout=LOOK_SECONDS)
 
-    def find_open(self, breaker: str) -> Opened | None:
+    def find_open(self, breaker: str) -> OpenBreaker | None:
         """Return the breaker as it is now if it is open; None if it is closed. One that may be tried is open too."""
         found = self._open.get(breaker)
         if found is None:
@@ -288,7 +288,7 @@ class Breakers:
         seconds = found.seconds - passed
         if found.times == 0 and seconds <= GRACE_SECONDS:
             return None
-        return Opened(seconds, found.times, found.failed_ago + passed, found.code)
+        return OpenBreaker(seconds, found.times, found.failed_ago + passed, found.code)
 
     async def claim(self, breaker: str, *, patience_seconds: float) -> str | None:
         """Return the name of a trial if one may be made now by this caller; empty if it is closed by now, else None.
@@ -336,7 +336,16 @@ class Breakers:
         while self._reports:
             reports, self._reports = self._reports, []
             numbers = (
-                *(IN_A_ROW, AT_LEAST, OF_THEM, SLOT_MS, SLOTS, FIRST_MS, LONGEST_MS, FORGOTTEN_MS),
+                *(
+                    FAILURES_IN_A_ROW,
+                    MIN_ATTEMPTS,
+                    FAILED_SHARE,
+                    SLOT_MS,
+                    SLOTS,
+                    FIRST_OPEN_MS,
+                    MAX_OPEN_MS,
+                    FORGOTTEN_MS,
+                ),
                 *(HOURS, HOUR_MS, MINUTES, MINUTES_MS, KEPT_HOURS_SECONDS, KEPT_MINUTES_SECONDS),
             )
             try:
@@ -347,7 +356,7 @@ class Breakers:
                 continue
             self._know(answer)
             for breaker in answer[2]:
-                provider, digest, model = split_id(breaker.decode())
+                provider, digest, model = split_breaker_id(breaker.decode())
                 told = self._open.get(breaker.decode())
                 code, seconds = (told.code, round(told.seconds, 1)) if told else ("", 0)
                 fields = {"provider": provider, "key": digest, "model": model, "code": code, "seconds": seconds}
@@ -361,17 +370,17 @@ class Breakers:
         self._open, self._read_at = {}, monotonic()
 
 
-_breakers: "WeakKeyDictionary[asyncio.AbstractEventLoop, Breakers]" = WeakKeyDictionary()
+_breakers = PerLoop(Breakers)
 
 
 def breakers() -> Breakers:
     """Return the running loop's."""
-    return _breakers.setdefault(asyncio.get_running_loop(), Breakers())
+    return _breakers.get()
 
 
 async def close_breakers() -> None:
     """Tell what is still to be told; before the loop's Redis is closed."""
-    if found := _breakers.pop(asyncio.get_running_loop(), None):
+    if found := _breakers.pop():
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await found.settle()

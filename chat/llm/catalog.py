@@ -13,7 +13,7 @@ from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import PAID_PROVIDERS, LanguageModel
-from core.cached_tables import Kept
+from core.cached_tables import CachedTable
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW
@@ -201,7 +201,7 @@ def load_catalog() -> None:
             provider="compatible", provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
         )
     LanguageModel.objects.filter(provider="compatible").exclude(provider_model__in=named).update(enabled=False)
-    update_list_prices(price_list.read)
+    update_list_prices(price_list.read_list_prices)
     _models.changed()
 
 
@@ -245,4 +245,4 @@ def _load() -> list[LanguageModel]:
     return list(LanguageModel.objects.all())
 
 
-_models = Kept("models", _load, LanguageModel)
+_models = CachedTable("models", _load, LanguageModel)

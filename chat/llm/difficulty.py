@@ -44,7 +44,7 @@ def route_label(code: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Difficulty:
     """The tier a question wants, and the code of why."""
 
     tier: LanguageModel.Tier
@@ -305,7 +305,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 _LATIN = re.compile(r"[a-zA-Z\u00c0-\u024f]")
 
 
-def judge(question: str, *, has_images: bool = False) -> Verdict:
+def judge(question: str, *, has_images: bool = False) -> Difficulty:
     """Return the tier a question wants, and why: within a few milliseconds, however long it is."""
     tokens = len(question.encode()) // 4
     text = _folded(question if len(question) <= HEAD + TAIL else f"{question[:HEAD]}\n{question[-TAIL:]}")
@@ -318,8 +318,8 @@ def judge(question: str, *, has_images: bool = False) -> Verdict:
     if total >= MID_POINTS:
         of_length = max(0, points[Route.LONG] - 1)  # length makes no question strong
         tier = Tier.STRONG if total - of_length >= STRONG_POINTS else Tier.MID
-        return Verdict(tier, max(points, key=lambda route: points[route]))
-    return Verdict(Tier.CHEAP, Route.IMAGE if has_images else Route.SHORT)
+        return Difficulty(tier, max(points, key=lambda route: points[route]))
+    return Difficulty(Tier.CHEAP, Route.IMAGE if has_images else Route.SHORT)
 
 
 def _folded(text: str) -> str:

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from chat.llm import health
 from chat.llm.alerts import alert
-from chat.llm.breaker import BROKEN, Opened, Report, Verdict, breakers, digest_of, id_of, verdict_on
+from chat.llm.breaker import BROKEN, OpenBreaker, Report, Verdict, breaker_id, breakers, key_digest, verdict_on
 from chat.llm.catalog import Candidate
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Event, Finish, Message, ModelRequest, Pace, Provider, at_once
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 ATTEMPTS_PER_MODEL = 2
 """A model that nobody is left to replace may use all three, for its other keys."""
-LONGEST_WAIT_SECONDS = 5.0
+MAX_WAIT_SECONDS = 5.0
 """A provider that asks for more is not waited for."""
 REASONING_PATIENCE = 3
 """How much longer than others a model that thinks silently may take to show a sign of life."""
@@ -54,7 +54,7 @@ ALARMS: dict[str, Promise] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class AnswerStarted:
     """The first event: who answers, who would have, had they not failed, and the code of why they did."""
 
     candidate: Candidate
@@ -63,7 +63,7 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class AnswerRequest:
     """What is asked, whoever answers. `max_output` is in tokens; `effort` is told to models that know the word."""
 
     messages: tuple[Message, ...]
@@ -74,7 +74,7 @@ class Prompt:
     pace: Pace = at_once
 
 
-AnswerEvent: TypeAlias = Answering | Event
+AnswerEvent: TypeAlias = AnswerStarted | Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Way:
         return patience * LAST_RESORT_PATIENCE if self.trial == "last" else patience
 
 
-async def answer(candidates: list[Candidate], prompt: Prompt) -> AsyncGenerator[AnswerEvent]:
+async def answer_with_failover(candidates: list[Candidate], prompt: AnswerRequest) -> AsyncGenerator[AnswerEvent]:
     """Yield who answers, deltas, then the Finish; raises the last ProviderError when nobody could begin.
 
     After the first delta an error is raised as it is: text that was shown is never replaced. What one model could not
@@ -137,7 +137,7 @@ class _Ways:
         self._first = candidates[0]
         self._because = ""  # why the first candidate did not answer
         self._left = [_by_key(candidate, cache_key) for candidate in candidates]
-        self._open: list[tuple[Opened, _Way]] = []
+        self._open: list[tuple[OpenBreaker, _Way]] = []
         self._attempts = 0
         self._tries = 0  # of the candidate whose turn it is
         self._pause: float | None = None  # before the same way is tried again
@@ -163,9 +163,9 @@ class _Ways:
             self._give_up_candidate()
         return None if self._attempts or self._is_last_resort else await self._last_resort()
 
-    def answering(self, way: _Way) -> Answering:
+    def answering(self, way: _Way) -> AnswerStarted:
         is_first = way.candidate is self._first
-        return Answering(way.candidate, None if is_first else self._first, "" if is_first else self._because)
+        return AnswerStarted(way.candidate, None if is_first else self._first, "" if is_first else self._because)
 
     def failed(self, way: _Way, error: ProviderError) -> None:
         """Note that an attempt showed nothing, and decide who comes after it."""
@@ -216,7 +216,7 @@ class _Ways:
         others = [(found, way) for found, way in self._open if found.times]
         if resting:
             seconds, way = min(resting, key=lambda one: one[0])
-            if seconds <= LONGEST_WAIT_SECONDS:
+            if seconds <= MAX_WAIT_SECONDS:
                 await asyncio.sleep(max(0.0, seconds))
                 return way
             if not others:
@@ -231,7 +231,7 @@ def _by_key(candidate: Candidate, cache_key: str) -> list[_Way]:
     served: Iterable[Provider] = candidate.provider.with_each_key()
     if cache_key and len(candidate.provider.keys) > 1:
         served = sorted(served, key=lambda one: blake2b(f"{cache_key}{one.api_key}".encode(), digest_size=8).digest())
-    return [_Way(candidate, one, id_of(one, candidate.model.key)) for one in served]
+    return [_Way(candidate, one, breaker_id(one, candidate.model.key)) for one in served]
 
 
 class _Attempt:
@@ -270,7 +270,7 @@ class _Attempt:
         breakers().report(Report(self.way.breaker, verdict, code, rest_ms, trial, counts))
 
 
-def request_to(candidate: Candidate, prompt: Prompt, provider: Provider | None = None) -> ModelRequest:
+def request_to(candidate: Candidate, prompt: AnswerRequest, provider: Provider | None = None) -> ModelRequest:
     """Return what one model is sent; `provider` is its own with one of its keys, where it has several."""
     model = candidate.model
     return ModelRequest(
@@ -287,7 +287,7 @@ def request_to(candidate: Candidate, prompt: Prompt, provider: Provider | None =
     )
 
 
-async def _begin(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
+async def _begin(way: _Way, prompt: AnswerRequest) -> AsyncGenerator[Event]:
     """Yield one model's events; raises TimedOut when there is no sign of life in time. Reasoning is one."""
     try:
         async with asyncio.timeout(way.patience) as deadline, aclosing(_stream(way, prompt)) as events:
@@ -299,17 +299,17 @@ async def _begin(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
         raise TimedOut from error
 
 
-def _stream(way: _Way, prompt: Prompt) -> AsyncGenerator[Event]:
+def _stream(way: _Way, prompt: AnswerRequest) -> AsyncGenerator[Event]:
     return stream_of(way.provider)(request_to(way.candidate, prompt, way.provider))
 
 
 def _may_retry(error: ProviderError) -> bool:
-    return error.retryable and (error.retry_after or 0) <= LONGEST_WAIT_SECONDS
+    return error.retryable and (error.retry_after or 0) <= MAX_WAIT_SECONDS
 
 
 def _note(way: _Way, error: ProviderError, *, has_begun: bool) -> None:
     """Log a failure by its code alone, and tell the operator of one that waiting does not help."""
-    model, key = way.candidate.model.key, digest_of(way.provider.api_key)
+    model, key = way.candidate.model.key, key_digest(way.provider.api_key)
     fields = {"model": model, "code": error.code, "status": error.status, "has_begun": has_begun}
     logger.warning("Provider failed", extra={**fields, "key": key})
     tell_operator(way.provider, model, error.code)
@@ -318,7 +318,7 @@ def _note(way: _Way, error: ProviderError, *, has_begun: bool) -> None:
 def tell_operator(provider: Provider, model: str, code: str) -> None:
     """Alert the operator of what waiting does not help; of anything else nobody is told."""
     if alarm := ALARMS.get(code):
-        key = digest_of(provider.api_key)
+        key = key_digest(provider.api_key)
         where = provider.key if code == "authentication" else f"{provider.key}:{model}"
         sentence = str(alarm) % {"provider": provider.name, "model": model}
         alert(f"{where}:{code}:{key}", sentence, provider=provider.key, model=model, code=code, key=key)

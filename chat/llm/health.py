@@ -26,10 +26,10 @@ from chat.llm.breaker import (
     MINUTES,
     MINUTES_MS,
     OPEN,
-    Opened,
-    digest_of,
+    OpenBreaker,
+    key_digest,
     parse_open,
-    split_id,
+    split_breaker_id,
 )
 from chat.llm.catalog import list_offered
 from chat.llm.providers import list_providers
@@ -41,11 +41,11 @@ HOURS_SHOWN = 24
 RECENT_SLOTS = 3  # five minutes each
 STEPS = 4
 """Steps of an octave: a median is right within a tenth."""
-FEWEST_TOKENS, SHORTEST_SECONDS = 20, 0.2
+MIN_TOKENS, MIN_SECONDS = 20, 0.2
 """Of what is shorter a speed says nothing."""
 DEGRADED, UNAVAILABLE = 0.1, 0.5
 """Parts of the attempts that failed; of fewer than three, one by chance is nothing."""
-FEWEST_FAILED = 2
+MIN_FAILED = 2
 PROBED_SECONDS = 300
 """A probe says nothing any more after this."""
 RESTING_SECONDS, OVERVIEW_SECONDS = 1.0, 5.0
@@ -99,7 +99,7 @@ class Tally:
     def state(self) -> State:
         """What these numbers say: by the turns, else by the probes."""
         attempts = self.ok + self.against
-        if self.against >= FEWEST_FAILED and self.against >= attempts * DEGRADED:
+        if self.against >= MIN_FAILED and self.against >= attempts * DEGRADED:
             return "unavailable" if self.against >= attempts * UNAVAILABLE else "degraded"
         if self.down > self.up and not self.ok:
             return "unavailable"
@@ -158,13 +158,13 @@ class ProviderHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class ErrorCounts:
     """What the admin shows of a model: what was counted of it, and its open breakers by digest of their key."""
 
     model: LanguageModel
     lately: Tally
     today: Tally
-    breakers: tuple[tuple[str, Opened], ...]
+    breakers: tuple[tuple[str, OpenBreaker], ...]
 
     @property
     def tallies(self) -> tuple[Tally, Tally]:
@@ -178,7 +178,7 @@ def success(model: LanguageModel, usage: TokenUsage | None, waited: float, wrote
     """Return the fields to count for an answer; `waited` and `wrote` are seconds, to the first token and after it."""
     of = f"|{model.provider}|{model.key}"
     counts = [f"ok{of}", f"first:{_step(waited * 1000)}{of}"]
-    if usage and usage.output >= FEWEST_TOKENS and wrote >= SHORTEST_SECONDS:
+    if usage and usage.output >= MIN_TOKENS and wrote >= MIN_SECONDS:
         counts.append(f"speed:{_step(usage.output / wrote)}{of}")
     return tuple(counts)
 
@@ -216,13 +216,13 @@ def overview() -> tuple[ProviderHealth, ...] | None:
     return _overview.get()
 
 
-def forget() -> None:
+def forget_cached_health() -> None:
     """Drop what this process keeps of them."""
     _resting.forget()
     _overview.forget()
 
 
-def causes() -> tuple[list[Cause], dict[str, Probe]] | None:
+def causes() -> tuple[list[ErrorCounts], dict[str, Probe]] | None:
     """Return what the operator may know: of each model on offer, and the last probe of each provider.
 
     None while Redis is away.
@@ -232,7 +232,7 @@ def causes() -> tuple[list[Cause], dict[str, Probe]] | None:
     except RedisError:
         return None
     return [
-        Cause(
+        ErrorCounts(
             model=model,
             lately=_tally(found.slots, model.provider, model.key),
             today=_tally(found.hours.values(), model.provider, model.key),
@@ -253,7 +253,7 @@ class _Found:
     hours: dict[int, Mapping[bytes, bytes]]
     slots: list[Mapping[bytes, bytes]]
     probes: dict[str, Probe]
-    opened: dict[tuple[str, str, str], Opened]
+    opened: dict[tuple[str, str, str], OpenBreaker]
     now: int  # milliseconds since 1970
 
 
@@ -282,7 +282,7 @@ def _load_resting() -> frozenset[str]:
     return _resting_of(_opened(_now_ms(), entries)) if entries else frozenset()
 
 
-def _resting_of(opened: Mapping[tuple[str, str, str], Opened]) -> frozenset[str]:
+def _resting_of(opened: Mapping[tuple[str, str, str], OpenBreaker]) -> frozenset[str]:
     closed: dict[tuple[str, str], set[str]] = {}
     for (provider, digest, model), found in opened.items():
         if found.seconds > 0:
@@ -358,9 +358,9 @@ def _read() -> _Found:
     )
 
 
-def _opened(now: int, entries: Mapping[bytes, bytes]) -> dict[tuple[str, str, str], Opened]:
+def _opened(now: int, entries: Mapping[bytes, bytes]) -> dict[tuple[str, str, str], OpenBreaker]:
     flat = [part for entry in entries.items() for part in entry]
-    return {split_id(breaker): opened for breaker, opened in parse_open((now, flat)).items()}
+    return {split_breaker_id(breaker): opened for breaker, opened in parse_open((now, flat)).items()}
 
 
 def _tally(hashes: Iterable[Mapping[bytes, bytes]], provider: str, model: str = "") -> Tally:
@@ -376,7 +376,7 @@ def _tally(hashes: Iterable[Mapping[bytes, bytes]], provider: str, model: str = 
 
 def _digests(provider: Provider | None) -> set[str]:
     """Return the digests of the keys in use. A breaker of a key that was replaced says nothing any more."""
-    return {digest_of(one.api_key) for one in provider.with_each_key()} if provider else set()
+    return {key_digest(one.api_key) for one in provider.with_each_key()} if provider else set()
 
 
 def _step(value: float) -> int:

@@ -35,7 +35,7 @@ Without a cache price it is the input price. `later` are prices of the same shap
 """
 
 
-def read(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
+def read_list_prices(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
     """Return what each of the models, (provider, provider's id), costs; None where nobody knows, never nothing."""
     from genai_prices.data_snapshot import get_snapshot
 
@@ -46,7 +46,7 @@ def read(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
     return [_list_price(model.prices) if model else None for model in found]
 
 
-def read_apart(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
+def read_list_prices_in_subprocess(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
     """Return the same out of another process. Raises CalledProcessError or TimeoutExpired."""
     command = [sys.executable, "-m", "chat.llm.price_list"]
     done = subprocess.run(  # noqa: S603  a command of ours
@@ -105,4 +105,4 @@ def _micros(dollars: Decimal) -> int:
 
 
 if __name__ == "__main__":
-    json.dump(read([(provider, name) for provider, name in json.load(sys.stdin)]), sys.stdout)
+    json.dump(read_list_prices([(provider, name) for provider, name in json.load(sys.stdin)]), sys.stdout)

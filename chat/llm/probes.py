@@ -6,7 +6,7 @@ import logging
 from django.utils import timezone
 
 from chat.llm import health
-from chat.llm.breaker import digest_of
+from chat.llm.breaker import key_digest
 from chat.llm.dispatch import tell_operator
 from chat.llm.health import Probe
 from chat.llm.providers import list_providers, sdk
@@ -31,7 +31,7 @@ async def probe_providers() -> None:
 async def _probe(provider: Provider) -> None:
     served = provider.with_each_key()
     codes = await asyncio.gather(*map(_ask, served))
-    keys = {digest_of(one.api_key): code for one, code in zip(served, codes, strict=True)}
+    keys = {key_digest(one.api_key): code for one, code in zip(served, codes, strict=True)}
     found = Probe("" if "" in codes else codes[0], timezone.now().timestamp(), keys)
     await asyncio.to_thread(health.save_probe, provider.key, found)
 

@@ -12,14 +12,14 @@ from billing.errors import NotInPlan, SpendLimitReached
 from billing.spending import seconds_left
 from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
-from chat.llm.difficulty import Route, Verdict, judge
+from chat.llm.difficulty import Difficulty, Route, judge
 from chat.llm.pricing import most_it_can_cost, question_room
 from chat.models import LanguageModel
 
 AUTO = "auto"
 TIERS = tuple(LanguageModel.Tier.values)
 """From the least to the best."""
-LONGEST_LIST = 3
+MAX_CANDIDATES = 3
 """As many models as dispatch has attempts."""
 SIMILAR_COST = 5
 """What stands in may cost this many times the first choice: the reservation is the dearest's."""
@@ -31,7 +31,7 @@ length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class QuestionProfile:
     """What matters of a question for who may answer it.
 
     `least_tokens` must be sent whatever happens, `tokens` with all of the conversation; both by the careful estimate.
@@ -51,7 +51,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """Who may answer, best first, never empty; `route` is why, or None where nobody had to choose."""
 
     candidates: list[Candidate]
@@ -61,11 +61,11 @@ class Choice:
 def choose(
     requested: str,
     allowed: Entitlements,
-    asked: Asked,
+    asked: QuestionProfile,
     *,
     resting: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
-) -> Choice:
+) -> Selection:
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
     SpendLimitReached.
 
@@ -77,21 +77,21 @@ def choose(
         named = _named(requested, offered, allowed)
         if _is_stopped(named, stopped):
             raise SpendLimitReached(retry_after=seconds_left())
-        return Choice([named])
+        return Selection([named])
     default = _default(requested, offered, allowed)
     if default and not _is_stopped(default, stopped) and _takes(default, asked):
-        return Choice([default])
+        return Selection([default])
     return route(offered, allowed, asked, resting=resting, stopped=stopped)
 
 
 def route(
     offered: Sequence[Candidate],
     allowed: Entitlements,
-    asked: Asked,
+    asked: QuestionProfile,
     *,
     resting: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
-) -> Choice:
+) -> Selection:
     """Return whom Auto chooses of `offered`, which is in the operator's order.
 
     First who cannot answer goes, then who should not, then the question's difficulty says the tier. When the allowance
@@ -105,10 +105,10 @@ def route(
     first, why = _first(field, judge(asked.question, has_images=asked.has_images))
     if len(usable) == 1:
         why = Route.ONLY_ONE
-    return Choice([first, *_stand_ins(field, first)], why)
+    return Selection([first, *_stand_ins(field, first)], why)
 
 
-def candidates(requested: str, allowed: Entitlements) -> list[Candidate]:
+def candidates_for(requested: str, allowed: Entitlements) -> list[Candidate]:
     """Return everybody who might answer, best first, never empty: for a question nobody has chosen for.
 
     Raises what `choose` raises.
@@ -120,12 +120,12 @@ def candidates(requested: str, allowed: Entitlements) -> list[Candidate]:
     return [default] if default else _included(offered, allowed)
 
 
-def remember(chosen: Sequence[Candidate]) -> str:
+def encode_candidates(chosen: Sequence[Candidate]) -> str:
     """Return the keys of `chosen` as a turn keeps them: best first, separated by spaces."""
     return " ".join(quote(candidate.model.key, safe="/:@+,") for candidate in chosen)
 
 
-def recall(keys: str, allowed: Entitlements) -> list[Candidate]:
+def decode_candidates(keys: str, allowed: Entitlements) -> list[Candidate]:
     """Return those of `keys` that are still on offer and in the plan; raises NoModel when none is."""
     offered = {candidate.model.key: candidate for candidate in list_offered()}
     found = [offered[key] for key in map(unquote, keys.split(" ")) if key in offered]
@@ -175,7 +175,7 @@ def _is_stopped(candidate: Candidate, stopped: frozenset[str]) -> bool:
 
 
 def _usable(
-    offered: Sequence[Candidate], allowed: Entitlements, asked: Asked, stopped: frozenset[str]
+    offered: Sequence[Candidate], allowed: Entitlements, asked: QuestionProfile, stopped: frozenset[str]
 ) -> list[Candidate]:
     """Return who can answer at all; raises what says why nobody can."""
     usable = _included(offered, allowed)
@@ -198,20 +198,20 @@ def _usable(
     return usable
 
 
-def _takes(candidate: Candidate, asked: Asked) -> bool:
+def _takes(candidate: Candidate, asked: QuestionProfile) -> bool:
     """Return whether it can be shown what is attached."""
     model = candidate.model
     return (model.sees_images or not asked.has_images) and (model.reads_pdfs or not asked.has_scans)
 
 
-def _room(candidate: Candidate, asked: Asked) -> int:
+def _room(candidate: Candidate, asked: QuestionProfile) -> int:
     return question_room(candidate.model, min(asked.answer_tokens, candidate.model.max_output))
 
 
 class _Field:
     """Who is left to choose from, and what each would cost at most, in micros."""
 
-    def __init__(self, candidates: list[Candidate], asked: Asked) -> None:
+    def __init__(self, candidates: list[Candidate], asked: QuestionProfile) -> None:
         self.last_model = asked.last_model
         self.answer_tokens = asked.answer_tokens
         self.left = asked.left_micros
@@ -253,7 +253,7 @@ class _Field:
         return sorted(cheaper, key=_rank, reverse=True)
 
 
-def _first(field: _Field, verdict: Verdict) -> tuple[Candidate, Route]:
+def _first(field: _Field, verdict: Difficulty) -> tuple[Candidate, Route]:
     """Return the best candidate, and why it is."""
     before = next((c for c in field.candidates if c.model.key == field.last_model), None)
     if before and _rank(before) >= TIERS.index(verdict.tier) and field.pays(before, COMFORT_ANSWERS):
@@ -294,14 +294,14 @@ def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
         is_beside = candidate.provider.key == first.provider.key  # and likely to fail with it
         return abs(_rank(candidate) - _rank(first)) + is_beside, field.dearness(candidate)
 
-    return sorted(similar, key=distance)[: LONGEST_LIST - 1]
+    return sorted(similar, key=distance)[: MAX_CANDIDATES - 1]
 
 
 def _rank(candidate: Candidate) -> int:
     return TIERS.index(candidate.model.tier)
 
 
-def _most(candidate: Candidate, asked: Asked, answer_tokens: int) -> int:
+def _most(candidate: Candidate, asked: QuestionProfile, answer_tokens: int) -> int:
     """Return the most an answer can cost, in micros; what does not fit the window is not sent."""
     input_tokens = min(asked.tokens, _room(candidate, asked))
     return most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)

@@ -53,7 +53,7 @@ def tiny_pdf(text: str = "The secret word is walrus.") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SmokeQuestion:
     """A question, a word every right answer has, and the file that goes with it."""
 
     name: str
@@ -64,15 +64,17 @@ class Asked:
 
 
 QUESTIONS = (
-    Asked("plain", "Reply with this one word and nothing else: pong", "pong"),
-    Asked("streamed", "Count from 1 to 60 in digits, separated by spaces, and say nothing else.", "60", is_long=True),
-    Asked(
+    SmokeQuestion("plain", "Reply with this one word and nothing else: pong", "pong"),
+    SmokeQuestion(
+        "streamed", "Count from 1 to 60 in digits, separated by spaces, and say nothing else.", "60", is_long=True
+    ),
+    SmokeQuestion(
         "image",
         "Which colour is this square: red, green or blue? Reply with one word.",
         "red",
         File("image", "image/png", "square.png", tiny_png()),
     ),
-    Asked(
+    SmokeQuestion(
         "pdf",
         "Which secret word does this document tell? Reply with that word.",
         "walrus",
@@ -82,7 +84,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class SmokeResult:
     """One question to one provider: `differences` from what was expected, none if all is well."""
 
     provider: str
@@ -96,7 +98,7 @@ class Tried:
     cost_micros: int | None = None
 
 
-async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncIterator[Tried]:
+async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncIterator[SmokeResult]:
     """Ask every configured provider each question by both transports; yields what came of each."""
     for key in configured:
         of_provider = [candidate for candidate in offered if candidate.provider.key == key]
@@ -104,13 +106,13 @@ async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncItera
             candidate = _cheapest(of_provider, asked)
             if candidate is None:
                 differences = () if of_provider else ("no model of it is on offer",)
-                yield Tried(key, "–", None, asked.name, differences)
+                yield SmokeResult(key, "–", None, asked.name, differences)
                 continue
             for transport in ("fast", "sdk"):
                 yield await _try(candidate, asked, transport)
 
 
-def _cheapest(offered: list[Candidate], asked: Asked) -> Candidate | None:
+def _cheapest(offered: list[Candidate], asked: SmokeQuestion) -> Candidate | None:
     """Return the cheapest model that takes the question's file."""
     kind = asked.file.kind if asked.file else ""
     able = [
@@ -121,7 +123,7 @@ def _cheapest(offered: list[Candidate], asked: Asked) -> Candidate | None:
     return min(able, key=lambda candidate: charged_rates(candidate.model)[0].output, default=None)
 
 
-async def _try(candidate: Candidate, asked: Asked, transport: Literal["fast", "sdk"]) -> Tried:
+async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["fast", "sdk"]) -> SmokeResult:
     model = candidate.model
     stream: Stream = ADAPTERS[candidate.provider.adapter] if transport == "fast" else sdk.stream
     files = (asked.file,) if asked.file else ()
@@ -156,7 +158,7 @@ async def _try(candidate: Candidate, asked: Asked, transport: Literal["fast", "s
     known = None
     if usage and model.is_priced:
         known = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
-    return Tried(
+    return SmokeResult(
         provider=candidate.provider.key,
         model=model.key,
         transport=transport,
@@ -169,7 +171,9 @@ async def _try(candidate: Candidate, asked: Asked, transport: Literal["fast", "s
     )
 
 
-def _differences(asked: Asked, text: str, reads: int, finish: Finish | None, cost_micros: int | None) -> list[str]:
+def _differences(
+    asked: SmokeQuestion, text: str, reads: int, finish: Finish | None, cost_micros: int | None
+) -> list[str]:
     """Return what is not as it should be, in words."""
     found = []
     if not text.strip():

@@ -4,13 +4,13 @@ from django.utils.translation import gettext
 from django.utils.translation import override as language
 
 from billing import spending
-from billing.spending import Claim, Spent
+from billing.spending import Spent, SupplierHold
 from chat.llm.alerts import alert
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import most_it_can_take
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
-from core.cached_tables import Fresh, Kept
+from core.cached_tables import CachedForSeconds, CachedTable
 
 ALARMS = (80, 100)
 """Percent of the limit."""
@@ -25,21 +25,21 @@ def stopped_providers() -> frozenset[str]:
     return _stopped.get()
 
 
-def claim_of(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> Claim | None:
+def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> SupplierHold | None:
     """Return what an answer of this candidate claims of its provider's day; None where there is no limit."""
     limit = _limits.get().get(candidate.provider.key)
     if limit is None:
         return None
     most = most_it_can_take(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
-    return Claim(candidate.provider.key, most, limit)
+    return SupplierHold(candidate.provider.key, most, limit)
 
 
-def forget() -> None:
+def forget_spending() -> None:
     """Look again: somebody was just refused."""
     _stopped.forget()
 
 
-def standing() -> dict[str, tuple[Spent, int]]:
+def spending_by_provider() -> dict[str, tuple[Spent, int]]:
     """Return for each limited provider where it stands today, and its limit in micros."""
     limits = _limits.get()
     return {key: (spent, limits[key]) for key, spent in spending.spent_today(tuple(limits)).items()}
@@ -50,7 +50,7 @@ def alarm_operator() -> None:
 
     Told first and remembered then: an alarm that comes twice after a crash is better than none.
     """
-    for key, (spent, limit) in standing().items():  # a limit of nothing is a switch, and no surprise
+    for key, (spent, limit) in spending_by_provider().items():  # a limit of nothing is a switch, and no surprise
         reached = [percent for percent in ALARMS if spent.committed_micros * 100 >= percent * limit]
         if limit and reached and reached[-1] > spent.alarmed_percent:
             _alarm(key, spent, limit, reached[-1])
@@ -83,8 +83,8 @@ def _load_limits() -> dict[str, int]:
 
 
 def _find_stopped() -> frozenset[str]:
-    return frozenset(key for key, (spent, limit) in standing().items() if spent.committed_micros >= limit)
+    return frozenset(key for key, (spent, limit) in spending_by_provider().items() if spent.committed_micros >= limit)
 
 
-_limits = Kept("limits", _load_limits, ProviderLimit)
-_stopped = Fresh(_find_stopped, seconds=1.0)
+_limits = CachedTable("limits", _load_limits, ProviderLimit)
+_stopped = CachedForSeconds(_find_stopped, seconds=1.0)

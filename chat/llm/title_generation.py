@@ -19,9 +19,9 @@ from chat.models import LanguageModel
 TITLE_CHARACTERS = 60
 READ_CHARACTERS = 1_000
 """Of the question, and of the answer: what they are about is said by then."""
-MOST_INPUT = 1_000
-MOST_OUTPUT = 64
-MOST_OUTPUT_REASONING = 1_024
+MAX_INPUT = 1_000
+MAX_OUTPUT = 64
+MAX_OUTPUT_REASONING = 1_024
 """For models that think whether they are asked to or not: what they think counts as output, and is not to eat the title."""
 
 INSTRUCTIONS = (
@@ -58,7 +58,7 @@ class Title:
     cost_micros: int
 
 
-def cheapest(*, resting: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
+def cheapest_candidate(*, resting: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
     """Return who makes titles, whatever anybody's plan: the cheapest model on offer.
 
     `resting` are models that are away, `stopped` providers that may not be paid more today. None when there is none but
@@ -123,12 +123,12 @@ def clean(text: str) -> str:
 
 def _rank(candidate: Candidate) -> tuple[int, int, str]:
     model = candidate.model
-    cost = most_it_can_cost(model, input_tokens=MOST_INPUT, output_tokens=_most_output(model))
+    cost = most_it_can_cost(model, input_tokens=MAX_INPUT, output_tokens=_most_output(model))
     return cost, model.position, model.key
 
 
 def _most_output(model: LanguageModel) -> int:
-    return min(model.max_output, MOST_OUTPUT_REASONING if model.reasons else MOST_OUTPUT)
+    return min(model.max_output, MAX_OUTPUT_REASONING if model.reasons else MAX_OUTPUT)
 
 
 def _estimate(request: ModelRequest, text: str) -> TokenUsage:

@@ -19,7 +19,7 @@ USUAL = Usage(input=1_000, output=500)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelOption:
     """One line. `locked` says why it cannot be chosen; empty when it can. A model that is resting has failed just now."""
 
     model: LanguageModel
@@ -41,11 +41,11 @@ class Choice:
         return ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2) % {"credits": shown}
 
 
-def list_choices(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[Choice]:
+def list_model_options(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[ModelOption]:
     """Return every model on offer; those above the plan can be seen and not chosen. `resting` are keys of models that do
     not answer at the moment."""
     return [
-        Choice(
+        ModelOption(
             candidate.model,
             candidate.provider.name,
             "" if allowed.includes_tier(candidate.model.tier) else _reason(candidate.model.tier),
@@ -55,15 +55,15 @@ def list_choices(allowed: Entitlements, *, resting: frozenset[str] = frozenset()
     ]
 
 
-def by_tier(choices: list[Choice]) -> list[tuple[str, list[Choice]]]:
+def by_tier(choices: list[ModelOption]) -> list[tuple[str, list[ModelOption]]]:
     """Return the choices under the names of their tiers, in the operator's order."""
-    groups: dict[str, list[Choice]] = {}
+    groups: dict[str, list[ModelOption]] = {}
     for choice in choices:
         groups.setdefault(choice.model.get_tier_display(), []).append(choice)
     return list(groups.items())
 
 
-def efforts_of(choices: list[Choice], key: str) -> list[tuple[str, str]]:
+def efforts_of(choices: list[ModelOption], key: str) -> list[tuple[str, str]]:
     """Return how hard the model called `key` can be told to think, and what people call that."""
     levels = next((choice.model.efforts for choice in choices if choice.model.key == key), "")
     return [(level, str(EFFORTS.get(level, level))) for level in levels.split()]

@@ -24,13 +24,13 @@ from chat.llm import health
 from chat.llm.catalog import find_model, list_offered
 from chat.llm.selection import AUTO
 from chat.models import Attachment, LanguageModel
-from chat.pages.picker import by_tier, efforts_of, list_choices
+from chat.pages.picker import by_tier, efforts_of, list_model_options
 from chat.shown.costs import estimates_for
 from chat.shown.files import file_response
 from chat.shown.fragments import show_turn, turn_html
 from chat.shown.words import WORDS
-from chat.turns.limits import take_upload
-from chat.turns.log import read_sync, replay
+from chat.turns.limits import count_upload
+from chat.turns.log import read_log_sync, replay
 from chat.turns.opening import LATEST, Question, open_turn
 from chat.turns.stopping import stop_turn
 from core.errors import DomainError, NotFound
@@ -151,7 +151,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "plan_name": entitlements.plan_name_of(allowed.plan),
         "allowed": allowed,
         "recent": access.list_conversations(user.pk, limit=RECENT_SHOWN).rows,
-        "choices": list_choices(allowed),
+        "choices": list_model_options(allowed),
     }
     return render(request, "chat/dashboard.html", context)
 
@@ -170,7 +170,7 @@ def chat_page(
     allowed, allowance = entitlements.standing_of(user.pk)
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
-    choices = list_choices(allowed, resting=health.resting_models())
+    choices = list_model_options(allowed, resting=health.resting_models())
     chosen = refusal.model if refusal else _last_model(turns["turns"])
     context: dict[str, Any] = {
         **turns,
@@ -246,7 +246,7 @@ def take_files(request: HttpRequest, sent: list[Attachment]) -> list[Attachment]
         raise TooManyFiles
     for upload in brought:
         try:
-            take_upload(member_of(request).pk)
+            count_upload(member_of(request).pk)
             kept = uploads.keep(member_of(request).pk, upload)
         except BadFile as error:
             raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error
@@ -280,7 +280,7 @@ def text_so_far(turn: Turn) -> str:
     if turn.status != Turn.Status.STREAMING:
         return ""
     try:
-        return replay(read_sync(sync_redis(), turn.pk)).text
+        return replay(read_log_sync(sync_redis(), turn.pk)).text
     except (RedisError, OSError):
         return ""
 

@@ -30,7 +30,7 @@ def tokens_per_second(turn: Turn) -> float | None:
     return turn.output_tokens / seconds if seconds > 0 and turn.output_tokens > 1 else None
 
 
-def price_of(turn: Turn) -> dict[str, Any] | None:
+def price_shown(turn: Turn) -> dict[str, Any] | None:
     """Return by which prices a turn was reckoned; None for one that cost nothing, or was asked before they were kept."""
     stamp = read_stamp(turn.price)
     return msgspec.structs.asdict(stamp) if stamp else None

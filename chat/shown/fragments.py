@@ -22,7 +22,7 @@ from chat.llm.pricing import read_stamp
 from chat.llm.selection import AUTO
 from chat.shown.costs import first_token_ms, tokens_per_second
 from chat.turns.closing import can_continue
-from core.compiled_fragments import Mould
+from core.compiled_fragments import CompiledFragment
 from history.models import Turn
 from history.rendering import render_markdown
 
@@ -38,7 +38,7 @@ CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPE
 
 NOT_KNOWN = "–"
 
-_turn = Mould(
+_turn = CompiledFragment(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),

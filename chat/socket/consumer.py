@@ -30,22 +30,22 @@ from chat.socket import vocabulary
 from chat.socket.tickets import redeem_ticket
 from chat.socket.vocabulary import Command, Start, Stop, Watch
 from chat.turns import notices
-from chat.turns.log import Entry, Kind
-from chat.turns.opening import LATEST, Opened, Question, open_turn
-from chat.turns.queue import door
+from chat.turns.log import Entry, EntryKind
+from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
+from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
 from core.errors import DomainError, NotFound, RateLimited, Unavailable
-from core.threads import end, in_thread
+from core.threads import cancel_and_wait, in_thread
 from history import access
 from history.fragments import conversation_html
 from history.models import Conversation, Turn
 
 logger = logging.getLogger(__name__)
 
-MOST_WATCHED = 32
+MAX_WATCHED = 32
 """Turns one page follows at once."""
-MOST_MISTAKES = 20
+MAX_MISTAKES = 20
 """Commands a client may get wrong before it is hung up on."""
 RETRY_SECONDS = 1.0
 
@@ -97,7 +97,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def leave(self) -> None:
         """End what this socket began, however it ended itself."""
-        await end((*self.watching.values(), *self.background))
+        await cancel_and_wait((*self.watching.values(), *self.background))
         if hasattr(self, "user"):
             hub().unlisten(self.user.pk, self.hear)
             await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
@@ -113,7 +113,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         except DomainError as error:
             await self.reject(turn_id, error)
             self.mistakes += isinstance(error, BadCommand)
-            if self.mistakes > MOST_MISTAKES:
+            if self.mistakes > MAX_MISTAKES:
                 await self.close(1008)
         except Exception:
             logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
@@ -132,7 +132,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
             self.require_room()
-        async with door().opening():
+        async with opening_limit().opening():
             await self.open_and_watch(command)
 
     async def open_and_watch(self, command: Start) -> None:
@@ -167,7 +167,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.begun.discard(turn.pk)
         if old := self.watching.pop(turn.pk, None):
             old.cancel()
-            self.spawn(end((old,)))
+            self.spawn(cancel_and_wait((old,)))
         self.require_room()
         task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher))
         task.add_done_callback(lambda done: self.watched(turn.pk, done))
@@ -175,7 +175,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             task.add_done_callback(lambda _done: hub().remove(watcher))
 
     def require_room(self) -> None:
-        if len(self.watching) >= MOST_WATCHED:
+        if len(self.watching) >= MAX_WATCHED:
             raise RateLimited
 
     def watched(self, turn_id: UUID, task: "asyncio.Task[None]") -> None:
@@ -191,9 +191,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
                 for entry in entries:
-                    if entry.kind == Kind.END:
+                    if entry.kind == EntryKind.END:
                         await self.send_end(turn.pk)
-                    elif entry.kind == Kind.WAITING:
+                    elif entry.kind == EntryKind.WAITING:
                         await self.send_event(vocabulary.waiting(turn.pk, entry.at))
                     else:
                         await send({"type": "websocket.send", "text": vocabulary.text_frame(entry)})
@@ -207,7 +207,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     def hear(self, entry: Entry) -> None:
         """A turn of this person was opened or ended, here or in another tab."""
         turn_id = UUID(bytes=entry.turn)
-        if entry.kind == Kind.OPENED:
+        if entry.kind == EntryKind.OPENED:
             if turn_id not in self.watching and turn_id not in self.opening and turn_id not in self.begun:
                 self.begun.add(turn_id)
                 self.spawn(self.tell_begun(turn_id))
@@ -274,7 +274,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     # --- What events say: sync, each in one go beside the loop -------------------------------------------------------
 
-    def open(self, question: Question) -> tuple[Opened, list[dict[str, Any]]]:
+    def open(self, question: Question) -> tuple[OpenedTurn, list[dict[str, Any]]]:
         with _speaking_to(self.user):
             opened = open_turn(self.user.pk, question)
             events = [vocabulary.started(opened.turn, turn_html(opened.turn))]

@@ -10,10 +10,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from billing.entitlements import Allowance
 from chat.errors import BadCommand, sentence_for
 from chat.turns.closing import can_continue
-from chat.turns.log import Entry, Kind
+from chat.turns.log import Entry, EntryKind
 from history.models import Turn
 
-LONGEST_COMMAND = 1_000_000
+MAX_COMMAND_CHARACTERS = 1_000_000
 """Characters. The server closes the socket on longer frames before they get here."""
 
 
@@ -78,7 +78,7 @@ class TextEvent(Struct, gc=False):
 
 
 def text_event(entry: Entry) -> TextEvent:
-    kind: Literal["turn.delta", "turn.reasoning"] = "turn.delta" if entry.kind == Kind.TEXT else "turn.reasoning"
+    kind: Literal["turn.delta", "turn.reasoning"] = "turn.delta" if entry.kind == EntryKind.TEXT else "turn.reasoning"
     return TextEvent(kind, str(UUID(bytes=entry.turn)), entry.gen, entry.at, entry.text)
 
 

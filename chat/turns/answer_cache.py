@@ -23,7 +23,7 @@ from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisError
 
 from chat.llm.catalog import Candidate
-from chat.llm.dispatch import AnswerEvent, Answering
+from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.providers.base import Delta, Finish, ModelRequest, Pace
 from chat.turns.log import Keep, LookUp
 from core.redis_clients import sync_redis
@@ -36,19 +36,19 @@ VERSION = 1
 NOT_OF_THE_ANSWER = frozenset({"api_key", "keys", "cache_key", "end_user", "pace"})
 """What goes with a request and cannot change what comes back. Whatever else a request has, now or later, is in the key."""
 
-MOST_KEPT = 64
+MAX_ANSWERS = 64
 """Answers of one person; one more pushes a random one out."""
-LONGEST_KEPT = 64 * 1024  # bytes of text and reasoning
+MAX_CACHED_BYTES = 64 * 1024  # bytes of text and reasoning
 COMPRESSED_FROM = 2_048  # bytes
 FORGOTTEN_SECONDS = 86_400
 """How long a turn that began before its person was forgotten is kept from writing: longer than any turn."""
 
-MOST_PARTS = 12
-SHORTEST_PART = 80
+MAX_PARTS = 12
+MIN_PART_CHARACTERS = 80
 """A replay takes at most so many ticks, and no shorter parts: half a second, seen as a stream."""
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
+class CachedAnswer(msgspec.Struct, frozen=True, array_like=True):
     """One answer as it is kept. `kept_at` is a Unix time; the tokens are what asking had used."""
 
     kept_at: float
@@ -61,11 +61,11 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-_decode = msgspec.msgpack.Decoder(Kept).decode
+_decode = msgspec.msgpack.Decoder(CachedAnswer).decode
 
 
 @dataclass(slots=True)
-class Recall:
+class CacheLookup:
     """One turn's dealings with the cache. `version` is what the store said when the turn began."""
 
     owner_id: int
@@ -75,7 +75,7 @@ class Recall:
 
     @property
     def look_up(self) -> LookUp:
-        return LookUp(*keys_of(self.owner_id), self.digest if self.is_wanted else b"")
+        return LookUp(*cache_keys(self.owner_id), self.digest if self.is_wanted else b"")
 
     def keep(self, turn: Turn) -> Keep | None:
         """Return what the turn's end keeps for the next time; None when there is nothing to be kept.
@@ -88,23 +88,23 @@ class Recall:
         value = pack(turn)
         if value is None:
             return None
-        return Keep(*keys_of(self.owner_id), self.digest, self.version, value, settings.CACHE_TTL, MOST_KEPT)
+        return Keep(*cache_keys(self.owner_id), self.digest, self.version, value, settings.CACHE_TTL, MAX_ANSWERS)
 
 
-def digest_of(owner_id: int, request: ModelRequest) -> bytes:
+def question_digest(owner_id: int, request: ModelRequest) -> bytes:
     """Return the HMAC-SHA256, under a key of SECRET_KEY's, of the person and of everything that is sent."""
     sent = _encode((VERSION, owner_id, _canonical(request)))
     return salted_hmac("chat.answer_cache", sent, algorithm="sha256").digest()
 
 
-def keys_of(owner_id: int) -> tuple[str, str]:
+def cache_keys(owner_id: int) -> tuple[str, str]:
     """Return the names of the person's answers, and of the count that says how often they were forgotten."""
     return f"answers:{owner_id}", f"answers:{owner_id}:forgotten"
 
 
 def pack(turn: Turn) -> bytes | None:
     """Return a finished turn's answer as it is kept: a byte that says whether it is compressed, and msgpack."""
-    kept = Kept(
+    kept = CachedAnswer(
         kept_at=time.time(),
         model=turn.model,
         text=turn.answer,
@@ -114,12 +114,12 @@ def pack(turn: Turn) -> bytes | None:
         output_tokens=turn.output_tokens,
     )
     value = _encode(kept)
-    if len(value) > LONGEST_KEPT:
+    if len(value) > MAX_CACHED_BYTES:
         return None
     return b"\1" + zlib.compress(value, 1) if len(value) >= COMPRESSED_FROM else b"\0" + value
 
 
-def unpack(value: bytes | None) -> Kept | None:
+def unpack(value: bytes | None) -> CachedAnswer | None:
     """Return the answer; None for one that is too old, or that is none."""
     if value is None:
         return None
@@ -131,10 +131,10 @@ def unpack(value: bytes | None) -> Kept | None:
     return kept if kept.text and 0 <= time.time() - kept.kept_at < settings.CACHE_TTL else None
 
 
-async def replay(kept: Kept, candidate: Candidate, pace: Pace) -> AsyncGenerator[AnswerEvent]:
+async def stream_cached(kept: CachedAnswer, candidate: Candidate, pace: Pace) -> AsyncGenerator[AnswerEvent]:
     """Yield the answer as its model would: who answers, reasoning and text in parts, a tick between them, the Finish."""
-    yield Answering(candidate)
-    length = max(SHORTEST_PART, ceil((len(kept.text) + len(kept.reasoning)) / MOST_PARTS))
+    yield AnswerStarted(candidate)
+    length = max(MIN_PART_CHARACTERS, ceil((len(kept.text) + len(kept.reasoning)) / MAX_PARTS))
     for at in range(0, len(kept.reasoning), length):
         yield Delta(reasoning=kept.reasoning[at : at + length])
         await pace()
@@ -145,12 +145,12 @@ async def replay(kept: Kept, candidate: Candidate, pace: Pace) -> AsyncGenerator
     yield Finish("stop", None)
 
 
-def forget(owner_id: int) -> None:
+def forget_answers(owner_id: int) -> None:
     """Drop every answer kept for the person, and keep those that are being written from being kept.
 
     While Redis is away nothing is dropped; what is there then lives on for CACHE_TTL at most, for nobody else.
     """
-    answers, forgotten = keys_of(owner_id)
+    answers, forgotten = cache_keys(owner_id)
     try:
         with sync_redis().pipeline() as pipeline:
             pipeline.unlink(answers)
@@ -164,7 +164,7 @@ def forget(owner_id: int) -> None:
 def _inflate(value: bytes) -> bytes:
     """Return what was compressed; never more than is ever kept."""
     inflating = zlib.decompressobj()
-    inflated = inflating.decompress(value, LONGEST_KEPT)
+    inflated = inflating.decompress(value, MAX_CACHED_BYTES)
     if not inflating.eof:
         raise zlib.error("longer than anything kept, or cut off")
     return inflated

@@ -20,15 +20,15 @@ from chat.attachments.binding import decode_attached
 from chat.errors import SENTENCES
 from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
-from chat.llm.dispatch import Answering, Prompt
+from chat.llm.dispatch import AnswerRequest, AnswerStarted
 from chat.llm.pricing import Price, price_of, write_price
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
 from chat.turns import answer_cache, prompts
-from chat.turns.answer_cache import Kept, Recall
+from chat.turns.answer_cache import CachedAnswer, CacheLookup
 from chat.turns.closing import close_turn, make_outcome
-from chat.turns.log import Begun, Kind
+from chat.turns.log import Begun, EntryKind
 from chat.turns.writer import LiveText, LogWriter
 from core.errors import DomainError
 from core.threads import in_thread
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 FLUSH_PATIENCE_SECONDS = 10
 """How long a finished answer waits for an unreachable Redis before it is saved without it."""
 SAVE_PAUSES_SECONDS = (0.5, 2, 5)
-LONGEST_TOKEN = 32
+MAX_TOKEN_CHARACTERS = 32
 """Characters a token, at most: a provider that ignores its cap is cut off at this many times the cap."""
 
-Cause = Literal["stop", "drain", "lost"]
+CutReason = Literal["stop", "drain", "lost"]
 
 
 @dataclass(slots=True)
@@ -53,15 +53,15 @@ class Job:
 
     turn: Turn
     candidates: list[Candidate]
-    prompt: Prompt
-    recall: Recall | None = None  # None where the cache has no say
-    kept: Kept | None = None  # the answer it has
-    answering: Answering | None = None
+    prompt: AnswerRequest
+    recall: CacheLookup | None = None  # None where the cache has no say
+    kept: CachedAnswer | None = None  # the answer it has
+    answering: AnswerStarted | None = None
     finish: Finish | None = None
     characters: int = 0
     thinks_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
     reasoning_ms: int = 0
-    cause: Cause | None = None  # why it is being cut short
+    cause: CutReason | None = None  # why it is being cut short
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
     @property
@@ -75,7 +75,7 @@ class Job:
         is_first = all(message.role != "assistant" for message in self.prompt.messages) and not self.turn.trimmed_turns
         return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
 
-    def cut_short(self, cause: Cause) -> None:
+    def cut_short(self, cause: CutReason) -> None:
         """Stop asking; what was shown is kept."""
         if self.cause is None:
             self.cause = cause
@@ -89,13 +89,13 @@ class Job:
             self.thinks_since = None
 
 
-def take(turn_id: UUID) -> tuple[Turn | None, Job | None]:
+def take_job(turn_id: UUID) -> tuple[Turn | None, Job | None]:
     """Return a turn, None if it was erased, and its job if nobody has claimed it yet and this call did."""
     turn = access.find_turn(turn_id)
-    return turn, prepare(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
+    return turn, prepare_job(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
 
 
-def prepare(turn: Turn) -> Job | None:
+def prepare_job(turn: Turn) -> Job | None:
     """Claim the turn and make its job; None if somebody else was faster, or if it cannot be run any more.
 
     The latter, its model is gone, say, closes it.
@@ -104,7 +104,7 @@ def prepare(turn: Turn) -> Job | None:
         return None
     try:
         files = decode_attached(turn.attachments)
-        offered = prompts.able(_candidates(turn), files)
+        offered = prompts.filter_capable(_candidates(turn), files)
         parent = access.find_turn(turn.parent_id) if turn.parent_id else None
         prompt = prompts.build_for(
             offered, tree.path_to(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
@@ -114,7 +114,7 @@ def prepare(turn: Turn) -> Job | None:
         code = error.code if error.code in SENTENCES else "not_found"
         close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
         return None
-    asked = Prompt(
+    asked = AnswerRequest(
         messages=prompt.messages,
         max_output=turn.max_output,
         effort=turn.effort,
@@ -124,7 +124,7 @@ def prepare(turn: Turn) -> Job | None:
     return Job(turn, offered, asked, _recall(turn, parent, offered[0], asked))
 
 
-def _recall(turn: Turn, parent: Turn | None, first: Candidate, asked: Prompt) -> Recall | None:
+def _recall(turn: Turn, parent: Turn | None, first: Candidate, asked: AnswerRequest) -> CacheLookup | None:
     """Return the turn's place in the answer cache; None when there is none, or when something is attached.
 
     A turn that does not come right after its parent has turns beside it that came before: somebody asks again, and
@@ -133,16 +133,16 @@ def _recall(turn: Turn, parent: Turn | None, first: Candidate, asked: Prompt) ->
     if settings.CACHE_TTL <= 0 or turn.attachments:
         return None
     is_again = turn.seq != (parent.seq if parent else 0) + 1
-    digest = answer_cache.digest_of(turn.owner_id, dispatch.request_to(first, asked))
-    return Recall(turn.owner_id, digest, is_wanted=not is_again)
+    digest = answer_cache.question_digest(turn.owner_id, dispatch.request_to(first, asked))
+    return CacheLookup(turn.owner_id, digest, is_wanted=not is_again)
 
 
 def _candidates(turn: Turn) -> list[Candidate]:
     """Return whom the reservation was made for; a turn that was opened before those were kept has whoever may answer."""
     allowed = entitlements.entitlements_of(turn.owner_id)
     if turn.candidates and turn.requested_model == selection.AUTO:
-        return selection.recall(turn.candidates, allowed)
-    return selection.candidates(turn.requested_model, allowed)
+        return selection.decode_candidates(turn.candidates, allowed)
+    return selection.candidates_for(turn.requested_model, allowed)
 
 
 async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
@@ -163,12 +163,12 @@ async def run_turn(job: Job, live: LiveText, writer: LogWriter) -> bool:
 
 async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
-    longest = job.turn.max_output * LONGEST_TOKEN
+    longest = job.turn.max_output * MAX_TOKEN_CHARACTERS
     prompt = replace(job.prompt, pace=partial(writer.beat, live))
     if job.kept is not None:
-        answers = answer_cache.replay(job.kept, job.candidates[0], prompt.pace)
+        answers = answer_cache.stream_cached(job.kept, job.candidates[0], prompt.pace)
     else:
-        answers = dispatch.answer(job.candidates, prompt)
+        answers = dispatch.answer_with_failover(job.candidates, prompt)
     async with asyncio.timeout(settings.TURN_SECONDS), aclosing(answers) as events:
         async for event in events:
             match event:
@@ -177,10 +177,10 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                     if event.reasoning:
                         if is_first:
                             job.thinks_since = time.monotonic()
-                        live.add(Kind.REASONING, event.reasoning)
+                        live.add(EntryKind.REASONING, event.reasoning)
                     if event.text:
                         job.has_thought()
-                        live.add(Kind.TEXT, event.text)
+                        live.add(EntryKind.TEXT, event.text)
                     if is_first:
                         job.turn.first_token_at = timezone.now()
                     writer.changed(live, urgently=is_first)
@@ -188,9 +188,9 @@ async def _ask(job: Job, live: LiveText, writer: LogWriter) -> None:
                     if job.characters > longest:
                         job.finish = Finish("length", None)
                         return
-                case Answering():
+                case AnswerStarted():
                     job.answering = event
-                    live.notes[Kind.BEGUN] = encode_begun(
+                    live.notes[EntryKind.BEGUN] = encode_begun(
                         event.candidate.model,
                         _replaced(event),
                         event.instead_because,
@@ -248,7 +248,7 @@ async def _close(job: Job, live: LiveText, writer: LogWriter, outcome: Outcome) 
     job.has_thought()
     reasoning_ms = job.kept.reasoning_ms if job.kept else job.reasoning_ms
     outcome = msgspec.structs.replace(outcome, first_token_at=job.turn.first_token_at, reasoning_ms=reasoning_ms)
-    live.notes[Kind.OUTCOME] = encode_outcome(outcome)
+    live.notes[EntryKind.OUTCOME] = encode_outcome(outcome)
     told = asyncio.Event()
     live.told = told.set
     writer.changed(live, urgently=True)
@@ -293,7 +293,7 @@ def encode_begun(
     return msgspec.json.encode(begun).decode()
 
 
-def _replaced(answering: Answering) -> str:
+def _replaced(answering: AnswerStarted) -> str:
     return answering.instead_of.model.key if answering.instead_of else ""
 
 

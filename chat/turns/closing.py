@@ -28,14 +28,14 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
     try:
         is_ours = progress.close(turn, outcome)
     except Exception:
-        settle(turn, outcome)
+        settle_turn(turn, outcome)
         raise
     if is_ours or access.find_turn(turn.pk) is None:  # somebody deleted it while it was being written
-        settle(turn, outcome)
+        settle_turn(turn, outcome)
     return is_ours
 
 
-def settle(turn: Turn, outcome: Outcome | Turn) -> None:
+def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated.
 
     An answer from the cache used nothing: the ledger does not have it.

@@ -31,7 +31,7 @@ KEPT_AFTER_END_SECONDS = 60
 STOP_SECONDS = 600
 
 
-class Kind(IntEnum):
+class EntryKind(IntEnum):
     TEXT = 0
     REASONING = 1
     BEGUN = 2  # text is a Begun as JSON
@@ -102,7 +102,7 @@ class Keep:
     most: int
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """The lease is somebody else's: whatever this runner still has of the turn is void."""
 
 
@@ -239,23 +239,23 @@ def replay(entries: Iterable[Entry]) -> Replay:
     """Return what the entries, in order, add up to. A later generation voids the earlier ones."""
     result = Replay()
     for entry in entries:
-        if entry.gen > result.gen and entry.kind != Kind.END:
+        if entry.gen > result.gen and entry.kind != EntryKind.END:
             result = Replay(gen=entry.gen)
         match entry.kind:
-            case Kind.TEXT:
+            case EntryKind.TEXT:
                 result.text = result.text[: entry.at] + entry.text
-            case Kind.REASONING:
+            case EntryKind.REASONING:
                 result.reasoning = result.reasoning[: entry.at] + entry.text
-            case Kind.BEGUN:
+            case EntryKind.BEGUN:
                 result.begun = entry.text
-            case Kind.OUTCOME:
+            case EntryKind.OUTCOME:
                 result.outcome = entry.text
-            case Kind.END:
+            case EntryKind.END:
                 result.is_ended = True
     return result
 
 
-async def recall(redis: Redis, turn_id: UUID) -> Replay:
+async def replay_log(redis: Redis, turn_id: UUID) -> Replay:
     """Return what the log adds up to, for whoever ends a turn in its runner's place."""
     rows: Any = await redis.xrange(log_key(turn_id))
     entries = _decode(rows)
@@ -264,20 +264,20 @@ async def recall(redis: Redis, turn_id: UUID) -> Replay:
         kind: [
             _ms(row) for row, entry in zip(rows, entries, strict=True) if (entry.kind, entry.gen) == (kind, result.gen)
         ]
-        for kind in (Kind.REASONING, Kind.TEXT)
+        for kind in (EntryKind.REASONING, EntryKind.TEXT)
     }
-    if thinking := times[Kind.REASONING]:
-        until = times[Kind.TEXT][0] if times[Kind.TEXT] else thinking[-1]
+    if thinking := times[EntryKind.REASONING]:
+        until = times[EntryKind.TEXT][0] if times[EntryKind.TEXT] else thinking[-1]
         result.reasoning_ms = max(0, until - thinking[0])
     return result
 
 
-async def read(redis: Redis, turn_id: UUID) -> list[Entry]:
+async def read_log(redis: Redis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first."""
     return _decode(await redis.xrange(log_key(turn_id)))
 
 
-def read_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
+def read_log_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest first, to a page that is not on a loop."""
     return _decode(redis.xrange(log_key(turn_id)))
 
@@ -301,7 +301,9 @@ async def take_lease(
     return Taken(taken)
 
 
-async def begin(redis: Redis, turn_id: UUID, holder: str, look_up: LookUp) -> tuple[Taken, bytes, bytes | None]:
+async def take_lease_and_look_up(
+    redis: Redis, turn_id: UUID, holder: str, look_up: LookUp
+) -> tuple[Taken, bytes, bytes | None]:
     """Take the lease if it is free, and empty the log; return whether it was, and the version and value looked up."""
     keys = (lease_key(turn_id), log_key(turn_id), stop_key(turn_id), look_up.hash, look_up.version_key)
     arguments = (holder, LEASE_MS, "", "1", look_up.field)
@@ -314,7 +316,7 @@ async def give_lease_back(redis: Redis, turn_id: UUID, holder: str) -> None:
     await redis.eval(DROP_LEASE, 1, lease_key(turn_id), holder)
 
 
-async def end(
+async def end_log(
     redis: Redis,
     turn_id: UUID,
     *,
@@ -329,7 +331,9 @@ async def end(
 
     `characters` is the length of the saved answer: a reader that has less knows that something is missing.
     """
-    entry = encode_entry(Entry(turn_id.bytes, Kind.END, gen, characters, "" if owner_id is None else str(owner_id)))
+    entry = encode_entry(
+        Entry(turn_id.bytes, EntryKind.END, gen, characters, "" if owner_id is None else str(owner_id))
+    )
     keys = [lease_key(turn_id), log_key(turn_id), QUEUE, queued_key(turn_id)]
     arguments: list[str | bytes | int] = [holder, entry, KEPT_AFTER_END_SECONDS, GROUP, queue_entry, WAKE_UPS]
     if keep is not None:

@@ -15,17 +15,17 @@ from redis.exceptions import RedisError
 from billing import entitlements, metering
 from billing.entitlements import Budget, Entitlements
 from billing.errors import AllowanceUsedUp, SpendLimitReached
-from billing.spending import Claim
+from billing.spending import SupplierHold
 from chat.attachments.binding import Attached, bind, check_usable, encode_attached
 from chat.errors import BadText, TextTooLong
 from chat.llm import health, spending
 from chat.llm.difficulty import Route
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
-from chat.llm.selection import AUTO, Asked, Choice, check_effort, choose, remember
+from chat.llm.selection import AUTO, QuestionProfile, Selection, check_effort, choose, encode_candidates
 from chat.turns import limits, prompts
 from chat.turns.limits import Limit
-from chat.turns.log import ENQUEUE, QUEUE, WAKE_UPS, Entry, Kind, encode_entries, queued_key
-from chat.turns.queue import line
+from chat.turns.log import ENQUEUE, QUEUE, WAKE_UPS, Entry, EntryKind, encode_entries, queued_key
+from chat.turns.queue import queue_room
 from core.errors import Conflict, DomainError, NotFound, Unavailable
 from core.redis_clients import sync_redis
 from history import access, tree
@@ -59,7 +59,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedTurn:
     """A turn that is waiting for a runner, or was known already. `limit` is None where there is none."""
 
     turn: Turn
@@ -71,7 +71,7 @@ class Opened:
         return self.conversation is not None
 
 
-def open_turn(owner_id: int, question: Question) -> Opened:
+def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
@@ -108,7 +108,7 @@ def enqueue(turn: Turn) -> None:
 
     An unreachable Redis is no error: the sweep finds queued turns without an entry.
     """
-    word = encode_entries([Entry(turn.pk.bytes, Kind.OPENED, turn.gen, text=str(turn.owner_id))])
+    word = encode_entries([Entry(turn.pk.bytes, EntryKind.OPENED, turn.gen, text=str(turn.owner_id))])
     try:
         script = sync_redis().register_script(ENQUEUE)
         script(keys=(QUEUE, queued_key(turn.pk)), args=(turn.pk.bytes, QUEUED_SECONDS, WAKE_UPS, word))
@@ -116,7 +116,7 @@ def enqueue(turn: Turn) -> None:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
 
 
-def _open_new(owner_id: int, question: Question) -> Opened:
+def _open_new(owner_id: int, question: Question) -> OpenedTurn:
     budget = entitlements.budget_of(owner_id)
     allowed = budget.entitlements
     text = clean_text(question.text, longest=allowed.question_characters)
@@ -134,7 +134,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
     except _AlreadyReserved:
         return _await_known(owner_id, question)
     except SpendLimitReached:
-        spending.forget()
+        spending.forget_spending()
         if question.model not in ("", AUTO):
             raise
         return _open_new(owner_id, question)  # the first one's day is over since a moment: another may answer
@@ -143,7 +143,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
     except Exception:
         metering.release(question.turn_id)
         with suppress(RedisError):
-            limits.give_back(owner_id, allowed.turns_per_hour)
+            limits.uncount_question(owner_id, allowed.turns_per_hour)
         raise
     turn = Turn(
         pk=question.turn_id,
@@ -161,7 +161,7 @@ def _open_new(owner_id: int, question: Question) -> Opened:
         input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
     )
     if conversation is None:
-        conversation, written = tree.begin(turn)
+        conversation, written = tree.begin_conversation(turn)
     else:
         written = tree.add_turn(turn)
     if written is not turn:
@@ -169,25 +169,25 @@ def _open_new(owner_id: int, question: Question) -> Opened:
     if not conversation.title:
         tree.title_by_words(conversation, text)
     enqueue(turn)
-    return Opened(turn, conversation, limit)
+    return OpenedTurn(turn, conversation, limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Offer:
     """Who may answer, what they are sent, and the most that can cost."""
 
-    choice: Choice
+    choice: Selection
     prompt: prompts.Prompt
     longest_answer: int
     amount_micros: int
-    claim: Claim | None
+    claim: SupplierHold | None
     cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
 
 
-def _asked(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> Asked:
+def _asked(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> QuestionProfile:
     """Return what matters for the choice."""
     words = estimate_tokens((prompts.INSTRUCTIONS, text))
-    return Asked(
+    return QuestionProfile(
         question=text,
         least_tokens=words + prompts.least_tokens(files),
         tokens=words + prompts.most_tokens(files) + _tokens_before(parent),
@@ -213,9 +213,11 @@ def _tokens_before(parent: Turn | None) -> int:
     return estimate_tokens(text for turn in tree.path_to(parent) for text in (turn.question, turn.answer))
 
 
-def _offer(model: str, allowed: Entitlements, asked: Asked, files: Sequence[Attached], parent: Turn | None) -> _Offer:
+def _offer(
+    model: str, allowed: Entitlements, asked: QuestionProfile, files: Sequence[Attached], parent: Turn | None
+) -> _Offer:
     choice = choose(model, allowed, asked, resting=health.resting_models(), stopped=spending.stopped_providers())
-    choice = replace(choice, candidates=prompts.able(choice.candidates, files))
+    choice = replace(choice, candidates=prompts.filter_capable(choice.candidates, files))
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
     prompt = prompts.build_for(
         choice.candidates, tree.path_to(parent), asked.question, files, max_output=longest_answer
@@ -235,32 +237,32 @@ def _offer(model: str, allowed: Entitlements, asked: Asked, files: Sequence[Atta
         prompt=prompt,
         longest_answer=longest_answer,
         amount_micros=amount,
-        claim=spending.claim_of(choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer),
+        claim=spending.supplier_hold_for(choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer),
         cheaper=cheaper,
     )
 
 
-def _chosen(model: str, choice: Choice) -> dict[str, str]:
+def _chosen(model: str, choice: Selection) -> dict[str, str]:
     """Return what a turn keeps of the choice. Where nothing was named and there is one model, nobody chose."""
     is_plain = choice.route is None or (choice.route == Route.ONLY_ONE and not model)
     return {
         "requested_model": model or (choice.candidates[0].model.key if is_plain else AUTO),
-        "candidates": remember(choice.candidates),
+        "candidates": encode_candidates(choice.candidates),
         "route": "" if is_plain or choice.route is None else choice.route.value,
     }
 
 
-def _return_known(turn: Turn, owner_id: int, question: Question, allowed: Entitlements) -> Opened:
+def _return_known(turn: Turn, owner_id: int, question: Question, allowed: Entitlements) -> OpenedTurn:
     """Return a turn that was there under a reservation given back before: it failed without costing anything."""
-    limits.give_back(owner_id, allowed.turns_per_hour)
+    limits.uncount_question(owner_id, allowed.turns_per_hour)
     if not turn.is_open:
         metering.release(turn.pk)
-    return Opened(_check_known(turn, owner_id, question))
+    return OpenedTurn(_check_known(turn, owner_id, question))
 
 
-def _find_known(owner_id: int, question: Question) -> Opened | None:
+def _find_known(owner_id: int, question: Question) -> OpenedTurn | None:
     known = access.find_turn(question.turn_id)
-    return Opened(_check_known(known, owner_id, question)) if known else None
+    return OpenedTurn(_check_known(known, owner_id, question)) if known else None
 
 
 def _check_known(turn: Turn, owner_id: int, question: Question) -> Turn:
@@ -269,7 +271,7 @@ def _check_known(turn: Turn, owner_id: int, question: Question) -> Turn:
     return turn
 
 
-def _await_known(owner_id: int, question: Question) -> Opened:
+def _await_known(owner_id: int, question: Question) -> OpenedTurn:
     """Return the turn of a question that was sent twice at once: the other request has reserved, and is writing it.
 
     Raises Conflict when it does not appear: the id was used, and its turn deleted.
@@ -298,16 +300,16 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_
     Raises _AlreadyReserved when the id has a reservation that was not given back.
     """
     per_hour = budget.entitlements.turns_per_hour
-    line.join()
+    queue_room.join()
     try:
-        limit = limits.take(owner_id, per_hour)
+        limit = limits.count_question(owner_id, per_hour)
         try:
             offer, is_ours = _hold(owner_id, key, budget, offer)
         except Exception:
-            limits.give_back(owner_id, per_hour)
+            limits.uncount_question(owner_id, per_hour)
             raise
         if not is_ours:
-            limits.give_back(owner_id, per_hour)
+            limits.uncount_question(owner_id, per_hour)
             raise _AlreadyReserved
     except RedisError as error:
         raise Unavailable(retry_after=5) from error

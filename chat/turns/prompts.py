@@ -26,9 +26,9 @@ TOKENS_PER_IMAGE = 1_500
 TOKENS_PER_PAGE = 2_500
 TOKENS_PER_NOTE = 100
 """What stands around a text, or for a file that is not sent."""
-MOST_FILE_BYTES = 14_000_000
+MAX_FILE_BYTES = 14_000_000
 """Of all files in one request: in base64 19 MB, and Gemini takes 20."""
-MOST_NATIVE_PAGES = 100
+MAX_NATIVE_PAGES = 100
 """Of one PDF: Anthropic takes no more with windows of 200,000."""
 
 Form = Literal["file", "text", "note"]
@@ -59,7 +59,7 @@ class Prompt:
         return files + estimate_tokens((message.text for message in self.messages), bytes_per_token=bytes_per_token)
 
 
-def able(offered: list[Candidate], files: Sequence[Attached]) -> list[Candidate]:
+def filter_capable(offered: list[Candidate], files: Sequence[Attached]) -> list[Candidate]:
     """Return the candidates that can take the files of a question.
 
     Raises NoVision or NoPdfText when none can, TooManyFiles when what must be looked at is more than one request holds.
@@ -70,11 +70,11 @@ def able(offered: list[Candidate], files: Sequence[Attached]) -> list[Candidate]
             raise NoVision
     scans = list(filter(is_scan, files))
     if scans:
-        can_look = all(file.pages <= MOST_NATIVE_PAGES for file in scans)
+        can_look = all(file.pages <= MAX_NATIVE_PAGES for file in scans)
         offered = [candidate for candidate in offered if candidate.model.reads_pdfs and can_look]
         if not offered:
             raise NoPdfText
-    if sum(file.size for file in files if not file.tokens) > MOST_FILE_BYTES:
+    if sum(file.size for file in files if not file.tokens) > MAX_FILE_BYTES:
         raise TooManyFiles
     return offered
 
@@ -87,7 +87,7 @@ def is_scan(file: Attached) -> bool:
 def may_be_looked_at(file: Attached) -> bool:
     """Return whether it is a PDF that is sent as it is to who reads them. Of one whose text was cut, nobody knows how
     long it is."""
-    return file.kind == "pdf" and file.pages <= MOST_NATIVE_PAGES and not file.is_cut
+    return file.kind == "pdf" and file.pages <= MAX_NATIVE_PAGES and not file.is_cut
 
 
 def most_tokens(files: Sequence[Attached]) -> int:
@@ -189,7 +189,7 @@ class _Budget:
     def __init__(self, senses: Senses, *, prefers_text: bool = False) -> None:
         self._senses = senses
         self._prefers_text = prefers_text
-        self._bytes = MOST_FILE_BYTES
+        self._bytes = MAX_FILE_BYTES
 
     def forms(self, files: Sequence[Attached]) -> Forms:
         """Return the files in their order; what has no text comes first where room is given."""

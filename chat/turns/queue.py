@@ -8,7 +8,6 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from redis.asyncio import Redis
@@ -16,10 +15,11 @@ from redis.exceptions import RedisError
 
 from chat.errors import QueueFull
 from chat.turns.log import GROUP, QUEUE
+from core.loops import PerLoop
 from core.redis_clients import sync_redis
 from core.threads import IS_SQLITE
 
-MOST_OPENING = 500
+MAX_OPENING = 500
 """Turns that wait at a process's door. More would wait for their turn longer than it takes to say no."""
 AT_ONCE = 1 if IS_SQLITE else 8
 """Turns a process opens at the same time. With SQLite more would only take the interpreter from the loop: one token in a
@@ -28,7 +28,7 @@ COUNTED_EVERY_SECONDS = 0.5
 COME_BACK_SECONDS = (5, 20)  # not all at the same moment
 
 
-class Line:
+class QueueRoom:
     """What this process knows of the line: counted now and then, and this process's own turns added meanwhile."""
 
     def __init__(self) -> None:
@@ -42,17 +42,17 @@ class Line:
             if monotonic() - self._counted_at > COUNTED_EVERY_SECONDS:
                 self._waiting, self._counted_at = _count_waiting(), monotonic()
             if self._waiting >= settings.QUEUE_LIMIT:
-                raise refusal()
+                raise queue_full()
             self._waiting += 1
 
     def forget(self) -> None:
         self._counted_at = float("-inf")
 
 
-line = Line()
+queue_room = QueueRoom()
 
 
-class Door:
+class OpeningLimit:
     """Where a loop's questions wait to be opened, `AT_ONCE` at a time: tokens and refusals come before them."""
 
     def __init__(self) -> None:
@@ -62,8 +62,8 @@ class Door:
     @asynccontextmanager
     async def opening(self) -> AsyncGenerator[None]:
         """Wait for one's turn; raises QueueFull at once, before anything is done, while MOST_OPENING do."""
-        if self._inside >= MOST_OPENING:
-            raise refusal()
+        if self._inside >= MAX_OPENING:
+            raise queue_full()
         self._inside += 1
         try:
             async with self._lane:
@@ -72,15 +72,15 @@ class Door:
             self._inside -= 1
 
 
-_doors: "WeakKeyDictionary[asyncio.AbstractEventLoop, Door]" = WeakKeyDictionary()
+_opening_limits = PerLoop(OpeningLimit)
 
 
-def door() -> Door:
+def opening_limit() -> OpeningLimit:
     """Return the running loop's door."""
-    return _doors.setdefault(asyncio.get_running_loop(), Door())
+    return _opening_limits.get()
 
 
-def refusal() -> QueueFull:
+def queue_full() -> QueueFull:
     return QueueFull(retry_after=random.uniform(*COME_BACK_SECONDS))  # noqa: S311  jitter
 
 

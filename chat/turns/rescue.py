@@ -15,7 +15,7 @@ from history import access
 from history.models import Turn
 from history.progress import Outcome
 
-MOST_TRIES = 3
+MAX_TRIES = 3
 """A turn that showed nothing after this many runners died of it is not given to another one."""
 
 
@@ -24,7 +24,7 @@ def last_words(turn: Turn, replay: Replay) -> Outcome | None:
     if replay.outcome:
         known = msgspec.json.decode(replay.outcome, type=Outcome)
         return msgspec.structs.replace(known, answer=replay.text, reasoning=replay.reasoning)
-    if not replay.was_shown and turn.gen < MOST_TRIES:
+    if not replay.was_shown and turn.gen < MAX_TRIES:
         return None
     begun = msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
     outcome = make_outcome(
@@ -66,7 +66,7 @@ async def announce_end(
 ) -> None:
     """Tell readers and the person's other tabs that the turn is over. May be repeated."""
     told = {"gen": turn.gen, "owner_id": turn.owner_id, "characters": len(turn.answer)}
-    await log.end(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry, keep=keep)
+    await log.end_log(redis, turn.pk, **told, holder=holder, queue_entry=queue_entry, keep=keep)
 
 
 async def has_lease(redis: Redis, turn_id: UUID) -> bool:

@@ -22,13 +22,13 @@ from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import log, presence
 from chat.turns.answer_cache import unpack
-from chat.turns.answering import Job, prepare, run_turn, take
-from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, recall
+from chat.turns.answering import Job, prepare_job, run_turn, take_job
+from chat.turns.log import CONTROL, GROUP, QUEUE, Taken, replay_log
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
 from core.redis_clients import async_redis, close_async_redis
-from core.threads import end, in_thread
+from core.threads import cancel_and_wait, in_thread
 from history import progress
 from history.models import Turn
 
@@ -63,9 +63,9 @@ class Runner:
             ]
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
-            await end(loops[:2])
+            await cancel_and_wait(loops[:2])
             await self._drain()
-            await end((*loops, writer))
+            await cancel_and_wait((*loops, writer))
         await self._leave()
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -143,9 +143,9 @@ class Runner:
             logger.exception("Turn left for later", extra={"turn_id": turn_id})
 
     async def _own_turn(self, turn_id: UUID, entry: bytes) -> None:
-        turn, job = await in_thread(take, turn_id)
+        turn, job = await in_thread(take_job, turn_id)
         if turn is None:  # erased meanwhile
-            await log.end(self._redis, turn_id, gen=0, queue_entry=entry)
+            await log.end_log(self._redis, turn_id, gen=0, queue_entry=entry)
         elif job is not None:
             await self._run(job, entry)
         elif not turn.is_open:
@@ -156,10 +156,10 @@ class Runner:
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
         """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
-        words = await in_thread(last_words, turn, await recall(self._redis, turn.pk))
+        words = await in_thread(last_words, turn, await replay_log(self._redis, turn.pk))
         if words is not None:
             await close_with(self._redis, turn, words, closer=self.name, queue_entry=entry)
-        elif job := await in_thread(prepare, turn):
+        elif job := await in_thread(prepare_job, turn):
             await self._run(job, entry)
         elif not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
@@ -190,7 +190,9 @@ class Runner:
         """Take the turn's lease, and with it an answer that was given before, if there is one."""
         if job.recall is None:
             return await log.take_lease(self._redis, job.turn.pk, holder, empties_log=True)
-        taken, job.recall.version, value = await log.begin(self._redis, job.turn.pk, holder, job.recall.look_up)
+        taken, job.recall.version, value = await log.take_lease_and_look_up(
+            self._redis, job.turn.pk, holder, job.recall.look_up
+        )
         job.kept = unpack(value)
         if job.kept is not None:
             saved = {"input_tokens": job.kept.input_tokens, "output_tokens": job.kept.output_tokens}

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from billing import metering
 from chat.llm import spending
 from chat.turns import log
-from chat.turns.closing import close_queued, settle
-from chat.turns.log import recall
+from chat.turns.closing import close_queued, settle_turn
+from chat.turns.log import replay_log
 from chat.turns.opening import enqueue
 from chat.turns.rescue import announce_end, close_with, has_lease, last_words
 from core.redis_clients import async_redis
@@ -33,7 +33,7 @@ HELD_GRACE = dt.timedelta(seconds=45)
 """A reservation younger than this belongs to a request that is still writing its turn."""
 
 
-async def sweep() -> None:
+async def repair_turns() -> None:
     """Repair what is broken; one pass."""
     redis = async_redis()
     for turn in await in_thread(progress.list_open, Turn.Status.QUEUED, older_than=QUEUED_GRACE):
@@ -53,7 +53,7 @@ def settle_forgotten() -> None:
         if turn is None:
             metering.release(key)
         elif not turn.is_open:
-            settle(turn, turn)
+            settle_turn(turn, turn)
 
 
 async def _sweep_queued(redis: Redis, turn: Turn) -> None:
@@ -77,6 +77,6 @@ async def _sweep_streaming(redis: Redis, turn: Turn) -> None:
     if now - float(await redis.get(mark) or now) < ORPHAN_SECONDS:
         return
     logger.warning("Turn without a runner closed", extra={"turn_id": turn.pk})
-    words = await in_thread(last_words, turn, await recall(redis, turn.pk))
+    words = await in_thread(last_words, turn, await replay_log(redis, turn.pk))
     outcome = words or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
     await close_with(redis, turn, outcome, closer="sweep")

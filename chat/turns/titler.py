@@ -17,19 +17,19 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.llm import health, spending, title_generation
-from chat.llm.breaker import breakers, id_of
+from chat.llm.breaker import breaker_id, breakers
 from chat.llm.catalog import Candidate
 from chat.llm.providers.errors import ProviderError
 from chat.turns import notices
-from core.threads import end, in_thread
+from core.threads import cancel_and_wait, in_thread
 from history import access
 from history.models import Conversation, TitledBy, Turn
 
 logger = logging.getLogger(__name__)
 
 TITLE_SECONDS = 15.0
-MOST_AT_ONCE = 16
-MOST_WAITING = 500
+MAX_AT_ONCE = 16
+MAX_WAITING = 500
 """More conversations than that keep their first words."""
 CLAIMED_SECONDS = 86_400
 
@@ -40,18 +40,18 @@ class Titler:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lane = asyncio.Semaphore(MOST_AT_ONCE)
+        self._lane = asyncio.Semaphore(MAX_AT_ONCE)
 
     def begin(self, turn: Turn, *, end_user: str) -> None:
         """Give the turn's conversation a title, in a while; `turn` is its first with an answer."""
-        if settings.MODEL_TITLES and len(self._tasks) < MOST_WAITING:
+        if settings.MODEL_TITLES and len(self._tasks) < MAX_WAITING:
             task = asyncio.create_task(self._title(turn, end_user))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         """Leave what is not there yet."""
-        await end(self._tasks)
+        await cancel_and_wait(self._tasks)
 
     async def _title(self, turn: Turn, end_user: str) -> None:
         try:
@@ -96,7 +96,7 @@ async def _by_a_key(candidate: Candidate) -> Candidate | None:
     """Return the candidate with the first of its keys that does not rest; None when all do."""
     await breakers().look()
     for provider in candidate.provider.with_each_key():
-        if breakers().find_open(id_of(provider, candidate.model.key)) is None:
+        if breakers().find_open(breaker_id(provider, candidate.model.key)) is None:
             return replace(candidate, provider=provider)
     return None
 
@@ -106,6 +106,6 @@ def _find(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]
     conversation = access.find_conversation(conversation_id)
     if conversation is None or conversation.titled_by != TitledBy.WORDS:
         return None, None
-    return conversation, title_generation.cheapest(
+    return conversation, title_generation.cheapest_candidate(
         resting=health.resting_models(), stopped=spending.stopped_providers()
     )

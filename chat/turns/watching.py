@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from time import monotonic
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import msgspec
 from redis.exceptions import RedisError
 
 from chat.turns import queue as waiting_line
-from chat.turns.log import WAKE_UPS, Entry, Kind, decode_entries, read
+from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log
+from core.loops import PerLoop
 from core.redis_clients import async_redis
 from core.threads import in_thread
 from history import access
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # how often silent ones are looked for
 RETRY_SECONDS = 0.5
-LONGEST_BACKLOG = 16_384
+MAX_BACKLOG_CHARACTERS = 16_384
 """Characters kept for a reader that does not keep up. What is beyond is read from the log when it does."""
 
 
@@ -69,9 +69,9 @@ class Watcher:
         if self.has_gap:
             if self._meanwhile is not None:
                 self._meanwhile.append(entry)
-        elif entry.kind == Kind.END:
+        elif entry.kind == EntryKind.END:
             self._take_end(entry)
-        elif entry.kind in (Kind.TEXT, Kind.REASONING):
+        elif entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
             self._take_text(entry)
 
     def begin_to_read(self) -> None:
@@ -84,9 +84,9 @@ class Watcher:
         meanwhile, self._meanwhile = self._meanwhile or [], None
         was_deaf, self._was_deaf = self._was_deaf, False
         self.has_gap = False
-        last_gen = max((entry.gen for entry in entries if entry.kind != Kind.END), default=0)
+        last_gen = max((entry.gen for entry in entries if entry.kind != EntryKind.END), default=0)
         for entry in (*entries, *meanwhile):
-            if entry.gen >= last_gen or entry.kind == Kind.END:
+            if entry.gen >= last_gen or entry.kind == EntryKind.END:
                 self.take(entry)
         if was_deaf and not self.is_ended:
             self.find_gap()
@@ -98,12 +98,12 @@ class Watcher:
         if self.place.gen != turn.gen:
             self.place = Place(gen)
         for kind, text, at in (
-            (Kind.REASONING, turn.reasoning, self.place.reasoning),
-            (Kind.TEXT, turn.answer, self.place.text),
+            (EntryKind.REASONING, turn.reasoning, self.place.reasoning),
+            (EntryKind.TEXT, turn.answer, self.place.text),
         ):
             if len(text) > at:
                 self._keep(Entry(turn.pk.bytes, kind, gen, at, text[at:]))
-        self._keep(Entry(turn.pk.bytes, Kind.END, gen))
+        self._keep(Entry(turn.pk.bytes, EntryKind.END, gen))
         self.is_ended = True
 
     async def wait(self) -> None:
@@ -130,7 +130,7 @@ class Watcher:
         """Tell the reader its place in the line, and once, with 0, that it is no longer in it."""
         if place != self._told_place:
             self._told_place = place
-            self._keep(Entry(self.turn_id.bytes, Kind.WAITING, 0, place))
+            self._keep(Entry(self.turn_id.bytes, EntryKind.WAITING, 0, place))
 
     @property
     def is_waiting(self) -> bool:
@@ -148,7 +148,7 @@ class Watcher:
 
     @property
     def is_full(self) -> bool:
-        return self._size > LONGEST_BACKLOG
+        return self._size > MAX_BACKLOG_CHARACTERS
 
     def _take_end(self, entry: Entry) -> None:
         if entry.at and (entry.gen > self.place.gen or self.place.text < entry.at):  # the end of the text is missing
@@ -163,7 +163,7 @@ class Watcher:
             return
         if entry.gen > place.gen:
             place = self.place = Place(entry.gen)
-        field = "text" if entry.kind == Kind.TEXT else "reasoning"
+        field = "text" if entry.kind == EntryKind.TEXT else "reasoning"
         have = getattr(place, field)
         if entry.at > have or self.is_full:
             self.find_gap()
@@ -269,7 +269,7 @@ class Hub:
             for watcher in self._watchers.get(entry.turn, ()):
                 watcher.heard_at = now
                 watcher.take(entry)
-            if entry.kind in (Kind.OPENED, Kind.END) and entry.text:
+            if entry.kind in (EntryKind.OPENED, EntryKind.END) and entry.text:
                 for listener in tuple(self._listeners.get(int(entry.text), ())):
                     listener(entry)
 
@@ -297,15 +297,12 @@ class Hub:
                 watcher.take_place(places.get(watcher.turn_id, 0))
 
 
-_hubs: "WeakKeyDictionary[asyncio.AbstractEventLoop, Hub]" = WeakKeyDictionary()
+_hubs = PerLoop(Hub)
 
 
 def hub() -> Hub:
     """Return the running loop's hub."""
-    loop = asyncio.get_running_loop()
-    if loop not in _hubs:
-        _hubs[loop] = Hub()
-    return _hubs[loop]
+    return _hubs.get()
 
 
 async def watch(
@@ -344,12 +341,12 @@ async def _catch_up(watcher: Watcher, turn: Turn, *, is_saved: bool) -> None:
     """Read the log from the start; where it, or its end, is gone, the saved turn."""
     watcher.begin_to_read()
     try:
-        entries = await read(async_redis(), watcher.turn_id)
+        entries = await read_log(async_redis(), watcher.turn_id)
     except (RedisError, OSError):
         await asyncio.sleep(RETRY_SECONDS)
         entries, is_saved = [], True
     watcher.read(entries)
-    is_over = any(entry.kind == Kind.END for entry in entries) or (is_saved and not entries)
+    is_over = any(entry.kind == EntryKind.END for entry in entries) or (is_saved and not entries)
     if is_over and not watcher.is_ended and not watcher.is_full and (found := await _find_saved(turn.pk)):
         watcher.take_saved(found)
 

@@ -19,8 +19,8 @@ from chat.turns.log import (
     WAKE_UPS,
     Append,
     Entry,
-    Kind,
-    Lost,
+    EntryKind,
+    LeaseLost,
     encode_appends,
     encode_entry,
     lease_key,
@@ -32,7 +32,7 @@ from history.models import Turn
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.04
-WIDEST_TICK_SECONDS = 0.08
+MAX_TICK_SECONDS = 0.08
 TICK_SECONDS_PER_TURN = 0.0004
 """Under load a tick is wider, so that more tokens share one read, one entry and one message."""
 SLOT_SECONDS = 0.02
@@ -62,7 +62,7 @@ class LiveText:
         self.is_lost = False
         self.is_flushed = False  # the log has the outcome
         self.told: Callable[[], None] = lambda: None  # called when either comes true
-        self.notes: dict[Kind, str] = {}
+        self.notes: dict[EntryKind, str] = {}
         self.is_dirty = False  # there is something the log does not have
         self.slot: int | None = None  # when it is due, if it is
         self.ticked_at = 0.0
@@ -78,22 +78,22 @@ class LiveText:
 
     @property
     def text(self) -> str:
-        return "".join(self._parts[Kind.TEXT])
+        return "".join(self._parts[EntryKind.TEXT])
 
     @property
     def reasoning(self) -> str:
-        return "".join(self._parts[Kind.REASONING])
+        return "".join(self._parts[EntryKind.REASONING])
 
     @property
     def is_empty(self) -> bool:
-        return not self._parts[Kind.TEXT] and not self._parts[Kind.REASONING]
+        return not self._parts[EntryKind.TEXT] and not self._parts[EntryKind.REASONING]
 
     @property
     def is_new(self) -> bool:
         """Whether the log has nothing of it."""
         return not self._sent[0] and not self._sent[1]
 
-    def add(self, kind: Kind, text: str) -> None:
+    def add(self, kind: EntryKind, text: str) -> None:
         self._parts[kind].append(text)
 
     def rewind(self, gen: int) -> None:
@@ -106,23 +106,23 @@ class LiveText:
         """Return what the log does not have yet: who answers, then reasoning, text, and how it ended."""
         turn = self.turn.pk.bytes
         entries = []
-        if self.is_new and Kind.BEGUN in self.notes:
-            entries.append(Entry(turn, Kind.BEGUN, self.gen, 0, self.notes[Kind.BEGUN]))
-        for kind in (Kind.REASONING, Kind.TEXT):
+        if self.is_new and EntryKind.BEGUN in self.notes:
+            entries.append(Entry(turn, EntryKind.BEGUN, self.gen, 0, self.notes[EntryKind.BEGUN]))
+        for kind in (EntryKind.REASONING, EntryKind.TEXT):
             if new := self._parts[kind][self._sent[kind] :]:
                 entries.append(Entry(turn, kind, self.gen, self._at[kind], "".join(new)))
             self._pending[kind] = len(self._parts[kind])
-        if Kind.OUTCOME in self.notes and not self.is_flushed:
-            entries.append(Entry(turn, Kind.OUTCOME, self.gen, 0, self.notes[Kind.OUTCOME]))
+        if EntryKind.OUTCOME in self.notes and not self.is_flushed:
+            entries.append(Entry(turn, EntryKind.OUTCOME, self.gen, 0, self.notes[EntryKind.OUTCOME]))
         return entries
 
     def sent(self, entries: list[Entry]) -> None:
         """Note that the log has `entries`. Parts that came in while they were under way stay pending."""
         self._sent = self._pending.copy()
         for entry in entries:
-            if entry.kind in (Kind.TEXT, Kind.REASONING):
+            if entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
                 self._at[entry.kind] += len(entry.text)
-            elif entry.kind == Kind.OUTCOME:
+            elif entry.kind == EntryKind.OUTCOME:
                 self.is_flushed = True
                 self.told()
 
@@ -187,7 +187,7 @@ class LogWriter:
 
     def _schedule(self, live: LiveText) -> None:
         """Give `live` a slot a tick after its last one, or the next slot."""
-        tick = min(WIDEST_TICK_SECONDS, max(TICK_SECONDS, TICK_SECONDS_PER_TURN * len(self._live)))
+        tick = min(MAX_TICK_SECONDS, max(TICK_SECONDS, TICK_SECONDS_PER_TURN * len(self._live)))
         due = max(monotonic(), live.ticked_at + tick)
         live.slot = math.ceil(due / SLOT_SECONDS)
         self._slots.setdefault(live.slot, []).append(live)
@@ -266,7 +266,7 @@ class LogWriter:
         results = await asyncio.gather(*map(self._regain, uncertain), return_exceptions=True)
         failures = {}
         for live, result in zip(uncertain, results, strict=True):
-            if isinstance(result, Lost):
+            if isinstance(result, LeaseLost):
                 self._lose(live)
                 continue
             if result is not None:  # Redis or the database is still away
@@ -280,11 +280,11 @@ class LogWriter:
         """Take the turn again under its next generation; raises Lost if somebody else has it."""
         if live.leased == live.holder:
             if not await self._advance(live.turn):
-                raise Lost
+                raise LeaseLost
             live.rewind(live.turn.gen)
         taken = await take_lease(self._redis, live.turn.pk, live.holder, instead_of=live.leased, empties_log=True)
         if not taken:
-            raise Lost
+            raise LeaseLost
         live.leased = live.holder
         live.renewed_at = monotonic()
         live.is_uncertain = False

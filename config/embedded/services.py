@@ -141,7 +141,7 @@ def any_free_port() -> int:
         return port
 
 
-def claim(data_dir: Path) -> int:
+def lock_data_dir(data_dir: Path) -> int:
     """Locks the data: an open file that holds the lock. Two Valkeys on one file would destroy it. Waits for what a
     killed run left behind to end; raises AlreadyRunningError.
     """

@@ -21,7 +21,7 @@ GUARDIAN = Path(__file__).with_name("guardian.py")
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95)
 PROBE_SECONDS = 2.0
 FIRST_DELAY_SECONDS = 0.5
-LONGEST_DELAY_SECONDS = 10.0
+MAX_DELAY_SECONDS = 10.0
 STEADY_SECONDS = 30.0  # a process that ran this long has recovered: its next restart is quick again
 FALSE_STARTS = 4  # a process that ends this often before it was ever ready will not get ready by trying again
 
@@ -163,7 +163,7 @@ class Manager:
                 delay = FIRST_DELAY_SECONDS
             self.say(f"{name} ended ({ending}): starting it again in {delay:g} s.")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, LONGEST_DELAY_SECONDS)
+            delay = min(delay * 2, MAX_DELAY_SECONDS)
 
     async def _run_once(self, kept: "_Kept", put: Callable[[bytes], None]) -> int:
         """Starts the process and sees it to its end. When this is cancelled the process lives on, for `stop` to end."""

@@ -324,7 +324,7 @@ def test_nothing_is_unbalanced_in_ordinary_life(carla):
     late = reserve(carla, 10_000)
     metering.release(late)
     settle(late, 7_000)
-    assert not metering.list_unbalanced().exists()
+    assert not metering.list_unbalanced_periods().exists()
 
 
 @pytest.mark.parametrize("counter", ["used_micros", "reserved_micros", "holds"])
@@ -333,7 +333,7 @@ def test_a_period_whose_counter_is_wrong_is_unbalanced(carla, bo, counter):
         settle(reserve(user, 10_000), 7_000)
         reserve(user, 10_000)
     UsagePeriod.objects.filter(account__user=bo).update(**{counter: 3})
-    assert [period.account.user for period in metering.list_unbalanced()] == [bo]
+    assert [period.account.user for period in metering.list_unbalanced_periods()] == [bo]
 
 
 def test_of_200_at_once_exactly_those_with_room_are_admitted(bulk):
@@ -494,7 +494,7 @@ def test_any_order_of_calls_keeps_the_ledger_true(catalog, at, steps, credits_pe
                 at(dt.datetime(2026, book.month, 15, tzinfo=dt.UTC))
         assert counters(user) == book.counters()
     assert_balanced()
-    assert not metering.list_unbalanced().exists()
+    assert not metering.list_unbalanced_periods().exists()
 
 
 def test_a_budget_that_was_read_before_pays_and_says_what_is_left(bulk: User):

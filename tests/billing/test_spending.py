@@ -12,7 +12,7 @@ from billing import metering, spending
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.metering import Usage
 from billing.models import Reservation, Spending, UsagePeriod, UsageRecord
-from billing.spending import Claim, Spent, spent_today
+from billing.spending import Spent, SupplierHold, spent_today
 from tests.billing.together import together
 
 pytestmark = pytest.mark.stores
@@ -23,13 +23,13 @@ LIMIT = 1_000
 @pytest.fixture(autouse=True)
 def balanced(carla: User):
     yield
-    assert not spending.list_unbalanced().exists()
-    assert not metering.list_unbalanced().exists()
+    assert not spending.list_unbalanced_days().exists()
+    assert not metering.list_unbalanced_periods().exists()
 
 
 def reserve(user: User, most: int = 100, *, key: UUID | None = None, limit: int = LIMIT, amount: int = 0) -> UUID:
     key = key or uuid4()
-    metering.reserve(user.pk, key, amount_micros=amount or most, claim=Claim("openai", most, limit))
+    metering.reserve(user.pk, key, amount_micros=amount or most, claim=SupplierHold("openai", most, limit))
     return key
 
 
@@ -164,7 +164,7 @@ def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatc
         def die(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(spending, "give_back", die)
+        patch.setattr(spending, "end_hold", die)
         for end in (lambda: settle(key, 30), lambda: metering.release(key)):
             with pytest.raises(KeyboardInterrupt):
                 end()
@@ -195,7 +195,7 @@ def test_two_suppliers_crosswise_do_not_wait_for_each_other_for_ever(carla: User
     keys = [uuid4() for _ in range(40)]
     for number, key in enumerate(keys):
         supplier = "openai" if number % 2 else "anthropic"
-        metering.reserve(carla.pk, key, amount_micros=1, claim=Claim(supplier, 10, 10**6))
+        metering.reserve(carla.pk, key, amount_micros=1, claim=SupplierHold(supplier, 10, 10**6))
     calls = [
         lambda k=key, s="anthropic" if number % 2 else "openai": settle(k, 7, s) for number, key in enumerate(keys)
     ]
@@ -206,7 +206,7 @@ def test_two_suppliers_crosswise_do_not_wait_for_each_other_for_ever(carla: User
 def test_a_counter_that_is_wrong_is_unbalanced(carla: User):
     settle(reserve(carla), 10)
     Spending.objects.update(used_micros=11)
-    assert spending.list_unbalanced().count() == 1
+    assert spending.list_unbalanced_days().count() == 1
     Spending.objects.update(used_micros=10)
 
 
@@ -236,4 +236,4 @@ def test_any_order_of_calls_keeps_the_day_true(catalog: None, steps: list[tuple[
             settle(keys[which], amount, ("openai", "anthropic")[amount % 2])
         else:
             metering.release(keys[which])
-        assert not spending.list_unbalanced().exists()
+        assert not spending.list_unbalanced_days().exists()

@@ -85,7 +85,7 @@ def kept(user: User, data: bytes, name: str = "a.png") -> Attachment:
 def attached(user: User, data: bytes | None = None, name: str = "a.png") -> Attachment:
     """Upload a file and read it, as a worker does."""
     attachment = kept(user, picture() if data is None else data, name)
-    reading.read(attachment.pk)
+    reading.read_file(attachment.pk)
     attachment.refresh_from_db()
     return attachment
 

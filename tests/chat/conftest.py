@@ -102,8 +102,8 @@ def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     request.getfixturevalue("catalog")
     yield
-    assert not metering.list_unbalanced().exists()
-    assert not spending.list_unbalanced().exists()
+    assert not metering.list_unbalanced_periods().exists()
+    assert not spending.list_unbalanced_days().exists()
 
 
 @pytest.fixture

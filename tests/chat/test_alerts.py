@@ -65,7 +65,7 @@ def test_the_site_speaks_its_own_language():
 
 
 def test_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(alerts, "MOST_KEPT", 3)
+    monkeypatch.setattr(alerts, "MAX_ALERTS", 3)
     for number in range(5):
         alert(str(number), "Something.")
         time.sleep(0.002)

@@ -23,9 +23,9 @@ from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.models import LanguageModel
 from chat.shown.fragments import turn_html
 from chat.turns import answer_cache, log, rescue
-from chat.turns.answer_cache import digest_of, keys_of, pack, unpack
+from chat.turns.answer_cache import cache_keys, pack, question_digest, unpack
 from chat.turns.answering import encode_begun
-from chat.turns.log import Entry, Kind
+from chat.turns.log import Entry, EntryKind
 from chat.turns.rescue import last_words
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
@@ -59,7 +59,7 @@ async def answered(user: User, text: str = "¿Qué es un árbol?", **fields: Any
 
 
 def kept_of(user: User) -> int:
-    return int(sync_redis().hlen(keys_of(user.pk)[0]))
+    return int(sync_redis().hlen(cache_keys(user.pk)[0]))
 
 
 async def kept(user: User) -> None:
@@ -109,7 +109,7 @@ async def test_it_is_streamed_in_parts(redis: Redis, runner: Runner, carla: User
     parts = page.of("turn.delta")
     assert "".join(event["text"] for event in parts) == first.answer
     assert "".join(event["text"] for event in page.of("turn.reasoning")) == first.reasoning
-    assert 3 <= len(parts) <= answer_cache.MOST_PARTS
+    assert 3 <= len(parts) <= answer_cache.MAX_PARTS
     assert [event["at"] for event in parts] == sorted(event["at"] for event in parts)
     assert (end["type"], end["usage"], end["cost_micros"]) == ("turn.completed", None, 0)
     assert end["from_cache"] is True
@@ -155,7 +155,7 @@ async def test_a_long_answer_is_kept_compressed_and_comes_back_whole(
     await in_thread(offer, name)
     first = await answered(carla, model=name)
     await kept(carla)
-    (value,) = await redis.hvals(keys_of(carla.pk)[0])
+    (value,) = await redis.hvals(cache_keys(carla.pk)[0])
     assert len(value) < len(first.answer.encode())
     second = await answered(carla, model=name)
     assert (second.is_from_cache, second.answer) == (True, expected_text(name))
@@ -203,14 +203,14 @@ async def test_what_was_asked_again_takes_the_place_of_what_was_kept(
 ):
     first = await answered(carla)
     await kept(carla)
-    (before,) = await redis.hvals(keys_of(carla.pk)[0])
+    (before,) = await redis.hvals(cache_keys(carla.pk)[0])
     await answered(carla, conversation_id=first.conversation_id, parent_id=None)
 
     async def look() -> bool:
-        return await redis.hvals(keys_of(carla.pk)[0]) != [before]
+        return await redis.hvals(cache_keys(carla.pk)[0]) != [before]
 
     await eventually(look)
-    assert await redis.hlen(keys_of(carla.pk)[0]) == 1
+    assert await redis.hlen(cache_keys(carla.pk)[0]) == 1
 
 
 async def test_a_question_with_something_attached_is_asked(
@@ -231,7 +231,7 @@ async def test_nothing_is_kept_or_found_when_it_is_switched_off(
     await answered(carla)
     await answered(carla)
     assert len(provider.requests) == 2
-    assert not await redis.exists(keys_of(carla.pk)[0])
+    assert not await redis.exists(cache_keys(carla.pk)[0])
 
 
 async def test_an_answer_that_is_too_old_is_not_given(
@@ -239,7 +239,7 @@ async def test_an_answer_that_is_too_old_is_not_given(
 ):
     await answered(carla)
     await kept(carla)
-    assert 0 < await redis.ttl(keys_of(carla.pk)[0]) <= 600
+    assert 0 < await redis.ttl(cache_keys(carla.pk)[0]) <= 600
     now = answer_cache.time.time()
     monkeypatch.setattr(answer_cache.time, "time", lambda: now + 601)
     assert not (await answered(carla)).is_from_cache
@@ -263,7 +263,7 @@ async def test_only_whole_answers_are_kept(
     turn = await answered(carla, model=name)
     assert (turn.status, turn.finish_reason) != ("completed", "stop")
     await answered(carla, "something else", model=name)
-    assert not await redis.exists(keys_of(carla.pk)[0])
+    assert not await redis.exists(cache_keys(carla.pk)[0])
 
 
 async def test_a_stopped_answer_is_not_kept(redis: Redis, runner: Runner, carla: User, offer: Offer):
@@ -272,13 +272,13 @@ async def test_a_stopped_answer_is_not_kept(redis: Redis, runner: Runner, carla:
     await eventually(lambda: redis.exists(log.log_key(turn.pk)))
     await stop_turn(turn)
     assert (await closed(turn)).status == "stopped"
-    assert not await redis.exists(keys_of(carla.pk)[0])
+    assert not await redis.exists(cache_keys(carla.pk)[0])
 
 
 async def test_an_answer_that_is_too_long_is_not_kept(
     redis: Redis, runner: Runner, carla: User, model: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(answer_cache, "LONGEST_KEPT", 100)
+    monkeypatch.setattr(answer_cache, "MAX_CACHED_BYTES", 100)
     await answered(carla)
     assert not (await answered(carla)).is_from_cache
 
@@ -286,11 +286,11 @@ async def test_an_answer_that_is_too_long_is_not_kept(
 async def test_a_person_has_only_so_many(
     redis: Redis, runner: Runner, carla: User, model: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(answer_cache, "MOST_KEPT", 2)
+    monkeypatch.setattr(answer_cache, "MAX_ANSWERS", 2)
     for number in range(4):
         await answered(carla, f"pregunta {number}", model=SHORT)
     await answered(carla, "otra", model=SHORT)
-    assert 1 <= await redis.hlen(keys_of(carla.pk)[0]) <= 2
+    assert 1 <= await redis.hlen(cache_keys(carla.pk)[0]) <= 2
 
 
 async def spoil_value(redis: Redis, key: str) -> None:
@@ -314,7 +314,7 @@ async def test_what_cannot_be_read_is_not_there_and_replaced(
 ):
     await answered(carla)
     await kept(carla)
-    await spoil(redis, keys_of(carla.pk)[0])
+    await spoil(redis, cache_keys(carla.pk)[0])
     assert not (await answered(carla)).is_from_cache
     assert (await answered(carla)).is_from_cache or spoil is spoil_type  # which is dropped first
     await eventually(lambda: in_thread(kept_of, carla))
@@ -350,7 +350,7 @@ async def test_deleting_a_conversation_forgets(
     await kept(carla)
     conversation = await in_thread(access.access_conversation, carla.pk, turn.conversation_id)
     await in_thread(access.delete_conversation, conversation)
-    assert not await redis.exists(keys_of(carla.pk)[0])
+    assert not await redis.exists(cache_keys(carla.pk)[0])
     assert not (await answered(carla)).is_from_cache
 
 
@@ -360,11 +360,11 @@ async def test_what_is_being_written_while_it_is_forgotten_is_not_kept(
     await in_thread(offer, "fake-40t-20ms")
     turn = await aask(carla, model="fake-40t-20ms")
     await eventually(lambda: redis.exists(log.log_key(turn.pk)))
-    await in_thread(answer_cache.forget, carla.pk)
+    await in_thread(answer_cache.forget_answers, carla.pk)
     assert (await closed(turn)).status == "completed"
     await answered(carla, "something else", model="fake-40t-20ms")
     await kept(carla)
-    assert await redis.hlen(keys_of(carla.pk)[0]) == 1  # of the later one
+    assert await redis.hlen(cache_keys(carla.pk)[0]) == 1  # of the later one
 
 
 @pytest.mark.parametrize("end", ["suspended", "erased"])
@@ -374,7 +374,7 @@ async def test_a_person_who_goes_is_forgotten(
     for user in (carla, bo):
         await answered(user)
         await kept(user)
-    key = keys_of(carla.pk)[0]
+    key = cache_keys(carla.pk)[0]
 
     def leave() -> None:
         if end == "suspended":
@@ -406,7 +406,7 @@ def test_a_store_that_is_away_keeps_nobody_from_deleting(carla: User, monkeypatc
         raise OSError
 
     monkeypatch.setattr(answer_cache, "sync_redis", away)
-    answer_cache.forget(carla.pk)
+    answer_cache.forget_answers(carla.pk)
 
 
 # --- Broken off -------------------------------------------------------------------------------------------------------
@@ -419,11 +419,11 @@ async def test_stopping_a_replay_costs_nothing(
     await in_thread(offer, name)
     await answered(carla, model=name)
     await kept(carla)
-    monkeypatch.setattr(answer_cache, "MOST_PARTS", 1_000)
+    monkeypatch.setattr(answer_cache, "MAX_PARTS", 1_000)
     turn = await aask(carla, "¿Qué es un árbol?", model=name)
 
     async def begun() -> str:
-        return log.replay(await log.read(redis, turn.pk)).text
+        return log.replay(await log.read_log(redis, turn.pk)).text
 
     await eventually(begun)
     await stop_turn(await in_thread(saved, turn))
@@ -438,12 +438,12 @@ async def test_a_runner_that_dies_while_replaying_leaves_a_free_answer(redis: Re
     await in_thread(claim, turn)
     found = await in_thread(LanguageModel.objects.get, key=MODEL)
     entries = [
-        Entry(turn.pk.bytes, Kind.BEGUN, 1, 0, encode_begun(found, is_from_cache=True)),
-        Entry(turn.pk.bytes, Kind.TEXT, 1, 0, "Un árbol es"),
+        Entry(turn.pk.bytes, EntryKind.BEGUN, 1, 0, encode_begun(found, is_from_cache=True)),
+        Entry(turn.pk.bytes, EntryKind.TEXT, 1, 0, "Un árbol es"),
     ]
     for entry in entries:
         await redis.xadd(log.log_key(turn.pk), {"e": log.encode_entry(entry)})
-    words = await in_thread(last_words, turn, log.replay(await log.read(redis, turn.pk)))
+    words = await in_thread(last_words, turn, log.replay(await log.read_log(redis, turn.pk)))
     assert words is not None
     assert await rescue.close_with(redis, turn, words, closer="another")
     turn = await in_thread(saved, turn)
@@ -492,7 +492,7 @@ IMAGE = File("image", "image/png", "a.png", b"\x89PNG")
     ],
 )
 def test_whatever_is_sent_is_in_the_key(other: ModelRequest):
-    assert digest_of(1, other) != digest_of(1, REQUEST)
+    assert question_digest(1, other) != question_digest(1, REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -503,18 +503,18 @@ def test_whatever_is_sent_is_in_the_key(other: ModelRequest):
     ],
 )
 def test_what_cannot_change_the_answer_is_not(other: ModelRequest):
-    assert digest_of(1, other) == digest_of(1, REQUEST)
+    assert question_digest(1, other) == question_digest(1, REQUEST)
 
 
 def test_letters_are_the_same_however_they_are_composed():
     one, two = (replace(REQUEST, messages=(Message("user", text),)) for text in ("árbol", "a\u0301rbol"))
-    assert digest_of(1, one) == digest_of(1, two)
+    assert question_digest(1, one) == question_digest(1, two)
 
 
 def test_the_key_is_a_secret_of_the_house(settings: Settings):
-    before = digest_of(1, REQUEST)
+    before = question_digest(1, REQUEST)
     settings.SECRET_KEY = "another secret, quite as long as the one before it"
-    assert digest_of(1, REQUEST) != before
+    assert question_digest(1, REQUEST) != before
 
 
 def test_every_field_of_a_request_was_thought_of():
@@ -566,7 +566,7 @@ def normalised(request: ModelRequest) -> Any:
 @given(st.integers(0, 2), requests, st.integers(0, 2), requests)
 def test_different_prompts_never_share_a_key(one: int, first: ModelRequest, two: int, second: ModelRequest):
     is_same = (one, normalised(first)) == (two, normalised(second))
-    assert (digest_of(one, first) == digest_of(two, second)) == is_same
+    assert (question_digest(one, first) == question_digest(two, second)) == is_same
 
 
 @given(requests, st.data())
@@ -575,7 +575,7 @@ def test_text_that_moves_to_another_place_is_another_key(request: ModelRequest, 
     text = data.draw(st.text("ab", min_size=2, max_size=6))
     at, other = data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2, unique=True))
     keys = {
-        digest_of(1, replace(request, messages=(Message("user", text[:cut]), Message("assistant", text[cut:]))))
+        question_digest(1, replace(request, messages=(Message("user", text[:cut]), Message("assistant", text[cut:]))))
         for cut in (at, other)
     }
     assert len(keys) == 2
@@ -606,9 +606,9 @@ async def test_parts_add_up(catalog: None):
         beats += 1
         await asyncio.sleep(0)
 
-    kept = answer_cache.Kept(0.0, "m", "á" * 1_999, "r" * 301, 5, 1, 1)
-    events = [event async for event in answer_cache.replay(kept, Candidate(model, PROVIDER), pace)]
+    kept = answer_cache.CachedAnswer(0.0, "m", "á" * 1_999, "r" * 301, 5, 1, 1)
+    events = [event async for event in answer_cache.stream_cached(kept, Candidate(model, PROVIDER), pace)]
     deltas = events[1:-1]
     assert "".join(event.text for event in deltas) == kept.text
     assert "".join(event.reasoning for event in deltas) == kept.reasoning
-    assert beats == len(deltas) - 1 <= answer_cache.MOST_PARTS + 1
+    assert beats == len(deltas) - 1 <= answer_cache.MAX_PARTS + 1

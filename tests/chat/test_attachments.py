@@ -347,7 +347,7 @@ def test_a_name_of_the_person_is_never_one_of_the_storage(ana: User, folder: Pat
 def test_reading_twice_changes_nothing(ana: User):
     found = attached(ana)
     before = stored_names()
-    reading.read(found.pk)
+    reading.read_file(found.pk)
     assert stored_names() == before
     assert Attachment.objects.get(pk=found.pk).attempts == 1
 
@@ -361,15 +361,15 @@ def test_a_file_whose_reader_died_is_read_by_another(ana: User, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(reading, "_finish", die)
         with pytest.raises(KeyboardInterrupt):
-            reading.read(waiting.pk)
-    reading.read(waiting.pk)  # too soon: it may still be at it
+            reading.read_file(waiting.pk)
+    reading.read_file(waiting.pk)  # too soon: it may still be at it
     assert Attachment.objects.get(pk=waiting.pk).status == "processing"
     age(waiting, reading.STUCK)
     later: list[Any] = []
     monkeypatch.setattr(sweeping, "read_later", later.append)
-    sweeping.sweep()
+    sweeping.repair_attachments()
     assert later == [waiting.pk]
-    reading.read(waiting.pk)
+    reading.read_file(waiting.pk)
     found = Attachment.objects.get(pk=waiting.pk)
     assert (found.status, found.attempts) == ("ready", 2)
     assert stored_names() == {found.stored, found.part("preview")}
@@ -378,7 +378,7 @@ def test_a_file_whose_reader_died_is_read_by_another(ana: User, monkeypatch: pyt
 def test_a_file_that_kills_its_readers_is_refused(ana: User, monkeypatch: pytest.MonkeyPatch):
     waiting = kept(ana, picture())
     Attachment.objects.filter(pk=waiting.pk).update(attempts=reading.ATTEMPTS)
-    reading.read(waiting.pk)
+    reading.read_file(waiting.pk)
     found = Attachment.objects.get(pk=waiting.pk)
     assert (found.status, found.error) == ("refused", "file_broken")
     assert stored_names() == set()
@@ -394,7 +394,7 @@ def test_a_file_erased_while_it_is_read_leaves_nothing(ana: User, monkeypatch: p
         return found
 
     monkeypatch.setattr(reading, "_extract", erased_meanwhile)
-    reading.read(waiting.pk)
+    reading.read_file(waiting.pk)
     assert not Attachment.objects.exists()
     assert stored_names() == set()
 
@@ -405,7 +405,7 @@ def test_nobody_waits_for_ever_for_a_worker(ana: User, api: Api):
     age(waiting, uploads.WAITING)
     answer = api(ana).get(f"{API}/{waiting.pk}").json()
     assert (answer["status"], answer["error"]["code"]) == ("refused", "file_unprocessed")
-    reading.read(waiting.pk)  # the worker is back
+    reading.read_file(waiting.pk)  # the worker is back
     assert Attachment.objects.get(pk=waiting.pk).status == "refused"
     assert stored_names() == set()
 
@@ -463,7 +463,7 @@ def test_a_file_whose_upload_died_is_refused(ana: User, monkeypatch: pytest.Monk
         with pytest.raises(KeyboardInterrupt):
             kept(ana, picture())
     [left] = Attachment.objects.all()
-    reading.read(left.pk)
+    reading.read_file(left.pk)
     assert Attachment.objects.get(pk=left.pk).error == "file_broken"
 
 
@@ -486,7 +486,7 @@ def test_a_file_is_uploaded_read_and_removed(ana: User, api: Api):
     assert answer.status_code == 202, answer.json()
     found = answer.json()
     assert (found["status"], found["name"], found["kind"], found["error"]) == ("uploaded", "foto.png", "image", None)
-    reading.read(found["id"])
+    reading.read_file(found["id"])
     found = api(ana).get(f"{API}/{found['id']}").json()
     assert (found["status"], found["width"]) == ("ready", 60)
     assert api(ana).get(f"{API}/{found['id']}/content").content == data_of(Attachment.objects.get())
@@ -783,10 +783,10 @@ def test_files_of_a_turn_that_was_never_written_are_free_again(
         with pytest.raises(KeyboardInterrupt):
             open_turn(ana.pk, asked)
     assert Attachment.objects.get(pk=file.pk).turn_id == asked.turn_id
-    sweeping.sweep()  # too soon: it may still be written
+    sweeping.repair_attachments()  # too soon: it may still be written
     assert Attachment.objects.get(pk=file.pk).turn_id == asked.turn_id
     age(file, sweeping.BOUND_GRACE)
-    sweeping.sweep()
+    sweeping.repair_attachments()
     file.refresh_from_db()
     assert (file.turn_id, file.status) == (None, "ready")
     metering.release(asked.turn_id)  # as the sweep of turns does
@@ -798,7 +798,7 @@ def test_the_sweep_leaves_files_of_turns_that_are_there(ana: User, seeing: Langu
     turn = ask(ana, attachments=ids(file))
     for _ in range(2):
         age(file, DAY)
-        sweeping.sweep()
+        sweeping.repair_attachments()
     file.refresh_from_db()
     assert (file.turn_id, file.bound_at, file.status) == (turn.pk, None, "ready")
 
@@ -810,7 +810,7 @@ def test_an_abandoned_upload_goes_after_a_day(ana: User):
     old, new, refused = attached(ana), attached(ana), attached(ana, png_header(50_000, 50_000))
     age(old, DAY)
     age(refused, DAY)
-    sweeping.sweep()
+    sweeping.repair_attachments()
     assert [row.pk for row in Attachment.objects.all()] == [new.pk]
     assert stored_names() == {new.stored, new.part("preview")}
 
@@ -859,7 +859,7 @@ def test_files_bound_just_after_their_conversation_went_are_found_by_the_sweep(a
     turn = finish(ask(ana, attachments=ids(file)))
     Conversation.objects.filter(pk=turn.conversation_id)._raw_delete("history")  # no signal reaches the files
     age(file, sweeping.BOUND_GRACE)
-    sweeping.sweep()
+    sweeping.repair_attachments()
     assert not Attachment.objects.exists()
     assert stored_names() == set()
 
@@ -878,7 +878,7 @@ def test_a_deletion_that_died_is_finished_by_the_sweep(
     assert stored_names()
     with pytest.raises(NotFound):
         uploads.access_attachment(ana.pk, Attachment.objects.get().pk)
-    sweeping.sweep()
+    sweeping.repair_attachments()
     assert stored_names() == set()
     assert not Attachment.objects.exists()
 

@@ -21,7 +21,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.difficulty import Route, judge, route_label
 from chat.llm.pricing import most_it_can_cost, question_room
 from chat.llm.providers.base import Provider
-from chat.llm.selection import AUTO, Asked, Choice, choose, recall, remember, route
+from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, decode_candidates, encode_candidates, route
 from chat.models import LanguageModel
 
 EASY = "¿Cuál es la capital de Mongolia?"
@@ -43,11 +43,11 @@ def allowed(best_tier: str = "strong") -> Entitlements:
     return Entitlements("p", None, None, None, 100_000, 4_096, best_tier)
 
 
-def asked(question: str = EASY, **fields: Any) -> Asked:
-    return Asked(question=question, **({"least_tokens": 50, "tokens": 50, "answer_tokens": 1_000} | fields))
+def asked(question: str = EASY, **fields: Any) -> QuestionProfile:
+    return QuestionProfile(question=question, **({"least_tokens": 50, "tokens": 50, "answer_tokens": 1_000} | fields))
 
 
-def keys(choice: Choice) -> list[str]:
+def keys(choice: Selection) -> list[str]:
     return [found.model.key for found in choice.candidates]
 
 
@@ -374,14 +374,14 @@ def test_keys_are_kept_whatever_they_are(key: str, offering: Callable[[list[Cand
     offered = [candidate("z"), candidate(key), candidate("a b")]
     offering(offered)
     chosen = [offered[1], offered[2], offered[0]]
-    assert recall(remember(chosen), allowed()) == chosen
+    assert decode_candidates(encode_candidates(chosen), allowed()) == chosen
 
 
 def test_who_was_withdrawn_or_left_the_plan_is_not_recalled(offering: Callable[[list[Candidate]], None]):
     offering(LADDER[:2])
-    assert [one.model.key for one in recall("best balanced quick", allowed("cheap"))] == ["quick"]
+    assert [one.model.key for one in decode_candidates("best balanced quick", allowed("cheap"))] == ["quick"]
     with pytest.raises(NoModel):
-        recall("best balanced", allowed("cheap"))
+        decode_candidates("best balanced", allowed("cheap"))
 
 
 # --- Whatever the catalogue, the plan, the credits and the history ----------------------------------------------------
@@ -415,9 +415,9 @@ def rows(draw: st.DrawFn) -> list[LanguageModel]:
 
 
 @st.composite
-def asks(draw: st.DrawFn) -> Asked:
+def asks(draw: st.DrawFn) -> QuestionProfile:
     least = draw(st.sampled_from([10, 1_500, 40_000, 2_000_000]))
-    return Asked(
+    return QuestionProfile(
         question=draw(st.sampled_from(QUESTIONS)),
         least_tokens=least,
         tokens=least + draw(st.sampled_from([0, 5_000, 100_000])),
@@ -430,7 +430,7 @@ def asks(draw: st.DrawFn) -> Asked:
     )
 
 
-def costs(model: LanguageModel, ask: Asked) -> int:
+def costs(model: LanguageModel, ask: QuestionProfile) -> int:
     room = question_room(model, min(ask.answer_tokens, model.max_output))
     tokens, longest = min(ask.tokens, room), min(ask.answer_tokens, model.max_output)
     return most_it_can_cost(model, input_tokens=tokens, output_tokens=longest)
@@ -461,7 +461,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     catalogue: list[LanguageModel],
     configured: frozenset[str],
     best_tier: str,
-    ask: Asked,
+    ask: QuestionProfile,
     requested: str,
     default: str,
     resting: frozenset[str],
@@ -502,7 +502,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
         assert choice == choose(requested, plan, ask, resting=resting, stopped=stopped)
         chosen = [one.model for one in choice.candidates]
         assert all(map(may, chosen))
-        assert recall(remember(choice.candidates), plan) == choice.candidates
+        assert decode_candidates(encode_candidates(choice.candidates), plan) == choice.candidates
     if requested in NAMES:
         assert [model.key for model in chosen] == [requested]
     if choice.route is None:
@@ -510,7 +510,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
         return
     assert requested in ("", AUTO)
     assert set(chosen_keys := [model.key for model in chosen]) <= {model.key for model in able}
-    assert len(set(chosen_keys)) == len(chosen_keys) <= selection.LONGEST_LIST
+    assert len(set(chosen_keys)) == len(chosen_keys) <= selection.MAX_CANDIDATES
     if any(map(pays, able)):
         assert all(map(pays, chosen))
     if resting & set(chosen_keys):

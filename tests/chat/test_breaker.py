@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from chat.llm import breaker
-from chat.llm.breaker import OPEN, Breakers, Opened, Report, digest_of, id_of, split_id, verdict_on
+from chat.llm.breaker import OPEN, Breakers, OpenBreaker, Report, breaker_id, key_digest, split_breaker_id, verdict_on
 from chat.llm.providers import errors
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
@@ -37,8 +37,8 @@ async def theirs(redis: Redis) -> AsyncIterator[Breakers]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Breakers open for half a second, and runners look each time."""
-    monkeypatch.setattr(breaker, "FIRST_MS", 500)
-    monkeypatch.setattr(breaker, "LONGEST_MS", 1_500)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_MS", 500)
+    monkeypatch.setattr(breaker, "MAX_OPEN_MS", 1_500)
     monkeypatch.setattr(breaker, "FRESH_SECONDS", 0)
     monkeypatch.setattr(breaker, "GRACE_SECONDS", 0)
 
@@ -56,12 +56,12 @@ async def tell(breakers: Breakers, *verdicts: str, **fields: Any) -> None:
     await breakers.settle()
 
 
-async def opened(breakers: Breakers) -> Opened | None:
+async def opened(breakers: Breakers) -> OpenBreaker | None:
     await breakers.look()
     return breakers.find_open(ONE)
 
 
-async def seen(breakers: Breakers) -> Opened:
+async def seen(breakers: Breakers) -> OpenBreaker:
     found = await opened(breakers)
     assert found is not None
     return found
@@ -129,14 +129,14 @@ async def test_models_and_keys_have_breakers_of_their_own(ours: Breakers):
     await tell(ours, *["failed"] * 5)
     for other in ("openai:0a0b0c0d:other", "openai:ffffffff:llama3:8b", "deepseek:0a0b0c0d:llama3:8b"):
         assert ours.find_open(other) is None
-    assert split_id(ONE) == ("openai", "0a0b0c0d", "llama3:8b")
+    assert split_breaker_id(ONE) == ("openai", "0a0b0c0d", "llama3:8b")
 
 
 def test_a_breaker_is_not_named_after_its_key():
     provider = Provider("openai", "OpenAI", "openai_chat", "", api_key="sk-secret")
-    assert id_of(provider, "m") == f"openai:{digest_of('sk-secret')}:m"
-    assert "secret" not in id_of(provider, "m")
-    assert digest_of("sk-secret") != digest_of("sk-other")
+    assert breaker_id(provider, "m") == f"openai:{key_digest('sk-secret')}:m"
+    assert "secret" not in breaker_id(provider, "m")
+    assert key_digest("sk-secret") != key_digest("sk-other")
 
 
 # --- Half-open ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from billing.models import Reservation, UsageRecord
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
-from chat.turns.closing import can_continue, close_queued, close_turn, make_outcome, settle
+from chat.turns.closing import can_continue, close_queued, close_turn, make_outcome, settle_turn
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
@@ -155,14 +155,14 @@ def test_a_save_that_works_at_the_second_try_is_paid_once(ana: User, turn: Turn,
 
 def test_settling_may_be_repeated(ana: User, turn: Turn):
     for _ in range(3):
-        settle(turn, PAID)
+        settle_turn(turn, PAID)
     assert period_of(ana).used_micros == 16
 
 
 def test_a_saved_turn_settles_like_its_outcome(ana: User, turn: Turn):
     progress.close(turn, PAID)
     found = saved(turn)
-    settle(found, found)
+    settle_turn(found, found)
     record = record_of(turn)
     assert (record.cost_micros, record.input_tokens, record.output_tokens) == (16, 10, 3)
     assert (record.label, record.source) == ("scripted", "provider")

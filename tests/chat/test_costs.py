@@ -134,7 +134,7 @@ PROVIDERS = {"gpt": "openai", "claude": "anthropic", "gemini": "gemini", "deepse
 def model_of(case: Case, **fields: object) -> LanguageModel:
     """Return the model as a new installation has it."""
     provider = PROVIDERS[case.model.split("-")[0]]
-    [listed] = price_list.read([(provider, case.model)])
+    [listed] = price_list.read_list_prices([(provider, case.model)])
     return LanguageModel(
         key=case.model,
         provider=provider,

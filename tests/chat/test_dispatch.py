@@ -10,7 +10,7 @@ from pytest_django import Settings
 from chat.llm import dispatch
 from chat.llm.breaker import breakers, close_breakers
 from chat.llm.catalog import Candidate
-from chat.llm.dispatch import Answering, Prompt
+from chat.llm.dispatch import AnswerRequest, AnswerStarted
 from chat.llm.providers.base import Delta, Finish, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
@@ -19,7 +19,7 @@ from core.redis_clients import close_async_redis
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import eventually
 
-PROMPT = Prompt(messages=(Message("user", "one two three"),), max_output=100)
+PROMPT = AnswerRequest(messages=(Message("user", "one two three"),), max_output=100)
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +38,15 @@ def candidates(provider: FakeProvider, *names: str, reasons: bool = False) -> li
     ]
 
 
-async def answer(candidates: list[Candidate], prompt: Prompt = PROMPT) -> tuple[list[str], str, ProviderError | None]:
+async def answer(
+    candidates: list[Candidate], prompt: AnswerRequest = PROMPT
+) -> tuple[list[str], str, ProviderError | None]:
     """Return who said they answer, the text, and the error if there was one."""
     who, text, error = [], "", None
     try:
-        async for event in dispatch.answer(candidates, prompt):
+        async for event in dispatch.answer_with_failover(candidates, prompt):
             match event:
-                case Answering():
+                case AnswerStarted():
                     who.append(event.candidate.model.key)
                 case Delta():
                     text += event.text
@@ -59,11 +61,11 @@ def asked(provider: FakeProvider) -> list[str]:
 
 
 async def test_the_first_event_says_who_answers(provider: FakeProvider):
-    found = [event async for event in dispatch.answer(candidates(provider, "fake-3t-0ms"), PROMPT)]
-    assert isinstance(found[0], Answering)
+    found = [event async for event in dispatch.answer_with_failover(candidates(provider, "fake-3t-0ms"), PROMPT)]
+    assert isinstance(found[0], AnswerStarted)
     assert found[0].candidate.model.key == "fake-3t-0ms"
     assert isinstance(found[-1], Finish)
-    assert sum(isinstance(event, Answering) for event in found) == 1
+    assert sum(isinstance(event, AnswerStarted) for event in found) == 1
 
 
 async def test_an_effort_is_told_only_to_models_that_know_the_word(provider: FakeProvider):
@@ -144,9 +146,11 @@ async def test_filtered_content_is_not_offered_to_another_model(provider: FakePr
     """Neither as an error nor as a finish reason."""
     scripted = Provider(key="scripted", name="Scripted", adapter="scripted", base_url="")
     model = LanguageModel(key="scripted", provider_model="scripted")
-    prompt = Prompt(messages=(Message("user", "fail:content_filter"),), max_output=100)
+    prompt = AnswerRequest(messages=(Message("user", "fail:content_filter"),), max_output=100)
     with pytest.raises(ProviderError) as caught:
-        async for _ in dispatch.answer([Candidate(model, scripted), *candidates(provider, "fake-2t-0ms")], prompt):
+        async for _ in dispatch.answer_with_failover(
+            [Candidate(model, scripted), *candidates(provider, "fake-2t-0ms")], prompt
+        ):
             pass
     assert caught.value.code == "content_filter"
     who, _, _ = await answer(candidates(provider, "fake-2t-0ms-filter", "fake-3t-0ms"))
@@ -248,8 +252,8 @@ async def test_failures_are_logged_by_code_alone(provider: FakeProvider, caplog:
 
 async def test_who_stands_in_says_for_whom(provider: FakeProvider):
     pair = candidates(provider, "status-500", "fake-3t-0ms")
-    found = [event async for event in dispatch.answer(pair, PROMPT)]
-    assert found[0] == Answering(pair[1], instead_of=pair[0], instead_because="overloaded")
+    found = [event async for event in dispatch.answer_with_failover(pair, PROMPT)]
+    assert found[0] == AnswerStarted(pair[1], instead_of=pair[0], instead_because="overloaded")
 
 
 async def test_what_one_cannot_read_goes_only_to_one_that_reads_more(provider: FakeProvider):

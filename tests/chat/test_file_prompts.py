@@ -124,7 +124,7 @@ def test_files_of_earlier_turns_go_again(ana: User):
 
 def test_what_does_not_fit_one_request_is_left_out_from_the_oldest(ana: User, monkeypatch: pytest.MonkeyPatch):
     images = [attached(ana) for _ in range(3)]
-    monkeypatch.setattr(prompts, "MOST_FILE_BYTES", images[0].size * 2)
+    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", images[0].size * 2)
     path = [past(images[1], depth=1, question="dos"), past(images[0], question="uno")]
     prompt = sent(ana, images[2], path=path)
     assert [len(message.files) for message in prompt.messages] == [0, 0, 0, 1, 0, 1]
@@ -133,7 +133,7 @@ def test_what_does_not_fit_one_request_is_left_out_from_the_oldest(ana: User, mo
 
 def test_what_must_be_looked_at_comes_before_what_can_be_read(ana: User, monkeypatch: pytest.MonkeyPatch):
     document, image = attached(ana, pdf("Uno"), "a.pdf"), attached(ana)
-    monkeypatch.setattr(prompts, "MOST_FILE_BYTES", max(image.size, document.size))
+    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", max(image.size, document.size))
     message = sent(ana, document, image).messages[-1]
     assert [file.kind for file in message.files] == ["image"]
     assert "[1]\nUno" in message.text
@@ -143,7 +143,7 @@ def test_more_images_than_a_request_holds_are_refused(
     ana: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ):
     image = attached(ana)
-    monkeypatch.setattr(prompts, "MOST_FILE_BYTES", image.size - 1)
+    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", image.size - 1)
     with pytest.raises(TooManyFiles):
         ask(ana, attachments=ids(image))
 
@@ -185,7 +185,7 @@ def test_earlier_turns_leave_for_files_too(ana: User):
 def test_a_turn_is_run_with_its_files(ana: User, seeing: LanguageModel):
     image = attached(ana)
     turn = ask(ana, "x", attachments=ids(image))
-    job = answering.prepare(turn)
+    job = answering.prepare_job(turn)
     assert job is not None
     assert job.prompt.messages[-1].files[0].data == data_of(image)
     assert decode_attached(turn.attachments)[0].id == image.pk

@@ -9,7 +9,7 @@ import pytest
 from pytest_django import Settings
 
 from chat.llm.providers import keys, list_providers
-from chat.llm.providers.keys import keys_of
+from chat.llm.providers.keys import api_keys_of
 
 
 @pytest.fixture(autouse=True)
@@ -48,41 +48,41 @@ def test_a_provider_with_no_key_is_not_there_and_an_own_server_needs_none(settin
 
 
 def test_dotenv_is_read_again_when_it_changes(dotenv: Path):
-    assert keys_of("OPENAI_API_KEY") == ("old",)
+    assert api_keys_of("OPENAI_API_KEY") == ("old",)
     dotenv.write_text("# rotated\nexport OPENAI_API_KEY='new,newer'\nOTHER=1\n")
-    assert keys_of("OPENAI_API_KEY") == ("new", "newer")
+    assert api_keys_of("OPENAI_API_KEY") == ("new", "newer")
     dotenv.write_text("OTHER=1\n")
-    assert keys_of("OPENAI_API_KEY") == ()
+    assert api_keys_of("OPENAI_API_KEY") == ()
     assert "openai" not in list_providers()
 
 
 def test_a_mistyped_line_is_not_repeated_in_the_log(dotenv: Path, caplog: pytest.LogCaptureFixture):
     dotenv.write_text("OPENAI_API_KEY = sk-secret\nsk-another\n")
-    assert keys_of("OPENAI_API_KEY") == ()
+    assert api_keys_of("OPENAI_API_KEY") == ()
     assert "sk-" not in caplog.text
 
 
 def test_a_file_that_is_looked_at_for_the_first_time_after_it_changed(dotenv: Path):
     dotenv.write_text("OPENAI_API_KEY=new\n")
-    assert keys_of("OPENAI_API_KEY") == ("new",)
+    assert api_keys_of("OPENAI_API_KEY") == ("new",)
 
 
 def test_the_real_environment_wins(dotenv: Path, settings: Settings):
     settings.KEYS_IN_DOTENV, settings.OPENAI_API_KEY = frozenset(), "real"
     dotenv.write_text("OPENAI_API_KEY=new\n")
-    assert keys_of("OPENAI_API_KEY") == ("real",)
+    assert api_keys_of("OPENAI_API_KEY") == ("real",)
 
 
 def test_a_mounted_secret_is_read_again_and_missed_for_a_moment(settings: Settings, tmp_path: Path):
     secret = tmp_path / "key"
     settings.OPENAI_API_KEY, settings.OPENAI_API_KEY_FILE = "other", str(secret)
-    assert keys_of("OPENAI_API_KEY") == ()
+    assert api_keys_of("OPENAI_API_KEY") == ()
     secret.write_text("k1\n")
-    assert keys_of("OPENAI_API_KEY") == ("k1",)
+    assert api_keys_of("OPENAI_API_KEY") == ("k1",)
     secret.unlink()  # between two versions
-    assert keys_of("OPENAI_API_KEY") == ("k1",)
+    assert api_keys_of("OPENAI_API_KEY") == ("k1",)
     secret.write_text("k2\nk3\n")
-    assert keys_of("OPENAI_API_KEY") == ("k2", "k3")
+    assert api_keys_of("OPENAI_API_KEY") == ("k2", "k3")
 
 
 def test_files_are_looked_at_once_a_second(dotenv: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,9 +11,9 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from chat.llm import alerts, breaker, dispatch
-from chat.llm.breaker import OPEN, breakers, digest_of, id_of
+from chat.llm.breaker import OPEN, breaker_id, breakers, key_digest
 from chat.llm.catalog import Candidate
-from chat.llm.dispatch import Answering, Prompt
+from chat.llm.dispatch import AnswerRequest, AnswerStarted
 from chat.llm.providers.base import Delta, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
@@ -68,14 +68,14 @@ def candidate(url: str, name: str = "m", *keys: str, window: int = 8_000) -> Can
     )
 
 
-async def answer(*candidates: Candidate, cache_key: str = "") -> tuple[Answering | None, str, ProviderError | None]:
+async def answer(*candidates: Candidate, cache_key: str = "") -> tuple[AnswerStarted | None, str, ProviderError | None]:
     """Return who answered, the text, and the error if there was one, once everything is reported."""
     who, text, error = None, "", None
-    prompt = Prompt(messages=(Message("user", "one two three"),), max_output=100, cache_key=cache_key)
+    prompt = AnswerRequest(messages=(Message("user", "one two three"),), max_output=100, cache_key=cache_key)
     try:
-        async for event in dispatch.answer(list(candidates), prompt):
+        async for event in dispatch.answer_with_failover(list(candidates), prompt):
             match event:
-                case Answering():
+                case AnswerStarted():
                     who = event
                 case Delta():
                     text += event.text
@@ -91,7 +91,7 @@ def asked(provider: FakeProvider) -> list[str]:
 
 async def trip(candidate: Candidate, times: int = 5) -> None:
     for _ in range(times):
-        breakers().report(breaker.Report(id_of(candidate.provider, candidate.model.key), "failed", "overloaded"))
+        breakers().report(breaker.Report(breaker_id(candidate.provider, candidate.model.key), "failed", "overloaded"))
     await breakers().settle()
 
 
@@ -102,7 +102,7 @@ async def test_a_key_that_was_told_to_wait_is_followed_by_the_next(doorman: Door
     served = candidate(doorman.url, "m", "sk-429-60", "sk-good")
     begun = time.monotonic()
     who, text, _ = await answer(served)
-    assert (who, text, doorman.asked) == (Answering(served), "hi", ["sk-429-60", "sk-good"])
+    assert (who, text, doorman.asked) == (AnswerStarted(served), "hi", ["sk-429-60", "sk-good"])
     who, text, _ = await answer(served)
     assert (text, doorman.asked[2:]) == ("hi", ["sk-good"])  # the first one rests
     assert time.monotonic() - begun < 1
@@ -148,7 +148,7 @@ async def test_who_rests_is_passed_over_and_the_answer_says_why(redis: Redis, pr
     first, second = candidate(provider.url, "status-500"), candidate(provider.url, "fake-3t-0ms")
     await trip(first)
     who, text, _ = await answer(first, second)
-    assert who == Answering(second, instead_of=first, instead_because="overloaded")
+    assert who == AnswerStarted(second, instead_of=first, instead_because="overloaded")
     assert (text, asked(provider)) == (expected_text("fake-3t-0ms"), ["fake-3t-0ms"])
 
 
@@ -157,27 +157,27 @@ async def test_failures_open_it_for_the_turns_after(redis: Redis, provider: Fake
     for _ in range(5):
         assert (await answer(first, second))[1] == "t0 t1 "
     assert asked(provider).count("status-503") == 5
-    assert (await redis.hkeys(OPEN)) == [id_of(first.provider, "status-503").encode()]
+    assert (await redis.hkeys(OPEN)) == [breaker_id(first.provider, "status-503").encode()]
 
 
 async def test_one_turn_tries_and_closes_it(redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(breaker, "FIRST_MS", 50)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_MS", 50)
     first, second = candidate(provider.url, "fake-3t-0ms"), candidate(provider.url, "fake-4t-0ms")
     await trip(first)
     assert (await answer(first, second))[0].candidate is second
     time.sleep(0.06)  # noqa: ASYNC251
-    assert (await answer(first, second))[0] == Answering(first)
+    assert (await answer(first, second))[0] == AnswerStarted(first)
     assert await redis.hlen(OPEN) == 0
 
 
 async def test_a_trial_that_somebody_stops_is_given_back(
     redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(breaker, "FIRST_MS", 1)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_MS", 1)
     first = candidate(provider.url, "fake-900t-5ms")
     await trip(first)
-    prompt = Prompt(messages=(Message("user", "x"),), max_output=100)
-    async with aclosing(dispatch.answer([first], prompt)) as events:
+    prompt = AnswerRequest(messages=(Message("user", "x"),), max_output=100)
+    async with aclosing(dispatch.answer_with_failover([first], prompt)) as events:
         async for _ in events:
             break
     await breakers().settle()
@@ -187,7 +187,7 @@ async def test_a_trial_that_somebody_stops_is_given_back(
 async def test_a_trial_that_is_stopped_before_it_showed_anything_is_given_back(
     redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(breaker, "FIRST_MS", 1)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_MS", 1)
     only = candidate(provider.url, "hang")
     await trip(only)
     asking = asyncio.create_task(answer(only))
@@ -212,9 +212,11 @@ async def test_what_is_not_the_providers_fault_opens_nothing(redis: Redis, provi
 
 
 async def test_what_is_stopped_opens_nothing(redis: Redis, provider: FakeProvider):
-    prompt = Prompt(messages=(Message("user", "x"),), max_output=100)
+    prompt = AnswerRequest(messages=(Message("user", "x"),), max_output=100)
     for _ in range(12):
-        async with aclosing(dispatch.answer([candidate(provider.url, "fake-900t-5ms")], prompt)) as events:
+        async with aclosing(
+            dispatch.answer_with_failover([candidate(provider.url, "fake-900t-5ms")], prompt)
+        ) as events:
             async for _event in events:
                 break
     await breakers().settle()
@@ -227,9 +229,9 @@ async def test_with_everybody_resting_the_one_that_failed_longest_ago_is_tried(r
     await trip(first)
     await trip(third)
     who, text, _ = await answer(first, second, third)
-    assert who == Answering(second, instead_of=first, instead_because="overloaded")
+    assert who == AnswerStarted(second, instead_of=first, instead_because="overloaded")
     assert (text, asked(provider)) == ("t0 t1 t2 ", ["fake-3t-0ms-f0"])
-    assert (await answer(second))[0] == Answering(second)  # it is closed again
+    assert (await answer(second))[0] == AnswerStarted(second)  # it is closed again
 
 
 async def test_a_named_model_that_rests_is_tried_once(redis: Redis, provider: FakeProvider):
@@ -270,15 +272,15 @@ async def test_whose_every_key_was_told_to_wait_says_when_to_come_back(doorman: 
 
 async def test_who_was_not_told_to_wait_is_tried_before_who_was(redis: Redis, provider: FakeProvider):
     first, second = candidate(provider.url, "fake-3t-0ms-f0"), candidate(provider.url, "fake-2t-0ms-f0")
-    breakers().report(breaker.Report(id_of(first.provider, first.model.key), "rest", "rate_limited", 60_000))
+    breakers().report(breaker.Report(breaker_id(first.provider, first.model.key), "rest", "rate_limited", 60_000))
     await trip(second)
-    assert (await answer(first, second))[0] == Answering(second, instead_of=first, instead_because="rate_limited")
+    assert (await answer(first, second))[0] == AnswerStarted(second, instead_of=first, instead_because="rate_limited")
     assert asked(provider) == ["fake-2t-0ms-f0"]
 
 
 async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):
     only = candidate(provider.url, "fake-2t-0ms-f0")
-    breakers().report(breaker.Report(id_of(only.provider, only.model.key), "rest", "rate_limited", 300))
+    breakers().report(breaker.Report(breaker_id(only.provider, only.model.key), "rest", "rate_limited", 300))
     await breakers().settle()
     begun = time.monotonic()
     assert (await answer(only))[1] == "t0 t1 "
@@ -287,7 +289,9 @@ async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):
 
 async def test_who_could_not_read_it_is_why(redis: Redis, provider: FakeProvider):
     first, second = candidate(provider.url, "context"), candidate(provider.url, "fake-2t-0ms-f0", window=32_000)
-    assert (await answer(first, second))[0] == Answering(second, instead_of=first, instead_because="context_exceeded")
+    assert (await answer(first, second))[0] == AnswerStarted(
+        second, instead_of=first, instead_because="context_exceeded"
+    )
 
 
 # --- The operator ---------------------------------------------------------------------------------------------------
@@ -300,8 +304,8 @@ async def test_a_refused_key_is_an_alert_without_the_key(doorman: Doorman):
         return alerts.list_alerts()
 
     [alert] = await eventually(told)
-    assert alert.subject == f"compatible:authentication:{digest_of('sk-401')}"
-    assert alert.fields["key"] == digest_of("sk-401")
+    assert alert.subject == f"compatible:authentication:{key_digest('sk-401')}"
+    assert alert.fields["key"] == key_digest("sk-401")
     assert "sk-401" not in repr(alert)
 
 

@@ -15,7 +15,7 @@ from chat.turns.log import (
     WAKE_UPS,
     Append,
     Entry,
-    Kind,
+    EntryKind,
     decode_entries,
     encode_appends,
     encode_entry,
@@ -27,7 +27,7 @@ TURN = new_id()
 
 
 def text(gen: int, at: int, what: str) -> Entry:
-    return Entry(TURN.bytes, Kind.TEXT, gen, at, what)
+    return Entry(TURN.bytes, EntryKind.TEXT, gen, at, what)
 
 
 async def append(redis: Redis, holder: str, *entries: Entry) -> int:
@@ -43,20 +43,20 @@ async def append(redis: Redis, holder: str, *entries: Entry) -> int:
 async def test_the_holder_of_the_lease_appends(redis: Redis):
     assert await log.take_lease(redis, TURN, "a:1")
     assert await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, " mundo")) == RENEWED
-    assert await log.read(redis, TURN) == [text(1, 0, "hola"), text(1, 4, " mundo")]
+    assert await log.read_log(redis, TURN) == [text(1, 0, "hola"), text(1, 4, " mundo")]
     assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_WHILE_OPEN_SECONDS
 
 
 async def test_nobody_appends_without_a_lease(redis: Redis):
     assert await append(redis, "a:1", text(1, 0, "hola")) == -1
-    assert await log.read(redis, TURN) == []
+    assert await log.read_log(redis, TURN) == []
 
 
 async def test_nobody_appends_under_the_lease_of_another(redis: Redis):
     await log.take_lease(redis, TURN, "b:2")
     assert await append(redis, "a:1", text(1, 0, "hola")) == 0
     assert await append(redis, "b:1", text(1, 0, "hola")) == 0
-    assert await log.read(redis, TURN) == []
+    assert await log.read_log(redis, TURN) == []
 
 
 async def test_what_is_refused_is_not_told_to_anybody(redis: Redis):
@@ -108,9 +108,9 @@ async def test_a_new_generation_empties_the_log(redis: Redis):
     await log.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
     await log.take_lease(redis, TURN, "a:2", instead_of="a:1")
-    assert await log.read(redis, TURN) != []
+    assert await log.read_log(redis, TURN) != []
     await log.take_lease(redis, TURN, "a:2", empties_log=True)
-    assert await log.read(redis, TURN) == []
+    assert await log.read_log(redis, TURN) == []
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ async def test_the_end_drops_lease_mark_and_queue_entry(redis: Redis):
     await redis.set(log.queued_key(TURN), b"1")
     await log.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
-    await log.end(redis, TURN, gen=1, characters=4, holder="a:1", queue_entry=entry)
-    assert await log.read(redis, TURN) == [text(1, 0, "hola"), Entry(TURN.bytes, Kind.END, 1, 4)]
+    await log.end_log(redis, TURN, gen=1, characters=4, holder="a:1", queue_entry=entry)
+    assert await log.read_log(redis, TURN) == [text(1, 0, "hola"), Entry(TURN.bytes, EntryKind.END, 1, 4)]
     assert await redis.exists(log.lease_key(TURN), log.queued_key(TURN)) == 0
     assert (await redis.xpending(log.QUEUE, log.GROUP))["pending"] == await redis.xlen(log.QUEUE) == 0
     assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_AFTER_END_SECONDS
@@ -133,16 +133,16 @@ async def test_the_end_drops_lease_mark_and_queue_entry(redis: Redis):
 async def test_the_end_is_told_once(redis: Redis):
     async with redis.pubsub() as subscription:
         await subscription.subscribe(WAKE_UPS)
-        await log.end(redis, TURN, gen=1, characters=4)
-        await log.end(redis, TURN, gen=1, characters=4)
+        await log.end_log(redis, TURN, gen=1, characters=4)
+        await log.end_log(redis, TURN, gen=1, characters=4)
         told = await told_by(subscription)
-    assert told == [[Entry(TURN.bytes, Kind.END, 1, 4)]]
-    assert len(await log.read(redis, TURN)) == 1
+    assert told == [[Entry(TURN.bytes, EntryKind.END, 1, 4)]]
+    assert len(await log.read_log(redis, TURN)) == 1
 
 
 async def test_the_end_leaves_the_lease_of_another(redis: Redis):
     await log.take_lease(redis, TURN, "b:2")
-    await log.end(redis, TURN, gen=1, holder="a:1")
+    await log.end_log(redis, TURN, gen=1, holder="a:1")
     assert await redis.get(log.lease_key(TURN)) == b"b:2"
 
 
@@ -156,12 +156,12 @@ def test_an_empty_log_is_nothing():
 
 def test_texts_and_notes_are_put_together():
     entries = [
-        Entry(TURN.bytes, Kind.BEGUN, 1, 0, "who"),
-        Entry(TURN.bytes, Kind.REASONING, 1, 0, "hm"),
+        Entry(TURN.bytes, EntryKind.BEGUN, 1, 0, "who"),
+        Entry(TURN.bytes, EntryKind.REASONING, 1, 0, "hm"),
         text(1, 0, "hola"),
         text(1, 4, " mundo"),
-        Entry(TURN.bytes, Kind.OUTCOME, 1, 0, "how"),
-        Entry(TURN.bytes, Kind.END, 1, 10),
+        Entry(TURN.bytes, EntryKind.OUTCOME, 1, 0, "how"),
+        Entry(TURN.bytes, EntryKind.END, 1, 10),
     ]
     found = replay(entries)
     assert (found.gen, found.begun, found.reasoning, found.text) == (1, "who", "hm", "hola mundo")
@@ -169,12 +169,12 @@ def test_texts_and_notes_are_put_together():
 
 
 def test_a_later_generation_voids_the_earlier_one():
-    found = replay([text(1, 0, "old"), Entry(TURN.bytes, Kind.OUTCOME, 1, 0, "how"), text(2, 0, "new")])
+    found = replay([text(1, 0, "old"), Entry(TURN.bytes, EntryKind.OUTCOME, 1, 0, "how"), text(2, 0, "new")])
     assert (found.gen, found.text, found.outcome) == (2, "new", "")
 
 
 def test_the_end_of_an_earlier_generation_voids_nothing():
-    assert replay([text(2, 0, "new"), Entry(TURN.bytes, Kind.END, 3, 3)]).text == "new"
+    assert replay([text(2, 0, "new"), Entry(TURN.bytes, EntryKind.END, 3, 3)]).text == "new"
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), max_size=8), st.data())

@@ -22,7 +22,7 @@ from chat.llm.pricing import most_it_can_cost
 from chat.models import LanguageModel
 from chat.turns import limits, opening
 from chat.turns.closing import close_turn
-from chat.turns.opening import LATEST, Opened, Question, clean_text, open_turn
+from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_turn
 from core.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
 from core.redis_clients import sync_redis
 from history import access
@@ -175,10 +175,10 @@ def refuse(kind: type[DomainError], user: User, asked: Question) -> DomainError:
 def remaining(user: User) -> int:
     """How often the user may still ask; looking is not counted."""
     try:
-        limit = limits.take(user.pk, 20)
+        limit = limits.count_question(user.pk, 20)
     except RateLimited:
         return 0
-    limits.give_back(user.pk, 20)
+    limits.uncount_question(user.pk, 20)
     return limit.remaining + 1
 
 
@@ -319,7 +319,7 @@ def test_the_same_id_again_is_the_same_turn_when_one_may_ask_no_more(ana: User):
     asked = question("first")
     turn = fail(open_turn(ana.pk, asked).turn)
     while remaining(ana):
-        limits.take(ana.pk, 20)
+        limits.count_question(ana.pk, 20)
     assert open_turn(ana.pk, asked).turn == turn
     assert remaining(ana) == 0
     assert period_of(ana).holds == 0
@@ -362,11 +362,11 @@ def test_an_own_id_in_another_conversation_is_a_conflict(carla: User):
     assert Turn.objects.count() == 1
 
 
-def together(asks: list[Callable[[], Opened]]) -> list[Opened | DomainError]:
+def together(asks: list[Callable[[], OpenedTurn]]) -> list[OpenedTurn | DomainError]:
     """Call all of them at once, each in a thread and with a connection of its own."""
     barrier = Barrier(len(asks))
 
-    def call(ask: Callable[[], Opened]) -> Opened | DomainError:
+    def call(ask: Callable[[], OpenedTurn]) -> OpenedTurn | DomainError:
         barrier.wait()
         try:
             return ask()
@@ -399,7 +399,7 @@ def test_ten_questions_at_once_in_one_conversation_are_ten_turns(carla: User):
     conversation_id = new_id()
     asks = [question(conversation_id=conversation_id, parent_id=None) for _ in range(10)]
     found = together([lambda asked=asked: open_turn(carla.pk, asked) for asked in asks])
-    assert all(isinstance(opened, Opened) for opened in found)
+    assert all(isinstance(opened, OpenedTurn) for opened in found)
     turns = Turn.objects.filter(conversation_id=conversation_id)
     assert sorted(turns.values_list("seq", flat=True)) == list(range(1, 11))
     assert Conversation.objects.get().turn_count == 10
@@ -407,7 +407,7 @@ def test_ten_questions_at_once_in_one_conversation_are_ten_turns(carla: User):
 
 def test_of_ten_questions_at_once_a_plan_for_one_admits_one(ana: User):
     found = together([lambda: open_turn(ana.pk, question())] * 10)
-    assert [type(one) for one in found].count(Opened) == 1
+    assert [type(one) for one in found].count(OpenedTurn) == 1
     assert [type(one) for one in found].count(TooManyAtOnce) == 9
     assert (Turn.objects.count(), Reservation.objects.count(), remaining(ana)) == (1, 1, 19)
 
@@ -638,14 +638,14 @@ class TestAuto:
         """Another question took the credits after this one had looked at them."""
         grant(ana, 4 * AN_ANSWER["strong"])
         other = new_id()
-        rather = limits.take
+        rather = limits.count_question
 
         def take(*arguments: int | None) -> object:
-            monkeypatch.setattr(limits, "take", rather)
+            monkeypatch.setattr(limits, "count_question", rather)
             assert metering.reserve(ana.pk, other, amount_micros=3 * AN_ANSWER["strong"] + 25_000)
             return rather(*arguments)
 
-        monkeypatch.setattr(limits, "take", take)
+        monkeypatch.setattr(limits, "count_question", take)
         turn = saved(ask(ana, HARD, model="auto"))
         assert (turn.candidates, turn.route) == ("cheap-1", "last_credits")
         assert reservation_of(turn).amount_micros < AN_ANSWER["mid"]
@@ -654,8 +654,8 @@ class TestAuto:
     def test_of_many_at_once_at_the_edge_none_overdraws_and_some_land_softly(self, ana: User):
         grant(ana, 3 * AN_ANSWER["strong"] + 3 * AN_ANSWER["mid"])
         found = together([lambda: open_turn(ana.pk, question(HARD, model="auto"))] * 8)
-        turns = [one.turn for one in found if isinstance(one, Opened)]
-        assert {type(one) for one in found} <= {Opened, AllowanceUsedUp}
+        turns = [one.turn for one in found if isinstance(one, OpenedTurn)]
+        assert {type(one) for one in found} <= {OpenedTurn, AllowanceUsedUp}
         period = period_of(ana)
         assert period.used_micros + period.reserved_micros <= period.allowance_micros
         assert period.reserved_micros == sum(reservation_of(turn).amount_micros for turn in turns)

@@ -12,7 +12,7 @@ from accounts.models import User
 from billing import entitlements
 from billing.models import Plan
 from chat.models import LanguageModel
-from chat.pages.picker import Choice, by_tier, efforts_of, list_choices
+from chat.pages.picker import ModelOption, by_tier, efforts_of, list_model_options
 from chat.shown.fragments import turn_html
 from history import tree
 from history.models import Turn, new_id
@@ -45,11 +45,11 @@ def change(key: str, **fields: object) -> LanguageModel:
     return model
 
 
-def choices_of(user: User) -> list[Choice]:
-    return list_choices(entitlements.entitlements_of(user.pk))
+def choices_of(user: User) -> list[ModelOption]:
+    return list_model_options(entitlements.entitlements_of(user.pk))
 
 
-def choice_of(user: User, key: str) -> Choice:
+def choice_of(user: User, key: str) -> ModelOption:
     return next(choice for choice in choices_of(user) if choice.model.key == key)
 
 
@@ -110,7 +110,7 @@ def test_the_page_has_the_list_and_the_picker(browser):
 
 def test_a_model_that_is_resting_says_so_and_can_be_chosen(ana):
     allowed = entitlements.entitlements_of(ana.pk)
-    choices = list_choices(allowed, resting=frozenset({"claude-haiku-5-5"}))
+    choices = list_model_options(allowed, resting=frozenset({"claude-haiku-5-5"}))
     assert [choice.model.key for choice in choices if choice.is_resting] == ["claude-haiku-5-5"]
     page = render_to_string("chat/_picker.html", {"tiers": by_tier(choices)})
     assert page.count("It is not answering at the moment.") == 1
@@ -134,7 +134,7 @@ def test_the_page_remembers_model_and_effort_of_the_conversation(browser, ana):
     assert re.search(r"data-effort\s+disabled", page)
     turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=new_id(), question="Hm?", answer="Hm.", max_output=9)
     turn.status, turn.requested_model, turn.effort = Turn.Status.COMPLETED, "claude-haiku-5-5", "high"
-    tree.begin(turn)
+    tree.begin_conversation(turn)
     page = browser.get(f"/c/{turn.conversation_id}/").text
     assert not re.search(r"data-effort\s+disabled", page)
     assert '<option value="high" selected>High</option>' in page
@@ -191,7 +191,7 @@ def asked_again(ana: User) -> list[Turn]:
         turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=turns[0].conversation_id if turns else new_id())
         turn.question, turn.answer, turn.status, turn.max_output = "Hm?", answer, status, 9
         turn.requested_model = turn.model = "claude-haiku-5-5"
-        tree.begin(turn)
+        tree.begin_conversation(turn)
         turns.append(turn)
     return turns
 

@@ -190,13 +190,13 @@ def test_the_package_of_prices_is_not_imported_by_those_who_answer():
 
 def test_what_nobody_publishes_is_unknown_and_never_nothing():
     asked = [("openai", "gpt-6.2-sol"), ("openai", "no-such"), ("compatible", "gpt-6-luna"), ("demo", "smollm2")]
-    assert price_list.read(asked) == [None] * 4
+    assert price_list.read_list_prices(asked) == [None] * 4
     assert not LanguageModel(provider="openai").is_priced
 
 
 def test_another_process_reads_the_same():
     asked = [("openai", "gpt-6-luna"), ("openai", "no-such"), ("deepseek", "deepseek-flash")]
-    assert price_list.read_apart(asked) == price_list.read(asked)
+    assert price_list.read_list_prices_in_subprocess(asked) == price_list.read_list_prices(asked)
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 8), ("a", 9), ("abc", 9), ("abcd", 10), ("ñandú", 11), ("你好", 10)])

@@ -5,7 +5,7 @@ from pytest_django import Settings
 
 from chat import tasks
 from chat.llm import alerts, probes
-from chat.llm.breaker import digest_of
+from chat.llm.breaker import key_digest
 from chat.llm.health import PROBES, Probe, causes
 from chat.tasks import probe
 from core.redis_clients import sync_redis
@@ -26,7 +26,7 @@ def found() -> dict[str, Probe]:
 def test_who_tells_its_models_is_there(catalog: None, provider: FakeProvider, settings: Settings):
     settings.OPENAI_COMPATIBLE_BASE_URL, settings.OPENAI_COMPATIBLE_API_KEY = provider.url, "k1,k2"
     probe()
-    assert found()["compatible"].keys == {digest_of("k1"): "", digest_of("k2"): ""}
+    assert found()["compatible"].keys == {key_digest("k1"): "", key_digest("k2"): ""}
     assert not found()["compatible"].is_down
     assert provider.requests == []
     assert "scripted" not in found()
@@ -48,7 +48,7 @@ def test_a_key_that_is_refused_is_an_alert(catalog: None, settings: Settings, ll
     probe()
     assert found()["openai"].code == "authentication"
     alerts._thread.submit(lambda: None).result()
-    assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{digest_of('sk-old')}"]
+    assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{key_digest('sk-old')}"]
 
 
 def test_one_worker_a_minute_asks(catalog: None, provider: FakeProvider, settings: Settings):

@@ -16,7 +16,7 @@ from billing.entitlements import Allowance
 from chat.errors import SENTENCES, BadCommand, sentence_for
 from chat.socket import vocabulary
 from chat.socket.vocabulary import Start, Stop, Watch, parse_command
-from chat.turns.log import Entry, Kind
+from chat.turns.log import Entry, EntryKind
 from history.models import Turn, new_id
 
 # The same in every process that collects these tests: they are in their names.
@@ -119,14 +119,14 @@ def finished(**fields: Any) -> Turn:
     return Turn(**(defaults | {"question": "hola", "requested_model": "auto", "max_output": 9} | fields))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Kind.TEXT, "turn.delta"), (Kind.REASONING, "turn.reasoning")])
-def test_live_text_carries_its_generation_and_offset(kind: Kind, name: str):
+@pytest.mark.parametrize(("kind", "name"), [(EntryKind.TEXT, "turn.delta"), (EntryKind.REASONING, "turn.reasoning")])
+def test_live_text_carries_its_generation_and_offset(kind: EntryKind, name: str):
     event = vocabulary.text_event(Entry(TURN.bytes, kind, 2, 30, "ñ😀"))
     assert spoken(event) == {"type": name, "turn_id": str(TURN), "gen": 2, "at": 30, "text": "ñ😀"}
 
 
 def test_a_message_is_hardly_longer_than_its_text():
-    event = vocabulary.text_event(Entry(TURN.bytes, Kind.TEXT, 1, 10_000, "x" * 50))
+    event = vocabulary.text_event(Entry(TURN.bytes, EntryKind.TEXT, 1, 10_000, "x" * 50))
     assert len(vocabulary.encode(event)) - 50 <= 110
 
 

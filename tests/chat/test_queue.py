@@ -11,7 +11,7 @@ from accounts.models import User
 from billing.models import Reservation
 from chat.errors import QueueFull
 from chat.turns import queue, watching
-from chat.turns.log import GROUP, QUEUE, Kind
+from chat.turns.log import GROUP, QUEUE, EntryKind
 from chat.turns.opening import open_turn
 from chat.turns.watching import Place, watch
 from core.threads import in_thread
@@ -23,9 +23,9 @@ from tests.chat.writing import writing
 
 @pytest.fixture(autouse=True)
 def _counted_anew() -> Iterator[None]:
-    queue.line.forget()
+    queue.queue_room.forget()
     yield
-    queue.line.forget()
+    queue.queue_room.forget()
 
 
 @pytest.fixture
@@ -57,17 +57,17 @@ async def test_a_reader_is_told_its_place_until_its_text_comes(
             told.extend((entry.kind, entry.at) for entry in entries)
 
     reader = asyncio.create_task(read())
-    await until_told(told, (Kind.WAITING, 2))
+    await until_told(told, (EntryKind.WAITING, 2))
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
-    await until_told(told, (Kind.WAITING, 1))
+    await until_told(told, (EntryKind.WAITING, 1))
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
-    await until_told(told, (Kind.WAITING, 0))
+    await until_told(told, (EntryKind.WAITING, 0))
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
         await asyncio.sleep(0.1)  # who has text is told no place
         await it.finish()
         await reader
-    assert [kind for kind, _at in told] == [Kind.WAITING] * 3 + [Kind.TEXT, Kind.END]
+    assert [kind for kind, _at in told] == [EntryKind.WAITING] * 3 + [EntryKind.TEXT, EntryKind.END]
     assert other.pk != turn.pk
 
 
@@ -108,14 +108,14 @@ async def test_there_is_room_again_when_runners_have_taken_some(redis: Redis, gr
     with pytest.raises(QueueFull):
         await in_thread(ask, carla)
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
-    queue.line.forget()
+    queue.queue_room.forget()
     await in_thread(ask, carla)
 
 
 async def test_a_process_that_opens_all_it_can_refuses_at_once(
     redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(queue, "MOST_OPENING", 0)
+    monkeypatch.setattr(queue, "MAX_OPENING", 0)
     async with page_of(carla) as page:
         begun = time.monotonic()
         turn_id = await page.start()

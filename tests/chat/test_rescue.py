@@ -16,7 +16,7 @@ from chat.turns import log
 from chat.turns import runner as runner_module
 from chat.turns.answering import encode_begun, encode_outcome
 from chat.turns.closing import can_continue, make_outcome
-from chat.turns.log import GROUP, QUEUE, Entry, Kind, encode_entry
+from chat.turns.log import GROUP, QUEUE, Entry, EntryKind, encode_entry
 from chat.turns.rescue import close_with, last_words
 from core.threads import in_thread
 from history import access, progress
@@ -43,13 +43,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
 def die(redis: Redis) -> Die:
     """Return a function with which a runner takes a turn, writes `entries` into its log, and is never seen again."""
 
-    async def die(turn: Turn, *entries: tuple[Kind, str], deaths: int = 1) -> Turn:
+    async def die(turn: Turn, *entries: tuple[EntryKind, str], deaths: int = 1) -> Turn:
         if not await redis.exists(QUEUE) or not await redis.xinfo_groups(QUEUE):
             await redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
         await redis.xreadgroup(GROUP, "dead", {QUEUE: ">"})
         for _ in range(deaths):
             assert await in_thread(progress.claim, turn)
-        at = {Kind.TEXT: 0, Kind.REASONING: 0}
+        at = {EntryKind.TEXT: 0, EntryKind.REASONING: 0}
         for kind, text in entries:
             entry = Entry(turn.pk.bytes, kind, turn.gen, at.get(kind, 0), text)
             await redis.xadd(log.log_key(turn.pk), {b"e": encode_entry(entry)})
@@ -74,7 +74,7 @@ async def test_what_showed_nothing_runs_again(redis: Redis, carla: User, die: Di
 
 async def test_who_answers_alone_is_nothing_that_was_shown(redis: Redis, carla: User, die: Die):
     begun = encode_begun(await scripted())
-    turn = await die(await aask(carla, "say:hola"), (Kind.BEGUN, begun))
+    turn = await die(await aask(carla, "say:hola"), (EntryKind.BEGUN, begun))
     async with running():
         assert (await closed(turn)).gen == 2
 
@@ -92,10 +92,10 @@ async def test_what_was_shown_is_kept_and_closed_as_interrupted(
     model = await in_thread(offer, "fake-3t-0ms")
     turn = await die(
         await aask(carla, "hola", model="auto"),
-        (Kind.BEGUN, encode_begun(model, "status-500", "overloaded")),
-        (Kind.REASONING, "hm"),
-        (Kind.TEXT, "hola "),
-        (Kind.TEXT, "mun"),
+        (EntryKind.BEGUN, encode_begun(model, "status-500", "overloaded")),
+        (EntryKind.REASONING, "hm"),
+        (EntryKind.TEXT, "hola "),
+        (EntryKind.TEXT, "mun"),
     )
     async with running():
         turn = await closed(turn)
@@ -114,21 +114,21 @@ async def test_how_long_it_thought_is_read_from_the_log(redis: Redis, carla: Use
     """By when its entries came. What an earlier generation thought is void."""
     turn = await aask(carla, "hola")
 
-    async def add(gen: int, kind: Kind, text: str, at_ms: int) -> None:
+    async def add(gen: int, kind: EntryKind, text: str, at_ms: int) -> None:
         entry = encode_entry(Entry(turn.pk.bytes, kind, gen, 0, text))
         await redis.xadd(log.log_key(turn.pk), {b"e": entry}, id=f"{at_ms}-0")
 
     async def thought_ms() -> int:
-        return (await in_thread(last_words, turn, await log.recall(redis, turn.pk))).reasoning_ms
+        return (await in_thread(last_words, turn, await log.replay_log(redis, turn.pk))).reasoning_ms
 
-    await add(1, Kind.REASONING, "old", 1_000)
-    await add(2, Kind.BEGUN, encode_begun(await scripted()), 5_000)
-    await add(2, Kind.REASONING, "hm", 6_000)
+    await add(1, EntryKind.REASONING, "old", 1_000)
+    await add(2, EntryKind.BEGUN, encode_begun(await scripted()), 5_000)
+    await add(2, EntryKind.REASONING, "hm", 6_000)
     assert await thought_ms() == 0
-    await add(2, Kind.REASONING, "so", 6_700)
+    await add(2, EntryKind.REASONING, "so", 6_700)
     assert await thought_ms() == 700
-    await add(2, Kind.TEXT, "hola", 7_500)
-    await add(2, Kind.TEXT, "mundo", 9_000)
+    await add(2, EntryKind.TEXT, "hola", 7_500)
+    await add(2, EntryKind.TEXT, "mundo", 9_000)
     assert await thought_ms() == 1_500
 
 
@@ -137,7 +137,9 @@ async def test_a_turn_whose_runner_died_costs_what_it_did_when_it_began(
 ):
     turn = await aask(carla, "hola")
     model = await in_thread(LanguageModel.objects.get, key="scripted")
-    turn = await die(turn, (Kind.BEGUN, encode_begun(model, price=price_of(model))), (Kind.TEXT, "hola mundo"))
+    turn = await die(
+        turn, (EntryKind.BEGUN, encode_begun(model, price=price_of(model))), (EntryKind.TEXT, "hola mundo")
+    )
     await in_thread(edit, olga, input_price="500", markup_percent=900)
     async with running():
         turn = await closed(turn)
@@ -151,7 +153,7 @@ async def test_a_turn_whose_runner_died_costs_what_it_did_when_it_began(
 async def test_who_answered_is_the_model_that_was_asked_for_if_the_log_does_not_say(
     redis: Redis, carla: User, die: Die
 ):
-    turn = await die(await aask(carla, "hola"), (Kind.TEXT, "hola"))
+    turn = await die(await aask(carla, "hola"), (EntryKind.TEXT, "hola"))
     async with running():
         turn = await closed(turn)
     assert (turn.status, turn.model) == ("interrupted", "scripted")
@@ -174,10 +176,10 @@ async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(red
     )
     turn = await die(
         turn,
-        (Kind.BEGUN, encode_begun(model)),
-        (Kind.REASONING, "hm"),
-        (Kind.TEXT, "hola mundo"),
-        (Kind.OUTCOME, encode_outcome(outcome)),
+        (EntryKind.BEGUN, encode_begun(model)),
+        (EntryKind.REASONING, "hm"),
+        (EntryKind.TEXT, "hola mundo"),
+        (EntryKind.OUTCOME, encode_outcome(outcome)),
     )
     async with running():
         turn = await closed(turn)
@@ -190,7 +192,7 @@ async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(red
 async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, die: Die):
     turn = await aask(carla, "hola")
     failed = encode_outcome(Outcome("failed", error="overloaded"))
-    turn = await die(turn, (Kind.OUTCOME, failed))
+    turn = await die(turn, (EntryKind.OUTCOME, failed))
     async with running():
         turn = await closed(turn)
     assert (turn.status, turn.error) == ("failed", "overloaded")
@@ -198,7 +200,7 @@ async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, 
 
 
 async def test_an_answer_that_was_saved_and_not_announced_is_announced(redis: Redis, carla: User, die: Die):
-    turn = await die(await aask(carla, "hola"), (Kind.TEXT, "hola"))
+    turn = await die(await aask(carla, "hola"), (EntryKind.TEXT, "hola"))
     await in_thread(progress.close, turn, Outcome("completed", answer="hola"))
     async with running():
         assert (await follow(turn)).text == "hola"
@@ -253,7 +255,7 @@ async def test_a_turn_that_was_erased_is_taken_out_of_the_queue(redis: Redis, ca
 async def test_several_deaths_at_once_are_all_taken_care_of(redis: Redis, carla: User, die: Die):
     turns = [await aask(carla, f"say:{number}") for number in range(6)]
     for number, turn in enumerate(turns):
-        await die(turn, *([(Kind.TEXT, "begun")] if number % 2 else []))
+        await die(turn, *([(EntryKind.TEXT, "begun")] if number % 2 else []))
     async with running(), running():
         found = [await closed(turn) for turn in turns]
     assert [turn.status for turn in found] == ["completed", "interrupted"] * 3
@@ -261,7 +263,7 @@ async def test_several_deaths_at_once_are_all_taken_care_of(redis: Redis, carla:
 
 
 async def test_closing_takes_the_lease_that_a_slow_runner_could_renew(redis: Redis, carla: User, die: Die):
-    turn = await die(await aask(carla, "say:hola"), (Kind.TEXT, "hola"))
+    turn = await die(await aask(carla, "say:hola"), (EntryKind.TEXT, "hola"))
     await redis.set(log.lease_key(turn.pk), "slow:1")
     assert not await close_with(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
     assert (await in_thread(saved, turn)).status == "streaming"
@@ -276,7 +278,7 @@ async def test_who_closes_too_late_tells_nobody_that_it_is_over(redis: Redis, ca
     stale = await in_thread(saved, turn)
     await in_thread(progress.claim, turn)
     assert not await close_with(redis, stale, Outcome("interrupted"), closer="me")
-    assert Kind.END not in [entry.kind for entry in await log.read(redis, turn.pk)]
+    assert EntryKind.END not in [entry.kind for entry in await log.read_log(redis, turn.pk)]
     assert await redis.get(log.lease_key(turn.pk)) is None
     await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
 
@@ -291,7 +293,7 @@ async def test_a_runner_that_dies_again_and_again_does_not_lose_the_turn(
     async with running():
 
         async def is_shown() -> bool:
-            return bool(log.replay(await log.read(redis, turn.pk)).text)
+            return bool(log.replay(await log.read_log(redis, turn.pk)).text)
 
         await eventually(is_shown)
     turn = await in_thread(saved, turn)

@@ -17,7 +17,7 @@ from chat.models import LanguageModel
 from chat.turns import answering, log, presence
 from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue
-from chat.turns.log import Kind
+from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core import redis_clients
@@ -37,7 +37,7 @@ async def shown(turn: Turn, *, at_least: int = 1) -> str:
     """Wait until the log has so many characters; return its text."""
 
     async def look() -> str:
-        text = log.replay(await log.read(async_redis(), turn.pk)).text
+        text = log.replay(await log.read_log(async_redis(), turn.pk)).text
         return text if len(text) >= at_least else ""
 
     return await eventually(look)
@@ -118,8 +118,8 @@ async def test_nothing_is_left_behind(redis: Redis, runner: Runner, carla: User)
     turn = await closed(await aask(carla, "say:hola"))
     await queue_is_empty(redis)
     assert not await redis.exists(log.lease_key(turn.pk), log.queued_key(turn.pk))
-    kinds = [entry.kind for entry in await log.read(redis, turn.pk)]
-    assert kinds == [Kind.BEGUN, Kind.TEXT, Kind.OUTCOME, Kind.END]
+    kinds = [entry.kind for entry in await log.read_log(redis, turn.pk)]
+    assert kinds == [EntryKind.BEGUN, EntryKind.TEXT, EntryKind.OUTCOME, EntryKind.END]
     assert 0 < await redis.ttl(log.log_key(turn.pk)) <= log.KEPT_AFTER_END_SECONDS
 
 
@@ -506,7 +506,7 @@ async def test_an_emptied_redis_costs_an_answer_nothing(redis: Redis, runner: Ru
 async def relayed(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     """Everything asynchronous in this loop reaches Redis through a relay."""
     async with relayed_redis() as (relay, client):
-        redis_clients._clients[asyncio.get_running_loop()] = client
+        redis_clients._clients.replace(client)
         yield relay
         await close_session()
         await close_async_redis()
@@ -573,7 +573,7 @@ async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
     assert (await in_thread(saved, turn)).status == "streaming"
     assert (await in_thread(record_of, turn)).cost_micros == 17
     assert await redis.xlen(log.QUEUE) == 1
-    assert Kind.OUTCOME in [entry.kind for entry in await log.read(redis, turn.pk)]
+    assert EntryKind.OUTCOME in [entry.kind for entry in await log.read_log(redis, turn.pk)]
     await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
 
 

@@ -15,7 +15,7 @@ from billing.errors import NotInPlan
 from chat.errors import BadEffort, NoModel, UnknownModel
 from chat.llm import catalog
 from chat.llm.catalog import find_model, list_offered, load_catalog
-from chat.llm.selection import AUTO, candidates, check_effort
+from chat.llm.selection import AUTO, candidates_for, check_effort
 from chat.models import LanguageModel
 
 capabilities = import_module("chat.migrations.0004_capabilities_of_known_models")
@@ -36,7 +36,7 @@ def allowed(best_tier: str = "strong") -> Entitlements:
 
 
 def keys(requested: str, best_tier: str = "strong") -> list[str]:
-    return [candidate.model.key for candidate in candidates(requested, allowed(best_tier))]
+    return [candidate.model.key for candidate in candidates_for(requested, allowed(best_tier))]
 
 
 def test_what_is_offered_is_in_the_operators_order():

@@ -16,7 +16,7 @@ from chat.llm import spending
 from chat.llm.spending import stopped_providers
 from chat.models import LanguageModel, ProviderLimit
 from chat.turns.runner import Runner
-from chat.turns.sweeping import sweep
+from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
 from history.models import Turn
 from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of
@@ -39,7 +39,7 @@ def alarms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def test_without_a_limit_nobody_is_stopped(carla: User, django_assert_num_queries: Callable[..., Any]):
     assert stopped_providers() == frozenset()
-    spending.forget()
+    spending.forget_spending()
     with django_assert_num_queries(0):
         assert stopped_providers() == frozenset()
 
@@ -48,7 +48,7 @@ def test_an_answer_on_its_way_is_counted_in(carla: User):
     limit(1)
     turn = ask(carla)
     assert reservation_of(turn).spending_micros == reservation_of(turn).amount_micros > 1
-    spending.forget()
+    spending.forget_spending()
     assert stopped_providers() == {"scripted"}
     with pytest.raises(SpendLimitReached) as refused:
         ask(carla)
@@ -72,7 +72,7 @@ def test_the_refused_question_counts_for_nothing(ana: User):
         with pytest.raises(SpendLimitReached):
             ask(ana)
     limit(MICROS)
-    spending.forget()
+    spending.forget_spending()
     ask(ana)
     assert period_of(ana).holds == 1
 
@@ -83,7 +83,7 @@ def test_the_same_question_again_is_its_turn_though_the_day_is_over(carla: User)
     from chat.turns.opening import open_turn
 
     turn = open_turn(carla.pk, asked).turn
-    spending.forget()
+    spending.forget_spending()
     assert open_turn(carla.pk, asked).turn.pk == turn.pk
 
 
@@ -141,11 +141,11 @@ def test_markup_is_ours_and_not_counted(carla: User):
 async def test_what_the_provider_takes_is_counted_when_the_answer_is_over(redis: Redis, runner: Runner, carla: User):
     await in_thread(limit, 100)
     await closed(await aask(carla, "say:hola usage:12/34"))
-    assert (await in_thread(spending.standing))["scripted"][0].used_micros == 80
-    await in_thread(spending.forget)
+    assert (await in_thread(spending.spending_by_provider))["scripted"][0].used_micros == 80
+    await in_thread(spending.forget_spending)
     assert await in_thread(stopped_providers) == frozenset()
     await closed(await aask(carla, "say:hola usage:12/34"))
-    await in_thread(spending.forget)
+    await in_thread(spending.forget_spending)
     assert await in_thread(stopped_providers) == {"scripted"}
 
 
@@ -153,16 +153,16 @@ async def test_the_operator_is_told_at_80_and_at_100_percent_once(
     redis: Redis, runner: Runner, carla: User, alarms: list[tuple[str, str]]
 ):
     await in_thread(limit, 100)
-    await sweep()
+    await repair_turns()
     assert alarms == []
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
-        await sweep()
+        await repair_turns()
     assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80"]
     assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." in alarms[0][1]
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
-        await sweep()
+        await repair_turns()
     assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80", "spend_limit:scripted:100"]
 
 

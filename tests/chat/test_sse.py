@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat.llm.providers.errors import BadResponse
-from chat.llm.providers.sse import LONGEST_EVENT, SseDecoder
+from chat.llm.providers.sse import MAX_EVENT_BYTES, SseDecoder
 
 lines = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1, max_size=20)
 events = st.lists(st.lists(lines, min_size=1, max_size=3), max_size=6)
@@ -58,7 +58,7 @@ def test_an_event_without_data_is_none():
 def test_a_line_without_end_is_refused():
     decoder = SseDecoder()
     with pytest.raises(BadResponse):
-        for _ in range(LONGEST_EVENT // 65_536 + 2):
+        for _ in range(MAX_EVENT_BYTES // 65_536 + 2):
             decoder.feed(b"data: " + b"x" * 65_536)
 
 
@@ -66,7 +66,7 @@ def test_an_event_without_end_is_refused():
     decoder = SseDecoder()
     line = b"data: " + b"x" * 65_536 + b"\n"
     with pytest.raises(BadResponse):
-        for _ in range(LONGEST_EVENT // 65_536 + 2):
+        for _ in range(MAX_EVENT_BYTES // 65_536 + 2):
             decoder.feed(line)
 
 

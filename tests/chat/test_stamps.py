@@ -11,7 +11,7 @@ from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
 from chat.turns import log
 from chat.turns.answering import encode_begun
-from chat.turns.log import Kind
+from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_forgotten
 from core.threads import in_thread
@@ -77,7 +77,7 @@ async def test_the_log_of_a_running_turn_says_its_price(redis: Redis, runner: Ru
     turn = await aask(carla, "say:hola wait:0.5 say:mundo")
     await eventually(lambda: is_streaming(turn))
     await asyncio.sleep(0.2)
-    begun = [entry.text for entry in await log.read(redis, turn.pk) if entry.kind == Kind.BEGUN]
+    begun = [entry.text for entry in await log.read_log(redis, turn.pk) if entry.kind == EntryKind.BEGUN]
     model = await in_thread(LanguageModel.objects.get, key="scripted")
     assert begun == [encode_begun(model, price=price_of(model))]
     await closed(turn)

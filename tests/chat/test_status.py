@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from chat.llm import health
-from chat.llm.breaker import Report, breakers, digest_of, id_of
+from chat.llm.breaker import Report, breaker_id, breakers, key_digest
 from chat.llm.health import Probe, Tally, save_probe
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import TokenUsage
@@ -42,7 +42,7 @@ def counted(*counts: str) -> Report:
 
 
 def read(language: str = "en") -> str:
-    health.forget()
+    health.forget_cached_health()
     return Client().get("/status/", headers={"Accept-Language": language}).content.decode()
 
 
@@ -130,12 +130,12 @@ async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, mod
 
 
 async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: LanguageModel):
-    first, second = (id_of(one, model.key) for one in list_providers()["openai"].with_each_key())
+    first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_key())
     await count(Report(first, "broken", "authentication"))
-    health.forget()
+    health.forget_cached_health()
     assert await in_thread(health.resting_models) == frozenset()
     await count(Report(second, "rest", "rate_limited", 60_000))
-    health.forget()
+    health.forget_cached_health()
     assert await in_thread(health.resting_models) == {"gpt-6-luna"}
     html = await in_thread(read)
     assert state_now(html) == "Unavailable"
@@ -144,9 +144,9 @@ async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: Langu
 
 async def test_a_key_that_was_replaced_rests_nobody(redis: Redis, model: LanguageModel, settings: Settings):
     for one in list_providers()["openai"].with_each_key():
-        await count(Report(id_of(one, model.key), "broken", "authentication"))
+        await count(Report(breaker_id(one, model.key), "broken", "authentication"))
     settings.OPENAI_API_KEY = "sk-new"
-    health.forget()
+    health.forget_cached_health()
     assert await in_thread(health.resting_models) == frozenset()
 
 
@@ -207,12 +207,14 @@ def test_every_page_leads_to_it(model: LanguageModel):
 async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: LanguageModel, olga: User):
     first, second = list_providers()["openai"].with_each_key()
     await count(
-        Report(id_of(first, model.key), "broken", "authentication", counts=health.failure(model, "authentication")),
-        Report(id_of(second, model.key), "ok", counts=health.success(model, None, 0.5, 1.0)),
+        Report(
+            breaker_id(first, model.key), "broken", "authentication", counts=health.failure(model, "authentication")
+        ),
+        Report(breaker_id(second, model.key), "ok", counts=health.success(model, None, 0.5, 1.0)),
     )
 
     def look() -> tuple[str, str, int]:
-        save_probe("openai", Probe("", 1.8e9, {digest_of("sk-first-secret"): "authentication"}))
+        save_probe("openai", Probe("", 1.8e9, {key_digest("sk-first-secret"): "authentication"}))
         client = Client()
         refused = client.get("/admin/chat/languagemodel/health/").status_code
         client.force_login(olga)
@@ -223,6 +225,6 @@ async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: Lan
     assert refused == 302
     assert 'href="/admin/chat/languagemodel/health/"' in models
     assert "authentication: 1" in re.sub(r"\s+", " ", html)
-    assert f"<code>{digest_of('sk-first-secret')}</code>" in html
-    assert digest_of("sk-second-secret") not in html
+    assert f"<code>{key_digest('sk-first-secret')}</code>" in html
+    assert key_digest("sk-second-secret") not in html
     assert "sk-" not in html

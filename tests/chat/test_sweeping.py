@@ -17,8 +17,8 @@ from chat.tasks import sweep_turns
 from chat.turns import log, opening, sweeping
 from chat.turns.answering import encode_begun
 from chat.turns.closing import can_continue
-from chat.turns.log import Entry, Kind, encode_entry
-from chat.turns.sweeping import settle_forgotten, sweep
+from chat.turns.log import Entry, EntryKind, encode_entry
+from chat.turns.sweeping import repair_turns, settle_forgotten
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, progress
@@ -52,9 +52,9 @@ def everything() -> list[object]:
 
 async def sweep_twice() -> None:
     """Sweep, and see that a second time changes nothing."""
-    await sweep()
+    await repair_turns()
     before = await in_thread(everything)
-    await sweep()
+    await repair_turns()
     assert await in_thread(everything) == before
 
 
@@ -138,8 +138,8 @@ async def streaming(carla: User, text: str = "") -> Turn:
     if text:
         model = await in_thread(LanguageModel.objects.get, key="scripted")
         for entry in (
-            Entry(turn.pk.bytes, Kind.BEGUN, 1, 0, encode_begun(model)),
-            Entry(turn.pk.bytes, Kind.TEXT, 1, 0, text),
+            Entry(turn.pk.bytes, EntryKind.BEGUN, 1, 0, encode_begun(model)),
+            Entry(turn.pk.bytes, EntryKind.TEXT, 1, 0, text),
         ):
             sync_redis().xadd(log.log_key(turn.pk), {b"e": encode_entry(entry)})
     return turn
@@ -165,12 +165,12 @@ async def test_a_lease_that_comes_back_starts_the_while_over(
     redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
 ):
     turn = await streaming(carla, "hola")
-    await sweep()
+    await repair_turns()
     await redis.set(log.lease_key(turn.pk), "somebody:1")
-    await sweep()
+    await repair_turns()
     await redis.delete(log.lease_key(turn.pk))
     assert not await redis.exists(f"turn:{turn.pk}:orphan")
-    await sweep()
+    await repair_turns()
     assert (await in_thread(saved, turn)).status == "streaming"
 
 
@@ -196,7 +196,7 @@ async def test_a_turn_that_runs_is_left_alone(redis: Redis, carla: User, impatie
     async with running():
         turn = await aask(carla, "say:hola wait:0.3 say:mundo")
         for _ in range(5):
-            await sweep()
+            await repair_turns()
         assert (await closed(turn)).answer == "hola mundo "
 
 
@@ -283,7 +283,7 @@ async def test_sweeps_beside_each_other_do_it_once(redis: Redis, carla: User, im
     turn = await streaming(carla, "hola")
     late = await aask(carla)
     await in_thread(grow_old, late, 400)
-    await asyncio.gather(*(sweep() for _ in range(4)))
+    await asyncio.gather(*(repair_turns() for _ in range(4)))
     assert (await in_thread(saved, turn)).status == "interrupted"
     assert (await in_thread(saved, late)).error == "queue_timeout"
     assert await in_thread(UsageRecord.objects.count) == 1

@@ -12,8 +12,8 @@ from django.test import AsyncClient, Client
 
 from accounts.api.views import tokens_for
 from accounts.models import User
-from chat.socket.consumer import MOST_WATCHED, TurnConsumer
-from chat.turns.log import Entry, Kind
+from chat.socket.consumer import MAX_WATCHED, TurnConsumer
+from chat.turns.log import Entry, EntryKind
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
 from core.threads import in_thread
@@ -242,7 +242,7 @@ async def test_a_page_that_leaves_at_once_leaves_nothing(carla: User, runner: Ru
 
 
 async def test_a_question_that_may_not_be_followed_is_refused_before_it_is_opened(carla: User):
-    turns = [await aask(carla) for _ in range(MOST_WATCHED)]
+    turns = [await aask(carla) for _ in range(MAX_WATCHED)]
     async with page_of(carla) as page:
         for turn in turns:
             await page.send("turn.watch", turn_id=turn.pk)
@@ -307,7 +307,7 @@ async def test_an_end_that_is_heard_twice_is_told_once(ana: User):
     consumer, turn = consumer_of(ana), await aask(ana)
     consumer.begun.add(turn.pk)
     for _ in range(2):
-        consumer.hear(Entry(turn.pk.bytes, Kind.END, 1, text=str(ana.pk)))
+        consumer.hear(Entry(turn.pk.bytes, EntryKind.END, 1, text=str(ana.pk)))
     assert len(consumer.background) == 1
     await asyncio.wait(consumer.background)
     assert consumer.begun == set()
@@ -323,7 +323,7 @@ async def test_a_listener_that_left_is_told_nothing(carla: User):
     turn = await aask(carla)
 
     async def was_told() -> bool:
-        return [(entry.kind, entry.turn) for entry in stays] == [(Kind.OPENED, turn.pk.bytes)]
+        return [(entry.kind, entry.turn) for entry in stays] == [(EntryKind.OPENED, turn.pk.bytes)]
 
     await eventually(was_told)
     assert left == []

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from accounts.models import User
 from chat.turns import log
 from chat.turns import writer as writer_module
-from chat.turns.log import Kind
+from chat.turns.log import EntryKind
 from chat.turns.writer import SLOT_SECONDS, TICK_SECONDS
 from tests.chat.asking import aask, eventually
 from tests.chat.writing import Writing, writing
@@ -55,12 +55,12 @@ async def three(redis: Redis, carla: User, clock: Clock) -> AsyncIterator[list[W
 def say(it: Writing, *texts: str) -> None:
     """Say something that may wait."""
     for text in texts:
-        it.live.add(Kind.TEXT, text)
+        it.live.add(EntryKind.TEXT, text)
         it.writer.changed(it.live)
 
 
 async def texts(it: Writing) -> list[str]:
-    return [entry.text for entry in await log.read(it.redis, it.turn.pk) if entry.kind == Kind.TEXT]
+    return [entry.text for entry in await log.read_log(it.redis, it.turn.pk) if entry.kind == EntryKind.TEXT]
 
 
 async def arrives(*of: Writing) -> None:
@@ -137,7 +137,7 @@ async def test_under_load_a_tick_is_wider_and_has_an_end(three: list[Writing], m
     one = three[0]
     await begin(one)
     for turns_weight, tick in (
-        (writer_module.WIDEST_TICK_SECONDS, writer_module.WIDEST_TICK_SECONDS),
+        (writer_module.MAX_TICK_SECONDS, writer_module.MAX_TICK_SECONDS),
         (0, TICK_SECONDS),
     ):
         monkeypatch.setattr(writer_module, "TICK_SECONDS_PER_TURN", turns_weight)

@@ -13,9 +13,9 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.llm.breaker import Report, breakers, id_of
+from chat.llm.breaker import Report, breaker_id, breakers
 from chat.llm.providers import list_providers
-from chat.llm.title_generation import INSTRUCTIONS, TITLE_CHARACTERS, cheapest, clean, messages_for
+from chat.llm.title_generation import INSTRUCTIONS, TITLE_CHARACTERS, cheapest_candidate, clean, messages_for
 from chat.models import LanguageModel
 from chat.turns import titler
 from chat.turns.runner import Runner
@@ -110,11 +110,11 @@ def test_the_cheapest_makes_titles_and_the_demo_model_never(offer: Offer):
     offer("thinker", position=1, reasons=True, input_price=1, output_price=1)
     order = ["a-free", "b-free", "thinker", "scripted"]
     for number, expected in enumerate(order):
-        found = cheapest(resting=order[:number])
+        found = cheapest_candidate(resting=order[:number])
         assert found is not None
         assert found.model.key == expected
-    assert cheapest(resting=order) is None
-    found = cheapest(stopped=["compatible"])
+    assert cheapest_candidate(resting=order) is None
+    found = cheapest_candidate(stopped=["compatible"])
     assert found is not None
     assert found.model.key == "scripted"
 
@@ -271,7 +271,7 @@ async def test_a_maker_is_asked_by_a_key_that_does_not_rest(
 ):
     settings.OPENAI_COMPATIBLE_API_KEY = "refused,good"
     refused, _good = list_providers()["compatible"].with_each_key()
-    breakers().report(Report(id_of(refused, maker), "broken", "authentication"))
+    breakers().report(Report(breaker_id(refused, maker), "broken", "authentication"))
     await breakers().settle()
     await titled(await closed(await aask(carla, "say:Robles")))
 

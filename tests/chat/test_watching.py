@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from chat.turns import log, watching
-from chat.turns.log import Entry, Kind
-from chat.turns.watching import LONGEST_BACKLOG, Place, Watcher, watch
+from chat.turns.log import Entry, EntryKind
+from chat.turns.watching import MAX_BACKLOG_CHARACTERS, Place, Watcher, watch
 from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome, claim, close
@@ -48,7 +48,7 @@ async def test_a_reader_gets_the_text_as_it_is_written(redis: Redis, turn: Turn)
     reading = Reading()
     async with writing(redis, turn) as it:
         reader = following(turn, reading)
-        await it.say_and_wait("hm", kind=Kind.REASONING)
+        await it.say_and_wait("hm", kind=EntryKind.REASONING)
         await it.say_and_wait("hola")
         await has(reading, "hola")
         await it.say_and_wait(" mundo")
@@ -91,7 +91,7 @@ async def test_a_reader_that_comes_late_gets_everything(redis: Redis, turn: Turn
 
 async def test_a_reader_that_comes_back_gets_the_rest(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        await it.say_and_wait("hm ah", kind=Kind.REASONING)
+        await it.say_and_wait("hm ah", kind=EntryKind.REASONING)
         await it.say_and_wait("hola mundo")
         reading = Reading(gen=1, text="hola", reasoning="hm ah")
         reader = following(turn, reading)
@@ -100,7 +100,7 @@ async def test_a_reader_that_comes_back_gets_the_rest(redis: Redis, turn: Turn):
         await it.finish()
         await reader
     assert (reading.text, reading.generations) == ("hola mundo!", [])
-    sent = "".join(entry.text for batch in reading.batches for entry in batch if entry.kind != Kind.END)
+    sent = "".join(entry.text for batch in reading.batches for entry in batch if entry.kind != EntryKind.END)
     assert sent == " mundo!"
 
 
@@ -236,7 +236,7 @@ async def test_an_end_that_is_never_told_is_found_in_the_database(
     async with writing(redis, turn) as it:
         reader = following(turn)
         await it.say_and_wait("hola")
-        it.live.add(Kind.TEXT, " mundo")
+        it.live.add(EntryKind.TEXT, " mundo")
         await it.save()
         assert (await reader).text == "hola mundo"
 
@@ -248,7 +248,7 @@ async def test_a_missing_tail_is_taken_from_the_saved_turn(redis: Redis, turn: T
         reader = following(turn, reading)
         await it.say_and_wait("hola")
         await has(reading, "hola")
-        it.live.add(Kind.TEXT, " mundo")  # shown to nobody
+        it.live.add(EntryKind.TEXT, " mundo")  # shown to nobody
         await it.finish()
         assert (await reader).text == "hola mundo"
         assert (await follow(turn)).text == "hola mundo"
@@ -257,7 +257,7 @@ async def test_a_missing_tail_is_taken_from_the_saved_turn(redis: Redis, turn: T
 
 async def test_a_log_that_expired_is_served_from_the_saved_turn(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        it.say("hm", kind=Kind.REASONING)
+        it.say("hm", kind=EntryKind.REASONING)
         await it.say_and_wait("hola mundo")
         await it.finish()
     await redis.delete(log.log_key(turn.pk))
@@ -285,7 +285,7 @@ async def test_a_turn_that_failed_before_its_first_word_has_an_end(redis: Redis,
     await asyncio.sleep(0.05)
     await in_thread(claim, turn)
     await in_thread(close, turn, Outcome("failed", error="overloaded"))
-    await log.end(redis, turn.pk, gen=turn.gen)
+    await log.end_log(redis, turn.pk, gen=turn.gen)
     assert (await reader).text == ""
 
 
@@ -293,7 +293,7 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
     reader = following(turn)
     await asyncio.sleep(0.05)
     await in_thread(close, turn, Outcome("stopped"))
-    await log.end(redis, turn.pk, gen=0)
+    await log.end_log(redis, turn.pk, gen=0)
     assert (await reader).text == ""
 
 
@@ -302,7 +302,7 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
 
 async def write_much(it: Writing, *, kilobytes: int) -> str:
     for number in range(kilobytes):
-        it.live.add(Kind.TEXT, str(number % 10) * 1_000)
+        it.live.add(EntryKind.TEXT, str(number % 10) * 1_000)
         it.writer.changed(it.live)
         if number % 5 == 0:
             await asyncio.sleep(0.005)
@@ -324,7 +324,7 @@ async def test_a_slow_reader_gets_everything_and_holds_little(redis: Redis, turn
     assert reading.text == whole
     longest_entry = max(len(entry.text) for batch in reading.batches for entry in batch)
     longest_batch = max(sum(len(entry.text) for entry in batch) for batch in reading.batches)
-    assert longest_batch <= LONGEST_BACKLOG + longest_entry < 200_000
+    assert longest_batch <= MAX_BACKLOG_CHARACTERS + longest_entry < 200_000
 
 
 # --- Any order --------------------------------------------------------------------------------------------------------
@@ -357,23 +357,23 @@ class World:
         self.coming.append(entry)
 
     def say(self, text: str) -> None:
-        self.append(Entry(TURN.bytes, Kind.TEXT, self.gen, len(self.text), text))
+        self.append(Entry(TURN.bytes, EntryKind.TEXT, self.gen, len(self.text), text))
         self.text += text
 
     def think(self, text: str) -> None:
-        self.append(Entry(TURN.bytes, Kind.REASONING, self.gen, len(self.reasoning), text))
+        self.append(Entry(TURN.bytes, EntryKind.REASONING, self.gen, len(self.reasoning), text))
         self.reasoning += text
 
     def begin_anew(self) -> None:
         """Redis was emptied: the whole text under the next generation."""
         self.gen += 1
         self.log = []
-        for kind, text in ((Kind.REASONING, self.reasoning), (Kind.TEXT, self.text)):
+        for kind, text in ((EntryKind.REASONING, self.reasoning), (EntryKind.TEXT, self.text)):
             if text:
                 self.append(Entry(TURN.bytes, kind, self.gen, 0, text))
 
     def end(self) -> None:
-        self.append(Entry(TURN.bytes, Kind.END, self.gen, len(self.text)))
+        self.append(Entry(TURN.bytes, EntryKind.END, self.gen, len(self.text)))
 
     def deliver(self) -> None:
         if self.coming:
@@ -389,7 +389,7 @@ class World:
 
     def drop(self) -> None:
         """A message is lost, and nobody notices. Only of text: of reasoning, the end says no length."""
-        if self.coming and self.coming[0].kind == Kind.TEXT:
+        if self.coming and self.coming[0].kind == EntryKind.TEXT:
             del self.coming[0]
 
     def begin_to_read(self) -> None:
@@ -492,7 +492,7 @@ def test_the_end_of_a_generation_whose_text_was_lost_is_a_gap():
     world.say("a long first answer")
     world.deliver()
     world.gen, world.text, world.log = 2, "another", []
-    world.append(Entry(TURN.bytes, Kind.TEXT, 2, 0, "another"))
+    world.append(Entry(TURN.bytes, EntryKind.TEXT, 2, 0, "another"))
     world.coming.clear()
     world.end()
     world.settle()
@@ -528,7 +528,7 @@ def test_a_late_message_of_an_earlier_generation_is_dropped():
     world.begin_to_read()
     world.finish_reading()
     world.say("first")
-    late = Entry(TURN.bytes, Kind.TEXT, 1, 2, "xyz")
+    late = Entry(TURN.bytes, EntryKind.TEXT, 1, 2, "xyz")
     world.deliver()
     world.gen, world.text, world.log = 2, "", []
     world.say("an")

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from accounts.models import User
 from chat.turns import log
 from chat.turns import writer as writer_module
-from chat.turns.log import Entry, Kind
+from chat.turns.log import Entry, EntryKind
 from chat.turns.runner import advance
 from core.threads import in_thread
 from history.models import Turn, new_id
@@ -25,7 +25,9 @@ def turn(carla: User) -> Turn:
 
 
 async def texts(redis: Redis, turn: Turn) -> list[Entry]:
-    return [entry for entry in await log.read(redis, turn.pk) if entry.kind in (Kind.TEXT, Kind.REASONING)]
+    return [
+        entry for entry in await log.read_log(redis, turn.pk) if entry.kind in (EntryKind.TEXT, EntryKind.REASONING)
+    ]
 
 
 async def arrives(writing: Writing) -> None:
@@ -37,20 +39,20 @@ async def test_text_reaches_the_log(redis: Redis, turn: Turn):
         await it.say_and_wait("hola")
         await it.say_and_wait(" mundo")
     assert await texts(redis, turn) == [
-        Entry(turn.pk.bytes, Kind.TEXT, 1, 0, "hola"),
-        Entry(turn.pk.bytes, Kind.TEXT, 1, 4, " mundo"),
+        Entry(turn.pk.bytes, EntryKind.TEXT, 1, 0, "hola"),
+        Entry(turn.pk.bytes, EntryKind.TEXT, 1, 4, " mundo"),
     ]
 
 
 async def test_reasoning_has_offsets_of_its_own(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        await it.say_and_wait("hm ", kind=Kind.REASONING)
-        await it.say_and_wait("ah", kind=Kind.REASONING)
+        await it.say_and_wait("hm ", kind=EntryKind.REASONING)
+        await it.say_and_wait("ah", kind=EntryKind.REASONING)
         await it.say_and_wait("hola")
     assert [(entry.kind, entry.at, entry.text) for entry in await texts(redis, turn)] == [
-        (Kind.REASONING, 0, "hm "),
-        (Kind.REASONING, 3, "ah"),
-        (Kind.TEXT, 0, "hola"),
+        (EntryKind.REASONING, 0, "hm "),
+        (EntryKind.REASONING, 3, "ah"),
+        (EntryKind.TEXT, 0, "hola"),
     ]
 
 
@@ -72,7 +74,7 @@ async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: 
         await it.say_and_wait("0 ")
         begun = time.monotonic()
         for number in range(1, 81):
-            it.live.add(Kind.TEXT, f"{number} ")
+            it.live.add(EntryKind.TEXT, f"{number} ")
             it.writer.changed(it.live)
             await asyncio.sleep(0.005)
         await arrives(it)
@@ -82,24 +84,24 @@ async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: 
 
 async def test_who_answers_is_noted_once_and_first(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        it.live.notes[Kind.BEGUN] = "who"
+        it.live.notes[EntryKind.BEGUN] = "who"
         await it.say_and_wait("hola")
         await it.say_and_wait("!")
-    kinds = [entry.kind for entry in await log.read(redis, turn.pk)]
-    assert kinds == [Kind.BEGUN, Kind.TEXT, Kind.TEXT]
+    kinds = [entry.kind for entry in await log.read_log(redis, turn.pk)]
+    assert kinds == [EntryKind.BEGUN, EntryKind.TEXT, EntryKind.TEXT]
 
 
 async def test_the_outcome_is_the_last_entry_and_known_to_be_there(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         it.say("hola")
-        it.live.notes[Kind.OUTCOME] = "how"
+        it.live.notes[EntryKind.OUTCOME] = "how"
         it.writer.changed(it.live, urgently=True)
         await until(lambda: it.live.is_flushed)
-        entries = await log.read(redis, turn.pk)
-        assert [(entry.kind, entry.text) for entry in entries] == [(Kind.TEXT, "hola"), (Kind.OUTCOME, "how")]
+        entries = await log.read_log(redis, turn.pk)
+        assert [(entry.kind, entry.text) for entry in entries] == [(EntryKind.TEXT, "hola"), (EntryKind.OUTCOME, "how")]
         it.writer.changed(it.live, urgently=True)
         await asyncio.sleep(0.1)
-    assert await log.read(redis, turn.pk) == entries
+    assert await log.read_log(redis, turn.pk) == entries
 
 
 async def test_many_turns_share_a_script_and_not_a_fate(redis: Redis, carla: User):
@@ -159,16 +161,16 @@ async def test_a_lease_that_ran_out_is_taken_again_under_the_next_generation(red
 
 async def test_an_emptied_redis_gets_the_whole_text_again(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        it.live.notes[Kind.BEGUN] = "who"
-        await it.say_and_wait("hm", kind=Kind.REASONING)
+        it.live.notes[EntryKind.BEGUN] = "who"
+        await it.say_and_wait("hm", kind=EntryKind.REASONING)
         await it.say_and_wait("hola")
         await redis.flushall()
         await it.say_and_wait(" mundo")
-    entries = await log.read(redis, turn.pk)
+    entries = await log.read_log(redis, turn.pk)
     assert [(entry.kind, entry.gen, entry.at, entry.text) for entry in entries] == [
-        (Kind.BEGUN, 2, 0, "who"),
-        (Kind.REASONING, 2, 0, "hm"),
-        (Kind.TEXT, 2, 0, "hola mundo"),
+        (EntryKind.BEGUN, 2, 0, "who"),
+        (EntryKind.REASONING, 2, 0, "hm"),
+        (EntryKind.TEXT, 2, 0, "hola mundo"),
     ]
 
 

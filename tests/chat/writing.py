@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from billing import metering
 from chat.turns import log
 from chat.turns.closing import close_turn
-from chat.turns.log import Entry, Kind
+from chat.turns.log import Entry, EntryKind
 from chat.turns.runner import advance
 from chat.turns.watching import Place, watch
 from chat.turns.writer import LiveText, LogWriter
@@ -27,12 +27,12 @@ class Writing:
         self.live = live
         self.turn = live.turn
 
-    def say(self, *texts: str, kind: Kind = Kind.TEXT) -> None:
+    def say(self, *texts: str, kind: EntryKind = EntryKind.TEXT) -> None:
         for text in texts:
             self.live.add(kind, text)
             self.writer.changed(self.live, urgently=True)
 
-    async def say_and_wait(self, text: str, *, kind: Kind = Kind.TEXT) -> None:
+    async def say_and_wait(self, text: str, *, kind: EntryKind = EntryKind.TEXT) -> None:
         """Say it, and wait until the log has it."""
         self.say(text, kind=kind)
         async with asyncio.timeout(5):
@@ -40,7 +40,7 @@ class Writing:
                 await asyncio.sleep(0.005)
 
     async def has_arrived(self) -> bool:
-        found = log.replay(await log.read(self.redis, self.turn.pk))
+        found = log.replay(await log.read_log(self.redis, self.turn.pk))
         return (found.text, found.reasoning) == (self.live.text, self.live.reasoning)
 
     async def save(self) -> None:
@@ -52,7 +52,7 @@ class Writing:
         """Close the turn as its runner does."""
         await self.save()
         self.writer.close(self.live)
-        await log.end(
+        await log.end_log(
             self.redis,
             self.turn.pk,
             gen=self.live.gen,
@@ -96,14 +96,14 @@ class Reading:
         self.batches.append(entries)
         for entry in entries:
             assert not self.is_over, "Something came after the end."
-            if entry.kind == Kind.END:
+            if entry.kind == EntryKind.END:
                 self.is_over = True
                 continue
             if entry.gen != self.gen:
                 assert entry.gen > self.gen, "An older generation came back."
                 self.gen, self.text, self.reasoning = entry.gen, "", ""
                 self.generations.append(entry.gen)
-            field = "text" if entry.kind == Kind.TEXT else "reasoning"
+            field = "text" if entry.kind == EntryKind.TEXT else "reasoning"
             have = getattr(self, field)
             assert entry.at == len(have), "Something is missing, or came twice."
             assert entry.text, "An entry without text."

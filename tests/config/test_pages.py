@@ -69,13 +69,13 @@ def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
     settings.MAIL_DIR = tmp_path / "mail"
     console = StringIO()
     connection = get_connection("config.mail.CaughtMail", stream=console)
-    for number in range(mail.MOST_KEPT + 2):
+    for number in range(mail.MAX_MAILS + 2):
         EmailMessage(
             f"Subject {number}", "¡Hola! <b>", "a@example.com", ["b@example.com"], connection=connection
         ).send()
-    assert len(mail.list_files()) == mail.MOST_KEPT
-    assert mail.read(mail.list_files()[0])["subject"] == f"Subject {mail.MOST_KEPT + 1}"
-    assert mail.read(mail.list_files()[0])["body"].strip() == "¡Hola! <b>"
+    assert len(mail.list_files()) == mail.MAX_MAILS
+    assert mail.read_mail(mail.list_files()[0])["subject"] == f"Subject {mail.MAX_MAILS + 1}"
+    assert mail.read_mail(mail.list_files()[0])["body"].strip() == "¡Hola! <b>"
     assert "Subject 3" in console.getvalue()
 
 

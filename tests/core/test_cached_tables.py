@@ -5,7 +5,7 @@ from django.core.cache import cache
 from redis.exceptions import ConnectionError as RedisAway
 
 from core import cached_tables
-from core.cached_tables import Kept
+from core.cached_tables import CachedTable
 
 pytestmark = pytest.mark.django_db(transaction=True)  # an edit is told when it is committed
 
@@ -23,9 +23,9 @@ class Loads:
 
 @pytest.fixture
 def kept(request):
-    kept = Kept(request.node.name, Loads())
+    kept = CachedTable(request.node.name, Loads())
     yield kept
-    Kept.every.remove(kept)
+    CachedTable.every.remove(kept)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_what_changed_here_is_loaded_again_at_once(kept):
 
 
 def test_what_changed_in_another_process_is_loaded_again(kept, looked_at_always):
-    elsewhere = Kept(kept._key.removeprefix("kept:"), Loads())
-    Kept.every.remove(elsewhere)
+    elsewhere = CachedTable(kept._key.removeprefix("kept:"), Loads())
+    CachedTable.every.remove(elsewhere)
     kept.get()
     elsewhere.changed()
     assert [kept.get(), kept.get()] == [2, 2]

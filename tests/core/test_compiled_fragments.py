@@ -19,7 +19,7 @@ from pytest_django import Settings
 from chat.shown import fragments
 from chat.shown.fragments import turn_html
 from core import compiled_fragments
-from core.compiled_fragments import Mould
+from core.compiled_fragments import CompiledFragment
 from history import fragments as history_fragments
 from history.fragments import conversation_html
 from history.models import Conversation, Turn, new_id
@@ -169,8 +169,8 @@ def test_what_is_filled_is_safe_to_print():
 
 
 def test_more_moulds_than_are_kept_are_right_all_the_same(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(compiled_fragments, "MOST_MOULDS", 2)
-    mould = Mould("history/_conversation.html", "conversation", "id", "title")
+    monkeypatch.setattr(compiled_fragments, "MAX_VARIANTS", 2)
+    mould = CompiledFragment("history/_conversation.html", "conversation", "id", "title")
     for _ in range(3):
         for title, is_current in product(["", "<x>"], [True, False]):
             values, flags = {"id": ID, "title": title}, {"is_current": is_current}
@@ -264,14 +264,14 @@ def templates(settings: Settings) -> dict[str, str]:
 
 def test_with_debug_the_template_is_rendered_anew(templates: dict[str, str], settings: Settings):
     settings.DEBUG = True
-    mould = Mould("it.html", "it", "name")
+    mould = CompiledFragment("it.html", "it", "name")
     assert mould.fill({"name": "<a>"}, {}) == "<p>&lt;a&gt;</p>"
     templates["it.html"] = "<b>{{ it.name }}</b>"
     assert mould.fill({"name": "<a>"}, {}) == "<b>&lt;a&gt;</b>"
 
 
 def test_without_debug_the_template_is_rendered_once(templates: dict[str, str]):
-    mould = Mould("it.html", "it", "name")
+    mould = CompiledFragment("it.html", "it", "name")
     mould.fill({"name": "a"}, {})
     templates["it.html"] = "<b>{{ it.name }}</b>"
     assert mould.fill({"name": "b"}, {}) == "<p>b</p>"
@@ -292,7 +292,7 @@ def test_without_debug_the_template_is_rendered_once(templates: dict[str, str]):
 )
 def test_a_template_may_print_a_value_anywhere_and_any_number_of_times(templates: dict[str, str], template: str):
     templates["it.html"] = template
-    mould = Mould("it.html", "it", "name", "other")
+    mould = CompiledFragment("it.html", "it", "name", "other")
     for name, other, is_big in product(["", "<n>", "100%"], ["", "<o>"], [True, False]):
         values, flags = {"name": name, "other": other}, {"is_big": is_big, "numbers": (1, 2, 3)}
         assert mould.fill(values, flags) == rendered("it.html", "it", values, flags)

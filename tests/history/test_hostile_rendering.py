@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from history.rendering import LONGEST_HIGHLIGHTED, render_markdown
+from history.rendering import MAX_HIGHLIGHTED_CHARACTERS, render_markdown
 from tests.history.harmless import Reader, assert_harmless
 from tests.hostile import CASES, LONG, spread
 
@@ -86,7 +86,7 @@ def test_what_is_nested_deep_or_never_closed_takes_little_work(name):
     ],
 )
 def test_an_answer_full_of_hostile_code_takes_no_time(language, line):
-    block = f"~~~{language}\n{(line * LONGEST_HIGHLIGHTED)[: LONGEST_HIGHLIGHTED - 1]}\n~~~\n\n"
+    block = f"~~~{language}\n{(line * MAX_HIGHLIGHTED_CHARACTERS)[: MAX_HIGHLIGHTED_CHARACTERS - 1]}\n~~~\n\n"
     begun = time.process_time()
     html = render_markdown(block * 10)
     assert time.process_time() - begun < MOST_SECONDS

@@ -6,7 +6,7 @@ from django.conf import settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, scripted, sdk
 from chat.llm.providers.base import Provider, Stream
-from chat.llm.providers.keys import keys_of
+from chat.llm.providers.keys import api_keys_of
 
 ADAPTERS: dict[str, Stream] = {
     "openai_chat": openai_chat.stream,
@@ -44,7 +44,7 @@ def _with_keys(
     system_role: Literal["system", "developer"] = "system",
 ) -> Provider | None:
     """Return a provider that is there when it has a key."""
-    found = keys_of(setting)
+    found = api_keys_of(setting)
     return Provider(key, name, adapter, base_url, found[0], system_role, found) if found else None
 
 
@@ -52,7 +52,7 @@ def _compatible(base_url: str) -> Provider | None:
     """Return the server of the operator's own, which may want no key."""
     if not base_url:
         return None
-    found = keys_of("OPENAI_COMPATIBLE_API_KEY") or ("",)
+    found = api_keys_of("OPENAI_COMPATIBLE_API_KEY") or ("",)
     return Provider("compatible", "OpenAI-compatible", "openai_chat", base_url, found[0], keys=found)
 
 

@@ -55,7 +55,7 @@ class _Watched:
             self._stamp = None
 
 
-def keys_of(name: str) -> tuple[str, ...]:
+def api_keys_of(name: str) -> tuple[str, ...]:
     """Return the keys the setting `name` holds now, in the operator's order, each once."""
     if path := getattr(settings, f"{name}_FILE"):
         return _split(_Watched.at(Path(path)).text or "")

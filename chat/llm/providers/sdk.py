@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import msgspec
 from django.conf import settings
@@ -34,6 +33,7 @@ from chat.llm.providers.errors import (
 )
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.streaming import BodyOf, retry_after_of
+from core.loops import PerLoop
 
 LIST_SECONDS = 10
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 Closing: TypeAlias = Callable[[], Awaitable[None]]
 Clients: TypeAlias = dict[tuple[str, str, str], tuple[Any, Closing]]
 
-_clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, Clients]" = WeakKeyDictionary()
+_clients: PerLoop[Clients] = PerLoop(dict)
 
 
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
@@ -91,7 +91,7 @@ async def list_models(provider: Provider) -> list[str]:
 
 async def close_clients() -> None:
     """Close what this loop has open."""
-    for _client, close in _clients.pop(asyncio.get_running_loop(), {}).values():
+    for _client, close in (_clients.pop() or {}).values():
         with suppress(Exception):
             await close()
 
@@ -116,7 +116,7 @@ async def _client_of(provider: Provider) -> Any:
 
     The first of its kind imports its SDK, for a second or more, in a thread.
     """
-    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    clients = _clients.get()
     key = (provider.adapter, provider.base_url, provider.api_key)
     if key not in clients:
         made = await asyncio.to_thread(_CLIENTS[provider.adapter], provider)

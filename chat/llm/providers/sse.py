@@ -2,7 +2,7 @@
 
 from chat.llm.providers.errors import BadResponse
 
-LONGEST_EVENT = 4 * 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Bytes. A longer event is rubbish, and must not fill the memory."""
 
 
@@ -33,7 +33,7 @@ class SseDecoder:
                     events.append(event)
                 data.clear()
                 self._size = 0
-        if self._size + len(self._rest) > LONGEST_EVENT:
+        if self._size + len(self._rest) > MAX_EVENT_BYTES:
             raise BadResponse
         return events
 

@@ -16,7 +16,7 @@ from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.errors import BadResponse, ConnectionFailed, ProviderError, TimedOut, Truncated
 from chat.llm.providers.sse import SseDecoder
 
-LONGEST_ERROR_BODY = 64 * 1024  # bytes
+MAX_ERROR_BODY_BYTES = 64 * 1024  # bytes
 
 WRITTEN_AT_ONCE = 1024 * 1024  # bytes; more is written piece by piece, and others have their turn in between
 
@@ -130,7 +130,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Return an error's body, or what came of it: its status says enough."""
     body = b""
     try:
-        while len(body) < LONGEST_ERROR_BODY and (part := await response.content.readany()):
+        while len(body) < MAX_ERROR_BODY_BYTES and (part := await response.content.readany()):
             body += part
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
         pass

@@ -15,7 +15,7 @@ class Command(BaseCommand):
     help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        interpreter.settle()
+        interpreter.tune_for_serving()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run())
 

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.http import close_session
-from chat.llm.smoke import Tried, try_all
+from chat.llm.smoke import SmokeResult, try_all
 
 
 class Command(BaseCommand):
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         if differing:
             sys.exit(1)
 
-    async def _ask(self, offered: list[Candidate], configured: list[str]) -> list[Tried]:
+    async def _ask(self, offered: list[Candidate], configured: list[str]) -> list[SmokeResult]:
         tried = []
         try:
             async for one in try_all(offered, configured):
@@ -46,7 +46,7 @@ class Command(BaseCommand):
         return tried
 
 
-def _line(one: Tried) -> str:
+def _line(one: SmokeResult) -> str:
     who = f"{one.provider:<10} {one.question:<8} {one.transport or '–':<4} {one.model}"
     if one.differences:
         return f"{who}: DIFFERS: {'; '.join(one.differences)}"

@@ -32,16 +32,18 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            lock = services.claim(settings.DATA_DIR)
+            lock = services.lock_data_dir(settings.DATA_DIR)
             services.forget_addresses(os.environ, settings.DATA_DIR)
             needed = services.services(os.environ, settings.DATA_DIR)
             with contextlib.suppress(asyncio.CancelledError):  # asked to stop, and has stopped
-                asyncio.run(serve(needed, options["host"], options["port"], lock, watch=options["stop_with_parent"]))
+                asyncio.run(
+                    serve_site(needed, options["host"], options["port"], lock, watch=options["stop_with_parent"])
+                )
         except (services.AlreadyRunningError, services.MissingError, NotReadyError) as error:
             raise CommandError(str(error)) from error
 
 
-async def serve(needed: services.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
+async def serve_site(needed: services.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
     """Runs until cancelled, which a signal does."""
     parent = os.getppid()
     site_url = os.environ.get("SITE_URL") or f"http://localhost:{port}"
@@ -56,7 +58,7 @@ async def serve(needed: services.Services, host: str, port: int, lock: int, *, w
                 await manager.start(store)
             services.write_addresses(addresses, settings.DATA_DIR)
             await check_redis()
-            await prepare(manager)
+            await prepare_release(manager)
             if needed.demo_model:
                 manager.start_soon(needed.demo_model)
             await start_site(manager, host, port)
@@ -96,7 +98,7 @@ async def check_redis() -> None:
         raise CommandError(f"Redis does not answer: look at REDIS_URL in .env ({error}).") from error
 
 
-async def prepare(manager: Manager) -> None:
+async def prepare_release(manager: Manager) -> None:
     manager.say("Preparing the databases.")
     code, printed = await manager.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
     if code:

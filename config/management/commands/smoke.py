@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from chat.llm.catalog import Candidate, list_offered
-from chat.llm.dispatch import Prompt, answer
+from chat.llm.dispatch import AnswerRequest, answer_with_failover
 from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish, Message
 from history import access, progress, tree
@@ -23,7 +23,7 @@ from history.search import search_turns
 NOBODY = 0
 """The owner of the conversation that is written and deleted again."""
 QUESTION = "Reply with one short greeting."
-LONGEST_ANSWER = 1_000  # tokens; a model that reasons needs some before its first word
+MAX_ANSWER_TOKENS = 1_000  # tokens; a model that reasons needs some before its first word
 
 
 class Command(BaseCommand):
@@ -36,9 +36,9 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         self.failures = 0
-        for candidate in cheapest():
+        for candidate in cheapest_models():
             with self.trying(f"{candidate.provider.name}, {candidate.model.label}"):
-                self.stdout.write(asyncio.run(ask(candidate)))
+                self.stdout.write(asyncio.run(ask_candidate(candidate)))
         with self.trying(f"History on {connections['history'].vendor}"):
             write_and_find()
         if options["mail"]:
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{what}: works, {time.monotonic() - begun:.1f} s")
 
 
-def cheapest() -> list[Candidate]:
+def cheapest_models() -> list[Candidate]:
     """Return one model of each configured provider: the one that writes for least."""
     found: dict[str, Candidate] = {}
     for candidate in sorted(list_offered(), key=lambda candidate: price_of(candidate.model).tiers[0].output):
@@ -68,11 +68,13 @@ def cheapest() -> list[Candidate]:
     return list(found.values())
 
 
-async def ask(candidate: Candidate) -> str:
+async def ask_candidate(candidate: Candidate) -> str:
     """Return what it answered, and what that cost."""
-    prompt = Prompt(messages=(Message("user", QUESTION),), max_output=min(LONGEST_ANSWER, candidate.model.max_output))
+    prompt = AnswerRequest(
+        messages=(Message("user", QUESTION),), max_output=min(MAX_ANSWER_TOKENS, candidate.model.max_output)
+    )
     text, finish = "", None
-    async for event in answer([candidate], prompt):
+    async for event in answer_with_failover([candidate], prompt):
         if isinstance(event, Delta):
             text += event.text
         elif isinstance(event, Finish):

@@ -27,7 +27,7 @@ KEYWORDS: dict[str, Any] = {
     **dict.fromkeys(("npgettext", "npgettext_lazy"), ((1, "c"), 2, 3)),
 }
 
-Found: TypeAlias = tuple[int, str | tuple[str, ...], list[str], str | None]
+FoundMessage: TypeAlias = tuple[int, str | tuple[str, ...], list[str], str | None]
 
 
 class Command(BaseCommand):
@@ -116,18 +116,18 @@ def _new_catalog(language: str) -> Catalog:
     )
 
 
-def _extract(source: bytes) -> Iterator[Found]:
+def _extract(source: bytes) -> Iterator[FoundMessage]:
     yield from extract("python", BytesIO(source), KEYWORDS, ["Translators:"])
 
 
-def _extract_from_template(path: Path) -> Iterator[Found]:
+def _extract_from_template(path: Path) -> Iterator[FoundMessage]:
     # Django turns a template into calls between words without meaning; inside brackets their indentation is none.
     code = templatize(path.read_text(), origin=str(path))
     for line, message, comments, context in _extract(f"(\n{code}\n)".encode()):
         yield line - 1, message, comments, context
 
 
-def _add(template: Catalog, path: Path, found: Iterator[Found]) -> None:
+def _add(template: Catalog, path: Path, found: Iterator[FoundMessage]) -> None:
     name = path.relative_to(settings.BASE_DIR).as_posix()
     for line, message, comments, context in found:
         template.add(message, locations=[(name, line)], auto_comments=comments, context=context)

@@ -1,0 +1,32 @@
+"""Objects that belong to one event loop: connections, and whatever holds a lock, a future or a task of it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """One object for each running event loop, made by `make` when it is first asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def get(self) -> T:
+        """Return the running loop's object."""
+        loop = asyncio.get_running_loop()
+        found = self._made.get(loop)
+        if found is None:
+            found = self._made[loop] = self._make()
+        return found
+
+    def replace(self, value: T) -> None:
+        """Make `value` the running loop's object."""
+        self._made[asyncio.get_running_loop()] = value
+
+    def pop(self) -> T | None:
+        """Forget the running loop's object, and return it so that it can be closed; None if there was none."""
+        return self._made.pop(asyncio.get_running_loop(), None)

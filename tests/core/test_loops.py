@@ -1,0 +1,33 @@
+"""One object a loop."""
+
+import asyncio
+
+from core.loops import PerLoop
+
+
+def test_each_loop_has_its_own_and_keeps_it():
+    made: list[object] = []
+    objects: PerLoop[object] = PerLoop(lambda: made.append(object()) or made[-1])
+
+    async def ask() -> list[object]:
+        return [objects.get(), objects.get()]
+
+    first, second = asyncio.run(ask()), asyncio.run(ask())
+    assert first[0] is first[1]
+    assert second[0] is second[1]
+    assert first[0] is not second[0]
+
+
+async def test_what_was_taken_out_is_made_anew():
+    objects: PerLoop[object] = PerLoop(object)
+    assert objects.pop() is None
+    first = objects.get()
+    assert objects.pop() is first
+    assert objects.get() is not first
+
+
+async def test_another_may_be_put_in_its_place():
+    objects: PerLoop[object] = PerLoop(object)
+    other = object()
+    objects.replace(other)
+    assert objects.get() is other
