@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
 from core import rows
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
 _plans = CachedTable("plans", lambda: Plan.objects.in_bulk(), Plan)
 

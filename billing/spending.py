@@ -15,7 +15,7 @@ from django.utils import timezone
 from billing.errors import SpendLimitReached
 from billing.models import Reservation, Spending, UsageRecord
 from core import rows
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
 _TAKE_ROOM = f"""
 UPDATE {Spending._meta.db_table} SET reserved_micros = reserved_micros + %s

@@ -10,7 +10,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.pricing import most_it_can_take
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
-from core.cached_tables import CachedForSeconds, CachedTable
+from core.caching import CachedTable, CachedValue
 
 ALARMS = (80, 100)
 """Percent of the limit."""
@@ -87,4 +87,4 @@ def _find_stopped() -> frozenset[str]:
 
 
 _limits = CachedTable("limits", _load_limits, ProviderLimit)
-_stopped = CachedForSeconds(_find_stopped, seconds=1.0)
+_stopped = CachedValue(_find_stopped, seconds=1.0)
