@@ -70,5 +70,5 @@ def efforts_of(choices: list[ModelOption], key: str) -> list[tuple[str, str]]:
 
 
 def _reason(tier: str) -> str:
-    plan = entitlements.least_plan_with(tier)
+    plan = entitlements.lowest_plan_name_with(tier)
     return gettext("Not in your plan: %(plan)s has it.") % {"plan": plan} if plan else gettext("Not in your plan.")

@@ -145,7 +145,7 @@ def preview(request: HttpRequest, attachment_id: UUID) -> HttpResponse:
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Allowance, recent conversations and models."""
     user = member_of(request)
-    allowed, allowance = entitlements.standing_of(user.pk)
+    allowed, allowance = entitlements.entitlements_and_allowance_of(user.pk)
     context = {
         "allowance": allowance,
         "plan_name": entitlements.plan_name_of(allowed.plan),
@@ -167,7 +167,7 @@ def chat_page(
 ) -> HttpResponse:
     """Render the page of a conversation, or of one that its first question will begin."""
     user = member_of(request)
-    allowed, allowance = entitlements.standing_of(user.pk)
+    allowed, allowance = entitlements.entitlements_and_allowance_of(user.pk)
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
     choices = list_model_options(allowed, resting=health.resting_models())
