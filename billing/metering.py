@@ -53,8 +53,8 @@ def reserve(
     whether this call did it.
 
     `budget` is the user's, where the caller has read it already; after a refusal it says what is left. Calling again
-    with the same key changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written, and
-    Conflict when the key is another user's.
+    with the same key changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written,
+    and Conflict when the key is another user's.
     """
     period = budget.period if budget else period_of(user_id)
     hold_fields = spending.hold_fields(supplier_hold)

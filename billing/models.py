@@ -97,8 +97,8 @@ class UsagePeriod(models.Model):
 class Spending(models.Model):
     """What one supplier charges us on one day (UTC): what we pay, not what people pay.
 
-    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost us; the latter
-    is only counted for suppliers that have a limit.
+    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost us; the
+    latter is only counted for suppliers that have a limit.
     """
 
     supplier = models.CharField(_("supplier"), max_length=50)

@@ -222,7 +222,7 @@ def test_any_order_of_calls_keeps_the_day_true(catalog: None, steps: list[tuple[
     Reservation.objects.all().delete()
     UsagePeriod.objects.all().delete()
     Spending.objects.all().delete()
-    spending._days.forget()
+    spending._ids.forget()
     user = User.objects.get(email="carla@example.com")
     keys = [uuid4() for _ in range(5)]
     for what, which, amount in steps:
