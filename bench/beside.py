@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from config.embedded import services
+from config.embedded import ports
 from testbed.site import wait_for_port
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -64,7 +64,7 @@ def core(index: int) -> set[int] | None:
 @contextlib.contextmanager
 def provider() -> Iterator[Upstream]:
     """Run the fake provider as a process of its own."""
-    port = services.any_free_port()
+    port = ports.any_free_port()
     command = [sys.executable, "-m", "testbed.provider", "--port", str(port)]
     with _running(command, port) as pid:
         yield Upstream(f"http://127.0.0.1:{port}/v1", pid)
@@ -77,7 +77,7 @@ def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None
     if program is None:
         yield None
         return
-    port = services.any_free_port()
+    port = ports.any_free_port()
     with tempfile.TemporaryDirectory(prefix="tertulia-nginx-") as folder:
         temporary = " ".join(f"{name}_temp_path {name};" for name in _TEMPORARY)
         settings = _NGINX.format(temporary=temporary, provider=urlsplit(provider_url).netloc, port=port)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from config.embedded import services
+from config.embedded import ports, services
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30
@@ -39,8 +39,8 @@ class Site:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
-        self._ports = {f"web{number}": services.any_free_port() for number in range(webs)}
-        self._valkey = services.any_free_port()
+        self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
+        self._valkey = ports.any_free_port()
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -196,7 +196,7 @@ class Site:
 def wait_for_port(port: int) -> None:
     """Return when something answers on the port."""
     deadline = time.monotonic() + START_SECONDS
-    while services.is_free(port):
+    while ports.is_free(port):
         if time.monotonic() > deadline:
             raise TimeoutError(f"Nothing answers on port {port}.")
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`manage.py translate`: brings the catalogues in `locale/` up to date with the code. Needs Babel, and no gettext tools."""
+"""`manage.py translate`: brings the catalogues in `locale/` up to date with the code. Needs Babel, not gettext."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from django.utils.translation import to_locale
 from django.utils.translation.template import templatize
 
 SOURCE_LANGUAGE = "en"
-"""What the code is written in: a sentence there translates itself."""
+"""The language of the sentences in the code: there, each sentence is its own translation."""
 CODE = ("accounts", "billing", "chat", "config", "core", "history")
 TEMPLATES = "templates"
 KEYWORDS: dict[str, Any] = {
