@@ -1,5 +1,5 @@
-"""`manage.py smoke`: tries the real providers, history database and mail server, which tests replace with fakes. It asks
-(and pays) each provider that has a key for one short answer."""
+"""`manage.py smoke`: tries the real providers, history database and mail server, which tests replace with fakes. It
+asks (and pays) each provider that has a key for one short answer."""
 
 import asyncio
 import time
