@@ -65,7 +65,7 @@ def converse(argument: str) -> str:
     """Write a conversation of so many finished turns for the owner of an access token; return its id."""
     wanted = json.loads(argument)
     owner_id = int(AccessToken(wanted["access"])["user_id"])
-    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+    conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     parent = None
     for number in range(wanted["turns"]):
         turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)

@@ -1,4 +1,4 @@
-"""Sign up, log in, and your own account."""
+"""The API of sign-up, log-in and the user's own account."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class SignUpThrottle(AnonRateThrottle):
 
 
 class LogInThrottle(AnonRateThrottle):
-    """Slows down guessing from one address; a person who mistypes never meets it."""
+    """Slows down guessing from one address; a person who mistypes does not reach it."""
 
     scope = "log_in"
     rate = "30/minute"

@@ -25,7 +25,9 @@ def conversations(request: Request) -> Response:
     fields = serializer.validated_data
     title = fields["title"]
     titled_by = TitledBy.PERSON if title.strip() else TitledBy.WORDS
-    conversation = tree.open_conversation(owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by)
+    conversation = tree.get_or_create_conversation(
+        owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by
+    )
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 

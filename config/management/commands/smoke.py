@@ -89,7 +89,7 @@ async def ask_candidate(candidate: Candidate) -> str:
 
 def check_history() -> None:
     """Write a conversation, close its turn, find it by a word, delete it."""
-    conversation = tree.open_conversation(NOBODY_ID, new_id(), title="Smoke")
+    conversation = tree.get_or_create_conversation(NOBODY_ID, new_id(), title="Smoke")
     try:
         turn = Turn(
             pk=new_id(),
