@@ -1,4 +1,4 @@
-"""CPU time and memory of process trees, from /proc."""
+"""Measures CPU time and memory of process trees, from /proc."""
 
 import os
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class _Process:
 
 
 def measure(roots: dict[str, tuple[int, ...]]) -> dict[str, Usage]:
-    """What each named set of processes and all their descendants have used since they began."""
+    """Return what each named set of processes and their descendants has used since it started."""
     processes = _read_all()
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():

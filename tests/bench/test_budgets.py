@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bench import budgets
-from bench.held import is_held
+from bench.capacity import is_held
 from bench.load import Cost, Percentiles, Refusals, Report
 
 NONE = Percentiles(None, None, None, None)
@@ -44,17 +44,17 @@ def floor(name: str, us: float) -> Report:
 
 
 def test_a_token_s_cost_is_that_of_all_and_told_in_parts() -> None:
-    found = budgets.a_token(report(us=20), floor("provider", 30), floor("nginx", 15))
+    found = budgets.cpu_of_a_token(report(us=20), floor("provider", 30), floor("nginx", 15))
     assert (found.measured, found.verdict) == (60, "met")
     assert found.detail == "web 20, runner 20, Valkey 20; 2.0 × the provider's 30; 4.0 × nginx's 15"
 
 
 def test_without_nginx_there_is_one_ratio_less() -> None:
-    assert "nginx" not in budgets.a_token(report(), floor("provider", 30), None).detail
+    assert "nginx" not in budgets.cpu_of_a_token(report(), floor("provider", 30), None).detail
 
 
 def test_one_more_token_leaves_out_what_a_turn_costs() -> None:
-    found = budgets.a_token_more(report(ms_a_turn=4), report(tokens=200_000, ms_a_turn=12))
+    found = budgets.cpu_of_one_more_token(report(ms_a_turn=4), report(tokens=200_000, ms_a_turn=12))
     assert found.measured == 3 * (12 - 4) * 1e3 / 800
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.channels import Target
+from bench.clients import Target
 from bench.connections import ConnectionFailedError
 from bench.load import Load, measure
 from testbed.provider import FakeProvider

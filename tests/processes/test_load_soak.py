@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from bench import beside, processes
+from bench import baselines, processes
 from bench.load import Load, Report, measure
 from bench.run import STEADY, UNLIMITED
 from testbed.site import Site
@@ -45,7 +45,7 @@ class Sample:
 def test_under_half_the_load_memory_stays_flat_and_nothing_is_lost() -> None:
     reports: list[Report] = []
     with run_site() as site:
-        people = tuple(site.members(STREAMS, plan=UNLIMITED))
+        people = tuple(site.create_members(STREAMS, plan=UNLIMITED))
         load = Load("socket", f"http://127.0.0.1:{site.port()}", STEADY, STREAMS, ROUNDS, people)
         with sampling(site) as samples:
             until = time.monotonic() + SECONDS
@@ -71,7 +71,7 @@ def settled(site: Site) -> dict[str, Any]:
 def run_site() -> Iterator[Site]:
     """Run a site and, as a process of its own, the provider it asks; print the site's logs if the block fails."""
     environment = {"ACCESS_TOKEN_EXPIRE_MINUTES": "1440", **fresh_store()}
-    with beside.provider() as provider, Site(provider.url, [STEADY], environment=environment) as site:
+    with baselines.provider() as provider, Site(provider.url, [STEADY], environment=environment) as site:
         try:
             yield site
         except BaseException:

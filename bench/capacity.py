@@ -1,24 +1,25 @@
-"""The largest number of streams at which every reader is still served well."""
+"""Finds the capacity of a core: the largest number of streams at which every reader is still served well."""
 
 from collections.abc import Callable
 
 from bench.load import Report
 
-TOKEN_P99_MS = 100
-FIRST_TOKEN_P99_MS = 1_000
-STRETCH_P99 = 1.1  # above it the offered rate was not reached, by whoever was short of CPU
+MAX_TOKEN_P99_MS = 100
+MAX_FIRST_TOKEN_P99_MS = 1_000
+MAX_STRETCH_P99 = 1.1  # above it, tokens came slower than the provider sent them: somebody was short of CPU
 
 
 def is_held(report: Report) -> bool:
-    """Nothing refused, nothing missing, and every token in time."""
+    """Return whether no turn was refused, no token was missing, and tokens came in time."""
     token, first, stretch = report.token_added_ms.p99, report.first_token_added_ms.p99, report.stretch.p99
     if not report.ok or token is None or first is None or stretch is None:
         return False
-    return token < TOKEN_P99_MS and first < FIRST_TOKEN_P99_MS and stretch < STRETCH_P99
+    return token < MAX_TOKEN_P99_MS and first < MAX_FIRST_TOKEN_P99_MS and stretch < MAX_STRETCH_P99
 
 
-def largest(holds: Callable[[int], bool], *, first: int, cap: int) -> int:
-    """Return the largest number that holds: doubling from `first`, then halving the gap to a tenth. 0 if none does."""
+def find_largest(holds: Callable[[int], bool], *, first: int, cap: int) -> int:
+    """Return the largest number for which `holds` is true, to a tenth; 0 if none is. Doubles from `first` until one
+    fails, then bisects."""
     held, failed, number = 0, 0, first
     while True:
         if holds(number):
@@ -36,5 +37,5 @@ def largest(holds: Callable[[int], bool], *, first: int, cap: int) -> int:
 
 
 def ramp_seconds(streams: int) -> float:
-    """Over which so many streams start."""
+    """Return the seconds over which so many streams start."""
     return min(3.0, max(1.0, streams / 200))
