@@ -49,7 +49,7 @@ def chat_context(
     refusal: RefusedQuestion | None = None,
 ) -> dict[str, Any]:
     """Return the context of `chat/chat.html`. `conversation` is None for one that its first question will begin."""
-    allowed, allowance = entitlements.standing_of(owner_id)
+    allowed, allowance = entitlements.entitlements_and_allowance_of(owner_id)
     conversations = access.list_conversations(owner_id, limit=SIDEBAR_SHOWN)
     turns = turns_context(conversation, before=before) if conversation else {"turns": [], "earlier_than": None}
     last = turns["turns"][-1].turn if turns["turns"] else None

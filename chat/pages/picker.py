@@ -73,5 +73,5 @@ def list_efforts(options: Iterable[ModelOption], key: str) -> list[tuple[str, st
 
 
 def _not_in_plan(tier: str) -> str:
-    plan = entitlements.least_plan_with(tier)
+    plan = entitlements.lowest_plan_name_with(tier)
     return gettext("Not in your plan: %(plan)s has it.") % {"plan": plan} if plan else gettext("Not in your plan.")

@@ -96,7 +96,7 @@ def preview(request: HttpRequest, attachment_id: UUID) -> HttpResponse:
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Allowance, recent conversations and models."""
     owner_id = member_of(request).pk
-    allowed, allowance = entitlements.standing_of(owner_id)
+    allowed, allowance = entitlements.entitlements_and_allowance_of(owner_id)
     context = {
         "allowance": allowance,
         "plan_name": entitlements.plan_name_of(allowed.plan),
