@@ -258,7 +258,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         """The person was suspended or signed out everywhere."""
         await self.close(4401)
 
-    # --- Tasks beside the commands -----------------------------------------------------------------------------------
+    # --- Background tasks --------------------------------------------------------------------------------------------
 
     def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
