@@ -1,4 +1,4 @@
-"""The pages of the chat. With JavaScript they follow turns over the socket; without, forms and reloading do the same."""
+"""The pages of the chat. With JavaScript they follow turns over the socket, without it by forms and reloading."""
 
 from uuid import UUID
 

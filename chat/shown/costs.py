@@ -16,6 +16,20 @@ TYPICAL_REASONING_TOKENS = 500
 """What a model that reasons is expected to think for it."""
 
 
+def usage_of(turn: Turn) -> dict[str, Any] | None:
+    """Return the tokens of a finished turn; None while it is open or when nothing was used."""
+    if not turn.usage_source:
+        return None
+    return {
+        "input": turn.input_tokens,
+        "cache_read": turn.cache_read_tokens,
+        "cache_write": turn.cache_write_tokens,
+        "output": turn.output_tokens,
+        "reasoning": turn.reasoning_tokens,
+        "source": turn.usage_source,
+    }
+
+
 def first_token_ms(turn: Turn) -> int | None:
     """Return how long it took from the question to the first token, in milliseconds; None where nothing was shown."""
     if turn.first_token_at is None:
@@ -32,7 +46,7 @@ def tokens_per_second(turn: Turn) -> float | None:
 
 
 def price_details(turn: Turn) -> dict[str, Any] | None:
-    """Return the prices a turn was charged by; None for one that cost nothing, or is older than the record of prices."""
+    """Return the prices a turn was charged by; None for one that cost nothing, or is older than this record."""
     stamp = read_stamp(turn.price)
     return msgspec.structs.asdict(stamp) if stamp else None
 

@@ -33,7 +33,7 @@ COST_VALUES = (
 """What `_turn_costs.html` shows, and what static/js/estimate.js reads there (the last line)."""
 
 EXPLAINED_FAILURES = ("context_exceeded", "rate_limited", "timeout")
-"""Error codes after which another model answered and the page says why; after others, that the first was unavailable."""
+"""Why another model answered, where the page says more than that the first one was unavailable: error codes."""
 STATUSES_TO_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
 
 UNKNOWN_FIGURE = "–"
