@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from bench.load import Report
+from bench.load import LoadReport
 
 MAX_TOKEN_P99_MS = 100
 MAX_FIRST_TOKEN_P99_MS = 1_000
 MAX_STRETCH_P99 = 1.1  # above it, tokens came slower than the provider sent them: somebody was short of CPU
 
 
-def is_held(report: Report) -> bool:
+def is_held(report: LoadReport) -> bool:
     """Return whether no turn was refused, no token was missing, and tokens came in time."""
     token, first, stretch = report.token_added_ms.p99, report.first_token_added_ms.p99, report.stretch.p99
     if not report.ok or token is None or first is None or stretch is None:

@@ -32,7 +32,7 @@ class OtherCpuTime:
         except OSError:
             return cls(0, 0)
         user, nice, system, _idle, _waiting, interrupts, soft, stolen = ticks[:8]
-        own = processes.measure({"own": (os.getpid(),)})["own"].cpu_seconds
+        own = processes.measure_processes({"own": (os.getpid(),)})["own"].cpu_seconds
         busy = (user + nice + system + interrupts + soft) / _TICKS_PER_SECOND
         return cls(stolen / _TICKS_PER_SECOND, busy - own)
 

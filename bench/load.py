@@ -81,7 +81,7 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class ProcessCost:
     """What a process tree used while the load ran."""
 
     cpu_seconds: float
@@ -92,7 +92,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     target: Target
     model: str
     streams: int
@@ -112,26 +112,26 @@ class Report:
     frames_per_second: float | None  # of a turn, between its first token and its last
     bytes_beyond_text_per_frame: float | None
     client_us_per_token: float | None
-    processes: dict[str, Cost]
+    processes: dict[str, ProcessCost]
 
     @property
     def ok(self) -> bool:
         return not self.errors and not self.missing
 
 
-async def run(load: Load) -> Report:
+async def run(load: Load) -> LoadReport:
     """Open the clients, let them ask, and report. Raises ConnectionFailedError if one cannot be opened."""
     script = _timed_script(load.model)
     totals = Totals()
-    before_opening = processes.measure(load.processes)
+    before_opening = processes.measure_processes(load.processes)
     clients = make_clients(load)
     try:
         await open_clients(clients, load.rounds)
-        before, cpu_before, begun = processes.measure(load.processes), time.process_time(), time.monotonic()
+        before, cpu_before, begun = processes.measure_processes(load.processes), time.process_time(), time.monotonic()
         peaks = await _track_peak_memory(load, _ask_all(load, clients, totals, script))
         wall_seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_before
         await asyncio.sleep(COOL_DOWN_SECONDS if load.processes else 0)
-        after = processes.measure(load.processes)
+        after = processes.measure_processes(load.processes)
     finally:
         for client in clients:
             client.close()
@@ -142,7 +142,7 @@ async def run(load: Load) -> Report:
     return _report(load, totals, wall_seconds, cpu_seconds, costs)
 
 
-def measure(load: Load) -> Report:
+def measure_load(load: Load) -> LoadReport:
     """Run the load in an event loop of its own."""
     allow_many_sockets()
     with asyncio.Runner(loop_factory=new_fast_loop) as runner:
@@ -210,14 +210,16 @@ async def _track_peak_memory(load: Load, asking: Coroutine[Any, Any, None]) -> d
     task = asyncio.create_task(asking)
     while not task.done():
         await asyncio.wait([task], timeout=MEMORY_PROBE_SECONDS if load.processes else None)
-        for name, usage in processes.measure(load.processes).items():
+        for name, usage in processes.measure_processes(load.processes).items():
             peaks[name] = max(peaks[name], usage.rss_bytes)
     await task
     return peaks
 
 
-def _cost(totals: Totals, load: Load, cpu_seconds: float, before: processes.Usage, peak_bytes: int) -> Cost:
-    return Cost(
+def _cost(
+    totals: Totals, load: Load, cpu_seconds: float, before: processes.ProcessUsage, peak_bytes: int
+) -> ProcessCost:
+    return ProcessCost(
         cpu_seconds=round(cpu_seconds, 2),
         cpu_us_per_token=_per(cpu_seconds * 1e6, totals.tokens),
         cpu_ms_per_turn=round(cpu_seconds * 1e3 / (load.streams * load.rounds), 3),
@@ -227,9 +229,9 @@ def _cost(totals: Totals, load: Load, cpu_seconds: float, before: processes.Usag
 
 
 def _report(
-    load: Load, totals: Totals, wall_seconds: float, client_cpu_seconds: float, costs: dict[str, Cost]
-) -> Report:
-    return Report(
+    load: Load, totals: Totals, wall_seconds: float, client_cpu_seconds: float, costs: dict[str, ProcessCost]
+) -> LoadReport:
+    return LoadReport(
         target=load.target,
         model=load.model,
         streams=load.streams,
@@ -302,7 +304,7 @@ def _parse_arguments() -> Load:
 
 
 def main() -> None:
-    report = measure(_parse_arguments())
+    report = measure_load(_parse_arguments())
     print(json.dumps(asdict(report)))
     sys.exit(0 if report.ok else 1)
 

@@ -9,7 +9,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     cpu_seconds: float
     rss_bytes: int
 
@@ -21,7 +21,7 @@ class _Process:
     pages: int
 
 
-def measure(roots: dict[str, tuple[int, ...]]) -> dict[str, Usage]:
+def measure_processes(roots: dict[str, tuple[int, ...]]) -> dict[str, ProcessUsage]:
     """Return what each named set of processes and their descendants has used since it started."""
     processes = _read_all()
     children: dict[int, list[int]] = {}
@@ -41,10 +41,10 @@ def _tree(roots: tuple[int, ...], children: dict[int, list[int]]) -> set[int]:
     return found
 
 
-def _sum(pids: set[int], processes: dict[int, _Process]) -> Usage:
+def _sum(pids: set[int], processes: dict[int, _Process]) -> ProcessUsage:
     alive = [processes[pid] for pid in pids if pid in processes]
     ticks = sum(process.ticks for process in alive)
-    return Usage(ticks / _TICKS_PER_SECOND, sum(process.pages for process in alive) * _PAGE_BYTES)
+    return ProcessUsage(ticks / _TICKS_PER_SECOND, sum(process.pages for process in alive) * _PAGE_BYTES)
 
 
 def _read_all() -> dict[int, _Process]:

@@ -11,7 +11,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetedFigure:
     """A figure and its limit, the most or the least it may be. Without a limit it is for information."""
 
     figure: str

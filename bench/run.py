@@ -21,9 +21,9 @@ from typing import Literal
 
 from bench import baselines, budgets, conditions
 from bench.capacity import find_largest, is_held, ramp_seconds
-from bench.load import Load, Report, measure
+from bench.load import Load, LoadReport, measure_load
 from bench.pages import time_page
-from bench.results import RESULTS, Bar, Budget, bar_chart, format_number, insert_entry, join_numbers, table
+from bench.results import RESULTS, Bar, BudgetedFigure, bar_chart, format_number, insert_entry, join_numbers, table
 from bench.slow_readers import measure_with_crowd
 from testbed.many_connections import allow_many_sockets
 from testbed.site import Site
@@ -55,9 +55,9 @@ class Pair:
     """The same load on the provider and on the site, and on nginx if wanted."""
 
     name: str
-    direct: Report
-    site: Report
-    nginx: Report | None = None
+    direct: LoadReport
+    site: LoadReport
+    nginx: LoadReport | None = None
 
 
 @dataclass
@@ -69,10 +69,10 @@ class Bench:
     site: Site
     target: Way
     people: tuple[str, ...]
-    reports: list[Report] = field(default_factory=list)
+    reports: list[LoadReport] = field(default_factory=list)
 
-    def ask_site(self, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None) -> Report:
-        report = measure(self.load(model, streams, rounds, ramp))
+    def ask_site(self, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None) -> LoadReport:
+        report = measure_load(self.load(model, streams, rounds, ramp))
         self.reports.append(report)
         return _print_report("site", report)
 
@@ -84,9 +84,9 @@ class Bench:
         streams: int,
         rounds: int = 1,
         ramp: float | None = None,
-    ) -> Report:
+    ) -> LoadReport:
         load = Load("provider", upstream.url, model, streams, rounds, processes={name: (upstream.pid,)})
-        return _print_report(name, measure(replace(load, ramp_seconds=ramp)))
+        return _print_report(name, measure_load(replace(load, ramp_seconds=ramp)))
 
     def ask_in_turns(
         self, name: str, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None, nginx: bool = False
@@ -115,10 +115,10 @@ class Bench:
 class Findings:
     """The results of a run so far."""
 
-    budgets: list[Budget] = field(default_factory=list)
+    budgets: list[BudgetedFigure] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    crowds: list[tuple[str, Report]] = field(default_factory=list)
-    tries: dict[int, Report] = field(default_factory=dict)  # by number of streams
+    crowds: list[tuple[str, LoadReport]] = field(default_factory=list)
+    tries: dict[int, LoadReport] = field(default_factory=dict)  # by number of streams
     bars: list[str] = field(default_factory=list)
 
 
@@ -164,7 +164,7 @@ def measure_all(bench: Bench) -> Findings:
     found.budgets[1:1] = [long_turns(bench, found, many), find_capacity(bench, found, first=MANY)]
     measure_small_loads(bench, found, many, few, first_rounds=40, turn_rounds=125)
     found.crowds.append(("500 in 2.5 s", crowd.site))
-    found.budgets += [*budgets.crowd(crowd.site), slow_readers(bench)]
+    found.budgets += [*budgets.crowd(crowd.site), measure_slow_readers(bench)]
     found.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
     found.budgets.append(budgets.refusals(at_once))
     return found
@@ -196,13 +196,13 @@ def measure_growing_loads(bench: Bench, found: Findings, rounds: dict[int, int])
     return steady
 
 
-def long_turns(bench: Bench, found: Findings, many: Pair) -> Budget:
+def long_turns(bench: Bench, found: Findings, many: Pair) -> BudgetedFigure:
     long = bench.ask_in_turns(f"{MANY}, 1,000 tokens", LONG, MANY)
     found.pairs.append(long)
     return budgets.cpu_of_one_more_token(many.site, long.site)
 
 
-def find_capacity(bench: Bench, found: Findings, first: int) -> Budget:
+def find_capacity(bench: Bench, found: Findings, first: int) -> BudgetedFigure:
     """Find how many streams one core holds."""
 
     def holds(streams: int) -> bool:
@@ -212,7 +212,7 @@ def find_capacity(bench: Bench, found: Findings, first: int) -> Budget:
 
     streams = find_largest(holds, first=first, cap=CAP)
     found.bars.append(bar_chart("streams of 50 tokens/s held on one core", [Bar("Tertulia", streams), *HELD_ELSEWHERE]))
-    return Budget("streams of 50 tokens/s held on one core", 300, streams, at_least=True)
+    return BudgetedFigure("streams of 50 tokens/s held on one core", 300, streams, at_least=True)
 
 
 def measure_small_loads(
@@ -230,11 +230,11 @@ def measure_small_loads(
     found.budgets.append(budgets.chat_page(taken, PAGE_TURNS))
 
 
-def slow_readers(bench: Bench) -> Budget:
+def measure_slow_readers(bench: Bench) -> BudgetedFigure:
     """Measure fast readers alone, beside many slow ones, and beside as many that keep up."""
     fast = bench.load(STEADY, 100, 2, ramp=4)  # so slowly that opening turns does not keep the core busy
     crowd = replace(bench.load(HEAVY, MANY), access_tokens=bench.people[100 : 100 + MANY])
-    alone = _print_report("fast ones alone", measure(fast))
+    alone = _print_report("fast ones alone", measure_load(fast))
     slow = measure_with_crowd(replace(crowd, target="slow-socket"), fast)
     _print_report(f"beside {MANY} slow ones", slow.fast)
     bench.provider.reset()
@@ -290,7 +290,7 @@ def _pair_row(found: Pair) -> tuple[str, ...]:
     )
 
 
-def _crowd_row(name: str, report: Report) -> tuple[str, ...]:
+def _crowd_row(name: str, report: LoadReport) -> tuple[str, ...]:
     refused = report.refusals
     return (
         name,
@@ -303,19 +303,19 @@ def _crowd_row(name: str, report: Report) -> tuple[str, ...]:
     )
 
 
-def _try(tried: tuple[int, Report]) -> str:
+def _try(tried: tuple[int, LoadReport]) -> str:
     streams, report = tried
     token, first, stretch = report.token_added_ms.p99, report.first_token_added_ms.p99, report.stretch.p99
     figures = f"token p99 {format_number(token)} ms, first {format_number(first)} ms, stretch {format_number(stretch)}"
     return f"{streams} {'held' if is_held(report) else 'not held'} ({figures})"
 
 
-def _errors(report: Report) -> str:
+def _errors(report: LoadReport) -> str:
     found = {**report.errors, **({"tokens missing": report.missing} if report.missing else {})}
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.items())) or "none"
 
 
-def _print_report(name: str, report: Report) -> Report:
+def _print_report(name: str, report: LoadReport) -> LoadReport:
     """Print a report as soon as it is there: a run takes ten minutes."""
     added, cost = (
         join_numbers(report.token_added_ms.p50, report.token_added_ms.p99),

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from bench.load import Load, Report, make_clients, open_clients, run
+from bench.load import Load, LoadReport, make_clients, open_clients, run
 from bench.measurement import Totals, TurnMeasurement
 from testbed.many_connections import allow_many_sockets, new_fast_loop
 from testbed.script import Script
@@ -16,7 +16,7 @@ LEAD_SECONDS = 6.0  # in which the slow readers fall behind, before the others a
 class CrowdResult:
     """The report of the fast readers, and the share of its text that the crowd received."""
 
-    fast: Report
+    fast: LoadReport
     read_share: float
 
 

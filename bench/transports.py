@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bench import baselines, conditions
-from bench.load import Load, Report, measure
+from bench.load import Load, LoadReport, measure_load
 from bench.results import RESULTS, format_number, insert_entry, table
 from bench.run import UNLIMITED
 from testbed.many_connections import allow_many_sockets
@@ -32,14 +32,14 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class TokenCost:
     """CPU for each token, in µs; for the runner the median, least and most of the rounds."""
 
     runner: tuple[float, float, float]
     site: float
 
     @classmethod
-    def of(cls, reports: list[Report]) -> "Cost":
+    def of(cls, reports: list[LoadReport]) -> "TokenCost":
         runner = [report.processes["runner0"].cpu_us_per_token or 0 for report in reports]
         site = [sum(cost.cpu_us_per_token or 0 for cost in report.processes.values()) for report in reports]
         return cls((statistics.median(runner), min(runner), max(runner)), statistics.median(site))
@@ -53,7 +53,7 @@ def main() -> None:
     begun, before, commit = time.monotonic(), conditions.OtherCpuTime.now(), conditions.describe_commit()
     last = baselines.pick_core(-1)
     with ExitStack() as stack:
-        reports, versions = measure_all(stack, last, given.streams, given.rounds)
+        reports, versions = measure_transports(stack, last, given.streams, given.rounds)
     facts = [
         conditions.describe_machine() + ("" if last else ", not pinned to cores"),
         f"{versions}, {conditions.describe_packages('openai', 'anthropic', 'google-genai')}",
@@ -66,9 +66,9 @@ def main() -> None:
     RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
 
-def measure_all(
+def measure_transports(
     stack: ExitStack, last: set[int] | None, streams: int, rounds: int
-) -> tuple[dict[Pair, list[Report]], str]:
+) -> tuple[dict[Pair, list[LoadReport]], str]:
     """Return the reports of every pair, and the versions of what ran."""
     allow_many_sockets()
     if first := baselines.pick_core(0):
@@ -85,7 +85,7 @@ def measure_all(
     site = stack.enter_context(Site(provider.url, [SCRIPT, WARM_UP], cores=last, environment=environment))
     people = tuple(site.create_members(streams, plan=UNLIMITED))
     names = {(key, script): add_model(site, key, script) for key in FORMATS.values() for script in (SCRIPT, WARM_UP)}
-    reports: dict[Pair, list[Report]] = {(name, transport): [] for name in FORMATS for transport in TRANSPORTS}
+    reports: dict[Pair, list[LoadReport]] = {(name, transport): [] for name in FORMATS for transport in TRANSPORTS}
     for number_of_round in range(rounds):
         for transport in TRANSPORTS if number_of_round % 2 else reversed(TRANSPORTS):
             restart_runner(site, transport)
@@ -116,23 +116,23 @@ def restart_runner(site: Site, transport: str) -> None:
     site.wait_until_ready()
 
 
-def ask(site: Site, people: tuple[str, ...], script: str, name: str, streams: int) -> Report:
+def ask(site: Site, people: tuple[str, ...], script: str, name: str, streams: int) -> LoadReport:
     processes: dict[str, tuple[int, ...]] = {part: (site.pid(part),) for part in PARTS}
     url = f"http://127.0.0.1:{site.port()}"
     load = Load("socket", url, script, streams, 1, people, processes, requested_model=name, ramp_seconds=1)
-    report = measure(load)
+    report = measure_load(load)
     print(
         f"  {name}: {format_number(report.processes['runner0'].cpu_us_per_token)} µs a token in the runner", flush=True
     )
     return report
 
 
-def as_table(reports: dict[Pair, list[Report]]) -> str:
+def as_table(reports: dict[Pair, list[LoadReport]]) -> str:
     """Return a table with a row for each format: the runner's CPU a token by both transports, their ratio, and the
     site's CPU."""
     rows = []
     for name in FORMATS:
-        fast, sdk = (Cost.of(reports[name, transport]) for transport in TRANSPORTS)
+        fast, sdk = (TokenCost.of(reports[name, transport]) for transport in TRANSPORTS)
         times = f"{sdk.runner[0] / fast.runner[0]:.1f} ×"
         rows.append(
             (name, _spread(fast), _spread(sdk), times, f"{format_number(fast.site)} / {format_number(sdk.site)}")
@@ -141,7 +141,7 @@ def as_table(reports: dict[Pair, list[Report]]) -> str:
     return table(head, rows)
 
 
-def _spread(cost: Cost) -> str:
+def _spread(cost: TokenCost) -> str:
     median, least, most = cost.runner
     return f"{format_number(median)} ({format_number(least)}–{format_number(most)})"
 

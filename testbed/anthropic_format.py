@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from testbed.openai_format import PLACEHOLDER, Answer, encode
+from testbed.openai_format import PLACEHOLDER, OpenAIAnswer, encode
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
 _ERROR_TYPES = {
@@ -16,7 +16,7 @@ _ERROR_TYPES = {
 }
 
 
-class AnthropicAnswer(Answer):
+class AnthropicAnswer(OpenAIAnswer):
     """A block of thinking, if there is any, and a block of text. Always streamed, whatever the request says."""
 
     __slots__ = ()

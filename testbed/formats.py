@@ -11,19 +11,19 @@ from urllib.parse import unquote
 from testbed import anthropic_format, gemini_format, openai_format
 from testbed.anthropic_format import AnthropicAnswer
 from testbed.gemini_format import GeminiAnswer
-from testbed.openai_format import Answer
+from testbed.openai_format import OpenAIAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class WireFormat:
     """How answers and refusals are written; `as_openai` takes a request's path and body to OpenAI's format."""
 
-    answer: type[Answer]
+    answer: type[OpenAIAnswer]
     refusal: Callable[[int], bytes]
     as_openai: Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
-_OPENAI = WireFormat(Answer, openai_format.refusal, lambda _path, body: body)
+_OPENAI = WireFormat(OpenAIAnswer, openai_format.refusal, lambda _path, body: body)
 _ANTHROPIC = WireFormat(AnthropicAnswer, anthropic_format.refusal, anthropic_format.as_openai)
 _GEMINI = WireFormat(GeminiAnswer, gemini_format.refusal, gemini_format.as_openai)
 

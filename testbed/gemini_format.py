@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from testbed.openai_format import PLACEHOLDER, Answer, encode
+from testbed.openai_format import PLACEHOLDER, OpenAIAnswer, encode
 
 PATH_PREFIX, PATH_SUFFIX = "/v1beta/models/", ":streamGenerateContent"
 
@@ -19,7 +19,7 @@ _ERROR_STATUSES = {
 }
 
 
-class GeminiAnswer(Answer):
+class GeminiAnswer(OpenAIAnswer):
     """Chunks that each have the counts so far; the last one has the reason of the end. Always streamed."""
 
     __slots__ = ()

@@ -31,7 +31,7 @@ _REFUSALS = {
 _SERVER_REFUSAL = ("server_error", None, "The server had an error while processing your request.")
 
 
-class Answer:
+class OpenAIAnswer:
     """One answer, as events or as a whole body; `sent` is how many tokens of it were made so far."""
 
     __slots__ = ("_base", "_include_usage", "_newline", "_prompt_tokens", "script", "sent")

@@ -220,7 +220,7 @@ class _Connection(asyncio.Protocol):
         self._provider.clock.add(running)
 
     def _hang(self, script: Script, body: dict[str, Any]) -> None:
-        self._run(RunningAnswer(self, openai_format.Answer(script, body, 0), 0, None))
+        self._run(RunningAnswer(self, openai_format.OpenAIAnswer(script, body, 0), 0, None))
 
     def _run(self, running: RunningAnswer) -> None:
         self._running = running

@@ -9,7 +9,7 @@ from time import monotonic_ns
 from typing import Any, Protocol
 
 from testbed.http1 import chunk
-from testbed.openai_format import Answer
+from testbed.openai_format import OpenAIAnswer
 from testbed.script import Script
 
 MAX_REQUESTS = 50
@@ -146,7 +146,7 @@ class RunningAnswer:
     """An answer that is being sent."""
 
     connection: Connection
-    answer: Answer
+    answer: OpenAIAnswer
     due_ns: int
     events: Iterator[tuple[bytes, int]] | None  # None where the answer is not streamed
     is_over: bool = False

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 from bench import budgets
 from bench.capacity import is_held
-from bench.load import Cost, Percentiles, Refusals, Report
+from bench.load import LoadReport, Percentiles, ProcessCost, Refusals
 
 NONE = Percentiles(None, None, None, None)
 
 
 def report(
     *, streams: int = 200, tokens: int = 40_000, us: float = 20, ms_a_turn: float = 4, mb: float = 100
-) -> Report:
+) -> LoadReport:
     """A run of one round in which each of three processes used as much."""
-    cost = Cost(1, us, ms_a_turn, mb, mb)
+    cost = ProcessCost(1, us, ms_a_turn, mb, mb)
     same = Percentiles(10, 20, 30, 40)
-    return Report(
+    return LoadReport(
         target="socket",
         model="fake-200t-20ms-ns",
         streams=streams,
@@ -39,8 +39,8 @@ def report(
     )
 
 
-def floor(name: str, us: float) -> Report:
-    return replace(report(), processes={name: Cost(1, us, 4, 100, 100)})
+def floor(name: str, us: float) -> LoadReport:
+    return replace(report(), processes={name: ProcessCost(1, us, 4, 100, 100)})
 
 
 def test_a_token_s_cost_is_that_of_all_and_told_in_parts() -> None:

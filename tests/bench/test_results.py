@@ -2,7 +2,17 @@
 
 import pytest
 
-from bench.results import MARKER, RESULTS, Bar, Budget, bar_chart, format_number, insert_entry, join_numbers, table
+from bench.results import (
+    MARKER,
+    RESULTS,
+    Bar,
+    BudgetedFigure,
+    bar_chart,
+    format_number,
+    insert_entry,
+    join_numbers,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,21 +30,21 @@ def test_a_pair_stands_side_by_side() -> None:
 @pytest.mark.parametrize(
     ("budget", "verdict"),
     [
-        (Budget("", 60, 60), "met"),
-        (Budget("", 60, 75), "**missed by 25%**"),
-        (Budget("", 300, 300, at_least=True), "met"),
-        (Budget("", 300, 240, at_least=True), "**missed by 20%**"),
-        (Budget("", 0, 3), "**missed**"),
-        (Budget("", 60, None), "not measured"),
-        (Budget("", None, 3), ""),
+        (BudgetedFigure("", 60, 60), "met"),
+        (BudgetedFigure("", 60, 75), "**missed by 25%**"),
+        (BudgetedFigure("", 300, 300, at_least=True), "met"),
+        (BudgetedFigure("", 300, 240, at_least=True), "**missed by 20%**"),
+        (BudgetedFigure("", 0, 3), "**missed**"),
+        (BudgetedFigure("", 60, None), "not measured"),
+        (BudgetedFigure("", None, 3), ""),
     ],
 )
-def test_a_budget_is_met_or_missed_by_so_much(budget: Budget, verdict: str) -> None:
+def test_a_budget_is_met_or_missed_by_so_much(budget: BudgetedFigure, verdict: str) -> None:
     assert budget.verdict == verdict
 
 
 def test_a_table_is_markdown() -> None:
-    rows = [Budget("streams held", 300, 350, "on one core", at_least=True).row]
+    rows = [BudgetedFigure("streams held", 300, 350, "on one core", at_least=True).row]
     assert table(("figure", "budget", "measured", "", "of which"), rows).splitlines()[2] == (
         "| streams held | ≥ 300 | 350 | met | on one core |"
     )
