@@ -31,14 +31,14 @@ def measure_processes(roots: dict[str, tuple[int, ...]]) -> dict[str, ProcessUsa
 
 
 def _tree(roots: tuple[int, ...], children: dict[int, list[int]]) -> set[int]:
-    found: set[int] = set()
+    members: set[int] = set()
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
+        if pid not in members:
+            members.add(pid)
             waiting += children.get(pid, ())
-    return found
+    return members
 
 
 def _sum(pids: set[int], processes: dict[int, _Process]) -> ProcessUsage:
@@ -48,11 +48,11 @@ def _sum(pids: set[int], processes: dict[int, _Process]) -> ProcessUsage:
 
 
 def _read_all() -> dict[int, _Process]:
-    found = {}
+    by_pid = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (process := _read(name)):
-            found[int(name)] = process
-    return found
+            by_pid[int(name)] = process
+    return by_pid
 
 
 def _read(pid: str) -> _Process | None:

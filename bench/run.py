@@ -39,7 +39,7 @@ MODELS = [STEADY, LONG, BURST, SHORT, FIRST, HEAVY]
 
 MANY = 200
 PAGE_TURNS = 30
-CAP = 1_600
+MAX_STREAMS = 1_600
 AT_ONCE = 2_000
 HOLD = 300
 
@@ -132,7 +132,7 @@ def main() -> None:
     last = baselines.pick_core(-1)
     with ExitStack() as stack:
         bench = start(stack, last, given.target, given.database_url, people=HOLD if given.quick else AT_ONCE)
-        found = measure_quickly(bench) if given.quick else measure_all(bench)
+        findings = measure_quickly(bench) if given.quick else measure_all(bench)
         versions = conditions.describe_versions(bench.site.environment["REDIS_URL"])
     facts = [
         conditions.describe_machine() + ("" if last else ", not pinned to cores"),
@@ -141,7 +141,7 @@ def main() -> None:
         f"{time.monotonic() - begun:.0f} s; {conditions.OtherCpuTime.now() - before}",
     ]
     quick = ", quick" if given.quick else ""
-    text = entry(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}{quick}", facts, found)
+    text = entry(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}{quick}", facts, findings)
     print(text)
     RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
@@ -159,26 +159,26 @@ def start(stack: ExitStack, last: set[int] | None, target: Way, database_url: st
 
 
 def measure_all(bench: Bench) -> Findings:
-    found = Findings()
-    _, few, many, crowd = measure_growing_loads(bench, found, {1: 3, 50: 2, MANY: 2, 500: 2})
-    found.budgets[1:1] = [long_turns(bench, found, many), find_capacity(bench, found, first=MANY)]
-    measure_small_loads(bench, found, many, few, first_rounds=40, turn_rounds=125)
-    found.crowds.append(("500 in 2.5 s", crowd.site))
-    found.budgets += [*budgets.crowd(crowd.site), measure_slow_readers(bench)]
-    found.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
-    found.budgets.append(budgets.refusals(at_once))
-    return found
+    findings = Findings()
+    _, few, many, crowd = measure_growing_loads(bench, findings, {1: 3, 50: 2, MANY: 2, 500: 2})
+    findings.budgets[1:1] = [long_turns(bench, findings, many), find_capacity(bench, findings, first=MANY)]
+    measure_small_loads(bench, findings, many, few, first_rounds=40, turn_rounds=125)
+    findings.crowds.append(("500 in 2.5 s", crowd.site))
+    findings.budgets += [*budgets.crowd(crowd.site), measure_slow_readers(bench)]
+    findings.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
+    findings.budgets.append(budgets.refusals(at_once))
+    return findings
 
 
 def measure_quickly(bench: Bench) -> Findings:
-    found = Findings()
-    _, few, many = measure_growing_loads(bench, found, {1: 1, 50: 1, MANY: 2})
-    found.tries[HOLD] = bench.ask_site(STEADY, HOLD, 2)
-    measure_small_loads(bench, found, many, few, first_rounds=20, turn_rounds=50)
-    return found
+    findings = Findings()
+    _, few, many = measure_growing_loads(bench, findings, {1: 1, 50: 1, MANY: 2})
+    findings.tries[HOLD] = bench.ask_site(STEADY, HOLD, 2)
+    measure_small_loads(bench, findings, many, few, first_rounds=20, turn_rounds=50)
+    return findings
 
 
-def measure_growing_loads(bench: Bench, found: Findings, rounds: dict[int, int]) -> list[Pair]:
+def measure_growing_loads(bench: Bench, findings: Findings, rounds: dict[int, int]) -> list[Pair]:
     """Measure more and more streams at 50 tokens a second, with so many rounds each, then a burst; return the pairs."""
     bench.ask_site(SHORT, 20, 3)  # fills caches, opens connections
     steady = [
@@ -186,48 +186,50 @@ def measure_growing_loads(bench: Bench, found: Findings, rounds: dict[int, int])
         for streams, count in rounds.items()
     ]
     burst = bench.ask_in_turns("50, burst", BURST, 50, 4, ramp=0)
-    found.pairs += [*steady, burst]
+    findings.pairs += [*steady, burst]
     [many] = (pair for pair in steady if pair.site.streams == MANY)
-    found.budgets.append(budgets.cpu_of_a_token(many.site, many.direct, many.nginx))
+    findings.budgets.append(budgets.cpu_of_a_token(many.site, many.direct, many.nginx))
     here = [Bar("Tertulia", budgets.cpu_us(many.site))]
     if many.nginx:
         here.append(Bar("nginx", budgets.cpu_us(many.nginx)))
-    found.bars.append(bar_chart(f"CPU a relayed token, {MANY} streams, µs", [*here, *US_ELSEWHERE]))
+    findings.bars.append(bar_chart(f"CPU a relayed token, {MANY} streams, µs", [*here, *US_ELSEWHERE]))
     return steady
 
 
-def long_turns(bench: Bench, found: Findings, many: Pair) -> BudgetedFigure:
+def long_turns(bench: Bench, findings: Findings, many: Pair) -> BudgetedFigure:
     long = bench.ask_in_turns(f"{MANY}, 1,000 tokens", LONG, MANY)
-    found.pairs.append(long)
+    findings.pairs.append(long)
     return budgets.cpu_of_one_more_token(many.site, long.site)
 
 
-def find_capacity(bench: Bench, found: Findings, first: int) -> BudgetedFigure:
+def find_capacity(bench: Bench, findings: Findings, first: int) -> BudgetedFigure:
     """Find how many streams one core holds."""
 
     def holds(streams: int) -> bool:
         time.sleep(1)  # until the turns of the last try are settled and written
-        found.tries[streams] = report = bench.ask_site(STEADY, streams, 2)
+        findings.tries[streams] = report = bench.ask_site(STEADY, streams, 2)
         return is_held(report)
 
-    streams = find_largest(holds, first=first, cap=CAP)
-    found.bars.append(bar_chart("streams of 50 tokens/s held on one core", [Bar("Tertulia", streams), *HELD_ELSEWHERE]))
+    streams = find_largest(holds, first=first, cap=MAX_STREAMS)
+    findings.bars.append(
+        bar_chart("streams of 50 tokens/s held on one core", [Bar("Tertulia", streams), *HELD_ELSEWHERE])
+    )
     return BudgetedFigure("streams of 50 tokens/s held on one core", 300, streams, at_least=True)
 
 
 def measure_small_loads(
-    bench: Bench, found: Findings, many: Pair, few: Pair, *, first_rounds: int, turn_rounds: int
+    bench: Bench, findings: Findings, many: Pair, few: Pair, *, first_rounds: int, turn_rounds: int
 ) -> None:
     """Measure what does not depend on many streams: first token, turn, memory, bytes, page."""
     first = bench.ask_in_turns("", FIRST, 1, first_rounds)
     turn = bench.ask_site(SHORT, 8, turn_rounds)
-    found.budgets += [budgets.first_token(first.site, first.direct), budgets.cpu_of_a_turn(turn)]
-    found.budgets += budgets.memory(few.site, many.site, turn, bench.turns)
-    found.budgets += budgets.traffic(many.site, bench.reports)
+    findings.budgets += [budgets.first_token(first.site, first.direct), budgets.cpu_of_a_turn(turn)]
+    findings.budgets += budgets.memory(few.site, many.site, turn, bench.turns)
+    findings.budgets += budgets.traffic(many.site, bench.reports)
     reader = bench.people[0]
     [session], conversation = bench.site.create_sessions([reader]), bench.site.create_conversation(reader, PAGE_TURNS)
     taken = time_page(bench.site.port(), f"/c/{conversation}/", session, 100)
-    found.budgets.append(budgets.chat_page(taken, PAGE_TURNS))
+    findings.budgets.append(budgets.chat_page(taken, PAGE_TURNS))
 
 
 def measure_slow_readers(bench: Bench) -> BudgetedFigure:
@@ -246,23 +248,23 @@ def measure_slow_readers(bench: Bench) -> BudgetedFigure:
     return budgets.slow_readers(alone, slow.fast, keen.fast, slow.read_share)
 
 
-def entry(title: str, facts: list[str], found: Findings) -> str:
+def entry(title: str, facts: list[str], findings: Findings) -> str:
     """Return the results as a section of RESULTS.md."""
     blocks = [
         f"### {title}",
         "\n".join(f"- {fact}" for fact in facts),
-        table(("figure", "budget", "measured", "", "of which"), [budget.row for budget in found.budgets]),
+        table(("figure", "budget", "measured", "", "of which"), [budget.row for budget in findings.budgets]),
         "Provider itself / site, ms:",
         table(
             (
                 *("streams", "added to first token p50", "p99", "added to a token p50", "p99"),
                 *("stretch p99", "µs a token", "errors"),
             ),
-            [_pair_row(pair) for pair in found.pairs],
+            [_pair_row(pair) for pair in findings.pairs],
         ),
-        *([f"Tries of two rounds: {'; '.join(map(_try, found.tries.items()))}."] if found.tries else []),
+        *([f"Tries of two rounds: {'; '.join(map(_try, findings.tries.items()))}."] if findings.tries else []),
     ]  # fmt: skip
-    if found.crowds:
+    if findings.crowds:
         head = (
             "crowd",
             "completed",
@@ -272,14 +274,14 @@ def entry(title: str, facts: list[str], found: Findings) -> str:
             "token p99 ms",
             "errors",
         )
-        blocks.append(table(head, [_crowd_row(name, report) for name, report in found.crowds]))
-    return "\n\n".join([*blocks, *found.bars])
+        blocks.append(table(head, [_crowd_row(name, report) for name, report in findings.crowds]))
+    return "\n\n".join([*blocks, *findings.bars])
 
 
-def _pair_row(found: Pair) -> tuple[str, ...]:
-    direct, site = found.direct, found.site
+def _pair_row(pair: Pair) -> tuple[str, ...]:
+    direct, site = pair.direct, pair.site
     return (
-        found.name,
+        pair.name,
         join_numbers(direct.first_token_added_ms.p50, site.first_token_added_ms.p50),
         join_numbers(direct.first_token_added_ms.p99, site.first_token_added_ms.p99),
         join_numbers(direct.token_added_ms.p50, site.token_added_ms.p50),
@@ -311,8 +313,8 @@ def _try(tried: tuple[int, LoadReport]) -> str:
 
 
 def _errors(report: LoadReport) -> str:
-    found = {**report.errors, **({"tokens missing": report.missing} if report.missing else {})}
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.items())) or "none"
+    errors = {**report.errors, **({"tokens missing": report.missing} if report.missing else {})}
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(errors.items())) or "none"
 
 
 def _print_report(name: str, report: LoadReport) -> LoadReport:

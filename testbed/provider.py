@@ -348,7 +348,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.run_until_complete(
-        serve(ProviderState(loop), port, lambda found: print(f"http://{HOST}:{found}/v1", flush=True), stop)
+        serve(ProviderState(loop), port, lambda chosen: print(f"http://{HOST}:{chosen}/v1", flush=True), stop)
     )
     loop.close()
 

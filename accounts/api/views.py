@@ -74,7 +74,7 @@ def refresh(request: Request) -> Response:
     serializer.is_valid(raise_exception=True)
     try:
         token = RefreshToken(serializer.validated_data["refresh"])
-        # Not somebody suspended, nor a token from before the password was changed.
+        # Refuses suspended users, and tokens from before the password was changed.
         user = JWTAuthentication().get_user(token.access_token)
         blacklisted: Any = token.blacklist()  # annotated as the row, but it is get_or_create's pair
     except TokenError as error:

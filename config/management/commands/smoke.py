@@ -102,7 +102,7 @@ def check_history() -> None:
         turn = tree.add_turn(turn)
         if not progress.claim(turn) or not progress.close(turn, progress.Outcome(Turn.Status.COMPLETED, "Aquí.")):
             raise ValueError("a turn could not be closed")
-        if turn.pk not in [found.pk for found in search_turns(NOBODY_ID, "donde aqui")]:
+        if turn.pk not in [match.pk for match in search_turns(NOBODY_ID, "donde aqui")]:
             raise ValueError("a turn was not found")
     finally:
         access.delete_conversation(conversation)

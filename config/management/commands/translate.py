@@ -127,7 +127,7 @@ def _extract_from_template(path: Path) -> Iterator[FoundMessage]:
         yield line - 1, message, comments, context
 
 
-def _add(template: Catalog, path: Path, found: Iterator[FoundMessage]) -> None:
+def _add(template: Catalog, path: Path, messages: Iterator[FoundMessage]) -> None:
     name = path.relative_to(settings.BASE_DIR).as_posix()
-    for line, message, comments, context in found:
+    for line, message, comments, context in messages:
         template.add(message, locations=[(name, line)], auto_comments=comments, context=context)
