@@ -9,7 +9,7 @@ from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import charged_rates
 from chat.models import Attachment
-from chat.shown.costs import first_token_ms, price_shown
+from chat.shown.costs import first_token_ms, price_details
 from chat.socket.vocabulary import usage_of
 from history.models import Turn
 
@@ -64,7 +64,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
         return usage_of(turn)
 
     def get_price(self, turn: Turn) -> dict[str, Any] | None:
-        return price_shown(turn)
+        return price_details(turn)
 
     def get_first_token_ms(self, turn: Turn) -> int | None:
         return first_token_ms(turn)
