@@ -12,7 +12,7 @@ from django.dispatch import receiver
 
 from accounts.models import User
 from accounts.signals import access_revoked
-from chat.attachments import uploads
+from chat.attachments import erasing
 from chat.turns import answer_cache, notices
 from history.models import Conversation
 
@@ -44,21 +44,21 @@ def tell_deleted(instance: Conversation, **_signal: Any) -> None:
 
 
 @receiver(pre_delete, sender=Conversation)
-def hide_files(instance: Conversation, **_signal: Any) -> None:
+def hide_files_before_deletion(instance: Conversation, **_signal: Any) -> None:
     """Before the conversation goes: if this process dies in between, the sweep still knows which files to remove."""
-    uploads.mark_erased(Q(conversation_id=instance.pk))
+    erasing.hide_files(Q(conversation_id=instance.pk))
 
 
 @receiver(post_delete, sender=Conversation)
 def erase_files(instance: Conversation, **_signal: Any) -> None:
     conversation_id = instance.pk  # Django takes it away when the deletion is over
-    transaction.on_commit(lambda: uploads.erase_of_conversation(conversation_id), using="history", robust=True)
+    transaction.on_commit(lambda: erasing.erase_of_conversation(conversation_id), using="history", robust=True)
 
 
 @receiver(post_delete, sender=User)
 def erase_files_of_owner(instance: User, **_signal: Any) -> None:
     owner_id = instance.pk  # Django takes it away when the deletion is over
-    transaction.on_commit(lambda: uploads.erase_of_owner(owner_id), robust=True)
+    transaction.on_commit(lambda: erasing.erase_of_owner(owner_id), robust=True)
 
 
 def tell_changed(conversation: Conversation) -> None:
@@ -67,7 +67,7 @@ def tell_changed(conversation: Conversation) -> None:
 
 def _tell_when_committed(using: str, user_id: int, event: str, **fields: Any) -> None:
     def tell() -> None:
-        async_to_sync(notices.tell)(user_id, event, **fields)
+        async_to_sync(notices.send_notice)(user_id, event, **fields)
 
     _when_committed(using, tell)
 

@@ -16,9 +16,11 @@ from redis.exceptions import RedisError
 
 from accounts.http import member_of
 from billing import entitlements
-from chat.attachments import uploads
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
+from chat.attachments.serving import access_attachment, wait_for
+from chat.attachments.states import is_waiting
+from chat.attachments.upload import store_upload
 from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
 from chat.llm import health
 from chat.llm.catalog import find_model, list_offered
@@ -90,7 +92,7 @@ def ask(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         found = access.find_conversation(conversation_id)
         if found is not None and found.owner_id != owner_id:
             raise
-        kept = [file for file in sent if file.status == Attachment.Status.READY or uploads.is_waiting(file)]
+        kept = [file for file in sent if file.status == Attachment.Status.READY or is_waiting(file)]
         effort = request.POST.get("effort", "")
         refusal = Refusal(str(error.message), question.text, question.model, effort, kept)
         return chat_page(request, found, conversation_id=conversation_id, refusal=refusal, status=error.status)
@@ -233,7 +235,7 @@ def list_sent(request: HttpRequest) -> list[Attachment]:
     found = []
     for text in request.POST.getlist("attachments")[: settings.ATTACHMENTS_PER_QUESTION]:
         try:
-            found.append(uploads.access_attachment(member_of(request).pk, UUID(text)))
+            found.append(access_attachment(member_of(request).pk, UUID(text)))
         except (ValueError, NotFound):  # removed meanwhile: the person sees what is left
             pass
     return found
@@ -247,16 +249,16 @@ def take_files(request: HttpRequest, sent: list[Attachment]) -> list[Attachment]
     for upload in brought:
         try:
             count_upload(member_of(request).pk)
-            kept = uploads.keep(member_of(request).pk, upload)
+            kept = store_upload(member_of(request).pk, upload)
         except BadFile as error:
             raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error
         sent.append(kept)
         read_later(kept.pk)
-    sent[:] = uploads.wait_for(sent, seconds=READING_SECONDS)
+    sent[:] = wait_for(sent, seconds=READING_SECONDS)
     for file in sent:
         if file.status == Attachment.Status.REFUSED:
             raise DomainError(f"{file.name}: {file_sentence_for(file.error)}", code=file.error)
-        if uploads.is_waiting(file):
+        if is_waiting(file):
             raise FileNotReady
     return sent
 

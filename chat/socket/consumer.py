@@ -86,7 +86,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.close()  # before accept: the handshake is answered with 403
             return
         self.user = user
-        await self.channel_layer.group_add(notices.group_of(user.pk), self.channel_name)
+        await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
         self.spawn(self.follow_notices())
         await hub().listen(user.pk, self.hear)
         await self.accept()
@@ -100,7 +100,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         await cancel_and_wait((*self.watching.values(), *self.background))
         if hasattr(self, "user"):
             hub().unlisten(self.user.pk, self.hear)
-            await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
+            await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
             self.require_room()
-        async with opening_limit().opening():
+        async with opening_limit().slot():
             await self.open_and_watch(command)
 
     async def open_and_watch(self, command: Start) -> None:
@@ -146,7 +146,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             for event in events:
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
-                watcher.find_gap()
+                watcher.mark_gap()
             self.watch(opened.turn, watcher=watcher)
         except BaseException:
             if watcher is not None:
@@ -249,7 +249,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 await asyncio.sleep(RETRY_SECONDS)
                 # Who was emptied knows of no group any more.
                 with suppress(RedisError, OSError):
-                    await self.channel_layer.group_add(notices.group_of(self.user.pk), self.channel_name)
+                    await self.channel_layer.group_add(notices.notice_group(self.user.pk), self.channel_name)
                 continue
             try:
                 await self.dispatch(notice)

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chat.turns.presence import ALIVE, ALIVE_SECONDS
+from chat.turns.presence import ALIVE_KEY, ALIVE_SECONDS
 from config.embedded import services
 from config.embedded.supervision import Manager, NotReadyError, Process, answers_http
 
@@ -134,7 +134,7 @@ async def start_site(manager: Manager, host: str, port: int) -> None:
 async def runner_is_alive() -> bool:
     try:
         async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
-            return await redis.zcount(ALIVE, time.time() - ALIVE_SECONDS, "+inf") > 0
+            return await redis.zcount(ALIVE_KEY, time.time() - ALIVE_SECONDS, "+inf") > 0
     except RedisError:
         return False
 
