@@ -1,5 +1,7 @@
-"""What must follow when something changed elsewhere, a title, a deletion, a suspension: a person's open tabs learn of
-it, what the answer cache keeps of it is forgotten, and files go with what they belong to."""
+"""What follows from changes elsewhere, such as a title, a deletion or a suspension.
+
+A person's open tabs are told, their cached answers are dropped, and files are erased with what they belong to.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,15 +39,17 @@ def tell_renamed(instance: Conversation, update_fields: frozenset[str] | None, *
 
 @receiver(post_delete, sender=Conversation)
 def tell_deleted(instance: Conversation, **_signal: Any) -> None:
-    """Forget all the person's cached answers: which came from this conversation is kept nowhere, and asking once more
-    costs less than keeping it."""
+    """Tell the tabs, and drop all cached answers of the person.
+
+    Which of them came from this conversation is not stored: asking a model again costs less than storing that.
+    """
     tell_changed(instance)
     _when_committed("history", lambda: answer_cache.forget_answers(instance.owner_id))
 
 
 @receiver(pre_delete, sender=Conversation)
 def hide_files_before_deletion(instance: Conversation, **_signal: Any) -> None:
-    """Before the conversation goes: if this process dies in between, the sweep still knows which files to remove."""
+    """Before the conversation is deleted: if this process dies in between, the sweep knows which files to erase."""
     erasing.hide_files(Q(conversation_id=instance.pk))
 
 
@@ -73,4 +77,4 @@ def _tell_when_committed(using: str, user_id: int, event: str, **fields: Any) ->
 
 
 def _when_committed(using: str, follow: Callable[[], None]) -> None:
-    transaction.on_commit(follow, using=using, robust=True)  # what follows and fails must not undo what it follows
+    transaction.on_commit(follow, using=using, robust=True)  # robust: a failure here must not undo the change

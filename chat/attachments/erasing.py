@@ -17,7 +17,7 @@ MAX_ERASED_AT_ONCE = 500
 
 
 def erase_unused(attachment: Attachment) -> None:
-    """Erase a file its owner removed before asking; raises Conflict for one that was used: it stays with its question."""
+    """Erase a file its owner removed before asking; raises Conflict for one that was used, which stays."""
     if not hide_files(Q(pk=attachment.pk, turn_id=None)):
         raise Conflict(
             _("This file belongs to a question. It goes when you delete the conversation."), code="file_used"

@@ -2,7 +2,7 @@
 
 It knows nothing of the site: no Django, no secrets in its environment. A file may be made to take all memory or all
 time, or to exploit a bug in a decoder; the kernel ends this process at its limits, and whoever started it refuses the
-file. In the folder it finds `source` and leaves `file`, `preview` or `text`; on stdout it prints what it found, as JSON.
+file. It reads `source` in the folder and leaves `file`, `preview` or `text`; it prints what it found as JSON.
 """
 
 import json

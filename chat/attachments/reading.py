@@ -106,7 +106,7 @@ def _waiting(attachment_id: UUID) -> QuerySet[Attachment]:
 
 
 def _must_let_others_go_first(owner_id: int) -> bool:
-    """Return whether one of the person's files is being read while somebody else's waits: nobody may take all readers."""
+    """Return whether a file of the person's is being read while somebody else's waits: nobody may take all readers."""
     being_read = Attachment.objects.filter(
         owner_id=owner_id, status=Attachment.Status.PROCESSING, claimed_at__gte=timezone.now() - CLAIM_LASTS
     )

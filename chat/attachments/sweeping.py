@@ -33,7 +33,7 @@ def repair_attachments() -> None:
 
 
 def _check_bound(before: dt.datetime) -> None:
-    """Check files that were bound a while ago: free those whose turn does not exist, erase those whose conversation does not."""
+    """Of files that were bound a while ago, free those without a turn, and erase those without a conversation."""
     bound = list(Attachment.objects.filter(bound_at__lt=before)[:MAX_REPAIRED_AT_ONCE])
     if not bound:
         return

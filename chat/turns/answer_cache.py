@@ -2,8 +2,8 @@
 
 A person's answers are one hash on Redis, so that they can be forgotten in one step: when a conversation is deleted, or
 the person suspended or erased. The cache is read together with taking a turn's lease (take_lease.lua) and written
-together with its end (end_turn.lua): a miss costs no round trip. Only the first candidate's answer is looked up. That of
-another may be there from an hour when the first was away, and is not what asking now would give.
+together with its end (end_turn.lua): a miss costs no round trip. Only the first candidate's answer is looked up. One
+of another may be there from an hour when the first was away, and is not what asking now would give.
 """
 
 import logging
@@ -65,7 +65,7 @@ _decode = msgspec.msgpack.Decoder(CachedAnswer).decode
 
 @dataclass(frozen=True, slots=True)
 class CacheRead:
-    """What is read together with taking a lease: one field of a hash, and a key that counts how often it was emptied."""
+    """What is read together with taking a lease: a field of a hash, and the key of its version."""
 
     answers_key: str
     version_key: str
@@ -158,7 +158,7 @@ def decode_answer(value: bytes | None) -> CachedAnswer | None:
 
 
 async def stream_cached(answer: CachedAnswer, candidate: Candidate, pace: Pace) -> AsyncGenerator[AnswerEvent]:
-    """Yield the answer as its model would: who answers, reasoning and text in parts, a tick between them, the Finish."""
+    """Yield the answer as its model would: who answers, reasoning and text in parts, a tick apart, and the Finish."""
     yield AnswerStarted(candidate)
     length = max(MIN_PART_CHARACTERS, ceil((len(answer.text) + len(answer.reasoning)) / MAX_PARTS))
     for at in range(0, len(answer.reasoning), length):

@@ -141,7 +141,7 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
 async def _close(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, outcome: Outcome) -> bool:
     """Put the outcome into the log, then save and settle it; return whether the turn was still ours.
 
-    The log comes first: if this process dies in between, whoever finds the turn closes it with what the provider reported.
+    The log comes first: if this process dies in between, whoever finds the turn closes it with this outcome.
     """
     claimed.end_reasoning()
     reasoning_ms = claimed.cached.reasoning_ms if claimed.cached else claimed.reasoning_ms

@@ -63,7 +63,7 @@ async def take_lease(
 async def take_lease_and_read_cache(
     redis: Redis, turn_id: UUID, holder: str, read: CacheRead
 ) -> tuple[Taken, bytes, bytes | None]:
-    """Take the lease if it is free, and empty the log; return whether it was taken, and the cache's version and value."""
+    """Take the lease if it is free, and empty the log; return whether it was, and the cache's version and value."""
     taken, version, value = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),

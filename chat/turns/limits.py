@@ -18,7 +18,7 @@ HOUR_SECONDS = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Where a person stands: `limit` an hour, `remaining` now, `reset_seconds` until all of them are available again."""
+    """Where a person stands: `limit` an hour, `remaining` now, `reset_seconds` until all are available again."""
 
     limit: int
     remaining: int

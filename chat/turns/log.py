@@ -1,8 +1,8 @@
 """The log of a turn, on Redis: the live text that a runner appends and readers follow.
 
-Each turn has a stream `turn:<id>:log`. One script checks the lease (leases.py), appends to the stream and notifies every
-web process: nothing a reader was shown is missing from the stream, and nothing from a runner without the lease is in
-either. The stream is the truth; the notification carries the same entries, so that readers seldom have to read it.
+Each turn has a stream `turn:<id>:log`. One script checks the lease (leases.py), appends to the stream and notifies
+every web process: nothing a reader was shown is missing from the stream, and nothing from a runner without the lease is
+in either. The stream is the truth; the notification carries the same entries, so that readers seldom have to read it.
 
 Offsets are in characters (Unicode code points), of text and of reasoning separately.
 """
@@ -106,7 +106,7 @@ def encode_begun(
     price: Price | None = None,
     is_from_cache: bool = False,
 ) -> str:
-    """Return the text of a BEGUN entry. It has the price, so that whoever ends the turn charges as this process would."""
+    """Return the text of a BEGUN entry. With the price, whoever ends the turn charges as this process would."""
     begun = Begun(
         model=model.key,
         provider=model.provider,

@@ -30,7 +30,10 @@ class OfferRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """Who may answer, what they are sent, and the most that can cost; `hold` is on the first one's provider's day."""
+    """Who may answer, what they are sent, and the most that can cost.
+
+    `supplier_hold` is what the first candidate may take of its provider's daily limit.
+    """
 
     request: OfferRequest
     selection: Selection
@@ -38,7 +41,7 @@ class Offer:
     prompt_tokens: int
     max_output: int
     max_cost_micros: int
-    hold: SupplierHold | None
+    supplier_hold: SupplierHold | None
 
 
 def make_offer(request: OfferRequest) -> Offer:
@@ -66,7 +69,7 @@ def make_offer(request: OfferRequest) -> Offer:
         max_cost_micros=max(
             most_it_can_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
         ),
-        hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
+        supplier_hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
     )
 
 
@@ -114,8 +117,8 @@ def selection_fields(requested: str, selection: Selection) -> dict[str, str]:
 def _conversation_tokens(parent: Turn | None) -> int:
     """Return how long the conversation is, by the careful estimate.
 
-    The turn before knows how many tokens it used. One that used none, as it failed or came from the cache, does not: then
-    the texts are added up.
+    The turn before knows how many tokens it used. One that failed or came from the cache used none: then the texts are
+    added up.
     """
     if parent is None:
         return 0

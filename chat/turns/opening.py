@@ -62,8 +62,9 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
-    ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and `prompts.filter_capable` raise.
+    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
+    SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
+    `prompts.filter_capable` raise.
     """
     try:
         return _open_new(owner_id, question)
@@ -159,9 +160,10 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
 
 
 def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
-    """Count the question and hold the most it can cost; return for which offer. What is refused, or known, is not counted.
+    """Count the question and hold the most it can cost; return for which offer.
 
-    Raises _AlreadyReserved when the id has a reservation that was not given back.
+    What is refused, or known, is not counted. Raises _AlreadyReserved when the id has a reservation that was not given
+    back.
     """
     per_hour = budget.entitlements.turns_per_hour
     queue_length.add_one()
@@ -183,13 +185,13 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Of
 def _hold(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, bool]:
     """Hold what the offer can cost; return the offer, and whether this call did it.
 
-    Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper each
-    time, before the question is refused.
+    Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
+    each time, before the question is refused.
     """
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, claim=offer.hold
+                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_hold=offer.supplier_hold
             )
             return offer, is_ours
         except AllowanceUsedUp:

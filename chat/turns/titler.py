@@ -1,8 +1,8 @@
 """Replaces a conversation's first words by a title that a model makes, once its first answer is complete.
 
-It happens in the runner, beside the turns: it is mostly waiting for the network, which a runner does by the hundred and a
-worker only a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Where something goes wrong,
-or the runner stops, the first words stay.
+It happens in the runner, beside the turns: it is mostly waiting for the network, which a runner does by the hundred and
+a worker only a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Where something goes
+wrong, or the runner stops, the first words stay.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class Titler:
             await notices.send_notice(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
 
     async def _claim(self, conversation_id: UUID) -> bool:
-        """Return whether nobody has tried yet: a conversation gets one call, even if its first answer is closed twice."""
+        """Return whether nobody has tried yet: a conversation gets one call, whoever closes its first answer."""
         return bool(await self._redis.set(f"title:{conversation_id}", b"1", nx=True, ex=CLAIMED_SECONDS))
 
 

@@ -315,8 +315,8 @@ async def watch(
     """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
 
     WAITING entries may come before the first of them, while the turn is queued. An empty list says that nothing came
-    for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the caller
-    knows it; `watcher`, one that the hub has already.
+    for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the
+    caller knows it; `watcher`, one that the hub has already.
     """
     if watcher is None:
         watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())

@@ -24,6 +24,7 @@ from chat.turns.log import (
     encode_entry,
     log_key,
 )
+from core.lua import Value
 from core.threads import in_thread
 from history import progress
 from history.models import Turn
@@ -112,7 +113,7 @@ class LiveText:
         self._has_sent_outcome = False
 
     def take_pending(self) -> list[Entry]:
-        """Return what the log does not have yet, now on its way: who answers, then reasoning, text, and how it ended."""
+        """Return what the log does not have, now on its way: who answers, then reasoning, text, and how it ended."""
         turn = self.turn.pk.bytes
         entries = []
         if self.begun and self.is_unsent:
@@ -248,9 +249,10 @@ class LogWriter:
             )
             for live, entries in pending
         ]
-        encoded = [encode_entry(entry) for _live, entries in pending for entry in entries]
+        encoded: list[Value] = [encode_appends(appends)]
+        encoded += [encode_entry(entry) for _live, entries in pending for entry in entries]
         try:
-            answers = await self._append(encode_appends(appends), *encoded)
+            answers = await self._append(encoded)
         except (RedisError, OSError) as error:
             # Whether these entries arrived is unknown: appended again they could be there twice.
             logger.warning("Log unreachable", extra={"turns": len(batch), "error": type(error).__name__})

@@ -33,7 +33,7 @@ def text(gen: int, at: int, what: str) -> Entry:
 async def append(redis: Redis, holder: str, *entries: Entry) -> int:
     appends = [Append(leases.lease_key(TURN), log.log_key(TURN), holder, True, len(entries))]
     run = APPEND.bind(redis, lease_ms=LEASE_MS, log_seconds=KEPT_WHILE_OPEN_SECONDS, channel=WAKE_UPS)
-    (answer,) = await run(encode_appends(appends), *map(encode_entry, entries))
+    (answer,) = await run([encode_appends(appends), *map(encode_entry, entries)])
     return answer
 
 

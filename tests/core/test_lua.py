@@ -43,8 +43,8 @@ def test_a_bound_script_is_called_with_what_is_left(script: LuaScript, monkeypat
     redis = sync_redis()
     run = script.bind(redis, first="k1", second="k2", one=1)
     monkeypatch.setattr(redis, "register_script", None)  # once was enough
-    assert run(b"b", 3, "x") == [b"k1", b"k2", b"1", b"b", b"3", 4]
-    assert run() == [b"k1", b"k2", b"1", None, None, 1]
+    assert run([b"b", 3, "x"]) == [b"k1", b"k2", b"1", b"b", b"3", 4]
+    assert run([]) == [b"k1", b"k2", b"1", None, None, 1]
 
 
 def test_names_may_continue_on_the_next_line(tmp_path: Path):
