@@ -99,7 +99,7 @@ def _prepare(turn: Turn) -> ClaimedTurn:
     candidates = prompts.filter_capable(_list_candidates(turn), files)
     parent = access.find_turn(turn.parent_id) if turn.parent_id else None
     prompt = prompts.build_prompt(
-        candidates, tree.path_to(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+        candidates, tree.path_to_root(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
     )
     request = AnswerRequest(
         messages=prompt.messages,

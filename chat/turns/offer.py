@@ -57,7 +57,7 @@ def make_offer(request: OfferRequest) -> Offer:
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
     prompt = prompts.build_prompt(
-        candidates, tree.path_to(request.parent), profile.question, files, max_output=max_output
+        candidates, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
     )
     tokens = prompt.tokens()
     return Offer(
@@ -125,4 +125,4 @@ def _conversation_tokens(parent: Turn | None) -> int:
     if parent.input_tokens:
         used = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens
         return used * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN
-    return estimate_tokens(text for turn in tree.path_to(parent) for text in (turn.question, turn.answer))
+    return estimate_tokens(text for turn in tree.path_to_root(parent) for text in (turn.question, turn.answer))

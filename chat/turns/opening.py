@@ -134,7 +134,7 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
     if written is not turn:
         return _return_written_before(written, owner_id, question, budget)
     if not conversation.title:
-        tree.title_by_words(conversation, text)
+        tree.title_from_question(conversation, text)
 
     # 7. A runner takes it from the queue.
     enqueue(turn)
@@ -235,7 +235,7 @@ def _make_turn(
 def _write(turn: Turn, conversation: Conversation | None) -> tuple[Conversation, Turn]:
     """Write the turn, and its conversation if that is new; return both as they are written."""
     if conversation is None:
-        return tree.begin_conversation(turn)
+        return tree.start_conversation(turn)
     return conversation, tree.add_turn(turn)
 
 
