@@ -126,7 +126,7 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
             return broken, "content_filter"
         case None:
             return Turn.Status.COMPLETED, ""
-        case asyncio.CancelledError() if claimed.stop_reason == "stop":
+        case asyncio.CancelledError() if claimed.stop_reason == "request":
             return Turn.Status.STOPPED, ""
         case asyncio.CancelledError():
             return broken, "runner_lost"

@@ -27,7 +27,7 @@ from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
-StopReason = Literal["stop", "drain"]
+StopReason = Literal["request", "drain"]
 
 
 @dataclass(slots=True)

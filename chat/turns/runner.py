@@ -179,7 +179,7 @@ class Runner:
             if not taken:
                 return  # a slow runner still has it; its appends are refused once its lease runs out
             if taken == Taken.STOP:
-                claimed.stop("stop")
+                claimed.stop("request")
             self._writer.open(live)
             if not await answer_turn(claimed, live, self._writer):
                 return
@@ -226,7 +226,7 @@ class Runner:
 
     def _stop(self, turn_id: UUID) -> None:
         if claimed := self._claimed.get(turn_id):
-            claimed.stop("stop")
+            claimed.stop("request")
 
     async def _announce_presence(self) -> None:
         await self._forget_dead_consumers()
