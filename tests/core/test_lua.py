@@ -39,6 +39,20 @@ def test_more_arguments_come_after_the_named_ones(script: LuaScript):
     assert script(sync_redis(), *"xyz", first="k1", second="k2", one=1, two=2, three=3)[-1] == 6
 
 
+def test_a_bound_script_is_called_with_what_is_left(script: LuaScript, monkeypatch: pytest.MonkeyPatch):
+    redis = sync_redis()
+    run = script.bind(redis, first="k1", second="k2", one=1)
+    monkeypatch.setattr(redis, "register_script", None)  # once was enough
+    assert run([b"b", 3, "x"]) == [b"k1", b"k2", b"1", b"b", b"3", 4]
+    assert run([]) == [b"k1", b"k2", b"1", None, None, 1]
+
+
+def test_names_may_continue_on_the_next_line(tmp_path: Path):
+    path = tmp_path / "long.lua"
+    path.write_text("local one, two,\n  three =\n  ARGV[1], ARGV[2],\n  ARGV[3]\nreturn {three}\n")
+    assert LuaScript(path)(sync_redis(), one=1, two=2, three=3) == [b"3"]
+
+
 @pytest.mark.parametrize(
     "named", [{"one": 1, "three": 3}, {"one": 1, "four": 4}], ids=["a gap in the middle", "not of this script"]
 )
