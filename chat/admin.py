@@ -26,7 +26,8 @@ from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import MAX_PRICE_MICROS, PAID_PROVIDERS, PRICED, LanguageModel, ProviderLimit
+from chat.models import MAX_PRICE_MICROS, PRICED, LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
-    provider = forms.ChoiceField(label=_("provider"), choices=[(key, key) for key in (*PAID_PROVIDERS, "compatible")])
+    provider = forms.ChoiceField(label=_("provider"), choices=[(slug, slug) for slug in BILLING_PROVIDERS])
     daily_micros = DollarsField(
         label=_("a day"),
         required=True,

@@ -9,9 +9,9 @@ from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from chat.provider_registry import PAID_PROVIDERS
 from history.models import new_id, now
 
-PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
 MAX_PRICE_MICROS = 1_000_000_000
 """Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
 MAX_EFFORT_LENGTH = 10  # characters, as Turn.effort

@@ -11,6 +11,8 @@ import environ
 from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
 
+from chat.provider_registry import API_KEY_SETTINGS
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
@@ -18,8 +20,7 @@ DATA_DIR.mkdir(parents=True, exist_ok=True)
 DOTENV = BASE_DIR / ".env"
 DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
 # Providers' keys may change while a process runs: those that are not in the real environment are read from `.env` again.
-KEY_NAMES = tuple(f"{name}_API_KEY" for name in ("OPENAI", "ANTHROPIC", "GEMINI", "DEEPSEEK", "OPENAI_COMPATIBLE"))
-KEYS_IN_DOTENV = frozenset(name for name in KEY_NAMES if name not in os.environ)
+KEYS_IN_DOTENV = frozenset(name for name in API_KEY_SETTINGS if name not in os.environ)
 logging.getLogger("environ.environ").setLevel(logging.ERROR)  # it would repeat a mistyped line, and the key in it
 for source in (DOTENV, DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
     if source.exists():
@@ -285,7 +286,7 @@ OPENAI_COMPATIBLE_CONTEXT = env.int("OPENAI_COMPATIBLE_CONTEXT", default=32_768)
 OPENAI_COMPATIBLE_INPUT_PRICE = env.float("OPENAI_COMPATIBLE_INPUT_PRICE", default=0.0)  # US dollars a million tokens
 OPENAI_COMPATIBLE_OUTPUT_PRICE = env.float("OPENAI_COMPATIBLE_OUTPUT_PRICE", default=0.0)
 DEMO_MODEL_URL = env("DEMO_MODEL_URL", default="")  # set by `manage.py serve`
-for name in KEY_NAMES:
+for name in API_KEY_SETTINGS:
     vars()[f"{name}_FILE"] = env(f"{name}_FILE", default="")
 for name in KEYS_IN_DOTENV:
     os.environ.pop(name, None)  # a child that inherited it would take it for the real environment's

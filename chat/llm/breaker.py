@@ -215,7 +215,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 def breaker_id(provider: Provider, model_key: str) -> str:
     """Return the breaker's name: provider, digest of its key, model."""
-    return f"{provider.key}:{key_digest(provider.api_key)}:{model_key}"
+    return f"{provider.slug}:{key_digest(provider.api_key)}:{model_key}"
 
 
 def split_breaker_id(breaker: str) -> tuple[str, str, str]:

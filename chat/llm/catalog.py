@@ -12,7 +12,8 @@ from chat.llm import price_list
 from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
-from chat.models import PAID_PROVIDERS, LanguageModel
+from chat.models import LanguageModel
+from chat.provider_registry import COMPATIBLE, PAID_PROVIDERS
 from core.cached_tables import CachedTable
 
 Tier = LanguageModel.Tier
@@ -198,9 +199,9 @@ def load_catalog() -> None:
     named = settings.OPENAI_COMPATIBLE_MODELS
     for name in named:
         LanguageModel.objects.update_or_create(
-            provider="compatible", provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
+            provider=COMPATIBLE, provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
         )
-    LanguageModel.objects.filter(provider="compatible").exclude(provider_model__in=named).update(enabled=False)
+    LanguageModel.objects.filter(provider=COMPATIBLE).exclude(provider_model__in=named).update(enabled=False)
     update_list_prices(price_list.read_list_prices)
     _models.changed()
 
@@ -229,7 +230,7 @@ def _compatible(name: str) -> dict[str, Any]:
     window = settings.OPENAI_COMPATIBLE_CONTEXT
     return {
         "key": name,
-        "provider": "compatible",
+        "provider": COMPATIBLE,
         "provider_model": name,
         "label": name,
         "tier": Tier.CHEAP,

@@ -228,8 +228,8 @@ class _Ways:
 
 def _by_key(candidate: Candidate, cache_key: str) -> list[_Way]:
     """Return the ways to a candidate. A conversation keeps to one key, where its prefix is cached, as long as it can."""
-    served: Iterable[Provider] = candidate.provider.with_each_key()
-    if cache_key and len(candidate.provider.keys) > 1:
+    served: Iterable[Provider] = candidate.provider.with_each_api_key()
+    if cache_key and len(candidate.provider.api_keys) > 1:
         served = sorted(served, key=lambda one: blake2b(f"{cache_key}{one.api_key}".encode(), digest_size=8).digest())
     return [_Way(candidate, one, breaker_id(one, candidate.model.key)) for one in served]
 
@@ -319,6 +319,6 @@ def tell_operator(provider: Provider, model: str, code: str) -> None:
     """Alert the operator of what waiting does not help; of anything else nobody is told."""
     if alarm := ALARMS.get(code):
         key = key_digest(provider.api_key)
-        where = provider.key if code == "authentication" else f"{provider.key}:{model}"
+        where = provider.slug if code == "authentication" else f"{provider.slug}:{model}"
         sentence = str(alarm) % {"provider": provider.name, "model": model}
-        alert(f"{where}:{code}:{key}", sentence, provider=provider.key, model=model, code=code, key=key)
+        alert(f"{where}:{code}:{key}", sentence, provider=provider.slug, model=model, code=code, key=key)

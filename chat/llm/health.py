@@ -298,7 +298,7 @@ def _load_overview() -> tuple[ProviderHealth, ...]:
     resting = _resting_of(found.opened)
     offered: dict[str, list[LanguageModel]] = {}
     for candidate in list_offered():
-        offered.setdefault(candidate.provider.key, []).append(candidate.model)
+        offered.setdefault(candidate.provider.slug, []).append(candidate.model)
     providers = list_providers()
     return tuple(
         _health_of(providers[key], models, found, resting) for key, models in offered.items() if key in providers
@@ -308,16 +308,16 @@ def _load_overview() -> tuple[ProviderHealth, ...]:
 def _health_of(
     provider: Provider, models: list[LanguageModel], found: _Found, resting: frozenset[str]
 ) -> ProviderHealth:
-    lately = _tally(found.slots, provider.key)
-    today = _tally(found.hours.values(), provider.key)
+    lately = _tally(found.slots, provider.slug)
+    today = _tally(found.hours.values(), provider.slug)
     at_rest = tuple(model.label for model in models if model.key in resting)
     first = today.first_seconds if lately.first_seconds is None else lately.first_seconds
     speed = today.tokens_per_second if lately.tokens_per_second is None else lately.tokens_per_second
     return ProviderHealth(
         name=provider.name,
-        state=_state_now(lately, found.probes.get(provider.key), found.now, len(at_rest), len(models)),
+        state=_state_now(lately, found.probes.get(provider.slug), found.now, len(at_rest), len(models)),
         hours=tuple(
-            Hour(dt.datetime.fromtimestamp(hour * HOUR_MS / 1000, dt.UTC), _tally((counts,), provider.key).state)
+            Hour(dt.datetime.fromtimestamp(hour * HOUR_MS / 1000, dt.UTC), _tally((counts,), provider.slug).state)
             for hour, counts in found.hours.items()
         ),
         first_seconds=first,
@@ -376,7 +376,7 @@ def _tally(hashes: Iterable[Mapping[bytes, bytes]], provider: str, model: str = 
 
 def _digests(provider: Provider | None) -> set[str]:
     """Return the digests of the keys in use. A breaker of a key that was replaced says nothing any more."""
-    return {key_digest(one.api_key) for one in provider.with_each_key()} if provider else set()
+    return {key_digest(one.api_key) for one in provider.with_each_api_key()} if provider else set()
 
 
 def _step(value: float) -> int:

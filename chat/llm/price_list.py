@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from chat.provider_registry import genai_prices_id_of
+
 if TYPE_CHECKING:
     from genai_prices.types import ConditionalPrice, ModelPrice, TieredPrices
 
-PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google", "deepseek": "deepseek"}
-"""What the package calls our providers."""
 KEYS = {
     "input": "input_mtok",
     "output": "output_mtok",
@@ -41,7 +41,8 @@ def read_list_prices(models: Sequence[tuple[str, str]]) -> list[ListPrice | None
 
     known = {provider.id: provider for provider in get_snapshot().providers}
     found = [
-        known[PROVIDERS[provider]].find_model(name) if provider in PROVIDERS else None for provider, name in models
+        known[provider_id].find_model(name) if (provider_id := genai_prices_id_of(slug)) else None
+        for slug, name in models
     ]
     return [_list_price(model.prices) if model else None for model in found]
 

@@ -10,14 +10,13 @@ from django.utils import timezone
 
 from billing.metering import Usage
 from chat.models import PRICED, LanguageModel
+from chat.provider_registry import token_factor_of
 
 RESERVE_BYTES_PER_TOKEN = 3
 """For what may not be exceeded: over-estimates English and Spanish, and is safe for code."""
 SETTLE_BYTES_PER_TOKEN = 4
 """For what is charged when the provider reported nothing: the usual average, so that a stop is not a penalty."""
 TOKENS_PER_MESSAGE = 8
-MORE_TOKENS = {"anthropic": 1.35, "deepseek": 1.1}
-"""Providers whose tokens are shorter than others': how many they make of what the careful estimate calls one."""
 TOKENS_PER_MILLION = 1_000_000
 
 
@@ -72,7 +71,7 @@ def estimate_tokens(texts: Iterable[str], *, bytes_per_token: int = RESERVE_BYTE
 
 def question_room(model: LanguageModel, max_output: int) -> int:
     """Return how many tokens, by the careful estimate, may be sent beside an answer of `max_output`."""
-    return int((model.context_window - max_output) / MORE_TOKENS.get(model.provider, 1))
+    return int((model.context_window - max_output) / token_factor_of(model.provider))
 
 
 def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
@@ -167,7 +166,7 @@ def read_price(text: str) -> Price:
 def _most(model: LanguageModel, input_tokens: int, output_tokens: int, moment: dt.datetime | None) -> int:
     """Return the most, times a million, over all tiers the input may turn out to be in."""
     tiers = price_of(model, moment).tiers
-    longest = ceil(input_tokens * MORE_TOKENS.get(model.provider, 1))
+    longest = ceil(input_tokens * token_factor_of(model.provider))
     ends = (*(rates.above for rates in tiers[1:]), longest)
     return max(
         min(longest, end) * max(rates.input, rates.cache_read, rates.cache_write) + output_tokens * rates.output

@@ -29,11 +29,11 @@ async def probe_providers() -> None:
 
 
 async def _probe(provider: Provider) -> None:
-    served = provider.with_each_key()
+    served = provider.with_each_api_key()
     codes = await asyncio.gather(*map(_ask, served))
     keys = {key_digest(one.api_key): code for one, code in zip(served, codes, strict=True)}
     found = Probe("" if "" in codes else codes[0], timezone.now().timestamp(), keys)
-    await asyncio.to_thread(health.save_probe, provider.key, found)
+    await asyncio.to_thread(health.save_probe, provider.slug, found)
 
 
 async def _ask(provider: Provider) -> str:
@@ -44,7 +44,7 @@ async def _ask(provider: Provider) -> str:
     except TimeoutError:
         return TimedOut.code
     except ProviderError as error:
-        logger.warning("Probe failed", extra={"provider": provider.key, "code": error.code, "status": error.status})
+        logger.warning("Probe failed", extra={"provider": provider.slug, "code": error.code, "status": error.status})
         if error.code == "authentication":  # a key that may not list models may still be good
             tell_operator(provider, "", error.code)
         return error.code

@@ -171,7 +171,7 @@ def _included(offered: Sequence[Candidate], allowed: Entitlements) -> list[Candi
 
 def _is_stopped(candidate: Candidate, stopped: frozenset[str]) -> bool:
     """Return whether its provider's spend limit stops it; what is free spends nothing."""
-    return candidate.provider.key in stopped and not candidate.model.is_free
+    return candidate.provider.slug in stopped and not candidate.model.is_free
 
 
 def _usable(
@@ -291,7 +291,7 @@ def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
         return sorted(ample, key=field.dearness)[:1]
 
     def distance(candidate: Candidate) -> tuple[int, int]:
-        is_beside = candidate.provider.key == first.provider.key  # and likely to fail with it
+        is_beside = candidate.provider.slug == first.provider.slug  # and likely to fail with it
         return abs(_rank(candidate) - _rank(first)) + is_beside, field.dearness(candidate)
 
     return sorted(similar, key=distance)[: MAX_CANDIDATES - 1]

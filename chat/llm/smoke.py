@@ -101,7 +101,7 @@ class SmokeResult:
 async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncIterator[SmokeResult]:
     """Ask every configured provider each question by both transports; yields what came of each."""
     for key in configured:
-        of_provider = [candidate for candidate in offered if candidate.provider.key == key]
+        of_provider = [candidate for candidate in offered if candidate.provider.slug == key]
         for asked in QUESTIONS:
             candidate = _cheapest(of_provider, asked)
             if candidate is None:
@@ -159,7 +159,7 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
     if usage and model.is_priced:
         known = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
     return SmokeResult(
-        provider=candidate.provider.key,
+        provider=candidate.provider.slug,
         model=model.key,
         transport=transport,
         question=asked.name,

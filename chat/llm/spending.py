@@ -27,11 +27,11 @@ def stopped_providers() -> frozenset[str]:
 
 def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> SupplierHold | None:
     """Return what an answer of this candidate claims of its provider's day; None where there is no limit."""
-    limit = _limits.get().get(candidate.provider.key)
+    limit = _limits.get().get(candidate.provider.slug)
     if limit is None:
         return None
     most = most_it_can_take(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
-    return SupplierHold(candidate.provider.key, most, limit)
+    return SupplierHold(candidate.provider.slug, most, limit)
 
 
 def forget_spending() -> None:

@@ -69,7 +69,7 @@ def cheapest_candidate(*, resting: Collection[str] = (), stopped: Collection[str
         for candidate in list_offered()
         if candidate.model.tier != LanguageModel.Tier.DEMO
         and candidate.model.key not in resting
-        and candidate.provider.key not in stopped
+        and candidate.provider.slug not in stopped
     ]
     return min(usable, key=_rank, default=None)
 

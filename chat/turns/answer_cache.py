@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of what a key is made of, and of what is kept under it."""
-NOT_OF_THE_ANSWER = frozenset({"api_key", "keys", "cache_key", "end_user", "pace"})
+NOT_OF_THE_ANSWER = frozenset({"api_key", "api_keys", "cache_key", "end_user", "pace"})
 """What goes with a request and cannot change what comes back. Whatever else a request has, now or later, is in the key."""
 
 MAX_ANSWERS = 64

@@ -74,7 +74,7 @@ class Titler:
         fields = {
             "conversation_id": turn.conversation_id,
             "model": candidate.model.key,
-            "provider": candidate.provider.key,
+            "provider": candidate.provider.slug,
             "input_tokens": title.usage.input,
             "output_tokens": title.usage.output,
             "cost_micros": title.cost_micros,
@@ -95,7 +95,7 @@ class Titler:
 async def _by_a_key(candidate: Candidate) -> Candidate | None:
     """Return the candidate with the first of its keys that does not rest; None when all do."""
     await breakers().look()
-    for provider in candidate.provider.with_each_key():
+    for provider in candidate.provider.with_each_api_key():
         if breakers().find_open(breaker_id(provider, candidate.model.key)) is None:
             return replace(candidate, provider=provider)
     return None

@@ -36,7 +36,7 @@ def candidate(key: str, tier: str = "cheap", *, provider: str = "openai", price:
     price = PRICES[tier] if price < 0 else price
     defaults = {"context_window": 100_000, "max_output": 10_000, "input_price": price, "output_price": price * 5}
     model = LanguageModel(key=key, provider=provider, provider_model=key, label=key, tier=tier, **(defaults | fields))
-    return Candidate(model, Provider(key=provider, name=provider, adapter="scripted", base_url=""))
+    return Candidate(model, Provider(slug=provider, name=provider, adapter="scripted", base_url=""))
 
 
 def allowed(best_tier: str = "strong") -> Entitlements:

@@ -62,7 +62,7 @@ def looks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def candidate(url: str, name: str = "m", *keys: str, window: int = 8_000) -> Candidate:
     keys = keys or ("",)
-    served_by = Provider("compatible", "Fake", "openai_chat", url, keys[0], keys=keys)
+    served_by = Provider("compatible", "Fake", "openai_chat", url, keys[0], keys)
     return Candidate(
         LanguageModel(key=name, provider="compatible", provider_model=name, context_window=window), served_by
     )
@@ -254,7 +254,7 @@ async def test_a_last_resort_gets_less_time(redis: Redis, provider: FakeProvider
 async def test_a_refused_key_is_the_last_of_last_resorts(doorman: Doorman):
     served = candidate(doorman.url, "m", "sk-401", "sk-500")
     await answer(served)
-    await trip(Candidate(served.model, served.provider.with_each_key()[1]))
+    await trip(Candidate(served.model, served.provider.with_each_api_key()[1]))
     doorman.asked.clear()
     await answer(served)
     assert doorman.asked == ["sk-500"]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from billing.metering import Usage
 from chat.llm import price_list
 from chat.llm.pricing import (
-    MORE_TOKENS,
     SETTLE_BYTES_PER_TOKEN,
     charged_rates,
     cost_of,
@@ -30,6 +29,7 @@ from chat.llm.pricing import (
     write_stamp,
 )
 from chat.models import PRICED, LanguageModel
+from chat.provider_registry import token_factor_of
 
 prices = st.none() | st.integers(0, 100_000_000)
 tokens = st.integers(0, 1_000_000)
@@ -135,7 +135,7 @@ def test_no_cost_within_the_promise_exceeds_the_reservation(
 ):
     """Whichever tier the input falls into, however much of it is cached."""
     priced = LanguageModel(list_price=listed, markup_percent=markup, provider=provider, **own)
-    read = data.draw(st.integers(0, ceil(promised * MORE_TOKENS.get(provider, 1))))
+    read = data.draw(st.integers(0, ceil(promised * token_factor_of(provider))))
     cached = data.draw(st.integers(0, read))
     usage = Usage(
         input=read,

@@ -130,7 +130,7 @@ async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, mod
 
 
 async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: LanguageModel):
-    first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_key())
+    first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_api_key())
     await count(Report(first, "broken", "authentication"))
     health.forget_cached_health()
     assert await in_thread(health.resting_models) == frozenset()
@@ -143,7 +143,7 @@ async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: Langu
 
 
 async def test_a_key_that_was_replaced_rests_nobody(redis: Redis, model: LanguageModel, settings: Settings):
-    for one in list_providers()["openai"].with_each_key():
+    for one in list_providers()["openai"].with_each_api_key():
         await count(Report(breaker_id(one, model.key), "broken", "authentication"))
     settings.OPENAI_API_KEY = "sk-new"
     health.forget_cached_health()
@@ -205,7 +205,7 @@ def test_every_page_leads_to_it(model: LanguageModel):
 
 
 async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: LanguageModel, olga: User):
-    first, second = list_providers()["openai"].with_each_key()
+    first, second = list_providers()["openai"].with_each_api_key()
     await count(
         Report(
             breaker_id(first, model.key), "broken", "authentication", counts=health.failure(model, "authentication")

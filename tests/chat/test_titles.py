@@ -270,7 +270,7 @@ async def test_a_maker_is_asked_by_a_key_that_does_not_rest(
     redis: Redis, runner: Runner, carla: User, maker: str, provider: FakeProvider, settings: Settings
 ):
     settings.OPENAI_COMPATIBLE_API_KEY = "refused,good"
-    refused, _good = list_providers()["compatible"].with_each_key()
+    refused, _good = list_providers()["compatible"].with_each_api_key()
     breakers().report(Report(breaker_id(refused, maker), "broken", "authentication"))
     await breakers().settle()
     await titled(await closed(await aask(carla, "say:Robles")))

@@ -5,27 +5,29 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from chat.provider_registry import ChatParameters
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who serves models, and how to reach them.
+    """A configured provider, and how to reach it.
 
-    A request carries one key, `api_key`; `keys` are all the operator has, when they are several.
+    A request carries one API key, `api_key`; `api_keys` are all the operator has.
     """
 
-    key: str
+    slug: str
     name: str
     adapter: str
     base_url: str
     api_key: str = field(default="", repr=False)
-    system_role: Literal["system", "developer"] = "system"
-    keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    parameters: ChatParameters = ChatParameters()
 
-    def with_each_key(self) -> tuple["Provider", ...]:
-        """Return this provider once for each of its keys."""
-        if len(self.keys) < 2:
+    def with_each_api_key(self) -> tuple["Provider", ...]:
+        """Return this provider once for each of its API keys."""
+        if len(self.api_keys) < 2:
             return (self,)
-        return tuple(replace(self, api_key=key) for key in self.keys)
+        return tuple(replace(self, api_key=api_key) for api_key in self.api_keys)
 
 
 ENCODED_AT_ONCE = 384 * 1024

@@ -122,11 +122,12 @@ def _usage(usage: _Usage) -> TokenUsage:
 
 def body_of(request: ModelRequest) -> dict[str, Any]:
     """Return the request as the provider's API names it."""
+    parameters = request.provider.parameters
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [
             {
-                "role": request.provider.system_role if message.role == "system" else message.role,
+                "role": parameters.system_role if message.role == "system" else message.role,
                 "content": _content_of(message),
             }
             for message in request.messages
@@ -135,9 +136,11 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         request.max_tokens_parameter: request.max_output,
     }
-    if request.provider.key == "openai":
-        body |= {"prompt_cache_key": request.cache_key, "safety_identifier": request.end_user}
-    if request.effort and request.provider.key == "deepseek":
+    if parameters.cache_key_parameter:
+        body[parameters.cache_key_parameter] = request.cache_key
+    if parameters.end_user_parameter:
+        body[parameters.end_user_parameter] = request.end_user
+    if request.effort and parameters.effort_parameter == "thinking":
         body["thinking"] = {"type": "disabled" if request.effort == "none" else "enabled"}
     elif request.effort:
         body["reasoning_effort"] = request.effort

@@ -22,7 +22,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        configured = [key for key in list_providers() if key != "scripted"]
+        configured = [slug for slug, provider in list_providers().items() if provider.adapter in sdk.ADAPTERS]
         if not configured:
             self.stdout.write("No provider has a key: nothing was asked.")
             return

@@ -64,7 +64,7 @@ def cheapest_models() -> list[Candidate]:
     """Return one model of each configured provider: the one that writes for least."""
     found: dict[str, Candidate] = {}
     for candidate in sorted(list_offered(), key=lambda candidate: price_of(candidate.model).tiers[0].output):
-        found.setdefault(candidate.provider.key, candidate)
+        found.setdefault(candidate.provider.slug, candidate)
     return list(found.values())
 
 
