@@ -4,6 +4,8 @@ A file begins by naming what it is given, which is what its caller passes by tho
 
     local lease, log = KEYS[1], KEYS[2]
     local holder, lease_ms = ARGV[1], ARGV[2]
+
+A long list of names may continue on the next line.
 """
 
 import re
@@ -16,7 +18,7 @@ from redis.asyncio import Redis
 
 Value: TypeAlias = str | bytes | int | float
 
-_NAMES = re.compile(r"^local ([\w, ]+) = ((?:KEYS|ARGV)\[1\].*)$", re.MULTILINE)
+_NAMES = re.compile(r"^local (\w[\w,\s]*?)\s=\s+((?:KEYS|ARGV)\[1\](?:,\s+\w+\[\d+\])*)$", re.MULTILINE)
 
 
 class LuaScript:
@@ -28,19 +30,27 @@ class LuaScript:
         self.arguments: tuple[str, ...] = ()
         for names, values in _NAMES.findall(self.source):
             table = values[:4]
-            given = tuple(names.split(", "))
+            given = tuple(re.split(r",\s+", names))
+            values = re.sub(r"\s+", " ", values)
             assert values == ", ".join(f"{table}[{at}]" for at in range(1, len(given) + 1)), f"{path}: {values}"
             if table == "KEYS":
                 self.keys = given
             else:
                 self.arguments = given
+        self._registered: dict[type, Any] = {}  # redis-py's script for each class of client: it has the source's digest
 
     def __call__(self, redis: "SyncRedis | Redis", *more: Value, **named: Value) -> Any:
         """Run the script; `more` come after the named arguments. Awaitable with an asynchronous client."""
         keys, arguments = self._take(self.keys, named), self._take(self.arguments, named)
         assert not named, f"not of this script: {', '.join(named)}"
         assert not more or len(arguments) == len(self.arguments)
-        return redis.register_script(self.source)(keys=keys, args=[*arguments, *more])
+        script = self._registered.get(type(redis)) or self._register(redis)
+        return script(keys, [*arguments, *more], redis)
+
+    def _register(self, redis: "SyncRedis | Redis") -> Any:
+        script = self._registered[type(redis)] = redis.register_script(self.source)
+        script.registered_client = None  # every call names its own client: the first one may be closed by then
+        return script
 
     def _take(self, names: Iterable[str], named: dict[str, Value]) -> list[Any]:
         """Return the values of `names` in order, and take them out of `named`."""
