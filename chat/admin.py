@@ -18,9 +18,10 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.spending import Spent
 from chat.errors import sentence_for
-from chat.llm import health, spending
-from chat.llm.alerts import Alert, list_alerts
+from chat.llm import spending
 from chat.llm.catalog import update_list_prices
+from chat.llm.health.alerts import Alert, list_alerts
+from chat.llm.health.error_counts import read_error_counts
 from chat.llm.price_list import ListPrice, read_list_prices_in_subprocess
 from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
@@ -135,7 +136,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """What went wrong lately: alerts, probes, errors by model, and which breakers are open."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        found = health.causes()
+        found = read_error_counts()
         causes, probes = found or ([], {})
         page = {
             **self.admin_site.each_context(request),

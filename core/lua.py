@@ -48,7 +48,8 @@ class LuaScript:
         return script(keys, [*arguments, *more], redis)
 
     def _register(self, redis: "SyncRedis | Redis") -> Any:
-        script = self._registered[type(redis)] = redis.register_script(self.source)
+        script: Any = redis.register_script(self.source)
+        self._registered[type(redis)] = script
         script.registered_client = None  # every call names its own client: the first one may be closed by then
         return script
 

@@ -11,8 +11,8 @@ from rest_framework.test import APIClient
 from accounts.models import User
 from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
-from chat.llm import health
 from chat.llm.catalog import load_catalog
+from chat.llm.health.overview import forget_cached_health
 from chat.models import LanguageModel
 from core.cached_tables import CachedTable
 from core.redis_clients import sync_redis
@@ -49,7 +49,7 @@ def fresh_redis() -> Iterator[None]:
     sync_redis().flushall()
     for kept in CachedTable.every:
         kept.forget()
-    health.forget_cached_health()
+    forget_cached_health()
     yield
     for kept in CachedTable.every:
         kept.forget()

@@ -17,14 +17,14 @@ from chat.provider_registry import genai_prices_id_of
 if TYPE_CHECKING:
     from genai_prices.types import ConditionalPrice, ModelPrice, TieredPrices
 
-KEYS = {
+PRICE_FIELDS = {
     "input": "input_mtok",
     "output": "output_mtok",
     "cache_read": "cache_read_mtok",
     "cache_write": "cache_write_mtok",
 }
 MICROS = 1_000_000
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 ListPrice = dict[str, Any]
 """`{"input": [[0, 2000000], [272000, 4000000]], "output": …, "cache_read": …, "cache_write": …, "later": […]}`.
@@ -51,7 +51,7 @@ def read_list_prices_in_subprocess(models: Sequence[tuple[str, str]]) -> list[Li
     """Return the same out of another process. Raises CalledProcessError or TimeoutExpired."""
     command = [sys.executable, "-m", "chat.llm.price_list"]
     done = subprocess.run(  # noqa: S603  a command of ours
-        command, input=json.dumps(models), capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        command, input=json.dumps(models), capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS
     )
     prices: list[ListPrice | None] = json.loads(done.stdout)
     return prices
@@ -88,7 +88,7 @@ def _utc(hour: dt.time) -> str:
 
 def _rates(prices: "ModelPrice") -> ListPrice | None:
     """Return the prices of text; None where one of input and output is unknown, or nothing."""
-    named = {name: getattr(prices, key) for name, key in KEYS.items()}
+    named = {name: getattr(prices, key) for name, key in PRICE_FIELDS.items()}
     rates = {name: _steps(price) for name, price in named.items() if price is not None}
     is_known = all(name in rates and all(rate > 0 for _above, rate in rates[name]) for name in ("input", "output"))
     return rates if is_known else None

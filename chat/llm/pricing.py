@@ -57,7 +57,7 @@ class Stamp(msgspec.Struct, frozen=True):
     provider_micros: int
 
 
-class Reckoning(msgspec.Struct, frozen=True):
+class Cost(msgspec.Struct, frozen=True):
     """What an answer cost: `cost_micros` is charged, markup included; `stamp` says why."""
 
     cost_micros: int
@@ -92,7 +92,7 @@ def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
     )
 
 
-def charged_rates(model: LanguageModel, moment: dt.datetime | None = None) -> tuple[Rates, ...]:
+def rates_with_markup(model: LanguageModel, moment: dt.datetime | None = None) -> tuple[Rates, ...]:
     """Return what people are charged a million tokens, markup included, for pages that say so: rounded up each."""
     price = price_of(model, moment)
     factor = 100 + price.markup_percent
@@ -102,7 +102,7 @@ def charged_rates(model: LanguageModel, moment: dt.datetime | None = None) -> tu
     )
 
 
-def reckon(price: Price, usage: Usage) -> Reckoning:
+def compute_cost(price: Price, usage: Usage) -> Cost:
     """Return the cost of `usage` at `price`. The tier is that of the whole input, and holds for all of it."""
     rates = price.rates_for(usage.input)
     total = (
@@ -121,17 +121,15 @@ def reckon(price: Price, usage: Usage) -> Reckoning:
         as_of=price.as_of,
         provider_micros=_divide_up(total, TOKENS_PER_MILLION),
     )
-    return Reckoning(_charge(total, price.markup_percent), stamp)
+    return Cost(_charge(total, price.markup_percent), stamp)
 
 
 def cost_of(model: LanguageModel, usage: Usage, moment: dt.datetime | None = None) -> int:
     """Return what `usage` costs a person, in micros."""
-    return reckon(price_of(model, moment), usage).cost_micros
+    return compute_cost(price_of(model, moment), usage).cost_micros
 
 
-def most_it_can_cost(
-    model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None
-) -> int:
+def max_cost(model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None) -> int:
     """Return the cost in micros if the whole answer is written and all of the input is the dearest kind.
 
     `input_tokens` is the careful estimate.
@@ -139,7 +137,7 @@ def most_it_can_cost(
     return _charge(_most(model, input_tokens, output_tokens, moment), model.markup_percent)
 
 
-def most_it_can_take(
+def max_provider_cost(
     model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None
 ) -> int:
     """Return the same without the markup: the most its provider can ask for it."""

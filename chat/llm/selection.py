@@ -13,7 +13,7 @@ from billing.spending import seconds_left
 from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
-from chat.llm.pricing import most_it_can_cost, question_room
+from chat.llm.pricing import max_cost, question_room
 from chat.models import LanguageModel
 
 AUTO = "auto"
@@ -21,11 +21,11 @@ TIERS = tuple(LanguageModel.Tier.values)
 """From the least to the best."""
 MAX_CANDIDATES = 3
 """As many models as dispatch has attempts."""
-SIMILAR_COST = 5
+FALLBACK_COST_FACTOR = 5
 """What stands in may cost this many times the first choice: the reservation is the dearest's."""
-SAVING_COST = 2
+SAVING_FALLBACK_COST_FACTOR = 2
 """The same, when credits run low."""
-COMFORT_ANSWERS = 3
+COMFORTABLE_ANSWERS = 3
 """Auto saves when the credits left pay fewer answers than this, each as long and dear as it can be: some fifteen of usual
 length."""
 
@@ -63,14 +63,14 @@ def choose(
     allowed: Entitlements,
     asked: QuestionProfile,
     *,
-    resting: frozenset[str] = frozenset(),
+    unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
 ) -> Selection:
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
     SpendLimitReached.
 
     Without a name (empty) it is DEFAULT_LLM where the plan includes it and it takes what is attached; else, and for
-    `auto`, it is up to Auto. `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
+    `auto`, it is up to Auto. `unavailable` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
     """
     offered = list_offered()
     if requested and requested != AUTO:
@@ -81,7 +81,7 @@ def choose(
     default = _default(requested, offered, allowed)
     if default and not _is_stopped(default, stopped) and _takes(default, asked):
         return Selection([default])
-    return route(offered, allowed, asked, resting=resting, stopped=stopped)
+    return route(offered, allowed, asked, unavailable=unavailable, stopped=stopped)
 
 
 def route(
@@ -89,7 +89,7 @@ def route(
     allowed: Entitlements,
     asked: QuestionProfile,
     *,
-    resting: frozenset[str] = frozenset(),
+    unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
 ) -> Selection:
     """Return whom Auto chooses of `offered`, which is in the operator's order.
@@ -100,7 +100,7 @@ def route(
     """
     usable = _usable(offered, allowed, asked, stopped)
     field = _Field(usable, asked)
-    field.narrow(lambda candidate: candidate.model.key not in resting)
+    field.narrow(lambda candidate: candidate.model.key not in unavailable)
     field.narrow(lambda candidate: _room(candidate, asked) >= asked.tokens)
     first, why = _first(field, judge(asked.question, has_images=asked.has_images))
     if len(usable) == 1:
@@ -256,12 +256,12 @@ class _Field:
 def _first(field: _Field, verdict: Difficulty) -> tuple[Candidate, Route]:
     """Return the best candidate, and why it is."""
     before = next((c for c in field.candidates if c.model.key == field.last_model), None)
-    if before and _rank(before) >= TIERS.index(verdict.tier) and field.pays(before, COMFORT_ANSWERS):
+    if before and _rank(before) >= TIERS.index(verdict.tier) and field.pays(before, COMFORTABLE_ANSWERS):
         return before, Route.FOLLOW_UP
     wanted = field.nearest(verdict.tier)
     best = next(filter(field.pays, wanted), wanted[0])
     below = list(filter(field.pays, field.below(best)))
-    if field.pays(best, COMFORT_ANSWERS) or (field.pays(best) and not below):
+    if field.pays(best, COMFORTABLE_ANSWERS) or (field.pays(best) and not below):
         return best, verdict.route
     if field.pays(best):
         return below[0], Route.LOW_CREDITS
@@ -283,9 +283,12 @@ def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
     """
     least = field.longest(first) / 2
     others = [c for c in field.candidates if c is not first and field.longest(c) >= least and field.pays(c)]
-    ample = [c for c in others if field.pays(c, COMFORT_ANSWERS)]
+    ample = [c for c in others if field.pays(c, COMFORTABLE_ANSWERS)]
     similar = [
-        c for c in others if field.dearness(c) <= (SIMILAR_COST if c in ample else SAVING_COST) * field.dearness(first)
+        c
+        for c in others
+        if field.dearness(c)
+        <= (FALLBACK_COST_FACTOR if c in ample else SAVING_FALLBACK_COST_FACTOR) * field.dearness(first)
     ]
     if not similar:
         return sorted(ample, key=field.dearness)[:1]
@@ -304,4 +307,4 @@ def _rank(candidate: Candidate) -> int:
 def _most(candidate: Candidate, asked: QuestionProfile, answer_tokens: int) -> int:
     """Return the most an answer can cost, in micros; what does not fit the window is not sent."""
     input_tokens = min(asked.tokens, _room(candidate, asked))
-    return most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)
+    return max_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)

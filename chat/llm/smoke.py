@@ -11,14 +11,14 @@ from typing import Literal
 
 from billing.metering import Usage
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import charged_rates, cost_of
+from chat.llm.pricing import cost_of, rates_with_markup
 from chat.llm.providers import ADAPTERS, sdk
 from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
 from chat.llm.providers.errors import ProviderError
 
-MAX_OUTPUT = 2_000
+MAX_OUTPUT_TOKENS = 2_000
 """Tokens: most models think before they say a word."""
-PATIENCE_SECONDS = 120
+ANSWER_TIMEOUT_SECONDS = 120
 
 
 def tiny_png() -> bytes:
@@ -120,7 +120,7 @@ def _cheapest(offered: list[Candidate], asked: SmokeQuestion) -> Candidate | Non
         for candidate in offered
         if not kind or (candidate.model.sees_images if kind == "image" else candidate.model.reads_pdfs)
     ]
-    return min(able, key=lambda candidate: charged_rates(candidate.model)[0].output, default=None)
+    return min(able, key=lambda candidate: rates_with_markup(candidate.model)[0].output, default=None)
 
 
 async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["fast", "sdk"]) -> SmokeResult:
@@ -131,7 +131,7 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
         provider=candidate.provider,
         model=model.provider_model,
         messages=(Message("system", "You are a helpful assistant."), Message("user", asked.text, files)),
-        max_output=min(MAX_OUTPUT, model.max_output),
+        max_output=min(MAX_OUTPUT_TOKENS, model.max_output),
         max_tokens_parameter=model.max_tokens_parameter,
         reasons=model.reasons,
         cache_key="smoke",
@@ -141,7 +141,7 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
     begun = monotonic()
     first_seconds = 0.0
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(stream(request)) as events:
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS), aclosing(stream(request)) as events:
             async for event in events:
                 match event:
                     case Delta():
@@ -153,7 +153,7 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
     except ProviderError as caught:
         error = f"error {caught.code}" + (f", status {caught.status}" if caught.status else "")
     except TimeoutError:
-        error = f"no end after {PATIENCE_SECONDS} s"
+        error = f"no end after {ANSWER_TIMEOUT_SECONDS} s"
     usage = finish.usage if finish else None
     known = None
     if usage and model.is_priced:

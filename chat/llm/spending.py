@@ -5,14 +5,14 @@ from django.utils.translation import override as language
 
 from billing import spending
 from billing.spending import Spent, SupplierHold
-from chat.llm.alerts import alert
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import most_it_can_take
+from chat.llm.health.alerts import alert
+from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
 from core.cached_tables import CachedForSeconds, CachedTable
 
-ALARMS = (80, 100)
+ALARM_PERCENTS = (80, 100)
 """Percent of the limit."""
 MICROS = 1_000_000
 
@@ -30,7 +30,7 @@ def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens:
     limit = _limits.get().get(candidate.provider.slug)
     if limit is None:
         return None
-    most = most_it_can_take(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
+    most = max_provider_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
     return SupplierHold(candidate.provider.slug, most, limit)
 
 
@@ -51,7 +51,7 @@ def alarm_operator() -> None:
     Told first and remembered then: an alarm that comes twice after a crash is better than none.
     """
     for key, (spent, limit) in spending_by_provider().items():  # a limit of nothing is a switch, and no surprise
-        reached = [percent for percent in ALARMS if spent.committed_micros * 100 >= percent * limit]
+        reached = [percent for percent in ALARM_PERCENTS if spent.committed_micros * 100 >= percent * limit]
         if limit and reached and reached[-1] > spent.alarmed_percent:
             _alarm(key, spent, limit, reached[-1])
             spending.mark_alarmed(key, reached[-1])

@@ -20,12 +20,12 @@ USUAL = Usage(input=1_000, output=500)
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """One line. `locked` says why it cannot be chosen; empty when it can. A model that is resting has failed just now."""
+    """One line. `locked` says why it cannot be chosen; empty when it can. `is_unavailable`: it has failed just now."""
 
     model: LanguageModel
     provider: str
     locked: str = ""
-    is_resting: bool = False
+    is_unavailable: bool = False
 
     @property
     def is_included(self) -> bool:
@@ -41,15 +41,15 @@ class ModelOption:
         return ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2) % {"credits": shown}
 
 
-def list_model_options(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[ModelOption]:
-    """Return every model on offer; those above the plan can be seen and not chosen. `resting` are keys of models that do
-    not answer at the moment."""
+def list_model_options(allowed: Entitlements, *, unavailable: frozenset[str] = frozenset()) -> list[ModelOption]:
+    """Return every model on offer; those above the plan can be seen and not chosen. `unavailable` are the keys of models
+    that do not answer at the moment."""
     return [
         ModelOption(
             candidate.model,
             candidate.provider.name,
             "" if allowed.includes_tier(candidate.model.tier) else _reason(candidate.model.tier),
-            candidate.model.key in resting,
+            candidate.model.key in unavailable,
         )
         for candidate in list_offered()
     ]

@@ -20,8 +20,8 @@ from chat.attachments import uploads
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
 from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
-from chat.llm import health
 from chat.llm.catalog import find_model, list_offered
+from chat.llm.health.overview import unavailable_models
 from chat.llm.selection import AUTO
 from chat.models import Attachment, LanguageModel
 from chat.pages.picker import by_tier, efforts_of, list_model_options
@@ -170,7 +170,7 @@ def chat_page(
     allowed, allowance = entitlements.standing_of(user.pk)
     page = access.list_conversations(user.pk, limit=SIDEBAR_SHOWN)
     turns = shown_turns(found, before=before) if found else {"turns": [], "earlier": None}
-    choices = list_model_options(allowed, resting=health.resting_models())
+    choices = list_model_options(allowed, unavailable=unavailable_models())
     chosen = refusal.model if refusal else _last_model(turns["turns"])
     context: dict[str, Any] = {
         **turns,

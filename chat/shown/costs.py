@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, charged_rates, estimate_tokens, read_stamp
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, estimate_tokens, rates_with_markup, read_stamp
 from chat.models import LanguageModel
 from chat.provider_registry import token_factor_of
 from chat.turns.prompts import INSTRUCTIONS
@@ -46,7 +46,7 @@ def estimates_for(models: Iterable[LanguageModel]) -> dict[str, Any]:
 
 def _model(model: LanguageModel) -> dict[str, Any]:
     return {
-        "tiers": [msgspec.structs.asdict(rates) for rates in charged_rates(model)],
+        "tiers": [msgspec.structs.asdict(rates) for rates in rates_with_markup(model)],
         "more": token_factor_of(model.provider),
         "window": model.context_window,
         "typical": TYPICAL_TOKENS + TYPICAL_TOKENS_THOUGHT * model.reasons,

@@ -5,10 +5,10 @@ from billing.metering import Usage
 from chat.llm.pricing import (
     SETTLE_BYTES_PER_TOKEN,
     Price,
+    compute_cost,
     estimate_tokens,
     price_of,
     read_stamp,
-    reckon,
     write_stamp,
 )
 from chat.llm.providers.base import TokenUsage
@@ -100,7 +100,7 @@ def make_outcome(
     if model is None or usage is None:
         return Outcome(status, answer, reasoning, turn.model, turn.provider, finish_reason=finish_reason, error=error)
     metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
-    reckoning = reckon(price or price_of(model, turn.created_at), metered)
+    reckoning = compute_cost(price or price_of(model, turn.created_at), metered)
     return Outcome(
         status=status,
         answer=answer,

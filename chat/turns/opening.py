@@ -18,9 +18,10 @@ from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.spending import SupplierHold
 from chat.attachments.binding import Attached, bind, check_usable, encode_attached
 from chat.errors import BadText, TextTooLong
-from chat.llm import health, spending
+from chat.llm import spending
 from chat.llm.difficulty import Route
-from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
+from chat.llm.health.overview import unavailable_models
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
 from chat.llm.selection import AUTO, QuestionProfile, Selection, check_effort, choose, encode_candidates
 from chat.turns import limits, prompts
 from chat.turns.limits import Limit
@@ -216,7 +217,7 @@ def _tokens_before(parent: Turn | None) -> int:
 def _offer(
     model: str, allowed: Entitlements, asked: QuestionProfile, files: Sequence[Attached], parent: Turn | None
 ) -> _Offer:
-    choice = choose(model, allowed, asked, resting=health.resting_models(), stopped=spending.stopped_providers())
+    choice = choose(model, allowed, asked, unavailable=unavailable_models(), stopped=spending.stopped_providers())
     choice = replace(choice, candidates=prompts.filter_capable(choice.candidates, files))
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
     prompt = prompts.build_for(
@@ -224,8 +225,7 @@ def _offer(
     )
     tokens = prompt.tokens()
     amount = max(
-        most_it_can_cost(candidate.model, input_tokens=tokens, output_tokens=longest_answer)
-        for candidate in choice.candidates
+        max_cost(candidate.model, input_tokens=tokens, output_tokens=longest_answer) for candidate in choice.candidates
     )
 
     def cheaper(left_micros: int | None) -> _Offer:

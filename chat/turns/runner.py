@@ -168,7 +168,7 @@ class Runner:
         turn = job.turn
         live = LiveText(turn, self.name)
         self._jobs[turn.pk] = job  # first: a stop that comes before the lease's answer must find it
-        breakers().look_ahead()
+        breakers().start_refresh()
         try:
             taken = await self._begin(job, live.holder)
             if not taken:

@@ -16,9 +16,10 @@ from django.db import DatabaseError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chat.llm import health, spending, title_generation
+from chat.llm import spending, title_generation
 from chat.llm.breaker import breaker_id, breakers
 from chat.llm.catalog import Candidate
+from chat.llm.health.overview import unavailable_models
 from chat.llm.providers.errors import ProviderError
 from chat.turns import notices
 from core.threads import cancel_and_wait, in_thread
@@ -94,7 +95,7 @@ class Titler:
 
 async def _by_a_key(candidate: Candidate) -> Candidate | None:
     """Return the candidate with the first of its keys that does not rest; None when all do."""
-    await breakers().look()
+    await breakers().refresh()
     for provider in candidate.provider.with_each_api_key():
         if breakers().find_open(breaker_id(provider, candidate.model.key)) is None:
             return replace(candidate, provider=provider)
@@ -107,5 +108,5 @@ def _find(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]
     if conversation is None or conversation.titled_by != TitledBy.WORDS:
         return None, None
     return conversation, title_generation.cheapest_candidate(
-        resting=health.resting_models(), stopped=spending.stopped_providers()
+        unavailable=unavailable_models(), stopped=spending.stopped_providers()
     )

@@ -14,7 +14,7 @@ from chat.llm.providers.api_keys import api_keys_of
 
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "LOOK_EVERY_SECONDS", 0)
+    monkeypatch.setattr(api_keys, "CHECK_INTERVAL_SECONDS", 0)
     monkeypatch.setattr(api_keys._Watched, "every", {})
 
 
@@ -86,7 +86,7 @@ def test_a_mounted_secret_is_read_again_and_missed_for_a_moment(settings: Settin
 
 
 def test_files_are_looked_at_once_a_second(dotenv: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(api_keys, "LOOK_EVERY_SECONDS", 1.0)
+    monkeypatch.setattr(api_keys, "CHECK_INTERVAL_SECONDS", 1.0)
     looked = []
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", lambda self, **options: (looked.append(self), stat(self, **options))[1])

@@ -52,7 +52,7 @@ async def answer(
                     text += event.text
     except ProviderError as caught:
         error = caught
-    await breakers().settle()
+    await breakers().flush()
     return who, text, error
 
 

@@ -19,9 +19,9 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
-from chat.llm.providers.streaming import NOTHING, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
 
 VERSION = "2026-10-21"
 
@@ -98,7 +98,7 @@ class _MessagesAnswer(Answer):
         match decoded.type:
             case "content_block_delta" | "content_block_start":
                 part = decoded.delta or decoded.content_block
-                return (part.text or "", part.thinking or "") if part else NOTHING
+                return (part.text or "", part.thinking or "") if part else NO_TEXT
             case "message_start" if decoded.message:
                 self.count(decoded.message.usage)
             case "message_delta":
@@ -109,7 +109,7 @@ class _MessagesAnswer(Answer):
                 self.is_done = True
             case "error":
                 raise _stated_error(decoded.error, status=None)
-        return NOTHING
+        return NO_TEXT
 
     def count(self, usage: _Usage | None) -> None:
         """Note counts, which grow: what a later event does not repeat stays."""
@@ -156,7 +156,7 @@ def _stated_error(error: Any, *, status: int | None, retry_after: float | None =
     if found := _ERRORS.get(kind):
         return found(status=status, retry_after=retry_after)
     if status is not None:
-        return from_status(status, retry_after=retry_after)
+        return error_from_status(status, retry_after=retry_after)
     return Overloaded()
 
 

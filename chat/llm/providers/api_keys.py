@@ -17,7 +17,7 @@ from django.conf import settings
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_SECONDS = 1.0
+CHECK_INTERVAL_SECONDS = 1.0
 
 
 class _Watched:
@@ -40,7 +40,7 @@ class _Watched:
 
     def look(self) -> None:
         now = time.monotonic()
-        if now - self._looked_at < LOOK_EVERY_SECONDS:
+        if now - self._looked_at < CHECK_INTERVAL_SECONDS:
             return
         self._looked_at = now
         try:

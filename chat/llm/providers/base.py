@@ -30,7 +30,7 @@ class Provider:
         return tuple(replace(self, api_key=api_key) for api_key in self.api_keys)
 
 
-ENCODED_AT_ONCE = 384 * 1024
+BASE64_CHUNK_BYTES = 384 * 1024
 """Bytes, a multiple of three: what is turned into base64 in one go, and keeps other threads waiting for 0.5 ms."""
 
 
@@ -45,7 +45,7 @@ class File:
 
     @property
     def base64(self) -> str:
-        parts = (self.data[at : at + ENCODED_AT_ONCE] for at in range(0, len(self.data), ENCODED_AT_ONCE))
+        parts = (self.data[at : at + BASE64_CHUNK_BYTES] for at in range(0, len(self.data), BASE64_CHUNK_BYTES))
         return "".join(b2a_base64(part, newline=False).decode() for part in parts)
 
     @property
@@ -65,7 +65,7 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 """Awaited between two reads: what arrives meanwhile is read in one go."""
 
 
-async def at_once() -> None:
+async def no_pause() -> None:
     """The pace of whoever wants every read as it comes."""
 
 
@@ -82,7 +82,7 @@ class ModelRequest:
     effort: str = ""  # how hard to think, in the provider's word; empty is the model's own choice
     cache_key: str = ""
     end_user: str = ""
-    pace: Pace = at_once
+    pace: Pace = no_pause
 
     @property
     def has_files(self) -> bool:

@@ -69,7 +69,7 @@ class Truncated(ProviderError):
     retryable = True
 
 
-def from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
+def error_from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
     """Return the error an HTTP status means when its body says nothing more."""
     kinds: dict[int, type[ProviderError]] = {
         400: BadRequest,

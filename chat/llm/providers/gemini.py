@@ -20,7 +20,7 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
 from chat.llm.providers.streaming import Answer, stream_answer
 
@@ -154,8 +154,8 @@ def _stated_error(error: Any, *, status: int | None, retry_after: float | None =
         return found(status=status, retry_after=retry_after if retry_after is not None else retry_delay_of(error))
     code = stated.get("code")
     if status is None and isinstance(code, int) and code >= 400:
-        return from_status(code)
-    return from_status(status, retry_after=retry_after) if status is not None else Overloaded()
+        return error_from_status(code)
+    return error_from_status(status, retry_after=retry_after) if status is not None else Overloaded()
 
 
 def retry_delay_of(error: Any) -> float | None:

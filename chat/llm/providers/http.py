@@ -19,7 +19,7 @@ def session() -> aiohttp.ClientSession:
     return _sessions.get()
 
 
-async def rest(response: aiohttp.ClientResponse, pace: Pace) -> None:
+async def pause_reading(response: aiohttp.ClientResponse, pace: Pace) -> None:
     """Leave what arrives to the kernel until the next beat of `pace`: one read then takes all of it."""
     transport = cast("ReadTransport | None", response.connection and response.connection.transport)
     if transport is None or transport.is_closing():

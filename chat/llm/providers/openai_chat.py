@@ -17,9 +17,9 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
-from chat.llm.providers.streaming import NOTHING, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -59,7 +59,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
-NOT_OPENAI = frozenset(("thinking",))
+UNKNOWN_TO_SDK = frozenset(("thinking",))
 """What only other servers are sent, beside OpenAI's own names."""
 
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
@@ -81,7 +81,7 @@ class _ChatAnswer(Answer):
     def read(self, event: bytes) -> tuple[str, str]:
         if event == b"[DONE]":
             self.is_done = True
-            return NOTHING
+            return NO_TEXT
         chunk = _decode(event)
         if chunk.error:
             raise _stated_error(chunk.error, status=None)
@@ -176,7 +176,7 @@ def _stated_error(error: Any, *, status: int | None, retry_after: float | None =
     if names & {"content_filter", "content_policy_violation"}:
         return ContentFiltered(status=status)
     if status is not None:
-        return from_status(status, retry_after=retry_after)
+        return error_from_status(status, retry_after=retry_after)
     return _from_names(names)
 
 

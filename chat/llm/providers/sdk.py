@@ -29,13 +29,13 @@ from chat.llm.providers.errors import (
     ProviderRateLimited,
     TimedOut,
     Truncated,
-    from_status,
+    error_from_status,
 )
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.streaming import BodyOf, retry_after_of
 from core.loops import PerLoop
 
-LIST_SECONDS = 10
+LIST_TIMEOUT_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 async def list_models(provider: Provider) -> list[str]:
     """Return the ids of the models the provider has; raises ProviderError. It costs nothing."""
     try:
-        async with asyncio.timeout(LIST_SECONDS):
+        async with asyncio.timeout(LIST_TIMEOUT_SECONDS):
             client = await _client_of(provider)
             if provider.adapter == "gemini":
                 return [(model.name or "").removeprefix("models/") async for model in await client.aio.models.list()]
@@ -177,7 +177,7 @@ async def _speak_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
-    extra = {name: body.pop(name) for name in openai_chat.NOT_OPENAI & body.keys()}  # its SDK would not know them
+    extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # its SDK would not know them
     answer = await client.chat.completions.create(**body, extra_body=extra)
     async with answer:
         async for chunk in answer:
@@ -315,7 +315,7 @@ def _error_of(error: Exception) -> ProviderError:
     if status == 504 or names & {"timeout", "timeout_error"}:
         return TimedOut(status=status)
     if status is not None:
-        return from_status(status, retry_after=_retry_after_of(error))
+        return error_from_status(status, retry_after=_retry_after_of(error))
     if any("rate_limit" in name for name in names):
         return ProviderRateLimited()
     return Overloaded()  # an error event inside a stream

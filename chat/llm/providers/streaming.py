@@ -18,11 +18,11 @@ from chat.llm.providers.sse import SseDecoder
 
 MAX_ERROR_BODY_BYTES = 64 * 1024  # bytes
 
-WRITTEN_AT_ONCE = 1024 * 1024  # bytes; more is written piece by piece, and others have their turn in between
+MAX_SINGLE_WRITE_BYTES = 1024 * 1024  # bytes; more is written piece by piece, and others have their turn in between
 
 BodyOf: TypeAlias = Callable[[ModelRequest], dict[str, Any]]
 
-NOTHING = ("", "")
+NO_TEXT = ("", "")
 """What an event without text adds."""
 
 
@@ -90,7 +90,7 @@ async def stream_answer(
                 if answer.error:
                     raise answer.error
                 if delta and not answer.is_done:
-                    await http.rest(response, request.pace)
+                    await http.pause_reading(response, request.pace)
             if delta := answer.take(decoder.end()):
                 yield delta
             if answer.error:
@@ -112,7 +112,7 @@ async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
         return msgspec.json.encode(body_of(request))
 
     body = await asyncio.to_thread(encode) if request.has_files else encode()
-    return body if len(body) < WRITTEN_AT_ONCE else BytesIO(body)
+    return body if len(body) < MAX_SINGLE_WRITE_BYTES else BytesIO(body)
 
 
 async def _refusal(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:
