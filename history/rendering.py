@@ -1,4 +1,4 @@
-"""Markdown to safe HTML: the only caller of `mark_safe`.
+"""Markdown to safe HTML. Only this module and core/compiled_fragments.py call `mark_safe`.
 
 Raw HTML in an answer is shown as text (markdown-it with `html` off); nh3 then keeps an allow-list, so that neither a
 mistake in one nor in the other lets a script through. Remote images are dropped: fetching one would tell a stranger

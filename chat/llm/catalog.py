@@ -14,7 +14,7 @@ from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import LanguageModel
 from chat.provider_registry import COMPATIBLE, PAID_PROVIDERS
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW

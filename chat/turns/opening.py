@@ -181,7 +181,7 @@ class _Offer:
     prompt: prompts.Prompt
     longest_answer: int
     amount_micros: int
-    claim: SupplierHold | None
+    supplier_hold: SupplierHold | None
     cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
 
 
@@ -237,7 +237,9 @@ def _offer(
         prompt=prompt,
         longest_answer=longest_answer,
         amount_micros=amount,
-        claim=spending.supplier_hold_for(choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer),
+        supplier_hold=spending.supplier_hold_for(
+            choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer
+        ),
         cheaper=cheaper,
     )
 
@@ -324,7 +326,7 @@ def _hold(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_Off
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.amount_micros, budget=budget, claim=offer.claim
+                owner_id, key, amount_micros=offer.amount_micros, budget=budget, supplier_hold=offer.supplier_hold
             )
             return offer, is_ours
         except AllowanceUsedUp:
