@@ -13,7 +13,7 @@ from billing.spending import seconds_left_today
 from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
-from chat.llm.pricing import max_cost
+from chat.llm.pricing import max_cost, question_room
 from chat.models import LanguageModel
 
 AUTO = "auto"
