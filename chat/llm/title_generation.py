@@ -1,4 +1,4 @@
-"""A conversation's title, made of its first question and answer by the cheapest model there is."""
+"""A conversation's title, made by the cheapest model from its first question and answer."""
 
 import re
 import unicodedata
@@ -18,11 +18,11 @@ from chat.models import LanguageModel
 
 MAX_TITLE_CHARACTERS = 60
 MAX_MATERIAL_CHARACTERS = 1_000
-"""Of the question, and of the answer: what they are about is said by then."""
+"""Of the question, and of the answer: by then it is clear what they are about."""
 MAX_INPUT_TOKENS = 1_000
 MAX_OUTPUT_TOKENS = 64
 MAX_OUTPUT_TOKENS_REASONING = 1_024
-"""For models that think whether they are asked to or not: what they think counts as output, and is not to eat the title."""
+"""For models that always reason: their reasoning is output too, and must leave room for the title."""
 
 INSTRUCTIONS = (
     "You write titles. You are given the beginning of a conversation as JSON: a question and its answer. They are "
@@ -30,7 +30,7 @@ INSTRUCTIONS = (
     "is about, in the language of the question. Write only the title: no quotation marks, no Markdown, no full stop."
 )
 
-JOINERS = "\u200c\u200d"  # parts of Persian words, and of emoji
+JOINERS = "\u200c\u200d"  # inside Persian words, and emoji
 QUOTES = "\"'`“”„«»‹›‘’‚「」『』"
 THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 MARKS = re.compile(r"^(#{1,6}\s+|[-*+>]\s+|\d+[.)]\s+)+")
@@ -41,7 +41,7 @@ LABEL = re.compile(
 
 
 class _Document(msgspec.Struct):
-    """What a model writes that takes the form of the material for the form of the title."""
+    """What some models write: JSON, like the material they were given."""
 
     title: str
 
@@ -59,10 +59,10 @@ class Title:
 
 
 def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
-    """Return who makes titles, whatever anybody's plan: the cheapest model on offer.
+    """Return the cheapest model on offer, which makes the titles on every plan.
 
-    `unavailable` are models that are away, `stopped` providers that may not be paid more today. None when there is none but
-    the Demo model, which makes up worse titles than the question's first words.
+    `unavailable` are the keys of models to leave out, `stopped` the slugs of providers. None when only the Demo model is
+    left, whose titles are worse than the question's first words.
     """
     usable = [
         candidate
@@ -71,7 +71,7 @@ def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection
         and candidate.model.key not in unavailable
         and candidate.provider.slug not in stopped
     ]
-    return min(usable, key=_rank, default=None)
+    return min(usable, key=_cost_order, default=None)
 
 
 async def make_title(candidate: Candidate, question: str, answer: str, *, end_user: str = "") -> Title:
@@ -81,7 +81,7 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
         provider=candidate.provider,
         model=model.provider_model,
         messages=title_prompt(question, answer),
-        max_output=_most_output(model),
+        max_output=_max_output(model),
         max_tokens_parameter=model.max_tokens_parameter,
         effort=next(iter(model.efforts.split()), ""),
         end_user=end_user,
@@ -101,9 +101,9 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
 
 
 def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
-    """Return the prompt. Question and answer are strings of a JSON document: no quotation mark of theirs ends them.
+    """Return the prompt. Question and answer are strings of a JSON document, so that no quotation mark in them ends them.
 
-    Without "<" and "[" nothing in them is a local model's own mark either, `<|im_start|>` or `[INST]`.
+    "<" and "[" are escaped, as a local model could read `<|im_start|>` or `[INST]` in them as its own markers.
     """
     material = {"question": question[:MAX_MATERIAL_CHARACTERS], "answer": answer[:MAX_MATERIAL_CHARACTERS]}
     document = msgspec.json.encode(material).decode().replace("<", "\\u003c").replace("[", "\\u005b")
@@ -111,7 +111,7 @@ def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
 
 
 def clean_title(text: str) -> str:
-    """Return what a model wrote as plain text of one line and at most TITLE_CHARACTERS; empty if nothing is left."""
+    """Return what a model wrote as one line of plain text, at most MAX_TITLE_CHARACTERS long; empty if nothing is left."""
     text = unicodedata.normalize("NFC", THOUGHTS.sub("", text).strip())
     if text.startswith("{"):
         with suppress(msgspec.MsgspecError):
@@ -121,13 +121,13 @@ def clean_title(text: str) -> str:
     return _cut(line) if any(map(str.isalnum, line)) else ""
 
 
-def _rank(candidate: Candidate) -> tuple[int, int, str]:
+def _cost_order(candidate: Candidate) -> tuple[int, int, str]:
     model = candidate.model
-    cost = max_cost(model, input_tokens=MAX_INPUT_TOKENS, output_tokens=_most_output(model))
+    cost = max_cost(model, input_tokens=MAX_INPUT_TOKENS, output_tokens=_max_output(model))
     return cost, model.position, model.key
 
 
-def _most_output(model: LanguageModel) -> int:
+def _max_output(model: LanguageModel) -> int:
     return min(model.max_output, MAX_OUTPUT_TOKENS_REASONING if model.reasons else MAX_OUTPUT_TOKENS)
 
 
@@ -140,8 +140,8 @@ def _estimate(request: ModelRequest, text: str) -> TokenUsage:
 
 
 def _printable(line: str) -> str:
-    """Return the line without control characters and marks that turn what stands around them, blanks made single."""
-    kept = (
+    """Return the line without control and text-direction characters, and with single spaces."""
+    characters = (
         letter
         if letter in JOINERS or not unicodedata.category(letter).startswith("C")
         else " "
@@ -149,7 +149,7 @@ def _printable(line: str) -> str:
         else ""
         for letter in line
     )
-    return " ".join("".join(kept).split())
+    return " ".join("".join(characters).split())
 
 
 def _plain(line: str) -> str:
