@@ -13,13 +13,12 @@ from chat.provider_registry import PAID_PROVIDERS
 from history.models import new_id, now
 
 MAX_PRICE_MICROS = 1_000_000_000
-"""Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
+"""Micro-US-dollars a million tokens. Nothing costs a thousand dollars: a higher price is in the wrong unit."""
 MAX_EFFORT_LENGTH = 10  # characters, as Turn.effort
-PRICED = ("input", "output", "cache_read", "cache_write")
-"""What has a price: each has a field `<name>_price`, and may be in a list price."""
+PRICE_KINDS = ("input", "output", "cache_read", "cache_write")
+"""Each has a field `<kind>_price`, and may be in a list price."""
 
-
-PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(MAX_PRICE_MICROS)]}
+PRICE_FIELD_OPTIONS: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(MAX_PRICE_MICROS)]}
 
 
 class LanguageModel(models.Model):
@@ -49,10 +48,10 @@ class LanguageModel(models.Model):
     enabled = models.BooleanField(_("enabled"), default=True)
     context_window = models.PositiveIntegerField(_("window, tokens"), validators=[MinValueValidator(512)])
     max_output = models.PositiveIntegerField(_("longest answer, tokens"), validators=[MinValueValidator(1)])
-    input_price = models.PositiveBigIntegerField(_("input price"), **PRICE)
-    output_price = models.PositiveBigIntegerField(_("output price"), **PRICE)
-    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE)
-    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE)
+    input_price = models.PositiveBigIntegerField(_("input price"), **PRICE_FIELD_OPTIONS)
+    output_price = models.PositiveBigIntegerField(_("output price"), **PRICE_FIELD_OPTIONS)
+    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE_FIELD_OPTIONS)
+    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE_FIELD_OPTIONS)
     list_price = models.JSONField(_("list price"), null=True, blank=True, editable=False)
     markup_percent = models.PositiveSmallIntegerField(
         _("markup, %"),

@@ -9,7 +9,7 @@ import msgspec
 from django.utils import timezone
 
 from billing.metering import Usage
-from chat.models import PRICED, LanguageModel
+from chat.models import PRICE_KINDS, LanguageModel
 from chat.provider_registry import token_factor_of
 
 RESERVE_BYTES_PER_TOKEN = 3
@@ -81,7 +81,7 @@ def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
     """
     list_price: dict[str, Any] = model.list_price or {}
     listed = _in_force(list_price, moment)
-    own = {name: getattr(model, f"{name}_price") for name in PRICED}
+    own = {name: getattr(model, f"{name}_price") for name in PRICE_KINDS}
     steps = {name: listed.get(name, ()) if price is None else ((0, price),) for name, price in own.items()}
     thresholds = {above for pairs in steps.values() for above, _rate in pairs} | {0}
     is_listed = any(price is None and name in listed for name, price in own.items())
@@ -97,7 +97,7 @@ def rates_with_markup(model: LanguageModel, moment: dt.datetime | None = None) -
     price = price_of(model, moment)
     factor = 100 + price.markup_percent
     return tuple(
-        Rates(rates.above, *(_divide_up(getattr(rates, name) * factor, 100) for name in PRICED))
+        Rates(rates.above, *(_divide_up(getattr(rates, name) * factor, 100) for name in PRICE_KINDS))
         for rates in price.tiers
     )
 

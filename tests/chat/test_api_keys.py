@@ -15,7 +15,7 @@ from chat.llm.providers.api_keys import api_keys_of
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "CHECK_INTERVAL_SECONDS", 0)
-    monkeypatch.setattr(api_keys._Watched, "every", {})
+    monkeypatch.setattr(api_keys._WatchedFile, "_by_path", {})
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from chat.llm.pricing import (
     write_price,
     write_stamp,
 )
-from chat.models import PRICED, LanguageModel
+from chat.models import PRICE_KINDS, LanguageModel
 from chat.provider_registry import token_factor_of
 
 prices = st.none() | st.integers(0, 100_000_000)
@@ -115,7 +115,7 @@ def list_prices(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(
     st.none() | list_prices(),
-    st.fixed_dictionaries({f"{name}_price": prices for name in PRICED}),
+    st.fixed_dictionaries({f"{name}_price": prices for name in PRICE_KINDS}),
     st.integers(0, 1_000),
     st.sampled_from(["openai", "anthropic", "deepseek"]),
     tokens,

@@ -1,8 +1,8 @@
-"""The providers' keys: several each, and others tomorrow, without a restart.
+"""The API keys of the providers: several each, and new ones without a restart.
 
-`OPENAI_API_KEY=k1,k2` in `.env` is read again when that file changes, and so is the file `OPENAI_API_KEY_FILE` names: a
-mounted secret, a key a line. A variable of the real environment wins over `.env`, as every other does; it cannot change
-while a process runs.
+`OPENAI_API_KEY=k1,k2` in `.env` is read again when that file changes; so is the file that `OPENAI_API_KEY_FILE` names, such
+as a mounted secret with a key a line. A variable of the real environment comes before `.env`, as for every other setting; it
+cannot change while a process runs.
 """
 
 import logging
@@ -20,49 +20,49 @@ logger = logging.getLogger(__name__)
 CHECK_INTERVAL_SECONDS = 1.0
 
 
-class _Watched:
-    """A file's text, read again when the file changed; looked at once a second."""
+class _WatchedFile:
+    """The text of a file, read again when the file has changed, which is checked once a second."""
 
-    every: ClassVar[dict[Path, "_Watched"]] = {}
+    _by_path: ClassVar[dict[Path, "_WatchedFile"]] = {}
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._looked_at = float("-inf")
+        self._checked_at = float("-inf")
         self._stamp: tuple[int, int, int] | None = None
-        self.text: str | None = None  # None: it was never there
+        self.text: str | None = None  # None: it has never existed
         self.changed_ns = 0
 
     @classmethod
-    def at(cls, path: Path) -> "_Watched":
-        found = cls.every.get(path) or cls.every.setdefault(path, cls(path))
-        found.look()
-        return found
+    def at(cls, path: Path) -> "_WatchedFile":
+        watched = cls._by_path.get(path) or cls._by_path.setdefault(path, cls(path))
+        watched.check()
+        return watched
 
-    def look(self) -> None:
+    def check(self) -> None:
         now = time.monotonic()
-        if now - self._looked_at < CHECK_INTERVAL_SECONDS:
+        if now - self._checked_at < CHECK_INTERVAL_SECONDS:
             return
-        self._looked_at = now
+        self._checked_at = now
         try:
             state = self._path.stat()
             stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
             if stamp != self._stamp:
                 self.text = self._path.read_text(encoding="utf-8")
                 self._stamp, self.changed_ns = stamp, state.st_mtime_ns
-        except (OSError, UnicodeDecodeError) as error:  # while it is being replaced: the keys we know still hold
+        except (OSError, UnicodeDecodeError) as error:  # it may be half replaced: the last keys still hold
             if self._stamp is not None:
                 logger.warning("Keys unreadable", extra={"file": str(self._path), "error": type(error).__name__})
             self._stamp = None
 
 
 def api_keys_of(name: str) -> tuple[str, ...]:
-    """Return the keys the setting `name` holds now, in the operator's order, each once."""
+    """Return the API keys that the setting `name` has now, in the operator's order, without duplicates."""
     if path := getattr(settings, f"{name}_FILE"):
-        return _split(_Watched.at(Path(path)).text or "")
+        return _split(_WatchedFile.at(Path(path)).text or "")
     if name in settings.KEYS_IN_DOTENV:
-        found = _Watched.at(settings.DOTENV)
-        if found.text is not None and found.changed_ns != settings.DOTENV_CHANGED_NS:
-            return _split(_parse(found.text).get(name, ""))
+        dotenv = _WatchedFile.at(settings.DOTENV)
+        if dotenv.text is not None and dotenv.changed_ns != settings.DOTENV_CHANGED_NS:
+            return _split(_parse_dotenv(dotenv.text).get(name, ""))
     return _split(getattr(settings, name))
 
 
@@ -72,14 +72,14 @@ def _split(keys: str) -> tuple[str, ...]:
 
 
 @lru_cache(1)
-def _parse(text: str) -> dict[str, str]:
-    """Return what `.env` says, read as the settings read it."""
+def _parse_dotenv(text: str) -> dict[str, str]:
+    """Return the variables of `.env`, parsed as the settings parse it."""
     parser: Any = type("Parser", (environ.Env,), {"ENVIRON": {}})
-    parser.read_env(_Text(text))
+    parser.read_env(_OpenFile(text))
     return dict(parser.ENVIRON)
 
 
-class _Text:
+class _OpenFile:
     """What django-environ takes for an open file."""
 
     def __init__(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
+"""What all wire formats share: a request goes in, deltas and one finish come out. Pure values; nothing here does I/O."""
 
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -31,12 +31,12 @@ class Provider:
 
 
 BASE64_CHUNK_BYTES = 384 * 1024
-"""Bytes, a multiple of three: what is turned into base64 in one go, and keeps other threads waiting for 0.5 ms."""
+"""A multiple of three. Encoding this much keeps other threads waiting for 0.5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a question came with, as the model takes it."""
+    """A file of a question, as the model takes it."""
 
     kind: Literal["image", "pdf"]
     media_type: str
@@ -62,11 +62,11 @@ class Message:
 
 
 Pace: TypeAlias = Callable[[], Awaitable[None]]
-"""Awaited between two reads: what arrives meanwhile is read in one go."""
+"""Awaited between two reads from the network: what arrives meanwhile is one read."""
 
 
 async def no_pause() -> None:
-    """The pace of whoever wants every read as it comes."""
+    """The pace of a reader that wants every read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class ModelRequest:
     messages: tuple[Message, ...]
     max_output: int
     max_tokens_parameter: str = "max_tokens"
-    reasons: bool = False  # whether to ask for what it thinks
+    reasons: bool = False  # whether to ask for its reasoning
     effort: str = ""  # how hard to think, in the provider's word; empty is the model's own choice
     cache_key: str = ""
     end_user: str = ""
@@ -91,7 +91,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one read from the network brought: one token or many."""
+    """The text of one read from the network: one token or many."""
 
     text: str = ""
     reasoning: str = ""
@@ -99,7 +99,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens as the provider counted them, inclusive: `input` with cached ones, `output` with reasoning."""
+    """Tokens as the provider counted them: `input` includes cached ones, `output` includes reasoning."""
 
     input: int
     output: int

@@ -60,7 +60,7 @@ class _Chunk(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 UNKNOWN_TO_SDK = frozenset(("thinking",))
-"""What only other servers are sent, beside OpenAI's own names."""
+"""Parameters that OpenAI does not have, and its SDK does not know."""
 
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
 
@@ -84,7 +84,7 @@ class _ChatAnswer(Answer):
             return NO_TEXT
         chunk = _decode(event)
         if chunk.error:
-            raise _stated_error(chunk.error, status=None)
+            raise _parse_error(chunk.error, status=None)
         if chunk.usage is not None:
             self.usage = chunk.usage
         text = reasoning = ""
@@ -102,9 +102,9 @@ class _ChatAnswer(Answer):
         reason = _FINISH.get(self.reason, "stop")
         return Finish(reason, _usage(self.usage) if self.usage else None)  # type: ignore[arg-type]
 
-    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
-        error = stated.get("error") if isinstance(stated, dict) else None
-        return _stated_error(error, status=status, retry_after=retry_after)
+    def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
+        error = body.get("error") if isinstance(body, dict) else None
+        return _parse_error(error, status=status, retry_after=retry_after)
 
 
 def _usage(usage: _Usage) -> TokenUsage:
@@ -148,7 +148,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
 
 
 def _content_of(message: Message) -> str | list[dict[str, Any]]:
-    """Return files, then text. Without files plain text: not every server reads the other form."""
+    """Return files, then text; without files plain text, as not every server reads the list form."""
     if not message.files:
         return message.text
     return [*map(_file_part, message.files), {"type": "text", "text": message.text}]
@@ -164,26 +164,26 @@ def _headers(request: ModelRequest) -> dict[str, str]:
     return {"Authorization": f"Bearer {request.provider.api_key}"} if request.provider.api_key else {}
 
 
-def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
+def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error an OpenAI error object (`code`, `type`, `message`) means, with the HTTP status if it had one."""
-    stated = error if isinstance(error, dict) else {}
-    names = {str(stated.get("code", "")), str(stated.get("type", ""))}
-    message = str(stated.get("message", "")).lower()
-    if names & {"context_length_exceeded", "exceed_context_size_error"} or "maximum context length" in message:
+    fields = error if isinstance(error, dict) else {}
+    codes = {str(fields.get("code", "")), str(fields.get("type", ""))}
+    message = str(fields.get("message", "")).lower()
+    if codes & {"context_length_exceeded", "exceed_context_size_error"} or "maximum context length" in message:
         return PromptTooLong(status=status)
-    if "insufficient_quota" in names:  # ours is unpaid: waiting does not help
+    if "insufficient_quota" in codes:  # no credit left: waiting does not help
         return PermissionRefused(status=status)
-    if names & {"content_filter", "content_policy_violation"}:
+    if codes & {"content_filter", "content_policy_violation"}:
         return ContentFiltered(status=status)
     if status is not None:
         return error_from_status(status, retry_after=retry_after)
-    return _from_names(names)
+    return _error_in_stream(codes)
 
 
-def _from_names(names: Iterable[str]) -> ProviderError:
-    """Return the error an event inside a stream means: there is no status to go by."""
-    joined = " ".join(names)
-    for mark, kind in (("rate_limit", ProviderRateLimited), ("timeout", TimedOut)):
-        if mark in joined:
-            return kind()
+def _error_in_stream(codes: Iterable[str]) -> ProviderError:
+    """Return the error that an event inside a stream means by its codes, as it has no status."""
+    joined = " ".join(codes)
+    for part, error in (("rate_limit", ProviderRateLimited), ("timeout", TimedOut)):
+        if part in joined:
+            return error()
     return Overloaded()
