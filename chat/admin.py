@@ -65,8 +65,8 @@ class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
     input_price = DollarsField(
         label=_("input price"),
         help_text=_(
-            "US dollars a million tokens. Each price you write counts instead of the list price, for prompts of any length; "
-            "each you leave empty is the list price. Without either the model is not offered."
+            "US dollars a million tokens. Each price you write counts instead of the list price, for prompts of any "
+            "length; each you leave empty is the list price. Without either the model is not offered."
         ),
     )
     output_price = DollarsField(label=_("output price"), help_text=_("US dollars a million tokens."))
@@ -177,9 +177,9 @@ class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         required=True,
         max_value=MAX_DOLLARS_A_DAY,
         help_text=_(
-            "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent or "
-            "promised to answers on their way, its paid models answer no more until tomorrow: at most one answer goes beyond. "
-            "You are told at 80 % and at 100 %."
+            "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent "
+            "or promised to answers on their way, its paid models answer no more until tomorrow: at most one answer "
+            "goes beyond. You are told at 80 % and at 100 %."
         ),
     )
 

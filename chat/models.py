@@ -25,8 +25,8 @@ class LanguageModel(models.Model):
     """One model of one provider. Prices are micro-US-dollars a million tokens.
 
     `input_price` and the others are the operator's own; where one is empty the provider's published one counts, which
-    `list_price` keeps (its shape: chat/llm/price_list.py, and `as_of`, the day it was read). Neither means unknown, never
-    free: such a model is not offered.
+    `list_price` keeps (its shape: chat/llm/price_list.py, and `as_of`, the day it was read). Neither means unknown,
+    never free: such a model is not offered.
     """
 
     class Tier(models.TextChoices):
@@ -88,8 +88,8 @@ class LanguageModel(models.Model):
         return self.label
 
     def clean(self) -> None:
-        """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty; and an effort's name
-        that a turn could not keep."""
+        """Refuse a price of zero for a paid provider, whose unknown price is left empty, and the name of an effort
+        level that is too long for a turn."""
         errors = {
             name: _("This provider is never free. Leave the price empty: its list price counts, if it is known.")
             for name in ("input_price", "output_price")
@@ -126,7 +126,7 @@ class LanguageModel(models.Model):
 
 
 class ProviderLimit(models.Model):
-    """What a provider may take of us in a day (UTC), in micro-US-dollars. Then its paid models answer no more questions."""
+    """What a provider may charge in a day (UTC), in micro-US-dollars. Beyond it, its paid models stop answering."""
 
     provider = models.CharField(_("provider"), max_length=50, unique=True)
     daily_micros = models.PositiveBigIntegerField(_("a day"))
@@ -144,8 +144,8 @@ class Attachment(models.Model):
     """A file somebody attached, from its upload to the end of its conversation.
 
     `key` is random and names its parts in the storage: `source` is what came, the others what attempt number `attempts`
-    made of it. `turn_id` is the first turn that used it, `bound_at` is set until a sweep has seen that turn. `tokens` is the
-    estimate of its text, `is_cut` whether that is only the beginning.
+    made of it. `turn_id` is the first turn that used it, `bound_at` is set until a sweep has seen that turn. `tokens`
+    is the estimate of its text, `is_cut` whether that is only the beginning.
     """
 
     class Kind(models.TextChoices):

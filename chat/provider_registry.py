@@ -1,7 +1,7 @@
 """The providers this site knows, as data: whatever differs between them is written here, and only here.
 
-A new provider that speaks a known wire format is one entry, and the settings it names in config/settings.py. This module
-imports nothing, so that the settings, the models and programs without Django can read it.
+A new provider that speaks a known wire format is one entry, and the settings it names in config/settings.py. This
+module imports nothing, so that the settings, the models and programs without Django can read it.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from typing import Literal
 class ChatParameters:
     """How a server that speaks OpenAI's chat completions wants to be asked.
 
-    `effort_parameter` is `reasoning_effort`, which takes the level, or `thinking`, which is on or off. An empty parameter
-    is not sent.
+    `effort_parameter` is `reasoning_effort`, which takes the level, or `thinking`, which is on or off. An empty
+    parameter is not sent.
     """
 
     system_role: Literal["system", "developer"] = "system"

@@ -1,15 +1,17 @@
-"""Circuit breakers: provider, API key and model are skipped for a while after failures. All runners share them, in Redis.
+"""Circuit breakers, shared by all runners in Redis: a provider, API key and model are skipped a while after failures.
 
-Closed: it is asked. Open: it is skipped until a moment. After that moment it is half open: one request at a time may try,
-and closes it, or opens it for twice as long. When a provider says how long to wait (Retry-After), its breaker opens for just
-that time: a pause, which ends without a trial.
+Closed: it is asked. Open: it is skipped until a moment. After that moment it is half open: one request at a time may
+try, and closes it, or opens it for twice as long. When a provider says how long to wait (Retry-After), its breaker
+opens for just that time: a pause, which ends without a trial.
 
-A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at once when
-the provider refuses the API key or does not know the model. A client's mistakes and stopped answers never count.
+A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at
+once when the provider refuses the API key or does not know the model. A client's mistakes and stopped answers never
+count.
 
-The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer to each
-report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip. Reports are sent while
-the answer streams, several in one message when there are many, and feed the counters of chat/llm/health/ on the way.
+The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
+to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.
+Reports are sent while the answer streams, several in one message when there are many, and feed the counters of
+chat/llm/health/ on the way.
 
 Without Redis every breaker is closed, and nothing is counted.
 """
@@ -79,7 +81,7 @@ _CLAIM = LuaScript(Path(__file__).with_name("claim_trial.lua"))
 
 
 class OpenBreaker(msgspec.Struct, frozen=True):
-    """An open breaker. `seconds_left` until it may be tried is negative when it may be; `code` is the last failure's."""
+    """An open breaker. `seconds_left` until it may be tried, negative if it may be now; `code` of the last failure."""
 
     seconds_left: float
     times_opened: int  # in a row; 0: a pause the provider asked for

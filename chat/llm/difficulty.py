@@ -1,7 +1,7 @@
 """How hard a question is, estimated from its words alone: without a model or the network, and with a reason.
 
-Each rule gives points for what it finds. Their sum decides the tier, and the rule that gave most is the reason. Only the
-beginning and the end of the question are read, where people say what they want: between them is what they pasted.
+Each rule gives points for what it finds. Their sum decides the tier, and the rule that gave most is the reason. Only
+the beginning and the end of the question are read, where people say what they want: between them is what they pasted.
 """
 
 import re
@@ -62,7 +62,7 @@ class Rule:
 
 
 def _words(stems: str) -> re.Pattern[str]:
-    """Return a pattern of whole words. A stem that ends in "-" stands for all words that begin with it, "_" for a space."""
+    """Return a pattern of whole words. A final "-" stands for any ending, "_" for a space."""
     alternatives = "|".join(re.escape(stem).replace(r"\-", r"\w*").replace("_", r"\s+") for stem in stems.split())
     return re.compile(rf"\b(?:{alternatives})\b")
 
@@ -86,11 +86,14 @@ RULES = (
         3,
         1,
         re.compile(
-            r"\b(?:write|create|build|develop|implement|make|refactor|give me|show me|set up|configure|escrib\w+|cre[ae]\w*|haz\w*"
+            r"\b(?:write|create|build|develop|implement|make|refactor|give me|show me|set up|configure|escrib\w+"
+            r"|cre[ae]\w*|haz\w*"
             r"|hag\w*|program\w*|implement\w*|dame|configur\w+|monta\w*|escrev\w+|fac?a|faz\w*|me da|manda)\b.{0,60}"
-            r"\b(?:function|funcion|funcao|script|class|clase|classe|component\w*|api|query|consulta sql|regex|regular expression"
+            r"\b(?:function|funcion|funcao|script|class|clase|classe|component\w*|api|query|consulta sql|regex"
+            r"|regular expression"
             r"|expresion regular|expressao regular|algorithm|algoritmo|website|pagina web|bot|macro|formula|unit tests?"
-            r"|tests? unitari\w+|dockerfile|endpoint|program|programa|app|code|codigo|css|html|sql|nginx|server|servidor)\b"
+            r"|tests? unitari\w+|dockerfile|endpoint|program|programa|app|code|codigo|css|html|sql|nginx|server"
+            r"|servidor)\b"
         ),
     ),
     # Names of technologies. One makes a small question, and many do not make a hard one.
@@ -99,7 +102,8 @@ RULES = (
         1,
         2,
         _words(
-            "python javascript typescript java c++ rust golang react django flask laravel rails sql mysql postgres- sqlite"
+            "python javascript typescript java c++ rust golang react django flask laravel rails sql mysql"
+            " postgres- sqlite"
             " redis kafka docker- kubernetes nginx css html regex backend frontend api bash linux git thread- async"
             " algorithm- algoritmo- data_structure- estructura_de_datos estrutura_de_dados array- recursi-"
         ),
@@ -144,7 +148,8 @@ RULES = (
         3,
         1,
         re.compile(
-            r"\bshow (?:your|the) (?:working|work|steps)|(?:muestr|explic|mostr|detall)\w+ (?:los pasos|las cuentas|as contas"
+            r"\bshow (?:your|the) (?:working|work|steps)|(?:muestr|explic|mostr|detall)\w+ (?:los pasos|las cuentas"
+            r"|as contas"
             r"|os passos|os calculos|el calculo|los calculos|o calculo)"
         ),
     ),
@@ -154,7 +159,8 @@ RULES = (
         3,
         1,
         re.compile(
-            r"\d\D{3,90}\d[\d.,]*\D{3,90}\b(?:how (?:many|much|long|far)|at what|when (?:do|will)|cuant[oa]s?|quant[oa]s?)\b"
+            r"\d\D{3,90}\d[\d.,]*\D{3,90}\b(?:how (?:many|much|long|far)|at what|when (?:do|will)|cuant[oa]s?"
+            r"|quant[oa]s?)\b"
         ),
     ),
     # Proofs and derivations are asked for: those of a quick model look right, and are not.
@@ -164,10 +170,14 @@ RULES = (
         1,
         re.compile(
             r"(?:^|[.,:;!?)]\s*|\n\s*|\b(?:and|then|to|y|e|luego|despues|depois|entao)\s+)"
-            r"(?:(?:please|por favor)\s+)?(?:demuestr[ae]\b|demostrar\b|demonstr(?:e|ar)\b|prueb[ae] (?:que|la|el|lo|los|las)\b"
-            r"|probar que|prove\b|pro[vw]ar que|show that|mostr(?:e|ar) que|muestra que|deduz(?:a|ir)\b|deduce\b|deducir\b"
-            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:by|that|de que|por inducc?[ia]o?n?)\b"
-            r"|\b(?:give|find|write|da|dame|escribe|escreva|de) (?:a|an|the|una|la|uma|a)\b.{0,20}\b(?:proof|demostracion|demonstracao)\b"
+            r"(?:(?:please|por favor)\s+)?(?:demuestr[ae]\b|demostrar\b|demonstr(?:e|ar)\b|prueb[ae] (?:que|la|el|lo"
+            r"|los|las)\b"
+            r"|probar que|prove\b|pro[vw]ar que|show that|mostr(?:e|ar) que|muestra que|deduz(?:a|ir)\b|deduce\b"
+            r"|deducir\b"
+            r"|derive (?:the|an?)\b)|\b(?:proof|demostracion|demonstracao|prova) (?:by|that|de que"
+            r"|por inducc?[ia]o?n?)\b"
+            r"|\b(?:give|find|write|da|dame|escribe|escreva|de) (?:a|an|the|una|la|uma|a)\b.{0,20}\b(?:proof"
+            r"|demostracion|demonstracao)\b"
         ),
     ),
     # A reasoned opinion is asked for.
@@ -176,9 +186,12 @@ RULES = (
         2,
         4,
         _words(
-            "analyse analyze analysis analiz- analis- evaluat- evalu- avali- assess critical- critic- argument- objection-"
-            " objec- trade-off- tradeoff- alternativ- riesgo- risco- risk- implica- hipotes- hypothes- evidenc- strateg-"
-            " estrateg- justif- assumption- supuestos premissas sensibilidad sensibilidade sensitivity scenario- escenario-"
+            "analyse analyze analysis analiz- analis- evaluat- evalu- avali- assess critical- critic- argument-"
+            " objection-"
+            " objec- trade-off- tradeoff- alternativ- riesgo- risco- risk- implica- hipotes- hypothes- evidenc-"
+            " strateg-"
+            " estrateg- justif- assumption- supuestos premissas sensibilidad sensibilidade sensitivity scenario-"
+            " escenario-"
             " cenario- tese thesis tesis defend- refut- rebut- razona razone raciocin- discuss discut-"
         ),
     ),
@@ -199,7 +212,8 @@ RULES = (
         4,
         1,
         _words(
-            "architecture- architect arquitectura- arquitetura- design_a- disena disenar disene projete projetar escalar"
+            "architecture- architect arquitectura- arquitetura- design_a- disena disenar disene projete projetar"
+            " escalar"
             " escalab- scalab- scale consistency consistencia migrar migrate migracion migracao migration"
         ),
     ),
@@ -209,7 +223,8 @@ RULES = (
         2,
         2,
         re.compile(
-            r"\b(?:step[- ]by[- ]step|paso a paso|passo a passo|a fondo|in depth|em profundidade|en profundidad|for each"
+            r"\b(?:step[- ]by[- ]step|paso a paso|passo a passo|a fondo|in depth|em profundidade|en profundidad"
+            r"|for each"
             r"|para cada|de cada|every|each of|order of|en que orden|em que ordem|exhaustiv\w+|thorough\w*|rigor\w*)\b"
         ),
     ),
@@ -219,7 +234,8 @@ RULES = (
         3,
         1,
         re.compile(
-            r"\b(?:expli(?:ca|que|car|came|cas)\w*|explain\w*|compar[aeio]\w*|pros and cons|pros y contras|pros e contras"
+            r"\b(?:expli(?:ca|que|car|came|cas)\w*|explain\w*|compar[aeio]\w*|pros and cons|pros y contras"
+            r"|pros e contras"
             r"|ventajas|vantagens|inconvenientes|desventajas|desvantagens|causes|causas|consequenc\w+|consecuenc\w+)\b"
         ),
     ),
@@ -229,7 +245,8 @@ RULES = (
         2,
         1,
         re.compile(
-            r"\b(?:why|por que|discuss|describe|descri[bv]\w+|elaborate on|elabora sobre|influenc\w+|influy\w+|affects?|afecta\w*"
+            r"\b(?:why|por que|discuss|describe|descri[bv]\w+|elaborate on|elabora sobre|influenc\w+|influy\w+"
+            r"|affects?|afecta\w*"
             r"|afeta\w*|shapes?|impact\w*|what factors|que factores|que fatores|should we|deberiamos|devemos|challenges"
             r"|desafios|retos)\b"
         ),
@@ -265,7 +282,8 @@ RULES = (
         3,
         1,
         re.compile(
-            r"^\W{0,9}(?:imagine|pretend|act as|embod[yi]|take on the role|embrace the role|you are an? |picture yourself|imagina|actua como"
+            r"^\W{0,9}(?:imagine|pretend|act as|embod[yi]|take on the role|embrace the role|you are an? "
+            r"|picture yourself|imagina|actua como"
             r"|haz de|finge|aja como|finja|voce e uma? )|^\W{0,9}(?:as an? |if you were )[^,.]{3,60},"
         ),
     ),
@@ -275,7 +293,8 @@ RULES = (
         3,
         1,
         re.compile(
-            r"^\W{0,9}plan\b|\b(?:a|an|un|um|study|business|training|meal|lesson) plan\b|\b(?:plan de|planific\w+|planej\w+|roteiro"
+            r"^\W{0,9}plan\b|\b(?:a|an|un|um|study|business|training|meal|lesson) plan\b|\b(?:plan de|planific\w+"
+            r"|planej\w+|roteiro"
             r"|itinerar\w+|cronograma|schedule for|interview|entrevista|workshop|taller|curriculum for)\b"
         ),
     ),
@@ -283,14 +302,17 @@ RULES = (
 
 # A line or two is asked for, which is soon done, whatever else is found.
 BRIEF = re.compile(
-    r"\b(?:(?:in|en|em) (?:one|two|una?|dos|uma?|duas|dois) (?:words?|sentences?|lines?|frases?|lineas?|linhas?|palabras?"
+    r"\b(?:(?:in|en|em) (?:one|two|una?|dos|uma?|duas|dois) (?:words?|sentences?|lines?|frases?|lineas?"
+    r"|linhas?|palabras?"
     r"|palavras?)|one-sentence|two-line|cort(?:a|o|ito|ita)|curt[ao]|short|brief|breve)\b"
 )
 BRIEF_POINTS = -2
 # A fact, or the translation of a sentence, is asked for.
 FACTUAL = re.compile(
-    r"^\W{0,9}(?:what(?:'s| is| does| year)|who(?:'s| is)|when|where|which|how (?:long|many|much|do you say)|cual|quien|cuando"
-    r"|donde|cuant\w+|como se dice|que (?:significa|es|diferencia|horas?)|qual|quem|quando|onde|quant\w+|o que (?:e|significa)"
+    r"^\W{0,9}(?:what(?:'s| is| does| year)|who(?:'s| is)|when|where|which|how (?:long|many|much|do you say)"
+    r"|cual|quien|cuando"
+    r"|donde|cuant\w+|como se dice|que (?:significa|es|diferencia|horas?)|qual|quem|quando|onde|quant\w+"
+    r"|o que (?:e|significa)"
     r"|translate|tradu\w+|corrig\w+|corrij\w+|fix|convert)\b"
 )
 FACTUAL_POINTS = -2
@@ -334,7 +356,7 @@ def _normalised(text: str) -> str:
 
 
 def _points_of(text: str) -> dict[Route, int]:
-    """Return the points by reason. The first rule, for code, sees all of the text, the others what is outside of code."""
+    """Return the points by reason. The first rule sees all of the text, the others what is outside of code blocks."""
     prose = _FENCED.sub(" ", text)
     points: dict[Route, int] = {}
     for rule in RULES:

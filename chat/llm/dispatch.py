@@ -127,13 +127,14 @@ async def answer_with_failover(candidates: list[Candidate], prompt: AnswerReques
 class _Failover:
     """Decides who is asked next: the candidates in order, each with its API keys, at most MAX_ATTEMPTS in all.
 
-    After an error of the API key, the next key is tried. After an error of the provider, the same key is tried once more,
-    if that leaves an attempt for each of the other candidates. Targets with an open breaker are skipped.
+    After an error of the API key, the next key is tried. After an error of the provider, the same key is tried once
+    more, if that leaves an attempt for each of the other candidates. Targets with an open breaker are skipped.
 
-    When every breaker is open, one attempt is made all the same, at the one that failed least recently. A breaker may be
-    wrong; an error that comes at once costs nothing, and one that does not has a third of the usual time. The exception is
-    a pause its provider asked for: that request would be refused for sure, and the error says when to come back. This holds
-    for a model somebody named, too. It is never replaced, and "try again in four minutes" is worse than an answer.
+    When every breaker is open, one attempt is made all the same, at the one that failed least recently. A breaker may
+    be wrong; an error that comes at once costs nothing, and one that does not has a third of the usual time. The
+    exception is a pause its provider asked for: that request would be refused for sure, and the error says when to
+    come back. This holds for a model somebody named, too. It is never replaced, and "try again in four minutes" is
+    worse than an answer.
     """
 
     def __init__(self, candidates: list[Candidate], cache_key: str) -> None:
@@ -231,7 +232,7 @@ class _Failover:
 
 
 def _targets_of(candidate: Candidate, cache_key: str) -> list[_Target]:
-    """Return a candidate once for each API key. A conversation begins with the same key, under which its prefix is cached."""
+    """Return a candidate once for each API key. A conversation begins with the same one: its prefix is cached there."""
     providers: Iterable[Provider] = candidate.provider.with_each_api_key()
     if cache_key and len(candidate.provider.api_keys) > 1:
         providers = sorted(

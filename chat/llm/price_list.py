@@ -29,9 +29,9 @@ TIMEOUT_SECONDS = 60
 ListPrice = dict[str, Any]
 """`{"input": [[0, 2000000], [272000, 4000000]], "output": …, "cache_read": …, "cache_write": …, "later": […]}`.
 
-Each pair is a number of input tokens and the micro-US-dollars a million tokens that hold above it, for the whole request.
-A missing cache price is the input price. `later` are prices of the same shape that replace these `from` a day on, or
-`between` two hours (UTC); the last that holds counts.
+Each pair is a number of input tokens and the micro-US-dollars a million tokens that hold above it, for the whole
+request. A missing cache price is the input price. `later` are prices of the same shape that replace these `from` a
+day on, or `between` two hours (UTC); the last that holds counts.
 """
 
 

@@ -21,7 +21,7 @@ TOKENS_PER_MILLION = 1_000_000
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Micro-US-dollars a million tokens, which hold for the whole answer when its input has more than `above` tokens."""
+    """Micro-US-dollars a million tokens, for an answer whose input has more than `above` tokens."""
 
     above: int
     input: int
@@ -103,7 +103,7 @@ def rates_with_markup(model: LanguageModel, moment: dt.datetime | None = None) -
 
 
 def compute_cost(price: Price, usage: Usage) -> Cost:
-    """Return the cost of `usage` at `price`. The length of the whole input decides the tier, which holds for all of it."""
+    """Return the cost of `usage` at `price`. The length of the whole input decides the tier, for all of it."""
     rates = price.rates_for(usage.input)
     provider_total = (
         max(0, usage.input - usage.cache_read - usage.cache_write) * rates.input
@@ -202,7 +202,7 @@ def _rates_above(above: int, steps: dict[str, Any]) -> Rates:
 
 
 def _with_markup(provider_total: int, markup_percent: int) -> int:
-    """Return what a person pays, in micros, for a sum of tokens times rates: the markup first, then rounded up, once."""
+    """Return what a person pays, in micros, for a sum of tokens times rates: the markup, then rounded up once."""
     return _divide_up(provider_total * (100 + markup_percent), 100 * TOKENS_PER_MILLION)
 
 

@@ -26,17 +26,17 @@ FALLBACK_COST_FACTOR = 5
 SAVING_FALLBACK_COST_FACTOR = 2
 """The same for a fallback that leaves few credits."""
 COMFORTABLE_ANSWERS = 3
-"""Auto saves when the credits left pay for fewer answers than this, each as long and dear as it can be: about fifteen of
-usual length."""
+"""Auto saves when the credits left pay for fewer answers than this, each as long and dear as it can be. That is about
+fifteen answers of usual length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionProfile:
     """What the choice of a model depends on.
 
-    `least_tokens` is the prompt without the conversation before it, `tokens` with all of it; both by the careful estimate.
-    `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and `left_micros`
-    what is neither used nor reserved of the allowance; None means no limit.
+    `least_tokens` is the prompt without the conversation before it, `tokens` with all of it; both by the careful
+    estimate. `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and
+    `left_micros` what is neither used nor reserved of the allowance; None means no limit.
     """
 
     question: str
@@ -69,9 +69,9 @@ def choose(
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
     SpendLimitReached.
 
-    Without a name (empty) it is DEFAULT_LLM if the plan includes it and it takes the attached files; else, and for `auto`,
-    Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose daily limit
-    is reached.
+    Without a name (empty) it is DEFAULT_LLM if the plan includes it and it takes the attached files; else, and for
+    `auto`, Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose
+    daily limit is reached.
     """
     offered = list_offered()
     if requested and requested != AUTO:
@@ -95,9 +95,9 @@ def route(
 ) -> Selection:
     """Return whom Auto chooses from `offered`, which is in the operator's order.
 
-    First the models that cannot answer are left out, then, if possible, those that should not; the question's difficulty
-    decides the tier. When the allowance pays for none, the cheapest is returned: the ledger refuses it, unless a
-    reservation was released meanwhile. Raises NoModel, NotInPlan, NoVision, NoPdfText, SpendLimitReached or
+    First the models that cannot answer are left out, then, if possible, those that should not; the question's
+    difficulty decides the tier. When the allowance pays for none, the cheapest is returned: the ledger refuses it,
+    unless a reservation was released meanwhile. Raises NoModel, NotInPlan, NoVision, NoPdfText, SpendLimitReached or
     ContextExceeded.
     """
     usable = _list_usable(offered, allowed, profile, stopped)

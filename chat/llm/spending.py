@@ -72,8 +72,8 @@ def _alarm(slug: str, spent: SpendingToday, limit: int, percent: int) -> None:
             )
         else:
             sentence = gettext(
-                "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again tomorrow "
-                "(UTC), or when you raise the limit."
+                "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again "
+                "tomorrow (UTC), or when you raise the limit."
             )
         alert(f"spend_limit:{slug}:{percent}", sentence % fields, provider=slug, percent=percent)
 

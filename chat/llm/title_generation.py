@@ -61,8 +61,8 @@ class Title:
 def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
     """Return the cheapest model on offer, which makes the titles on every plan.
 
-    `unavailable` are the keys of models to leave out, `stopped` the slugs of providers. None when only the Demo model is
-    left, whose titles are worse than the question's first words.
+    `unavailable` are the keys of models to leave out, `stopped` the slugs of providers. None when only the Demo model
+    is left, whose titles are worse than the question's first words.
     """
     usable = [
         candidate
@@ -101,7 +101,7 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
 
 
 def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
-    """Return the prompt. Question and answer are strings of a JSON document, so that no quotation mark in them ends them.
+    """Return the prompt. Question and answer are strings of a JSON document: no quotation mark in them ends them.
 
     "<" and "[" are escaped, as a local model could read `<|im_start|>` or `[INST]` in them as its own markers.
     """
@@ -111,7 +111,7 @@ def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
 
 
 def clean_title(text: str) -> str:
-    """Return what a model wrote as one line of plain text, at most MAX_TITLE_CHARACTERS long; empty if nothing is left."""
+    """Return what a model wrote as plain text of one line, at most MAX_TITLE_CHARACTERS; empty if nothing is left."""
     text = unicodedata.normalize("NFC", THOUGHTS.sub("", text).strip())
     if text.startswith("{"):
         with suppress(msgspec.MsgspecError):

@@ -188,13 +188,16 @@ GEMINI_ERRORS = [
     ("dialect", "response", "code"),
     [
         *((CHAT, transcripts.openai_error(status, code, said), ours) for status, code, said, ours in OPENAI_ERRORS),
-        *((MESSAGES, transcripts.anthropic_error(status, kind, said), code) for status, kind, said, code in ANTHROPIC_ERRORS),
+        *(
+            (MESSAGES, transcripts.anthropic_error(status, kind, said), code)
+            for status, kind, said, code in ANTHROPIC_ERRORS
+        ),
         *((GEMINI, transcripts.gemini_error(status, name, said), code) for status, name, said, code in GEMINI_ERRORS),
     ],
     ids=[f"openai-{status}-{code}" for status, _, _, code in OPENAI_ERRORS]
     + [f"anthropic-{status}-{code}" for status, _, _, code in ANTHROPIC_ERRORS]
     + [f"gemini-{status}-{code}" for status, _, _, code in GEMINI_ERRORS],
-)  # fmt: skip
+)
 async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response: bytes, code: str):
     ours, theirs = await both(dialect, response)
     assert ours.error == theirs.error == code
@@ -204,17 +207,25 @@ async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response:
 IN_STREAM = [
     (CHAT, {"error": {"code": "rate_limit_exceeded", "type": "requests", "message": "m"}}, "rate_limited"),
     (CHAT, {"error": {"code": None, "type": "timeout", "message": "m"}}, "timeout"),
-    (CHAT, {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "m"}}, "context_exceeded"),
+    (
+        CHAT,
+        {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "m"}},
+        "context_exceeded",
+    ),
     (CHAT, {"error": {"code": "content_filter", "type": "invalid_request_error", "message": "m"}}, "content_filter"),
     (CHAT, {"error": {"code": "insufficient_quota", "type": "insufficient_quota", "message": "m"}}, "permission"),
     (MESSAGES, {"type": "rate_limit_error", "message": "m"}, "rate_limited"),
     (MESSAGES, {"type": "timeout_error", "message": "m"}, "timeout"),
     (MESSAGES, {"type": "api_error", "message": "m"}, "overloaded"),
-    (MESSAGES, {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}, "context_exceeded"),
+    (
+        MESSAGES,
+        {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"},
+        "context_exceeded",
+    ),
     (GEMINI, {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "m"}, "rate_limited"),
     (GEMINI, {"code": 500, "status": "INTERNAL", "message": "m"}, "overloaded"),
     (GEMINI, {"code": 504, "status": "DEADLINE_EXCEEDED", "message": "m"}, "timeout"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("dialect", "stated", "code"), IN_STREAM, ids=[f"{d.name}-{c}" for d, _, c in IN_STREAM])

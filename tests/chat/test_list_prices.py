@@ -1,4 +1,4 @@
-"""List prices: read by a command and by the operator, kept with the day; and installations from before there were any."""
+"""List prices: read by a command and by the operator, stored with the day; and installations older than them."""
 
 import datetime as dt
 from importlib import import_module

@@ -34,7 +34,7 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """What the status page shows of a provider. `unavailable` are the labels of its models nobody is answered by now."""
+    """What the status page shows of a provider. `unavailable` are the labels of models that answer nobody now."""
 
     name: str
     state: State

@@ -1,8 +1,8 @@
 """The API keys of the providers: several each, and new ones without a restart.
 
-`OPENAI_API_KEY=k1,k2` in `.env` is read again when that file changes; so is the file that `OPENAI_API_KEY_FILE` names, such
-as a mounted secret with a key a line. A variable of the real environment comes before `.env`, as for every other setting; it
-cannot change while a process runs.
+`OPENAI_API_KEY=k1,k2` in `.env` is read again when that file changes; so is the file that `OPENAI_API_KEY_FILE`
+names, such as a mounted secret with a key a line. A variable of the real environment comes before `.env`, as for
+every other setting; it cannot change while a process runs.
 """
 
 import logging

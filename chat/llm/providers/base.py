@@ -1,4 +1,4 @@
-"""What all wire formats share: a request goes in, deltas and one finish come out. Pure values; nothing here does I/O."""
+"""What all wire formats share: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
 
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -1,7 +1,7 @@
 """The official SDKs: for the lists of models, and as a second way to stream answers.
 
-`stream` does what the adapters do, at several times their cost. An operator names a provider in SDK_PROVIDERS when its wire
-format has changed and its SDK supports that already; the tests compare the adapters with it.
+`stream` does what the adapters do, at several times their cost. An operator names a provider in SDK_PROVIDERS when
+its wire format has changed and its SDK supports that already; the tests compare the adapters with it.
 
 The SDKs are imported when they are first used: together they take two seconds and 95 MB.
 """
@@ -187,15 +187,15 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                     text = delta.content or getattr(delta, "refusal", None) or ""
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
                     yield Delta(text, thought)
-            if chunk.usage:
-                read, written = chunk.usage.prompt_tokens_details, chunk.usage.completion_tokens_details
+            if counts := chunk.usage:
+                read, written = counts.prompt_tokens_details, counts.completion_tokens_details
                 usage = TokenUsage(
-                    input=max(0, chunk.usage.prompt_tokens),
-                    output=max(0, chunk.usage.completion_tokens),
-                    cache_read=(read and read.cached_tokens) or getattr(chunk.usage, "prompt_cache_hit_tokens", None) or 0,
+                    input=max(0, counts.prompt_tokens),
+                    output=max(0, counts.completion_tokens),
+                    cache_read=(read and read.cached_tokens) or getattr(counts, "prompt_cache_hit_tokens", None) or 0,
                     cache_write=(read and getattr(read, "cache_write_tokens", None)) or 0,
                     reasoning=(written and written.reasoning_tokens) or 0,
-                )  # fmt: skip
+                )
     if finish_reason:
         reasons = {"length": "length", "content_filter": "content_filter"}
         yield Finish(reasons.get(finish_reason, "stop"), usage)  # type: ignore[arg-type]

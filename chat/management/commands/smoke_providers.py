@@ -1,7 +1,7 @@
 """`manage.py smoke_providers`: asks every configured provider a few questions, and says what is not as expected.
 
-It is for the operator: it asks the models of this installation's catalogue, with its API keys, and computes costs by its
-prices.
+It is for the operator: it asks the models of this installation's catalogue, with its API keys, and computes costs
+by its prices.
 """
 
 import asyncio
