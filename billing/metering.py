@@ -131,8 +131,8 @@ def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
 def list_unbalanced_periods() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows: none, unless something is broken."""
 
-    def of_period(found: QuerySet[Any], aggregate: Aggregate) -> Coalesce:
-        grouped = found.filter(period=OuterRef("pk")).order_by().values("period")
+    def of_period(queryset: QuerySet[Any], aggregate: Aggregate) -> Coalesce:
+        grouped = queryset.filter(period=OuterRef("pk")).order_by().values("period")
         return Coalesce(Subquery(grouped.annotate(result=aggregate).values("result")), 0)
 
     held = Reservation.objects.filter(state=Reservation.State.HELD)

@@ -47,9 +47,9 @@ class SpendingToday:
 
 def spending_today(suppliers: tuple[str, ...]) -> dict[str, SpendingToday]:
     """Return today's spending for each of the suppliers."""
-    found = rows.select(Spending, {"day": _today(), "supplier": suppliers}) if suppliers else []
-    known = {row.supplier: SpendingToday(row.used_micros, row.reserved_micros, row.alarmed_percent) for row in found}
-    return {supplier: known.get(supplier, SpendingToday()) for supplier in suppliers}
+    days = rows.select(Spending, {"day": _today(), "supplier": suppliers}) if suppliers else []
+    spending = {day.supplier: SpendingToday(day.used_micros, day.reserved_micros, day.alarmed_percent) for day in days}
+    return {supplier: spending.get(supplier, SpendingToday()) for supplier in suppliers}
 
 
 def record_alarm(supplier: str, percent: int) -> bool:
@@ -72,8 +72,8 @@ def seconds_left_today() -> float:
 def list_unbalanced_days() -> QuerySet[Spending]:
     """Return the days whose counters are not the sums of their rows: none, unless something is broken."""
 
-    def of_day(found: QuerySet[Any], amount: str) -> Coalesce:
-        grouped = found.filter(spending=OuterRef("pk")).order_by().values("spending")
+    def of_day(queryset: QuerySet[Any], amount: str) -> Coalesce:
+        grouped = queryset.filter(spending=OuterRef("pk")).order_by().values("spending")
         return Coalesce(Subquery(grouped.annotate(result=Sum(amount)).values("result")), 0)
 
     held = Reservation.objects.filter(state=Reservation.State.HELD)

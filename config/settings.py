@@ -74,7 +74,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "accounts.middleware.PersonMiddleware",
+    "accounts.middleware.MemberLocaleMiddleware",
     "config.middleware.RefusalMiddleware",
     "config.middleware.too_large",
 ]
@@ -92,7 +92,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "django.template.context_processors.i18n",
-                "accounts.context.page",
+                "accounts.context.page_context",
             ],
         },
     },

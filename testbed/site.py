@@ -1,4 +1,4 @@
-"""The real thing: web, runner, worker and Valkey as processes, on stores of their own. For the bench, and for tests."""
+"""A whole site for tests and the bench: web, runner, worker and Valkey as processes, with stores of their own."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from config.embedded import services
+from config.embedded import ports, services
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30
@@ -22,10 +22,10 @@ STOP_SECONDS = 15
 
 
 class Site:
-    """`with Site(provider_url, models) as site:` starts it; `kill` and `start` one process at a time.
+    """`with Site(provider_url, models) as site:` starts it; `start`, `kill` and `stop` act on one process.
 
-    `models` are names the provider at `provider_url` understands. `cores` pins every process. `environment` is set on
-    top: a DATABASE_URL, say; without one the databases are SQLite in a temporary folder.
+    `models` are names that the provider at `provider_url` understands. `cores` pins every process. `environment` is
+    added to the processes', such as a DATABASE_URL; without one the databases are SQLite in a temporary folder.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Site:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
-        self._ports = {f"web{number}": services.any_free_port() for number in range(webs)}
-        self._valkey = services.any_free_port()
+        self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
+        self._valkey = ports.any_free_port()
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -66,7 +66,7 @@ class Site:
     # --- Processes ---------------------------------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Start one process; a killed one comes back at the same address."""
+        """Start one process; after `kill` it has the same address again."""
         with (self._folder / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
                 self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
@@ -75,13 +75,13 @@ class Site:
             wait_for_port(port)
 
     def kill(self, name: str) -> None:
-        """Kill one process with -9."""
+        """Kill one process with SIGKILL."""
         child = self._children[name]
         child.send_signal(signal.SIGKILL)
         child.wait()
 
     def stop(self, name: str) -> None:
-        """Ask one process to stop, and see that it does."""
+        """Stop one process with SIGTERM, and with SIGKILL if it takes too long."""
         child = self._children[name]
         child.terminate()
         try:
@@ -131,8 +131,8 @@ class Site:
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
-            "CACHE_TTL": "0",  # the same question is asked all the time, and the provider must be asked each time
-            "MODEL_TITLES": "false",  # and for nothing else
+            "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
+            "MODEL_TITLES": "false",  # only questions reach the provider
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",
@@ -141,39 +141,41 @@ class Site:
 
     # --- People and rows ---------------------------------------------------------------------------------------------
 
-    def members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
+    def create_members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
         """Return the access tokens of new members, on a plan with the given fields, else on Free."""
-        accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
-        return accesses
+        access_tokens: list[str] = self._run_command("create_members", json.dumps({"count": count, "plan": plan}))
+        return access_tokens
 
-    def operator(self) -> str:
+    def create_operator(self) -> str:
         """Return the access token of a new operator."""
-        access: str = self._inside("operator")
-        return access
+        access_token: str = self._run_command("create_operator")
+        return access_token
 
-    def sessions(self, accesses: list[str]) -> list[str]:
-        """Return a session's key for each access token: what a browser's cookie holds."""
-        keys: list[str] = self._inside("sessions", json.dumps(accesses))
+    def create_sessions(self, access_tokens: list[str]) -> list[str]:
+        """Return a session key for each access token: the value of a browser's cookie."""
+        keys: list[str] = self._run_command("create_sessions", json.dumps(access_tokens))
         return keys
 
-    def converse(self, access: str, turns: int) -> str:
+    def create_conversation(self, access_token: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""
-        conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
+        conversation_id: str = self._run_command(
+            "create_conversation", json.dumps({"access": access_token, "turns": turns})
+        )
         return conversation_id
 
     def offer(self, *models: Mapping[str, object]) -> None:
-        """Offer models with these fields, each by its key; what was there is changed."""
-        self._inside("offer", json.dumps(models))
+        """Create or change models, each by its key."""
+        self._run_command("offer", json.dumps(models))
 
     def audit(self) -> dict[str, Any]:
-        """Return every turn and what the ledger says, as the databases have it."""
-        found: dict[str, Any] = self._inside("audit")
-        return found
+        """Return every turn, reservation and usage record of the databases."""
+        report: dict[str, Any] = self._run_command("audit")
+        return report
 
     def ledger(self) -> dict[str, Any]:
-        """Return what of `audit` is short, however long the site has run."""
-        found: dict[str, Any] = self._inside("ledger")
-        return found
+        """Return the part of `audit` that stays short however long the site has run."""
+        report: dict[str, Any] = self._run_command("ledger")
+        return report
 
     def manage(self, *arguments: str) -> None:
         done = subprocess.run(
@@ -181,9 +183,9 @@ class Site:
         )
         assert done.returncode == 0, done.stderr.decode()
 
-    def _inside(self, name: str, argument: str = "") -> Any:
+    def _run_command(self, name: str, argument: str = "") -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "testbed.inside", name, argument],
+            [sys.executable, "-m", "testbed.site_commands", name, argument],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -196,7 +198,7 @@ class Site:
 def wait_for_port(port: int) -> None:
     """Return when something answers on the port."""
     deadline = time.monotonic() + START_SECONDS
-    while services.is_free(port):
+    while ports.is_free(port):
         if time.monotonic() > deadline:
             raise TimeoutError(f"Nothing answers on port {port}.")
         time.sleep(0.05)

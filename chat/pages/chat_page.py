@@ -26,7 +26,7 @@ from chat.turns.log import read_log_sync, replay
 from core.redis_clients import sync_redis
 from history import access, tree
 from history.models import Conversation, Turn, new_id
-from history.timeline import by_age
+from history.timeline import group_by_age
 
 TURNS_SHOWN = 30
 SIDEBAR_SHOWN = 40
@@ -57,7 +57,7 @@ def chat_context(
         **turns,
         "conversation": conversation,
         "conversation_id": conversation_id,
-        "groups": by_age(conversations.rows),
+        "groups": group_by_age(conversations.rows),
         "next": conversations.next,
         "allowance": allowance,
         "reload_address": _reload_address(last),
@@ -68,8 +68,11 @@ def chat_context(
 
 def turns_context(conversation: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
     """Return the context of `chat/_turns.html`: the last turns of the conversation, or those `before` one."""
-    path = tree.list_path(conversation, before=before, limit=TURNS_SHOWN)
-    shown = [ShownTurn(turn, current_html(turn, earlier_answers=path.beside.get(turn.pk, ()))) for turn in path.turns]
+    path = tree.list_branch(conversation, before=before, limit=TURNS_SHOWN)
+    shown = [
+        ShownTurn(turn, current_html(turn, earlier_answers=path.earlier_answers.get(turn.pk, ())))
+        for turn in path.turns
+    ]
     return {"turns": shown, "earlier_than": path.turns[0] if path.has_earlier else None}
 
 

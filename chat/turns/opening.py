@@ -162,13 +162,13 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
         input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
     )
     if conversation is None:
-        conversation, written = tree.begin_conversation(turn)
+        conversation, written = tree.start_conversation(turn)
     else:
         written = tree.add_turn(turn)
     if written is not turn:
         return _return_known(written, owner_id, question, allowed)
     if not conversation.title:
-        tree.title_by_words(conversation, text)
+        tree.title_from_question(conversation, text)
     enqueue(turn)
     return OpenedTurn(turn, conversation, limit)
 
@@ -211,7 +211,7 @@ def _tokens_before(parent: Turn | None) -> int:
     if parent.input_tokens:
         told = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens
         return told * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN
-    return estimate_tokens(text for turn in tree.path_to(parent) for text in (turn.question, turn.answer))
+    return estimate_tokens(text for turn in tree.path_to_root(parent) for text in (turn.question, turn.answer))
 
 
 def _offer(
@@ -221,7 +221,7 @@ def _offer(
     choice = replace(choice, candidates=prompts.filter_capable(choice.candidates, files))
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
     prompt = prompts.build_for(
-        choice.candidates, tree.path_to(parent), asked.question, files, max_output=longest_answer
+        choice.candidates, tree.path_to_root(parent), asked.question, files, max_output=longest_answer
     )
     tokens = prompt.tokens()
     amount = max(

@@ -134,7 +134,7 @@ def test_the_page_remembers_model_and_effort_of_the_conversation(browser, ana):
     assert re.search(r"data-effort\s+disabled", page)
     turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=new_id(), question="Hm?", answer="Hm.", max_output=9)
     turn.status, turn.requested_model, turn.effort = Turn.Status.COMPLETED, "claude-haiku-5-5", "high"
-    tree.begin_conversation(turn)
+    tree.start_conversation(turn)
     page = browser.get(f"/c/{turn.conversation_id}/").text
     assert not re.search(r"data-effort\s+disabled", page)
     assert '<option value="high" selected>High</option>' in page
@@ -191,7 +191,7 @@ def asked_again(ana: User) -> list[Turn]:
         turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=turns[0].conversation_id if turns else new_id())
         turn.question, turn.answer, turn.status, turn.max_output = "Hm?", answer, status, 9
         turn.requested_model = turn.model = "claude-haiku-5-5"
-        tree.begin_conversation(turn)
+        tree.start_conversation(turn)
         turns.append(turn)
     return turns
 

@@ -1,4 +1,5 @@
-"""Run inside a site's environment, as `python -m testbed.inside <name> <argument>`: prints JSON."""
+"""Commands that `testbed.site` runs in a site's environment: `python -m testbed.site_commands <name> <argument>` prints
+JSON."""
 
 import json
 import secrets
@@ -23,35 +24,35 @@ from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
-def members(argument: str) -> list[str]:
-    """Make members, on a plan with the given fields if there are any; return their access tokens."""
-    wanted = json.loads(argument)
+def create_members(argument: str) -> list[str]:
+    """Create members, on a new plan with the given fields if there are any; return their access tokens."""
+    parameters = json.loads(argument)
     plan = None
-    if wanted["plan"] is not None:
+    if parameters["plan"] is not None:
         key = secrets.token_hex(4)
-        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **wanted["plan"]})
-    accesses = []
-    for _ in range(wanted["count"]):
+        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **parameters["plan"]})
+    access_tokens = []
+    for _ in range(parameters["count"]):
         user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
         user.set_unusable_password()
         user.save()
         if plan is not None:
             BillingAccount.objects.create(user=user, plan=plan)
-        accesses.append(str(RefreshToken.for_user(user).access_token))
-    return accesses
+        access_tokens.append(str(RefreshToken.for_user(user).access_token))
+    return access_tokens
 
 
-def operator(_argument: str) -> str:
-    """Make an operator who has a password; return their access token."""
+def create_operator(_argument: str) -> str:
+    """Create an operator with a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
     return str(RefreshToken.for_user(user).access_token)
 
 
-def sessions(argument: str) -> list[str]:
-    """Log the owners of access tokens in, as a browser would be; return the keys of their sessions."""
+def create_sessions(argument: str) -> list[str]:
+    """Log in the owners of access tokens, as a browser does; return the keys of their sessions."""
     keys = []
-    for access in json.loads(argument):
-        user = User.objects.get(pk=AccessToken(access)["user_id"])
+    for access_token in json.loads(argument):
+        user = User.objects.get(pk=AccessToken(access_token)["user_id"])
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         session[SESSION_KEY] = str(user.pk)
         session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
@@ -61,13 +62,13 @@ def sessions(argument: str) -> list[str]:
     return keys
 
 
-def converse(argument: str) -> str:
-    """Write a conversation of so many finished turns for the owner of an access token; return its id."""
-    wanted = json.loads(argument)
-    owner_id = int(AccessToken(wanted["access"])["user_id"])
-    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+def create_conversation(argument: str) -> str:
+    """Create a conversation with so many finished turns for the owner of an access token; return its id."""
+    parameters = json.loads(argument)
+    owner_id = int(AccessToken(parameters["access"])["user_id"])
+    conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     parent = None
-    for number in range(wanted["turns"]):
+    for number in range(parameters["turns"]):
         turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
         turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
         turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
@@ -76,13 +77,13 @@ def converse(argument: str) -> str:
 
 
 def offer(argument: str) -> None:
-    """Offer models with the given fields, each by its key; what was there is changed."""
+    """Create or change models, each by its key."""
     for fields in json.loads(argument):
         LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
 
 
 def audit(_argument: str) -> dict[str, Any]:
-    """Return the turns, and the ledger's state."""
+    """Return every turn, reservation and usage record."""
     fields = (
         *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
         *("model", "instead_of", "instead_because", "input_tokens", "output_tokens"),
@@ -106,6 +107,6 @@ def ledger(_argument: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    functions = (members, operator, sessions, converse, offer, audit, ledger)
+    functions = (create_members, create_operator, create_sessions, create_conversation, offer, audit, ledger)
     named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
     json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
