@@ -1,7 +1,7 @@
 """The providers this site knows, as data: whatever differs between them is written here, and only here.
 
-A new provider that speaks a known wire format is one entry, and the settings it names in config/settings.py. This
-module imports nothing, so that the settings, the models and programs without Django can read it.
+A new provider of a known wire format is one entry, and the settings it names in config/settings.py. This
+module imports only the standard library, so that the settings, the models and programs without Django can read it.
 """
 
 from dataclasses import dataclass

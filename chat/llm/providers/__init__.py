@@ -28,15 +28,17 @@ def stream_of(provider: Provider) -> Stream:
 
 def _configured(known: KnownProvider) -> Provider | None:
     base_url = getattr(settings, known.base_url_setting)
+    if not (base_url or known.requires_api_key):
+        return None
     api_keys = api_keys_of(known.api_key_setting) if known.api_key_setting else ()
-    if not (api_keys if known.requires_api_key else base_url):
+    if known.requires_api_key and not api_keys:
         return None
     return Provider(
-        slug=known.slug,
-        name=known.name,
-        adapter=known.adapter,
-        base_url=str(base_url),
-        api_key=api_keys[0] if api_keys else "",
-        api_keys=api_keys,
-        parameters=known.parameters,
+        known.slug,
+        known.name,
+        known.adapter,
+        str(base_url),
+        api_keys[0] if api_keys else "",
+        api_keys,
+        known.parameters,
     )
