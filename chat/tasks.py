@@ -1,4 +1,4 @@
-"""Celery tasks of the chat; `chat.attachments.reading` has one more."""
+"""Celery tasks of the chat; `read_attachment` is in `chat.attachments.reading`."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ def sweep_turns() -> None:
 
 @shared_task(expires=50)
 def probe() -> None:
-    """Ask the providers for their models. Runs once a minute, wherever beat runs, a little earlier or later each time."""
+    """Ask the providers for their models. Runs about once a minute, in one process at a time."""
     if sync_redis().set("health:probing", b"1", nx=True, ex=PROBE_LOCK_SECONDS):
         asyncio.run(_probe())
 

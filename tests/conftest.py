@@ -24,7 +24,7 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever is in the cast needs both databases, and real transactions: work beside the loop runs in other threads."""
+    """The users of the tests need both databases, and real transactions: other threads work beside the loop."""
     for item in items:
         if "catalog" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.django_db(transaction=True, databases=["default", "history"]), append=False)

@@ -21,8 +21,8 @@ USUAL_ANSWER = Usage(input=1_000, output=500)
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_unavailable`, whether
-    it has just failed, and may fail again."""
+    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_unavailable`,
+    whether it has just failed, and may fail again."""
 
     model: LanguageModel
     provider: str

@@ -95,10 +95,11 @@ def test_files_are_looked_at_once_a_second(dotenv: Path, monkeypatch: pytest.Mon
     assert looked == [dotenv]
 
 
-SHOWN = (
-    "import os; from django.conf import settings as s; "
-    "print(s.OPENAI_API_KEY, s.KEYS_IN_DOTENV >= {'OPENAI_API_KEY'}, os.environ.get('OPENAI_API_KEY'))"
-)
+SHOWN = """
+import os
+from django.conf import settings as s
+print(s.OPENAI_API_KEY, s.KEYS_IN_DOTENV >= {'OPENAI_API_KEY'}, os.environ.get('OPENAI_API_KEY'))
+"""
 
 
 @pytest.mark.parametrize(("real", "said"), [({"OPENAI_API_KEY": "r"}, "r False r"), ({}, "f True None")])

@@ -1,4 +1,4 @@
-"""When a breaker opens, who may try, when it closes; shared by all runners, and no obstacle without Redis."""
+"""When a breaker opens, who may try, and when it closes: for all runners, and without effect while Redis is away."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def entry(redis: Redis) -> list[str]:
-    """Return the breaker's entry in Redis: open until, times opened, last failure, and its code."""
+    """Return what Redis has of the breaker: when its time ends, how often it opened, its last failure and its code."""
     value: Any = await redis.hget(OPEN_BREAKERS, ONE)
     return list(value.decode().split(" "))
 

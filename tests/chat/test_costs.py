@@ -14,8 +14,8 @@ Dollars a million tokens are micro-dollars a token, so the sums need no factors.
     gemini-4-argon         2 / 10 / 0.10                   from 2026-12-01:  4 / 20 / 0.20
     deepseek-flash         0.15 / 0.60 / 0.003             01:00 to 04:00 and 06:00 to 10:00 UTC:  0.30 / 1.20 / 0.006
 
-The tier is chosen by the whole input, what came from a cache included, and holds for the whole answer. What was
-thought is output; an image and a page of a PDF are as many tokens of input as the provider counts.
+The tier is chosen by the whole input, what came from a cache included, and holds for the whole answer. What was thought
+is output; an image and a page of a PDF are as many tokens of input as the provider counts.
 """
 
 import datetime as dt

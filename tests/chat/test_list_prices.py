@@ -1,4 +1,4 @@
-"""List prices: read by a command and by the operator, stored with the day; and installations older than them."""
+"""List prices: read by a command and by the operator, kept with the day; installations older than list prices."""
 
 import datetime as dt
 from importlib import import_module

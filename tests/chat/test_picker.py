@@ -98,7 +98,8 @@ def test_the_page_has_the_list_and_the_picker(browser):
     Plan.objects.create(key="premium", name="<Premium>", rank=3, best_tier="strong")
     page = browser.get("/").text
     assert re.search(
-        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>\s*Claude Opus 5.5 · not in your plan',
+        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>'
+        r"\s*Claude Opus 5.5 · not in your plan",
         page,
     )
     assert '<optgroup label="Quick">' in page
@@ -117,7 +118,7 @@ def test_a_model_that_is_unavailable_says_so_and_can_be_chosen(ana):
     assert next(choice for choice in choices if choice.is_unavailable).is_included
 
 
-# --- Effort ------------------------------------------------------------------------------------------------------------
+# --- Effort -----------------------------------------------------------------------------------------------------------
 
 
 def test_efforts_are_in_words_where_there_are_words(ana):
@@ -148,7 +149,7 @@ def test_a_refusal_keeps_model_and_effort(browser, ana):
     assert '<option value="low" selected>Low</option>' in answer.text
 
 
-# --- Under the answer --------------------------------------------------------------------------------------------------
+# --- Under the answer -------------------------------------------------------------------------------------------------
 
 
 def shown(**fields: object) -> str:

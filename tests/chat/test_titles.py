@@ -223,7 +223,7 @@ async def test_two_runners_racing_ask_once(redis: Redis, carla: User, maker: str
     turn.answer = "hola"
     titlers = [titler.Titler(redis) for _ in range(2)]
     for each in titlers:
-        each.begin(turn, end_user="")
+        each.start(turn, end_user="")
     await titled(turn)
     for each in titlers:
         await each.stop()

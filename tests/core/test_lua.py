@@ -55,10 +55,18 @@ def test_a_redis_that_has_forgotten_the_script_is_sent_it_again(script: LuaScrip
     assert script(sync_redis(), first="k1", second="k2", one=2)[2] == b"2"
 
 
-def test_a_list_of_names_may_continue_on_the_next_line(tmp_path: Path):
+def test_a_bound_script_is_called_with_what_is_left(script: LuaScript, monkeypatch: pytest.MonkeyPatch):
+    redis = sync_redis()
+    run = script.bind(redis, first="k1", second="k2", one=1)
+    monkeypatch.setattr(redis, "register_script", None)  # once was enough
+    assert run([b"b", 3, "x"]) == [b"k1", b"k2", b"1", b"b", b"3", 4]
+    assert run([]) == [b"k1", b"k2", b"1", None, None, 1]
+
+
+def test_names_may_continue_on_the_next_line(tmp_path: Path):
     path = tmp_path / "long.lua"
-    path.write_text("local a,\n  b = KEYS[1],\n  KEYS[2]\nreturn {a, b}\n")
-    assert LuaScript(path)(sync_redis(), b="k2", a="k1") == [b"k1", b"k2"]
+    path.write_text("local one, two,\n  three =\n  ARGV[1], ARGV[2],\n  ARGV[3]\nreturn {three}\n")
+    assert LuaScript(path)(sync_redis(), one=1, two=2, three=3) == [b"3"]
 
 
 @pytest.mark.parametrize(
