@@ -6,7 +6,7 @@ import random
 from celery import shared_task
 
 from chat.attachments import sweeping as attachments
-from chat.llm.probes import probe_providers
+from chat.llm.health.probes import probe_providers
 from chat.turns.sweeping import repair_turns
 from core.redis_clients import close_async_redis, sync_redis
 

@@ -37,12 +37,20 @@ class LuaScript:
                 self.keys = given
             else:
                 self.arguments = given
+        self._registered: dict[type, Any] = {}  # redis-py's script for each class of client: it has the source's digest
 
     def __call__(self, redis: "SyncRedis | Redis", *more: Value, **named: Value) -> Any:
         """Run the script; `more` come after the named arguments. Awaitable with an asynchronous client."""
         keys, arguments = self._arrange(named)
         assert not more or len(arguments) == len(self.arguments)
-        return redis.register_script(self.source)(keys=keys, args=[*arguments, *more])
+        script = self._registered.get(type(redis)) or self._register(redis)
+        return script(keys, [*arguments, *more], redis)
+
+    def _register(self, redis: "SyncRedis | Redis") -> Any:
+        script: Any = redis.register_script(self.source)
+        self._registered[type(redis)] = script
+        script.registered_client = None  # every call names its own client: the first one may be closed by then
+        return script
 
     def bind(self, redis: "SyncRedis | Redis", **named: Value) -> Callable[[Sequence[Value]], Any]:
         """Return the script registered once, with its keys and its first arguments: for one that is called very often.

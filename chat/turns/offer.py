@@ -8,9 +8,10 @@ from django.conf import settings
 from billing.entitlements import Budget, Entitlements
 from billing.spending import SupplierHold
 from chat.attachments.binding import Attached
-from chat.llm import health, spending
+from chat.llm import spending
 from chat.llm.difficulty import Route
-from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, most_it_can_cost
+from chat.llm.health.overview import unavailable_models
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
 from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, encode_candidates
 from chat.turns import prompts
 from history import tree
@@ -51,7 +52,7 @@ def make_offer(request: OfferRequest) -> Offer:
         request.model,
         request.entitlements,
         profile,
-        resting=health.resting_models(),
+        unavailable=unavailable_models(),
         stopped=spending.stopped_providers(),
     )
     candidates = prompts.filter_capable(selection.candidates, files)
@@ -67,7 +68,7 @@ def make_offer(request: OfferRequest) -> Offer:
         prompt_tokens=tokens,
         max_output=max_output,
         max_cost_micros=max(
-            most_it_can_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
+            max_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
         ),
         supplier_hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
     )

@@ -3,7 +3,7 @@
 import msgspec
 
 from billing.metering import Usage
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, Price, estimate_tokens, price_of, reckon, write_stamp
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, Price, compute_cost, estimate_tokens, price_of, write_stamp
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from history.models import Turn
@@ -36,7 +36,7 @@ def priced_outcome(
             ended, model=turn.model, provider=turn.provider, instead_of="", instead_because=""
         )
     metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
-    reckoning = reckon(price or price_of(model, turn.created_at), metered)
+    reckoning = compute_cost(price or price_of(model, turn.created_at), metered)
     return msgspec.structs.replace(
         ended,
         model=model.key,

@@ -9,7 +9,8 @@ from chat.errors import ContextExceeded, NoPdfText, NoVision, TooManyFiles
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_room
 from chat.llm.providers.base import File, Message
-from chat.models import PAID_PROVIDERS, LanguageModel
+from chat.models import LanguageModel
+from chat.provider_registry import PAID_PROVIDERS
 from chat.turns.quoting import break_markers, mention_file, quote_file
 from history.models import Turn
 

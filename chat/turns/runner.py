@@ -173,7 +173,7 @@ class Runner:
         turn = claimed.turn
         live = LiveText(turn, self.name)
         self._claimed[turn.pk] = claimed  # first: a stop that comes before the lease's answer must find it
-        breakers().look_ahead()
+        breakers().start_refresh()
         try:
             taken = await self._take_lease(claimed, live.holder)
             if not taken:

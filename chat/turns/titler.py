@@ -16,9 +16,10 @@ from django.db import DatabaseError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chat.llm import health, spending, title_generation
+from chat.llm import spending, title_generation
 from chat.llm.breaker import breaker_id, breakers
 from chat.llm.catalog import Candidate
+from chat.llm.health.overview import unavailable_models
 from chat.llm.providers.errors import ProviderError
 from chat.turns import notices
 from core.threads import cancel_and_wait, in_thread
@@ -74,7 +75,7 @@ class Titler:
         fields = {
             "conversation_id": turn.conversation_id,
             "model": candidate.model.key,
-            "provider": candidate.provider.key,
+            "provider": candidate.provider.slug,
             "input_tokens": title.usage.input,
             "output_tokens": title.usage.output,
             "cost_micros": title.cost_micros,
@@ -94,8 +95,8 @@ class Titler:
 
 async def _with_usable_key(candidate: Candidate) -> Candidate | None:
     """Return the candidate with the first of its keys whose breaker is closed; None if all are open."""
-    await breakers().look()
-    for provider in candidate.provider.with_each_key():
+    await breakers().refresh()
+    for provider in candidate.provider.with_each_api_key():
         if breakers().find_open(breaker_id(provider, candidate.model.key)) is None:
             return replace(candidate, provider=provider)
     return None
@@ -107,5 +108,5 @@ def _find_untitled(conversation_id: UUID) -> tuple[Conversation | None, Candidat
     if conversation is None or conversation.titled_by != TitledBy.WORDS:
         return None, None
     return conversation, title_generation.cheapest_candidate(
-        resting=health.resting_models(), stopped=spending.stopped_providers()
+        unavailable=unavailable_models(), stopped=spending.stopped_providers()
     )

@@ -467,7 +467,7 @@ async def test_an_end_that_is_announced_twice_keeps_once(redis: Redis, runner: R
 
 # --- Keys -------------------------------------------------------------------------------------------------------------
 
-PROVIDER = Provider(key="openai", name="OpenAI", adapter="openai_chat", base_url="https://api", api_key="sk-1")
+PROVIDER = Provider(slug="openai", name="OpenAI", adapter="openai_chat", base_url="https://api", api_key="sk-1")
 REQUEST = ModelRequest(
     provider=PROVIDER, model="m", messages=(Message("system", "s"), Message("user", "u")), max_output=100
 )
@@ -483,7 +483,7 @@ IMAGE = File("image", "image/png", "a.png", b"\x89PNG")
         replace(REQUEST, reasons=True),
         replace(REQUEST, effort="high"),
         replace(REQUEST, provider=replace(PROVIDER, base_url="https://other")),
-        replace(REQUEST, provider=replace(PROVIDER, key="compatible")),
+        replace(REQUEST, provider=replace(PROVIDER, slug="compatible")),
         replace(REQUEST, messages=(Message("user", "s"), Message("user", "u"))),
         replace(REQUEST, messages=(Message("system", "su"), Message("user", ""))),
         replace(REQUEST, messages=(Message("system", "s"), Message("user", "u", (IMAGE,)))),
@@ -536,7 +536,7 @@ messages = st.lists(
 ).map(tuple)
 requests = st.builds(
     ModelRequest,
-    provider=st.builds(Provider, key=texts, name=st.just("n"), adapter=texts, base_url=texts),
+    provider=st.builds(Provider, slug=texts, name=st.just("n"), adapter=texts, base_url=texts),
     model=texts,
     messages=messages,
     max_output=st.integers(1, 3),

@@ -18,7 +18,7 @@ from billing import metering
 from billing.errors import AllowanceUsedUp, NotInPlan, TooManyAtOnce
 from billing.models import Plan, Reservation, UsagePeriod
 from chat.errors import BadText, ContextExceeded, NoModel, TextTooLong, UnknownModel
-from chat.llm.pricing import most_it_can_cost
+from chat.llm.pricing import max_cost
 from chat.models import LanguageModel
 from chat.turns import limits, queue
 from chat.turns.closing import close_turn
@@ -87,7 +87,7 @@ def test_the_most_it_can_cost_is_held(ana: User):
     held = reservation_of(turn)
     assert held.state == Reservation.State.HELD
     scripted = LanguageModel.objects.get(key="scripted")
-    assert held.amount_micros >= most_it_can_cost(scripted, input_tokens=turn.input_tokens, output_tokens=1_000)
+    assert held.amount_micros >= max_cost(scripted, input_tokens=turn.input_tokens, output_tokens=1_000)
     assert held.amount_micros < 2_200
     assert (period_of(ana).reserved_micros, period_of(ana).holds) == (held.amount_micros, 1)
 
@@ -597,7 +597,7 @@ class TestAuto:
     def test_the_dearest_that_may_answer_is_held(self, carla: User):
         turn = ask(carla, HARD, model="auto")
         strong = LanguageModel.objects.get(key="strong-1")
-        assert reservation_of(turn).amount_micros >= most_it_can_cost(strong, input_tokens=50, output_tokens=1_000)
+        assert reservation_of(turn).amount_micros >= max_cost(strong, input_tokens=50, output_tokens=1_000)
 
     def test_a_conversation_goes_on_with_the_model_it_had(self, carla: User):
         first = ask(carla, HARD, model="auto")
