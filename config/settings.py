@@ -276,7 +276,7 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
 CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
 MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
-DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
+DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: Auto chooses
 
 # Keys: several separated by commas. `…_API_KEY_FILE` names a file with them instead, such as a mounted secret.
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")
