@@ -87,7 +87,7 @@ def tier_picked_for(example: Example) -> str:
     allowed = Entitlements("bench", None, None, None, 100_000, 4_096, "strong")
     tokens = estimate_tokens([example.text])
     asked = QuestionProfile(
-        question=example.text, least_tokens=tokens, tokens=tokens, answer_tokens=4_096, last_model=example.after
+        question=example.text, min_tokens=tokens, tokens=tokens, answer_tokens=4_096, last_model=example.after
     )
     return str(route(three_models(), allowed, asked).candidates[0].model.tier)
 

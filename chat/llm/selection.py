@@ -34,13 +34,13 @@ fifteen answers of usual length."""
 class QuestionProfile:
     """What the choice of a model depends on.
 
-    `least_tokens` is the prompt without the conversation before it, `tokens` with all of it; both by the careful
+    `min_tokens` is the prompt without the conversation before it, `tokens` with all of it; both by the careful
     estimate. `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and
     `left_micros` what is neither used nor reserved of the allowance; None means no limit.
     """
 
     question: str
-    least_tokens: int
+    min_tokens: int
     tokens: int
     answer_tokens: int
     last_model: str = ""
@@ -73,12 +73,12 @@ def choose(
     `auto`, Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose
     daily limit is reached.
     """
-    offered = list_offered()
     if requested and requested != AUTO:
-        named = _find_named(requested, offered, allowed)
+        named = get_named(requested, allowed)
         if _is_stopped(named, stopped):
             raise SpendLimitReached(retry_after=seconds_left_today())
         return Selection([named])
+    offered = list_offered()
     default = _find_default(requested, offered, allowed)
     if default and not _is_stopped(default, stopped) and _takes_files(default, profile):
         return Selection([default])
@@ -110,16 +110,14 @@ def route(
     return Selection([best, *_choose_fallbacks(pool, best)], why)
 
 
-def candidates_for(requested: str, allowed: Entitlements) -> list[Candidate]:
-    """Return all who may answer, best first, never empty: for a turn whose candidates were not saved.
-
-    Raises what `choose` raises.
-    """
-    offered = list_offered()
-    if requested and requested != AUTO:
-        return [_find_named(requested, offered, allowed)]
-    default = _find_default(requested, offered, allowed)
-    return [default] if default else _list_included(offered, allowed)
+def get_named(key: str, allowed: Entitlements) -> Candidate:
+    """Return the model that is called `key`; raises UnknownModel or NotInPlan."""
+    for candidate in list_offered():
+        if candidate.model.key == key:
+            if not allowed.includes_tier(candidate.model.tier):
+                raise NotInPlan
+            return candidate
+    raise UnknownModel
 
 
 def encode_candidates(chosen: Sequence[Candidate]) -> str:
@@ -144,15 +142,6 @@ def check_effort(effort: str, requested: str) -> None:
     models = [candidate.model for candidate in list_offered() if not is_named or candidate.model.key == requested]
     if not any(effort in model.effort_levels for model in models):
         raise BadEffort
-
-
-def _find_named(key: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate:
-    for candidate in offered:
-        if candidate.model.key == key:
-            if not allowed.includes_tier(candidate.model.tier):
-                raise NotInPlan
-            return candidate
-    raise UnknownModel
 
 
 def _find_default(requested: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate | None:
@@ -194,7 +183,7 @@ def _list_usable(
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
     if not usable:
         raise SpendLimitReached(retry_after=seconds_left_today())
-    usable = [candidate for candidate in usable if _max_prompt_tokens(candidate, profile) >= profile.least_tokens]
+    usable = [candidate for candidate in usable if _max_prompt_tokens(candidate, profile) >= profile.min_tokens]
     if not usable:
         raise ContextExceeded
     return usable
@@ -287,9 +276,11 @@ def _choose_fallbacks(pool: _Pool, best: Candidate) -> list[Candidate]:
 
     When nobody is that cheap, it is the cheapest that the allowance pays for several times.
     """
-    min_tokens = pool.max_answer_tokens(best) / 2
+    min_answer_tokens = pool.max_answer_tokens(best) / 2
     others = [
-        c for c in pool.candidates if c is not best and pool.max_answer_tokens(c) >= min_tokens and pool.can_pay(c)
+        c
+        for c in pool.candidates
+        if c is not best and pool.max_answer_tokens(c) >= min_answer_tokens and pool.can_pay(c)
     ]
     comfortable = [c for c in others if pool.can_pay(c, COMFORTABLE_ANSWERS)]
 

@@ -73,15 +73,15 @@ class ClaimedTurn:
 
 
 def find_and_claim(turn_id: UUID) -> tuple[Turn | None, ClaimedTurn | None]:
-    """Return a turn, None if it was erased; and the same claimed, if it was unclaimed and this call did it."""
+    """Return the turn, None if it was erased; and the claimed turn, None unless it was unclaimed until this call."""
     turn = access.find_turn(turn_id)
     return turn, claim_turn(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
 
 
 def claim_turn(turn: Turn) -> ClaimedTurn | None:
-    """Claim the turn under its next generation; None if somebody else was faster, or if it cannot be run any more.
+    """Claim the turn under its next generation; None if somebody else was faster.
 
-    In the second case, its model is gone, say, the turn is closed as failed.
+    None, too, if it cannot be run any more, because its model is gone, say: then the turn is closed as failed.
     """
     if not progress.claim(turn):
         return None
@@ -125,11 +125,11 @@ def _find_cache_slot(turn: Turn, parent: Turn | None, first: Candidate, request:
 
 
 def _list_candidates(turn: Turn) -> list[Candidate]:
-    """Return whom the reservation was made for; for a turn opened before those were stored, whoever may answer."""
+    """Return the chosen candidates that are still on offer and in the plan; raises the reason when none is."""
     allowed = entitlements.entitlements_of(turn.owner_id)
-    if turn.candidates and turn.requested_model == selection.AUTO:
+    if turn.requested_model == selection.AUTO:
         return selection.decode_candidates(turn.candidates, allowed)
-    return selection.candidates_for(turn.requested_model, allowed)
+    return [selection.get_named(turn.requested_model, allowed)]
 
 
 def _pseudonym(owner_id: int) -> str:

@@ -94,7 +94,7 @@ def profile_question(text: str, files: Sequence[Attached], parent: Turn | None, 
     text_tokens = estimate_tokens((prompts.INSTRUCTIONS, text))
     return QuestionProfile(
         question=text,
-        least_tokens=text_tokens + prompts.min_file_tokens(files),
+        min_tokens=text_tokens + prompts.min_file_tokens(files),
         tokens=text_tokens + prompts.max_file_tokens(files) + _conversation_tokens(parent),
         answer_tokens=min(budget.entitlements.answer_tokens, settings.MAX_TOKENS),
         last_model=parent.model if parent else "",

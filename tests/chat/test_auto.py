@@ -44,7 +44,7 @@ def allowed(best_tier: str = "strong") -> Entitlements:
 
 
 def asked(question: str = EASY, **fields: Any) -> QuestionProfile:
-    return QuestionProfile(question=question, **({"least_tokens": 50, "tokens": 50, "answer_tokens": 1_000} | fields))
+    return QuestionProfile(question=question, **({"min_tokens": 50, "tokens": 50, "answer_tokens": 1_000} | fields))
 
 
 def keys(choice: Selection) -> list[str]:
@@ -196,9 +196,9 @@ def test_pdfs_go_to_who_reads_them_if_there_is_one():
 
 def test_a_question_goes_to_a_window_it_fits():
     wide = candidate("wide", "mid", context_window=1_000_000)
-    assert pick([*LADDER, wide], least_tokens=200_000, tokens=200_000) == ("wide", "only_one")
+    assert pick([*LADDER, wide], min_tokens=200_000, tokens=200_000) == ("wide", "only_one")
     with pytest.raises(ContextExceeded):
-        pick(LADDER, least_tokens=200_000, tokens=200_000)
+        pick(LADDER, min_tokens=200_000, tokens=200_000)
 
 
 def test_a_conversation_goes_to_a_window_that_holds_all_of_it_if_there_is_one():
@@ -419,7 +419,7 @@ def asks(draw: st.DrawFn) -> QuestionProfile:
     least = draw(st.sampled_from([10, 1_500, 40_000, 2_000_000]))
     return QuestionProfile(
         question=draw(st.sampled_from(QUESTIONS)),
-        least_tokens=least,
+        min_tokens=least,
         tokens=least + draw(st.sampled_from([0, 5_000, 100_000])),
         answer_tokens=draw(st.sampled_from([1, 500, 4_096])),
         last_model=draw(st.sampled_from(["", *NAMES])),
@@ -478,7 +478,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
 
     def can(model: LanguageModel) -> bool:
         is_paid = model.input_price or model.output_price
-        fits = question_room(model, min(ask.answer_tokens, model.max_output)) >= ask.least_tokens
+        fits = question_room(model, min(ask.answer_tokens, model.max_output)) >= ask.min_tokens
         sees = (model.sees_images or not ask.has_images) and (model.reads_pdfs or not ask.has_scans)
         return may(model) and fits and sees and not (model.provider in stopped and is_paid)
 

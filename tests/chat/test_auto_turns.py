@@ -75,13 +75,6 @@ def test_when_all_of_them_are_gone_the_turn_fails_free_of_charge(carla: User, of
     assert (turn.status, turn.error, turn.cost_micros) == ("failed", "no_model", None)
 
 
-def test_a_turn_from_before_the_choice_was_kept_has_whoever_may_answer(carla: User, offer: Offer):
-    offer("a", position=1)
-    turn = ask(carla, "hola", model="auto")
-    Turn.objects.filter(pk=turn.pk).update(candidates="", route="")
-    assert chosen_of(turn) == ["a", "scripted"]
-
-
 def test_a_model_that_was_named_is_asked_even_if_its_key_is_odd(carla: User, offer: Offer):
     offer("my model")
     turn = ask(carla, "hola", model="my model")
