@@ -27,7 +27,7 @@ class CachedTable(Generic[T]):
     """
 
     def __init__(self, name: str, load: Callable[[], T], *models: type[Model]) -> None:
-        self._key, self._load = f"kept:{name}", load
+        self._key, self._load = f"cached_table:{name}", load
         self._value: T | None = None
         self._version: str | None = None
         self._checked_at = 0.0
@@ -84,6 +84,8 @@ class CachedValue(Generic[T]):
     def get(self) -> T:
         loaded, now = self._loaded, time.monotonic()  # another thread may forget it meanwhile
         if loaded is None or now - loaded[0] >= self._seconds:
+            if loaded is not None:
+                self._loaded = (now, loaded[1])  # other threads have the old one until this one has the new one
             loaded = self._loaded = (now, self._load())
         return loaded[1]
 

@@ -12,7 +12,6 @@ from accounts.models import User
 from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
 from chat.llm.catalog import load_catalog
-from chat.llm.health.overview import forget_cached_health
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
@@ -48,7 +47,6 @@ def fresh_redis() -> Iterator[None]:
     """Every test begins with an empty Redis, and nothing kept in the process."""
     sync_redis().flushall()
     caching.forget_everything()
-    forget_cached_health()
     yield
     caching.forget_everything()
 

@@ -87,7 +87,7 @@ def test_an_edit_in_another_process_is_seen_soon(ana, monkeypatch):
     monkeypatch.setattr(caching, "RECHECK_SECONDS", 0)
     entitlements_of(ana.pk)
     Plan.objects.filter(key="free").update(turns_per_hour=7)  # sends no signal here, as another process would not
-    cache.set("kept:plans", "another process")
+    cache.set("cached_table:plans", "another process")
     assert entitlements_of(ana.pk).turns_per_hour == 7
 
 

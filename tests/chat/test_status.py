@@ -13,11 +13,12 @@ from chat.llm.breaker import Report, api_key_digest, breaker_id, breakers
 from chat.llm.health import error_counts, overview
 from chat.llm.health.counters import Probe, Tally, failure_fields, now_ms, save_probe, success_fields
 from chat.llm.health.error_counts import read_error_counts
-from chat.llm.health.overview import forget_cached_health, state_of, unavailable_models
+from chat.llm.health.overview import state_of, unavailable_models
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from chat.shown.costs import tokens_per_second
+from core import caching
 from core.threads import in_thread
 from tests.chat.asking import aask, closed
 from tests.chat.conftest import Offer, running
@@ -45,7 +46,7 @@ def counted(*counts: str) -> Report:
 
 
 def read(language: str = "en") -> str:
-    forget_cached_health()
+    caching.forget_everything()
     return Client().get("/status/", headers={"Accept-Language": language}).content.decode()
 
 
@@ -132,28 +133,28 @@ async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, mod
     assert "authentication" not in html
 
 
-async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: LanguageModel):
+async def test_a_model_whose_every_key_is_skipped_is_named(redis: Redis, model: LanguageModel):
     first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_api_key())
     await count(Report(first, "unusable", "authentication"))
-    forget_cached_health()
+    caching.forget_everything()
     assert await in_thread(unavailable_models) == frozenset()
     await count(Report(second, "pause", "rate_limited", 60_000))
-    forget_cached_health()
+    caching.forget_everything()
     assert await in_thread(unavailable_models) == {"gpt-6-luna"}
     html = await in_thread(read)
     assert state_now(html) == "Unavailable"
     assert "Not answering now: GPT-6 Luna" in html
 
 
-async def test_a_key_that_was_replaced_rests_nobody(redis: Redis, model: LanguageModel, settings: Settings):
+async def test_a_key_that_was_replaced_makes_nobody_unavailable(redis: Redis, model: LanguageModel, settings: Settings):
     for one in list_providers()["openai"].with_each_api_key():
         await count(Report(breaker_id(one, model.key), "unusable", "authentication"))
     settings.OPENAI_API_KEY = "sk-new"
-    forget_cached_health()
+    caching.forget_everything()
     assert await in_thread(unavailable_models) == frozenset()
 
 
-def test_what_rests_is_asked_for_once_a_second(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_unavailable_is_asked_for_once_a_second(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     asked = []
     load = overview._load_unavailable
     monkeypatch.setattr(overview._unavailable, "_load", lambda: (asked.append(1), load())[1])
@@ -192,7 +193,7 @@ def test_redis_away_is_said(model: LanguageModel, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(error_counts, "read_counts", fail)
     assert "We cannot tell right now" in read()
     assert read_error_counts() is None
-    monkeypatch.setattr(overview._unavailable, "_load", fail)
+    monkeypatch.setattr(overview, "read_open_breakers", fail)
     assert unavailable_models() == frozenset()
 
 

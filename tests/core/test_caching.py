@@ -46,7 +46,7 @@ def test_what_changed_here_is_loaded_again_at_once(table):
 
 
 def test_what_changed_in_another_process_is_loaded_again(table, looked_at_always):
-    elsewhere = CachedTable(table._key.removeprefix("kept:"), Loads())
+    elsewhere = CachedTable(table._key.removeprefix("cached_table:"), Loads())
     table.get()
     elsewhere.changed()
     assert [table.get(), table.get()] == [2, 2]

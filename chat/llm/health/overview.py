@@ -1,10 +1,9 @@
 """How each provider is, for the status page, and which models nobody would be answered by now. Asks no provider."""
 
 import datetime as dt
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 from redis.exceptions import RedisError
 
@@ -14,6 +13,7 @@ from chat.llm.health.counters import BreakerKey, Counts, Probe, Tally, read_coun
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import LanguageModel
+from core.caching import CachedValue
 
 DEGRADED_SHARE, UNAVAILABLE_SHARE = 0.1, 0.5
 """Of the attempts, or of the probes, that failed."""
@@ -22,7 +22,6 @@ MIN_FAILED = 2
 PROBE_VALID_SECONDS = 300
 UNAVAILABLE_CACHED_SECONDS, OVERVIEW_CACHED_SECONDS = 1.0, 5.0
 
-T = TypeVar("T")
 State: TypeAlias = Literal["operational", "degraded", "unavailable", "unknown"]
 
 
@@ -61,12 +60,6 @@ def list_provider_health() -> tuple[ProviderHealth, ...] | None:
     return _overview.get()
 
 
-def forget_cached_health() -> None:
-    """Drop what this process has cached."""
-    _unavailable.forget()
-    _overview.forget()
-
-
 def state_of(tally: Tally) -> State:
     """Return what the numbers say: the answers first, then the probes."""
     attempts = tally.ok + tally.provider_faults
@@ -79,28 +72,11 @@ def state_of(tally: Tally) -> State:
     return "operational" if tally.ok or tally.up or attempts else "unknown"
 
 
-class _Cached(Generic[T]):
-    """The result of `load`, for `seconds`; `missing` without Redis."""
-
-    def __init__(self, load: Callable[[], T], seconds: float, missing: T) -> None:
-        self._load, self._seconds, self._missing = load, seconds, missing
-        self._value, self._loaded_at = missing, float("-inf")
-
-    def get(self) -> T:
-        if time.monotonic() - self._loaded_at >= self._seconds:
-            self._loaded_at = time.monotonic()  # so that other threads do not load it too
-            try:
-                self._value = self._load()
-            except RedisError:
-                self._value = self._missing
-        return self._value
-
-    def forget(self) -> None:
-        self._value, self._loaded_at = self._missing, float("-inf")
-
-
 def _load_unavailable() -> frozenset[str]:
-    return _unavailable_by(read_open_breakers())
+    try:
+        return _unavailable_by(read_open_breakers())
+    except RedisError:
+        return frozenset()
 
 
 def _unavailable_by(open_breakers: Mapping[BreakerKey, OpenBreaker]) -> frozenset[str]:
@@ -123,8 +99,11 @@ def _digests_in_use(provider: Provider | None) -> set[str]:
     return {api_key_digest(one.api_key) for one in provider.with_each_api_key()} if provider else set()
 
 
-def _load_overview() -> tuple[ProviderHealth, ...]:
-    counts = read_counts()
+def _load_overview() -> tuple[ProviderHealth, ...] | None:
+    try:
+        counts = read_counts()
+    except RedisError:
+        return None
     unavailable = _unavailable_by(counts.open_breakers)
     offered: dict[str, list[LanguageModel]] = {}
     for candidate in list_offered():
@@ -171,5 +150,5 @@ def _state_now(recent: Tally, probe: Probe | None, now_ms: int, unavailable: int
     return state
 
 
-_unavailable: _Cached[frozenset[str]] = _Cached(_load_unavailable, UNAVAILABLE_CACHED_SECONDS, frozenset())
-_overview: _Cached[tuple[ProviderHealth, ...] | None] = _Cached(_load_overview, OVERVIEW_CACHED_SECONDS, None)
+_unavailable = CachedValue(_load_unavailable, seconds=UNAVAILABLE_CACHED_SECONDS)
+_overview = CachedValue(_load_overview, seconds=OVERVIEW_CACHED_SECONDS)
