@@ -52,7 +52,7 @@ def spending_today(suppliers: tuple[str, ...]) -> dict[str, SpendingToday]:
     return {supplier: spending.get(supplier, SpendingToday()) for supplier in suppliers}
 
 
-def record_alarm(supplier: str, percent: int) -> bool:
+def record_alert(supplier: str, percent: int) -> bool:
     """Record that the operator was told of this percentage today; return whether it is higher than the last one."""
     changed = rows.update(
         Spending,

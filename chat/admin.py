@@ -22,7 +22,7 @@ from chat.llm import spending
 from chat.llm.catalog import update_list_prices
 from chat.llm.health.alerts import Alert, list_alerts
 from chat.llm.health.error_counts import read_error_counts
-from chat.llm.price_list import ListPrice, read_list_prices_in_subprocess
+from chat.llm.price_list import MICROS_PER_DOLLAR, ListPrice, read_list_prices_in_subprocess
 from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
@@ -32,9 +32,8 @@ from chat.provider_registry import BILLING_PROVIDERS
 
 logger = logging.getLogger(__name__)
 
-MICROS = 1_000_000
 MAX_MODELS_NAMED = 30
-MAX_DOLLARS_A_DAY = 1_000_000  # dollars
+MAX_DOLLARS_A_DAY = 1_000_000
 
 
 class DollarsField(forms.DecimalField):
@@ -43,7 +42,7 @@ class DollarsField(forms.DecimalField):
     def __init__(self, **options: Any) -> None:
         options = {
             "min_value": 0,
-            "max_value": MAX_PRICE_MICROS // MICROS,
+            "max_value": MAX_PRICE_MICROS // MICROS_PER_DOLLAR,
             "decimal_places": 6,
             "required": False,
             **options,
@@ -51,11 +50,11 @@ class DollarsField(forms.DecimalField):
         super().__init__(**options)
 
     def prepare_value(self, value: Any) -> Any:
-        return f"{Decimal(value) / MICROS:f}" if isinstance(value, int) else value
+        return f"{Decimal(value) / MICROS_PER_DOLLAR:f}" if isinstance(value, int) else value
 
     def clean(self, value: Any) -> int | None:  # micros, as the model wants them
         dollars = super().clean(value)
-        return None if dollars is None else round(dollars * MICROS)
+        return None if dollars is None else round(dollars * MICROS_PER_DOLLAR)
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return super().has_changed(self.prepare_value(initial), data)
@@ -247,7 +246,7 @@ def _join(ids: set[str]) -> str:
 
 
 def _dollars(micros: int | None) -> str:
-    return "–" if micros is None else f"{Decimal(micros) / MICROS:f}"
+    return "–" if micros is None else f"{Decimal(micros) / MICROS_PER_DOLLAR:f}"
 
 
 def _describe(listed: ListPrice) -> str:

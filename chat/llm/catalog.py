@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from chat.llm import price_list
-from chat.llm.price_list import ListPrice
+from chat.llm.price_list import MICROS_PER_DOLLAR, ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import LanguageModel
@@ -239,8 +239,8 @@ def _compatible(name: str) -> dict[str, Any]:
         "position": 40,
         "context_window": window,
         "max_output": window // 2,
-        "input_price": round(settings.OPENAI_COMPATIBLE_INPUT_PRICE * 1_000_000),
-        "output_price": round(settings.OPENAI_COMPATIBLE_OUTPUT_PRICE * 1_000_000),
+        "input_price": round(settings.OPENAI_COMPATIBLE_INPUT_PRICE * MICROS_PER_DOLLAR),
+        "output_price": round(settings.OPENAI_COMPATIBLE_OUTPUT_PRICE * MICROS_PER_DOLLAR),
     }
 
 

@@ -23,7 +23,7 @@ PRICE_FIELDS = {
     "cache_read": "cache_read_mtok",
     "cache_write": "cache_write_mtok",
 }
-MICROS = 1_000_000
+MICROS_PER_DOLLAR = 1_000_000
 TIMEOUT_SECONDS = 60
 
 ListPrice = dict[str, Any]
@@ -102,7 +102,7 @@ def _steps(price: "Decimal | TieredPrices") -> list[list[int]]:
 
 def _micros(dollars: Decimal) -> int:
     """Return a price in micros, rounded up: no provider has finer prices."""
-    return int(-(-dollars * MICROS // 1))
+    return int(-(-dollars * MICROS_PER_DOLLAR // 1))
 
 
 if __name__ == "__main__":

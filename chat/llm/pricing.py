@@ -9,6 +9,7 @@ import msgspec
 from django.utils import timezone
 
 from billing.metering import Usage
+from chat.llm.providers.base import TokenUsage
 from chat.models import PRICE_KINDS, LanguageModel
 from chat.provider_registry import token_factor_of
 
@@ -122,6 +123,11 @@ def compute_cost(price: Price, usage: Usage) -> Cost:
         provider_micros=_divide_up(provider_total, TOKENS_PER_MILLION),
     )
     return Cost(_with_markup(provider_total, price.markup_percent), stamp)
+
+
+def metered_usage(reported: TokenUsage) -> Usage:
+    """Return what a provider reported as the ledger counts it: reasoning is output like any other."""
+    return Usage(reported.input, reported.output, reported.cache_read, reported.cache_write)
 
 
 def cost_of(model: LanguageModel, usage: Usage, moment: dt.datetime | None = None) -> int:

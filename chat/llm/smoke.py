@@ -9,9 +9,8 @@ from struct import pack
 from time import monotonic
 from typing import Literal
 
-from billing.metering import Usage
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import cost_of, rates_with_markup
+from chat.llm.pricing import cost_of, metered_usage, rates_with_markup
 from chat.llm.providers import ADAPTERS, sdk
 from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
 from chat.llm.providers.errors import ProviderError
@@ -158,7 +157,7 @@ async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal
     usage = finish.usage if finish else None
     cost_micros = None
     if usage and model.is_priced:
-        cost_micros = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
+        cost_micros = cost_of(model, metered_usage(usage))
     return SmokeResult(
         provider=candidate.provider.slug,
         model=model.key,

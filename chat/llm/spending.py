@@ -7,14 +7,14 @@ from billing import spending
 from billing.spending import SpendingToday, SupplierHold
 from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert
+from chat.llm.price_list import MICROS_PER_DOLLAR
 from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
 from core.caching import CachedTable, CachedValue
 
-ALARM_PERCENTS = (80, 100)
+ALERT_PERCENTS = (80, 100)
 """Percent of the limit."""
-MICROS = 1_000_000
 
 
 def stopped_providers() -> frozenset[str]:
@@ -35,7 +35,7 @@ def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens:
 
 
 def forget_spending() -> None:
-    """Drop what is cached, as a turn was just refused."""
+    """Drop the cached list of stopped providers: a turn was just refused that the list would have let pass."""
     _stopped.forget()
 
 
@@ -45,24 +45,24 @@ def spending_by_provider() -> dict[str, tuple[SpendingToday, int]]:
     return {slug: (spent, limits[slug]) for slug, spent in spending.spending_today(tuple(limits)).items()}
 
 
-def alarm_operator() -> None:
-    """Alert the operator, once a day for each of ALARM_PERCENTS, of a provider that nears its limit. For the sweep.
+def alert_near_limits() -> None:
+    """Alert the operator, once a day for each of ALERT_PERCENTS, of a provider that nears its limit. For the sweep.
 
     The alert comes before its record: after a crash, two alerts are better than none.
     """
     for slug, (spent, limit) in spending_by_provider().items():  # a limit of zero is meant to stop it: no alert
-        reached = [percent for percent in ALARM_PERCENTS if spent.committed_micros * 100 >= percent * limit]
+        reached = [percent for percent in ALERT_PERCENTS if spent.committed_micros * 100 >= percent * limit]
         if limit and reached and reached[-1] > spent.alarmed_percent:
-            _alarm(slug, spent, limit, reached[-1])
-            spending.record_alarm(slug, reached[-1])
+            _alert(slug, spent, limit, reached[-1])
+            spending.record_alert(slug, reached[-1])
 
 
-def _alarm(slug: str, spent: SpendingToday, limit: int, percent: int) -> None:
+def _alert(slug: str, spent: SpendingToday, limit: int, percent: int) -> None:
     providers = list_providers()
     fields = {
         "provider": providers[slug].name if slug in providers else slug,
-        "spent": f"{spent.committed_micros / MICROS:.2f}",
-        "limit": f"{limit / MICROS:.2f}",
+        "spent": f"{spent.committed_micros / MICROS_PER_DOLLAR:.2f}",
+        "limit": f"{limit / MICROS_PER_DOLLAR:.2f}",
         "percent": percent,
     }
     with language(None):  # the site's

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import msgspec
 from markdown_it import MarkdownIt
 
-from billing.metering import Usage
 from chat.llm.catalog import Candidate, list_offered
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, max_cost
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, max_cost, metered_usage
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, TokenUsage
 from chat.models import LanguageModel
@@ -96,8 +95,7 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
                     usage, is_filtered = event.usage, event.reason == "content_filter"
     if usage is None:
         usage = _estimate(request, text)
-    metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
-    return Title("" if is_filtered else clean_title(text), usage, cost_of(model, metered))
+    return Title("" if is_filtered else clean_title(text), usage, cost_of(model, metered_usage(usage)))
 
 
 def title_prompt(question: str, answer: str) -> tuple[Message, ...]:

@@ -2,8 +2,15 @@
 
 import msgspec
 
-from billing.metering import Usage
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, Price, compute_cost, estimate_tokens, price_of, write_stamp
+from chat.llm.pricing import (
+    SETTLE_BYTES_PER_TOKEN,
+    Price,
+    compute_cost,
+    estimate_tokens,
+    metered_usage,
+    price_of,
+    write_stamp,
+)
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from history.models import Turn
@@ -35,8 +42,7 @@ def priced_outcome(
         return msgspec.structs.replace(
             ended, model=turn.model, provider=turn.provider, instead_of="", instead_because=""
         )
-    metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
-    reckoning = compute_cost(price or price_of(model, turn.created_at), metered)
+    reckoning = compute_cost(price or price_of(model, turn.created_at), metered_usage(usage))
     return msgspec.structs.replace(
         ended,
         model=model.key,

@@ -42,7 +42,7 @@ async def repair_turns() -> None:
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
     await in_thread(settle_unsettled)
-    await in_thread(spending.alarm_operator)
+    await in_thread(spending.alert_near_limits)
 
 
 def settle_unsettled() -> None:

@@ -146,7 +146,7 @@ def test_a_new_day_begins_at_nothing(carla: User, monkeypatch: pytest.MonkeyPatc
 
 def test_the_operator_is_told_once_of_each_step(carla: User):
     settle(reserve(carla), 10)
-    assert [spending.record_alarm("openai", percent) for percent in (80, 80, 100, 100, 80)] == [
+    assert [spending.record_alert("openai", percent) for percent in (80, 80, 100, 100, 80)] == [
         True,
         False,
         True,

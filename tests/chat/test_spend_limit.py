@@ -30,7 +30,7 @@ def limit(micros: int, provider: str = "scripted") -> ProviderLimit:
 
 
 @pytest.fixture
-def alarms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def alerts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the operator is told."""
     told: list[tuple[str, str]] = []
     monkeypatch.setattr(spending, "alert", lambda subject, sentence, **_: told.append((subject, sentence)))
@@ -150,37 +150,37 @@ async def test_what_the_provider_takes_is_counted_when_the_answer_is_over(redis:
 
 
 async def test_the_operator_is_told_at_80_and_at_100_percent_once(
-    redis: Redis, runner: Runner, carla: User, alarms: list[tuple[str, str]]
+    redis: Redis, runner: Runner, carla: User, alerts: list[tuple[str, str]]
 ):
     await in_thread(limit, 100)
     await repair_turns()
-    assert alarms == []
+    assert alerts == []
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
         await repair_turns()
-    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80"]
-    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." in alarms[0][1]
+    assert [subject for subject, _ in alerts] == ["spend_limit:scripted:80"]
+    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." in alerts[0][1]
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
         await repair_turns()
-    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:80", "spend_limit:scripted:100"]
+    assert [subject for subject, _ in alerts] == ["spend_limit:scripted:80", "spend_limit:scripted:100"]
 
 
-def test_two_steps_at_once_are_one_alarm(carla: User, alarms: list[tuple[str, str]]):
+def test_two_steps_at_once_are_one_alert(carla: User, alerts: list[tuple[str, str]]):
     limit(1)
     ask(carla)
-    spending.alarm_operator()
-    spending.alarm_operator()
-    assert [subject for subject, _ in alarms] == ["spend_limit:scripted:100"]
+    spending.alert_near_limits()
+    spending.alert_near_limits()
+    assert [subject for subject, _ in alerts] == ["spend_limit:scripted:100"]
 
 
-def test_a_limit_of_nothing_is_a_switch_and_no_alarm(carla: User, alarms: list[tuple[str, str]]):
+def test_a_limit_of_nothing_is_a_switch_and_no_alert(carla: User, alerts: list[tuple[str, str]]):
     limit(0)
-    spending.alarm_operator()
-    assert alarms == []
+    spending.alert_near_limits()
+    assert alerts == []
 
 
-def test_an_alarm_that_was_lost_comes_again(carla: User, monkeypatch: pytest.MonkeyPatch, alarms: list[Any]):
+def test_an_alert_that_was_lost_comes_again(carla: User, monkeypatch: pytest.MonkeyPatch, alerts: list[Any]):
     limit(1)
     ask(carla)
     with monkeypatch.context() as patch:
@@ -190,9 +190,9 @@ def test_an_alarm_that_was_lost_comes_again(carla: User, monkeypatch: pytest.Mon
 
         patch.setattr(spending, "alert", die)
         with pytest.raises(OSError):
-            spending.alarm_operator()
-    spending.alarm_operator()
-    assert len(alarms) == 1
+            spending.alert_near_limits()
+    spending.alert_near_limits()
+    assert len(alerts) == 1
 
 
 def test_a_page_says_it_plainly(client: Client, carla: User):

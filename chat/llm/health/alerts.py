@@ -90,7 +90,7 @@ def _save_and_mail(new: Alert) -> None:
         if to and redis.set(f"alert:{new.subject}", b"1", nx=True, ex=HOUR_SECONDS):
             _mail(new, to)
     except Exception as error:  # noqa: BLE001  no error may stop the next alert
-        logger.warning("Operator not told", extra={"subject": new.subject, "error": type(error).__name__})
+        logger.warning("Alert not sent", extra={"subject": new.subject, "error": type(error).__name__})
 
 
 def _mail(new: Alert, to: list[str]) -> None:
