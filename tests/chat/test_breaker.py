@@ -224,7 +224,7 @@ async def test_a_last_resort_closes_it_when_it_works_and_changes_nothing_else(ou
     assert await opened(ours) is None
 
 
-# --- Resting --------------------------------------------------------------------------------------------------------
+# --- Pauses ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_key_rests_as_long_as_its_provider_said_and_needs_no_trial(ours: Breakers, short: None):

@@ -1,4 +1,4 @@
-"""Who is asked when a provider has several keys, and when somebody rests; and that the operator is told."""
+"""Who is asked when a provider has several keys, and when a breaker is open; and that the operator is told."""
 
 import asyncio
 import time
@@ -105,7 +105,7 @@ async def test_a_key_that_was_told_to_wait_is_followed_by_the_next(doorman: Door
     who, text, _ = await answer(served)
     assert (who, text, doorman.asked) == (AnswerStarted(served), "hi", ["sk-429-60", "sk-good"])
     who, text, _ = await answer(served)
-    assert (text, doorman.asked[2:]) == ("hi", ["sk-good"])  # the first one rests
+    assert (text, doorman.asked[2:]) == ("hi", ["sk-good"])  # the first one is skipped
     assert time.monotonic() - begun < 1
 
 
