@@ -1,8 +1,15 @@
-"""Run inside a site's environment, as `python -m testbed.inside <name> <argument>`: prints JSON."""
+"""Runs in a site's environment, as `python -m testbed.inside`, for as long as the site does.
+
+Each line that comes is JSON, `[function, argument]`; each line that goes is `{"value": …}` or `{"error": traceback}`.
+Django is imported once. Every call has a forked process with connections of its own, so nothing is kept between calls.
+"""
 
 import json
+import os
 import secrets
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,19 +20,25 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
+from django.core.management import call_command  # noqa: E402
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
 
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
 from chat.models import LanguageModel  # noqa: E402
+from core.cached_tables import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
-def members(argument: str) -> list[str]:
+def prepare(_argument: None) -> None:
+    """Do what `manage.py prepare` does."""
+    call_command("prepare", verbosity=0)
+
+
+def members(wanted: dict[str, Any]) -> list[str]:
     """Make members, on a plan with the given fields if there are any; return their access tokens."""
-    wanted = json.loads(argument)
     plan = None
     if wanted["plan"] is not None:
         key = secrets.token_hex(4)
@@ -38,19 +51,21 @@ def members(argument: str) -> list[str]:
         if plan is not None:
             BillingAccount.objects.create(user=user, plan=plan)
         accesses.append(str(RefreshToken.for_user(user).access_token))
+    if plan is not None:
+        wait_until_known()
     return accesses
 
 
-def operator(_argument: str) -> str:
+def operator(_argument: None) -> str:
     """Make an operator who has a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
     return str(RefreshToken.for_user(user).access_token)
 
 
-def sessions(argument: str) -> list[str]:
+def sessions(accesses: list[Any]) -> list[str]:
     """Log the owners of access tokens in, as a browser would be; return the keys of their sessions."""
     keys = []
-    for access in json.loads(argument):
+    for access in accesses:
         user = User.objects.get(pk=AccessToken(access)["user_id"])
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         session[SESSION_KEY] = str(user.pk)
@@ -61,9 +76,8 @@ def sessions(argument: str) -> list[str]:
     return keys
 
 
-def converse(argument: str) -> str:
+def converse(wanted: dict[str, Any]) -> str:
     """Write a conversation of so many finished turns for the owner of an access token; return its id."""
-    wanted = json.loads(argument)
     owner_id = int(AccessToken(wanted["access"])["user_id"])
     conversation = tree.open_conversation(owner_id, new_id(), title="Long")
     parent = None
@@ -75,13 +89,19 @@ def converse(argument: str) -> str:
     return str(conversation.pk)
 
 
-def offer(argument: str) -> None:
+def offer(models: list[dict[str, Any]]) -> None:
     """Offer models with the given fields, each by its key; what was there is changed."""
-    for fields in json.loads(argument):
+    for fields in models:
         LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
+    wait_until_known()
 
 
-def audit(_argument: str) -> dict[str, Any]:
+def wait_until_known() -> None:
+    """Return when every process of the site has looked whether its cached tables have changed."""
+    time.sleep(RECHECK_SECONDS)
+
+
+def audit(_argument: None) -> dict[str, Any]:
     """Return the turns, and the ledger's state."""
     fields = (
         *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
@@ -97,7 +117,7 @@ def audit(_argument: str) -> dict[str, Any]:
     }
 
 
-def ledger(_argument: str = "") -> dict[str, Any]:
+def ledger(_argument: None = None) -> dict[str, Any]:
     """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
@@ -105,7 +125,31 @@ def ledger(_argument: str = "") -> dict[str, Any]:
     }
 
 
+FUNCTIONS: dict[str, Callable[[Any], object]] = {
+    function.__name__: function for function in (prepare, members, operator, sessions, converse, offer, audit, ledger)
+}
+
+
+def answer(line: str) -> dict[str, object]:
+    name, argument = json.loads(line)
+    try:
+        return {"value": FUNCTIONS[name](argument)}
+    except BaseException:  # noqa: BLE001  whoever called is told
+        return {"error": traceback.format_exc()}
+
+
+def serve() -> None:
+    """Answer line after line, each in a process of its own."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what commands print is no answer
+    for line in sys.stdin:
+        if child := os.fork():
+            os.waitpid(child, 0)
+            continue
+        answers.write(json.dumps(answer(line), default=str) + "\n")
+        answers.flush()
+        os._exit(0)  # whatever ends at exit is the parent's
+
+
 if __name__ == "__main__":
-    functions = (members, operator, sessions, converse, offer, audit, ledger)
-    named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
-    json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
+    serve()

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from config.embedded import services
 
@@ -44,14 +45,18 @@ class Site:
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._asking_inside = threading.Lock()
         self.environment = self._environment(provider_url, models) | (environment or {})
 
     def __enter__(self) -> Self:
         try:
+            self._spawn_inside()
             self.start("valkey")
-            self.manage("prepare")
+            self._inside("prepare")
             for name in (*self._ports, *self._runners, "worker"):
-                self.start(name)
+                self._spawn(name)
+            for port in self._ports.values():
+                wait_for_port(port)
             self.wait_until_ready()
         except BaseException:
             self.__exit__()
@@ -59,6 +64,9 @@ class Site:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for name, child in self._children.items():
+            if name != "valkey":  # the others need it to stop in order
+                child.terminate()
         for name in reversed(self._children):
             self.stop(name)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -67,10 +75,7 @@ class Site:
 
     def start(self, name: str) -> None:
         """Start one process; a killed one comes back at the same address."""
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
-            )
+        self._spawn(name)
         if port := {**self._ports, "valkey": self._valkey}.get(name):
             wait_for_port(port)
 
@@ -89,6 +94,9 @@ class Site:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
@@ -109,6 +117,15 @@ class Site:
             except OSError:
                 assert time.monotonic() < deadline, self.logs()
                 time.sleep(0.1)
+
+    def _spawn(self, name: str) -> None:
+        with self._log(name) as log:
+            self._children[name] = subprocess.Popen(
+                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
+            )
+
+    def _log(self, name: str) -> BinaryIO:
+        return (self._folder / f"{name}.log").open("ab")
 
     def _command(self, name: str) -> list[str]:
         if name == "valkey":
@@ -143,7 +160,7 @@ class Site:
 
     def members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
         """Return the access tokens of new members, on a plan with the given fields, else on Free."""
-        accesses: list[str] = self._inside("members", json.dumps({"count": count, "plan": plan}))
+        accesses: list[str] = self._inside("members", {"count": count, "plan": plan})
         return accesses
 
     def operator(self) -> str:
@@ -153,17 +170,17 @@ class Site:
 
     def sessions(self, accesses: list[str]) -> list[str]:
         """Return a session's key for each access token: what a browser's cookie holds."""
-        keys: list[str] = self._inside("sessions", json.dumps(accesses))
+        keys: list[str] = self._inside("sessions", accesses)
         return keys
 
     def converse(self, access: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""
-        conversation_id: str = self._inside("converse", json.dumps({"access": access, "turns": turns}))
+        conversation_id: str = self._inside("converse", {"access": access, "turns": turns})
         return conversation_id
 
     def offer(self, *models: Mapping[str, object]) -> None:
         """Offer models with these fields, each by its key; what was there is changed."""
-        self._inside("offer", json.dumps(models))
+        self._inside("offer", models)
 
     def audit(self) -> dict[str, Any]:
         """Return every turn and what the ledger says, as the databases have it."""
@@ -175,22 +192,30 @@ class Site:
         found: dict[str, Any] = self._inside("ledger")
         return found
 
-    def manage(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()
+    def _spawn_inside(self) -> None:
+        with self._log("inside") as log:
+            self._children["inside"] = subprocess.Popen(
+                [sys.executable, "-m", "testbed.inside"],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
 
-    def _inside(self, name: str, argument: str = "") -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "testbed.inside", name, argument],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return json.loads(done.stdout)
+    def _inside(self, name: str, argument: object = None) -> Any:
+        """Return what one function of `testbed.inside` returns in this site's environment."""
+        child = self._children["inside"]
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with self._asking_inside:
+            child.stdin.write(json.dumps([name, argument]).encode() + b"\n")
+            child.stdin.flush()
+            answer = child.stdout.readline()
+        assert answer, self.logs()
+        found = json.loads(answer)
+        assert "error" not in found, found["error"]
+        return found["value"]
 
 
 def wait_for_port(port: int) -> None:

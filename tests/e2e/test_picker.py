@@ -23,11 +23,13 @@ STRONG = "fake-21t-5ms"
 def shop(browser: Browser) -> Iterator[TestedSite]:
     """A site whose models are told apart: by name, tier and abilities. The first one fails."""
     with run_site([FAILING, QUICK, BREAKING, THINKING, STRONG], webs=1, runners=1) as site:
-        site.offer({"key": FAILING, "label": "Primero", "position": 1})
-        site.offer({"key": QUICK, "label": "Ágil", "position": 2})
-        site.offer({"key": BREAKING, "label": "Breaking", "position": 3})
-        site.offer({"key": THINKING, "label": "Thinker", "position": 4, "reasons": True, "efforts": "low high zippy"})
-        site.offer({"key": STRONG, "label": "Forte", "position": 5, "tier": "strong", "sees_images": True})
+        site.offer(
+            {"key": FAILING, "label": "Primero", "position": 1},
+            {"key": QUICK, "label": "Ágil", "position": 2},
+            {"key": BREAKING, "label": "Breaking", "position": 3},
+            {"key": THINKING, "label": "Thinker", "position": 4, "reasons": True, "efforts": "low high zippy"},
+            {"key": STRONG, "label": "Forte", "position": 5, "tier": "strong", "sees_images": True},
+        )
         yield site
 
 
