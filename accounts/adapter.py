@@ -1,4 +1,4 @@
-"""How allauth creates our users and sends their mail."""
+"""Adapts allauth: its error messages, and the way it sends mail."""
 
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ class AccountAdapter(DefaultAccountAdapter):
         return subject
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Render the mail in the reader's language now; a worker sends it, so that no page waits for a mail server."""
+        """Render the mail now, in the request's language; a worker sends it, so that no page waits for the server."""
         context = {**context, "email": email, "site_name": settings.SITE_NAME}
         send_or_queue(self.render_mail(template_prefix, email, context))
 
@@ -42,5 +42,5 @@ def send_or_queue(message: EmailMessage) -> None:
         return
     try:
         mail.send_mail.delay(subject=str(message.subject), body=str(message.body), to=list(message.to))
-    except OperationalError:  # no broker: better late than never
+    except OperationalError:  # the broker cannot be reached: send it here, even if the page has to wait
         message.send(fail_silently=True)

@@ -1,4 +1,4 @@
-"""People, for the operator."""
+"""The admin's page of users."""
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin

@@ -1,4 +1,4 @@
-"""What every page's template knows."""
+"""The template variables of every page."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from accounts.models import User
 THEME_COOKIE = "theme"
 
 
-def page(request: HttpRequest) -> dict[str, Any]:
+def page_context(request: HttpRequest) -> dict[str, Any]:
     return {"site_name": settings.SITE_NAME, "theme": theme_of(request), "catches_mail": settings.DEBUG}
 
 
 def theme_of(request: HttpRequest) -> str:
-    """Return the theme this browser chose last, else the member's, else the system's."""
+    """Return the theme last chosen in this browser, else the member's, else the system's."""
     chosen = request.COOKIES.get(THEME_COOKIE, "")
     if chosen in User.Theme.values:
         return chosen

@@ -1,4 +1,4 @@
-"""Sign-up, and your settings."""
+"""The forms of sign-up, of a new address and of the settings."""
 
 import zoneinfo
 from typing import Any
@@ -17,12 +17,12 @@ from django.utils.translation import gettext_noop
 from accounts.context import theme_of
 from accounts.models import User, normalise_email
 
-OURS = (gettext_noop("Forgot your password?"),)
-"""What allauth's forms say and our catalogues translate: its own translations are formal where ours are not."""
+TRANSLATED_HERE = (gettext_noop("Forgot your password?"),)
+"""Sentences of allauth's forms that our catalogues translate: its own translations are formal, ours are not."""
 
 
 class SignUpForm(allauth_forms.SignupForm):
-    """`time_zone` is filled in by the page; it stays UTC without JavaScript."""
+    """A script fills in `time_zone`; without JavaScript it stays UTC."""
 
     field_order = ("email", "password1", "terms")
     terms = forms.BooleanField(label=_("I accept the terms of use"))
@@ -45,11 +45,11 @@ class SignUpForm(allauth_forms.SignupForm):
 
 class ChangeEmailForm(allauth_forms.AddEmailForm):
     def save(self, request: HttpRequest) -> EmailAddress:
-        """Keep the address there is until the new one is confirmed. allauth takes one that was never confirmed for an
-        earlier change, removes it, and leaves the member without an address."""
+        """Keep the present address until the new one is confirmed. allauth would take a present address that was never
+        confirmed for an earlier change and remove it, and leave the member without one."""
         with transaction.atomic():
-            earlier = EmailAddress.objects.filter(user=self.user, verified=False)
-            earlier.exclude(email=self.user.email).delete()
+            unconfirmed = EmailAddress.objects.filter(user=self.user, verified=False)
+            unconfirmed.exclude(email=self.user.email).delete()
             address = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])
         send_verification_email_to_address(request, address)
         return address
@@ -65,8 +65,8 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         zones = sorted(zone for zone in zoneinfo.available_timezones() if "/" in zone and not zone.startswith("Etc/"))
-        chosen = self.instance.time_zone
-        extra = [] if chosen in zones or chosen == "UTC" else [chosen]
+        current = self.instance.time_zone
+        extra = [] if current in zones or current == "UTC" else [current]
         field = self.fields["time_zone"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(zone, zone.replace("_", " ")) for zone in ("UTC", *extra, *zones)]

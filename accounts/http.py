@@ -1,4 +1,4 @@
-"""Who asks, of a request that only members may send."""
+"""The user who sent a request, where only members may."""
 
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -14,6 +14,6 @@ def user_id_of(request: Request) -> int:
 
 
 def member_of(request: HttpRequest) -> User:
-    """Return who is logged in, in a view that only members reach."""
+    """Return the user who is logged in, in a view that only members reach."""
     assert isinstance(request.user, User)
     return request.user

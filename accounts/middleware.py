@@ -1,4 +1,4 @@
-"""Pages speak a member's language and tell the time where they live; visitors keep what their browser says."""
+"""Shows pages in a member's language and time zone; for visitors, the browser's language stays."""
 
 from django.conf import settings
 from django.db import OperationalError
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from accounts.models import User
 
 
-class PersonMiddleware(MiddlewareMixin):
+class MemberLocaleMiddleware(MiddlewareMixin):
     def process_request(self, request: HttpRequest) -> None:
         timezone.deactivate()
         if settings.SESSION_COOKIE_NAME not in request.COOKIES:
@@ -19,12 +19,12 @@ class PersonMiddleware(MiddlewareMixin):
             if not isinstance(request.user, User):
                 return
         except (RedisError, OperationalError):
-            return  # the view will meet it too, and its answer is a page
-        speak_to(request.user)
+            return  # the view will fail in the same way, and answer with an error page
+        use_locale_of(request.user)
         request.LANGUAGE_CODE = translation.get_language() or settings.LANGUAGE_CODE
 
 
-def speak_to(user: User) -> None:
+def use_locale_of(user: User) -> None:
     """Switch this thread or task to the member's language and time zone."""
     translation.activate(user.locale)
     timezone.activate(user.zone)

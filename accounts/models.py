@@ -1,4 +1,4 @@
-"""Who you are."""
+"""Users."""
 
 import datetime as dt
 import zoneinfo
@@ -14,7 +14,7 @@ from accounts.signals import access_revoked
 
 
 def normalise_email(email: str) -> str:
-    """Return the form an address is stored and compared in: two spellings are one person."""
+    """Return the form in which an address is stored and compared: two spellings are one person."""
     return email.strip().lower()
 
 
@@ -35,7 +35,7 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """A person. The e-mail address is the name they log in with."""
+    """A person, who logs in with an e-mail address."""
 
     class Theme(models.TextChoices):
         SYSTEM = "system", _("As my system")
@@ -79,7 +79,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     @property
     def zone(self) -> dt.tzinfo:
-        """The person's time zone; UTC where it is none we know."""
+        """The person's time zone; UTC if it is unknown."""
         try:
             return zoneinfo.ZoneInfo(self.time_zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError):

@@ -1,6 +1,6 @@
-"""What must travel from one app to another without an import."""
+"""Signals of accounts, which tell other apps of events without importing them."""
 
 from django.dispatch import Signal
 
 access_revoked = Signal()
-"""Sent with `user_id` when somebody who is suspended is saved: open sockets close."""
+"""Sent with `user_id` when a suspended user is saved: their open sockets close."""

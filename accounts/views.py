@@ -1,4 +1,4 @@
-"""Your settings, and the switches of language and theme that visitors have too."""
+"""The settings page, and the switches of language and theme, which visitors have too."""
 
 from django.conf import settings
 from django.contrib import messages
@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.context import THEME_COOKIE
 from accounts.forms import ProfileForm
-from accounts.middleware import speak_to
+from accounts.middleware import use_locale_of
 from accounts.models import User
 
 YEAR_SECONDS = 365 * 24 * 3600
@@ -21,15 +21,15 @@ YEAR_SECONDS = 365 * 24 * 3600
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
-    """Name, language, time zone and theme."""
+    """Show and change name, language, time zone and theme."""
     user = request.user
     assert isinstance(user, User)
     form = ProfileForm(request.POST or None, instance=user)
     if not form.is_valid():
-        user.refresh_from_db()  # a form that is not valid has written into the row the page shows
+        user.refresh_from_db()  # validation has already changed the object, which the page shows
         return render(request, "accounts/profile.html", {"form": form}, status=422 if form.is_bound else 200)
     form.save()
-    speak_to(user)
+    use_locale_of(user)
     messages.success(request, _("Saved."))
     response = redirect("profile")
     set_preference(response, settings.LANGUAGE_COOKIE_NAME, user.locale)
@@ -39,8 +39,8 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def set_language(request: HttpRequest) -> HttpResponse:
-    """Speak another language from now on: to this browser, and to the member."""
-    response = back(request)
+    """Change the language, in this browser and for the member."""
+    response = redirect_back(request)
     language = request.POST.get("language", "")
     if language in User.Locale.values:
         set_preference(response, settings.LANGUAGE_COOKIE_NAME, language)
@@ -52,8 +52,8 @@ def set_language(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def set_theme(request: HttpRequest) -> HttpResponse:
-    """Light, dark, or as the system is: in this browser, and for the member."""
-    response = back(request)
+    """Change the theme (light, dark, or the system's), in this browser and for the member."""
+    response = redirect_back(request)
     theme = request.POST.get("theme", "")
     if theme in User.Theme.values:
         set_preference(response, THEME_COOKIE, theme)
@@ -62,8 +62,8 @@ def set_theme(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def back(request: HttpRequest) -> HttpResponseRedirect:
-    """Return to the page the form was on; to the beginning if that is not one of ours."""
+def redirect_back(request: HttpRequest) -> HttpResponseRedirect:
+    """Redirect to the page with the form; to the start page if that is not on this site."""
     origin = request.POST.get("next") or request.headers.get("Referer") or "/"
     is_ours = url_has_allowed_host_and_scheme(origin, {request.get_host()}, require_https=request.is_secure())
     return HttpResponseRedirect(origin if is_ours else "/")

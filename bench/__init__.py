@@ -1,1 +1,1 @@
-"""Tools that measure the site: a provider that does as its model's name says, and a client that loads and times."""
+"""Measures the site: clients that put loads on it and time its answers, and the reports of what they found."""

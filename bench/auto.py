@@ -1,7 +1,7 @@
-"""How often Auto picks the tier a careful person would: `python -m bench.auto`; `--tuning` lists the tuning half's errors.
+"""Measures how often Auto picks the right tier: `python -m bench.auto`; `--tuning` lists the errors in the tuning half.
 
-The corpus is tests/chat/auto_prompts.toml. The rules in chat/llm/difficulty.py were tuned on one half of it; what is
-reported is the other.
+The corpus is tests/chat/auto_prompts.toml. The rules in chat/llm/difficulty.py were tuned on one half of it; the report
+is about the other.
 """
 
 import os
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CORPUS = Path(__file__).parent.parent / "tests" / "chat" / "auto_prompts.toml"
 TIERS = ("cheap", "mid", "strong")
 BASELINE = "mid"
+PROSE = "the risks, and what to do about them in each case. "
+CODE = "    total += prices[item].amount * (1 + vat);"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,19 @@ def load_corpus() -> list[Example]:
 
 
 def halves(corpus: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Return the half for tuning and the half that is held back: every other one of each language and tier."""
+    """Return the half for tuning and the half for the report: every other prompt of each language and tier."""
     tuning: list[Example] = []
-    held: list[Example] = []
+    test: list[Example] = []
     seen: Counter[tuple[str, str]] = Counter()
     for example in corpus:
         kind = (example.language, example.tier)
-        (held if seen[kind] % 2 else tuning).append(example)
+        (test if seen[kind] % 2 else tuning).append(example)
         seen[kind] += 1
-    return tuning, held
+    return tuning, test
 
 
 def three_models() -> "list[Candidate]":
-    """Return one model a tier, named after it, at the prices of Claude."""
+    """Return one model for each tier, named after it, with the prices of Claude's models."""
     from chat.llm.catalog import Candidate
     from chat.llm.providers.base import Provider
     from chat.models import LanguageModel
@@ -76,8 +78,8 @@ def three_models() -> "list[Candidate]":
     ]
 
 
-def pick(example: Example) -> str:
-    """Return the tier Auto chooses when plan, health and credits leave it free."""
+def tier_picked_for(example: Example) -> str:
+    """Return the tier Auto picks when plan, health and credits do not limit it."""
     from billing.entitlements import Entitlements
     from chat.llm.pricing import estimate_tokens
     from chat.llm.selection import QuestionProfile, route
@@ -90,47 +92,47 @@ def pick(example: Example) -> str:
     return str(route(three_models(), allowed, asked).candidates[0].model.tier)
 
 
-def confusion(examples: Iterable[Example]) -> Counter[tuple[str, str]]:
-    """Return how often each tier was wanted and which was picked."""
-    return Counter((example.tier, pick(example)) for example in examples)
+def count_picks(examples: Iterable[Example]) -> Counter[tuple[str, str]]:
+    """Return how often each pair of wanted and picked tier occurred."""
+    return Counter((example.tier, tier_picked_for(example)) for example in examples)
 
 
 def accuracy(counts: Counter[tuple[str, str]]) -> float:
     return sum(count for (wanted, picked), count in counts.items() if wanted == picked) / counts.total()
 
 
-def baseline(examples: list[Example]) -> float:
+def baseline_accuracy(examples: list[Example]) -> float:
     """Return how often "always the middle tier" is right."""
     return sum(example.tier == BASELINE for example in examples) / len(examples)
 
 
-def milliseconds(text: str, repeats: int = 20) -> float:
-    """Return the processor time of the choice for one text: the middle of some repeats."""
+def measure_milliseconds(text: str, repeats: int = 20) -> float:
+    """Return the processor time of the choice for one text, the median of the repeats."""
     example, times = Example("", "", text), []
     for _ in range(repeats):
         begun = time.process_time()
-        pick(example)
+        tier_picked_for(example)
         times.append((time.process_time() - begun) * 1_000)
     return statistics.median(times)
 
 
 def report() -> str:
-    """Return the figures of the half that was held back, as Markdown."""
+    """Return the figures of the half for the report, as Markdown."""
     corpus = load_corpus()
-    tuning, held = halves(corpus)
-    counts = confusion(held)
+    tuning, test = halves(corpus)
+    counts = count_picks(test)
     lines = [
-        f"{len(corpus)} prompts; tuned on {len(tuning)}, reported on the other {len(held)}.",
+        f"{len(corpus)} prompts; tuned on {len(tuning)}, reported on the other {len(test)}.",
         "",
         "| | right | always mid |",
         "| --- | --- | --- |",
     ]
     for language in ("es", "en", "pt"):
-        part = [example for example in held if example.language == language]
-        lines.append(f"| {language} | {accuracy(confusion(part)):.1%} | {baseline(part):.1%} |")
+        part = [example for example in test if example.language == language]
+        lines.append(f"| {language} | {accuracy(count_picks(part)):.1%} | {baseline_accuracy(part):.1%} |")
     lines += [
-        f"| all | **{accuracy(counts):.1%}** | {baseline(held):.1%} |",
-        f"| the half tuned on | {accuracy(confusion(tuning)):.1%} | {baseline(tuning):.1%} |",
+        f"| all | **{accuracy(counts):.1%}** | {baseline_accuracy(test):.1%} |",
+        f"| the half tuned on | {accuracy(count_picks(tuning)):.1%} | {baseline_accuracy(tuning):.1%} |",
         "",
         f"| wanted \\ picked | {' | '.join(TIERS)} |",
         "| --- | --- | --- | --- |",
@@ -138,15 +140,16 @@ def report() -> str:
         "",
         "| what is asked | the whole choice, ms of CPU |",
         "| --- | --- |",
-        f"| the corpus, mean | {statistics.fmean(milliseconds(example.text, 3) for example in corpus):.2f} |",
-        f"| 100 kB of prose | {milliseconds(_long('the risks, and what to do about them in each case. ')):.2f} |",
-        f"| 100 kB of code | {milliseconds(_long('    total += prices[item].amount * (1 + vat);')):.2f} |",
-        f"| 100 kB without a space | {milliseconds(_long('a')):.2f} |",
+        f"| the corpus, mean | {statistics.fmean(measure_milliseconds(example.text, 3) for example in corpus):.2f} |",
+        f"| 100 kB of prose | {measure_milliseconds(_repeat(PROSE)):.2f} |",
+        f"| 100 kB of code | {measure_milliseconds(_repeat(CODE)):.2f} |",
+        f"| 100 kB without a space | {measure_milliseconds(_repeat('a')):.2f} |",
     ]
     return "\n".join(lines)
 
 
-def _long(line: str) -> str:
+def _repeat(line: str) -> str:
+    """Return 100 kB of the line."""
     return (line + "\n" * (len(line) > 1)) * (100_000 // len(line))
 
 
@@ -158,7 +161,7 @@ def main() -> None:
     print(report())
     if "--tuning" in sys.argv:
         for example in halves(load_corpus())[0]:
-            if (picked := pick(example)) != example.tier:
+            if (picked := tier_picked_for(example)) != example.tier:
                 print(f"\nwanted {example.tier}, picked {picked}: {example.text}")
 
 

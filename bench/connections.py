@@ -12,8 +12,8 @@ from testbed.http1 import Dechunker, Head
 
 LOOPBACK = ("127.0.0.1", "localhost")
 SLOW_BYTES_PER_SECOND = 1_000
-# The smallest the kernel gives. A segment as on Ethernet: for those of the loopback, of 64 KB, the sender's kernel would
-# keep megabytes, and the site would hear of no delay.
+# The smallest buffer the kernel gives, and segments as on Ethernet: with those of the loopback, of 64 KB, the sender's
+# kernel would buffer megabytes, and the site would notice no delay.
 SLOW_RECEIVE_BYTES = 2_048
 SLOW_SEGMENT_BYTES = 1_400
 
@@ -21,7 +21,7 @@ Receive = Callable[[bytes], None]
 
 
 class ConnectionFailedError(Exception):
-    """`kind` says how, in a word or two that can be counted."""
+    """`kind` is the kind of the failure, short enough to be counted by."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -32,11 +32,11 @@ class ConnectionFailedError(Exception):
 class Address:
     host: str
     port: int
-    path: str  # without a slash at its end
+    path: str  # without a trailing slash
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises ValueError for a place that is not on this machine: a load is never put on another."""
+        """Parse a URL; raises ValueError if it is not on this machine: a load is never put on another."""
         parts = urlsplit(url)
         if parts.hostname not in LOOPBACK:
             raise ValueError(f"not on this machine: {url}")
@@ -50,7 +50,7 @@ class Address:
 @dataclass(frozen=True, slots=True)
 class Response:
     status: int
-    body: bytes  # empty where the body was handed on as it came
+    body: bytes  # empty if it went to a callback as it arrived
 
 
 def request_bytes(
@@ -66,7 +66,7 @@ def request_bytes(
 
 
 class HttpConnection(asyncio.Protocol):
-    """One request at a time; opened when it is needed and kept while the server keeps it."""
+    """An HTTP connection with one request at a time, opened when needed and kept open while the server does."""
 
     _transport: asyncio.Transport | None = None
 
@@ -74,12 +74,12 @@ class HttpConnection(asyncio.Protocol):
         self._address = address
         self._receive: Receive | None = None
         self._answer: asyncio.Future[Response] | None = None
-        self._kept = b""
+        self._buffer = b""
         self._ends_with_connection = False
         self._forget_response()
 
     async def open(self) -> None:
-        """Connects unless it is connected."""
+        """Connect, unless connected."""
         if self._transport is not None and not self._transport.is_closing():
             return
         loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class HttpConnection(asyncio.Protocol):
             raise ConnectionFailedError(f"connect-{error.errno}") from error
 
     async def exchange(self, request: bytes, receive: Receive | None = None) -> Response:
-        """Sends a request. The body of a 200 goes to `receive` as it comes, if there is one; any other is returned."""
+        """Send a request. The body of a 200 goes to `receive`, if given, as it arrives; other bodies are returned."""
         if self._transport is None:
             raise ConnectionFailedError("closed")
         self._forget_response()
@@ -107,9 +107,9 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._status:
-            head, blank, data = (self._kept + data).partition(b"\r\n\r\n")
+            head, blank, data = (self._buffer + data).partition(b"\r\n\r\n")
             if not blank:
-                self._kept = head
+                self._buffer = head
                 return
             self._begin(Head.parse(head))
         self._take(data)
@@ -123,16 +123,16 @@ class HttpConnection(asyncio.Protocol):
 
     def _forget_response(self) -> None:
         self._status = 0
-        self._kept = b""
+        self._buffer = b""
         self._dechunker: Dechunker | None = None
-        self._left = 0
+        self._bytes_left = 0
         self._ends_with_connection = False
 
     def _begin(self, head: Head) -> None:
         self._status = int(head.start.split(" ", 2)[1])
-        self._kept = b""
+        self._buffer = b""
         self._dechunker = Dechunker() if head.chunked else None
-        self._left = head.content_length or 0
+        self._bytes_left = head.content_length or 0
         self._ends_with_connection = not head.chunked and head.content_length is None and self._status != 204
 
     def _take(self, data: bytes) -> None:
@@ -140,23 +140,23 @@ class HttpConnection(asyncio.Protocol):
             data = self._dechunker.feed(data)
             over = self._dechunker.finished
         else:
-            self._left -= len(data)
-            over = self._left <= 0 and not self._ends_with_connection
+            self._bytes_left -= len(data)
+            over = self._bytes_left <= 0 and not self._ends_with_connection
         if data:
             if self._receive is not None and self._status == 200:
                 self._receive(data)
             else:
-                self._kept += data
+                self._buffer += data
         if over:
             self._finish()
 
     def _finish(self) -> None:
         if self._answer and not self._answer.done():
-            self._answer.set_result(Response(self._status, self._kept))
+            self._answer.set_result(Response(self._status, self._buffer))
 
 
 class SocketConnection(asyncio.Protocol):
-    """A WebSocket that hands each text message to `receive`, and the reason of its end to `ended`."""
+    """A WebSocket that passes each text message to `receive`, and the reason of its end to `ended`."""
 
     _transport: asyncio.Transport
 
@@ -189,19 +189,19 @@ class SocketConnection(asyncio.Protocol):
 
     @classmethod
     async def _connected(cls, address: Address) -> socket.socket:
-        line = socket.socket()
+        sock = socket.socket()
         try:
-            line.setblocking(False)
-            cls._prepare(line)
-            await asyncio.get_running_loop().sock_connect(line, (LOOPBACK[0], address.port))
+            sock.setblocking(False)
+            cls._prepare(sock)
+            await asyncio.get_running_loop().sock_connect(sock, (LOOPBACK[0], address.port))
         except BaseException:
-            line.close()
+            sock.close()
             raise
-        return line
+        return sock
 
     @classmethod
-    def _prepare(cls, line: socket.socket) -> None:
-        """What has to be said of a line before it is connected."""
+    def _prepare(cls, sock: socket.socket) -> None:
+        """Set options before the socket is connected."""
 
     def send(self, payload: bytes, opcode: Opcode = Opcode.TEXT) -> None:
         self._transport.write(encode_frame(opcode, payload))
@@ -252,18 +252,18 @@ class SocketConnection(asyncio.Protocol):
 
 
 class SlowSocketConnection(SocketConnection):
-    """A WebSocket that reads SLOW_BYTES_PER_SECOND and no faster."""
+    """A WebSocket that reads no more than SLOW_BYTES_PER_SECOND."""
 
     @classmethod
-    def _prepare(cls, line: socket.socket) -> None:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SLOW_SEGMENT_BYTES)
+    def _prepare(cls, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SLOW_SEGMENT_BYTES)
 
     def data_received(self, data: bytes) -> None:
         self._transport.pause_reading()
-        asyncio.get_running_loop().call_later(len(data) / SLOW_BYTES_PER_SECOND, self._read_on)
+        asyncio.get_running_loop().call_later(len(data) / SLOW_BYTES_PER_SECOND, self._resume_reading)
         super().data_received(data)
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         if not self._transport.is_closing():
             self._transport.resume_reading()

@@ -1,11 +1,11 @@
-"""Puts many token streams at once on a provider or on a site, and measures what is added on the way.
+"""Loads a provider or a site with many token streams at once, and measures the delays and costs it adds.
 
     python -m bench.load --target provider --url http://127.0.0.1:9100/v1 --model fake-200t-20ms-ns --streams 200
     python -m bench.load --target socket --url http://127.0.0.1:8000 --tokens FILE --pid web=123 --pid runner=124 …
     python -m bench.load --target events …
 
-The model is a timed one of `testbed.script`. Prints one line of JSON, see `Report`; ends with 1 if any turn went wrong.
-The provider, the site and this client run on one machine: tokens are timed by the clock they share.
+The model must be a timed script of `testbed.script`. Prints one line of JSON, see `Report`; the exit code is 1 if a
+turn failed. The provider, the site and this client run on one machine: tokens are timed by the clock they share.
 """
 
 import argparse
@@ -21,24 +21,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bench import processes
-from bench.channels import Channel, EventsChannel, ProviderChannel, SlowSocketChannel, SocketChannel, Target
+from bench.clients import Client, EventStreamClient, ProviderClient, SlowSocketClient, SocketClient, Target
 from bench.connections import Address, ConnectionFailedError
-from bench.reading import Figures, Reading
-from testbed.loops import allow_many_sockets, new_loop
+from bench.measurement import Totals, TurnMeasurement
+from testbed.many_connections import allow_many_sockets, new_fast_loop
 from testbed.script import Script
 
-# How many readers get their tickets and conversations at a time.
-OPENING_AT_ONCE = 16
+# How many clients get their tickets and conversations at a time.
+MAX_OPENING_AT_ONCE = 16
 # Reading /proc takes milliseconds, in which no token is read.
-WATCH_SECONDS = 1.0
-# After its last message a turn is still settled and written: that belongs to its cost.
+MEMORY_PROBE_SECONDS = 1.0
+# After its last message a turn is settled and written: that belongs to its cost.
 COOL_DOWN_SECONDS = 0.5
 STREAMS_STARTED_PER_SECOND = 200
 _MB = 1e6
-_WAYS: dict[str, type[SocketChannel | EventsChannel]] = {
-    "socket": SocketChannel,
-    "slow-socket": SlowSocketChannel,
-    "events": EventsChannel,
+_SITE_CLIENTS: dict[str, type[SocketClient | EventStreamClient]] = {
+    "socket": SocketClient,
+    "slow-socket": SlowSocketClient,
+    "events": EventStreamClient,
 }
 
 
@@ -49,13 +49,13 @@ class Load:
     model: str  # the script
     streams: int = 1
     rounds: int = 1  # turns of each stream, one after the other
-    access_tokens: tuple[str, ...] = ()  # of the people who ask, in turns
+    access_tokens: tuple[str, ...] = ()  # of the people who ask; streams take them in rotation
     processes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # what to measure, by name
     continued: bool = False  # the turns of a stream follow each other in one conversation
     ramp_seconds: float | None = None  # over which the streams start; None for 200 a second
     timeout_seconds: float = 120
     text: str = "Tell me a long story."
-    asked: str = ""  # what the site calls the model, where that is not the script
+    requested_model: str = ""  # the site's name of the model, if that is not the script
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Turns that the socket's `turn.rejected` answered."""
+    """Turns that the socket refused with `turn.rejected`."""
 
     count: int
     without_retry_after: int
@@ -81,73 +81,71 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class ProcessCost:
     """What a process tree used while the load ran."""
 
     cpu_seconds: float
     cpu_us_per_token: float | None
     cpu_ms_per_turn: float
-    rss_before_mb: float  # before any reader connected
+    rss_before_mb: float  # before any client connected
     rss_peak_mb: float
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     target: Target
     model: str
     streams: int
     rounds: int
     wall_seconds: float
-    completed: int  # turns that ended well with every token
+    completed: int  # turns that ended without error and with every token
     errors: dict[str, int]
     tokens: int
     missing: int
     resent_characters: int
-    restarts: int  # a turn's text began anew
+    restarts: int  # how often a turn's text started again
     first_token_added_ms: Percentiles  # beyond the provider's own delay
     token_added_ms: Percentiles  # from the provider's write to this client's read
-    stretch: Percentiles  # how long tokens took to arrive, by how long the provider meant to take: 1.0 kept pace
+    stretch: Percentiles  # the time from first to last token, divided by the time the script takes
     refusals: Refusals
     frames_per_token: float | None
     frames_per_second: float | None  # of a turn, between its first token and its last
     bytes_beyond_text_per_frame: float | None
     client_us_per_token: float | None
-    processes: dict[str, Cost]
+    processes: dict[str, ProcessCost]
 
     @property
     def ok(self) -> bool:
         return not self.errors and not self.missing
 
 
-async def run(load: Load) -> Report:
-    """Opens the readers, lets them ask, and reports. Raises ConnectionFailedError if one cannot be opened."""
+async def run(load: Load) -> LoadReport:
+    """Open the clients, let them ask, and report. Raises ConnectionFailedError if one cannot be opened."""
     script = _timed_script(load.model)
-    figures = Figures()
-    before_opening = processes.measure(load.processes)
-    channels = channels_of(load)
+    totals = Totals()
+    before_opening = processes.measure_processes(load.processes)
+    clients = make_clients(load)
     try:
-        await open_all(channels, load.rounds)
-        before, client_before, begun = processes.measure(load.processes), time.process_time(), time.monotonic()
-        peaks = await _watch(load, _ask_all(load, channels, figures, script))
-        wall, client = time.monotonic() - begun, time.process_time() - client_before
+        await open_clients(clients, load.rounds)
+        before, cpu_before, begun = processes.measure_processes(load.processes), time.process_time(), time.monotonic()
+        peaks = await _track_peak_memory(load, _ask_all(load, clients, totals, script))
+        wall_seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_before
         await asyncio.sleep(COOL_DOWN_SECONDS if load.processes else 0)
-        after = processes.measure(load.processes)
+        after = processes.measure_processes(load.processes)
     finally:
-        for channel in channels:
-            channel.close()
+        for client in clients:
+            client.close()
     costs = {
-        name: _cost(
-            figures, load, after[name].cpu_seconds - before[name].cpu_seconds, before_opening[name], peaks[name]
-        )
+        name: _cost(totals, load, after[name].cpu_seconds - before[name].cpu_seconds, before_opening[name], peaks[name])
         for name in load.processes
     }
-    return _report(load, figures, wall, client, costs)
+    return _report(load, totals, wall_seconds, cpu_seconds, costs)
 
 
-def measure(load: Load) -> Report:
-    """`run`, in a loop of its own."""
+def measure_load(load: Load) -> LoadReport:
+    """Run the load in an event loop of its own."""
     allow_many_sockets()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_fast_loop) as runner:
         return runner.run(run(load))
 
 
@@ -158,104 +156,108 @@ def _timed_script(model: str) -> Script:
     return script
 
 
-def channels_of(load: Load) -> list[Channel]:
+def make_clients(load: Load) -> list[Client]:
     address = Address.parse(load.url)
     if load.target == "provider":
-        return [ProviderChannel(address, load.model, load.text) for _ in range(load.streams)]
+        return [ProviderClient(address, load.model, load.text) for _ in range(load.streams)]
     if not load.access_tokens:
-        raise ValueError("a site is asked by people: no access tokens")
-    kind = _WAYS[load.target]
+        raise ValueError("a load on a site needs access tokens")
+    kind = _SITE_CLIENTS[load.target]
     people = (load.access_tokens[number % len(load.access_tokens)] for number in range(load.streams))
-    model = load.asked or load.model
+    model = load.requested_model or load.model
     return [kind(address, model, load.text, token, continued=load.continued) for token in people]
 
 
-async def open_all(channels: Iterable[Channel], turns: int) -> None:
-    free = asyncio.Semaphore(OPENING_AT_ONCE)
+async def open_clients(clients: Iterable[Client], turns: int) -> None:
+    free = asyncio.Semaphore(MAX_OPENING_AT_ONCE)
 
-    async def open_one(channel: Channel) -> None:
+    async def open_one(client: Client) -> None:
         async with free:
-            await channel.open(turns)
+            await client.open(turns)
 
-    for outcome in await asyncio.gather(*map(open_one, channels), return_exceptions=True):
+    for outcome in await asyncio.gather(*map(open_one, clients), return_exceptions=True):
         if outcome is not None:
             raise outcome
 
 
-async def _ask_all(load: Load, channels: list[Channel], figures: Figures, script: Script) -> None:
-    ramp = len(channels) / STREAMS_STARTED_PER_SECOND if load.ramp_seconds is None else load.ramp_seconds
+async def _ask_all(load: Load, clients: list[Client], totals: Totals, script: Script) -> None:
+    ramp = len(clients) / STREAMS_STARTED_PER_SECOND if load.ramp_seconds is None else load.ramp_seconds
 
-    async def ask(number: int, channel: Channel) -> None:
-        await asyncio.sleep(ramp * number / len(channels))
+    async def ask(number: int, client: Client) -> None:
+        await asyncio.sleep(ramp * number / len(clients))
         for _ in range(load.rounds):
-            reading = Reading(figures, script)
-            reading.end(await _one_turn(channel, reading, load.timeout_seconds))
+            measurement = TurnMeasurement(totals, script)
+            measurement.end(await _one_turn(client, measurement, load.timeout_seconds))
 
     async with asyncio.TaskGroup() as asking:
-        for number, channel in enumerate(channels):
-            asking.create_task(ask(number, channel))
+        for number, client in enumerate(clients):
+            asking.create_task(ask(number, client))
 
 
-async def _one_turn(channel: Channel, reading: Reading, timeout_seconds: float) -> str | None:
+async def _one_turn(client: Client, measurement: TurnMeasurement, timeout_seconds: float) -> str | None:
     try:
-        return await asyncio.wait_for(channel.turn(reading), timeout_seconds)
+        return await asyncio.wait_for(client.turn(measurement), timeout_seconds)
     except TimeoutError:
-        channel.close()
+        client.close()
         return "timeout"
     except ConnectionFailedError as error:
         return error.kind
 
 
-async def _watch(load: Load, asking: Coroutine[Any, Any, None]) -> dict[str, int]:
-    """Waits for the load to end; returns the most memory that each process tree had meanwhile."""
+async def _track_peak_memory(load: Load, asking: Coroutine[Any, Any, None]) -> dict[str, int]:
+    """Wait for the load to end; return the peak memory of each process tree."""
     peaks: dict[str, int] = defaultdict(int)
     task = asyncio.create_task(asking)
     while not task.done():
-        await asyncio.wait([task], timeout=WATCH_SECONDS if load.processes else None)
-        for name, usage in processes.measure(load.processes).items():
+        await asyncio.wait([task], timeout=MEMORY_PROBE_SECONDS if load.processes else None)
+        for name, usage in processes.measure_processes(load.processes).items():
             peaks[name] = max(peaks[name], usage.rss_bytes)
     await task
     return peaks
 
 
-def _cost(figures: Figures, load: Load, cpu_seconds: float, before: processes.Usage, peak_bytes: int) -> Cost:
-    return Cost(
+def _cost(
+    totals: Totals, load: Load, cpu_seconds: float, before: processes.ProcessUsage, peak_bytes: int
+) -> ProcessCost:
+    return ProcessCost(
         cpu_seconds=round(cpu_seconds, 2),
-        cpu_us_per_token=_each(cpu_seconds * 1e6, figures.tokens),
+        cpu_us_per_token=_per(cpu_seconds * 1e6, totals.tokens),
         cpu_ms_per_turn=round(cpu_seconds * 1e3 / (load.streams * load.rounds), 3),
         rss_before_mb=round(before.rss_bytes / _MB, 1),
         rss_peak_mb=round(peak_bytes / _MB, 1),
     )
 
 
-def _report(load: Load, figures: Figures, wall: float, client: float, costs: dict[str, Cost]) -> Report:
-    return Report(
+def _report(
+    load: Load, totals: Totals, wall_seconds: float, client_cpu_seconds: float, costs: dict[str, ProcessCost]
+) -> LoadReport:
+    return LoadReport(
         target=load.target,
         model=load.model,
         streams=load.streams,
         rounds=load.rounds,
-        wall_seconds=round(wall, 2),
-        completed=figures.completed,
-        errors=dict(figures.errors),
-        tokens=figures.tokens,
-        missing=figures.missing,
-        resent_characters=figures.resent_characters,
-        restarts=figures.restarts,
-        first_token_added_ms=Percentiles.of(figures.first_added_ms),
-        token_added_ms=Percentiles.of(figures.token_added_ms),
-        stretch=Percentiles.of(figures.stretch),
+        wall_seconds=round(wall_seconds, 2),
+        completed=totals.completed,
+        errors=dict(totals.errors),
+        tokens=totals.tokens,
+        missing=totals.missing,
+        resent_characters=totals.resent_characters,
+        restarts=totals.restarts,
+        first_token_added_ms=Percentiles.of(totals.first_added_ms),
+        token_added_ms=Percentiles.of(totals.token_added_ms),
+        stretch=Percentiles.of(totals.stretch),
         refusals=Refusals(
-            len(figures.refused_after_ms), figures.refused_for_ever, Percentiles.of(figures.refused_after_ms)
+            len(totals.refused_after_ms), totals.refused_without_retry_after, Percentiles.of(totals.refused_after_ms)
         ),
-        frames_per_token=_each(figures.frames, figures.tokens),
-        frames_per_second=_each(figures.frames * 1e3, figures.streaming_ms),
-        bytes_beyond_text_per_frame=_each(figures.bytes_beyond_text, figures.frames),
-        client_us_per_token=_each(client * 1e6, figures.tokens),
+        frames_per_token=_per(totals.frames, totals.tokens),
+        frames_per_second=_per(totals.frames * 1e3, totals.streaming_ms),
+        bytes_beyond_text_per_frame=_per(totals.bytes_beyond_text, totals.frames),
+        client_us_per_token=_per(client_cpu_seconds * 1e6, totals.tokens),
         processes=costs,
     )
 
 
-def _each(total: float, count: float) -> float | None:
+def _per(total: float, count: float) -> float | None:
     return round(total / count, 3) if count else None
 
 
@@ -266,7 +268,7 @@ def _nearest_rank(ordered: list[float], share: float) -> float | None:
 
 
 def _named_pids(arguments: list[str]) -> dict[str, tuple[int, ...]]:
-    """`web=12 web=13 runner=14` as pids by name."""
+    """Parse `web=12 web=13 runner=14` into process ids by name."""
     found: dict[str, tuple[int, ...]] = {}
     for argument in arguments:
         name, _, pid = argument.partition("=")
@@ -302,7 +304,7 @@ def _parse_arguments() -> Load:
 
 
 def main() -> None:
-    report = measure(_parse_arguments())
+    report = measure_load(_parse_arguments())
     print(json.dumps(asdict(report)))
     sys.exit(0 if report.ok else 1)
 

@@ -1,4 +1,4 @@
-"""How long the site takes for a page, as a browser that is logged in asks for it."""
+"""Times the site's pages, as requested by a browser that is logged in."""
 
 import http.client
 import time
@@ -7,19 +7,19 @@ from contextlib import closing
 
 from bench.load import Percentiles
 
-WARM_UP = 5
+WARM_UP_REQUESTS = 5
 
 
 def time_page(port: int, path: str, session_key: str, count: int) -> Percentiles:
-    """Return the milliseconds from request to last byte, one request after the other. Raises OSError on a refusal."""
-    taken = array("d")
+    """Return the milliseconds from request to last byte of `count` requests in sequence. Raises OSError if refused."""
+    times_ms = array("d")
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        for _ in range(WARM_UP + count):
+        for _ in range(WARM_UP_REQUESTS + count):
             begun = time.perf_counter()
             connection.request("GET", path, headers={"Cookie": f"sessionid={session_key}"})
             response = connection.getresponse()
             response.read()
-            taken.append((time.perf_counter() - begun) * 1e3)
+            times_ms.append((time.perf_counter() - begun) * 1e3)
             if response.status != 200:
                 raise OSError(f"{path}: {response.status}")
-    return Percentiles.of(taken[WARM_UP:])
+    return Percentiles.of(times_ms[WARM_UP_REQUESTS:])

@@ -1,4 +1,4 @@
-"""CPU time and memory of process trees, from /proc."""
+"""Measures CPU time and memory of process trees, from /proc."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     cpu_seconds: float
     rss_bytes: int
 
@@ -21,8 +21,8 @@ class _Process:
     pages: int
 
 
-def measure(roots: dict[str, tuple[int, ...]]) -> dict[str, Usage]:
-    """What each named set of processes and all their descendants have used since they began."""
+def measure_processes(roots: dict[str, tuple[int, ...]]) -> dict[str, ProcessUsage]:
+    """Return what each named set of processes and their descendants has used since it started."""
     processes = _read_all()
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():
@@ -31,28 +31,28 @@ def measure(roots: dict[str, tuple[int, ...]]) -> dict[str, Usage]:
 
 
 def _tree(roots: tuple[int, ...], children: dict[int, list[int]]) -> set[int]:
-    found: set[int] = set()
+    members: set[int] = set()
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
+        if pid not in members:
+            members.add(pid)
             waiting += children.get(pid, ())
-    return found
+    return members
 
 
-def _sum(pids: set[int], processes: dict[int, _Process]) -> Usage:
+def _sum(pids: set[int], processes: dict[int, _Process]) -> ProcessUsage:
     alive = [processes[pid] for pid in pids if pid in processes]
     ticks = sum(process.ticks for process in alive)
-    return Usage(ticks / _TICKS_PER_SECOND, sum(process.pages for process in alive) * _PAGE_BYTES)
+    return ProcessUsage(ticks / _TICKS_PER_SECOND, sum(process.pages for process in alive) * _PAGE_BYTES)
 
 
 def _read_all() -> dict[int, _Process]:
-    found = {}
+    by_pid = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (process := _read(name)):
-            found[int(name)] = process
-    return found
+            by_pid[int(name)] = process
+    return by_pid
 
 
 def _read(pid: str) -> _Process | None:

@@ -1,4 +1,4 @@
-"""A run's figures as text: tables, bars, and the entry in RESULTS.md."""
+"""Writes figures as text: tables, bar charts, and the entries of RESULTS.md."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """A figure, and what it may be at most, or at least. Without a limit it is for information."""
+class BudgetedFigure:
+    """A figure and its limit, the most or the least it may be. Without a limit it is for information."""
 
     figure: str
     limit: float | None
@@ -35,19 +35,19 @@ class Budget:
     @property
     def row(self) -> tuple[str, str, str, str, str]:
         sign = "≥" if self.at_least else "≤"
-        limit = "" if self.limit is None else f"{sign} {number(self.limit)}"
-        return self.figure, limit, number(self.measured), self.verdict, self.detail
+        limit = "" if self.limit is None else f"{sign} {format_number(self.limit)}"
+        return self.figure, limit, format_number(self.measured), self.verdict, self.detail
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     name: str
     value: float
-    elsewhere: bool = False  # taken from docs, not measured in this run
+    is_from_elsewhere: bool = False  # from the documentation, not measured in this run
 
 
-def number(value: float | None) -> str:
-    """Return a figure with as many digits as mean something."""
+def format_number(value: float | None) -> str:
+    """Return a figure with its significant digits."""
     if value is None:
         return "–"
     if value == 0 or abs(value) >= 100:
@@ -57,8 +57,8 @@ def number(value: float | None) -> str:
     return f"{value:.{2 if abs(value) >= 0.1 else 3}f}".rstrip("0").rstrip(".")
 
 
-def pair(*values: float | None) -> str:
-    return " / ".join(map(number, values))
+def join_numbers(*values: float | None) -> str:
+    return " / ".join(map(format_number, values))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -67,14 +67,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def bars(title: str, found: Sequence[Bar]) -> str:
-    """Return a bar chart in a block of code; bars from elsewhere are marked."""
-    most = max(bar.value for bar in found)
-    names = max(len(bar.name) for bar in found)
+def bar_chart(title: str, all_bars: Sequence[Bar]) -> str:
+    """Return a bar chart as a code block; bars from elsewhere are marked."""
+    longest = max(bar.value for bar in all_bars)
+    name_width = max(len(bar.name) for bar in all_bars)
     lines = [title]
-    for bar in found:
-        mark = "  (measured elsewhere)" if bar.elsewhere else ""
-        lines.append(f"{bar.name:<{names}}  {number(bar.value):>6}  {_bar(bar.value / most)}{mark}")
+    for bar in all_bars:
+        mark = "  (measured elsewhere)" if bar.is_from_elsewhere else ""
+        lines.append(f"{bar.name:<{name_width}}  {format_number(bar.value):>6}  {_bar(bar.value / longest)}{mark}")
     return "\n".join(["```text", *lines, "```"])
 
 
@@ -83,8 +83,8 @@ def _bar(share: float) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def with_entry(text: str, entry: str) -> str:
-    """Return the text of RESULTS.md with one more entry, above the others. Raises ValueError without the marker."""
+def insert_entry(text: str, entry: str) -> str:
+    """Return the text of RESULTS.md with a new entry above the others. Raises ValueError if the marker is missing."""
     before, marker, after = text.partition(MARKER)
     if not marker:
         raise ValueError(f"No place for an entry: {MARKER}")

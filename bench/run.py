@@ -1,14 +1,14 @@
-"""`python -m bench.run`: what the site adds between a provider and its readers, measured beside the provider itself.
+"""`python -m bench.run`: measures what the site adds to a provider's answers, compared with the provider itself.
 
 Starts a provider and a site (web, runner, worker, Valkey; SQLite unless `--database-url` names another database), puts
-one load after the other on both in turns, prints the figures with their budgets, and adds them to `bench/RESULTS.md`,
-whose head explains them. Where cores can be chosen the site has the last one for itself, nginx stands in its place
-where it is installed, and provider and client share the first.
+the same loads on both in turns, prints the figures with their budgets, and adds them to `bench/RESULTS.md`, whose head
+explains them. If processes can be pinned, the site has the last core for itself; so has nginx, if it is installed, when
+it is measured in the site's place. Provider and client share the first core.
 
     python -m bench.run                                      everything, ten minutes
     python -m bench.run --quick                              the figures a change is likely to move, two minutes
-    python -m bench.run --database-url postgresql://…        an empty database: the site's tables are made in it
-    python -m bench.run --target events                      by the API's event stream, in the socket's place
+    python -m bench.run --database-url postgresql://…        an empty database, in which the site's tables are created
+    python -m bench.run --target events                      by the API's event stream instead of the socket
 """
 
 import argparse
@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from bench import beside, budgets, machine
-from bench.held import is_held, largest, ramp_seconds
-from bench.load import Load, Report, measure
+from bench import baselines, budgets, conditions
+from bench.capacity import find_largest, is_held, ramp_seconds
+from bench.load import Load, LoadReport, measure_load
 from bench.pages import time_page
-from bench.results import RESULTS, Bar, Budget, bars, number, pair, table, with_entry
-from bench.slow import measure_beside
-from testbed.loops import allow_many_sockets
+from bench.results import RESULTS, Bar, BudgetedFigure, bar_chart, format_number, insert_entry, join_numbers, table
+from bench.slow_readers import measure_with_crowd
+from testbed.many_connections import allow_many_sockets
 from testbed.site import Site
 
 UNLIMITED = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
@@ -39,7 +39,7 @@ MODELS = [STEADY, LONG, BURST, SHORT, FIRST, HEAVY]
 
 MANY = 200
 PAGE_TURNS = 30
-CAP = 1_600
+MAX_STREAMS = 1_600
 AT_ONCE = 2_000
 HOLD = 300
 
@@ -52,35 +52,41 @@ Way = Literal["socket", "events"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The same load on the provider and on the site; and on nginx, where it was asked to."""
+    """The same load on the provider and on the site, and on nginx if wanted."""
 
     name: str
-    direct: Report
-    site: Report
-    nginx: Report | None = None
+    direct: LoadReport
+    site: LoadReport
+    nginx: LoadReport | None = None
 
 
 @dataclass
 class Bench:
-    """Who is measured, and what was reported of the site so far."""
+    """What is measured, and the reports of the site so far."""
 
-    provider: beside.Upstream
-    nginx: beside.Upstream | None
+    provider: baselines.Upstream
+    nginx: baselines.Upstream | None
     site: Site
     target: Way
     people: tuple[str, ...]
-    reports: list[Report] = field(default_factory=list)
+    reports: list[LoadReport] = field(default_factory=list)
 
-    def ask_site(self, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None) -> Report:
-        report = measure(self.load(model, streams, rounds, ramp))
+    def ask_site(self, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None) -> LoadReport:
+        report = measure_load(self.load(model, streams, rounds, ramp))
         self.reports.append(report)
-        return _told("site", report)
+        return _print_report("site", report)
 
     def ask_upstream(
-        self, name: str, upstream: beside.Upstream, model: str, streams: int, rounds: int = 1, ramp: float | None = None
-    ) -> Report:
+        self,
+        name: str,
+        upstream: baselines.Upstream,
+        model: str,
+        streams: int,
+        rounds: int = 1,
+        ramp: float | None = None,
+    ) -> LoadReport:
         load = Load("provider", upstream.url, model, streams, rounds, processes={name: (upstream.pid,)})
-        return _told(name, measure(replace(load, ramp_seconds=ramp)))
+        return _print_report(name, measure_load(replace(load, ramp_seconds=ramp)))
 
     def ask_in_turns(
         self, name: str, model: str, streams: int, rounds: int = 1, *, ramp: float | None = None, nginx: bool = False
@@ -106,13 +112,13 @@ class Bench:
 
 
 @dataclass
-class Found:
-    """What a run has found so far."""
+class Findings:
+    """The results of a run so far."""
 
-    budgets: list[Budget] = field(default_factory=list)
+    budgets: list[BudgetedFigure] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    crowds: list[tuple[str, Report]] = field(default_factory=list)
-    tries: dict[int, Report] = field(default_factory=dict)  # by number of streams
+    crowds: list[tuple[str, LoadReport]] = field(default_factory=list)
+    tries: dict[int, LoadReport] = field(default_factory=dict)  # by number of streams
     bars: list[str] = field(default_factory=list)
 
 
@@ -122,136 +128,143 @@ def main() -> None:
     parser.add_argument("--target", choices=("socket", "events"), default="socket", help="how the site is asked")
     parser.add_argument("--database-url", help="an empty database, in place of SQLite in a temporary folder")
     given = parser.parse_args()
-    begun, before, commit = time.monotonic(), machine.Spent.now(), machine.describe_commit()
-    last = beside.core(-1)
+    begun, before, commit = time.monotonic(), conditions.OtherCpuTime.now(), conditions.describe_commit()
+    last = baselines.pick_core(-1)
     with ExitStack() as stack:
         bench = start(stack, last, given.target, given.database_url, people=HOLD if given.quick else AT_ONCE)
-        found = measure_quickly(bench) if given.quick else measure_all(bench)
-        versions = machine.describe_versions(bench.site.environment["REDIS_URL"])
+        findings = measure_quickly(bench) if given.quick else measure_all(bench)
+        versions = conditions.describe_versions(bench.site.environment["REDIS_URL"])
     facts = [
-        machine.describe_machine() + ("" if last else ", not pinned to cores"),
-        versions + (f", {beside.nginx_version()}" if bench.nginx else ", no nginx"),
+        conditions.describe_machine() + ("" if last else ", not pinned to cores"),
+        versions + (f", {baselines.nginx_version()}" if bench.nginx else ", no nginx"),
         f"{(given.database_url or 'sqlite').partition(':')[0]}, read by {given.target}",
-        f"{time.monotonic() - begun:.0f} s; {machine.Spent.now() - before}",
+        f"{time.monotonic() - begun:.0f} s; {conditions.OtherCpuTime.now() - before}",
     ]
     quick = ", quick" if given.quick else ""
-    text = entry(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}{quick}", facts, found)
+    text = entry(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}{quick}", facts, findings)
     print(text)
-    RESULTS.write_text(with_entry(RESULTS.read_text(), text))
+    RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
 
 def start(stack: ExitStack, last: set[int] | None, target: Way, database_url: str | None, *, people: int) -> Bench:
-    """Start everybody who is measured; the stack ends them."""
-    allow_many_sockets()  # here, so that the site may have as many
-    if first := beside.core(0):
-        os.sched_setaffinity(0, first)  # this client, and what it starts, unless it says otherwise
-    provider = stack.enter_context(beside.provider())
-    nginx = stack.enter_context(beside.nginx(provider.url, last))
+    """Start everything that is measured; the stack stops it."""
+    allow_many_sockets()  # before the site is started: it inherits the limit
+    if first := baselines.pick_core(0):
+        os.sched_setaffinity(0, first)  # this client, and what it starts unless it is pinned elsewhere
+    provider = stack.enter_context(baselines.provider())
+    nginx = stack.enter_context(baselines.nginx(provider.url, last))
     environment = {"DATABASE_URL": database_url} if database_url else {}
     site = stack.enter_context(Site(provider.url, MODELS, cores=last, environment=environment))
-    return Bench(provider, nginx, site, target, tuple(site.members(people, plan=UNLIMITED)))
+    return Bench(provider, nginx, site, target, tuple(site.create_members(people, plan=UNLIMITED)))
 
 
-def measure_all(bench: Bench) -> Found:
-    found = Found()
-    _, few, many, crowd = path(bench, found, {1: 3, 50: 2, MANY: 2, 500: 2})
-    found.budgets[1:1] = [long_turns(bench, found, many), hold(bench, found, first=MANY)]
-    small(bench, found, many, few, first_rounds=40, turn_rounds=125)
-    found.crowds.append(("500 in 2.5 s", crowd.site))
-    found.budgets += [*budgets.crowd(crowd.site), slow_readers(bench)]
-    found.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
-    found.budgets.append(budgets.refusals(at_once))
-    return found
+def measure_all(bench: Bench) -> Findings:
+    findings = Findings()
+    _, few, many, crowd = measure_growing_loads(bench, findings, {1: 3, 50: 2, MANY: 2, 500: 2})
+    findings.budgets[1:1] = [long_turns(bench, findings, many), find_capacity(bench, findings, first=MANY)]
+    measure_small_loads(bench, findings, many, few, first_rounds=40, turn_rounds=125)
+    findings.crowds.append(("500 in 2.5 s", crowd.site))
+    findings.budgets += [*budgets.crowd(crowd.site), measure_slow_readers(bench)]
+    findings.crowds.append((f"{AT_ONCE:,} at once", at_once := bench.ask_site(STEADY, AT_ONCE, ramp=0)))
+    findings.budgets.append(budgets.refusals(at_once))
+    return findings
 
 
-def measure_quickly(bench: Bench) -> Found:
-    found = Found()
-    _, few, many = path(bench, found, {1: 1, 50: 1, MANY: 2})
-    found.tries[HOLD] = bench.ask_site(STEADY, HOLD, 2)
-    small(bench, found, many, few, first_rounds=20, turn_rounds=50)
-    return found
+def measure_quickly(bench: Bench) -> Findings:
+    findings = Findings()
+    _, few, many = measure_growing_loads(bench, findings, {1: 1, 50: 1, MANY: 2})
+    findings.tries[HOLD] = bench.ask_site(STEADY, HOLD, 2)
+    measure_small_loads(bench, findings, many, few, first_rounds=20, turn_rounds=50)
+    return findings
 
 
-def path(bench: Bench, found: Found, rounds: dict[int, int]) -> list[Pair]:
-    """More and more streams at 50 tokens a second, with so many rounds each; a burst; and what they tell of a token."""
-    bench.ask_site(SHORT, 20, 3)  # caches filled, connections made
+def measure_growing_loads(bench: Bench, findings: Findings, rounds: dict[int, int]) -> list[Pair]:
+    """Measure more and more streams at 50 tokens a second, with so many rounds each, then a burst; return the pairs."""
+    bench.ask_site(SHORT, 20, 3)  # fills caches, opens connections
     steady = [
         bench.ask_in_turns(f"{streams}", STEADY, streams, count, nginx=streams == MANY)
         for streams, count in rounds.items()
     ]
     burst = bench.ask_in_turns("50, burst", BURST, 50, 4, ramp=0)
-    found.pairs += [*steady, burst]
+    findings.pairs += [*steady, burst]
     [many] = (pair for pair in steady if pair.site.streams == MANY)
-    found.budgets.append(budgets.a_token(many.site, many.direct, many.nginx))
+    findings.budgets.append(budgets.cpu_of_a_token(many.site, many.direct, many.nginx))
     here = [Bar("Tertulia", budgets.cpu_us(many.site))]
     if many.nginx:
         here.append(Bar("nginx", budgets.cpu_us(many.nginx)))
-    found.bars.append(bars(f"CPU a relayed token, {MANY} streams, µs", [*here, *US_ELSEWHERE]))
+    findings.bars.append(bar_chart(f"CPU a relayed token, {MANY} streams, µs", [*here, *US_ELSEWHERE]))
     return steady
 
 
-def long_turns(bench: Bench, found: Found, many: Pair) -> Budget:
+def long_turns(bench: Bench, findings: Findings, many: Pair) -> BudgetedFigure:
     long = bench.ask_in_turns(f"{MANY}, 1,000 tokens", LONG, MANY)
-    found.pairs.append(long)
-    return budgets.a_token_more(many.site, long.site)
+    findings.pairs.append(long)
+    return budgets.cpu_of_one_more_token(many.site, long.site)
 
 
-def hold(bench: Bench, found: Found, first: int) -> Budget:
-    """How many streams one core holds."""
+def find_capacity(bench: Bench, findings: Findings, first: int) -> BudgetedFigure:
+    """Find how many streams one core holds."""
 
     def holds(streams: int) -> bool:
-        time.sleep(1)  # the turns of the try before are settled and written
-        found.tries[streams] = report = bench.ask_site(STEADY, streams, 2)
+        time.sleep(1)  # until the turns of the last try are settled and written
+        findings.tries[streams] = report = bench.ask_site(STEADY, streams, 2)
         return is_held(report)
 
-    streams = largest(holds, first=first, cap=CAP)
-    found.bars.append(bars("streams of 50 tokens/s held on one core", [Bar("Tertulia", streams), *HELD_ELSEWHERE]))
-    return Budget("streams of 50 tokens/s held on one core", 300, streams, at_least=True)
+    streams = find_largest(holds, first=first, cap=MAX_STREAMS)
+    findings.bars.append(
+        bar_chart("streams of 50 tokens/s held on one core", [Bar("Tertulia", streams), *HELD_ELSEWHERE])
+    )
+    return BudgetedFigure("streams of 50 tokens/s held on one core", 300, streams, at_least=True)
 
 
-def small(bench: Bench, found: Found, many: Pair, few: Pair, *, first_rounds: int, turn_rounds: int) -> None:
-    """Whatever is no matter of many streams."""
+def measure_small_loads(
+    bench: Bench, findings: Findings, many: Pair, few: Pair, *, first_rounds: int, turn_rounds: int
+) -> None:
+    """Measure what does not depend on many streams: first token, turn, memory, bytes, page."""
     first = bench.ask_in_turns("", FIRST, 1, first_rounds)
     turn = bench.ask_site(SHORT, 8, turn_rounds)
-    found.budgets += [budgets.first_token(first.site, first.direct), budgets.a_turn(turn)]
-    found.budgets += budgets.memory(few.site, many.site, turn, bench.turns)
-    found.budgets += budgets.wire(many.site, bench.reports)
+    findings.budgets += [budgets.first_token(first.site, first.direct), budgets.cpu_of_a_turn(turn)]
+    findings.budgets += budgets.memory(few.site, many.site, turn, bench.turns)
+    findings.budgets += budgets.traffic(many.site, bench.reports)
     reader = bench.people[0]
-    [session], conversation = bench.site.sessions([reader]), bench.site.converse(reader, PAGE_TURNS)
+    [session], conversation = bench.site.create_sessions([reader]), bench.site.create_conversation(reader, PAGE_TURNS)
     taken = time_page(bench.site.port(), f"/c/{conversation}/", session, 100)
-    found.budgets.append(budgets.chat_page(taken, PAGE_TURNS))
+    findings.budgets.append(budgets.chat_page(taken, PAGE_TURNS))
 
 
-def slow_readers(bench: Bench) -> Budget:
-    """Fast readers alone, beside many that read nearly nothing, and beside as many that keep up."""
-    fast = bench.load(STEADY, 100, 2, ramp=4)  # so few at a time that asking does not keep the core busy
+def measure_slow_readers(bench: Bench) -> BudgetedFigure:
+    """Measure fast readers alone, beside many slow ones, and beside as many that keep up."""
+    fast = bench.load(STEADY, 100, 2, ramp=4)  # so slowly that opening turns does not keep the core busy
     crowd = replace(bench.load(HEAVY, MANY), access_tokens=bench.people[100 : 100 + MANY])
-    alone = _told("fast ones alone", measure(fast))
-    slow = measure_beside(replace(crowd, target="slow-socket"), fast)
-    _told(f"beside {MANY} slow ones", slow.fast)
+    alone = _print_report("fast ones alone", measure_load(fast))
+    slow = measure_with_crowd(replace(crowd, target="slow-socket"), fast)
+    _print_report(f"beside {MANY} slow ones", slow.fast)
     bench.provider.reset()
-    time.sleep(2)  # the turns that were dropped are settled and written
-    keen = measure_beside(replace(crowd, target="socket"), fast)
-    _told(f"beside {MANY} that keep up", keen.fast)
+    time.sleep(2)  # until the dropped turns are settled and written
+    keen = measure_with_crowd(replace(crowd, target="socket"), fast)
+    _print_report(f"beside {MANY} that keep up", keen.fast)
     bench.provider.reset()
     time.sleep(2)
     return budgets.slow_readers(alone, slow.fast, keen.fast, slow.read_share)
 
 
-def entry(title: str, facts: list[str], found: Found) -> str:
-    """Return what was found, as a section of RESULTS.md."""
+def entry(title: str, facts: list[str], findings: Findings) -> str:
+    """Return the results as a section of RESULTS.md."""
     blocks = [
         f"### {title}",
         "\n".join(f"- {fact}" for fact in facts),
-        table(("figure", "budget", "measured", "", "of which"), [budget.row for budget in found.budgets]),
+        table(("figure", "budget", "measured", "", "of which"), [budget.row for budget in findings.budgets]),
         "Provider itself / site, ms:",
         table(
-            ("streams", "added to first token p50", "p99", "added to a token p50", "p99", "stretch p99", "µs a token", "errors"),
-            [_pair_row(pair) for pair in found.pairs],
+            (
+                *("streams", "added to first token p50", "p99", "added to a token p50", "p99"),
+                *("stretch p99", "µs a token", "errors"),
+            ),
+            [_pair_row(pair) for pair in findings.pairs],
         ),
-        *([f"Tries of two rounds: {'; '.join(map(_try, found.tries.items()))}."] if found.tries else []),
+        *([f"Tries of two rounds: {'; '.join(map(_try, findings.tries.items()))}."] if findings.tries else []),
     ]  # fmt: skip
-    if found.crowds:
+    if findings.crowds:
         head = (
             "crowd",
             "completed",
@@ -261,51 +274,55 @@ def entry(title: str, facts: list[str], found: Found) -> str:
             "token p99 ms",
             "errors",
         )
-        blocks.append(table(head, [_crowd_row(name, report) for name, report in found.crowds]))
-    return "\n\n".join([*blocks, *found.bars])
+        blocks.append(table(head, [_crowd_row(name, report) for name, report in findings.crowds]))
+    return "\n\n".join([*blocks, *findings.bars])
 
 
-def _pair_row(found: Pair) -> tuple[str, ...]:
-    direct, site = found.direct, found.site
+def _pair_row(pair: Pair) -> tuple[str, ...]:
+    direct, site = pair.direct, pair.site
     return (
-        found.name,
-        pair(direct.first_token_added_ms.p50, site.first_token_added_ms.p50),
-        pair(direct.first_token_added_ms.p99, site.first_token_added_ms.p99),
-        pair(direct.token_added_ms.p50, site.token_added_ms.p50),
-        pair(direct.token_added_ms.p99, site.token_added_ms.p99),
-        pair(direct.stretch.p99, site.stretch.p99),
-        number(budgets.cpu_us(site)),
+        pair.name,
+        join_numbers(direct.first_token_added_ms.p50, site.first_token_added_ms.p50),
+        join_numbers(direct.first_token_added_ms.p99, site.first_token_added_ms.p99),
+        join_numbers(direct.token_added_ms.p50, site.token_added_ms.p50),
+        join_numbers(direct.token_added_ms.p99, site.token_added_ms.p99),
+        join_numbers(direct.stretch.p99, site.stretch.p99),
+        format_number(budgets.cpu_us(site)),
         f"{_errors(direct)} / {_errors(site)}",
     )
 
 
-def _crowd_row(name: str, report: Report) -> tuple[str, ...]:
+def _crowd_row(name: str, report: LoadReport) -> tuple[str, ...]:
     refused = report.refusals
     return (
         name,
         f"{report.completed:,}",
         f"{refused.count:,}" + (f", {refused.without_retry_after:,} without retry_after" if refused.count else ""),
-        pair(refused.after_ms.p99, refused.after_ms.max),
-        number(report.first_token_added_ms.p99),
-        number(report.token_added_ms.p99),
+        join_numbers(refused.after_ms.p99, refused.after_ms.max),
+        format_number(report.first_token_added_ms.p99),
+        format_number(report.token_added_ms.p99),
         _errors(report),
     )
 
 
-def _try(tried: tuple[int, Report]) -> str:
+def _try(tried: tuple[int, LoadReport]) -> str:
     streams, report = tried
-    figures = f"token p99 {number(report.token_added_ms.p99)} ms, first {number(report.first_token_added_ms.p99)} ms"
-    return f"{streams} {'held' if is_held(report) else 'not held'} ({figures}, stretch {number(report.stretch.p99)})"
+    token, first, stretch = report.token_added_ms.p99, report.first_token_added_ms.p99, report.stretch.p99
+    figures = f"token p99 {format_number(token)} ms, first {format_number(first)} ms, stretch {format_number(stretch)}"
+    return f"{streams} {'held' if is_held(report) else 'not held'} ({figures})"
 
 
-def _errors(report: Report) -> str:
-    found = {**report.errors, **({"tokens missing": report.missing} if report.missing else {})}
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.items())) or "none"
+def _errors(report: LoadReport) -> str:
+    errors = {**report.errors, **({"tokens missing": report.missing} if report.missing else {})}
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(errors.items())) or "none"
 
 
-def _told(name: str, report: Report) -> Report:
-    """Say on the way what was measured: ten minutes are long."""
-    added, cost = pair(report.token_added_ms.p50, report.token_added_ms.p99), number(budgets.cpu_us(report))
+def _print_report(name: str, report: LoadReport) -> LoadReport:
+    """Print a report as soon as it is there: a run takes ten minutes."""
+    added, cost = (
+        join_numbers(report.token_added_ms.p50, report.token_added_ms.p99),
+        format_number(budgets.cpu_us(report)),
+    )
     print(f"{name}, {report.streams} × {report.rounds} × {report.model}: {cost} µs a token, added {added} ms,", end=" ")
     print(f"{report.completed} completed, errors: {_errors(report)}", flush=True)
     return report

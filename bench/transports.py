@@ -1,8 +1,8 @@
-"""`python -m bench.transports`: what a relayed token costs by our adapter and by the official SDK, in each wire format.
+"""`python -m bench.transports`: measures the CPU of a token by our adapters and by the official SDKs, in each format.
 
-The whole site runs, as in `bench.run`, on the last core; the provider and the client share the first. The runner, which
-reads the provider, is started again between the transports. Every figure is the median of several rounds, in each of which
-all six ways have their turn; the table is added to `bench/RESULTS.md`. It takes five minutes.
+The whole site runs, as in `bench.run`, on the last core; provider and client share the first. The runner, which reads
+from the provider, is restarted between the transports. Each figure is the median of several rounds, each with all six
+pairs of format and transport; the table is added to `bench/RESULTS.md`. It takes five minutes.
 """
 
 import argparse
@@ -13,33 +13,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bench import beside, machine
-from bench.load import Load, Report, measure
-from bench.results import RESULTS, number, table, with_entry
+from bench import baselines, conditions
+from bench.load import Load, LoadReport, measure_load
+from bench.results import RESULTS, format_number, insert_entry, table
 from bench.run import UNLIMITED
-from testbed.loops import allow_many_sockets
+from testbed.many_connections import allow_many_sockets
 from testbed.site import Site
 
 SCRIPT = "fake-500t-20ms-ns"  # 50 tokens a second
 WARM_UP = "fake-5t-5ms-ns"
 FORMATS = {"OpenAI": "compatible", "Anthropic": "anthropic", "Google": "gemini"}
-"""By whose it is: the provider that speaks it here."""
+"""The provider that speaks it here, by the name of the format's owner."""
 TRANSPORTS = ("fast", "sdk")
 PARTS = ("runner0", "web0", "valkey")
 
-Way = tuple[str, str]
+Pair = tuple[str, str]
 """A format and a transport."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """CPU for each token in µs: the median of the rounds, the least and the most."""
+class TokenCost:
+    """CPU for each token, in µs; for the runner the median, least and most of the rounds."""
 
     runner: tuple[float, float, float]
     site: float
 
     @classmethod
-    def of(cls, reports: list[Report]) -> "Cost":
+    def of(cls, reports: list[LoadReport]) -> "TokenCost":
         runner = [report.processes["runner0"].cpu_us_per_token or 0 for report in reports]
         site = [sum(cost.cpu_us_per_token or 0 for cost in report.processes.values()) for report in reports]
         return cls((statistics.median(runner), min(runner), max(runner)), statistics.median(site))
@@ -50,30 +50,30 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=20, help="at once")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    begun, before, commit = time.monotonic(), machine.Spent.now(), machine.describe_commit()
-    last = beside.core(-1)
+    begun, before, commit = time.monotonic(), conditions.OtherCpuTime.now(), conditions.describe_commit()
+    last = baselines.pick_core(-1)
     with ExitStack() as stack:
-        reports, versions = measure_all(stack, last, given.streams, given.rounds)
+        reports, versions = measure_transports(stack, last, given.streams, given.rounds)
     facts = [
-        machine.describe_machine() + ("" if last else ", not pinned to cores"),
-        f"{versions}, {machine.describe_packages('openai', 'anthropic', 'google-genai')}",
+        conditions.describe_machine() + ("" if last else ", not pinned to cores"),
+        f"{versions}, {conditions.describe_packages('openai', 'anthropic', 'google-genai')}",
         f"{given.streams} streams of 500 tokens, 50 a second; median of {given.rounds} rounds (least–most)",
-        f"{time.monotonic() - begun:.0f} s; {machine.Spent.now() - before}",
+        f"{time.monotonic() - begun:.0f} s; {conditions.OtherCpuTime.now() - before}",
     ]
     title = f"### {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}: two transports"
     text = "\n\n".join([title, "\n".join(f"- {fact}" for fact in facts), as_table(reports)])
     print(text)
-    RESULTS.write_text(with_entry(RESULTS.read_text(), text))
+    RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
 
-def measure_all(
+def measure_transports(
     stack: ExitStack, last: set[int] | None, streams: int, rounds: int
-) -> tuple[dict[Way, list[Report]], str]:
-    """Return the reports of every way, and the versions of who served."""
+) -> tuple[dict[Pair, list[LoadReport]], str]:
+    """Return the reports of every pair, and the versions of what ran."""
     allow_many_sockets()
-    if first := beside.core(0):
+    if first := baselines.pick_core(0):
         os.sched_setaffinity(0, first)
-    provider = stack.enter_context(beside.provider())
+    provider = stack.enter_context(baselines.provider())
     root = provider.url.removesuffix("/v1")
     environment = {
         "ANTHROPIC_API_KEY": "k",
@@ -83,22 +83,22 @@ def measure_all(
         "SDK_PROVIDERS": "",
     }
     site = stack.enter_context(Site(provider.url, [SCRIPT, WARM_UP], cores=last, environment=environment))
-    people = tuple(site.members(streams, plan=UNLIMITED))
-    names = {(key, script): name_of(site, key, script) for key in FORMATS.values() for script in (SCRIPT, WARM_UP)}
-    reports: dict[Way, list[Report]] = {(name, transport): [] for name in FORMATS for transport in TRANSPORTS}
+    people = tuple(site.create_members(streams, plan=UNLIMITED))
+    names = {(key, script): add_model(site, key, script) for key in FORMATS.values() for script in (SCRIPT, WARM_UP)}
+    reports: dict[Pair, list[LoadReport]] = {(name, transport): [] for name in FORMATS for transport in TRANSPORTS}
     for number_of_round in range(rounds):
         for transport in TRANSPORTS if number_of_round % 2 else reversed(TRANSPORTS):
             restart_runner(site, transport)
             for name, key in FORMATS.items():
-                ask(site, people, WARM_UP, names[key, WARM_UP], streams)  # the SDK is imported, connections are made
+                ask(site, people, WARM_UP, names[key, WARM_UP], streams)  # imports the SDK, opens connections
                 report = ask(site, people, SCRIPT, names[key, SCRIPT], streams)
                 assert report.ok, report
                 reports[name, transport].append(report)
-    return reports, machine.describe_versions(site.environment["REDIS_URL"])
+    return reports, conditions.describe_versions(site.environment["REDIS_URL"])
 
 
-def name_of(site: Site, provider: str, script: str) -> str:
-    """Return what the site calls the model; one of the environment is there already."""
+def add_model(site: Site, provider: str, script: str) -> str:
+    """Offer the model on the site, and return the site's name of it; models of the environment are offered already."""
     if provider == "compatible":
         return script
     key = f"{provider}:{script}"[:100]
@@ -112,34 +112,38 @@ def restart_runner(site: Site, transport: str) -> None:
     site.stop("runner0")
     site.environment["SDK_PROVIDERS"] = ",".join(FORMATS.values()) if transport == "sdk" else ""
     site.start("runner0")
-    time.sleep(3)  # it says that it is there, and what the other one said is over
+    time.sleep(3)  # until the new runner has registered, and the old one's registration has expired
     site.wait_until_ready()
 
 
-def ask(site: Site, people: tuple[str, ...], script: str, name: str, streams: int) -> Report:
+def ask(site: Site, people: tuple[str, ...], script: str, name: str, streams: int) -> LoadReport:
     processes: dict[str, tuple[int, ...]] = {part: (site.pid(part),) for part in PARTS}
     url = f"http://127.0.0.1:{site.port()}"
-    load = Load("socket", url, script, streams, 1, people, processes, asked=name, ramp_seconds=1)
-    report = measure(load)
-    print(f"  {name}: {number(report.processes['runner0'].cpu_us_per_token)} µs a token in the runner", flush=True)
+    load = Load("socket", url, script, streams, 1, people, processes, requested_model=name, ramp_seconds=1)
+    report = measure_load(load)
+    print(
+        f"  {name}: {format_number(report.processes['runner0'].cpu_us_per_token)} µs a token in the runner", flush=True
+    )
     return report
 
 
-def as_table(reports: dict[Way, list[Report]]) -> str:
-    """Return a line for each format: the runner's CPU a token by either transport, how many times as dear, the whole
-    site's."""
+def as_table(reports: dict[Pair, list[LoadReport]]) -> str:
+    """Return a table with a row for each format: the runner's CPU a token by both transports, their ratio, and the
+    site's CPU."""
     rows = []
     for name in FORMATS:
-        fast, sdk = (Cost.of(reports[name, transport]) for transport in TRANSPORTS)
+        fast, sdk = (TokenCost.of(reports[name, transport]) for transport in TRANSPORTS)
         times = f"{sdk.runner[0] / fast.runner[0]:.1f} ×"
-        rows.append((name, _spread(fast), _spread(sdk), times, f"{number(fast.site)} / {number(sdk.site)}"))
+        rows.append(
+            (name, _spread(fast), _spread(sdk), times, f"{format_number(fast.site)} / {format_number(sdk.site)}")
+        )
     head = ("wire format", "runner by `fast`, µs a token", "by `sdk`", "ratio", "web + runner + Valkey, `fast` / `sdk`")
     return table(head, rows)
 
 
-def _spread(cost: Cost) -> str:
+def _spread(cost: TokenCost) -> str:
     median, least, most = cost.runner
-    return f"{number(median)} ({number(least)}–{number(most)})"
+    return f"{format_number(median)} ({format_number(least)}–{format_number(most)})"
 
 
 if __name__ == "__main__":

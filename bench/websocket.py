@@ -1,4 +1,4 @@
-"""The client's side of the WebSocket protocol (RFC 6455), without compression, as the load client needs it."""
+"""The client's side of the WebSocket protocol (RFC 6455), without compression."""
 
 import base64
 import hashlib
@@ -23,13 +23,13 @@ def new_key() -> str:
 
 
 def accept_of(key: str) -> str:
-    """What a server that understood the handshake answers to a key."""
+    """Return the server's answer to a key in the handshake."""
     digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
 
 
 def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
-    """A whole message in one frame, masked as a client must."""
+    """Return a message as one frame, masked as a client's must be."""
     size = len(payload)
     if size < 126:
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
@@ -44,29 +44,29 @@ def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
 
 
 def head_bytes(size: int) -> int:
-    """What a frame with a payload of this size from a server has before it: there is no mask."""
+    """Return the length of the head of a server's frame, which has no mask, by the size of its payload."""
     return 2 if size < 126 else 4 if size < 65_536 else 10
 
 
 class FrameReader:
-    """Joins what arrives into messages. Control frames may stand between the parts of a message."""
+    """Joins frames into messages. Control frames may come between the parts of a message."""
 
-    __slots__ = ("_kept", "_parts")
+    __slots__ = ("_buffer", "_parts")
 
     def __init__(self) -> None:
-        self._kept = b""
+        self._buffer = b""
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """The messages that these bytes complete, each with its opcode."""
-        buffer = self._kept + data if self._kept else data
+        """Return the messages that these bytes complete, each with its opcode."""
+        buffer = self._buffer + data if self._buffer else data
         messages: list[tuple[int, bytes]] = []
         at = 0
         while (span := _payload_span(buffer, at)) and span[1] <= len(buffer):
             first, payload, at = buffer[at], buffer[span[0] : span[1]], span[1]
             if message := self._complete(first, payload):
                 messages.append(message)
-        self._kept = buffer[at:]
+        self._buffer = buffer[at:]
         return messages
 
     def _complete(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
@@ -81,7 +81,7 @@ class FrameReader:
 
 
 def _payload_span(buffer: bytes, at: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at `at` begins and ends; None while its head is not all there."""
+    """Return start and end of the payload of the frame at `at`; None while its head is incomplete."""
     available = len(buffer) - at
     if available < 2:
         return None

@@ -1,4 +1,4 @@
-"""Plans and usage, for the operator. What was metered can be read, never changed."""
+"""The admin's pages of plans and usage. What was metered can be read, never changed."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class PlanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     )
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Everybody without a grant is on the default plan."""
+        """The default plan stays: everybody who was granted none has it."""
         return (obj is None or not obj.is_default) and super().has_delete_permission(request, obj)
 
 

@@ -1,4 +1,4 @@
-"""What may this user do? Pages, socket, API and batch ask the same functions."""
+"""What a user may do: their plan, its limits, and the credits that are left. Every surface calls these functions."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from django.utils import timezone
 
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
 from core import rows
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
 _plans = CachedTable("plans", lambda: Plan.objects.in_bulk(), Plan)
 
 TIERS = tuple(Plan.Tier.values)
-"""From the least to the best."""
+"""From the cheapest to the strongest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What somebody may do, and the period it is paid from, as it was when it was read."""
+    """What a user may do, and the period their work is paid from, as it was when it was read."""
 
     entitlements: Entitlements
     period: UsagePeriod
 
     @property
     def left_micros(self) -> int | None:
-        """What is neither used nor reserved; None means no limit. It is less than nothing after an answer that cost
-        more than was held for it."""
+        """What is neither used nor reserved; None means no limit. Negative after work that cost more than was reserved
+        for it."""
         period = self.period
         if period.allowance_micros is None:
             return None
@@ -63,56 +63,56 @@ def entitlements_of(user_id: int) -> Entitlements:
 
 
 def allowance_of(user_id: int) -> Allowance:
-    """Return where the user stands in the current period."""
+    """Return the user's credits in the current period."""
     return _allowance(period_of(user_id))
 
 
-def standing_of(user_id: int) -> tuple[Entitlements, Allowance]:
-    """Return both, for a page that shows both."""
+def entitlements_and_allowance_of(user_id: int) -> tuple[Entitlements, Allowance]:
+    """Return both, with one reading of the period."""
     period = period_of(user_id)
     return _entitlements(plan_of(period.account)), _allowance(period)
 
 
 def budget_of(user_id: int) -> Budget:
-    """Return what the user may do and what is left, for work that will be paid from the period."""
+    """Return what the user may do and the period that pays for it, for `metering.reserve`."""
     period = period_of(user_id)
     return Budget(_entitlements(plan_of(period.account)), period)
 
 
 def period_of(user_id: int) -> UsagePeriod:
-    """Return the user's current period, with its account; both are made on first use."""
+    """Return the user's current period, with its account; both are created on first use."""
     return current_period(account_of(user_id))
 
 
 def account_of(user_id: int) -> BillingAccount:
-    """Return the user's account, made on first use."""
+    """Return the user's account, created on first use."""
     return rows.find(BillingAccount, user_id=user_id) or BillingAccount.objects.get_or_create(user_id=user_id)[0]
 
 
 def plan_of(account: BillingAccount) -> Plan:
-    """Return the granted plan, else the default one; while an operator has none, the least."""
+    """Return the plan the account was granted, else the default one."""
     plans = _plans.get()
     return plans[account.plan_id] if account.plan_id in plans else default_plan()
 
 
 def default_plan() -> Plan:
-    """Return the plan of whoever was granted none."""
+    """Return the plan of everybody who was granted none: the default one, or the lowest while none is the default."""
     return min(_plans.get().values(), key=lambda plan: (not plan.is_default, plan.rank))
 
 
 def plan_name_of(key: str) -> str:
-    """Return what people call a plan."""
+    """Return the name that people see for a plan's key."""
     return next((plan.name for plan in _plans.get().values() if plan.key == key), key)
 
 
-def least_plan_with(tier: str) -> str:
-    """Return what people call the least plan whose models include a tier; empty for none."""
+def lowest_plan_name_with(tier: str) -> str:
+    """Return the name of the lowest plan whose models include a tier; empty if none does."""
     plans = sorted(_plans.get().values(), key=lambda plan: plan.rank)
     return next((plan.name for plan in plans if _entitlements(plan).includes_tier(tier)), "")
 
 
 def current_period(account: BillingAccount) -> UsagePeriod:
-    """Return the period that holds this moment, made (and so granted) on first use."""
+    """Return the period that contains this moment; creating it, on first use, grants its allowance."""
     start, end = month_of(timezone.now())
     period = rows.find(UsagePeriod, account=account.pk, period_start=start)
     if period is None:
@@ -127,13 +127,13 @@ def credits_of(micros: int) -> float:
 
 
 def load_plans() -> None:
-    """Add the plans that are missing; what an operator changed stays."""
+    """Create the plans that do not exist; what an operator changed stays."""
     free = {"name": "Free", "is_default": True, "credits_per_month": 500, "turns_per_hour": 20, "turns_at_once": 1}
     Plan.objects.get_or_create(key="free", defaults=free)
 
 
 def _follow_plan(period: UsagePeriod) -> UsagePeriod:
-    """Return the period with the allowance of the plan as it is now; what was used stays used."""
+    """Give the period the allowance its plan has now, and return it; what was used stays used."""
     allowance = plan_of(period.account).allowance_micros
     if period.allowance_micros != allowance:
         period.allowance_micros = allowance

@@ -1,4 +1,4 @@
-"""What billing refuses, in words a person can act on."""
+"""The errors of billing, in sentences that say what to do next."""
 
 import datetime as dt
 
@@ -11,7 +11,7 @@ from core.errors import DomainError
 
 
 class AllowanceUsedUp(DomainError):
-    """Names the moment the next period begins; `retry_after` is the time until then."""
+    """The sentence names the moment the next period begins; `retry_after` is the time until then."""
 
     code = "allowance_used_up"
     status = 402
@@ -38,11 +38,11 @@ class NotInPlan(DomainError):
 
 
 class SpendLimitReached(DomainError):
-    """The operator's daily limit of what a supplier may take; `retry_after` is the time until the next day (UTC)."""
+    """The operator's daily limit for a supplier is reached; `retry_after` is the time until the next day (UTC)."""
 
     code = "spend_limit"
     status = 503
     message = _(
-        "What this site may spend on this model's provider today is used up. Choose another model, or come back tomorrow. "
-        "Nothing was charged."
+        "What this site may spend on this model's provider today is used up. Choose another model, or come back "
+        "tomorrow. Nothing was charged."
     )

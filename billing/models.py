@@ -1,4 +1,4 @@
-"""Money: what a plan allows, what was promised, what was used. Amounts are integer micro-US-dollars."""
+"""Money: what plans allow, what is reserved, what was used. Amounts are integer micro-US-dollars."""
 
 import datetime as dt
 
@@ -12,7 +12,7 @@ MICROS_PER_CREDIT = 1_000
 
 
 class Plan(models.Model):
-    """What somebody may do. An empty limit means no limit."""
+    """What a user may do. An empty limit means no limit."""
 
     class Tier(models.TextChoices):
         DEMO = "demo", _("Demo")
@@ -50,7 +50,7 @@ class Plan(models.Model):
 
 
 class BillingAccount(models.Model):
-    """Who pays. `plan` is an operator's grant; without one, the default plan holds."""
+    """Who pays. `plan` is what an operator granted; without it, the default plan applies."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="billing_account")
     plan = models.ForeignKey(Plan, models.PROTECT, null=True, blank=True, verbose_name=_("granted plan"))
@@ -95,10 +95,10 @@ class UsagePeriod(models.Model):
 
 
 class Spending(models.Model):
-    """What one supplier takes of us on one day (UTC): what we pay, not what people are charged.
+    """What one supplier charges us on one day (UTC): what we pay, not what people pay.
 
-    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost; the latter is
-    counted only where a limit asks for it.
+    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost us; the
+    latter is only counted for suppliers that have a limit.
     """
 
     supplier = models.CharField(_("supplier"), max_length=50)
@@ -123,7 +123,7 @@ class Spending(models.Model):
 
 
 class Reservation(models.Model):
-    """A promise of credits to one piece of work; its id is the work's own id, so it cannot be made twice.
+    """Credits set aside for one piece of work; its id is the work's own id, so that there cannot be two.
 
     `spending_micros` is what it holds of its supplier's day, where that has a limit.
     """
@@ -155,7 +155,7 @@ class Reservation(models.Model):
 
 
 class UsageRecord(models.Model):
-    """What one piece of work really cost. Append-only: never changed, corrections are new rows."""
+    """What one piece of work cost. Never changed: a correction is a new row."""
 
     class Source(models.TextChoices):
         PROVIDER = "provider", _("reported by the provider")
@@ -187,6 +187,6 @@ class UsageRecord(models.Model):
 
 
 def month_of(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """Return the calendar month (UTC) that holds `moment`: its first instant, and the next month's."""
+    """Return the calendar month (UTC) that contains `moment`: its first instant, and the next month's."""
     start = moment.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return start, (start + dt.timedelta(days=32)).replace(day=1)

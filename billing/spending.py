@@ -1,7 +1,7 @@
-"""What suppliers take of us in a day, and the limit an operator sets on it. Days are UTC.
+"""What suppliers charge us in a day, and the limit an operator sets on it. Days are UTC.
 
-Counted in the transactions of metering.py, so exactly once, whatever dies in between. `supplier` is whatever name the
-caller gives to who sends the bill.
+Counted in the transactions of metering.py, and so exactly once, even if a process dies. `supplier` is any name the
+caller gives to whoever sends us the bill.
 """
 
 import datetime as dt
@@ -15,9 +15,9 @@ from django.utils import timezone
 from billing.errors import SpendLimitReached
 from billing.models import Reservation, Spending, UsageRecord
 from core import rows
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
-_TAKE_ROOM = f"""
+_HOLD_IN_DAY = f"""
 UPDATE {Spending._meta.db_table} SET reserved_micros = reserved_micros + %s
 WHERE id = %s AND used_micros + reserved_micros < %s
 """  # noqa: S608  a name of ours
@@ -25,16 +25,16 @@ WHERE id = %s AND used_micros + reserved_micros < %s
 
 @dataclass(frozen=True, slots=True)
 class SupplierHold:
-    """What a piece of work may cost us at most, and what its supplier may take in a day."""
+    """The most that a piece of work may cost us, to be held of its supplier's day; and that day's limit."""
 
     supplier: str
-    most_micros: int
-    limit_micros: int
+    amount_micros: int
+    daily_limit_micros: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """Where a supplier stands today; `reserved_micros` may still be taken by what is running."""
+class SpendingToday:
+    """What a supplier has charged us today; `reserved_micros` is what running work may still cost."""
 
     used_micros: int = 0
     reserved_micros: int = 0
@@ -45,15 +45,15 @@ class Spent:
         return self.used_micros + self.reserved_micros
 
 
-def spent_today(suppliers: tuple[str, ...]) -> dict[str, Spent]:
-    """Return where each of the suppliers stands today."""
-    found = rows.select(Spending, {"day": _today(), "supplier": suppliers}) if suppliers else []
-    known = {row.supplier: Spent(row.used_micros, row.reserved_micros, row.alarmed_percent) for row in found}
-    return {supplier: known.get(supplier, Spent()) for supplier in suppliers}
+def spending_today(suppliers: tuple[str, ...]) -> dict[str, SpendingToday]:
+    """Return today's spending for each of the suppliers."""
+    days = rows.select(Spending, {"day": _today(), "supplier": suppliers}) if suppliers else []
+    spending = {day.supplier: SpendingToday(day.used_micros, day.reserved_micros, day.alarmed_percent) for day in days}
+    return {supplier: spending.get(supplier, SpendingToday()) for supplier in suppliers}
 
 
-def mark_alarmed(supplier: str, percent: int) -> bool:
-    """Remember that the operator was told today; return whether less had been told before."""
+def record_alarm(supplier: str, percent: int) -> bool:
+    """Record that the operator was told of this percentage today; return whether it is higher than the last one."""
     changed = rows.update(
         Spending,
         {"supplier": supplier, "day": _today(), "alarmed_percent__lt": percent},
@@ -62,18 +62,18 @@ def mark_alarmed(supplier: str, percent: int) -> bool:
     return changed == 1
 
 
-def seconds_left() -> float:
-    """Return how long today lasts."""
+def seconds_left_today() -> float:
+    """Return the seconds until the next day (UTC)."""
     now = timezone.now().astimezone(dt.UTC)
     tomorrow = dt.datetime.combine(now.date() + dt.timedelta(days=1), dt.time(), dt.UTC)
     return (tomorrow - now).total_seconds()
 
 
 def list_unbalanced_days() -> QuerySet[Spending]:
-    """Return the days whose counters are not the sums of their rows. Empty, unless something is broken."""
+    """Return the days whose counters are not the sums of their rows: none, unless something is broken."""
 
-    def of_day(found: QuerySet[Any], amount: str) -> Coalesce:
-        grouped = found.filter(spending=OuterRef("pk")).order_by().values("spending")
+    def of_day(queryset: QuerySet[Any], amount: str) -> Coalesce:
+        grouped = queryset.filter(spending=OuterRef("pk")).order_by().values("spending")
         return Coalesce(Subquery(grouped.annotate(result=Sum(amount)).values("result")), 0)
 
     held = Reservation.objects.filter(state=Reservation.State.HELD)
@@ -85,49 +85,53 @@ def list_unbalanced_days() -> QuerySet[Spending]:
 # --- For metering, inside its transactions ----------------------------------------------------------------------------
 
 
-def hold_fields(claim: SupplierHold | None) -> dict[str, Any]:
-    """Return what a reservation keeps of a claim."""
-    if claim is None or not claim.most_micros:
+def hold_fields(supplier_hold: SupplierHold | None) -> dict[str, Any]:
+    """Return the fields of a reservation that record the hold."""
+    if supplier_hold is None or not supplier_hold.amount_micros:
         return {"spending_id": None, "spending_micros": 0}
-    return {"spending_id": today_of(claim.supplier), "spending_micros": claim.most_micros}
+    return {"spending_id": id_of_today(supplier_hold.supplier), "spending_micros": supplier_hold.amount_micros}
 
 
-def take_hold(claim: SupplierHold | None, held: dict[str, Any]) -> None:
-    """Count a claim in, unless the limit is reached: one conditional statement. Raises SpendLimitReached.
+def take_hold(supplier_hold: SupplierHold | None, fields: dict[str, Any]) -> None:
+    """Add the hold to its day, unless the limit is reached: one conditional statement. Raises SpendLimitReached.
 
-    The last one admitted may go beyond the limit: one that is dearer than what is left would else never be answered.
+    The last hold may go beyond the limit: work that may cost more than is left would otherwise never be done.
     """
-    if claim is None or held["spending_id"] is None:
+    if supplier_hold is None or fields["spending_id"] is None:
         return
-    if not rows.execute(Spending, _TAKE_ROOM, [claim.most_micros, held["spending_id"], claim.limit_micros]):
-        raise SpendLimitReached(retry_after=seconds_left())
+    parameters = [supplier_hold.amount_micros, fields["spending_id"], supplier_hold.daily_limit_micros]
+    if not rows.execute(Spending, _HOLD_IN_DAY, parameters):
+        raise SpendLimitReached(retry_after=seconds_left_today())
 
 
-def end_hold(reservation: Reservation, *, was_held: bool, spent_from: int | None = None, spent_micros: int = 0) -> None:
-    """Count what was spent, and what is held no more. The rows in one order, so that no two wait for each other."""
+def end_hold(
+    reservation: Reservation, *, was_held: bool, spending_id: int | None = None, spent_micros: int = 0
+) -> None:
+    """Add what was spent to the day `spending_id`, and take the hold off its own. Rows are locked in the order of their
+    ids, so that two calls cannot deadlock."""
     changes: dict[int, dict[str, int]] = {}
-    if spent_from is not None:
-        changes[spent_from] = {"used_micros": spent_micros}
+    if spending_id is not None:
+        changes[spending_id] = {"used_micros": spent_micros}
     if was_held and reservation.spending_id is not None:
         changes.setdefault(reservation.spending_id, {})["reserved_micros"] = -reservation.spending_micros
     for pk, plus in sorted(changes.items()):
         rows.update(Spending, {"pk": pk}, {}, plus=plus)
 
 
-def today_of(supplier: str) -> int:
-    """Return the id of the supplier's row of today, made on first use."""
+def id_of_today(supplier: str) -> int:
+    """Return the id of the supplier's row for today, created on first use."""
     day = _today()
-    known = _days.get().get((supplier, day))
-    return known or Spending.objects.get_or_create(supplier=supplier, day=day)[0].pk
+    known_id = _ids.get().get((supplier, day))
+    return known_id or Spending.objects.get_or_create(supplier=supplier, day=day)[0].pk
 
 
-def _load() -> dict[tuple[str, dt.date], int]:
-    """Return the ids of the latest days' rows: one that has just ended, or begins elsewhere, is among them."""
+def _load_ids() -> dict[tuple[str, dt.date], int]:
+    """Return the ids of the last days' rows: at midnight, the clocks of two machines may be on different days."""
     recent = Spending.objects.filter(day__gte=_today() - dt.timedelta(days=2))
     return {(supplier, day): pk for supplier, day, pk in recent.values_list("supplier", "day", "pk")}
 
 
-_days = CachedTable("spendings", _load, Spending)
+_ids = CachedTable("spendings", _load_ids, Spending)
 
 
 def _today() -> dt.date:

@@ -16,7 +16,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils.translation import gettext_lazy as _
 
-from billing.spending import Spent
+from billing.spending import SpendingToday
 from chat.errors import sentence_for
 from chat.llm import health, spending
 from chat.llm.alerts import Alert, list_alerts
@@ -210,8 +210,8 @@ class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def stopped(self, limit: ProviderLimit) -> bool:
         return self._spent(limit).committed_micros >= limit.daily_micros
 
-    def _spent(self, limit: ProviderLimit) -> Spent:
-        return self.standing[limit.provider][0] if limit.provider in self.standing else Spent()
+    def _spent(self, limit: ProviderLimit) -> SpendingToday:
+        return self.standing[limit.provider][0] if limit.provider in self.standing else SpendingToday()
 
 
 def _shown(alert: Alert) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The only place that knows every app."""
+"""Settings, addresses and processes of the site: the only package that knows every app."""

@@ -1,4 +1,4 @@
-"""The API's addresses, and its errors in one shape."""
+"""The addresses of the API, and its error answers, which all have one shape."""
 
 import logging
 from typing import Any

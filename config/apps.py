@@ -1,4 +1,4 @@
-"""What must be wired once every app is there."""
+"""What is connected once every app is loaded: checks, Celery, the schema of the history."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ class ConfigConfig(AppConfig):
         from config import checks  # noqa: F401  registers them
         from config.celery import app
 
-        app.set_default()  # in every thread; else tasks are sent to a broker that is Celery's own idea
+        app.set_default()  # for every thread; otherwise tasks go to Celery's default broker
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
 
 
 def create_history_schema(using: str, **_signal: Any) -> None:
-    """Make the schema the history's own migration table lives in, where both databases are one PostgreSQL."""
+    """Create the schema that the history and its migration table use where both databases are one PostgreSQL."""
     connection = connections[using]
     if using == "history" and connection.vendor == "postgresql":
         with connection.cursor() as cursor:

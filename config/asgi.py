@@ -1,4 +1,4 @@
-"""ASGI: pages and API through Django, the socket through Channels."""
+"""The ASGI application: pages and API by Django, the socket by Channels."""
 
 import os
 
@@ -10,9 +10,9 @@ http = get_asgi_application()  # before anything that imports models
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from chat.socket.routing import socket_urlpatterns  # noqa: E402
-from config.bodies import limited  # noqa: E402
+from config.bodies import limit_bodies  # noqa: E402
 from core import interpreter  # noqa: E402
 
-application = ProtocolTypeRouter({"http": limited(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": limit_bodies(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 interpreter.tune_for_serving()

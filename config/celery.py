@@ -1,4 +1,4 @@
-"""Celery: one app, and the beat schedule as one dict."""
+"""The Celery app and its schedule."""
 
 import os
 

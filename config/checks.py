@@ -1,4 +1,4 @@
-"""What `check --deploy` says about our own settings."""
+"""System checks of our own settings, for `manage.py check --deploy`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The history lives in a database of its own: MongoDB, PostgreSQL or SQLite."""
+"""Routes the models of history to the database of their own: MongoDB, PostgreSQL or SQLite."""
 
 from typing import Any
 

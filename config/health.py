@@ -1,4 +1,4 @@
-"""Is the process up; can it serve."""
+"""The addresses for monitoring: whether the process is alive, and whether it can serve."""
 
 import time
 from collections.abc import Callable
@@ -22,17 +22,17 @@ def healthz(request: HttpRequest) -> HttpResponse:
 def readyz(request: HttpRequest) -> JsonResponse:
     """200 when databases, Redis and a live runner answer, else 503; each named with its time in milliseconds."""
     checks: dict[str, Callable[[], object]] = {
-        "database": lambda: _ask("default"),
-        "history": lambda: _ask("history"),
+        "database": lambda: _query("default"),
+        "history": lambda: _query("history"),
         "redis": lambda: redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping(),
         "runner": presence.require_runner,
     }
-    report = {name: _time(check) for name, check in checks.items()}
+    report = {name: _run_timed(check) for name, check in checks.items()}
     ready = all(part["ok"] for part in report.values())
     return JsonResponse({"ready": ready, **report}, status=200 if ready else 503)
 
 
-def _ask(alias: str) -> None:
+def _query(alias: str) -> None:
     connection = connections[alias]
     if connection.vendor == "mongodb":
         connection.database.client.admin.command("ping")  # type: ignore[attr-defined]
@@ -41,11 +41,11 @@ def _ask(alias: str) -> None:
         cursor.execute("SELECT 1")
 
 
-def _time(check: Callable[[], object]) -> dict[str, object]:
+def _run_timed(check: Callable[[], object]) -> dict[str, object]:
     begun = time.perf_counter()
     try:
         check()
         ok = True
-    except Exception:  # noqa: BLE001  whatever it is, this part is not ready; which one it is is the answer
+    except Exception:  # noqa: BLE001  any error means that this part is not ready
         ok = False
     return {"ok": ok, "ms": round((time.perf_counter() - begun) * 1000, 1)}

@@ -1,4 +1,4 @@
-"""One line per record. Never prompt text, keys or a provider's raw answer: callers pass ids and codes."""
+"""Log formatters: one line a record. Callers log ids and codes, never prompts, keys or a provider's raw answer."""
 
 import logging
 from contextvars import ContextVar
@@ -8,12 +8,12 @@ import msgspec
 
 current_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
+STANDARD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "taskName"}
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
     """Return what was passed as `extra`, and the request's id."""
-    fields = {name: value for name, value in vars(record).items() if name not in PLAIN}
+    fields = {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
     return ({"request_id": current_request_id.get()} if current_request_id.get() else {}) | fields
 
 

@@ -1,4 +1,4 @@
-"""Mail while there is no mail server: kept in a folder, printed, and shown at `/mail/`. In DEBUG only."""
+"""Catches mail while there is no mail server, in DEBUG only: it is kept in a folder, printed, and shown at `/mail/`."""
 
 import time
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class CaughtMail(EmailBackend):
 
 
 def list_files() -> list[Path]:
-    """Return the mails that were caught, the newest first."""
+    """Return the files of the mails that were caught, the newest first."""
     return sorted(settings.MAIL_DIR.glob("*.eml"), reverse=True)
 
 

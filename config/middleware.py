@@ -1,4 +1,4 @@
-"""A name for every request, in its logs, its errors and its answer; and what was refused, said as a page."""
+"""Middleware: an id for every request, in its logs, errors and answer; error pages for requests that are refused."""
 
 import logging as log
 import re
@@ -21,12 +21,13 @@ from core.errors import DomainError, Unavailable
 
 logger = log.getLogger(__name__)
 
-WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,64}")
+VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
-def name(request: HttpRequest) -> str:
+def set_request_id(request: HttpRequest) -> str:
+    """Keep the id the client or a proxy sent, if it is well formed, else make one; return it."""
     given = request.headers.get("X-Request-ID", "")
-    request_id = given if WELL_FORMED.fullmatch(given) else uuid4().hex
+    request_id = given if VALID_ID.fullmatch(given) else uuid4().hex
     request.request_id = request_id  # type: ignore[attr-defined]  # read by core.http
     logging.current_request_id.set(request_id)
     return request_id
@@ -37,17 +38,17 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
     if iscoroutinefunction(get_response):
 
         async def handle(request: HttpRequest) -> HttpResponse:
-            given = name(request)
+            used_id = set_request_id(request)
             response: HttpResponse = await get_response(request)
-            response["X-Request-ID"] = given
+            response["X-Request-ID"] = used_id
             return response
 
         return handle
 
     def handle_sync(request: HttpRequest) -> HttpResponse:
-        given = name(request)
+        used_id = set_request_id(request)
         response: HttpResponse = get_response(request)
-        response["X-Request-ID"] = given
+        response["X-Request-ID"] = used_id
         return response
 
     return handle_sync
@@ -55,7 +56,7 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
 
 @sync_and_async_middleware
 def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Answer a request whose body config/bodies.py stopped reading: in the person's language, as page or API."""
+    """Refuse a request whose body config/bodies.py stopped reading: as a page or as the API does, in its language."""
 
     def refuse(request: HttpRequest) -> HttpResponse:
         if request.scope[TOO_LARGE] == "file":  # type: ignore[attr-defined]
@@ -76,7 +77,7 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
 
 
 class RefusalMiddleware(MiddlewareMixin):
-    """A page's answer to what a view raises on purpose, and to a store that is away. The API answers its own."""
+    """Shows a page for a view's DomainError, and for a store that cannot be reached. The API answers its own errors."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, RedisError | OperationalError):

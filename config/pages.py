@@ -1,4 +1,4 @@
-"""Pages of no app in particular: the terms, and what is shown when something goes wrong."""
+"""Pages that belong to no app: the terms, the status of the providers, and error pages."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -24,7 +24,7 @@ def terms(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
-    """How the providers are, for anybody. What Redis has is shown; nobody is asked."""
+    """The state of the providers, for everybody, as Redis has it: no provider is called."""
     providers = health.overview()
     worst = max((STATES.index(one.state) for one in providers or ()), default=0)
     page = {"providers": providers, "worst": STATES[worst], "now": timezone.now()}
@@ -44,7 +44,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def too_many(request: HttpRequest) -> HttpResponse:
-    """What allauth's limits answer with."""
+    """The answer to a request that exceeds one of allauth's limits."""
     return error_page(request, RateLimited.status, RateLimited.code, str(RateLimited.message))
 
 
@@ -61,13 +61,13 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def error_page(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
-    """Say what went wrong: as the API does under `/api/`, else with a page that leads on."""
+    """Return the error: under `/api/` as the API does, else as a page with links to go on."""
     request_id = getattr(request, "request_id", "")
     if request.path.startswith("/api/"):
         return JsonResponse(error_body(DomainError(sentence, code=code), request_id), status=status)
     context = {"status": status, "sentence": sentence, "request_id": request_id}
     if status < 500:
         return render(request, "pages/error.html", context, status=status)
-    # Whoever is logged in is not asked: the store of sessions may be what is away.
+    # Without the member: the store of sessions may be what cannot be reached.
     page = {**context, "site_name": settings.SITE_NAME, "theme": request.COOKIES.get(THEME_COOKIE, "system")}
     return HttpResponse(render_to_string("pages/error.html", page), status=status)

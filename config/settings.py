@@ -17,8 +17,14 @@ DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
 DATA_DIR.mkdir(parents=True, exist_ok=True)
 DOTENV = BASE_DIR / ".env"
 DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
-# Providers' keys may change while a process runs: those that are not in the real environment are read from `.env` again.
-KEY_NAMES = tuple(f"{name}_API_KEY" for name in ("OPENAI", "ANTHROPIC", "GEMINI", "DEEPSEEK", "OPENAI_COMPATIBLE"))
+# Providers' keys may change while a process runs: one that is not in the real environment is read from `.env` again.
+KEY_NAMES = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "DEEPSEEK_API_KEY",
+    "OPENAI_COMPATIBLE_API_KEY",
+)
 KEYS_IN_DOTENV = frozenset(name for name in KEY_NAMES if name not in os.environ)
 logging.getLogger("environ.environ").setLevel(logging.ERROR)  # it would repeat a mistyped line, and the key in it
 for source in (DOTENV, DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
@@ -73,7 +79,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "accounts.middleware.PersonMiddleware",
+    "accounts.middleware.MemberLocaleMiddleware",
     "config.middleware.RefusalMiddleware",
     "config.middleware.too_large",
 ]
@@ -91,7 +97,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "django.template.context_processors.i18n",
-                "accounts.context.page",
+                "accounts.context.page_context",
             ],
         },
     },
@@ -254,13 +260,21 @@ ACCOUNT_RATE_LIMITS = {"signup": f"{SIGN_UPS_PER_HOUR}/h/ip"}  # the other limit
 # Without a mail server mail is kept in a folder, where `/mail/` shows it, and printed; outside DEBUG it is dropped.
 HAS_MAIL_SERVER = bool(env("EMAIL_URL", default=""))
 if HAS_MAIL_SERVER:
-    vars().update(env.email_url("EMAIL_URL"))
+    mail_server = env.email_url("EMAIL_URL")
+    EMAIL_BACKEND = mail_server["EMAIL_BACKEND"]
+    EMAIL_HOST = mail_server["EMAIL_HOST"]
+    EMAIL_PORT = mail_server["EMAIL_PORT"]
+    EMAIL_HOST_USER = mail_server["EMAIL_HOST_USER"]
+    EMAIL_HOST_PASSWORD = mail_server["EMAIL_HOST_PASSWORD"]
+    EMAIL_USE_TLS = mail_server.get("EMAIL_USE_TLS", False)
+    EMAIL_USE_SSL = mail_server.get("EMAIL_USE_SSL", False)
+    EMAIL_FILE_PATH = mail_server["EMAIL_FILE_PATH"]
 else:
     EMAIL_BACKEND = "config.mail.CaughtMail" if DEBUG else "django.core.mail.backends.dummy.EmailBackend"
 EMAIL_TIMEOUT = 10
 MAIL_DIR = DATA_DIR / "mail"
 DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <noreply@{urlsplit(SITE_URL).hostname}>")
-OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who is told when a provider refuses our key, and the like
+OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when a provider refuses our key, and the like
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
@@ -269,30 +283,32 @@ CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for 
 MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
 
-# Keys: several separated by commas. `<NAME>_FILE` names a file with them instead, such as a mounted secret.
+# Keys: several separated by commas. `…_API_KEY_FILE` names a file with them instead, such as a mounted secret.
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")
+OPENAI_API_KEY_FILE = env("OPENAI_API_KEY_FILE", default="")
 OPENAI_BASE_URL = env("OPENAI_BASE_URL", default="https://api.openai.com/v1")
 ANTHROPIC_API_KEY = env("ANTHROPIC_API_KEY", default="")
+ANTHROPIC_API_KEY_FILE = env("ANTHROPIC_API_KEY_FILE", default="")
 ANTHROPIC_BASE_URL = env("ANTHROPIC_BASE_URL", default="https://api.anthropic.com")
 GEMINI_API_KEY = env("GEMINI_API_KEY", default="")
+GEMINI_API_KEY_FILE = env("GEMINI_API_KEY_FILE", default="")
 GEMINI_BASE_URL = env("GEMINI_BASE_URL", default="https://generativelanguage.googleapis.com/v1beta")
 DEEPSEEK_API_KEY = env("DEEPSEEK_API_KEY", default="")
+DEEPSEEK_API_KEY_FILE = env("DEEPSEEK_API_KEY_FILE", default="")
 DEEPSEEK_BASE_URL = env("DEEPSEEK_BASE_URL", default="https://api.deepseek.com")
 OPENAI_COMPATIBLE_BASE_URL = env("OPENAI_COMPATIBLE_BASE_URL", default="")
 OPENAI_COMPATIBLE_API_KEY = env("OPENAI_COMPATIBLE_API_KEY", default="")
+OPENAI_COMPATIBLE_API_KEY_FILE = env("OPENAI_COMPATIBLE_API_KEY_FILE", default="")
 OPENAI_COMPATIBLE_MODELS = env.list("OPENAI_COMPATIBLE_MODELS", default=[])
 OPENAI_COMPATIBLE_CONTEXT = env.int("OPENAI_COMPATIBLE_CONTEXT", default=32_768)
 OPENAI_COMPATIBLE_INPUT_PRICE = env.float("OPENAI_COMPATIBLE_INPUT_PRICE", default=0.0)  # US dollars a million tokens
 OPENAI_COMPATIBLE_OUTPUT_PRICE = env.float("OPENAI_COMPATIBLE_OUTPUT_PRICE", default=0.0)
 DEMO_MODEL_URL = env("DEMO_MODEL_URL", default="")  # set by `manage.py serve`
-for name in KEY_NAMES:
-    vars()[f"{name}_FILE"] = env(f"{name}_FILE", default="")
 for name in KEYS_IN_DOTENV:
     os.environ.pop(name, None)  # a child that inherited it would take it for the real environment's
 
-SDK_PROVIDERS = env.list(
-    "SDK_PROVIDERS", default=[]
-)  # whose answers are read by their official SDK: dearer, and never behind
+# Providers whose answers are read by their official SDK: it costs more processor, and knows every new kind of event.
+SDK_PROVIDERS = env.list("SDK_PROVIDERS", default=[])
 SCRIPTED_PROVIDER = False  # tests switch it on
 FIRST_TOKEN_SECONDS = env.float("FIRST_TOKEN_SECONDS", default=30)  # until a provider shows a sign of life
 STALL_SECONDS = env.float("STALL_SECONDS", default=60)  # longest silence inside an answer

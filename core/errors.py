@@ -1,4 +1,4 @@
-"""The error every app raises and every surface translates once: a code for programs, a sentence for people."""
+"""The errors that every app raises: a code for programs, a sentence for people. Each surface shows them in its way."""
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
@@ -7,8 +7,8 @@ from django.utils.translation import gettext_lazy as _
 class DomainError(Exception):
     """Something a person asked for cannot be done.
 
-    `code` is stable and for programs; `message` is a plain sentence with a way on; `status` is the HTTP status;
-    `retry_after` is in seconds, where waiting helps.
+    `code` is for programs and never changes; `message` is a plain sentence that says what to do next; `status` is the
+    HTTP status; `retry_after` is in seconds, where waiting helps.
     """
 
     code = "error"
@@ -25,7 +25,7 @@ class DomainError(Exception):
 
 
 class NotFound(DomainError):
-    """Missing and foreign look the same."""
+    """It does not exist, or belongs to somebody else: the two cannot be told apart."""
 
     code = "not_found"
     status = 404

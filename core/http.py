@@ -1,4 +1,4 @@
-"""What every API surface shares: the shape of an error, and answering a DomainError."""
+"""A DomainError as an answer over HTTP: the same shape on every API."""
 
 from typing import Any
 

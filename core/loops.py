@@ -1,4 +1,4 @@
-"""Objects that belong to one event loop: connections, and whatever holds a lock, a future or a task of it."""
+"""Objects that belong to one event loop: connections, and all that hold a lock, a future or a task of the loop."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """One object for each running event loop, made by `make` when it is first asked for."""
+    """One object for each running event loop, made by `make` on first use."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -18,10 +18,10 @@ class PerLoop(Generic[T]):
     def get(self) -> T:
         """Return the running loop's object."""
         loop = asyncio.get_running_loop()
-        found = self._made.get(loop)
-        if found is None:
-            found = self._made[loop] = self._make()
-        return found
+        value = self._made.get(loop)
+        if value is None:
+            value = self._made[loop] = self._make()
+        return value
 
     def replace(self, value: T) -> None:
         """Make `value` the running loop's object."""

@@ -1,4 +1,4 @@
-"""Redis, from both worlds: one client a process, and one a running loop."""
+"""Redis clients: a synchronous one for the process, an asynchronous one for each event loop."""
 
 from functools import cache
 from typing import Any
@@ -11,18 +11,18 @@ from redis.backoff import NoBackoff
 
 from core.loops import PerLoop
 
-# Whoever finds every connection taken waits for one: the default refuses the hundred and first at once.
-POOL: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
+# When every connection is in use, callers wait for one; the default pool refuses the hundred and first at once.
+POOL_OPTIONS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
 
 
 @cache
 def sync_redis() -> "redis.Redis":
-    """Return this process's client; its pool is safe to share between threads. Keys and values are bytes."""
-    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL))
+    """Return this process's client, which threads may share. Keys and values are bytes."""
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL_OPTIONS))
 
 
 def async_redis() -> "redis.asyncio.Redis":
-    """Return the running loop's client. It does not retry: after a broken connection the caller must think first."""
+    """Return the running loop's client. It never retries: only the caller knows whether a command may be sent twice."""
     return _clients.get()
 
 
@@ -32,7 +32,9 @@ async def close_async_redis() -> None:
 
 
 def _make_client() -> "redis.asyncio.Redis":
-    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL_OPTIONS
+    )
     return redis.asyncio.Redis(connection_pool=pool)
 
 

@@ -1,4 +1,4 @@
-"""Threads for work that would block an event loop, and how its tasks are cancelled."""
+"""Runs blocking work in threads beside the event loop; cancels asyncio tasks for certain."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -13,23 +13,23 @@ from django.db import close_old_connections
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A database over a network is waited for, by many at once. SQLite is not: more threads would only take the interpreter
-# from the loop, and the tokens would be late.
+# Threads mostly wait for a database over a network, so there can be many. SQLite keeps them computing: more of them
+# would only take the interpreter from the loop, and tokens would be late.
 IS_SQLITE = all(database["ENGINE"].endswith("sqlite3") for database in settings.DATABASES.values())
-_threads = ThreadPoolExecutor(max_workers=2 if IS_SQLITE else 12, thread_name_prefix="in-thread")
+_executor = ThreadPoolExecutor(max_workers=2 if IS_SQLITE else 12, thread_name_prefix="in-thread")
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run sync code that talks to a database, beside the loop.
+    """Run synchronous code that uses a database in a thread, and return its result.
 
     Channels' `database_sync_to_async` does the same at four times the cost.
     """
-    call = partial(copy_context().run, _with_connections, partial(function, *args, **kwargs))
-    return await asyncio.get_running_loop().run_in_executor(_threads, call)
+    call = partial(copy_context().run, _with_fresh_connections, partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_executor, call)
 
 
-def _with_connections(function: Callable[[], R]) -> R:
-    """Call with database connections that are good, and leave none behind that is not."""
+def _with_fresh_connections(function: Callable[[], R]) -> R:
+    """Close database connections that are broken or too old, before the call and after it."""
     close_old_connections()
     try:
         return function()
@@ -38,7 +38,8 @@ def _with_connections(function: Callable[[], R]) -> R:
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel until they are over: before Python 3.12 a cancellation is lost while `wait_for` returns, in redis-py too."""
+    """Cancel the tasks again and again until all have ended: before Python 3.12, a cancellation that arrives while
+    `wait_for` returns is lost, in redis-py too."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()

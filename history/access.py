@@ -1,4 +1,4 @@
-"""Fetch what somebody may see. Missing and foreign look the same."""
+"""Reads a person's conversations and turns. What is missing and what belongs to somebody else raise the same error."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PAGE_SIZE = 50
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Rows, and the cursor of the next page; None on the last."""
+    """Rows, and the cursor of the next page: None on the last page."""
 
     rows: list[T]
     next: str | None
@@ -33,7 +33,7 @@ def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
 
 
 def find_conversation(conversation_id: UUID) -> Conversation | None:
-    """Return a conversation whoever owns it, for those who check themselves."""
+    """Return a conversation, whoever owns it: the caller must check the owner."""
     return rows.find(Conversation, pk=conversation_id)
 
 
@@ -46,7 +46,7 @@ def access_turn(owner_id: int, turn_id: UUID) -> Turn:
 
 
 def find_turn(turn_id: UUID) -> Turn | None:
-    """Return a turn whoever owns it, for those who already checked or act for the system."""
+    """Return a turn, whoever owns it: the caller has checked the owner, or acts for the system."""
     return rows.find(Turn, pk=turn_id)
 
 
@@ -56,40 +56,40 @@ def list_conversations(owner_id: int, *, after: str | None = None, limit: int = 
     if after:
         moment, pk = _read_cursor(after)
         conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
-    found = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
-    last = found[limit - 1] if len(found) > limit else None
-    return Page(found[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
+    page = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
+    last = page[limit - 1] if len(page) > limit else None
+    return Page(page[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
 
 
 def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:
     """Return the conversation's turns in the order they were asked, those with `seq` above `after`."""
     turns = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk, seq__gt=after)
-    found = list(turns.order_by("seq")[: limit + 1])
-    return Page(found[:limit], str(found[limit - 1].seq) if len(found) > limit else None)
+    page = list(turns.order_by("seq")[: limit + 1])
+    return Page(page[:limit], str(page[limit - 1].seq) if len(page) > limit else None)
 
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
-    """Give the conversation the title its owner wants: no other ever takes its place."""
+    """Give the conversation its owner's title, which nothing replaces."""
     conversation.title, conversation.titled_by = title, TitledBy.PERSON
     conversation.save(update_fields=["title", "titled_by"])
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:
-    """Give the conversation a model's title in place of its first words; return whether it still had them."""
-    still_words = {"pk": conversation.pk, "titled_by": TitledBy.WORDS, "title": conversation.title}
-    return rows.update(Conversation, still_words, {"title": title, "titled_by": TitledBy.MODEL}) == 1
+    """Replace the question's first words with a model's title; return whether they were still the title."""
+    untouched = {"pk": conversation.pk, "titled_by": TitledBy.WORDS, "title": conversation.title}
+    return rows.update(Conversation, untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
 
 
 def delete_conversation(conversation: Conversation) -> None:
-    """Delete the turns, then the conversation: dying in between leaves something the owner can delete again."""
+    """Delete the turns first: if the process dies in between, the owner can delete the conversation again."""
     Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk).delete()
     Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id).delete()
 
 
 def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
     try:
-        written, pk = cursor.split("~")
-        moment = dt.datetime.fromisoformat(written)
+        timestamp, pk = cursor.split("~")
+        moment = dt.datetime.fromisoformat(timestamp)
         if moment.tzinfo is None:
             raise NotFound
         return moment.astimezone(dt.UTC), UUID(pk)

@@ -1,4 +1,4 @@
-"""Turns, for the operator: what happened, never what was said."""
+"""The admin's page of turns: what happened to them, never their text."""
 
 from typing import Any
 from uuid import UUID
@@ -46,11 +46,11 @@ class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return super().get_queryset(request).defer("question", "answer", "reasoning", "search_text")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Filter by what the page shows: `?answer__contains=` would tell what was said, one guess at a time."""
+        """Filter only by what the page shows: `?answer__contains=` would reveal the text, one guess at a time."""
         return lookup.split("__")[0] in self.fields and super().lookup_allowed(lookup, value, request)
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        """Find by the id of a turn or of a conversation; MongoDB has no other look-up of a UUID than the exact one."""
+        """Find by the whole id of a turn or of a conversation: MongoDB cannot search for a part of a UUID."""
         if not search_term:
             return queryset, False
         try:

@@ -1,4 +1,4 @@
-"""What the history refuses."""
+"""The errors of the history."""
 
 from django.utils.translation import gettext_lazy as _
 

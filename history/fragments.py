@@ -1,4 +1,4 @@
-"""A conversation as a line of the sidebar: the same in a page and over the socket."""
+"""The HTML of a conversation's line in the sidebar: the same in a page and over the socket."""
 
 from django.utils.safestring import SafeString
 

@@ -20,13 +20,13 @@ def new_id() -> UUID:
 
 
 def now() -> dt.datetime:
-    """Return the moment, to the millisecond: MongoDB keeps no more, and what was answered must be what is kept."""
+    """Return the time, to the millisecond: MongoDB stores no more, and an answer must show what is stored."""
     moment = timezone.now()
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class TitledBy(models.TextChoices):
-    """Whose the title of a conversation is: the question's first words, a model's, or a person's own."""
+    """Where the title of a conversation is from: the question's first words, a model, or its owner."""
 
     WORDS = "words"
     MODEL = "model"
@@ -54,11 +54,11 @@ class Conversation(models.Model):
 class Turn(models.Model):
     """One question and its answer, a node of the conversation's tree.
 
-    `seq` is the order of creation in the conversation (client clocks are wrong), `depth` the place on the path from
-    the root, `gen` how often a runner has begun to write it: live text of another generation is void. `instead_of` is the
-    model that would have answered, had it not failed before its first token, and `instead_because` the error's code.
-    `candidates` are the keys of who may answer, best first, and `route` the code of why Auto chose them. `attachments` and
-    `price` are JSON: what was attached, and by which prices the cost was reckoned.
+    `seq` is the order of creation in the conversation (clients' clocks are wrong), `depth` the number of turns before
+    it on its branch, `gen` how often a runner has started to write it: live text of another generation is void.
+    `candidates` are the keys of the models that may answer, best first, `route` is the code of Auto's reason for them.
+    `instead_of` is the model that should have answered and failed before its first token, `instead_because` the code
+    of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
     """
 
     class Status(models.TextChoices):

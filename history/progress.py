@@ -1,4 +1,4 @@
-"""The progress of a turn: claimed, closed. Every step is one conditional row update, so one caller wins each."""
+"""Claims and closes turns. Each step is one conditional update of the row, so of several callers one succeeds."""
 
 import datetime as dt
 from typing import Any
@@ -13,7 +13,7 @@ from history.search import fold
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a turn ended. Token counts are inclusive: `input_tokens` counts what came from a cache."""
+    """How a turn ended. `input_tokens` includes what was read from and written to a cache."""
 
     status: str
     answer: str = ""
@@ -38,32 +38,32 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def claim(turn: Turn) -> bool:
-    """Take a turn for writing under its next `gen`; return whether it was still where `turn` says."""
-    return _change(turn, {"gen": turn.gen + 1, "status": Turn.Status.STREAMING, "started_at": timezone.now()})
+    """Take the turn for writing, as its next generation; return whether `turn.gen` was still its generation."""
+    return _update_open(turn, {"gen": turn.gen + 1, "status": Turn.Status.STREAMING, "started_at": timezone.now()})
 
 
 def close(turn: Turn, outcome: Outcome) -> bool:
-    """Write how the turn ended, if it is open and `turn.gen` is still its generation; return whether that was so."""
+    """Write how the turn ended, if it is open and `turn.gen` is still its generation; return whether it was."""
     fields = msgspec.structs.asdict(outcome)
     fields["search_text"] = fold(f"{turn.question}\n{outcome.answer}")
     fields["completed_at"] = timezone.now()
-    return _change(turn, fields)
+    return _update_open(turn, fields)
 
 
 def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> list[Turn]:
-    """Return turns in an open `status` that were asked (queued) or claimed (streaming) longer ago, oldest first."""
-    since = timezone.now() - older_than
+    """Return turns of an open `status` that were asked (queued) or claimed (streaming) so long ago, oldest first."""
+    latest = timezone.now() - older_than
     field = "created_at" if status == Turn.Status.QUEUED else "started_at"
-    return list(Turn.objects.filter(status=status, **{f"{field}__lt": since}).order_by("created_at")[:limit])
+    return list(Turn.objects.filter(status=status, **{f"{field}__lt": latest}).order_by("created_at")[:limit])
 
 
 def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:
-    """Return those of the turns that exist, by id."""
+    """Return the turns that exist, by id."""
     return {turn.pk: turn for turn in Turn.objects.filter(pk__in=turn_ids)}
 
 
-def _change(turn: Turn, fields: dict[str, Any]) -> bool:
-    """Write `fields` if the turn is open and still of its generation; return whether that was so."""
+def _update_open(turn: Turn, fields: dict[str, Any]) -> bool:
+    """Write `fields` if the turn is open and `turn.gen` is still its generation; return whether it was."""
     if not rows.update(Turn, {"pk": turn.pk, "gen": turn.gen, "status": Turn.OPEN}, fields):
         return False
     for name, value in fields.items():

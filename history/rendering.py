@@ -1,8 +1,7 @@
-"""Markdown to safe HTML: the only caller of `mark_safe`.
+"""Renders Markdown as safe HTML. Only this module and core/compiled_fragments.py call `mark_safe` (a test checks that).
 
-Raw HTML in an answer is shown as text (markdown-it with `html` off); nh3 then keeps an allow-list, so that neither a
-mistake in one nor in the other lets a script through. Remote images are dropped: fetching one would tell a stranger
-who reads what.
+Raw HTML in an answer is shown as text (markdown-it with `html` off); nh3 then keeps only an allow-list, so that a
+mistake in one of the two lets no script through. Images are dropped: loading one would tell its server who reads what.
 """
 
 import re
@@ -36,24 +35,24 @@ LANGUAGES = {
     *("S", "Sass", "Scala", "Scheme", "SCSS", "Solidity", "SQL", "Swift", "Terraform", "TeX", "TOML", "TSX"),
     *("TypeScript", "VB.net", "verilog", "vhdl", "VimL", "Vue", "XML", "YAML", "Zig"),
 }
-"""Pygments knows five hundred more; some of them take seconds for one word of hostile code."""
-MAX_HIGHLIGHTED_CHARACTERS = 10_000  # characters
+"""Those that are highlighted. Pygments has five hundred more; some take seconds for one word of hostile code."""
+MAX_HIGHLIGHTED_CHARACTERS = 10_000
 LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
-"""Many lexers are quadratic in it: 20,000 blank lines of Java take 45 seconds."""
-HIGHLIGHTING_SECONDS = 0.25  # of the processor, for one answer: Java is quadratic in short lines too
-FIRST_HEADING = 4  # the page, the question and the answer have the levels above
-MAX_CACHED_CHARACTERS = 8_000  # characters
-MAX_CACHED = 512
-"""Answers whose HTML a process keeps, at most 25 MB: a page is opened again and again, and each answer takes 1 to 3 ms."""
+"""Many lexers take quadratic time for it: 20,000 blank lines of Java take 45 seconds."""
+HIGHLIGHTING_SECONDS = 0.25  # of processor time, for one answer: Java takes quadratic time for short lines too
+FIRST_HEADING_LEVEL = 4  # the page, the question and the answer have the levels above
+MAX_CACHED_CHARACTERS = 8_000
+MAX_CACHED_ANSWERS = 512
+"""A process caches the HTML of so many answers, 25 MB at most: pages are opened again; each answer takes 1 to 3 ms."""
 MAX_BLOCK_DEPTH = 100
-MAX_INLINE_DEPTH = 20  # 100,000 brackets cost a multiple of it
+MAX_INLINE_DEPTH = 20  # the time for 100,000 brackets is a multiple of it
 
 _formatter = HtmlFormatter(nowrap=True)
 
 
 def render_markdown(text: str) -> SafeString:
-    """Return sanitised HTML of Markdown `text`."""
-    return _render_kept(text) if len(text) <= MAX_CACHED_CHARACTERS else _render(text)
+    """Return the Markdown `text` as sanitised HTML."""
+    return _render_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else _render(text)
 
 
 def _render(text: str) -> SafeString:
@@ -71,40 +70,40 @@ def _render(text: str) -> SafeString:
     return mark_safe(html)  # noqa: S308  nh3 has just cleaned it
 
 
-_render_kept = lru_cache(MAX_CACHED)(_render)
+_render_cached = lru_cache(MAX_CACHED_ANSWERS)(_render)
 
 
-class OutOfTimeError(Exception):
-    """The code takes too long to colour."""
+class HighlightingTimeout(Exception):
+    """The code takes too long to highlight."""
 
 
 class Highlighter:
-    """Colours the code of one answer, as spans with classes. Nothing means: escape it plainly."""
+    """Highlights the code blocks of one answer, as spans with classes. An empty result leaves a block plain."""
 
-    ends_at = 0.0
+    deadline = 0.0
 
     def __call__(self, code: str, language: str, _attributes: str) -> str:
         if not language or len(code) > MAX_HIGHLIGHTED_CHARACTERS or LONG_LINE.search(code):
             return ""
-        if not self.ends_at:
-            self.ends_at = thread_time() + HIGHLIGHTING_SECONDS
+        if not self.deadline:
+            self.deadline = thread_time() + HIGHLIGHTING_SECONDS
         try:
             lexer = get_lexer_by_name(language, stripnl=False)
             if lexer.name not in LANGUAGES:
                 return ""
-            return str(format_tokens(self._in_time(lexer.get_tokens(code)), _formatter))
-        except (ClassNotFound, OutOfTimeError):
+            return str(format_tokens(self._until_deadline(lexer.get_tokens(code)), _formatter))
+        except (ClassNotFound, HighlightingTimeout):
             return ""
 
-    def _in_time(self, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
+    def _until_deadline(self, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
         for token in tokens:
-            if thread_time() > self.ends_at:
-                raise OutOfTimeError
+            if thread_time() > self.deadline:
+                raise HighlightingTimeout
             yield token
 
 
 def _parse_inlines(state: StateCore) -> None:
-    """Do what markdown-it's rule of this name does, with a limit of its own."""
+    """Replace markdown-it's rule `inline`, to give inlines a depth limit of their own."""
     for token in state.tokens:
         if token.type == "inline":
             token.children = []
@@ -114,15 +113,15 @@ def _parse_inlines(state: StateCore) -> None:
 def _lower_headings(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, FIRST_HEADING - 1 + int(token.tag[1]))}"
+            token.tag = f"h{min(6, FIRST_HEADING_LEVEL - 1 + int(token.tag[1]))}"
 
 
-def _parser(*, deepest: int) -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": deepest})
+def _make_parser(*, max_depth: int) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": max_depth})
     return parser.enable(["table", "strikethrough"]).disable("image")
 
 
-_markdown = _parser(deepest=MAX_BLOCK_DEPTH)
-_inlines = _parser(deepest=MAX_INLINE_DEPTH)
+_markdown = _make_parser(max_depth=MAX_BLOCK_DEPTH)
+_inlines = _make_parser(max_depth=MAX_INLINE_DEPTH)
 _markdown.core.ruler.at("inline", _parse_inlines)
 _markdown.core.ruler.push("headings", _lower_headings)

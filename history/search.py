@@ -1,27 +1,25 @@
-"""Search one person's history."""
+"""Searches one person's history."""
 
 import sys
 import unicodedata
 
 from history.models import Turn
 
-COMBINING = dict.fromkeys(sign for sign in range(sys.maxunicode + 1) if unicodedata.combining(chr(sign)))
+MAX_WORDS = 20
+COMBINING_SIGNS = dict.fromkeys(sign for sign in range(sys.maxunicode + 1) if unicodedata.combining(chr(sign)))
 
 
 def fold(text: str) -> str:
-    """Return the form text is searched in: case and accents do not count."""
-    # Decomposed before as well: the letter in a sign such as 𝑨 has a case only once it is taken out.
+    """Return the text without case and accents, the form in which it is searched."""
+    # Decomposed before as well: a sign such as 𝑨 has a lower case only as the plain letter it is made of.
     if text.isascii():
         return text.lower()
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return decomposed.translate(COMBINING)
-
-
-MAX_WORDS = 20
+    return decomposed.translate(COMBINING_SIGNS)
 
 
 def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
-    """Return the owner's turns that hold every word of `query`, its first MOST_WORDS, newest first."""
+    """Return the owner's turns that contain every one of the first MAX_WORDS words of `query`, newest first."""
     words = fold(query).replace("\0", "").split()[:MAX_WORDS]
     if not words:
         return []

@@ -1,4 +1,4 @@
-"""Conversations by the day they were last used, as a sidebar lists them."""
+"""Groups conversations by the day they were last used, as the sidebar lists them."""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ AGES: tuple[tuple[int, Promise], ...] = (
 OLDER = _("Older")
 
 
-def by_age(conversations: Iterable[Conversation]) -> list[tuple[Promise, list[Conversation]]]:
-    """Return the conversations, last used first, in groups named for their age. Today is there even when empty."""
+def group_by_age(conversations: Iterable[Conversation]) -> list[tuple[Promise, list[Conversation]]]:
+    """Return the conversations, last used first, in groups labelled by age. Today is always a group, even if empty."""
     today = timezone.localdate()
-    groups = [(label, list(rows)) for label, rows in groupby(conversations, lambda row: age_of(row, today))]
+    groups = [(label, list(rows)) for label, rows in groupby(conversations, lambda row: age_label_of(row, today))]
     today_label = AGES[0][1]
     return groups if groups and groups[0][0] is today_label else [(today_label, []), *groups]
 
 
-def age_of(conversation: Conversation, today: dt.date) -> Promise:
-    days = (today - timezone.localdate(conversation.updated_at)).days
-    return next((label for most, label in AGES if days <= most), OLDER)
+def age_label_of(conversation: Conversation, today: dt.date) -> Promise:
+    age_days = (today - timezone.localdate(conversation.updated_at)).days
+    return next((label for max_days, label in AGES if age_days <= max_days), OLDER)

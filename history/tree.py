@@ -1,4 +1,4 @@
-"""The tree of a conversation: add a turn, walk back to the root."""
+"""The tree of a conversation's turns: starts it, adds to it, and reads its branches."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,65 +16,69 @@ from history.models import Conversation, TitledBy, Turn
 from history.search import fold
 
 TITLE_CHARACTERS = 60
-ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 PAGE_MARGIN = 10
-"""Turns of other branches a page may hold before a second one is read."""
+"""A page is read with so many turns more: those of other branches take places in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """Turns of one branch, oldest first, and whether it has earlier ones.
+class Branch:
+    """Turns of one branch, oldest first, and whether the branch has earlier ones.
 
-    `beside` has, by a turn's id, the answers its question got before, latest first; only those that were read anyway.
+    `earlier_answers` has, by a turn's id, other turns that answered the same question, latest first; only those that
+    were read with the page.
     """
 
     turns: list[Turn]
     has_earlier: bool
-    beside: dict[UUID, list[Turn]]
+    earlier_answers: dict[UUID, list[Turn]]
 
 
-def begin_conversation(turn: Turn) -> tuple[Conversation, Turn]:
-    """Write the first turn of a new conversation, and that conversation; return both.
+def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
+    """Write a new conversation and its first turn; return both.
 
-    Where somebody else has begun it meanwhile, the turn is added to theirs. Raises Conflict if it is another person's.
+    If another request has created the conversation meanwhile, the turn is added to it. Raises Conflict if it is another
+    person's.
     """
     if rows.speaks_sql(Turn):
         conversation = Conversation(
-            pk=turn.conversation_id, owner_id=turn.owner_id, title=title_from(turn.question), turn_count=1
+            pk=turn.conversation_id, owner_id=turn.owner_id, title=first_words_of(turn.question), turn_count=1
         )
         turn.seq, turn.search_text = 1, fold(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
             rows.insert(conversation)
             rows.insert(turn)
             return conversation, turn
-    conversation = open_conversation(turn.owner_id, turn.conversation_id, title=turn.question)
+    conversation = get_or_create_conversation(turn.owner_id, turn.conversation_id, title=turn.question)
     return conversation, add_turn(turn)
 
 
-def open_conversation(
+def get_or_create_conversation(
     owner_id: int, conversation_id: UUID, *, title: str, titled_by: TitledBy = TitledBy.WORDS
 ) -> Conversation:
-    """Return the owner's conversation, begun now if the id is new; raises Conflict if it is somebody else's."""
+    """Return the owner's conversation, created if the id is new; raises Conflict if it is somebody else's."""
     try:
-        conversation = Conversation(pk=conversation_id, owner_id=owner_id, title=title_from(title), titled_by=titled_by)
+        conversation = Conversation(
+            pk=conversation_id, owner_id=owner_id, title=first_words_of(title), titled_by=titled_by
+        )
         rows.insert(conversation)
     except IntegrityError as error:
-        found = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
-        if found is None:
+        existing = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
+        if existing is None:
             raise Conflict from error
-        return found
+        return existing
     return conversation
 
 
-def title_by_words(conversation: Conversation, question: str) -> None:
-    """Give a conversation that was begun without a title the first words of its first question."""
-    title = title_from(question)
+def title_from_question(conversation: Conversation, question: str) -> None:
+    """Give a conversation that was created without a title the first words of its question."""
+    title = first_words_of(question)
     if rows.update(Conversation, {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}, {"title": title}):
         conversation.title = title
 
 
-def title_from(text: str) -> str:
-    """Return the first line of a question, cut at a word."""
+def first_words_of(text: str) -> str:
+    """Return the text as one line, cut after a word if it is too long for a title."""
     line = " ".join(text.split())
     if len(line) <= TITLE_CHARACTERS:
         return line
@@ -82,7 +86,7 @@ def title_from(text: str) -> str:
 
 
 def find_parent(owner_id: int, conversation_id: UUID, parent_id: UUID) -> Turn:
-    """Return the turn a new one continues; raises NotFound, or ParentNotFinished while it is being written."""
+    """Return the turn that a new one continues; raises NotFound, or ParentNotFinished while it is being written."""
     parent = rows.find(Turn, pk=parent_id, owner_id=owner_id, conversation_id=conversation_id)
     if parent is None:
         raise NotFound
@@ -97,13 +101,13 @@ def check_finished(turn: Turn) -> Turn:
 
 
 def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
-    """Return the turn asked last in the conversation."""
+    """Return the turn that was asked last in the conversation."""
     of_conversation = {"owner_id": owner_id, "conversation_id": conversation_id}
     return next(iter(rows.select(Turn, of_conversation, order_by="-seq", limit=1)), None)
 
 
-def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
-    """Yield the turns from `leaf` back to the root, read in pages bounded by `seq`: a caller may stop early.
+def path_to_root(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
+    """Yield the turns from `leaf` back to the root. They are read in pages, so a caller that stops early reads less.
 
     `known` are turns the caller has read already.
     """
@@ -115,16 +119,16 @@ def path_to(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
             return
         if turn.parent_id not in page:
             page = {row.pk: row for row in _before(turn)}
-            # A parent beyond the page (a long-abandoned branch was taken up again) is fetched by its id.
+            # A parent beyond the page is read by its id: an old branch was continued much later.
             if turn.parent_id not in page:
                 page = {row.pk: row for row in rows.select(Turn, {"pk": turn.parent_id, "owner_id": turn.owner_id})}
         turn = page.get(turn.parent_id)
 
 
-def list_path(conversation: Conversation, *, before: Turn | None = None, limit: int) -> Path:
-    """Return the last `limit` turns of the branch that was used last.
+def list_branch(conversation: Conversation, *, before: Turn | None = None, limit: int) -> Branch:
+    """Return the last `limit` turns of the branch that was used last; with `before`, the turns that lead to that one.
 
-    With `before`, the turns that lead to that one instead. One statement, unless the branch was abandoned for long.
+    One statement, unless the branch was continued after a long time.
     """
     if before is None:
         newest = {"owner_id": conversation.owner_id, "conversation_id": conversation.pk}
@@ -135,19 +139,19 @@ def list_path(conversation: Conversation, *, before: Turn | None = None, limit: 
         leaf = next((turn for turn in page if turn.pk == before.parent_id), None)
         if leaf is None and before.parent_id is not None:
             leaf = rows.find(Turn, pk=before.parent_id, owner_id=before.owner_id)
-    found = list(islice(path_to(leaf, page), limit + 1))
-    turns = found[:limit][::-1]
-    return Path(turns, len(found) > limit, _beside(turns, page))
+    newest_first = list(islice(path_to_root(leaf, page), limit + 1))
+    turns = newest_first[:limit][::-1]
+    return Branch(turns, len(newest_first) > limit, _earlier_answers(turns, page))
 
 
 def add_turn(turn: Turn) -> Turn:
-    """Write a new turn at the end of its conversation and return it; the same id again returns what is there.
+    """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it.
 
-    `seq` is taken by insertion under a unique constraint: two writers cannot get the same, on any database. A caller
-    that has just seen the last turn may set it; it is only the first guess.
+    A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that has
+    just read the last turn may set `seq`, as a first guess.
     """
     turn.search_text = fold(turn.question)
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         turn.seq = turn.seq or _last_seq(turn) + 1
         try:
             rows.insert(turn)
@@ -163,11 +167,11 @@ def add_turn(turn: Turn) -> Turn:
     return turn
 
 
-def _beside(turns: list[Turn], page: list[Turn]) -> dict[UUID, list[Turn]]:
-    shown = {turn.pk for turn in turns}
+def _earlier_answers(turns: list[Turn], page: list[Turn]) -> dict[UUID, list[Turn]]:
+    branch_ids = {turn.pk for turn in turns}
     answered: dict[tuple[UUID | None, str], list[Turn]] = {}
     for row in page:
-        if row.pk not in shown and row.answer:
+        if row.pk not in branch_ids and row.answer:
             answered.setdefault((row.parent_id, row.question), []).append(row)
     return {
         turn.pk: answered[turn.parent_id, turn.question]

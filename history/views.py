@@ -1,4 +1,4 @@
-"""Your conversations: the list of all, rename, delete. The pages that show one are the chat's."""
+"""Pages that list, rename and delete conversations. The page that shows one is the chat's."""
 
 from uuid import UUID
 
@@ -11,15 +11,15 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts.http import member_of
 from history import access
 from history.forms import RenameForm
-from history.timeline import by_age
+from history.timeline import group_by_age
 
 
 @login_required
 @require_safe
 def conversations(request: HttpRequest) -> HttpResponse:
-    """All conversations, a page at a time."""
+    """List all conversations, a page at a time."""
     page = access.list_conversations(member_of(request).pk, after=request.GET.get("after"))
-    return render(request, "history/conversations.html", {"groups": by_age(page.rows), "next": page.next})
+    return render(request, "history/conversations.html", {"groups": group_by_age(page.rows), "next": page.next})
 
 
 @login_required
@@ -45,11 +45,11 @@ def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     if request.method != "POST":
         template = "history/_delete.html" if is_fragment(request) else "history/delete.html"
         return render(request, template, context)
-    page = request.headers.get("HX-Current-URL", "")
+    current_url = request.headers.get("HX-Current-URL", "")
     access.delete_conversation(conversation)
     if not is_fragment(request):
         return redirect("home")
-    if str(conversation_id) in page:  # the page the person is on has just gone
+    if str(conversation_id) in current_url:  # the page they are on no longer exists
         return HttpResponse(headers={"HX-Redirect": reverse("home")})
     return render(request, "history/_deleted.html", {"conversation_id": conversation_id})
 

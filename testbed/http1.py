@@ -1,4 +1,4 @@
-"""The part of HTTP/1.1 that the provider and the load client share: heads, and bodies in chunks."""
+"""The part of HTTP/1.1 that the fake provider and the load client share: heads, and bodies in chunks."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A start line and its fields, names in lower case."""
+    """A start line and its header fields, whose names are in lower case."""
 
     start: str
     fields: dict[str, str]
 
     @classmethod
     def parse(cls, raw: bytes) -> "Head":
-        """Reads what stands before the blank line."""
+        """Parse what comes before the blank line."""
         start, *lines = raw.decode("latin-1").split("\r\n")
         fields = {}
         for line in lines:
@@ -47,34 +47,34 @@ class Head:
 
 
 class Dechunker:
-    """Takes the chunked framing (RFC 9112 §7.1) off a body that arrives in pieces of any size."""
+    """Decodes a chunked body (RFC 9112 §7.1) that arrives in pieces of any size."""
 
-    __slots__ = ("_after_data", "_in_trailer", "_kept", "_left", "finished")
+    __slots__ = ("_after_data", "_in_trailer", "_buffer", "_chunk_bytes_left", "finished")
 
     def __init__(self) -> None:
         self.finished = False
-        self._kept = b""
-        self._left = 0
+        self._buffer = b""
+        self._chunk_bytes_left = 0
         self._after_data = False
         self._in_trailer = False
 
     @property
     def rest(self) -> bytes:
-        """What came after the end of the body."""
-        return self._kept if self.finished else b""
+        """The bytes after the end of the body."""
+        return self._buffer if self.finished else b""
 
     def feed(self, data: bytes) -> bytes:
-        """The part of the body that these bytes complete; sets `finished` at its end."""
-        buffer = self._kept + data if self._kept else data
+        """Return the part of the body in these bytes; sets `finished` at its end."""
+        buffer = self._buffer + data if self._buffer else data
         pieces: list[bytes] = []
         at = 0
         while not self.finished:
-            if self._left:
-                piece = buffer[at : at + self._left]
+            if self._chunk_bytes_left:
+                piece = buffer[at : at + self._chunk_bytes_left]
                 pieces.append(piece)
                 at += len(piece)
-                self._left -= len(piece)
-                if self._left:
+                self._chunk_bytes_left -= len(piece)
+                if self._chunk_bytes_left:
                     break
                 self._after_data = True
             line_start = at + 2 if self._after_data else at
@@ -83,7 +83,7 @@ class Dechunker:
                 break
             self._read_line(buffer[line_start:line_end])
             at = line_end + 2
-        self._kept = buffer[at:]
+        self._buffer = buffer[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_line(self, line: bytes) -> None:
@@ -91,11 +91,11 @@ class Dechunker:
             self.finished = not line
             return
         try:
-            self._left = int(line.partition(b";")[0], 16)
+            self._chunk_bytes_left = int(line.partition(b";")[0], 16)
         except ValueError as error:
             raise MalformedError(repr(line[:40])) from error
         self._after_data = False
-        self._in_trailer = self._left == 0
+        self._in_trailer = self._chunk_bytes_left == 0
 
 
 def chunk(data: bytes) -> bytes:

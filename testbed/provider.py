@@ -1,13 +1,13 @@
-"""A fake LLM provider on the loopback interface that speaks the wire formats of OpenAI, Anthropic and Google.
+"""A fake LLM provider on the loopback interface, in the wire formats of OpenAI, Anthropic and Google.
 
-The name of the model is the script of the answer: see `testbed.script`. Used by tests as `FakeProvider`, and by the bench
-as a process: `python -m testbed.provider --port 9100`.
+The name of the model is the script of the answer: see `testbed.script`. Tests use it as `FakeProvider`, the bench as a
+process: `python -m testbed.provider --port 9100`.
 
     GET  /v1/models             a few example names; every name in the grammar works
     POST /v1/chat/completions   streamed or not
     POST /v1/messages, /v1beta/models/<model>:streamGenerateContent
     GET  /stats                 counters and the last request bodies, see `Snapshot`
-    POST /reset                 forgets them, and drops every stream that still runs
+    POST /reset                 sets them back, and drops every running stream
 """
 
 import argparse
@@ -22,11 +22,11 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from testbed import wire
-from testbed.answers import Provider, Running, Snapshot
-from testbed.dialects import Dialect, dialect_at
+from testbed import openai_format
+from testbed.formats import WireFormat, format_at
 from testbed.http1 import LAST_CHUNK, MAX_HEAD_BYTES, Dechunker, Head, MalformedError
-from testbed.loops import allow_many_sockets
+from testbed.many_connections import allow_many_sockets
+from testbed.provider_state import ProviderState, RunningAnswer, Snapshot
 from testbed.script import Script, UnknownScriptError, expected_reasoning, expected_text
 
 __all__ = ["FakeProvider", "Script", "Snapshot", "expected_reasoning", "expected_text"]
@@ -54,14 +54,14 @@ class _Request:
 
 
 class _Connection(asyncio.Protocol):
-    """One client. Requests that arrive while an answer runs wait in the buffer."""
+    """A client's connection. Requests that arrive while an answer runs wait in the buffer."""
 
     _transport: asyncio.Transport
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: ProviderState) -> None:
         self._provider = provider
         self._buffer = b""
-        self._running: Running | None = None
+        self._running: RunningAnswer | None = None
         self._closes = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,18 +75,18 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._provider.connections.discard(self)
         if running := self._running:
-            self._running, running.over = None, True
-            self._provider.ended(running, by_client=True)
+            self._running, running.is_over = None, True
+            self._provider.remove_running(running, by_client=True)
 
     def drop(self) -> None:
         if running := self._running:
-            self._running, running.over = None, True
+            self._running, running.is_over = None, True
         self._transport.abort()
 
     def write(self, frames: list[bytes]) -> None:
         self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
-    def finish_stream(self, running: Running, frames: list[bytes]) -> None:
+    def finish_stream(self, running: RunningAnswer, frames: list[bytes]) -> None:
         ending = running.answer.script.ending
         if ending == "stall":
             if frames:
@@ -99,9 +99,9 @@ class _Connection(asyncio.Protocol):
             frames.append(LAST_CHUNK)
         self._end(running)
         self.write(frames)
-        self._next()
+        self._serve_next()
 
-    def finish_whole(self, running: Running) -> None:
+    def finish_whole(self, running: RunningAnswer) -> None:
         ending = running.answer.script.ending
         if ending == "stall":
             return
@@ -110,16 +110,16 @@ class _Connection(asyncio.Protocol):
         if ending == "cut":
             self._transport.close()
         elif ending == "error":
-            self._refuse(500, wire.refusal(500))
+            self._refuse(500, openai_format.refusal(500))
         else:
             self._reply(200, body)
-        self._next()
+        self._serve_next()
 
-    def _end(self, running: Running) -> None:
-        self._running, running.over = None, True
-        self._provider.ended(running, by_client=False)
+    def _end(self, running: RunningAnswer) -> None:
+        self._running, running.is_over = None, True
+        self._provider.remove_running(running, by_client=False)
 
-    def _next(self) -> None:
+    def _serve_next(self) -> None:
         if self._closes:
             self._transport.close()
         elif self._buffer:
@@ -136,11 +136,11 @@ class _Connection(asyncio.Protocol):
                 if self._closes and self._running is None:
                     self._transport.close()
         except MalformedError:
-            self._refuse(400, wire.refusal(400))
+            self._refuse(400, openai_format.refusal(400))
             self._transport.close()
 
     def _take_request(self) -> _Request | None:
-        """The next request in the buffer, or None while it is not all there."""
+        """Return the next request in the buffer, or None while it is incomplete."""
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > MAX_HEAD_BYTES:
@@ -175,72 +175,72 @@ class _Connection(asyncio.Protocol):
         return None
 
     def _route(self, request: _Request) -> None:
-        if request.method == "POST" and (dialect := dialect_at(request.path)):
-            return self._complete(request, dialect)
+        if request.method == "POST" and (wire_format := format_at(request.path)):
+            return self._answer(request, wire_format)
         match request.method, request.path:
             case "GET", "/v1/models":
-                self._reply(200, wire.model_list())
+                self._reply(200, openai_format.model_list())
             case "GET", "/stats":
                 self._reply(200, json.dumps(asdict(self._provider.snapshot())).encode())
             case "POST", "/reset":
                 self._provider.reset()
                 self._reply(200, b"{}")
             case _:
-                self._refuse(404, wire.refusal(404))
+                self._refuse(404, openai_format.refusal(404))
 
-    def _complete(self, request: _Request, dialect: Dialect) -> None:
+    def _answer(self, request: _Request, wire_format: WireFormat) -> None:
         sent = _read_body(request.body)
-        body = dialect.as_chat(request.path, sent) if sent is not None else {}
+        body = wire_format.as_openai(request.path, sent) if sent is not None else {}
         if sent is None or not isinstance(body.get("model"), str):
-            return self._refuse(400, dialect.refusal(400))
+            return self._refuse(400, wire_format.refusal(400))
         self._provider.requests.append(sent)
         try:
             script = Script.parse(body["model"])
         except UnknownScriptError:
-            return self._refuse(404, dialect.refusal(404))
+            return self._refuse(404, wire_format.refusal(404))
         if script.kind == "tokens" and not self._provider.is_flaky_now(body["model"], script):
-            return self._begin(script, body, dialect)
+            return self._start_answer(script, body, wire_format)
         if script.kind == "hang":
             return self._hang(script, body)
-        return self._refuse_by_script(script, dialect)
+        return self._refuse_by_script(script, wire_format)
 
-    def _begin(self, script: Script, body: dict[str, Any], dialect: Dialect) -> None:
-        script = script.answering(wire.last_question(body.get("messages") or []))
+    def _start_answer(self, script: Script, body: dict[str, Any], wire_format: WireFormat) -> None:
+        script = script.for_question(openai_format.last_question(body.get("messages") or []))
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         if limit is not None:
             script = script.limited_to(int(limit))
         streamed = bool(body.get("stream"))
         wait_ms = script.first_ms if streamed else script.duration_ms
-        answer = dialect.answer(script, body, self._provider.counters.started)
-        due_ns = monotonic_ns() + wait_ms * wire.NS_PER_MS
-        running = Running(self, answer, due_ns, answer.events() if streamed else None)
+        answer = wire_format.answer(script, body, self._provider.counters.started)
+        due_ns = monotonic_ns() + wait_ms * openai_format.NS_PER_MS
+        running = RunningAnswer(self, answer, due_ns, answer.events() if streamed else None)
         self._run(running)
         if streamed:
             self._transport.write(_STREAM_HEAD)
         self._provider.clock.add(running)
 
     def _hang(self, script: Script, body: dict[str, Any]) -> None:
-        self._run(Running(self, wire.Answer(script, body, 0), 0, None))
+        self._run(RunningAnswer(self, openai_format.OpenAIAnswer(script, body, 0), 0, None))
 
-    def _run(self, running: Running) -> None:
+    def _run(self, running: RunningAnswer) -> None:
         self._running = running
-        self._provider.began(running)
+        self._provider.add_running(running)
 
-    def _refuse_by_script(self, script: Script, dialect: Dialect) -> None:
+    def _refuse_by_script(self, script: Script, wire_format: WireFormat) -> None:
         match script.kind:
             case "context":
-                self._refuse(400, wire.context_refusal())
+                self._refuse(400, openai_format.context_refusal())
             case "quota":
-                self._refuse(429, wire.quota_refusal())
+                self._refuse(429, openai_format.quota_refusal())
             case "html":
                 self._refuse(script.status, _HTML % (script.status, script.status), "content-type: text/html\r\n")
             case "status" if script.retry_after_seconds is not None:
                 fields = f"retry-after: {script.retry_after_seconds}\r\n{_JSON}"
-                self._refuse(script.status, dialect.refusal(script.status), fields)
+                self._refuse(script.status, wire_format.refusal(script.status), fields)
             case "status":
-                self._refuse(script.status, dialect.refusal(script.status))
-            case _:  # a flaky one
-                self._refuse(500, dialect.refusal(500))
+                self._refuse(script.status, wire_format.refusal(script.status))
+            case _:  # a flaky script
+                self._refuse(500, wire_format.refusal(500))
 
     def _refuse(self, status: int, body: bytes, fields: str = _JSON) -> None:
         self._provider.counters.refused += 1
@@ -255,7 +255,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _read_body(raw: bytes) -> dict[str, Any] | None:
-    """The request, or None where it is none; what the model does with the rest is up to its script."""
+    """Return the request, or None where it is not a JSON object."""
     try:
         body = json.loads(raw)
     except ValueError:
@@ -264,13 +264,13 @@ def _read_body(raw: bytes) -> dict[str, Any] | None:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """asyncio's own: it writes at once, so that a timed token tells the truth. uvloop keeps what is written until the
-    end of the loop's round, tens of milliseconds with 500 streams, and needs as much CPU for a stream."""
+    """Return asyncio's own event loop: it writes at once, so that the time in a timed token is right. uvloop holds
+    writes back to the end of the loop's round, tens of milliseconds with 500 streams, and needs as much CPU."""
     return asyncio.SelectorEventLoop()
 
 
-async def serve(provider: Provider, port: int, ready: Callable[[int], None], stop: asyncio.Event) -> None:
-    """Answers on the loopback interface until `stop` is set; `ready` is told the port, a free one for 0."""
+async def serve(provider: ProviderState, port: int, ready: Callable[[int], None], stop: asyncio.Event) -> None:
+    """Serve on the loopback interface until `stop` is set; call `ready` with the port, a free one for 0."""
     server = await provider.loop.create_server(lambda: _Connection(provider), HOST, port, backlog=1024)
     ready(server.sockets[0].getsockname()[1])
     await stop.wait()
@@ -286,7 +286,7 @@ class FakeProvider:
     def __init__(self) -> None:
         self.port = 0
         self._loop = new_loop()
-        self._provider = Provider(self._loop)
+        self._provider = ProviderState(self._loop)
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fake-provider", daemon=True)
@@ -305,7 +305,7 @@ class FakeProvider:
 
     @property
     def url(self) -> str:
-        """The base URL that an OpenAI client is given."""
+        """The base URL for an OpenAI client."""
         return f"http://{HOST}:{self.port}/v1"
 
     @property
@@ -314,17 +314,17 @@ class FakeProvider:
         return self.stats().requests
 
     def stats(self) -> Snapshot:
-        return self._ask(self._provider.snapshot)
+        return self._call(self._provider.snapshot)
 
     def reset(self) -> None:
-        """Forgets counters, requests and flaky models, and drops the streams that still run."""
-        self._ask(self._provider.reset)
+        """Set back counters, requests and flaky models, and drop running streams."""
+        self._call(self._provider.reset)
 
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Asks in the provider's own thread, where nothing changes meanwhile."""
-        answer: Future[T] = Future()
-        self._loop.call_soon_threadsafe(lambda: answer.set_result(question()))
-        return answer.result(10)
+    def _call(self, function: Callable[[], T]) -> T:
+        """Call the function in the provider's own thread, so that nothing changes meanwhile; return its result."""
+        result: Future[T] = Future()
+        self._loop.call_soon_threadsafe(lambda: result.set_result(function()))
+        return result.result(10)
 
     def _run(self) -> None:
         try:
@@ -348,7 +348,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.run_until_complete(
-        serve(Provider(loop), port, lambda found: print(f"http://{HOST}:{found}/v1", flush=True), stop)
+        serve(ProviderState(loop), port, lambda chosen: print(f"http://{HOST}:{chosen}/v1", flush=True), stop)
     )
     loop.close()
 

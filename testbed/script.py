@@ -1,9 +1,9 @@
-"""What the fake provider does with a request, read from the name of the model that was asked for.
+"""Scripts: the name of the model in a request says what the fake provider does.
 
 A name is a kind and, for `fake-`, options in any order:
 
     fake-<N>t-<D>ms     N tokens, one every D ms; with 0ms all at once. The text is `t0 t1 t2 …`, each with its space.
-        -f<F>           the first token F ms after the request (50 unless said)
+        -f<F>           the first token F ms after the request (default: 50)
         -p<B>           every token padded with B more bytes
         -r<N>           N reasoning tokens first (`r0 r1 …` in `reasoning_content`), at the same pace
         -ns             a token is `t<CLOCK_MONOTONIC in ns> `, the moment it was sent, for clients that time it
@@ -40,7 +40,7 @@ Kind = Literal["tokens", "status", "html", "context", "quota", "hang"]
 Finish = Literal["stop", "length", "content_filter"]
 Ending = Literal["finish", "silent", "cut", "stall", "error"]
 
-# What a sanitiser, a byte counter or a UTF-16 reader may trip over; the family is five code points joined into one sign.
+# Text that sanitisers, byte counters or UTF-16 readers get wrong. The family is five code points joined into one sign.
 UNICODE_PIECES = (
     "🙂",
     "ñandú",
@@ -53,7 +53,7 @@ UNICODE_PIECES = (
     'a"\\b\n',
 )
 
-_NUMBERED = {
+_NUMBER_OPTIONS = {
     "f": "first_ms",
     "p": "padding",
     "r": "reasoning",
@@ -64,7 +64,7 @@ _NUMBERED = {
     "flaky": "flaky",
     "echo": "echo",
 }
-_FLAGS: dict[str, tuple[str, Any]] = {
+_FLAG_OPTIONS: dict[str, tuple[str, Any]] = {
     "ns": ("timed", True),
     "unicode": ("unicode", True),
     "nofinish": ("finish", None),
@@ -74,14 +74,14 @@ _FLAGS: dict[str, tuple[str, Any]] = {
     "crlf": ("crlf", True),
     "split": ("split", True),
 }
-_BARE: dict[str, Kind] = {"context": "context", "quota": "quota", "hang": "hang"}
+_NAMED_SCRIPTS: dict[str, Kind] = {"context": "context", "quota": "quota", "hang": "hang"}
 _TOKENS = re.compile(r"fake-(\d+)t-(\d+)ms((?:-[a-z]+\d*)*)")
 _OPTION = re.compile(r"([a-z]+)(\d*)")
 _STATUS = re.compile(r"(status|html)-([45]\d\d)(?:-retry(\d+))?")
 
 
 class UnknownScriptError(ValueError):
-    """The model's name is not in the grammar."""
+    """The model's name is not a script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +110,17 @@ class Script:
 
     @classmethod
     def parse(cls, model: str) -> "Script":
-        """The script a model's name spells; raises UnknownScriptError."""
+        """Return the script of a model's name; raises UnknownScriptError."""
         return _parse(model)
 
-    def answering(self, question: str) -> "Script":
-        """The same script for a request that asks this: an echo says it again."""
+    def for_question(self, question: str) -> "Script":
+        """Return the script for this question: an echo repeats it."""
         if not self.echo:
             return self
         return replace(self, text=question, tokens=min(self.tokens, -(-len(question) // self.echo)))
 
     def limited_to(self, max_tokens: int) -> "Script":
-        """The same script for a request that takes at most so many tokens, reasoning included."""
+        """Return the script for a request of at most so many tokens, reasoning included."""
         if self.reasoning + self.tokens <= max_tokens:
             return self
         reasoning = min(self.reasoning, max_tokens)
@@ -129,7 +129,7 @@ class Script:
 
     @property
     def delivered(self) -> int:
-        """How many visible tokens leave before the answer ends or breaks."""
+        """How many visible tokens are sent before the answer ends or breaks."""
         return min([self.tokens, *(k for k, _ in self._breaks())])
 
     @property
@@ -141,11 +141,11 @@ class Script:
 
     @property
     def duration_ms(self) -> int:
-        """From the request to the last token, without the time any byte takes."""
+        """The time from the request to the last token, without transmission."""
         return self.first_ms + self.gap_ms * max(0, self.reasoning + self.delivered - 1)
 
     def token_maker(self) -> Callable[[int], str]:
-        """A function from a token's number to its text. A timed token tells the moment of the call."""
+        """Return a function from a token's number to its text. A timed token's text is the time of the call."""
         tail = " " + ("x" * (self.padding - 1) + " " if self.padding else "")
         if self.timed:
             return lambda _: f"t{monotonic_ns()}{tail}"
@@ -165,7 +165,7 @@ class Script:
 
 
 def expected_text(model: str, max_tokens: int | None = None) -> str:
-    """The visible text that a request for this model is sent, up to where it ends or breaks."""
+    """Return the visible text of an answer by this model, up to where it ends or breaks."""
     script = _limited(model, max_tokens)
     if script.timed:
         raise ValueError(f"the text of {model} is the time at which it is sent")
@@ -174,7 +174,7 @@ def expected_text(model: str, max_tokens: int | None = None) -> str:
 
 
 def expected_reasoning(model: str, max_tokens: int | None = None) -> str:
-    """The reasoning that a request for this model is sent."""
+    """Return the reasoning of an answer by this model."""
     return "".join(f"r{i} " for i in range(_limited(model, max_tokens).reasoning))
 
 
@@ -185,8 +185,8 @@ def _limited(model: str, max_tokens: int | None) -> Script:
 
 @lru_cache(maxsize=1024)
 def _parse(model: str) -> Script:
-    if model in _BARE:
-        return Script(kind=_BARE[model])
+    if model in _NAMED_SCRIPTS:
+        return Script(kind=_NAMED_SCRIPTS[model])
     if match := _STATUS.fullmatch(model):
         kind, status, retry = match.groups()
         return Script(
@@ -201,15 +201,15 @@ def _parse(model: str) -> Script:
 
 
 def _options(text: str, model: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for word in text.split("-")[1:]:
         match = _OPTION.fullmatch(word)
         name, number = match.groups() if match else ("", "")
-        if number and name in _NUMBERED:
-            found[_NUMBERED[name]] = int(number)
-        elif not number and name in _FLAGS:
-            field, value = _FLAGS[name]
-            found[field] = value
+        if number and name in _NUMBER_OPTIONS:
+            fields[_NUMBER_OPTIONS[name]] = int(number)
+        elif not number and name in _FLAG_OPTIONS:
+            field, value = _FLAG_OPTIONS[name]
+            fields[field] = value
         else:
             raise UnknownScriptError(model)
-    return found
+    return fields

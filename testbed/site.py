@@ -1,4 +1,4 @@
-"""The real thing: web, runner, worker and Valkey as processes, on stores of their own. For the bench, and for tests."""
+"""A whole site for tests and the bench: web, runner, worker and Valkey as processes, with stores of their own."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-from config.embedded import services
+from config.embedded import ports, services
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30
@@ -23,10 +23,10 @@ STOP_SECONDS = 15
 
 
 class Site:
-    """`with Site(provider_url, models) as site:` starts it; `kill` and `start` one process at a time.
+    """`with Site(provider_url, models) as site:` starts it; `start`, `kill` and `stop` act on one process.
 
-    `models` are names the provider at `provider_url` understands. `cores` pins every process. `environment` is set on
-    top: a DATABASE_URL, say; without one the databases are SQLite in a temporary folder.
+    `models` are names that the provider at `provider_url` understands. `cores` pins every process. `environment` is
+    added to the processes', such as a DATABASE_URL; without one the databases are SQLite in a temporary folder.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Site:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
-        self._ports = {f"web{number}": services.any_free_port() for number in range(webs)}
-        self._valkey = services.any_free_port()
+        self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
+        self._valkey = ports.any_free_port()
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._asking_inside = threading.Lock()
+        self._command_lock = threading.Lock()
         self.environment = self._environment(provider_url, models) | (environment or {})
 
     def __enter__(self) -> Self:
         try:
-            self._spawn_inside()
+            self._spawn("commands")
             self.start("valkey")
-            self._inside("prepare")
+            self._run_command("prepare")
             for name in (*self._ports, *self._runners, "worker"):
                 self._spawn(name)
             for port in self._ports.values():
@@ -74,19 +74,19 @@ class Site:
     # --- Processes ---------------------------------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Start one process; a killed one comes back at the same address."""
+        """Start one process; after `kill` it has the same address again."""
         self._spawn(name)
         if port := {**self._ports, "valkey": self._valkey}.get(name):
             wait_for_port(port)
 
     def kill(self, name: str) -> None:
-        """Kill one process with -9."""
+        """Kill one process with SIGKILL."""
         child = self._children[name]
         child.send_signal(signal.SIGKILL)
         child.wait()
 
     def stop(self, name: str) -> None:
-        """Ask one process to stop, and see that it does."""
+        """Stop one process with SIGTERM, and with SIGKILL if it takes too long."""
         child = self._children[name]
         child.terminate()
         try:
@@ -119,13 +119,17 @@ class Site:
                 time.sleep(0.1)
 
     def _spawn(self, name: str) -> None:
-        with self._log(name) as log:
+        is_asked = name == "commands"
+        with (self._folder / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
-                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
+                self._command(name),
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE if is_asked else None,
+                stdout=subprocess.PIPE if is_asked else log,
+                stderr=log,
+                preexec_fn=self._pin,
             )
-
-    def _log(self, name: str) -> BinaryIO:
-        return (self._folder / f"{name}.log").open("ab")
 
     def _command(self, name: str) -> list[str]:
         if name == "valkey":
@@ -136,6 +140,8 @@ class Site:
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
             return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
+        if name == "commands":
+            return [sys.executable, "-m", "testbed.site_commands"]
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
@@ -148,8 +154,8 @@ class Site:
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
-            "CACHE_TTL": "0",  # the same question is asked all the time, and the provider must be asked each time
-            "MODEL_TITLES": "false",  # and for nothing else
+            "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
+            "MODEL_TITLES": "false",  # only questions reach the provider
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",
@@ -158,70 +164,59 @@ class Site:
 
     # --- People and rows ---------------------------------------------------------------------------------------------
 
-    def members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
+    def create_members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
         """Return the access tokens of new members, on a plan with the given fields, else on Free."""
-        accesses: list[str] = self._inside("members", {"count": count, "plan": plan})
-        return accesses
+        access_tokens: list[str] = self._run_command("create_members", count=count, plan=plan)
+        return access_tokens
 
-    def operator(self) -> str:
+    def create_operator(self) -> str:
         """Return the access token of a new operator."""
-        access: str = self._inside("operator")
-        return access
+        access_token: str = self._run_command("create_operator")
+        return access_token
 
-    def sessions(self, accesses: list[str]) -> list[str]:
-        """Return a session's key for each access token: what a browser's cookie holds."""
-        keys: list[str] = self._inside("sessions", accesses)
+    def create_sessions(self, access_tokens: list[str]) -> list[str]:
+        """Return a session key for each access token: the value of a browser's cookie."""
+        keys: list[str] = self._run_command("create_sessions", access_tokens=access_tokens)
         return keys
 
-    def converse(self, access: str, turns: int) -> str:
+    def create_conversation(self, access_token: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""
-        conversation_id: str = self._inside("converse", {"access": access, "turns": turns})
+        conversation_id: str = self._run_command("create_conversation", access_token=access_token, turns=turns)
         return conversation_id
 
     def offer(self, *models: Mapping[str, object]) -> None:
-        """Offer models with these fields, each by its key; what was there is changed."""
-        self._inside("offer", models)
+        """Create or change models, each by its key."""
+        self._run_command("offer", models=models)
 
     def audit(self) -> dict[str, Any]:
-        """Return every turn and what the ledger says, as the databases have it."""
-        found: dict[str, Any] = self._inside("audit")
-        return found
+        """Return every turn, reservation and usage record of the databases."""
+        report: dict[str, Any] = self._run_command("audit")
+        return report
 
     def ledger(self) -> dict[str, Any]:
-        """Return what of `audit` is short, however long the site has run."""
-        found: dict[str, Any] = self._inside("ledger")
-        return found
+        """Return the part of `audit` that stays short however long the site has run."""
+        report: dict[str, Any] = self._run_command("ledger")
+        return report
 
-    def _spawn_inside(self) -> None:
-        with self._log("inside") as log:
-            self._children["inside"] = subprocess.Popen(
-                [sys.executable, "-m", "testbed.inside"],
-                cwd=ROOT,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-
-    def _inside(self, name: str, argument: object = None) -> Any:
-        """Return what one function of `testbed.inside` returns in this site's environment."""
-        child = self._children["inside"]
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with self._asking_inside:
-            child.stdin.write(json.dumps([name, argument]).encode() + b"\n")
-            child.stdin.flush()
-            answer = child.stdout.readline()
-        assert answer, self.logs()
-        found = json.loads(answer)
-        assert "error" not in found, found["error"]
-        return found["value"]
+    def _run_command(self, name: str, **arguments: object) -> Any:
+        """Run one function of `testbed.site_commands` in this site's environment; return what it returns."""
+        process = self._children["commands"]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with self._command_lock:
+            process.stdin.write(json.dumps([name, arguments]).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        assert line, self.logs()
+        result = json.loads(line)
+        assert "error" not in result, result["error"]
+        return result["value"]
 
 
 def wait_for_port(port: int) -> None:
     """Return when something answers on the port."""
     deadline = time.monotonic() + START_SECONDS
-    while services.is_free(port):
+    while ports.is_free(port):
         if time.monotonic() > deadline:
             raise TimeoutError(f"Nothing answers on port {port}.")
         time.sleep(0.05)

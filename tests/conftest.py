@@ -21,7 +21,7 @@ from billing.models import BillingAccount, Plan
 from chat.llm import health
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
-from core.cached_tables import CachedTable
+from core import caching
 from core.redis_clients import sync_redis
 
 hypothesis.settings.register_profile("tests", deadline=None)  # how long it takes says how busy the machine is
@@ -83,12 +83,10 @@ def no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def fresh_redis() -> Iterator[None]:
     """Every test begins with an empty Redis, and nothing kept in the process."""
     sync_redis().flushall()
-    for kept in CachedTable.every:
-        kept.forget()
+    caching.forget_everything()
     health.forget_cached_health()
     yield
-    for kept in CachedTable.every:
-        kept.forget()
+    caching.forget_everything()
 
 
 def install() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from config.embedded import services
+from config.embedded import ports, services
 from config.embedded.supervision import Process
 from testbed.site import wait_for_port
 
@@ -46,11 +46,11 @@ def start_stores() -> None:
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
     for name in ("MONGODB_URI", *keys, "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
         os.environ.pop(name, None)
-    port = services.any_free_port()
+    port = ports.any_free_port()
     start(services.valkey(port, SCRATCH / "valkey"), port)
     os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     if STORES == "mongodb":
-        port = services.any_free_port()
+        port = ports.any_free_port()
         start(services.mongodb(port, SCRATCH / "mongo"), port)
         os.environ["MONGODB_URI"] = f"mongodb://127.0.0.1:{port}/?w=1&journal=true"
         os.environ.pop("DATABASE_URL", None)

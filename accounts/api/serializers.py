@@ -1,4 +1,4 @@
-"""Shapes of the account API."""
+"""The serializers of the account API."""
 
 import zoneinfo
 from typing import Any
@@ -26,7 +26,7 @@ class MeSerializer(serializers.ModelSerializer[User]):
 
 
 class RegisterSerializer(serializers.ModelSerializer[User]):
-    """A new member. The address is stored in lower case; the password is checked as Django does."""
+    """A new member. The address is stored in lower case; Django's validators check the password."""
 
     email = serializers.EmailField(max_length=254)
     time_zone = serializers.CharField(required=False, validators=[check_time_zone])

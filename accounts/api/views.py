@@ -1,4 +1,4 @@
-"""Sign up, log in, and your own account."""
+"""The API of sign-up, log-in and the user's own account."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class SignUpThrottle(AnonRateThrottle):
 
 
 class LogInThrottle(AnonRateThrottle):
-    """Slows down guessing from one address; a person who mistypes never meets it."""
+    """Slows down guessing from one address; a person who mistypes does not reach it."""
 
     scope = "log_in"
     rate = "30/minute"
@@ -74,7 +74,7 @@ def refresh(request: Request) -> Response:
     serializer.is_valid(raise_exception=True)
     try:
         token = RefreshToken(serializer.validated_data["refresh"])
-        # Not somebody suspended, nor a token from before the password was changed.
+        # Refuses suspended users, and tokens from before the password was changed.
         user = JWTAuthentication().get_user(token.access_token)
         blacklisted: Any = token.blacklist()  # annotated as the row, but it is get_or_create's pair
     except TokenError as error:

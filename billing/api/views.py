@@ -1,4 +1,4 @@
-"""The money API."""
+"""The billing API: what is left of your credits."""
 
 from dataclasses import asdict
 

@@ -9,8 +9,7 @@ from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import charged_rates
 from chat.models import Attachment
-from chat.shown.costs import first_token_ms, price_shown
-from chat.socket.vocabulary import usage_of
+from chat.shown.costs import first_token_ms, price_details, usage_of
 from history.models import Turn
 
 
@@ -20,10 +19,10 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was given before: then
     `cost_micros` is 0 and `usage` null.
 
-    `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought. `price`
-    is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of `input`,
-    `output`, `cache_read` and `cache_write`, which hold for inputs longer than `above` tokens; `markup_percent`, added to
-    `provider_micros`; `as_of`, the day of the list prices, empty for the operator's own.
+    `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought.
+    `price` is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of
+    `input`, `output`, `cache_read` and `cache_write`, which hold for inputs longer than `above` tokens;
+    `markup_percent`, added to `provider_micros`; `as_of`, the day of the list prices, empty for the operator's own.
     """
 
     model = serializers.SerializerMethodField()
@@ -37,21 +36,9 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     class Meta:
         model = Turn
         fields = (
-            *(
-                "id",
-                "conversation_id",
-                "parent_id",
-                "seq",
-                "model",
-                "effort",
-                "provider",
-                "instead_of",
-                "route",
-                "status",
-                "question",
-                "attachments",
-                "answer",
-            ),
+            *("id", "conversation_id", "parent_id", "seq"),
+            *("model", "effort", "provider", "instead_of", "route", "status"),
+            *("question", "attachments", "answer"),
             *("reasoning", "from_cache", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
             *("finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
@@ -64,7 +51,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
         return usage_of(turn)
 
     def get_price(self, turn: Turn) -> dict[str, Any] | None:
-        return price_shown(turn)
+        return price_details(turn)
 
     def get_first_token_ms(self, turn: Turn) -> int | None:
         return first_token_ms(turn)
@@ -87,7 +74,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
 
 class AskSerializer(serializers.Serializer[Any]):
-    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of the model's `efforts`."""
+    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of
+    the model's `efforts`."""
 
     text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
@@ -99,25 +87,16 @@ class AskSerializer(serializers.Serializer[Any]):
 
 
 class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
-    """A file. `status` is `uploaded`, `processing`, `ready` or `refused`, then `error` is `{"code", "detail"}`; `pages` is
-    of PDFs, `width` and `height` are of images."""
+    """A file. `status` is `uploaded`, `processing`, `ready` or `refused`, then `error` is `{"code", "detail"}`; `pages`
+    is of PDFs, `width` and `height` are of images."""
 
     error = serializers.SerializerMethodField()
 
     class Meta:
         model = Attachment
         fields = (
-            "id",
-            "kind",
-            "name",
-            "media_type",
-            "size",
-            "pages",
-            "width",
-            "height",
-            "status",
-            "error",
-            "created_at",
+            *("id", "kind", "name", "media_type", "size", "pages", "width", "height"),
+            *("status", "error", "created_at"),
         )
 
     def get_error(self, attachment: Attachment) -> dict[str, str] | None:

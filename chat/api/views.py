@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from accounts.http import user_id_of
 from billing import entitlements
 from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
-from chat.api.streams import OVER, event_stream, finished_turn, parse_event_id
+from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments import uploads
 from chat.attachments.reading import read_later
 from chat.errors import BadFile
@@ -52,26 +52,6 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
 
 
-def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
-    serializer = AskSerializer(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    asked = serializer.validated_data
-    question = Question(
-        turn_id=asked.get("turn_id") or new_id(),
-        conversation_id=conversation_id,
-        text=asked["text"],
-        model=asked["model"],
-        effort=asked["effort"],
-        parent_id=asked.get("parent_id", LATEST),
-        attachments=tuple(asked["attachments"]),
-    )
-    opened = open_turn(user_id_of(request), question)
-    response = event_stream(opened.turn, None) if asked["stream"] else finished_turn(opened.turn)
-    if opened.limit is not None:
-        _set_limit(response, opened.limit)
-    return response
-
-
 @api_view(["GET"])
 def turn(request: Request, turn_id: UUID) -> Response:
     """One turn, finished or not."""
@@ -81,25 +61,26 @@ def turn(request: Request, turn_id: UUID) -> Response:
 @api_view(["GET"])
 def events(request: Request, turn_id: UUID) -> HttpResponseBase:
     """A turn's events as server-sent events, from `Last-Event-ID` on. 204 when the reader has them all."""
-    found = access.access_turn(user_id_of(request), turn_id)
-    last = request.headers.get("Last-Event-ID", "")
-    if last == OVER:
+    turn = access.access_turn(user_id_of(request), turn_id)
+    last_event_id = request.headers.get("Last-Event-ID", "")
+    if last_event_id == LAST_EVENT_ID:
         return Response(status=status.HTTP_204_NO_CONTENT)
-    return event_stream(found, parse_event_id(last))
+    return event_stream(turn, parse_event_id(last_event_id))
 
 
 @api_view(["POST"])
 def stop(request: Request, turn_id: UUID) -> Response:
     """Stop a turn: what was written is kept. 202; its events and its status tell when it has stopped."""
-    found = access.access_turn(user_id_of(request), turn_id)
-    async_to_sync(stop_turn)(found)
-    return Response(TurnSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+    turn = access.access_turn(user_id_of(request), turn_id)
+    async_to_sync(stop_turn)(turn)
+    return Response(TurnSerializer(turn).data, status=status.HTTP_202_ACCEPTED)
 
 
 @api_view(["POST"])
 @parser_classes([MultiPartParser])
 def attachments(request: Request) -> Response:
-    """Upload one `file` as multipart/form-data. 202: it is read by a worker; ask for it until `status` is `ready` or `refused`.
+    """Upload one `file` as multipart/form-data. 202: it is read by a worker; ask for it until `status` is `ready` or
+    `refused`.
 
     A file no question uses is deleted after a day.
     """
@@ -107,19 +88,20 @@ def attachments(request: Request) -> Response:
     if not isinstance(upload, UploadedFile):
         raise BadFile("file_missing", status=400)
     count_upload(user_id_of(request))
-    kept = uploads.keep(user_id_of(request), upload)
-    read_later(kept.pk)
-    return Response(AttachmentSerializer(kept).data, status=status.HTTP_202_ACCEPTED)
+    attachment = uploads.keep(user_id_of(request), upload)
+    read_later(attachment.pk)
+    return Response(AttachmentSerializer(attachment).data, status=status.HTTP_202_ACCEPTED)
 
 
 @api_view(["GET", "DELETE"])
 def attachment(request: Request, attachment_id: UUID) -> Response:
-    """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a 409."""
-    found = uploads.access_attachment(user_id_of(request), attachment_id)
+    """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a
+    409."""
+    attachment = uploads.access_attachment(user_id_of(request), attachment_id)
     if request.method == "DELETE":
-        uploads.discard(found)
+        uploads.discard(attachment)
         return Response(status=status.HTTP_204_NO_CONTENT)
-    return Response(AttachmentSerializer(found).data)
+    return Response(AttachmentSerializer(attachment).data)
 
 
 @api_view(["GET"])
@@ -142,7 +124,27 @@ def socket_tickets(request: Request) -> Response:
     return Response({"ticket": ticket, "expires_in": TICKET_SECONDS}, status=status.HTTP_201_CREATED)
 
 
-def _set_limit(response: HttpResponseBase, limit: Limit) -> None:
+def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
+    serializer = AskSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    fields = serializer.validated_data
+    question = Question(
+        turn_id=fields.get("turn_id") or new_id(),
+        conversation_id=conversation_id,
+        text=fields["text"],
+        model=fields["model"],
+        effort=fields["effort"],
+        parent_id=fields.get("parent_id", LATEST),
+        attachments=tuple(fields["attachments"]),
+    )
+    opened = open_turn(user_id_of(request), question)
+    response = event_stream(opened.turn, None) if fields["stream"] else finished_turn(opened.turn)
+    if opened.limit is not None:
+        _set_limit_headers(response, opened.limit)
+    return response
+
+
+def _set_limit_headers(response: HttpResponseBase, limit: Limit) -> None:
     response["RateLimit-Limit"] = str(limit.limit)
     response["RateLimit-Remaining"] = str(limit.remaining)
     response["RateLimit-Reset"] = str(round(limit.reset_seconds))

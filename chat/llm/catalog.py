@@ -13,7 +13,7 @@ from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
 from chat.models import PAID_PROVIDERS, LanguageModel
-from core.cached_tables import CachedTable
+from core.caching import CachedTable
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW

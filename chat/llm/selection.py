@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
-from billing.spending import seconds_left
+from billing.spending import seconds_left_today
 from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
@@ -76,7 +76,7 @@ def choose(
     if requested and requested != AUTO:
         named = _named(requested, offered, allowed)
         if _is_stopped(named, stopped):
-            raise SpendLimitReached(retry_after=seconds_left())
+            raise SpendLimitReached(retry_after=seconds_left_today())
         return Selection([named])
     default = _default(requested, offered, allowed)
     if default and not _is_stopped(default, stopped) and _takes(default, asked):
@@ -191,7 +191,7 @@ def _usable(
             raise NoPdfText
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
     if not usable:
-        raise SpendLimitReached(retry_after=seconds_left())
+        raise SpendLimitReached(retry_after=seconds_left_today())
     usable = [candidate for candidate in usable if _room(candidate, asked) >= asked.least_tokens]
     if not usable:
         raise ContextExceeded

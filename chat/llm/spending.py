@@ -4,13 +4,13 @@ from django.utils.translation import gettext
 from django.utils.translation import override as language
 
 from billing import spending
-from billing.spending import Spent, SupplierHold
+from billing.spending import SpendingToday, SupplierHold
 from chat.llm.alerts import alert
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import most_it_can_take
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
-from core.cached_tables import CachedForSeconds, CachedTable
+from core.caching import CachedTable, CachedValue
 
 ALARMS = (80, 100)
 """Percent of the limit."""
@@ -39,10 +39,10 @@ def forget_spending() -> None:
     _stopped.forget()
 
 
-def spending_by_provider() -> dict[str, tuple[Spent, int]]:
+def spending_by_provider() -> dict[str, tuple[SpendingToday, int]]:
     """Return for each limited provider where it stands today, and its limit in micros."""
     limits = _limits.get()
-    return {key: (spent, limits[key]) for key, spent in spending.spent_today(tuple(limits)).items()}
+    return {key: (spent, limits[key]) for key, spent in spending.spending_today(tuple(limits)).items()}
 
 
 def alarm_operator() -> None:
@@ -54,10 +54,10 @@ def alarm_operator() -> None:
         reached = [percent for percent in ALARMS if spent.committed_micros * 100 >= percent * limit]
         if limit and reached and reached[-1] > spent.alarmed_percent:
             _alarm(key, spent, limit, reached[-1])
-            spending.mark_alarmed(key, reached[-1])
+            spending.record_alarm(key, reached[-1])
 
 
-def _alarm(key: str, spent: Spent, limit: int, percent: int) -> None:
+def _alarm(key: str, spent: SpendingToday, limit: int, percent: int) -> None:
     providers = list_providers()
     told = {
         "provider": providers[key].name if key in providers else key,
@@ -87,4 +87,4 @@ def _find_stopped() -> frozenset[str]:
 
 
 _limits = CachedTable("limits", _load_limits, ProviderLimit)
-_stopped = CachedForSeconds(_find_stopped, seconds=1.0)
+_stopped = CachedValue(_find_stopped, seconds=1.0)

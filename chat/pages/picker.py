@@ -1,5 +1,6 @@
-"""The lines of the model picker: who serves a model, what an answer costs, and who may choose it."""
+"""The options of the model picker: who serves a model, what an answer costs, and whether the plan has it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -12,15 +13,16 @@ from billing.metering import Usage
 from chat.llm.catalog import list_offered
 from chat.llm.pricing import cost_of
 from chat.models import LanguageModel
-from chat.shown.words import EFFORTS
+from chat.pages.words import EFFORT_NAMES
 
-USUAL = Usage(input=1_000, output=500)
+USUAL_ANSWER = Usage(input=1_000, output=500)
 """The tokens of the answer whose price the picker shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """One line. `locked` says why it cannot be chosen; empty when it can. A model that is resting has failed just now."""
+    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_resting`, whether
+    it has just failed, and may fail again."""
 
     model: LanguageModel
     provider: str
@@ -34,41 +36,42 @@ class ModelOption:
     @property
     def price(self) -> str:
         """Return what a usual answer costs; empty where it costs nothing."""
-        credits = Decimal(f"{credits_of(cost_of(self.model, USUAL)):.2g}").normalize()
+        credits = Decimal(f"{credits_of(cost_of(self.model, USUAL_ANSWER)):.2g}").normalize()
         if not credits:
             return ""
-        shown = floatformat(credits, f"{max(0, -int(credits.as_tuple().exponent))}g")
-        return ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2) % {"credits": shown}
+        figure = floatformat(credits, f"{max(0, -int(credits.as_tuple().exponent))}g")
+        plural = ngettext("≈ %(credits)s credit", "≈ %(credits)s credits", 1 if credits == 1 else 2)
+        return plural % {"credits": figure}
 
 
 def list_model_options(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[ModelOption]:
-    """Return every model on offer; those above the plan can be seen and not chosen. `resting` are keys of models that do
-    not answer at the moment."""
+    """Return every model on offer; those the plan does not have are shown and locked. `resting` are keys of models that
+    do not answer at the moment."""
     return [
         ModelOption(
             candidate.model,
             candidate.provider.name,
-            "" if allowed.includes_tier(candidate.model.tier) else _reason(candidate.model.tier),
+            "" if allowed.includes_tier(candidate.model.tier) else _not_in_plan(candidate.model.tier),
             candidate.model.key in resting,
         )
         for candidate in list_offered()
     ]
 
 
-def by_tier(choices: list[ModelOption]) -> list[tuple[str, list[ModelOption]]]:
-    """Return the choices under the names of their tiers, in the operator's order."""
+def group_by_tier(options: Iterable[ModelOption]) -> list[tuple[str, list[ModelOption]]]:
+    """Return the options under the names of their tiers, in the operator's order."""
     groups: dict[str, list[ModelOption]] = {}
-    for choice in choices:
-        groups.setdefault(choice.model.get_tier_display(), []).append(choice)
+    for option in options:
+        groups.setdefault(option.model.get_tier_display(), []).append(option)
     return list(groups.items())
 
 
-def efforts_of(choices: list[ModelOption], key: str) -> list[tuple[str, str]]:
-    """Return how hard the model called `key` can be told to think, and what people call that."""
-    levels = next((choice.model.efforts for choice in choices if choice.model.key == key), "")
-    return [(level, str(EFFORTS.get(level, level))) for level in levels.split()]
+def list_efforts(options: Iterable[ModelOption], key: str) -> list[tuple[str, str]]:
+    """Return the effort levels of the model called `key`, each with its name; none for a model without levels."""
+    levels = next((option.model.efforts for option in options if option.model.key == key), "")
+    return [(level, str(EFFORT_NAMES.get(level, level))) for level in levels.split()]
 
 
-def _reason(tier: str) -> str:
-    plan = entitlements.least_plan_with(tier)
+def _not_in_plan(tier: str) -> str:
+    plan = entitlements.lowest_plan_name_with(tier)
     return gettext("Not in your plan: %(plan)s has it.") % {"plan": plan} if plan else gettext("Not in your plan.")

@@ -1,4 +1,4 @@
-"""What an answer took, and what the next one may: as pages and the API tell it."""
+"""What an answer took, and what the next one may take: in figures, as pages, events and the API show them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +10,24 @@ from chat.models import LanguageModel
 from chat.turns.prompts import INSTRUCTIONS
 from history.models import Turn
 
-TYPICAL_TOKENS = 500
-TYPICAL_TOKENS_THOUGHT = 500
-"""Of an answer, while the conversation shows none; and of what a model that reasons thinks for it."""
+TYPICAL_ANSWER_TOKENS = 500
+"""How long an answer is expected to be while the conversation has none to judge by."""
+TYPICAL_REASONING_TOKENS = 500
+"""What a model that reasons is expected to think for it."""
+
+
+def usage_of(turn: Turn) -> dict[str, Any] | None:
+    """Return the tokens of a finished turn; None while it is open or when nothing was used."""
+    if not turn.usage_source:
+        return None
+    return {
+        "input": turn.input_tokens,
+        "cache_read": turn.cache_read_tokens,
+        "cache_write": turn.cache_write_tokens,
+        "output": turn.output_tokens,
+        "reasoning": turn.reasoning_tokens,
+        "source": turn.usage_source,
+    }
 
 
 def first_token_ms(turn: Turn) -> int | None:
@@ -23,30 +38,30 @@ def first_token_ms(turn: Turn) -> int | None:
 
 
 def tokens_per_second(turn: Turn) -> float | None:
-    """Return how fast the answer came after its first token, thoughts included; None where that says nothing."""
+    """Return how fast the answer came after its first token, reasoning included; None where that says nothing."""
     if turn.first_token_at is None or turn.completed_at is None:
         return None
     seconds = (turn.completed_at - turn.first_token_at).total_seconds()
     return turn.output_tokens / seconds if seconds > 0 and turn.output_tokens > 1 else None
 
 
-def price_shown(turn: Turn) -> dict[str, Any] | None:
-    """Return by which prices a turn was reckoned; None for one that cost nothing, or was asked before they were kept."""
+def price_details(turn: Turn) -> dict[str, Any] | None:
+    """Return the prices a turn was charged by; None for one that cost nothing, or is older than this record."""
     stamp = read_stamp(turn.price)
     return msgspec.structs.asdict(stamp) if stamp else None
 
 
 def estimates_for(models: Iterable[LanguageModel]) -> dict[str, Any]:
-    """Return what static/js/estimate.js reckons with, for those of the models that cost something."""
+    """Return what static/js/estimate.js calculates with, for those of the models that cost something."""
     instructions = estimate_tokens([INSTRUCTIONS], bytes_per_token=SETTLE_BYTES_PER_TOKEN)
-    priced = {model.key: _model(model) for model in models if not model.is_free}
+    priced = {model.key: _estimate_of(model) for model in models if not model.is_free}
     return {"instructions": instructions, "bytes_per_token": SETTLE_BYTES_PER_TOKEN, "models": priced}
 
 
-def _model(model: LanguageModel) -> dict[str, Any]:
+def _estimate_of(model: LanguageModel) -> dict[str, Any]:
     return {
         "tiers": [msgspec.structs.asdict(rates) for rates in charged_rates(model)],
         "more": MORE_TOKENS.get(model.provider, 1),
         "window": model.context_window,
-        "typical": TYPICAL_TOKENS + TYPICAL_TOKENS_THOUGHT * model.reasons,
+        "typical": TYPICAL_ANSWER_TOKENS + TYPICAL_REASONING_TOKENS * model.reasons,
     }

@@ -1,4 +1,4 @@
-"""A kept file over HTTP: to its owner alone, and as nothing a browser would run."""
+"""An attached file over HTTP: to its owner alone, and as nothing a browser would run."""
 
 from uuid import UUID
 
@@ -8,23 +8,25 @@ from django.utils.http import content_disposition_header
 from chat.attachments.uploads import open_part
 from chat.models import Attachment
 
-SERVED = {
+CONTENT_TYPES = {
     "image/png": "image/png",
     "image/jpeg": "image/jpeg",
     "application/pdf": "application/pdf",
     "text/plain": "text/plain; charset=utf-8",
 }
+"""How files are served, by their media type; all others are bytes to download."""
 
 
 def file_response(owner_id: int, attachment_id: UUID, *, preview: bool = False) -> HttpResponse:
-    """Return the owner's file, or the small image of it; raises NotFound. What was made anew is shown, the rest saved."""
-    found, file = open_part(owner_id, attachment_id, preview=preview)
+    """Return the owner's file, or the small version of an image; raises NotFound. A browser shows images, which were
+    encoded anew by us, and saves the rest."""
+    attachment, file = open_part(owner_id, attachment_id, preview=preview)
     with file:
         body = file.read()
-    media_type = "image/webp" if preview else SERVED.get(found.media_type, "application/octet-stream")
-    response = HttpResponse(body, content_type=media_type)
-    is_image = found.kind == Attachment.Kind.IMAGE
-    response["Content-Disposition"] = content_disposition_header(not is_image, found.name) or "inline"
+    stored_type = CONTENT_TYPES.get(attachment.media_type, "application/octet-stream")
+    response = HttpResponse(body, content_type="image/webp" if preview else stored_type)
+    is_image = attachment.kind == Attachment.Kind.IMAGE
+    response["Content-Disposition"] = content_disposition_header(not is_image, attachment.name) or "inline"
     response["Content-Security-Policy"] = "sandbox; default-src 'none'; frame-ancestors 'none'"
     response["X-Content-Type-Options"] = "nosniff"
     response["Cross-Origin-Resource-Policy"] = "same-origin"

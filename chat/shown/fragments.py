@@ -1,8 +1,7 @@
-"""Turns as HTML: the same fragment in a page and over the socket."""
+"""Turns as HTML: the same in a page and over the socket."""
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from django.template.defaultfilters import filesizeformat, floatformat
@@ -26,43 +25,34 @@ from core.compiled_fragments import CompiledFragment
 from history.models import Turn
 from history.rendering import render_markdown
 
-COSTS = (
-    *("tokens_in", "tokens_cached", "tokens_out", "tokens_thought", "cost", "first_token", "speed", "priced"),
-    *("context", "written", "model", "ended"),
+COST_VALUES = (
+    *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "exact_credits"),
+    *("first_token_seconds", "tokens_per_second", "price_date"),
+    *("raw_context_tokens", "raw_output_tokens", "model_key", "ended_at"),
 )
-"""What `_turn_costs.html` shows, and what static/js/estimate.js reads there."""
+"""What `_turn_costs.html` shows, and what static/js/estimate.js reads there (the last line)."""
 
-TOLD_APART = ("context_exceeded", "rate_limited", "timeout")
-"""Why somebody else answered, where there is more to say than that the first was unavailable."""
-CAN_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
+EXPLAINED_FAILURES = ("context_exceeded", "rate_limited", "timeout")
+"""Why another model answered, where the page says more than that the first one was unavailable: error codes."""
+STATUSES_TO_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
 
-NOT_KNOWN = "–"
+UNKNOWN_FIGURE = "–"
+MAX_PREVIEW_PIXELS = 320
+"""The longer side of an image in the page."""
 
 _turn = CompiledFragment(
     "chat/_turn.html",
     "shown",
-    *("id", "parent", "question", "reasoning", "answer", "text", "label", "missed", "sentence"),
-    *("time", "day", "moment", "credits", "route", "thought", "beside", "files"),
-    *COSTS,
+    *("id", "parent", "question", "reasoning", "answer", "text", "label", "failed_label", "error_sentence"),
+    *("time", "date_and_time", "asked_at", "credits", "route", "thinking_time", "earlier_answers", "files"),
+    *COST_VALUES,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ShownTurn:
-    """A turn, and what a page shows of it."""
-
-    turn: Turn
-    html: SafeString
-
-
-def show_turn(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> ShownTurn:
-    return ShownTurn(turn, turn_html(turn, text=text, beside=beside))
-
-
-def turn_html(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> SafeString:
-    """Return the turn's HTML. `text` is what is there of an open turn, for a page that cannot follow it; `beside` are
-    earlier answers to its question."""
-    asked = timezone.localtime(turn.created_at)
+def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = ()) -> SafeString:
+    """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it;
+    `earlier_answers` are turns that answered the same question before."""
+    asked_at = timezone.localtime(turn.created_at)
     values = {
         "id": str(turn.pk),
         "parent": str(turn.parent_id or ""),
@@ -71,68 +61,66 @@ def turn_html(turn: Turn, *, text: str = "", beside: Iterable[Turn] = ()) -> Saf
         "answer": render_markdown(turn.answer) if turn.answer else "",
         "text": text,
         "label": _label(turn.model),
-        "missed": _label(turn.instead_of),
-        "sentence": sentence_for(turn.error),
-        "time": date_format(asked, "TIME_FORMAT"),
-        "day": "" if turn.is_open else date_format(asked, "SHORT_DATETIME_FORMAT"),
-        "moment": asked.isoformat(),
-        "files": "",
+        "failed_label": _label(turn.instead_of),
+        "error_sentence": sentence_for(turn.error),
+        "time": date_format(asked_at, "TIME_FORMAT"),
+        "date_and_time": "" if turn.is_open else date_format(asked_at, "SHORT_DATETIME_FORMAT"),
+        "asked_at": asked_at.isoformat(),
+        "files": _files_html(turn) if turn.attachments else "",
         "credits": "" if turn.cost_micros is None else floatformat(credits_of(turn.cost_micros), "-2g"),
-        **_costs(turn),
+        **_cost_values(turn),
         "route": route_label(turn.route),
-        "thought": _duration(turn.reasoning_ms),
-        "beside": format_html_join("", "{}", ((_earlier_answer(turn),) for turn in beside)),
+        "thinking_time": _duration(turn.reasoning_ms),
+        "earlier_answers": format_html_join("", "{}", ((_earlier_answer_html(turn),) for turn in earlier_answers)),
     }
-    if turn.attachments:
-        values["files"] = files_html(turn)
     flags = {
         "status": turn.status,
         "is_open": turn.is_open,
-        "is_at_length": turn.finish_reason == "length",
+        "is_cut_at_limit": turn.finish_reason == "length",
         "can_continue": can_continue(turn),
-        "is_saving": turn.route == Route.LAST_CREDITS,
+        "is_saving_credits": turn.route == Route.LAST_CREDITS,
         "is_estimated": turn.usage_source == "estimated",
-        "can_ask_again": turn.status in CAN_ASK_AGAIN or turn.is_from_cache,
+        "can_ask_again": turn.status in STATUSES_TO_ASK_AGAIN or turn.is_from_cache,
         "is_from_cache": turn.is_from_cache,
         "is_auto": turn.requested_model == AUTO and bool(turn.model),
-        "because": turn.instead_because if turn.instead_because in TOLD_APART else "",
+        "failover_reason": turn.instead_because if turn.instead_because in EXPLAINED_FAILURES else "",
     }
     return _turn.fill(values, flags)
 
 
-def _costs(turn: Turn) -> dict[str, str]:
-    """Return what an answer took, in the active language's figures; empty texts while nothing was used.
+def _cost_values(turn: Turn) -> dict[str, str]:
+    """Return what an answer took, as the active language writes it; empty texts while nothing was used.
 
-    None of them is empty else, or there would be a mould for each that is and is not.
+    Else none of them is empty: the fragment would keep one variant for each combination of empty and filled values.
     """
     if not turn.usage_source or turn.is_open:
-        return dict.fromkeys(COSTS, "")
+        return dict.fromkeys(COST_VALUES, "")
     stamp = read_stamp(turn.price)
-    waited, speed = first_token_ms(turn), tokens_per_second(turn)
+    waited_ms, speed = first_token_ms(turn), tokens_per_second(turn)
     as_of = stamp.as_of if stamp else ""
-    reckoned = dt.date.fromisoformat(as_of) if as_of else timezone.localdate(turn.created_at)
+    price_date = dt.date.fromisoformat(as_of) if as_of else timezone.localdate(turn.created_at)
     return {
-        "tokens_in": _figure(turn.input_tokens),
-        "tokens_cached": _figure(turn.cache_read_tokens),
-        "tokens_out": _figure(turn.output_tokens),
-        "tokens_thought": _figure(turn.reasoning_tokens),
-        "cost": _figure(credits_of(turn.cost_micros or 0), 3),
-        "first_token": NOT_KNOWN if waited is None else _figure(waited / 1000, 1),
-        "speed": NOT_KNOWN if speed is None else _figure(speed),
-        "priced": _day(reckoned, get_language()),
-        "context": str(turn.input_tokens + turn.output_tokens - turn.reasoning_tokens),
-        "written": str(turn.output_tokens),
-        "model": turn.model,
-        "ended": (turn.completed_at or turn.created_at).isoformat(),
+        "input_tokens": _figure(turn.input_tokens),
+        "cached_tokens": _figure(turn.cache_read_tokens),
+        "output_tokens": _figure(turn.output_tokens),
+        "reasoning_tokens": _figure(turn.reasoning_tokens),
+        "exact_credits": _figure(credits_of(turn.cost_micros or 0), 3),
+        "first_token_seconds": UNKNOWN_FIGURE if waited_ms is None else _figure(waited_ms / 1000, 1),
+        "tokens_per_second": UNKNOWN_FIGURE if speed is None else _figure(speed),
+        "price_date": _date(price_date, get_language()),
+        "raw_context_tokens": str(turn.input_tokens + turn.output_tokens - turn.reasoning_tokens),
+        "raw_output_tokens": str(turn.output_tokens),
+        "model_key": turn.model,
+        "ended_at": (turn.completed_at or turn.created_at).isoformat(),
     }
 
 
 def _figure(number: float, decimals: int = 0) -> str:
-    """Return a number as the active language writes it, in a tenth of the time `number_format` takes."""
-    shown = f"{number:,.{decimals}f}"
+    """Return a number as the active language writes it, in a tenth of the time Django's `number_format` takes."""
+    figure = f"{number:,.{decimals}f}"
     if decimals:
-        shown = shown.rstrip("0").rstrip(".")
-    return shown.translate(_separators(get_language()))
+        figure = figure.rstrip("0").rstrip(".")
+    return figure.translate(_separators(get_language()))
 
 
 @lru_cache
@@ -141,26 +129,26 @@ def _separators(_language: str | None) -> dict[int, str]:
 
 
 @lru_cache
-def _day(day: dt.date, _language: str | None) -> str:
-    return date_format(day, "SHORT_DATE_FORMAT")
+def _date(date: dt.date, _language: str | None) -> str:
+    return date_format(date, "SHORT_DATE_FORMAT")
 
 
-def _earlier_answer(turn: Turn) -> SafeString:
-    """Return an answer another one has taken the place of, folded."""
-    shown = {"label": _label(turn.model), "answer": render_markdown(turn.answer)}
-    return render_to_string("chat/_earlier_answer.html", shown)
+def _earlier_answer_html(turn: Turn) -> SafeString:
+    """Return an answer that was replaced by a later one, folded."""
+    context = {"label": _label(turn.model), "answer": render_markdown(turn.answer)}
+    return render_to_string("chat/_earlier_answer.html", context)
 
 
 def _duration(milliseconds: int) -> str:
-    """Return a time as people read it, in units every language knows; empty for none."""
+    """Return a duration in units that are the same in every language; empty for none."""
     if not milliseconds:
         return ""
     minutes, seconds = divmod(max(1, round(milliseconds / 1_000)), 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def files_html(turn: Turn) -> SafeString:
-    """Return the list of what was attached to a question."""
+def _files_html(turn: Turn) -> SafeString:
+    """Return the list of the files attached to a question."""
     files = [
         {
             "id": file.id,
@@ -176,13 +164,12 @@ def files_html(turn: Turn) -> SafeString:
 
 
 def _preview_size(width: int, height: int) -> dict[str, str]:
-    """Return what the page reserves for an image, so that it does not move when it comes."""
-    longest = max(width, height, 1)
-    scale = min(1.0, 320 / longest)
+    """Return the space the page reserves for an image, so that nothing moves when it arrives."""
+    scale = min(1.0, MAX_PREVIEW_PIXELS / max(width, height, 1))
     return {"width": str(max(1, round(width * scale))), "height": str(max(1, round(height * scale)))}
 
 
 def _label(key: str) -> str:
-    """Return what people call a model; its key when it is in no catalogue any more."""
+    """Return the model's label; its key if the catalogue does not have it any more."""
     model = find_model(key) if key else None
     return model.label if model else key

@@ -1,4 +1,4 @@
-"""A ticket opens one socket, for clients that have a token and no session cookie: headers cannot be set there."""
+"""Tickets: each opens one socket, for clients with a token and no session cookie. A browser cannot set headers there."""
 
 import secrets
 

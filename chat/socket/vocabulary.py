@@ -1,4 +1,7 @@
-"""The socket's vocabulary: commands in, events out, as JSON with a dotted `type`. The event stream speaks it too."""
+"""The socket's vocabulary, as JSON with a dotted `type`: the commands it takes, and the events only it sends.
+
+Events that the API's event stream sends too are in chat/shown/events.py.
+"""
 
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
@@ -8,14 +11,11 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from billing.entitlements import Allowance
-from chat.errors import BadCommand, sentence_for
-from chat.turns.closing import can_continue
-from chat.turns.log import Entry, EntryKind
-from history.models import Turn
+from chat.errors import BadCommand
+from chat.shown.events import encode_json, text_event
+from chat.turns.log import Entry
 
-MAX_COMMAND_CHARACTERS = 1_000_000
-"""Characters. The server closes the socket on longer frames before they get here."""
-
+# --- Commands in -----------------------------------------------------------------------------------------------------
 
 Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
@@ -50,14 +50,6 @@ Command: TypeAlias = Start | Stop | Watch
 _decode = msgspec.json.Decoder(Command).decode
 
 
-def _plain(value: object) -> str:
-    """Return what JSON has no type for as text. `str` of a SafeString is that SafeString again, for ever."""
-    return value + "" if isinstance(value, str) else str(value)
-
-
-encode = msgspec.json.Encoder(enc_hook=_plain).encode
-
-
 def parse_command(text: str) -> Command:
     """Return the command; raises BadCommand."""
     try:
@@ -67,61 +59,17 @@ def parse_command(text: str) -> Command:
     return command
 
 
-class TextEvent(Struct, gc=False):
-    """`turn.delta` or `turn.reasoning`: `text` begins at character `at` of generation `gen`."""
-
-    type: Literal["turn.delta", "turn.reasoning"]
-    turn_id: str
-    gen: int
-    at: int
-    text: str
-
-
-def text_event(entry: Entry) -> TextEvent:
-    kind: Literal["turn.delta", "turn.reasoning"] = "turn.delta" if entry.kind == EntryKind.TEXT else "turn.reasoning"
-    return TextEvent(kind, str(UUID(bytes=entry.turn)), entry.gen, entry.at, entry.text)
+# --- Events out ------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(256)
 def text_frame(entry: Entry) -> str:
-    """Return the event as it is sent: encoded once, however many follow the turn."""
-    return encode(text_event(entry)).decode()
+    """Return the event of live text as it is sent: encoded once, however many sockets of this process send it."""
+    return encode_json(text_event(entry)).decode()
 
 
-def started(turn: Turn, html: str) -> dict[str, Any]:
-    return {
-        "type": "turn.started",
-        "turn_id": turn.pk,
-        "conversation_id": turn.conversation_id,
-        "parent_id": turn.parent_id,
-        "seq": turn.seq,
-        "model": turn.model or turn.requested_model,
-        "route": turn.route,
-        "html": html,
-    }
-
-
-def waiting(turn_id: UUID, place: int) -> dict[str, Any]:
-    """Return `turn.waiting`: no runner is free yet; `place` 1 is the next, 0 is through."""
-    return {"type": "turn.waiting", "turn_id": turn_id, "place": place}
-
-
-def ended(turn: Turn, html: str) -> dict[str, Any]:
-    """Return `turn.completed`, `turn.stopped`, `turn.failed` or `turn.interrupted`."""
-    return {
-        "type": f"turn.{turn.status}",
-        "turn_id": turn.pk,
-        "html": html,
-        "usage": usage_of(turn),
-        "cost_micros": turn.cost_micros,
-        "from_cache": turn.is_from_cache,
-        "code": turn.error,
-        "detail": sentence_for(turn.error),
-        "can_continue": can_continue(turn),
-    }
-
-
-def rejected(turn_id: UUID | None, code: str, detail: str, retry_after: float | None) -> dict[str, Any]:
+def rejected_event(turn_id: UUID | None, code: str, detail: str, retry_after: float | None) -> dict[str, Any]:
+    """Return `turn.rejected`. `retry_after` is in seconds; `turn_id` is None if the command could not be read."""
     return {
         "type": "turn.rejected",
         "turn_id": turn_id,
@@ -131,11 +79,12 @@ def rejected(turn_id: UUID | None, code: str, detail: str, retry_after: float | 
     }
 
 
-def conversation_changed(conversation_id: UUID, html: str) -> dict[str, Any]:
+def conversation_event(conversation_id: UUID, html: str) -> dict[str, Any]:
+    """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone."""
     return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html}
 
 
-def allowance_changed(allowance: Allowance) -> dict[str, Any]:
+def allowance_event(allowance: Allowance) -> dict[str, Any]:
     return {
         "type": "allowance.changed",
         "used": allowance.used,
@@ -144,19 +93,5 @@ def allowance_changed(allowance: Allowance) -> dict[str, Any]:
     }
 
 
-def notice(level: Literal["info", "warning", "error"], text: str) -> dict[str, Any]:
+def notice_event(level: Literal["info", "warning", "error"], text: str) -> dict[str, Any]:
     return {"type": "notice", "level": level, "text": text}
-
-
-def usage_of(turn: Turn) -> dict[str, Any] | None:
-    """Return the tokens of a finished turn; None while it is open or when nothing was used."""
-    if not turn.usage_source:
-        return None
-    return {
-        "input": turn.input_tokens,
-        "cache_read": turn.cache_read_tokens,
-        "cache_write": turn.cache_write_tokens,
-        "output": turn.output_tokens,
-        "reasoning": turn.reasoning_tokens,
-        "source": turn.usage_source,
-    }

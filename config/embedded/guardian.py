@@ -1,7 +1,7 @@
-"""Stops what a manager left behind: run by `supervision.py`, it outlives the manager and watches a pipe from it.
+"""Stops the processes that a killed supervisor left running: a process of its own, started by `supervision.py`.
 
-The pipe says `+123` when process group 123 begins and `-123` when it has ended. The pipe closes when the manager is
-gone, however it went (even `kill -9`); the groups still standing then are the ones to stop.
+It reads a pipe from the supervisor: `+123` says that process group 123 has started, `-123` that it has ended. The pipe
+closes when the supervisor has ended in any way, even by `kill -9`; then the guardian stops the groups that remain.
 """
 
 import os
@@ -10,16 +10,17 @@ import sys
 import time
 from collections.abc import Iterable
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 5  # between SIGTERM and SIGKILL
 
 
 def main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the end of the pipe is the only reason to end
-    stop_groups(living_groups(sys.stdin))
+        signal.signal(number, signal.SIG_IGN)  # only the end of the pipe ends it
+    stop_groups(read_remaining_groups(sys.stdin))
 
 
-def living_groups(lines: Iterable[str]) -> set[int]:
+def read_remaining_groups(lines: Iterable[str]) -> set[int]:
+    """Read to the end of the pipe; return the process groups that were started and have not ended."""
     groups: set[int] = set()
     for line in lines:
         change = groups.add if line.startswith("+") else groups.discard
@@ -28,17 +29,17 @@ def living_groups(lines: Iterable[str]) -> set[int]:
 
 
 def stop_groups(groups: set[int]) -> None:
-    groups = {group for group in groups if signal_groups(group, signal.SIGTERM)}
+    remaining = {group for group in groups if signal_group(group, signal.SIGTERM)}
     deadline = time.monotonic() + GRACE_SECONDS
-    while groups and time.monotonic() < deadline:
+    while remaining and time.monotonic() < deadline:
         time.sleep(0.05)
-        groups = {group for group in groups if signal_groups(group, 0)}
-    for group in groups:
-        signal_groups(group, signal.SIGKILL)
+        remaining = {group for group in remaining if signal_group(group, 0)}
+    for group in remaining:
+        signal_group(group, signal.SIGKILL)
 
 
-def signal_groups(group: int, number: int) -> bool:
-    """Whether the group was still there."""
+def signal_group(group: int, number: int) -> bool:
+    """Return whether the group still existed."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):  # macOS answers "not permitted" for a group of zombies

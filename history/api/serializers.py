@@ -1,4 +1,4 @@
-"""Shapes of the history API."""
+"""The serializers of the history API."""
 
 from rest_framework import serializers
 

@@ -25,20 +25,22 @@ def conversations(request: Request) -> Response:
     fields = serializer.validated_data
     title = fields["title"]
     titled_by = TitledBy.PERSON if title.strip() else TitledBy.WORDS
-    conversation = tree.open_conversation(owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by)
+    conversation = tree.get_or_create_conversation(
+        owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by
+    )
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
     """One conversation; PATCH changes its `title`, DELETE removes it and its turns."""
-    found = access.access_conversation(user_id_of(request), conversation_id)
+    conversation_row = access.access_conversation(user_id_of(request), conversation_id)
     if request.method == "DELETE":
-        access.delete_conversation(found)
+        access.delete_conversation(conversation_row)
         return Response(status=status.HTTP_204_NO_CONTENT)
     if request.method == "PATCH":
-        serializer = ConversationSerializer(found, data=request.data, partial=True)
+        serializer = ConversationSerializer(conversation_row, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         if "title" in serializer.validated_data:
-            access.rename_conversation(found, serializer.validated_data["title"])
-    return Response(ConversationSerializer(found).data)
+            access.rename_conversation(conversation_row, serializer.validated_data["title"])
+    return Response(ConversationSerializer(conversation_row).data)

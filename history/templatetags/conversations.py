@@ -1,4 +1,4 @@
-"""Conversations in templates."""
+"""Template tags of conversations."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ register = template.Library()
 
 @register.simple_tag(takes_context=True)
 def conversation_line(context: dict[str, Any], conversation: Conversation) -> SafeString:
-    """A line of the sidebar; the page's own conversation is marked."""
+    """Render a line of the sidebar; the page's own conversation is marked as current."""
     return conversation_html(conversation, is_current=conversation.pk == context.get("conversation_id"))

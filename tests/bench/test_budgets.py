@@ -3,19 +3,19 @@
 from dataclasses import replace
 
 from bench import budgets
-from bench.held import is_held
-from bench.load import Cost, Percentiles, Refusals, Report
+from bench.capacity import is_held
+from bench.load import LoadReport, Percentiles, ProcessCost, Refusals
 
 NONE = Percentiles(None, None, None, None)
 
 
 def report(
     *, streams: int = 200, tokens: int = 40_000, us: float = 20, ms_a_turn: float = 4, mb: float = 100
-) -> Report:
+) -> LoadReport:
     """A run of one round in which each of three processes used as much."""
-    cost = Cost(1, us, ms_a_turn, mb, mb)
+    cost = ProcessCost(1, us, ms_a_turn, mb, mb)
     same = Percentiles(10, 20, 30, 40)
-    return Report(
+    return LoadReport(
         target="socket",
         model="fake-200t-20ms-ns",
         streams=streams,
@@ -39,22 +39,22 @@ def report(
     )
 
 
-def floor(name: str, us: float) -> Report:
-    return replace(report(), processes={name: Cost(1, us, 4, 100, 100)})
+def floor(name: str, us: float) -> LoadReport:
+    return replace(report(), processes={name: ProcessCost(1, us, 4, 100, 100)})
 
 
 def test_a_token_s_cost_is_that_of_all_and_told_in_parts() -> None:
-    found = budgets.a_token(report(us=20), floor("provider", 30), floor("nginx", 15))
+    found = budgets.cpu_of_a_token(report(us=20), floor("provider", 30), floor("nginx", 15))
     assert (found.measured, found.verdict) == (60, "met")
     assert found.detail == "web 20, runner 20, Valkey 20; 2.0 × the provider's 30; 4.0 × nginx's 15"
 
 
 def test_without_nginx_there_is_one_ratio_less() -> None:
-    assert "nginx" not in budgets.a_token(report(), floor("provider", 30), None).detail
+    assert "nginx" not in budgets.cpu_of_a_token(report(), floor("provider", 30), None).detail
 
 
 def test_one_more_token_leaves_out_what_a_turn_costs() -> None:
-    found = budgets.a_token_more(report(ms_a_turn=4), report(tokens=200_000, ms_a_turn=12))
+    found = budgets.cpu_of_one_more_token(report(ms_a_turn=4), report(tokens=200_000, ms_a_turn=12))
     assert found.measured == 3 * (12 - 4) * 1e3 / 800
 
 

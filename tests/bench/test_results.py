@@ -2,7 +2,17 @@
 
 import pytest
 
-from bench.results import MARKER, RESULTS, Bar, Budget, bars, number, pair, table, with_entry
+from bench.results import (
+    MARKER,
+    RESULTS,
+    Bar,
+    BudgetedFigure,
+    bar_chart,
+    format_number,
+    insert_entry,
+    join_numbers,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -10,51 +20,53 @@ from bench.results import MARKER, RESULTS, Bar, Budget, bars, number, pair, tabl
     [(None, "–"), (0, "0"), (0.04, "0.04"), (0.0123, "0.012"), (7.254, "7.25"), (8.0, "8"), (22.25, "22.2"), (1157, "1,157")],
 )  # fmt: skip
 def test_a_number_has_the_digits_that_mean_something(value: float | None, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_a_pair_stands_side_by_side() -> None:
-    assert pair(1.5, None) == "1.5 / –"
+    assert join_numbers(1.5, None) == "1.5 / –"
 
 
 @pytest.mark.parametrize(
     ("budget", "verdict"),
     [
-        (Budget("", 60, 60), "met"),
-        (Budget("", 60, 75), "**missed by 25%**"),
-        (Budget("", 300, 300, at_least=True), "met"),
-        (Budget("", 300, 240, at_least=True), "**missed by 20%**"),
-        (Budget("", 0, 3), "**missed**"),
-        (Budget("", 60, None), "not measured"),
-        (Budget("", None, 3), ""),
+        (BudgetedFigure("", 60, 60), "met"),
+        (BudgetedFigure("", 60, 75), "**missed by 25%**"),
+        (BudgetedFigure("", 300, 300, at_least=True), "met"),
+        (BudgetedFigure("", 300, 240, at_least=True), "**missed by 20%**"),
+        (BudgetedFigure("", 0, 3), "**missed**"),
+        (BudgetedFigure("", 60, None), "not measured"),
+        (BudgetedFigure("", None, 3), ""),
     ],
 )
-def test_a_budget_is_met_or_missed_by_so_much(budget: Budget, verdict: str) -> None:
+def test_a_budget_is_met_or_missed_by_so_much(budget: BudgetedFigure, verdict: str) -> None:
     assert budget.verdict == verdict
 
 
 def test_a_table_is_markdown() -> None:
-    rows = [Budget("streams held", 300, 350, "on one core", at_least=True).row]
+    rows = [BudgetedFigure("streams held", 300, 350, "on one core", at_least=True).row]
     assert table(("figure", "budget", "measured", "", "of which"), rows).splitlines()[2] == (
         "| streams held | ≥ 300 | 350 | met | on one core |"
     )
 
 
 def test_bars_are_as_long_as_their_share() -> None:
-    _, title, first, second, _ = bars("title", [Bar("here", 10), Bar("there", 40, elsewhere=True)]).splitlines()
+    _, title, first, second, _ = bar_chart(
+        "title", [Bar("here", 10), Bar("there", 40, is_from_elsewhere=True)]
+    ).splitlines()
     assert (title, first.count("█"), second.count("█")) == ("title", 12, 50)
     assert "here       10  ████████████▌" in first
     assert second.endswith("(measured elsewhere)")
 
 
 def test_the_newest_entry_is_the_first_one() -> None:
-    text = with_entry(with_entry(f"head\n\n{MARKER}\n", "### one\n"), "### two\n")
+    text = insert_entry(insert_entry(f"head\n\n{MARKER}\n", "### one\n"), "### two\n")
     assert text == f"head\n\n{MARKER}\n\n### two\n\n### one\n"
 
 
 def test_without_a_place_there_is_no_entry() -> None:
     with pytest.raises(ValueError, match="No place"):
-        with_entry("head", "### one")
+        insert_entry("head", "### one")
 
 
 def test_the_file_of_results_has_a_place_below_the_profile() -> None:

@@ -1,15 +1,15 @@
 """The table of the two transports, out of the reports it is made of."""
 
-from bench.load import Cost as Used
-from bench.load import Percentiles, Refusals, Report
-from bench.transports import FORMATS, TRANSPORTS, Cost, as_table
+from bench.load import LoadReport, Percentiles, Refusals
+from bench.load import ProcessCost as Used
+from bench.transports import FORMATS, TRANSPORTS, TokenCost, as_table
 
 NONE = Percentiles(None, None, None, None)
 
 
-def report(runner: float, web: float = 20) -> Report:
+def report(runner: float, web: float = 20) -> LoadReport:
     costs = {"runner0": runner, "web0": web, "valkey": 5}
-    return Report(
+    return LoadReport(
         target="socket",
         model="fake-500t-20ms-ns",
         streams=1,
@@ -34,7 +34,7 @@ def report(runner: float, web: float = 20) -> Report:
 
 
 def test_a_cost_is_the_median_and_its_spread():
-    found = Cost.of([report(40), report(44, web=30), report(90)])
+    found = TokenCost.of([report(40), report(44, web=30), report(90)])
     assert (found.runner, found.site) == ((44, 40, 90), 79)
 
 

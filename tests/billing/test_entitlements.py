@@ -15,7 +15,7 @@ from billing import metering
 from billing.entitlements import account_of, allowance_of, current_period, entitlements_of, load_plans
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, UsagePeriod, month_of
-from core import cached_tables
+from core import caching
 from tests.billing.together import together
 
 TIERS = ["demo", "cheap", "mid", "strong"]
@@ -84,7 +84,7 @@ def test_plans_are_read_from_the_database_once(ana, django_assert_num_queries):
 
 
 def test_an_edit_in_another_process_is_seen_soon(ana, monkeypatch):
-    monkeypatch.setattr(cached_tables, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(caching, "RECHECK_SECONDS", 0)
     entitlements_of(ana.pk)
     Plan.objects.filter(key="free").update(turns_per_hour=7)  # sends no signal here, as another process would not
     cache.set("kept:plans", "another process")

@@ -12,7 +12,7 @@ from billing import metering, spending
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.metering import Usage
 from billing.models import Reservation, Spending, UsagePeriod, UsageRecord
-from billing.spending import Spent, SupplierHold, spent_today
+from billing.spending import SpendingToday, SupplierHold, spending_today
 from tests.billing.together import together
 
 pytestmark = pytest.mark.stores
@@ -29,7 +29,7 @@ def balanced(carla: User):
 
 def reserve(user: User, most: int = 100, *, key: UUID | None = None, limit: int = LIMIT, amount: int = 0) -> UUID:
     key = key or uuid4()
-    metering.reserve(user.pk, key, amount_micros=amount or most, claim=SupplierHold("openai", most, limit))
+    metering.reserve(user.pk, key, amount_micros=amount or most, supplier_hold=SupplierHold("openai", most, limit))
     return key
 
 
@@ -39,7 +39,7 @@ def settle(key: UUID, spent: int, supplier: str = "openai") -> bool:
 
 
 def today(supplier: str = "openai") -> tuple[int, int]:
-    spent = spent_today((supplier,))[supplier]
+    spent = spending_today((supplier,))[supplier]
     return spent.used_micros, spent.reserved_micros
 
 
@@ -146,14 +146,14 @@ def test_a_new_day_begins_at_nothing(carla: User, monkeypatch: pytest.MonkeyPatc
 
 def test_the_operator_is_told_once_of_each_step(carla: User):
     settle(reserve(carla), 10)
-    assert [spending.mark_alarmed("openai", percent) for percent in (80, 80, 100, 100, 80)] == [
+    assert [spending.record_alarm("openai", percent) for percent in (80, 80, 100, 100, 80)] == [
         True,
         False,
         True,
         False,
         False,
     ]
-    assert spent_today(("openai", "gemini")) == {"openai": Spent(10, 0, 100), "gemini": Spent()}
+    assert spending_today(("openai", "gemini")) == {"openai": SpendingToday(10, 0, 100), "gemini": SpendingToday()}
 
 
 def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatch: pytest.MonkeyPatch):
@@ -195,7 +195,7 @@ def test_two_suppliers_crosswise_do_not_wait_for_each_other_for_ever(carla: User
     keys = [uuid4() for _ in range(40)]
     for number, key in enumerate(keys):
         supplier = "openai" if number % 2 else "anthropic"
-        metering.reserve(carla.pk, key, amount_micros=1, claim=SupplierHold(supplier, 10, 10**6))
+        metering.reserve(carla.pk, key, amount_micros=1, supplier_hold=SupplierHold(supplier, 10, 10**6))
     calls = [
         lambda k=key, s="anthropic" if number % 2 else "openai": settle(k, 7, s) for number, key in enumerate(keys)
     ]
@@ -222,7 +222,7 @@ def test_any_order_of_calls_keeps_the_day_true(catalog: None, steps: list[tuple[
     Reservation.objects.all().delete()
     UsagePeriod.objects.all().delete()
     Spending.objects.all().delete()
-    spending._days.forget()
+    spending._ids.forget()
     user = User.objects.get(email="carla@example.com")
     keys = [uuid4() for _ in range(5)]
     for what, which, amount in steps:

@@ -517,7 +517,7 @@ def test_an_address_outside_the_api_that_does_not_exist_is_a_page(catalog: None)
 
 def finished_turns(user: User, count: int, conversation_id: UUID) -> list[str]:
     """Write turns as if they had been asked and answered; return their ids."""
-    tree.open_conversation(user.pk, conversation_id, title="Saludos")
+    tree.get_or_create_conversation(user.pk, conversation_id, title="Saludos")
     ids = []
     for number in range(count):
         turn = tree.add_turn(

@@ -779,7 +779,7 @@ def test_files_of_a_turn_that_was_never_written_are_free_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("chat.turns.opening.tree.begin", die)
+        patch.setattr("chat.turns.opening.tree.start_conversation", die)
         with pytest.raises(KeyboardInterrupt):
             open_turn(ana.pk, asked)
     assert Attachment.objects.get(pk=file.pk).turn_id == asked.turn_id

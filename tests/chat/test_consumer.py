@@ -21,7 +21,7 @@ from billing.models import Plan
 from chat.errors import BadCommand, BadEffort, BadText, FileNotUsable, TextTooLong, sentence_for
 from chat.models import LanguageModel
 from chat.socket import consumer
-from chat.socket.consumer import MAX_MISTAKES, MAX_WATCHED, TurnConsumer
+from chat.socket.consumer import MAX_BAD_COMMANDS, MAX_WATCHED_TURNS, TurnConsumer
 from chat.socket.tickets import issue_ticket
 from chat.turns import notices
 from chat.turns.runner import Runner
@@ -442,7 +442,7 @@ async def test_watching_twice_starts_over_and_ends_once(ana: User, runner: Runne
 
 
 async def test_one_page_follows_only_so_many_turns(carla: User):
-    turns = [await aask(carla) for _ in range(MAX_WATCHED + 1)]
+    turns = [await aask(carla) for _ in range(MAX_WATCHED_TURNS + 1)]
     async with page_of(carla) as page:
         for turn in turns:
             await page.send("turn.watch", turn_id=turn.pk)
@@ -550,7 +550,7 @@ async def test_a_binary_frame_is_rejected_and_the_socket_goes_on(ana: User, runn
 
 async def test_who_makes_too_many_mistakes_is_hung_up_on(ana: User):
     async with page_of(ana) as page:
-        for _ in range(MAX_MISTAKES):
+        for _ in range(MAX_BAD_COMMANDS):
             await page.send_text("nonsense")
         await page.settled()
         assert page.closed_with is None
@@ -560,7 +560,7 @@ async def test_who_makes_too_many_mistakes_is_hung_up_on(ana: User):
 
 async def test_what_is_refused_for_a_good_reason_is_no_mistake(ana: User):
     async with page_of(ana) as page:
-        for _ in range(MAX_MISTAKES + 5):
+        for _ in range(MAX_BAD_COMMANDS + 5):
             await page.start("")
         await page.settled()
         assert page.closed_with is None

@@ -30,7 +30,7 @@ def browser(ana) -> Client:
 
 def converse(owner_id: int, count: int) -> tuple[Conversation, list[Turn]]:
     """Return a conversation of finished turns."""
-    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+    conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     turns: list[Turn] = []
     for number in range(count):
         turn = Turn(
@@ -210,7 +210,7 @@ def test_a_conversation_is_renamed_and_deleted(browser, ana):
 
 def test_the_list_of_conversations_has_pages(browser, ana):
     for number in range(55):
-        tree.open_conversation(ana.pk, new_id(), title=f"Chat {number}.")
+        tree.get_or_create_conversation(ana.pk, new_id(), title=f"Chat {number}.")
     first = browser.get("/conversations/")
     assert first.context["next"]
     rest = browser.get("/conversations/", {"after": first.context["next"]})

@@ -12,7 +12,7 @@ from accounts.models import User
 from billing import entitlements
 from billing.models import Plan
 from chat.models import LanguageModel
-from chat.pages.picker import ModelOption, by_tier, efforts_of, list_model_options
+from chat.pages.picker import ModelOption, group_by_tier, list_efforts, list_model_options
 from chat.shown.fragments import turn_html
 from history import tree
 from history.models import Turn, new_id
@@ -55,7 +55,7 @@ def choice_of(user: User, key: str) -> ModelOption:
 
 def test_tiers_and_models_are_in_the_operators_order(ana):
     change("gpt-6.1-sol", position=1)
-    groups = by_tier(choices_of(ana))
+    groups = group_by_tier(choices_of(ana))
     assert [name for name, _choices in groups] == ["Strong", "Quick", "Balanced"]
     assert [choice.model.key for choice in groups[0][1]] == ["gpt-6.1-sol", "claude-opus-5-5"]
     assert groups[0][1][0].provider == "OpenAI"
@@ -112,7 +112,7 @@ def test_a_model_that_is_resting_says_so_and_can_be_chosen(ana):
     allowed = entitlements.entitlements_of(ana.pk)
     choices = list_model_options(allowed, resting=frozenset({"claude-haiku-5-5"}))
     assert [choice.model.key for choice in choices if choice.is_resting] == ["claude-haiku-5-5"]
-    page = render_to_string("chat/_picker.html", {"tiers": by_tier(choices)})
+    page = render_to_string("chat/_picker.html", {"tiers": group_by_tier(choices)})
     assert page.count("It is not answering at the moment.") == 1
     assert next(choice for choice in choices if choice.is_resting).is_included
 
@@ -124,8 +124,8 @@ def test_efforts_are_in_words_where_there_are_words(ana):
     change("claude-haiku-5-5", efforts="none low xhigh zippy")
     change("claude-opus-5-5", efforts="")
     levels = [("none", "None"), ("low", "Low"), ("xhigh", "Very high"), ("zippy", "zippy")]
-    assert efforts_of(choices_of(ana), "claude-haiku-5-5") == levels
-    assert efforts_of(choices_of(ana), "claude-opus-5-5") == efforts_of(choices_of(ana), "") == []
+    assert list_efforts(choices_of(ana), "claude-haiku-5-5") == levels
+    assert list_efforts(choices_of(ana), "claude-opus-5-5") == list_efforts(choices_of(ana), "") == []
 
 
 def test_the_page_remembers_model_and_effort_of_the_conversation(browser, ana):
@@ -134,7 +134,7 @@ def test_the_page_remembers_model_and_effort_of_the_conversation(browser, ana):
     assert re.search(r"data-effort\s+disabled", page)
     turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=new_id(), question="Hm?", answer="Hm.", max_output=9)
     turn.status, turn.requested_model, turn.effort = Turn.Status.COMPLETED, "claude-haiku-5-5", "high"
-    tree.begin_conversation(turn)
+    tree.start_conversation(turn)
     page = browser.get(f"/c/{turn.conversation_id}/").text
     assert not re.search(r"data-effort\s+disabled", page)
     assert '<option value="high" selected>High</option>' in page
@@ -191,7 +191,7 @@ def asked_again(ana: User) -> list[Turn]:
         turn = Turn(pk=new_id(), owner_id=ana.pk, conversation_id=turns[0].conversation_id if turns else new_id())
         turn.question, turn.answer, turn.status, turn.max_output = "Hm?", answer, status, 9
         turn.requested_model = turn.model = "claude-haiku-5-5"
-        tree.begin_conversation(turn)
+        tree.start_conversation(turn)
         turns.append(turn)
     return turns
 

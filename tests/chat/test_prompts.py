@@ -18,7 +18,7 @@ A_TURN = estimate_tokens(("q" * 30, "a" * 30))
 
 
 def path(*texts: tuple[str, str]) -> list[Turn]:
-    """A path from the leaf back to the root, as `tree.path_to` yields it, of questions and answers, oldest first."""
+    """A path from the leaf back to the root, as `tree.path_to_root` yields it, of questions and answers, oldest first."""
     return [Turn(depth=depth, question=q, answer=a) for depth, (q, a) in enumerate(texts)][::-1]
 
 

@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from billing.entitlements import Allowance
 from chat.errors import SENTENCES, BadCommand, sentence_for
+from chat.shown import costs, events
 from chat.socket import vocabulary
 from chat.socket.vocabulary import Start, Stop, Watch, parse_command
 from chat.turns.log import Entry, EntryKind
@@ -33,7 +34,7 @@ def start(**fields: Any) -> str:
 
 def spoken(event: Any) -> Any:
     """Return what arrives at the other end."""
-    return json.loads(vocabulary.encode(event))
+    return json.loads(events.encode_json(event))
 
 
 # --- Commands in ------------------------------------------------------------------------------------------------------
@@ -121,37 +122,37 @@ def finished(**fields: Any) -> Turn:
 
 @pytest.mark.parametrize(("kind", "name"), [(EntryKind.TEXT, "turn.delta"), (EntryKind.REASONING, "turn.reasoning")])
 def test_live_text_carries_its_generation_and_offset(kind: EntryKind, name: str):
-    event = vocabulary.text_event(Entry(TURN.bytes, kind, 2, 30, "ñ😀"))
+    event = events.text_event(Entry(TURN.bytes, kind, 2, 30, "ñ😀"))
     assert spoken(event) == {"type": name, "turn_id": str(TURN), "gen": 2, "at": 30, "text": "ñ😀"}
 
 
 def test_a_message_is_hardly_longer_than_its_text():
-    event = vocabulary.text_event(Entry(TURN.bytes, EntryKind.TEXT, 1, 10_000, "x" * 50))
-    assert len(vocabulary.encode(event)) - 50 <= 110
+    event = events.text_event(Entry(TURN.bytes, EntryKind.TEXT, 1, 10_000, "x" * 50))
+    assert len(events.encode_json(event)) - 50 <= 110
 
 
 def test_the_start_of_a_turn_names_the_model_that_was_asked_for():
-    event = spoken(vocabulary.started(finished(status="queued"), "<p>"))
+    event = spoken(events.started_event(finished(status="queued"), "<p>"))
     assert (event["type"], event["model"], event["seq"], event["html"]) == ("turn.started", "auto", 3, "<p>")
 
 
 def test_the_start_of_a_turn_names_the_model_that_answers_once_it_is_known():
-    assert vocabulary.started(finished(model="scripted"), "")["model"] == "scripted"
+    assert events.started_event(finished(model="scripted"), "")["model"] == "scripted"
 
 
 @pytest.mark.parametrize("status", ["completed", "stopped", "failed", "interrupted"])
 def test_every_end_has_its_own_event(status: str):
-    assert vocabulary.ended(finished(status=status), "")["type"] == f"turn.{status}"
+    assert events.ended_event(finished(status=status), "")["type"] == f"turn.{status}"
 
 
 def test_a_turn_that_used_nothing_has_no_usage():
-    assert vocabulary.usage_of(finished()) is None
+    assert costs.usage_of(finished()) is None
 
 
 def test_usage_names_its_source():
     turn = finished(usage_source="estimated", input_tokens=10, cache_read_tokens=4, cache_write_tokens=2)
     turn.output_tokens, turn.reasoning_tokens = 3, 1
-    assert vocabulary.usage_of(turn) == {
+    assert costs.usage_of(turn) == {
         "input": 10,
         "cache_read": 4,
         "cache_write": 2,
@@ -174,15 +175,15 @@ def test_usage_names_its_source():
     ],
 )
 def test_what_broke_off_with_some_text_can_be_continued(fields: dict[str, Any], may: bool):
-    assert vocabulary.ended(finished(**fields), "")["can_continue"] is may
+    assert events.ended_event(finished(**fields), "")["can_continue"] is may
 
 
 @pytest.mark.parametrize("code", SENTENCES)
 def test_an_error_is_told_in_the_language_of_the_moment(code: str):
     with translation.override("es"):
-        spanish = spoken(vocabulary.ended(finished(status="failed", error=code), ""))["detail"]
+        spanish = spoken(events.ended_event(finished(status="failed", error=code), ""))["detail"]
     with translation.override("en"):
-        english = spoken(vocabulary.ended(finished(status="failed", error=code), ""))["detail"]
+        english = spoken(events.ended_event(finished(status="failed", error=code), ""))["detail"]
     assert spanish
     assert spanish != english
 
@@ -194,26 +195,26 @@ def test_an_error_nobody_has_words_for_is_told_as_unknown():
 
 @pytest.mark.parametrize(("seconds", "shown"), [(None, None), (0.0, 1), (0.2, 1), (1.6, 2), (3600.4, 3600)])
 def test_the_time_to_wait_is_in_whole_seconds_and_never_none_at_all(seconds: float | None, shown: int | None):
-    assert spoken(vocabulary.rejected(TURN, "rate_limited", "…", seconds))["retry_after"] == shown
+    assert spoken(vocabulary.rejected_event(TURN, "rate_limited", "…", seconds))["retry_after"] == shown
 
 
 def test_a_refusal_of_what_had_no_id_has_none():
-    assert spoken(vocabulary.rejected(None, "bad_command", "…", None))["turn_id"] is None
+    assert spoken(vocabulary.rejected_event(None, "bad_command", "…", None))["turn_id"] is None
 
 
 def test_an_allowance_without_a_limit_has_none():
     resets_at = timezone.now().astimezone(dt.UTC)
-    event = spoken(vocabulary.allowance_changed(Allowance(1.5, 0.2, None, resets_at)))
+    event = spoken(vocabulary.allowance_event(Allowance(1.5, 0.2, None, resets_at)))
     assert event == {"type": "allowance.changed", "used": 1.5, "allowance": None, "resets_at": resets_at.isoformat()}
 
 
 def test_a_gone_conversation_has_no_html():
-    event = spoken(vocabulary.conversation_changed(CONVERSATION, ""))
+    event = spoken(vocabulary.conversation_event(CONVERSATION, ""))
     assert event == {"type": "conversation.changed", "conversation_id": str(CONVERSATION), "html": ""}
 
 
 def test_a_notice_says_how_much_it_matters():
-    assert spoken(vocabulary.notice("info", "hola")) == {"type": "notice", "level": "info", "text": "hola"}
+    assert spoken(vocabulary.notice_event("info", "hola")) == {"type": "notice", "level": "info", "text": "hola"}
 
 
 def test_html_that_is_marked_as_safe_is_sent_as_text():

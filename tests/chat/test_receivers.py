@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("redis")
 
 
 async def begun(user: User) -> Conversation:
-    return await in_thread(tree.open_conversation, user.pk, new_id(), title="Recetas")
+    return await in_thread(tree.get_or_create_conversation, user.pk, new_id(), title="Recetas")
 
 
 async def test_another_title_reaches_the_open_tabs(ana: User, bo: User):

@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client
 
 from accounts.api.views import tokens_for
 from accounts.models import User
-from chat.socket.consumer import MAX_WATCHED, TurnConsumer
+from chat.socket.consumer import MAX_WATCHED_TURNS, TurnConsumer
 from chat.turns.log import Entry, EntryKind
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
@@ -242,7 +242,7 @@ async def test_a_page_that_leaves_at_once_leaves_nothing(carla: User, runner: Ru
 
 
 async def test_a_question_that_may_not_be_followed_is_refused_before_it_is_opened(carla: User):
-    turns = [await aask(carla) for _ in range(MAX_WATCHED)]
+    turns = [await aask(carla) for _ in range(MAX_WATCHED_TURNS)]
     async with page_of(carla) as page:
         for turn in turns:
             await page.send("turn.watch", turn_id=turn.pk)
@@ -269,8 +269,8 @@ def consumer_of(user: User) -> TurnConsumer:
     """A socket nobody is connected to."""
     consumer = TurnConsumer()
     consumer.user = user
-    consumer.watching, consumer.opening, consumer.begun, consumer.background = {}, set(), set(), set()
-    consumer.telling = asyncio.Lock()
+    consumer.watching, consumer.opening, consumer.announced, consumer.background = {}, set(), set(), set()
+    consumer.announcing = asyncio.Lock()
     consumer.base_send = consumer.send = AsyncMock()
     return consumer
 
@@ -305,12 +305,12 @@ async def test_a_relay_that_is_replaced_before_it_starts_leaves_no_watcher(ana: 
 
 async def test_an_end_that_is_heard_twice_is_told_once(ana: User):
     consumer, turn = consumer_of(ana), await aask(ana)
-    consumer.begun.add(turn.pk)
+    consumer.announced.add(turn.pk)
     for _ in range(2):
-        consumer.hear(Entry(turn.pk.bytes, EntryKind.END, 1, text=str(ana.pk)))
+        consumer.on_turn_news(Entry(turn.pk.bytes, EntryKind.END, 1, text=str(ana.pk)))
     assert len(consumer.background) == 1
     await asyncio.wait(consumer.background)
-    assert consumer.begun == set()
+    assert consumer.announced == set()
 
 
 async def test_a_listener_that_left_is_told_nothing(carla: User):

@@ -210,7 +210,7 @@ async def test_of_two_first_answers_at_once_one_asks(
     redis: Redis, runner: Runner, carla: User, maker: str, provider: FakeProvider
 ):
     conversation_id = new_id()
-    await in_thread(tree.open_conversation, carla.pk, conversation_id, title="say:a")
+    await in_thread(tree.get_or_create_conversation, carla.pk, conversation_id, title="say:a")
     turns = [await aask(carla, "wait:0.2 say:a", conversation_id=conversation_id, parent_id=None) for _ in range(3)]
     for turn in turns:
         await closed(turn)
@@ -352,7 +352,7 @@ async def test_a_conversation_begun_without_a_title_gets_the_first_words(
     redis: Redis, runner: Runner, carla: User, settings: Settings
 ):
     settings.MODEL_TITLES = False
-    conversation = await in_thread(tree.open_conversation, carla.pk, new_id(), title="")
+    conversation = await in_thread(tree.get_or_create_conversation, carla.pk, new_id(), title="")
     turn = await aask(carla, "say:hola", conversation_id=conversation.pk)
     assert (await in_thread(conversation_of, turn)).title == "say:hola"
 
@@ -371,7 +371,7 @@ async def test_what_is_deleted_meanwhile_stays_so(redis: Redis, runner: Runner, 
 
 
 def test_a_rename_over_the_api_is_the_persons(api: Any, ana: User):
-    conversation = tree.open_conversation(ana.pk, new_id(), title="Primeras palabras")
+    conversation = tree.get_or_create_conversation(ana.pk, new_id(), title="Primeras palabras")
     address = f"/api/v1/conversations/{conversation.pk}"
     api(ana).patch(address, {}, format="json")
     conversation.refresh_from_db()
@@ -383,8 +383,8 @@ def test_a_rename_over_the_api_is_the_persons(api: Any, ana: User):
 
 @pytest.mark.stores
 def test_a_models_title_takes_the_place_of_the_first_words_alone(ana: User):
-    conversation = tree.open_conversation(ana.pk, new_id(), title="Primeras palabras")
-    stale = tree.open_conversation(ana.pk, conversation.pk, title="")
+    conversation = tree.get_or_create_conversation(ana.pk, new_id(), title="Primeras palabras")
+    stale = tree.get_or_create_conversation(ana.pk, conversation.pk, title="")
     assert access.title_conversation(conversation, "De un modelo")
     assert not access.title_conversation(stale, "De otro")
     conversation.refresh_from_db()

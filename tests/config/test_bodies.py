@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from config.embedded import services
+from config.embedded import ports
 from testbed.site import wait_for_port
 
 GIGABYTE = 1_000_000_000
@@ -48,7 +48,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    port = services.any_free_port()
+    port = ports.any_free_port()
     command = [
         sys.executable,
         "-m",

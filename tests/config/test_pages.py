@@ -51,7 +51,7 @@ def test_a_store_that_is_away_is_told_without_a_traceback(browser, ana, monkeypa
     def fail(*_args, **_kwargs):
         raise RedisConnectionError("127.0.0.1:6379 said no")
 
-    monkeypatch.setattr("chat.pages.views.entitlements.standing_of", fail)
+    monkeypatch.setattr("chat.pages.views.entitlements.entitlements_and_allowance_of", fail)
     answer = browser.get("/dashboard/")
     assert answer.status_code == 503
     assert "6379" not in answer.text

@@ -48,12 +48,12 @@ async def test_a_request_has_a_name_under_asgi_too():
 def test_an_error_carries_the_name(api, catalog):
     answer = api().get("/api/v1/me", HTTP_X_REQUEST_ID=GIVEN)
     assert answer.status_code == 401
-    assert answer.json()["current_request_id"] == id_of(answer) == GIVEN
+    assert answer.json()["request_id"] == id_of(answer) == GIVEN
 
 
 def test_an_address_that_does_not_exist_carries_the_name(api, catalog):
     answer = api().get("/api/v1/nothing", HTTP_X_REQUEST_ID=GIVEN)
-    assert answer.json()["current_request_id"] == id_of(answer) == GIVEN
+    assert answer.json()["request_id"] == id_of(answer) == GIVEN
 
 
 def test_a_line_of_the_log_carries_the_name(visitor):
@@ -61,4 +61,4 @@ def test_a_line_of_the_log_carries_the_name(visitor):
     record = logging.getLogger("chat").makeRecord("chat", logging.INFO, "", 0, "Turn closed", (), None)
     record.turn_id = "7"
     line = json.loads(JsonFormatter().format(record))
-    assert (line["message"], line["current_request_id"], line["turn_id"]) == ("Turn closed", GIVEN, "7")
+    assert (line["message"], line["request_id"], line["turn_id"]) == ("Turn closed", GIVEN, "7")

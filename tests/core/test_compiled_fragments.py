@@ -1,4 +1,4 @@
-"""Moulds: what is filled in is exactly what the template would have rendered."""
+"""Compiled fragments: what is filled in is exactly what the template would have rendered."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -34,32 +34,43 @@ TURN = {
     "answer": mark_safe("<p>Sí &amp; <b>no</b></p>"),
     "text": "<b>1</b> & 2",
     "label": "Model <1> & 'co'",
-    "sentence": 'It\'s <broken> & "gone".',
+    "error_sentence": 'It\'s <broken> & "gone".',
     "time": "12:30",
-    "day": "1/2/2026 12:30 p. m.",
-    "moment": "2026-01-02T12:30:00+00:00",
+    "date_and_time": "1/2/2026 12:30 p. m.",
+    "asked_at": "2026-01-02T12:30:00+00:00",
     "credits": "1,25",
-    "tokens_in": "1.234",
-    "tokens_cached": "<1>",
-    "tokens_out": "2 & 'dos'",
-    "tokens_thought": '"0"',
-    "cost": "1,25",
-    "first_token": "0,4",
-    "speed": "–",
-    "priced": "24/11/26",
-    "context": "1234",
-    "written": "56",
-    "model": "a-\"model\"-of-'ours'",
-    "ended": "2026-01-02T12:30:00+00:00",
+    "input_tokens": "1.234",
+    "cached_tokens": "<1>",
+    "output_tokens": "2 & 'dos'",
+    "reasoning_tokens": '"0"',
+    "exact_credits": "1,25",
+    "first_token_seconds": "0,4",
+    "tokens_per_second": "–",
+    "price_date": "24/11/26",
+    "raw_context_tokens": "1234",
+    "raw_output_tokens": "56",
+    "model_key": "a-\"model\"-of-'ours'",
+    "ended_at": "2026-01-02T12:30:00+00:00",
     "route": "short <question>",
-    "thought": "1 min 12 s",
-    "beside": mark_safe("<details>Once &amp; again</details>"),
+    "thinking_time": "1 min 12 s",
+    "earlier_answers": mark_safe("<details>Once &amp; again</details>"),
 }
 MAY_BE_EMPTY = (
-    *("reasoning", "answer", "text", "label", "sentence", "credits", "tokens_in", "route", "thought", "beside"),
+    *(
+        "reasoning",
+        "answer",
+        "text",
+        "label",
+        "error_sentence",
+        "credits",
+        "input_tokens",
+        "route",
+        "thinking_time",
+        "earlier_answers",
+    ),
 )
 """What the template asks whether it is empty; the rest is only printed."""
-SAYS_NO_MORE = {"is_at_length": False, "can_continue": False, "can_ask_again": False, "is_auto": False}
+SAYS_NO_MORE = {"is_cut_at_limit": False, "can_continue": False, "can_ask_again": False, "is_auto": False}
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
@@ -74,7 +85,7 @@ HOSTILE = [
     "<&\"'x" * 20_000,
 ]
 
-turn_mould, line_mould = fragments._turn, history_fragments._line
+turn_fragment, line_fragment = fragments._turn, history_fragments._line
 
 
 def rendered(template: str, name: str, values: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
@@ -110,8 +121,8 @@ def test_a_turn_is_what_its_template_renders_whatever_is_absent(status: str, is_
         absent = {name: "" for name, is_present in zip(MAY_BE_EMPTY, presence, strict=True) if not is_present}
         values = TURN | absent
         expected = rendered_turn(values, flags)
-        assert turn_mould.fill(values, flags) == expected, absent
-        assert turn_mould.fill(values, flags) == expected, "The second time."
+        assert turn_fragment.fill(values, flags) == expected, absent
+        assert turn_fragment.fill(values, flags) == expected, "The second time."
 
 
 @in_each_language
@@ -120,7 +131,7 @@ def test_a_turn_is_what_its_template_renders_whatever_may_be_done(status: str, i
     for answers in product([True, False], repeat=len(SAYS_NO_MORE)):
         flags = {"status": status, "is_open": is_open, **dict(zip(SAYS_NO_MORE, answers, strict=True))}
         for values in (TURN, dict.fromkeys(TURN, "") | {"id": ID}):
-            assert turn_mould.fill(values, flags) == rendered_turn(values, flags), flags
+            assert turn_fragment.fill(values, flags) == rendered_turn(values, flags), flags
 
 
 @pytest.mark.parametrize("name", sorted(set(TURN) - {"id"}))
@@ -128,7 +139,7 @@ def test_a_turn_without_any_one_value_is_what_its_template_renders(name: str):
     for status, is_open in STATUSES:
         flags = {"status": status, "is_open": is_open, **SAYS_NO_MORE}
         values = TURN | {name: ""}
-        assert turn_mould.fill(values, flags) == rendered_turn(values, flags)
+        assert turn_fragment.fill(values, flags) == rendered_turn(values, flags)
 
 
 @in_each_language
@@ -160,21 +171,21 @@ def test_each_language_has_its_own():
     filled = set()
     for code in LANGUAGES:
         with translation.override(code):
-            filled.add(line_mould.fill({"id": ID, "title": "x"}, {"is_current": False}))
+            filled.add(line_fragment.fill({"id": ID, "title": "x"}, {"is_current": False}))
     assert len(filled) == len(LANGUAGES) > 1
 
 
 def test_what_is_filled_is_safe_to_print():
-    assert isinstance(line_mould.fill({"id": ID, "title": "<b>"}, {"is_current": False}), SafeString)
+    assert isinstance(line_fragment.fill({"id": ID, "title": "<b>"}, {"is_current": False}), SafeString)
 
 
-def test_more_moulds_than_are_kept_are_right_all_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_more_variants_than_are_cached_are_right_all_the_same(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled_fragments, "MAX_VARIANTS", 2)
-    mould = CompiledFragment("history/_conversation.html", "conversation", "id", "title")
+    fragment = CompiledFragment("history/_conversation.html", "conversation", "id", "title")
     for _ in range(3):
         for title, is_current in product(["", "<x>"], [True, False]):
             values, flags = {"id": ID, "title": title}, {"is_current": is_current}
-            assert mould.fill(values, flags) == rendered_line(values, flags)
+            assert fragment.fill(values, flags) == rendered_line(values, flags)
 
 
 # --- Hostile values ---------------------------------------------------------------------------------------------------
@@ -186,51 +197,51 @@ def test_a_hostile_value_is_escaped_as_the_template_does(name: str, hostile: str
     for status, is_open in (("streaming", True), ("stopped", False)):
         flags = {"status": status, "is_open": is_open, **SAYS_NO_MORE}
         values = TURN | {name: hostile}
-        assert turn_mould.fill(values, flags) == rendered_turn(values, flags)
+        assert turn_fragment.fill(values, flags) == rendered_turn(values, flags)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE[:3])
 def test_nothing_hostile_gets_through(hostile: str):
     values = dict.fromkeys(TURN, hostile) | {"id": ID}
-    html = turn_mould.fill(values, {"status": "stopped", "is_open": False, **SAYS_NO_MORE})
+    html = turn_fragment.fill(values, {"status": "stopped", "is_open": False, **SAYS_NO_MORE})
     assert hostile not in html
     assert html.count(escape(hostile)) > 5
 
 
 def test_html_that_is_marked_safe_is_left_as_it_is():
-    html = turn_mould.fill(TURN, {"status": "completed", "is_open": False, **SAYS_NO_MORE})
+    html = turn_fragment.fill(TURN, {"status": "completed", "is_open": False, **SAYS_NO_MORE})
     assert TURN["answer"] in html
 
 
 @pytest.mark.parametrize("name", sorted(set(TURN) - {"id"}))
-def test_a_value_that_contains_the_mark_of_another_is_not_filled_again(name: str):
-    marks = turn_mould._marks
-    values = TURN | {name: " ".join(marks.values())}
+def test_a_value_that_contains_the_placeholder_of_another_is_not_filled_again(name: str):
+    placeholders = turn_fragment._placeholders
+    values = TURN | {name: " ".join(placeholders.values())}
     for status, is_open in (("streaming", True), ("stopped", False)):
         flags = {"status": status, "is_open": is_open, **SAYS_NO_MORE}
-        html = turn_mould.fill(values, flags)
+        html = turn_fragment.fill(values, flags)
         assert html == rendered_turn(values, flags)
-        assert html.count(ID) == turn_mould.fill(TURN, flags).count(ID)
+        assert html.count(ID) == turn_fragment.fill(TURN, flags).count(ID)
 
 
-def test_a_turn_whose_id_is_the_mark_of_another_value_is_that_turn():
-    """Nobody can know a mark; who guesses one gets what they asked for."""
-    values = {"id": line_mould._marks["title"], "title": line_mould._marks["id"]}
-    assert line_mould.fill(values, {"is_current": True}) == rendered_line(values, {"is_current": True})
+def test_a_turn_whose_id_is_the_placeholder_of_another_value_is_that_turn():
+    """Nobody can know a placeholder; whoever guesses one gets what they asked for."""
+    values = {"id": line_fragment._placeholders["title"], "title": line_fragment._placeholders["id"]}
+    assert line_fragment.fill(values, {"is_current": True}) == rendered_line(values, {"is_current": True})
 
 
-def test_every_value_of_a_mould_has_a_mark_of_its_own():
-    marks = [*turn_mould._marks.values(), *line_mould._marks.values()]
-    assert len(set(marks)) == len(marks)
-    assert all(UUID(mark) for mark in marks)
-    assert marks[0] not in turn_mould.fill(TURN, {"status": "stopped", "is_open": False, **SAYS_NO_MORE})
+def test_every_value_of_a_fragment_has_a_placeholder_of_its_own():
+    placeholders = [*turn_fragment._placeholders.values(), *line_fragment._placeholders.values()]
+    assert len(set(placeholders)) == len(placeholders)
+    assert all(UUID(placeholder) for placeholder in placeholders)
+    assert placeholders[0] not in turn_fragment.fill(TURN, {"status": "stopped", "is_open": False, **SAYS_NO_MORE})
 
 
 any_value = st.one_of(
     st.just(""),
     st.text(max_size=40),
     st.text("<>&\"'{}%#\\$ x", max_size=20),
-    st.sampled_from([*turn_mould._marks.values()]),
+    st.sampled_from([*turn_fragment._placeholders.values()]),
 )
 
 
@@ -246,7 +257,7 @@ def test_any_turn_is_what_its_template_renders(
 ):
     values, flags = drawn | {"id": ID}, {"status": status[0], "is_open": status[1], **may}
     with translation.override(language):
-        assert turn_mould.fill(values, flags) == rendered_turn(values, flags)
+        assert turn_fragment.fill(values, flags) == rendered_turn(values, flags)
 
 
 # --- While somebody works on the template -----------------------------------------------------------------------------
@@ -264,17 +275,17 @@ def templates(settings: Settings) -> dict[str, str]:
 
 def test_with_debug_the_template_is_rendered_anew(templates: dict[str, str], settings: Settings):
     settings.DEBUG = True
-    mould = CompiledFragment("it.html", "it", "name")
-    assert mould.fill({"name": "<a>"}, {}) == "<p>&lt;a&gt;</p>"
+    fragment = CompiledFragment("it.html", "it", "name")
+    assert fragment.fill({"name": "<a>"}, {}) == "<p>&lt;a&gt;</p>"
     templates["it.html"] = "<b>{{ it.name }}</b>"
-    assert mould.fill({"name": "<a>"}, {}) == "<b>&lt;a&gt;</b>"
+    assert fragment.fill({"name": "<a>"}, {}) == "<b>&lt;a&gt;</b>"
 
 
 def test_without_debug_the_template_is_rendered_once(templates: dict[str, str]):
-    mould = CompiledFragment("it.html", "it", "name")
-    mould.fill({"name": "a"}, {})
+    fragment = CompiledFragment("it.html", "it", "name")
+    fragment.fill({"name": "a"}, {})
     templates["it.html"] = "<b>{{ it.name }}</b>"
-    assert mould.fill({"name": "b"}, {}) == "<p>b</p>"
+    assert fragment.fill({"name": "b"}, {}) == "<p>b</p>"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +303,7 @@ def test_without_debug_the_template_is_rendered_once(templates: dict[str, str]):
 )
 def test_a_template_may_print_a_value_anywhere_and_any_number_of_times(templates: dict[str, str], template: str):
     templates["it.html"] = template
-    mould = CompiledFragment("it.html", "it", "name", "other")
+    fragment = CompiledFragment("it.html", "it", "name", "other")
     for name, other, is_big in product(["", "<n>", "100%"], ["", "<o>"], [True, False]):
         values, flags = {"name": name, "other": other}, {"is_big": is_big, "numbers": (1, 2, 3)}
-        assert mould.fill(values, flags) == rendered("it.html", "it", values, flags)
+        assert fragment.fill(values, flags) == rendered("it.html", "it", values, flags)

@@ -69,8 +69,8 @@ def site(browser: Browser, request: pytest.FixtureRequest) -> Iterator[TestedSit
 @pytest.fixture(scope="session")
 def crowd(site: TestedSite) -> list[Person]:
     """Members on a plan without limits, each for one test."""
-    accesses = site.members(PEOPLE, plan=OPEN)
-    return [Person(access, key) for access, key in zip(accesses, site.sessions(accesses), strict=True)]
+    accesses = site.create_members(PEOPLE, plan=OPEN)
+    return [Person(access, key) for access, key in zip(accesses, site.create_sessions(accesses), strict=True)]
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -23,8 +23,8 @@ def dear_site(browser: Browser) -> Iterator[TestedSite]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def payer(browser: Browser, dear_site: TestedSite) -> AsyncIterator[Tab]:
-    [access] = dear_site.members(1, plan=OPEN)
-    [session] = dear_site.sessions([access])
+    [access] = dear_site.create_members(1, plan=OPEN)
+    [session] = dear_site.create_sessions([access])
     async with Tab.open(browser, dear_site.port(), person=Person(access, session), reduced_motion="reduce") as tab:
         yield tab
 

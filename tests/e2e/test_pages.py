@@ -64,8 +64,8 @@ class Reader:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
-    access = site.operator()
-    found = Reader(browser, site.port(), Person(access, *site.sessions([access])))
+    access = site.create_operator()
+    found = Reader(browser, site.port(), Person(access, *site.create_sessions([access])))
     async with found.tab() as tab:
         await tab.page.goto("/")
         await tab.ask(TEXT, "fake-900t-5ms-echo8")

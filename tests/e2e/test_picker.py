@@ -43,8 +43,8 @@ async def tab(browser: Browser, shop: TestedSite) -> AsyncIterator[Tab]:
 
 
 def member(shop: TestedSite) -> Person:
-    [access] = shop.members(1)
-    [key] = shop.sessions([access])
+    [access] = shop.create_members(1)
+    [key] = shop.create_sessions([access])
     return Person(access, key)
 
 
@@ -161,7 +161,7 @@ async def test_models_are_found_by_name_provider_tier_and_ability(tab: Tab) -> N
 
 
 async def test_a_model_above_the_plan_is_shown_with_the_reason_and_cannot_be_chosen(tab: Tab, shop: TestedSite) -> None:
-    shop.members(1, plan={"name": "Premium", "best_tier": "strong", "rank": 2})
+    shop.create_members(1, plan={"name": "Premium", "best_tier": "strong", "rank": 2})
     await tab.page.reload()
     await button(tab).click()
     locked = picker(tab).get_by_role("option", name="Forte")

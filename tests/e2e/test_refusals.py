@@ -14,8 +14,8 @@ SLOW = "fake-3000t-50ms"
 
 
 async def person(site: TestedSite, **plan: object) -> Person:
-    [access] = site.members(1, plan={**OPEN, **plan})
-    [key] = site.sessions([access])
+    [access] = site.create_members(1, plan={**OPEN, **plan})
+    [key] = site.create_sessions([access])
     return Person(access, key)
 
 

@@ -27,8 +27,8 @@ def titled_site(browser: Browser) -> Iterator[TestedSite]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def own_tab(browser: Browser, titled_site: TestedSite) -> AsyncIterator[Tab]:
-    (access,) = titled_site.members(1, plan=OPEN)
-    person = Person(access, *titled_site.sessions([access]))
+    (access,) = titled_site.create_members(1, plan=OPEN)
+    person = Person(access, *titled_site.create_sessions([access]))
     async with Tab.open(browser, titled_site.port(), person=person, reduced_motion="reduce") as tab:
         yield tab
 

@@ -11,7 +11,7 @@ ANA, BO = 1, 2
 
 
 def begin(owner_id: int = ANA, title: str = "Saludos", conversation_id: UUID | None = None) -> Conversation:
-    return tree.open_conversation(owner_id, conversation_id or new_id(), title=title)
+    return tree.get_or_create_conversation(owner_id, conversation_id or new_id(), title=title)
 
 
 def unsaved(conversation: Conversation, question: str = "hola", **fields: Any) -> Turn:

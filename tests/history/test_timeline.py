@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 from django.utils import timezone
 
 from history.models import Conversation
-from history.timeline import by_age
+from history.timeline import group_by_age
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
@@ -14,7 +14,7 @@ NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 def grouped(monkeypatch, *ages: dt.timedelta) -> list[tuple[str, int]]:
     monkeypatch.setattr(timezone, "now", lambda: NOW)
     rows = [Conversation(title="x", updated_at=NOW - age) for age in ages]
-    return [(str(label), len(rows)) for label, rows in by_age(rows)]
+    return [(str(label), len(rows)) for label, rows in group_by_age(rows)]
 
 
 def test_ages_are_counted_in_days(monkeypatch):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databa
 
 
 def path(leaf: Turn | None) -> list[Turn]:
-    return list(tree.path_to(leaf))
+    return list(tree.path_to_root(leaf))
 
 
 def test_turns_are_numbered_in_the_order_they_are_added():
@@ -116,7 +116,7 @@ def test_an_old_branch_taken_up_again_leads_back_over_the_gap():
 
 def test_a_path_may_be_left_early():
     turns = ask_in_a_row(begin(), 5)
-    walk = tree.path_to(turns[-1])
+    walk = tree.path_to_root(turns[-1])
     assert [next(walk), next(walk)] == [turns[4], turns[3]]
 
 
@@ -252,7 +252,7 @@ def first(owner_id: int = ANA, question: str = "¿Qué TAL?", **fields: Any) -> 
 
 def test_a_conversation_begins_with_its_first_turn():
     turn = first()
-    conversation, written = tree.begin_conversation(turn)
+    conversation, written = tree.start_conversation(turn)
     assert written is turn
     found = Conversation.objects.get()
     assert (found, found.owner_id, found.title, found.turn_count) == (conversation, ANA, "¿Qué TAL?", 1)
@@ -262,7 +262,7 @@ def test_a_conversation_begins_with_its_first_turn():
 
 
 def test_the_conversation_that_is_returned_is_the_one_that_is_kept():
-    conversation, _ = tree.begin_conversation(first())
+    conversation, _ = tree.start_conversation(first())
     found = Conversation.objects.get()
     assert (conversation.title, conversation.owner_id, conversation.created_at) == (
         *(found.title, found.owner_id, found.created_at),
@@ -271,9 +271,9 @@ def test_the_conversation_that_is_returned_is_the_one_that_is_kept():
 
 def test_a_conversation_somebody_has_begun_meanwhile_gets_the_turn_too():
     earlier = first()
-    tree.begin_conversation(earlier)
+    tree.start_conversation(earlier)
     later = first(question="otra", conversation_id=earlier.conversation_id)
-    conversation, written = tree.begin_conversation(later)
+    conversation, written = tree.start_conversation(later)
     assert (written, written.seq) == (later, 2)
     assert (conversation.pk, conversation.title) == (earlier.conversation_id, "¿Qué TAL?")
     assert Conversation.objects.get().turn_count == 2
@@ -281,9 +281,9 @@ def test_a_conversation_somebody_has_begun_meanwhile_gets_the_turn_too():
 
 def test_the_same_turn_begun_again_is_what_is_there():
     turn = first()
-    tree.begin_conversation(turn)
+    tree.start_conversation(turn)
     again = first(question="otra", id=turn.pk, conversation_id=turn.conversation_id)
-    _, written = tree.begin_conversation(again)
+    _, written = tree.start_conversation(again)
     assert written is not again
     assert (written.pk, written.seq, written.question) == (turn.pk, 1, "¿Qué TAL?")
     assert (Turn.objects.count(), Conversation.objects.get().turn_count) == (1, 1)
@@ -291,10 +291,10 @@ def test_the_same_turn_begun_again_is_what_is_there():
 
 def test_somebody_elses_conversation_cannot_be_begun():
     theirs = first(BO)
-    tree.begin_conversation(theirs)
+    tree.start_conversation(theirs)
     before = Conversation.objects.values().get()
     with pytest.raises(Conflict):
-        tree.begin_conversation(first(ANA, conversation_id=theirs.conversation_id))
+        tree.start_conversation(first(ANA, conversation_id=theirs.conversation_id))
     assert Conversation.objects.values().get() == before
     assert Turn.objects.get() == theirs
 
@@ -303,7 +303,7 @@ def test_two_that_begin_a_conversation_at_once_are_both_there():
     for _ in range(10):
         conversation_id = new_id()
         turns = [first(question=question, conversation_id=conversation_id) for question in ("uno", "dos")]
-        answers = together([partial(tree.begin_conversation, turn) for turn in turns])
+        answers = together([partial(tree.start_conversation, turn) for turn in turns])
         assert {conversation.pk for conversation, _ in answers} == {conversation_id}
         assert [written for _, written in answers] == turns
         found = Turn.objects.filter(conversation_id=conversation_id)
@@ -314,7 +314,7 @@ def test_two_that_begin_a_conversation_at_once_are_both_there():
 
 def test_many_that_begin_a_conversation_at_once_are_all_there():
     conversation_id = new_id()
-    answers = together([partial(tree.begin_conversation, first(conversation_id=conversation_id)) for _ in range(10)])
+    answers = together([partial(tree.start_conversation, first(conversation_id=conversation_id)) for _ in range(10)])
     assert sorted(written.seq for _, written in answers) == list(range(1, 11))
     assert Turn.objects.count() == Conversation.objects.get().turn_count == 10
 
@@ -322,7 +322,7 @@ def test_many_that_begin_a_conversation_at_once_are_all_there():
 def test_the_same_turn_begun_by_many_at_once_is_there_once():
     turn_id, conversation_id = new_id(), new_id()
     turns = [first(id=turn_id, conversation_id=conversation_id) for _ in range(10)]
-    answers = together([partial(tree.begin_conversation, turn) for turn in turns])
+    answers = together([partial(tree.start_conversation, turn) for turn in turns])
     assert {(written.pk, written.seq) for _, written in answers} == {(turn_id, 1)}
     assert sum(written is turn for turn, (_, written) in zip(turns, answers, strict=True)) == 1
     assert (Turn.objects.count(), Conversation.objects.get().turn_count) == (1, 1)
@@ -332,7 +332,7 @@ def test_two_people_that_begin_the_same_conversation_at_once_do_not_share_it():
     for _ in range(10):
         conversation_id = new_id()
         turns = [first(owner_id, conversation_id=conversation_id) for owner_id in (ANA, BO)]
-        answers = together([partial(tree.begin_conversation, turn) for turn in turns])
+        answers = together([partial(tree.start_conversation, turn) for turn in turns])
         refused = [answer for answer in answers if isinstance(answer, Exception)]
         assert [type(error) for error in refused] == [Conflict]
         found = Turn.objects.get(conversation_id=conversation_id)
@@ -343,7 +343,7 @@ def test_two_people_that_begin_the_same_conversation_at_once_do_not_share_it():
 def test_the_id_of_a_turn_of_another_conversation_begins_nothing_of_its_own():
     """Its turn is returned, for the caller to look at."""
     turn = first()
-    tree.begin_conversation(turn)
-    _, written = tree.begin_conversation(first(id=turn.pk))
+    tree.start_conversation(turn)
+    _, written = tree.start_conversation(first(id=turn.pk))
     assert (written, written.conversation_id) == (turn, turn.conversation_id)
     assert Turn.objects.count() == 1

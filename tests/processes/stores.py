@@ -22,7 +22,7 @@ class TestedSite(Site):
 
     def people(self, count: int, **plan: object) -> list[Member]:
         """Return new members; on a plan with the given fields, else on Free."""
-        return [Member(access, self.port) for access in self.members(count, plan=plan or None)]
+        return [Member(access, self.port) for access in self.create_members(count, plan=plan or None)]
 
 
 @contextmanager

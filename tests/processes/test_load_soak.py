@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis
 
-from bench import beside, processes
-from bench.load import Load, Report, measure
+from bench import baselines, processes
+from bench.load import Load, LoadReport, measure_load
 from bench.run import STEADY, UNLIMITED
 from testbed.site import Site
 from tests.processes.stores import fresh_store
@@ -43,14 +43,14 @@ class Sample:
 @pytest.mark.soak
 @pytest.mark.timeout(SECONDS + 600)
 def test_under_half_the_load_memory_stays_flat_and_nothing_is_lost() -> None:
-    reports: list[Report] = []
+    reports: list[LoadReport] = []
     with run_site() as site:
-        people = tuple(site.members(STREAMS, plan=UNLIMITED))
+        people = tuple(site.create_members(STREAMS, plan=UNLIMITED))
         load = Load("socket", f"http://127.0.0.1:{site.port()}", STEADY, STREAMS, ROUNDS, people)
         with sampling(site) as samples:
             until = time.monotonic() + SECONDS
             while time.monotonic() < until:
-                reports.append(measure(load))
+                reports.append(measure_load(load))
                 print(told(reports[-1], samples[-1]), flush=True)
         found = settled(site)
     assert [report.errors for report in reports if not report.ok] == []
@@ -71,7 +71,7 @@ def settled(site: Site) -> dict[str, Any]:
 def run_site() -> Iterator[Site]:
     """Run a site and, as a process of its own, the provider it asks; print the site's logs if the block fails."""
     environment = {"ACCESS_TOKEN_EXPIRE_MINUTES": "1440", **fresh_store()}
-    with beside.provider() as provider, Site(provider.url, [STEADY], environment=environment) as site:
+    with baselines.provider() as provider, Site(provider.url, [STEADY], environment=environment) as site:
         try:
             yield site
         except BaseException:
@@ -99,14 +99,14 @@ def sampling(site: Site) -> Iterator[list[Sample]]:
 
 
 def sample(site: Site, begun: float) -> Sample:
-    usage = processes.measure({name: (site.pid(name),) for name in PROCESSES})
+    usage = processes.measure_processes({name: (site.pid(name),) for name in PROCESSES})
     with redis.Redis.from_url(site.environment["REDIS_URL"]) as client:
         stored, keys = client.info("memory")["used_memory"], client.dbsize()
     memory = {name: usage[name].rss_bytes / 1e6 for name in PROCESSES}
     return Sample(time.monotonic() - begun, memory, stored / 1e6, keys)
 
 
-def told(report: Report, last: Sample) -> str:
+def told(report: LoadReport, last: Sample) -> str:
     memory = ", ".join(f"{name} {megabytes:.0f}" for name, megabytes in last.memory_mb.items())
     return (
         f"{last.at_seconds:5.0f} s: {report.completed} turns, errors {report.errors}, "

@@ -1,4 +1,4 @@
-"""`manage.py serve`: the whole site on one machine, with the services it needs (see `config/embedded/services.py`)."""
+"""`manage.py serve`: runs the whole site on one machine, with the services it needs (`config/embedded/services.py`)."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.turns.presence import ALIVE, ALIVE_SECONDS
-from config.embedded import services
-from config.embedded.supervision import Manager, NotReadyError, Process, answers_http
+from config.embedded.addresses import remove_addresses, write_addresses
+from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
+from config.embedded.readiness import answers_http
+from config.embedded.services import ServiceMissingError, Services, find_needed
+from config.embedded.supervision import NotReadyError, Process, Supervisor
 
 
 class Command(BaseCommand):
@@ -32,50 +35,52 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            lock = services.lock_data_dir(settings.DATA_DIR)
-            services.forget_addresses(os.environ, settings.DATA_DIR)
-            needed = services.services(os.environ, settings.DATA_DIR)
-            with contextlib.suppress(asyncio.CancelledError):  # asked to stop, and has stopped
+            lock = lock_data_dir(settings.DATA_DIR)
+            remove_addresses(os.environ, settings.DATA_DIR)
+            needed = find_needed(os.environ, settings.DATA_DIR)
+            with contextlib.suppress(asyncio.CancelledError):  # a signal stopped it
                 asyncio.run(
-                    serve_site(needed, options["host"], options["port"], lock, watch=options["stop_with_parent"])
+                    serve_site(
+                        needed, options["host"], options["port"], lock, stop_with_parent=options["stop_with_parent"]
+                    )
                 )
-        except (services.AlreadyRunningError, services.MissingError, NotReadyError) as error:
+        except (AlreadyRunningError, ServiceMissingError, NotReadyError) as error:
             raise CommandError(str(error)) from error
 
 
-async def serve_site(needed: services.Services, host: str, port: int, lock: int, *, watch: bool) -> None:
-    """Runs until cancelled, which a signal does."""
+async def serve_site(needed: Services, host: str, port: int, lock: int, *, stop_with_parent: bool) -> None:
+    """Run the site until a signal cancels this."""
     parent = os.getppid()
     site_url = os.environ.get("SITE_URL") or f"http://localhost:{port}"
     addresses = {**needed.environment, "SITE_URL": site_url}
-    os.environ.update(addresses)  # the children inherit it
+    os.environ.update(addresses)  # the processes inherit them
     try:
-        async with Manager(settings.BASE_DIR, held=[lock]) as manager:
-            stop_on_signals(manager)
+        async with Supervisor(settings.BASE_DIR, inherited_files=[lock]) as supervisor:
+            stop_on_signals(supervisor)
             for sentence in needed.missing:
-                manager.say(sentence)
+                supervisor.print_line(sentence)
             for store in needed.stores:
-                await manager.start(store)
-            services.write_addresses(addresses, settings.DATA_DIR)
+                await supervisor.start(store)
+            write_addresses(addresses, settings.DATA_DIR)
             await check_redis()
-            await prepare_release(manager)
+            await prepare_release(supervisor)
             if needed.demo_model:
-                manager.start_soon(needed.demo_model)
-            await start_site(manager, host, port)
-            greet(manager, port)
-            await (end_of(parent) if watch else asyncio.Event().wait())
+                supervisor.start_soon(needed.demo_model)
+            await start_site(supervisor, host, port)
+            print_greeting(supervisor, port)
+            await (wait_for_end_of(parent) if stop_with_parent else asyncio.Event().wait())
     finally:
-        services.forget_addresses(os.environ, settings.DATA_DIR)
+        remove_addresses(os.environ, settings.DATA_DIR)
 
 
-def stop_on_signals(manager: Manager) -> None:
+def stop_on_signals(supervisor: Supervisor) -> None:
     task = asyncio.current_task()
 
     def stop() -> None:
-        if manager.stopping or not task or task.cancelling():
-            manager.kill()
+        if supervisor.is_stopping or not task or task.cancelling():
+            supervisor.kill()
         else:
-            manager.say("Stopping. Ctrl-C once more kills at once.")
+            supervisor.print_line("Stopping. Ctrl-C once more kills at once.")
             task.cancel()
 
     loop = asyncio.get_running_loop()
@@ -84,8 +89,8 @@ def stop_on_signals(manager: Manager) -> None:
             loop.add_signal_handler(number, stop)
 
 
-async def end_of(parent: int) -> None:
-    """Under `make`, which may be killed: nobody would be left to press Ctrl-C."""
+async def wait_for_end_of(parent: int) -> None:
+    """Wait until the parent has ended: `make` may be killed, and then nobody can press Ctrl-C."""
     while os.getppid() == parent:  # noqa: ASYNC110  there is no event for this on every platform
         await asyncio.sleep(1)
 
@@ -98,28 +103,28 @@ async def check_redis() -> None:
         raise CommandError(f"Redis does not answer: look at REDIS_URL in .env ({error}).") from error
 
 
-async def prepare_release(manager: Manager) -> None:
-    manager.say("Preparing the databases.")
-    code, printed = await manager.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
+async def prepare_release(supervisor: Supervisor) -> None:
+    supervisor.print_line("Preparing the databases.")
+    code, printed = await supervisor.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
     if code:
         for line in printed.splitlines():
-            manager.say(line)
+            supervisor.print_line(line)
         raise CommandError("The databases could not be prepared: the reason is above.")
 
 
-async def start_site(manager: Manager, host: str, port: int) -> None:
-    """Returns when pages are answered and a runner waits for turns."""
-    reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
+async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
+    """Return when the web process answers and a runner waits for turns."""
+    reachable_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
     name = next((name for name in settings.ALLOWED_HOSTS if name[0] not in "*.["), "localhost")
     web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
     web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
     web += ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
     web += ["--no-access-log", "--log-level", "warning"]
-    up = answers_http(port, "/healthz", host=reached, name=name)
-    await manager.start(Process("web", web, ready=up, stop_seconds=8))
+    probe = answers_http(port, "/healthz", host=reachable_host, name=name)
+    await supervisor.start(Process("web", web, probe=probe, stop_seconds=8))
 
     command = [sys.executable, "manage.py", "run_turns"]
-    runner = Process("runner", command, ready=runner_is_alive, stop_seconds=settings.DRAIN_SECONDS + 5)
+    runner = Process("runner", command, probe=is_runner_alive, stop_seconds=settings.DRAIN_SECONDS + 5)
 
     quiet = ["-W", "ignore:You're running the worker with superuser privileges"]  # eight lines, when root
     celery = [sys.executable, *quiet, "-m", "celery", "--quiet", "-A", "config"]
@@ -128,10 +133,10 @@ async def start_site(manager: Manager, host: str, port: int) -> None:
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     worker = Process("worker", command, stop_seconds=15)
     beat = Process("beat", [*celery, "beat", "--loglevel", "warning"])
-    await asyncio.gather(*map(manager.start, (runner, worker, beat)))
+    await asyncio.gather(*map(supervisor.start, (runner, worker, beat)))
 
 
-async def runner_is_alive() -> bool:
+async def is_runner_alive() -> bool:
     try:
         async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
             return await redis.zcount(ALIVE, time.time() - ALIVE_SECONDS, "+inf") > 0
@@ -139,8 +144,8 @@ async def runner_is_alive() -> bool:
         return False
 
 
-def greet(manager: Manager, port: int) -> None:
+def print_greeting(supervisor: Supervisor, port: int) -> None:
     python = os.path.relpath(sys.executable, settings.BASE_DIR)
-    manager.say(f"Tertulia is ready: http://localhost:{port}/")
-    manager.say(f"To become an operator: {python} manage.py createsuperuser")
-    manager.say("Ctrl-C stops it.")
+    supervisor.print_line(f"Tertulia is ready: http://localhost:{port}/")
+    supervisor.print_line(f"To become an operator: {python} manage.py createsuperuser")
+    supervisor.print_line("Ctrl-C stops it.")

@@ -1,5 +1,5 @@
-"""`manage.py smoke`: meets for real what the tests only meet as stand-ins. It asks, and pays for, one short answer of each
-provider that has a key."""
+"""`manage.py smoke`: tries the real providers, history database and mail server, which tests replace with fakes. It
+asks (and pays) each provider that has a key for one short answer."""
 
 import asyncio
 import time
@@ -20,10 +20,10 @@ from history import access, progress, tree
 from history.models import Turn, new_id
 from history.search import search_turns
 
-NOBODY = 0
+NOBODY_ID = 0
 """The owner of the conversation that is written and deleted again."""
 QUESTION = "Reply with one short greeting."
-MAX_ANSWER_TOKENS = 1_000  # tokens; a model that reasons needs some before its first word
+MAX_ANSWER_TOKENS = 1_000  # a model that reasons needs some before its first word
 
 
 class Command(BaseCommand):
@@ -36,20 +36,20 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         self.failures = 0
-        for candidate in cheapest_models():
-            with self.trying(f"{candidate.provider.name}, {candidate.model.label}"):
+        for candidate in list_cheapest_models():
+            with self.report_on(f"{candidate.provider.name}, {candidate.model.label}"):
                 self.stdout.write(asyncio.run(ask_candidate(candidate)))
-        with self.trying(f"History on {connections['history'].vendor}"):
-            write_and_find()
+        with self.report_on(f"History on {connections['history'].vendor}"):
+            check_history()
         if options["mail"]:
-            with self.trying(f"Mail to {options['mail']}"):
+            with self.report_on(f"Mail to {options['mail']}"):
                 EmailMessage("Tertulia", "It works.", to=[options["mail"]]).send()
         if self.failures:
             raise CommandError(f"{self.failures} did not work.")
 
     @contextmanager
-    def trying(self, what: str) -> Iterator[None]:
-        """Say how it went. One that fails does not keep the others from being tried."""
+    def report_on(self, what: str) -> Iterator[None]:
+        """Report whether the block worked. A failure does not keep the next from being tried."""
         begun = time.monotonic()
         try:
             yield
@@ -60,21 +60,21 @@ class Command(BaseCommand):
             self.stdout.write(f"{what}: works, {time.monotonic() - begun:.1f} s")
 
 
-def cheapest_models() -> list[Candidate]:
-    """Return one model of each configured provider: the one that writes for least."""
-    found: dict[str, Candidate] = {}
+def list_cheapest_models() -> list[Candidate]:
+    """Return one model of each configured provider: the one with the cheapest output."""
+    cheapest: dict[str, Candidate] = {}
     for candidate in sorted(list_offered(), key=lambda candidate: price_of(candidate.model).tiers[0].output):
-        found.setdefault(candidate.provider.key, candidate)
-    return list(found.values())
+        cheapest.setdefault(candidate.provider.key, candidate)
+    return list(cheapest.values())
 
 
 async def ask_candidate(candidate: Candidate) -> str:
-    """Return what it answered, and what that cost."""
-    prompt = AnswerRequest(
+    """Return the answer and its tokens, as a line of the report."""
+    request = AnswerRequest(
         messages=(Message("user", QUESTION),), max_output=min(MAX_ANSWER_TOKENS, candidate.model.max_output)
     )
     text, finish = "", None
-    async for event in answer_with_failover([candidate], prompt):
+    async for event in answer_with_failover([candidate], request):
         if isinstance(event, Delta):
             text += event.text
         elif isinstance(event, Finish):
@@ -87,13 +87,13 @@ async def ask_candidate(candidate: Candidate) -> str:
     return f"  {text.strip()!r}, {usage.input} + {usage.output} tokens"
 
 
-def write_and_find() -> None:
+def check_history() -> None:
     """Write a conversation, close its turn, find it by a word, delete it."""
-    conversation = tree.open_conversation(NOBODY, new_id(), title="Smoke")
+    conversation = tree.get_or_create_conversation(NOBODY_ID, new_id(), title="Smoke")
     try:
         turn = Turn(
             pk=new_id(),
-            owner_id=NOBODY,
+            owner_id=NOBODY_ID,
             conversation_id=conversation.pk,
             question="¿Dónde?",
             requested_model="smoke",
@@ -102,7 +102,7 @@ def write_and_find() -> None:
         turn = tree.add_turn(turn)
         if not progress.claim(turn) or not progress.close(turn, progress.Outcome(Turn.Status.COMPLETED, "Aquí.")):
             raise ValueError("a turn could not be closed")
-        if turn.pk not in [found.pk for found in search_turns(NOBODY, "donde aqui")]:
+        if turn.pk not in [match.pk for match in search_turns(NOBODY_ID, "donde aqui")]:
             raise ValueError("a turn was not found")
     finally:
         access.delete_conversation(conversation)

@@ -1,4 +1,4 @@
-"""`manage.py translate`: brings the catalogues in `locale/` up to date with the code. Needs Babel, and no gettext tools."""
+"""`manage.py translate`: brings the catalogues in `locale/` up to date with the code. Needs Babel, not gettext."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from django.utils.translation import to_locale
 from django.utils.translation.template import templatize
 
 SOURCE_LANGUAGE = "en"
-"""What the code is written in: a sentence there translates itself."""
+"""The language of the sentences in the code: there, each sentence is its own translation."""
 CODE = ("accounts", "billing", "chat", "config", "core", "history")
 TEMPLATES = "templates"
 KEYWORDS: dict[str, Any] = {
@@ -127,7 +127,7 @@ def _extract_from_template(path: Path) -> Iterator[FoundMessage]:
         yield line - 1, message, comments, context
 
 
-def _add(template: Catalog, path: Path, found: Iterator[FoundMessage]) -> None:
+def _add(template: Catalog, path: Path, messages: Iterator[FoundMessage]) -> None:
     name = path.relative_to(settings.BASE_DIR).as_posix()
-    for line, message, comments, context in found:
+    for line, message, comments, context in messages:
         template.add(message, locations=[(name, line)], auto_comments=comments, context=context)

@@ -1,7 +1,7 @@
-"""Runs in a site's environment, as `python -m testbed.inside`, for as long as the site does.
+"""Commands that `testbed.site` runs in a site's environment, by `python -m testbed.site_commands`.
 
-Each line that comes is JSON, `[function, argument]`; each line that goes is `{"value": …}` or `{"error": traceback}`.
-Django is imported once. Every call has a forked process with connections of its own, so nothing is kept between calls.
+Each line on stdin is JSON, `[command, arguments]`; each line on stdout is `{"value": …}` or `{"error": traceback}`.
+Django is imported once: every command runs in a fork, with connections of its own, so no state is kept between them.
 """
 
 import json
@@ -27,46 +27,46 @@ from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
 from chat.models import LanguageModel  # noqa: E402
-from core.cached_tables import RECHECK_SECONDS  # noqa: E402
+from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
-def prepare(_argument: None) -> None:
+def prepare() -> None:
     """Do what `manage.py prepare` does."""
     call_command("prepare", verbosity=0)
 
 
-def members(wanted: dict[str, Any]) -> list[str]:
-    """Make members, on a plan with the given fields if there are any; return their access tokens."""
-    plan = None
-    if wanted["plan"] is not None:
+def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:
+    """Create members, on a new plan with the given fields if there are any; return their access tokens."""
+    new_plan = None
+    if plan is not None:
         key = secrets.token_hex(4)
-        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **wanted["plan"]})
-    accesses = []
-    for _ in range(wanted["count"]):
+        new_plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **plan})
+    access_tokens = []
+    for _ in range(count):
         user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
         user.set_unusable_password()
         user.save()
-        if plan is not None:
-            BillingAccount.objects.create(user=user, plan=plan)
-        accesses.append(str(RefreshToken.for_user(user).access_token))
-    if plan is not None:
-        wait_until_known()
-    return accesses
+        if new_plan is not None:
+            BillingAccount.objects.create(user=user, plan=new_plan)
+        access_tokens.append(str(RefreshToken.for_user(user).access_token))
+    if new_plan is not None:
+        wait_until_processes_know()
+    return access_tokens
 
 
-def operator(_argument: None) -> str:
-    """Make an operator who has a password; return their access token."""
+def create_operator() -> str:
+    """Create an operator with a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
     return str(RefreshToken.for_user(user).access_token)
 
 
-def sessions(accesses: list[Any]) -> list[str]:
-    """Log the owners of access tokens in, as a browser would be; return the keys of their sessions."""
+def create_sessions(access_tokens: list[Any]) -> list[str]:
+    """Log in the owners of access tokens, as a browser does; return the keys of their sessions."""
     keys = []
-    for access in accesses:
-        user = User.objects.get(pk=AccessToken(access)["user_id"])
+    for access_token in access_tokens:
+        user = User.objects.get(pk=AccessToken(access_token)["user_id"])
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         session[SESSION_KEY] = str(user.pk)
         session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
@@ -76,12 +76,12 @@ def sessions(accesses: list[Any]) -> list[str]:
     return keys
 
 
-def converse(wanted: dict[str, Any]) -> str:
-    """Write a conversation of so many finished turns for the owner of an access token; return its id."""
-    owner_id = int(AccessToken(wanted["access"])["user_id"])
-    conversation = tree.open_conversation(owner_id, new_id(), title="Long")
+def create_conversation(access_token: Any, turns: int) -> str:
+    """Create a conversation with so many finished turns for the owner of an access token; return its id."""
+    owner_id = int(AccessToken(access_token)["user_id"])
+    conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     parent = None
-    for number in range(wanted["turns"]):
+    for number in range(turns):
         turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
         turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
         turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
@@ -90,19 +90,19 @@ def converse(wanted: dict[str, Any]) -> str:
 
 
 def offer(models: list[dict[str, Any]]) -> None:
-    """Offer models with the given fields, each by its key; what was there is changed."""
+    """Create or change models, each by its key."""
     for fields in models:
         LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
-    wait_until_known()
+    wait_until_processes_know()
 
 
-def wait_until_known() -> None:
-    """Return when every process of the site has looked whether its cached tables have changed."""
+def wait_until_processes_know() -> None:
+    """Return when every process of the site has checked whether its cached tables have changed."""
     time.sleep(RECHECK_SECONDS)
 
 
-def audit(_argument: None) -> dict[str, Any]:
-    """Return the turns, and the ledger's state."""
+def audit() -> dict[str, Any]:
+    """Return every turn, reservation and usage record."""
     fields = (
         *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
         *("model", "instead_of", "instead_because", "input_tokens", "output_tokens"),
@@ -117,7 +117,7 @@ def audit(_argument: None) -> dict[str, Any]:
     }
 
 
-def ledger(_argument: None = None) -> dict[str, Any]:
+def ledger() -> dict[str, Any]:
     """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
@@ -125,31 +125,39 @@ def ledger(_argument: None = None) -> dict[str, Any]:
     }
 
 
-FUNCTIONS: dict[str, Callable[[Any], object]] = {
-    function.__name__: function for function in (prepare, members, operator, sessions, converse, offer, audit, ledger)
+COMMANDS: dict[str, Callable[..., object]] = {
+    function.__name__: function
+    for function in (
+        prepare,
+        create_members,
+        create_operator,
+        create_sessions,
+        create_conversation,
+        offer,
+        audit,
+        ledger,
+    )
 }
 
 
-def answer(line: str) -> dict[str, object]:
-    name, argument = json.loads(line)
-    try:
-        return {"value": FUNCTIONS[name](argument)}
-    except BaseException:  # noqa: BLE001  whoever called is told
-        return {"error": traceback.format_exc()}
-
-
-def serve() -> None:
-    """Answer line after line, each in a process of its own."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what commands print is no answer
+def main() -> None:
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what commands print is not their result
     for line in sys.stdin:
         if child := os.fork():
             os.waitpid(child, 0)
             continue
-        answers.write(json.dumps(answer(line), default=str) + "\n")
-        answers.flush()
-        os._exit(0)  # whatever ends at exit is the parent's
+        results.write(json.dumps(run(*json.loads(line)), default=str) + "\n")
+        results.flush()
+        os._exit(0)  # cleaning up at exit is for the parent
+
+
+def run(name: str, arguments: dict[str, Any]) -> dict[str, object]:
+    try:
+        return {"value": COMMANDS[name](**arguments)}
+    except BaseException:  # noqa: BLE001  the site reports it
+        return {"error": traceback.format_exc()}
 
 
 if __name__ == "__main__":
-    serve()
+    main()

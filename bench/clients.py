@@ -1,4 +1,4 @@
-"""The three ways by which a turn is asked for and read: the provider itself, the socket, the event stream."""
+"""Clients that ask for a turn and read its answer: from the provider itself, by the socket, by the event stream."""
 
 import asyncio
 from typing import Literal, Protocol
@@ -15,13 +15,13 @@ from bench.connections import (
     SocketConnection,
     request_bytes,
 )
-from bench.reading import Reading
+from bench.measurement import TurnMeasurement
 from bench.sse import EventReader
 from bench.websocket import head_bytes
 
 Target = Literal["provider", "socket", "slow-socket", "events"]
 
-_ENDS = {"turn.completed", "turn.stopped", "turn.failed", "turn.interrupted", "turn.rejected"}
+_END_TYPES = {"turn.completed", "turn.stopped", "turn.failed", "turn.interrupted", "turn.rejected"}
 
 
 class _Delta(msgspec.Struct):
@@ -37,7 +37,7 @@ class _Chunk(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """The fields that matter here, of any message of the site."""
+    """The fields of the site's messages that matter here."""
 
     type: str = ""
     turn_id: str | None = None
@@ -63,20 +63,20 @@ _read_error = msgspec.json.Decoder(_Error).decode
 _read_created = msgspec.json.Decoder(_Created).decode
 
 
-class Channel(Protocol):
-    """One reader, with one turn at a time."""
+class Client(Protocol):
+    """A client that has one turn at a time."""
 
     async def open(self, turns: int) -> None:
-        """All that is done before the measurement begins. Raises ConnectionFailedError."""
+        """Do what comes before the measurement. Raises ConnectionFailedError."""
 
-    async def turn(self, reading: Reading) -> str | None:
-        """Asks and reads to the end; what went wrong in a word, or None. Raises ConnectionFailedError."""
+    async def turn(self, measurement: TurnMeasurement) -> str | None:
+        """Ask, and read to the end; return the kind of the error, or None. Raises ConnectionFailedError."""
 
     def close(self) -> None: ...
 
 
-class ProviderChannel:
-    """The provider's own stream: the floor."""
+class ProviderClient:
+    """Reads the provider's own stream, the baseline."""
 
     def __init__(self, address: Address, model: str, text: str) -> None:
         body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}
@@ -86,7 +86,7 @@ class ProviderChannel:
     async def open(self, turns: int) -> None:
         await self._http.open()
 
-    async def turn(self, reading: Reading) -> str | None:
+    async def turn(self, measurement: TurnMeasurement) -> str | None:
         events = EventReader()
         done = False
 
@@ -98,10 +98,10 @@ class ProviderChannel:
                     continue
                 choices = _read_chunk(event).choices
                 if choices and (text := choices[0].delta.content):
-                    reading.take(text, len(event))
+                    measurement.take(text, len(event))
 
         await self._http.open()
-        reading.begin()
+        measurement.begin()
         response = await self._http.exchange(self._request, receive)
         return _http_error(response) or (None if done else "no-done")
 
@@ -109,8 +109,8 @@ class ProviderChannel:
         self._http.close()
 
 
-class _Site:
-    """What both ways into the site share: who asks, and in which conversation."""
+class _SiteClient:
+    """What both clients of the site share: the person, and the conversation."""
 
     def __init__(self, address: Address, model: str, text: str, access_token: str, *, continued: bool) -> None:
         self._address = address
@@ -133,8 +133,8 @@ class _Site:
             self._parent_id = turn_id
 
 
-class SocketChannel(_Site):
-    """A page's socket. It is opened before the measurement begins, as a page is loaded before a question is asked."""
+class SocketClient(_SiteClient):
+    """Uses the socket of a page. It is opened before the measurement, as a page is before a question is asked."""
 
     _socket: SocketConnection | None = None
     _turn: "_Turn | None" = None
@@ -149,7 +149,7 @@ class SocketChannel(_Site):
             http.close()
         self._socket = await self._kind.open(self._address, f"/ws/?ticket={ticket}", self._receive, self._ended)
 
-    async def turn(self, reading: Reading) -> str | None:
+    async def turn(self, measurement: TurnMeasurement) -> str | None:
         if self._socket is None:
             raise ConnectionFailedError("ws-closed")
         turn_id = str(uuid_utils.uuid7())
@@ -163,8 +163,8 @@ class SocketChannel(_Site):
             "model": self._model,
             "text": self._text,
         }
-        self._turn = _Turn(reading, turn_id)
-        reading.begin()
+        self._turn = _Turn(measurement, turn_id)
+        measurement.begin()
         self._socket.send(msgspec.json.encode(command))
         error = await self._turn.over
         self._remember(turn_id)
@@ -184,14 +184,14 @@ class SocketChannel(_Site):
             self._turn.finish(reason)
 
 
-class SlowSocketChannel(SocketChannel):
-    """A page's socket on a line so slow that the site's answers pile up behind it."""
+class SlowSocketClient(SocketClient):
+    """Uses a socket that is read so slowly that the site's messages queue up."""
 
     _kind = SlowSocketConnection
 
 
-class EventsChannel(_Site):
-    """The API's event stream. Its conversations are made before the measurement begins."""
+class EventStreamClient(_SiteClient):
+    """Uses the API's event stream. Its conversations are created before the measurement."""
 
     def __init__(self, address: Address, model: str, text: str, access_token: str, *, continued: bool) -> None:
         super().__init__(address, model, text, access_token, continued=continued)
@@ -202,14 +202,14 @@ class EventsChannel(_Site):
         for _ in range(1 if self._continued else turns):
             self._conversations.append((await self._create(self._http, "/api/v1/conversations")).id)
 
-    async def turn(self, reading: Reading) -> str | None:
+    async def turn(self, measurement: TurnMeasurement) -> str | None:
         conversation_id = self._conversations[-1] if self._continued else self._conversations.pop()
         body = {"text": self._text, "model": self._model, "stream": True, "parent_id": self._parent_id}
         path = f"/api/v1/conversations/{conversation_id}/turns"
         fields = {**self._fields, "Accept": "text/event-stream"}
         request = request_bytes("POST", self._address, path, msgspec.json.encode(body), fields=fields)
         events = EventReader()
-        turn = _Turn(reading, None)
+        turn = _Turn(measurement, None)
 
         def receive(data: bytes) -> None:
             for name, event in events.feed(data):
@@ -218,7 +218,7 @@ class EventsChannel(_Site):
                 turn.take(message, len(event))
 
         await self._http.open()
-        reading.begin()
+        measurement.begin()
         response = await self._http.exchange(request, receive)
         turn.finish(_http_error(response) or "no-end")
         self._remember(turn.turn_id)
@@ -229,15 +229,15 @@ class EventsChannel(_Site):
 
 
 class _Turn:
-    """Follows one turn through the messages of a site, by whichever way they come."""
+    """Follows one turn through the messages of the site, from the socket or the event stream."""
 
-    def __init__(self, reading: Reading, turn_id: str | None) -> None:
+    def __init__(self, measurement: TurnMeasurement, turn_id: str | None) -> None:
         self.turn_id = turn_id
         self.over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._reading = reading
+        self._measurement = measurement
 
     def take(self, message: _Message, size: int) -> None:
-        """A socket also carries what happens in a person's other tabs: messages of other turns are left alone."""
+        """Handle a message. A socket also has those of other tabs' turns, which are ignored."""
         if message.turn_id is None or self.over.done():
             return
         if self.turn_id is None:
@@ -245,24 +245,24 @@ class _Turn:
         elif message.turn_id != self.turn_id:
             return
         if message.type == "turn.delta":
-            self._reading.take_at(message.gen, message.at, message.text or "", size)
-        elif message.type in _ENDS:
+            self._measurement.take_at(message.gen, message.at, message.text or "", size)
+        elif message.type in _END_TYPES:
             if message.type == "turn.rejected":
-                self._reading.refused(message.retry_after)
-            self.finish(None if message.type == "turn.completed" else _name_of(message))
+                self._measurement.refused(message.retry_after)
+            self.finish(None if message.type == "turn.completed" else _error_kind_of(message))
 
     def finish(self, error: str | None) -> None:
         if not self.over.done():
             self.over.set_result(error)
 
 
-def _name_of(message: _Message) -> str:
+def _error_kind_of(message: _Message) -> str:
     kind = message.type.removeprefix("turn.")
     return f"{kind}:{message.code}" if message.code else kind
 
 
 def _http_error(response: Response) -> str | None:
-    """The kind of a refusal: its status, and its code where the body tells one."""
+    """Return the kind of a refusal: its status, and its code if the body has one; None for a 200."""
     if response.status == 200:
         return None
     try:

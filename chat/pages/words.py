@@ -1,9 +1,9 @@
-"""What the page's own scripts say, translated by the server."""
+"""Sentences that no template holds: those of the page's scripts, and the names of effort levels."""
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-EFFORTS: dict[str, Promise] = {
+EFFORT_NAMES: dict[str, Promise] = {
     "none": _("None"),
     "minimal": _("Minimal"),
     "low": _("Low"),
@@ -12,9 +12,9 @@ EFFORTS: dict[str, Promise] = {
     "xhigh": _("Very high"),
     "max": _("Greatest"),
 }
-"""How hard a model thinks, in the words of most providers. A level that is not here is shown as its provider names it."""
+"""What people call a level of effort. One that is not here is shown as its provider names it."""
 
-WORDS: dict[str, Promise] = {
+SCRIPT_SENTENCES: dict[str, Promise] = {
     "writing": _("Writing the answer."),
     "finished": _("The answer is complete: %(words)s words."),
     "ended": _("The answer ended."),
@@ -36,7 +36,7 @@ WORDS: dict[str, Promise] = {
     "image": _("Image not shown:"),
     "models_found": _("Models found: %(count)s"),
     "no_model_found": _("No model is like that. Try fewer letters."),
-    **{f"effort_{level}": word for level, word in EFFORTS.items()},
+    **{f"effort_{level}": word for level, word in EFFORT_NAMES.items()},
     "file_uploading": _("Uploading: %(percent)s"),
     "file_reading": _("Reading…"),
     "file_attached": _("Attached: %(name)s"),

@@ -1,4 +1,4 @@
-"""What a run's figures hold for: the machine, the versions and the state of the code."""
+"""The conditions of a run: the machine, the load of other programs, the versions and the commit."""
 
 import importlib.metadata
 import os
@@ -18,21 +18,21 @@ PACKAGES = ("Django", "uvicorn", "uvloop", "aiohttp", "redis")
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """CPU time of this machine that was not for this run: it disturbs what is measured."""
+class OtherCpuTime:
+    """CPU time of this machine that other machines and programs used: it disturbs the measurement."""
 
     stolen_seconds: float  # the host gave it to other machines
     foreign_seconds: float  # programs that this process did not start
 
     @classmethod
     def now(cls) -> Self:
-        """Since the machine started; what this process started is its own, whether it has ended or not."""
+        """Return it since the machine started, without that of this process and of all it started."""
         try:
             ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
         except OSError:
             return cls(0, 0)
         user, nice, system, _idle, _waiting, interrupts, soft, stolen = ticks[:8]
-        own = processes.measure({"own": (os.getpid(),)})["own"].cpu_seconds
+        own = processes.measure_processes({"own": (os.getpid(),)})["own"].cpu_seconds
         busy = (user + nice + system + interrupts + soft) / _TICKS_PER_SECOND
         return cls(stolen / _TICKS_PER_SECOND, busy - own)
 
@@ -45,7 +45,7 @@ class Spent:
 
 
 def describe_machine() -> str:
-    """Return the processor, its cores, the kernel and the memory in a line."""
+    """Return processor, cores, kernel and memory, in one line."""
     models = [value for name, value in _fields("/proc/cpuinfo") if name == "model name"]
     kilobytes = next((int(value.split()[0]) for name, value in _fields("/proc/meminfo") if name == "MemTotal"), 0)
     system = f"{platform.system()} {platform.release()}"
@@ -53,7 +53,7 @@ def describe_machine() -> str:
 
 
 def describe_versions(redis_url: str) -> str:
-    """Return the versions of what serves in a line."""
+    """Return the versions of Python, packages and store, in one line."""
     packages = describe_packages(*PACKAGES).replace("redis ", "redis-py ")
     with redis.Redis.from_url(redis_url) as client:
         server = client.info("server")
@@ -63,12 +63,12 @@ def describe_versions(redis_url: str) -> str:
 
 
 def describe_packages(*names: str) -> str:
-    """Return packages and their versions in a line."""
+    """Return packages and their versions, in one line."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 def describe_commit() -> str:
-    """Return the commit, and whether the code is what it says."""
+    """Return the commit, and whether there are changes."""
     commit = _git("rev-parse", "--short", "HEAD")
     if not commit:
         return "no git"

@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions format: the bytes of an answer, and of a refusal."""
+"""OpenAI's Chat Completions format: the events of an answer, and the body of a refusal. Other formats build on it."""
 
 import json
 import time
@@ -12,6 +12,8 @@ NS_PER_MS = 1_000_000
 # Long enough for the two halves of an event to reach the reader as two reads.
 SPLIT_PAUSE_NS = 500_000
 IMAGE_TOKENS = 85
+PLACEHOLDER = "@text@"
+"""Stands for a token's text in the event that is the pattern for all tokens."""
 
 EXAMPLE_MODELS = ("fake-20t-5ms", "fake-200t-20ms", "fake-50t-20ms-r10", "fake-200t-20ms-ns", "fake-5t-0ms-unicode")
 
@@ -29,8 +31,8 @@ _REFUSALS = {
 _SERVER_REFUSAL = ("server_error", None, "The server had an error while processing your request.")
 
 
-class Answer:
-    """One answer: its events or its whole, and how many tokens of it were made so far."""
+class OpenAIAnswer:
+    """One answer, as events or as a whole body; `sent` is how many tokens of it were made so far."""
 
     __slots__ = ("_base", "_include_usage", "_newline", "_prompt_tokens", "script", "sent")
 
@@ -50,12 +52,12 @@ class Answer:
         }
 
     def events(self) -> Iterator[tuple[bytes, int]]:
-        """Server-sent events, each with the nanoseconds that pass before the next one."""
+        """Return server-sent events, each with the nanoseconds to wait before the next one."""
         events = self._events()
-        return _split(events) if self.script.split else events
+        return _in_two_writes(events) if self.script.split else events
 
     def whole(self) -> bytes:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         script = self.script
         make = script.token_maker()
         self.sent = script.reasoning + script.delivered
@@ -72,19 +74,19 @@ class Answer:
     def _events(self) -> Iterator[tuple[bytes, int]]:
         script = self.script
         yield self._chunk({"role": "assistant", "content": "", "refusal": None}), 0
-        yield from self._tokens(self._chunk({"reasoning_content": "@text@"}), script.reasoning, is_text=False)
-        yield from self._tokens(self._chunk({"content": "@text@"}), script.delivered, is_text=True)
+        yield from self._tokens(self._chunk({"reasoning_content": PLACEHOLDER}), script.reasoning, is_text=False)
+        yield from self._tokens(self._chunk({"content": PLACEHOLDER}), script.delivered, is_text=True)
         yield from self._ending()
 
     def _tokens(self, event: bytes, count: int, *, is_text: bool) -> Iterator[tuple[bytes, int]]:
-        """So many events that differ from `event` only in the text that stands where it has `@text@`."""
+        """Yield `count` events like `event`, each with a token's text in place of the PLACEHOLDER."""
         script = self.script
         pause = script.gap_ms * NS_PER_MS
-        head, tail = event.split(b"@text@")
+        head, tail = event.split(PLACEHOLDER.encode())
         make = script.token_maker()
         for i in range(count):
             if is_text and i == script.rubbish_after:
-                yield self._rubbish(), 0
+                yield self._broken_event(), 0
             self.sent += 1
             if not is_text:
                 raw = b"r%d " % i
@@ -93,11 +95,11 @@ class Answer:
                 raw = token.encode() if script.timed else encode(token)[1:-1]
             yield head + raw + tail, pause
 
-    def _rubbish(self) -> bytes:
+    def _broken_event(self) -> bytes:
         return self._event(b'{"id":"chatcmpl-fake","choices":[{"del')
 
     def _ending(self) -> Iterator[tuple[bytes, int]]:
-        """What follows the last token; nothing where the connection breaks or falls silent."""
+        """Yield what follows the last token: nothing where the connection breaks or falls silent."""
         if self.script.ending == "error":
             yield self._event(refusal(500)), 0
         if self.script.ending != "finish":
@@ -131,16 +133,16 @@ class Answer:
 
 
 def last_question(messages: Iterable[dict[str, Any]]) -> str:
-    """The text of the user's last message, without its pictures and files."""
-    asked = [message.get("content") for message in messages if message.get("role") == "user"]
-    last = asked[-1] if asked else ""
+    """Return the text of the user's last message, without its pictures and files."""
+    questions = [message.get("content") for message in messages if message.get("role") == "user"]
+    last = questions[-1] if questions else ""
     if isinstance(last, list):
         return "".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
     return last if isinstance(last, str) else ""
 
 
 def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:
-    """The words of all messages, and a flat price for each image."""
+    """Return the number of words in all messages; an image counts as IMAGE_TOKENS."""
     total = 0
     for message in messages:
         content = message.get("content") or ""
@@ -151,7 +153,7 @@ def count_prompt_tokens(messages: Iterable[dict[str, Any]]) -> int:
 
 
 def refusal(status: int) -> bytes:
-    """OpenAI's error body for a status."""
+    """Return OpenAI's error body for a status."""
     kind, code, message = _REFUSALS.get(status, _SERVER_REFUSAL)
     return _refusal(kind, code, message)
 
@@ -175,15 +177,15 @@ def _refusal(kind: str, code: str | None, message: str, param: str | None = None
     return encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
-def _split(events: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+def _in_two_writes(events: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
     for event, pause in events:
-        place = _place_to_cut(event)
-        yield event[:place], SPLIT_PAUSE_NS
-        yield event[place:], max(pause, SPLIT_PAUSE_NS)
+        position = _cut_position(event)
+        yield event[:position], SPLIT_PAUSE_NS
+        yield event[position:], max(pause, SPLIT_PAUSE_NS)
 
 
-def _place_to_cut(event: bytes) -> int:
-    """A place that looks random and is the same in every run; every other time inside a character, if one is long."""
+def _cut_position(event: bytes) -> int:
+    """Return a position that looks random and is the same in every run; half of them are inside a long character."""
     number = zlib.crc32(event)
     inside = [at for at, byte in enumerate(event) if byte & 0xC0 == 0x80]
     if inside and number & 1:
@@ -192,5 +194,5 @@ def _place_to_cut(event: bytes) -> int:
 
 
 def encode(value: Any) -> bytes:
-    """JSON without blanks, as providers send it."""
+    """Return JSON without spaces, as providers send it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -2,7 +2,7 @@
 
 import os
 
-from bench.machine import Spent, describe_machine
+from bench.conditions import OtherCpuTime, describe_machine
 
 
 def test_the_machine_is_told_in_a_line() -> None:
@@ -11,8 +11,8 @@ def test_the_machine_is_told_in_a_line() -> None:
 
 
 def test_what_was_spent_before_does_not_count() -> None:
-    assert str(Spent(5, 30) - Spent(2.5, 29)) == "CPU stolen 2.5 s, foreign 1.0 s"
+    assert str(OtherCpuTime(5, 30) - OtherCpuTime(2.5, 29)) == "CPU stolen 2.5 s, foreign 1.0 s"
 
 
 def test_a_tick_too_many_of_our_own_is_not_told() -> None:
-    assert str(Spent(0, 29.9) - Spent(0, 30)) == "CPU stolen 0.0 s, foreign 0.0 s"
+    assert str(OtherCpuTime(0, 29.9) - OtherCpuTime(0, 30)) == "CPU stolen 0.0 s, foreign 0.0 s"

@@ -1,4 +1,4 @@
-"""Answers on their way, the clock that wakes them when the next token is due, and what is counted of them."""
+"""What the connections of a fake provider share: running answers, the clock that paces them, and counters."""
 
 import asyncio
 import heapq
@@ -9,31 +9,31 @@ from time import monotonic_ns
 from typing import Any, Protocol
 
 from testbed.http1 import chunk
+from testbed.openai_format import OpenAIAnswer
 from testbed.script import Script
-from testbed.wire import Answer
 
-REQUESTS_KEPT = 50
-# Streams due within this time are served in one waking of the loop.
-EARLY_NS = 400_000
-# A stream that fell so far behind (the machine slept) goes on from now instead of catching up in a burst.
-GIVE_UP_NS = 5_000_000_000
+MAX_REQUESTS = 50
+# Tokens that are due within this time are sent at once.
+TOLERANCE_NS = 400_000
+# A stream that is so far behind (the machine slept) goes on from now instead of catching up in a burst.
+MAX_BEHIND_NS = 5_000_000_000
 
 
 class Connection(Protocol):
-    """What an answer needs of the connection that it goes to."""
+    """The connection that an answer is written to."""
 
     def write(self, frames: list[bytes]) -> None: ...
 
-    def finish_stream(self, running: "Running", frames: list[bytes]) -> None: ...
+    def finish_stream(self, running: "RunningAnswer", frames: list[bytes]) -> None: ...
 
-    def finish_whole(self, running: "Running") -> None: ...
+    def finish_whole(self, running: "RunningAnswer") -> None: ...
 
     def drop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    started: int  # answers begun, streamed or not; a refusal is none
+    started: int  # answers, streamed or not, without refusals
     finished: int
     aborted: int  # the client closed while an answer ran
     active: int
@@ -53,15 +53,15 @@ class _Counters:
     last_abort_ns: int = 0
 
 
-class Provider:
-    """What all connections of one provider share: counters, the clock, the running answers."""
+class ProviderState:
+    """The state of one provider."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.clock = Clock(loop)
         self.connections: set[Connection] = set()
-        self.running: set[Running] = set()
-        self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
+        self.running: set[RunningAnswer] = set()
+        self.requests: deque[dict[str, Any]] = deque(maxlen=MAX_REQUESTS)
         self.counters = _Counters()
         self._calls: Counter[str] = Counter()
 
@@ -71,10 +71,10 @@ class Provider:
         return Snapshot(active=len(self.running), requests=list(self.requests), **counters)
 
     def reset(self) -> None:
-        """Forgets what was counted, and drops what runs so that it does not count for whoever comes next."""
-        running, self.running = self.running, set()
-        for one in running:
-            one.connection.drop()
+        """Set the counters back, and drop running answers, so that they do not count for the next test."""
+        dropped, self.running = self.running, set()
+        for running in dropped:
+            running.connection.drop()
         self.requests.clear()
         self.counters = _Counters()
         self._calls.clear()
@@ -84,11 +84,11 @@ class Provider:
             self._calls[model] += 1
         return 0 < self._calls[model] <= script.flaky
 
-    def began(self, running: "Running") -> None:
+    def add_running(self, running: "RunningAnswer") -> None:
         self.counters.started += 1
         self.running.add(running)
 
-    def ended(self, running: "Running", *, by_client: bool) -> None:
+    def remove_running(self, running: "RunningAnswer", *, by_client: bool) -> None:
         if running not in self.running:
             return
         self.running.remove(running)
@@ -101,21 +101,22 @@ class Provider:
 
 
 class Clock:
-    """Wakes answers when they are due. One heap and one timer for all: a timer of the loop costs more than a token."""
+    """Wakes answers when their next token is due. One heap and one timer for all: a timer of the event loop costs more
+    than a token."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._heap: list[tuple[int, int, Running]] = []
+        self._heap: list[tuple[int, int, RunningAnswer]] = []
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0
+        self._timer_due_ns = 0
 
-    def add(self, running: "Running") -> None:
+    def add(self, running: "RunningAnswer") -> None:
         self._push(running)
         self._arm()
 
-    def _push(self, running: "Running") -> None:
-        self._number += 1  # two that are due in the same nanosecond are not compared with each other
+    def _push(self, running: "RunningAnswer") -> None:
+        self._number += 1  # so that two answers due in the same nanosecond are not compared
         heapq.heappush(self._heap, (running.due_ns, self._number, running))
 
     def _arm(self) -> None:
@@ -123,17 +124,17 @@ class Clock:
             return
         due_ns = self._heap[0][0]
         if self._timer is not None:
-            if self._rings_at <= due_ns:
+            if self._timer_due_ns <= due_ns:
                 return
             self._timer.cancel()
-        self._rings_at = due_ns
-        self._timer = self._loop.call_later(max(0.0, (due_ns - monotonic_ns()) / 1e9), self._ring)
+        self._timer_due_ns = due_ns
+        self._timer = self._loop.call_later(max(0.0, (due_ns - monotonic_ns()) / 1e9), self._wake)
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
         heap = self._heap
         now = monotonic_ns()
-        while heap and heap[0][0] <= now + EARLY_NS:
+        while heap and heap[0][0] <= now + TOLERANCE_NS:
             running = heapq.heappop(heap)[2]
             if running.step(now):
                 self._push(running)
@@ -141,18 +142,18 @@ class Clock:
 
 
 @dataclass(slots=True, eq=False)
-class Running:
-    """An answer on its way."""
+class RunningAnswer:
+    """An answer that is being sent."""
 
     connection: Connection
-    answer: Answer
+    answer: OpenAIAnswer
     due_ns: int
     events: Iterator[tuple[bytes, int]] | None  # None where the answer is not streamed
-    over: bool = False
+    is_over: bool = False
 
     def step(self, now: int) -> bool:
-        """Sends what is due; true if more will be."""
-        if self.over:
+        """Send what is due; return whether more will be."""
+        if self.is_over:
             return False
         if self.events is None:
             self.connection.finish_whole(self)
@@ -163,7 +164,7 @@ class Running:
             if pause_ns:
                 self.connection.write(frames)
                 self.due_ns += pause_ns
-                if self.due_ns < now - GIVE_UP_NS:
+                if self.due_ns < now - MAX_BEHIND_NS:
                     self.due_ns = now
                 return True
         self.connection.finish_stream(self, frames)

@@ -1,4 +1,4 @@
-"""What stands beside the site in a run: the provider, and nginx as the least that a relay can cost."""
+"""What the site is compared with: the fake provider itself, and nginx as the cheapest relay there is."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from config.embedded import services
+from config.embedded import ports
 from testbed.site import wait_for_port
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -43,18 +43,18 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Somebody who speaks the provider's protocol."""
+    """A process that speaks the provider's protocol."""
 
     url: str
     pid: int
 
     def reset(self) -> None:
-        """Let the provider drop every stream that still runs."""
+        """Make the provider drop every running stream."""
         urllib.request.urlopen(self.url.removesuffix("/v1") + "/reset", data=b"", timeout=10).close()
 
 
-def core(index: int) -> set[int] | None:
-    """Return the first core (0) or the last (-1), where there are several and they can be chosen."""
+def pick_core(index: int) -> set[int] | None:
+    """Return the first core (0) or the last (-1); None if there is one only, or processes cannot be pinned."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
@@ -63,8 +63,8 @@ def core(index: int) -> set[int] | None:
 
 @contextlib.contextmanager
 def provider() -> Iterator[Upstream]:
-    """Run the fake provider as a process of its own."""
-    port = services.any_free_port()
+    """Run the fake provider as a process."""
+    port = ports.any_free_port()
     command = [sys.executable, "-m", "testbed.provider", "--port", str(port)]
     with _running(command, port) as pid:
         yield Upstream(f"http://127.0.0.1:{port}/v1", pid)
@@ -72,12 +72,12 @@ def provider() -> Iterator[Upstream]:
 
 @contextlib.contextmanager
 def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None]:
-    """Run nginx in front of the provider, on the given cores; None where it is not installed."""
+    """Run nginx as a proxy of the provider, on the given cores; None where it is not installed."""
     program = _nginx_program()
     if program is None:
         yield None
         return
-    port = services.any_free_port()
+    port = ports.any_free_port()
     with tempfile.TemporaryDirectory(prefix="tertulia-nginx-") as folder:
         temporary = " ".join(f"{name}_temp_path {name};" for name in _TEMPORARY)
         settings = _NGINX.format(temporary=temporary, provider=urlsplit(provider_url).netloc, port=port)
@@ -88,7 +88,7 @@ def nginx(provider_url: str, cores: set[int] | None) -> Iterator[Upstream | None
 
 
 def nginx_version() -> str:
-    """Return its name and version."""
+    """Return nginx's name and version."""
     done = subprocess.run([_nginx_program() or "nginx", "-v"], capture_output=True, text=True, check=True)
     return done.stderr.strip().rpartition(": ")[2].replace("/", " ")
 

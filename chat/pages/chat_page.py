@@ -1,0 +1,133 @@
+"""What the page of a conversation shows: its turns, the list of conversations, the form of the next question."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from redis.exceptions import RedisError
+
+from billing import entitlements
+from billing.entitlements import Entitlements
+from chat.errors import file_sentence_for
+from chat.llm import health
+from chat.llm.selection import AUTO
+from chat.models import LanguageModel
+from chat.pages.picker import group_by_tier, list_efforts, list_model_options
+from chat.pages.question_form import RefusedQuestion
+from chat.pages.words import SCRIPT_SENTENCES
+from chat.shown.costs import estimates_for
+from chat.shown.fragments import turn_html
+from chat.turns.log import read_log_sync, replay
+from core.redis_clients import sync_redis
+from history import access, tree
+from history.models import Conversation, Turn, new_id
+from history.timeline import group_by_age
+
+TURNS_SHOWN = 30
+SIDEBAR_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTurn:
+    """A turn and its HTML."""
+
+    turn: Turn
+    html: SafeString
+
+
+def chat_context(
+    owner_id: int,
+    conversation_id: UUID,
+    conversation: Conversation | None,
+    *,
+    before: Turn | None = None,
+    refusal: RefusedQuestion | None = None,
+) -> dict[str, Any]:
+    """Return the context of `chat/chat.html`. `conversation` is None for one that its first question will begin."""
+    allowed, allowance = entitlements.entitlements_and_allowance_of(owner_id)
+    conversations = access.list_conversations(owner_id, limit=SIDEBAR_SHOWN)
+    turns = turns_context(conversation, before=before) if conversation else {"turns": [], "earlier_than": None}
+    last = turns["turns"][-1].turn if turns["turns"] else None
+    return {
+        **turns,
+        "conversation": conversation,
+        "conversation_id": conversation_id,
+        "groups": group_by_age(conversations.rows),
+        "next": conversations.next,
+        "allowance": allowance,
+        "reload_address": _reload_address(last),
+        "words": _script_sentences(),
+        **_composer_context(allowed, last, refusal),
+    }
+
+
+def turns_context(conversation: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
+    """Return the context of `chat/_turns.html`: the last turns of the conversation, or those `before` one."""
+    path = tree.list_branch(conversation, before=before, limit=TURNS_SHOWN)
+    shown = [
+        ShownTurn(turn, current_html(turn, earlier_answers=path.earlier_answers.get(turn.pk, ())))
+        for turn in path.turns
+    ]
+    return {"turns": shown, "earlier_than": path.turns[0] if path.has_earlier else None}
+
+
+def current_html(turn: Turn, *, earlier_answers: Iterable[Turn] = ()) -> SafeString:
+    """Return the HTML of a turn, with what an open one has written so far."""
+    return turn_html(turn, text=_text_so_far(turn), earlier_answers=earlier_answers)
+
+
+def turn_address(turn: Turn) -> str:
+    """Return where a turn is shown: its place in the page of its conversation."""
+    return f"{reverse('conversation', args=[turn.conversation_id])}#turn-{turn.pk}"
+
+
+def _composer_context(allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None) -> dict[str, Any]:
+    """Return what the form of the next question needs: filled in as the last turn was asked, or as it was refused."""
+    options = list_model_options(allowed, resting=health.resting_models())
+    chosen = refusal.model if refusal else _requested_model(last)
+    return {
+        "turn_id": new_id(),
+        "question_characters": allowed.question_characters,
+        "tiers": group_by_tier(options),
+        "chosen_model": chosen,
+        "efforts": list_efforts(options, chosen),
+        "effort": refusal.effort if refusal else (last.effort if last else ""),
+        "refusal": refusal,
+        "estimates": estimates_for(option.model for option in options if option.is_included),
+        "max_files": settings.ATTACHMENTS_PER_QUESTION,
+        "max_file_bytes": settings.ATTACHMENT_BYTES,
+        "has_only_demo": all(option.model.tier == LanguageModel.Tier.DEMO for option in options),
+    }
+
+
+def _requested_model(last: Turn | None) -> str:
+    """Return the model the last turn asked for; empty for Auto."""
+    return "" if last is None or last.requested_model == AUTO else last.requested_model
+
+
+def _text_so_far(turn: Turn) -> str:
+    """Return what an open turn has written. Nothing while Redis is away: a page that follows the turn asks again."""
+    if turn.status != Turn.Status.STREAMING:
+        return ""
+    try:
+        return replay(read_log_sync(sync_redis(), turn.pk)).text
+    except (RedisError, OSError):
+        return ""
+
+
+def _reload_address(last: Turn | None) -> str:
+    """Return what a page without JavaScript reloads while its last turn is open; empty when it need not.
+
+    The query differs each time: at the same address, with a fragment, a browser would only scroll.
+    """
+    return f"?t={time.time_ns()}#turn-{last.pk}" if last is not None and last.is_open else ""
+
+
+def _script_sentences() -> dict[str, str]:
+    sentences = {name: str(sentence) for name, sentence in SCRIPT_SENTENCES.items()}
+    return sentences | {"file_too_large": file_sentence_for("file_too_large")}

@@ -1,0 +1,146 @@
+"""The form of a question: what a page without JavaScript sends becomes a turn, or is refused with all it held."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.http import QueryDict
+
+from chat.attachments import uploads
+from chat.attachments.binding import decode_attached
+from chat.attachments.reading import read_later
+from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
+from chat.llm.catalog import find_model
+from chat.models import Attachment
+from chat.turns.limits import count_upload
+from chat.turns.opening import LATEST, Question, open_turn
+from core.errors import DomainError, NotFound
+from history import access
+from history.models import Conversation, Turn, new_id
+
+READING_SECONDS = 25
+"""How long a request waits until a worker has read the files it brought."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedQuestion:
+    """Why a question was refused, and what the form is filled with for the next try."""
+
+    sentence: str
+    status: int
+    conversation: Conversation | None  # None where the question would have begun it
+    text: str
+    model: str
+    effort: str
+    files: list[Attachment]
+
+
+def open_turn_from_form(
+    owner_id: int, conversation_id: UUID, fields: QueryDict, uploaded: Sequence["UploadedFile[bytes]"]
+) -> Turn | RefusedQuestion:
+    """Keep the files a form brings, wait until they are read, and open the turn it asks for.
+
+    Raises DomainError for a conversation, or a turn to ask again, that is somebody else's.
+    """
+    question = _read_question(owner_id, conversation_id, fields)
+    files: list[Attachment] = []
+    try:
+        if not fields.keys() & {"again", "instead"}:
+            files = _list_attached(owner_id, fields)
+            _check_count(len(files) + len(uploaded))
+            for upload in uploaded:
+                files.append(_keep_upload(owner_id, upload))
+            files = uploads.wait_for(files, seconds=READING_SECONDS)
+            _check_read(files)
+            question = replace(question, attachments=tuple(file.pk for file in files))
+        return open_turn(owner_id, question).turn
+    except DomainError as error:
+        conversation = access.find_conversation(conversation_id)
+        if conversation is not None and conversation.owner_id != owner_id:
+            raise
+        return RefusedQuestion(
+            sentence=str(error.message),
+            status=error.status,
+            conversation=conversation,
+            text=question.text,
+            model=question.model,
+            effort=fields.get("effort", ""),
+            files=[file for file in files if file.status == Attachment.Status.READY or uploads.is_waiting(file)],
+        )
+
+
+def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
+    """Return what a form asks: what was typed, a button's own question (`instead`), or a turn's question `again`."""
+    turn_id, model, effort = _parse_id(fields.get("turn_id", "")), fields.get("model", ""), _read_effort(fields)
+    if again := fields.get("again"):
+        asked_before = access.access_turn(owner_id, _parse_id(again))
+        return Question(
+            turn_id=turn_id,
+            conversation_id=asked_before.conversation_id,
+            text=asked_before.question,
+            model=model,
+            effort=effort,
+            parent_id=asked_before.parent_id,
+            attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
+        )
+    return Question(
+        turn_id=turn_id,
+        conversation_id=conversation_id,
+        text=(fields.get("instead") or fields.get("text", "")).replace("\r\n", "\n"),  # forms send CRLF
+        model=model,
+        effort=effort,
+        parent_id=LATEST,
+    )
+
+
+def _read_effort(fields: QueryDict) -> str:
+    """Return the chosen effort, or empty if the chosen model does not have it: without scripts, the levels in the form
+    may be those of the model that was chosen before."""
+    effort, model = fields.get("effort", ""), find_model(fields.get("model", ""))
+    return effort if model and effort in model.effort_levels else ""
+
+
+def _parse_id(text: str) -> UUID:
+    """Return the id a form sent; a new one if it sent none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return new_id()
+
+
+def _list_attached(owner_id: int, fields: QueryDict) -> list[Attachment]:
+    """Return the files a form names: those a script uploaded, or that came with a try that was refused."""
+    attached = []
+    for text in fields.getlist("attachments")[: settings.ATTACHMENTS_PER_QUESTION]:
+        try:
+            attached.append(uploads.access_attachment(owner_id, UUID(text)))
+        except (ValueError, NotFound):  # removed meanwhile: the person sees what is left
+            pass
+    return attached
+
+
+def _check_count(count: int) -> None:
+    if count > settings.ATTACHMENTS_PER_QUESTION:
+        raise TooManyFiles
+
+
+def _keep_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
+    """Keep an uploaded file and have a worker read it; raises DomainError, naming the file, if it is refused."""
+    try:
+        count_upload(owner_id)
+        attachment = uploads.keep(owner_id, upload)
+    except BadFile as error:
+        raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error
+    read_later(attachment.pk)
+    return attachment
+
+
+def _check_read(files: list[Attachment]) -> None:
+    """Raise DomainError for the first file that was refused, or that no worker has read yet."""
+    for file in files:
+        if file.status == Attachment.Status.REFUSED:
+            raise DomainError(f"{file.name}: {file_sentence_for(file.error)}", code=file.error)
+        if uploads.is_waiting(file):
+            raise FileNotReady

@@ -1,0 +1,86 @@
+"""Events with HTML and sentences, in the language and the time zone of the person who gets them.
+
+All but `render_rejected` read from databases: the consumer calls them in a thread.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from django.utils import timezone, translation
+from django.utils.translation import ngettext
+
+from accounts.models import User
+from billing import entitlements
+from chat.shown.events import ended_event, started_event
+from chat.shown.fragments import turn_html
+from chat.socket.vocabulary import allowance_event, conversation_event, notice_event, rejected_event
+from chat.turns.opening import OpenedTurn
+from core.errors import DomainError
+from history import access
+from history.fragments import conversation_html
+from history.models import Conversation, Turn
+
+Event = dict[str, Any]
+
+
+@contextmanager
+def localized_for(user: User) -> Iterator[None]:
+    """Activate the person's language and time zone."""
+    with translation.override(user.locale), timezone.override(user.zone):
+        yield
+
+
+def render_opened(user: User, opened: OpenedTurn) -> list[Event]:
+    """Return the events for the page that asked; of a turn that was known already, only its start."""
+    with localized_for(user):
+        events = [started_event(opened.turn, turn_html(opened.turn))]
+        if opened.conversation is not None:
+            events.append(_conversation_event(opened.conversation))
+            if opened.turn.trimmed_turns:
+                events.append(notice_event("info", _trimmed_sentence(opened.turn.trimmed_turns)))
+    return events
+
+
+def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[Event]]:
+    """Return a turn that another page asked for, and the events of its start; raises NotFound."""
+    turn = access.access_turn(user.pk, turn_id)
+    with localized_for(user):
+        started = started_event(turn, turn_html(turn))
+    return turn, [started, render_conversation(user, turn.conversation_id)]
+
+
+def render_ended(user: User, turn_id: UUID) -> list[Event]:
+    """Return the events of a turn's end, read from the saved turn; raises NotFound."""
+    turn = access.access_turn(user.pk, turn_id)
+    with localized_for(user):
+        ended = ended_event(turn, turn_html(turn))
+    return [ended, allowance_event(entitlements.allowance_of(user.pk))]
+
+
+def render_conversation(user: User, conversation_id: UUID) -> Event:
+    """Return the event with the conversation's line of the sidebar; with none, if the person does not have it."""
+    conversation = access.find_conversation(conversation_id)
+    if conversation is None or conversation.owner_id != user.pk:
+        return conversation_event(conversation_id, "")
+    with localized_for(user):
+        return _conversation_event(conversation)
+
+
+def render_rejected(user: User, turn_id: UUID | None, error: DomainError) -> Event:
+    """Return why a command was refused."""
+    with localized_for(user):
+        return rejected_event(turn_id, error.code, str(error.message), error.retry_after)
+
+
+def _conversation_event(conversation: Conversation) -> Event:
+    return conversation_event(conversation.pk, conversation_html(conversation))
+
+
+def _trimmed_sentence(count: int) -> str:
+    return ngettext(
+        "The conversation is longer than the model can read: its oldest question was left out.",
+        "The conversation is longer than the model can read: its %(count)d oldest questions were left out.",
+        count,
+    ) % {"count": count}

@@ -1,0 +1,124 @@
+"""The processes of one machine: kept running, stopped together, and never left behind."""
+
+import asyncio
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from config.embedded import supervision
+from config.embedded.addresses import remove_addresses, write_addresses
+from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
+from config.embedded.supervision import NotReadyError, Process, Supervisor
+
+ROOT = Path(__file__).parent.parent.parent
+FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
+
+# Supervises a process that starts another and prints both ids, until it is killed.
+SUPERVISE = """
+import asyncio
+from pathlib import Path
+from config.embedded.supervision import Process, Supervisor
+
+async def main():
+    async with Supervisor(Path.cwd()) as supervisor:
+        supervisor.start_soon(Process("two", ["sh", "-c", "sleep 600 & echo $$ $!; wait"]))
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_what_a_process_prints_is_returned_with_its_exit_code(tmp_path: Path):
+    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
+        assert await supervisor.run(Process("p", ["sh", "-c", "echo one; echo two >&2; exit 3"])) == (3, "one\ntwo")
+
+
+async def test_a_process_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervision, "FIRST_RESTART_SECONDS", 0.01)
+    output = io.BytesIO()
+    async with Supervisor(tmp_path, output=output) as supervisor:
+        await supervisor.start(Process("p", ["sh", "-c", "echo started"]))
+        while output.getvalue().count(b"started") < 2:
+            await asyncio.sleep(0.01)
+    assert b"p ended (exit code 0): starting it again" in output.getvalue()
+
+
+async def test_a_process_that_never_gets_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervision, "FIRST_RESTART_SECONDS", 0.01)
+
+    async def never() -> bool:
+        return False
+
+    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
+        with pytest.raises(NotReadyError, match=r"p does not start \(exit code 1\)"):
+            await supervisor.start(Process("p", ["false"], probe=never))
+
+
+async def test_a_process_that_ignores_the_request_to_stop_is_killed(tmp_path: Path):
+    output = io.BytesIO()
+    async with Supervisor(tmp_path, output=output) as supervisor:
+        stubborn = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 600; done"]
+        await supervisor.start(Process("p", stubborn, stop_seconds=0.1))
+        while not output.getvalue():
+            await asyncio.sleep(0.01)
+        pid = int(output.getvalue().split()[-1])
+        assert is_running(pid)
+    assert not is_running(pid)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed():
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISE], cwd=ROOT, stdout=subprocess.PIPE)
+    assert supervisor.stdout
+    pids = [int(pid) for pid in supervisor.stdout.readline().split()[-2:]]
+    assert all(map(is_running, pids))
+    supervisor.send_signal(signal.SIGKILL)
+    supervisor.wait()
+    supervisor.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
+    lock = lock_data_dir(tmp_path)
+    with pytest.raises(AlreadyRunningError):
+        lock_data_dir(tmp_path)
+    os.close(lock)
+    os.close(lock_data_dir(tmp_path))
+
+
+def test_addresses_are_removed_with_what_was_read_from_them(tmp_path: Path):
+    write_addresses({"REDIS_URL": "redis://ours", "SITE_URL": "http://ours"}, tmp_path)
+    environment = {"REDIS_URL": "redis://ours", "SITE_URL": "http://another"}
+    remove_addresses(environment, tmp_path)
+    assert environment == {"SITE_URL": "http://another"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {"SECRET_KEY": "x", "PORT": str(port), "DATA_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", FIRST_RUN], env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    problem = f"Cannot serve on 127.0.0.1:{port} (address already in use)"
+    assert done.stderr == f"{problem}: take another one with `make run PORT={port + 1}`.\n"

@@ -1,0 +1,57 @@
+"""The settings: each is assigned by its own name, so that a search for the name finds it."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+READ_MAIL_SETTINGS = """
+import json
+from config import settings
+names = ("BACKEND", "HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "USE_SSL", "TIMEOUT", "FILE_PATH")
+print(json.dumps({name: getattr(settings, f"EMAIL_{name}", "Django's") for name in names}))
+"""
+
+
+def test_no_setting_is_assigned_by_a_computed_name():
+    tree = ast.parse((ROOT / "config" / "settings.py").read_text())
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not calls & {"vars", "globals", "locals", "setattr", "exec"}
+
+
+def test_one_address_describes_the_mail_server(tmp_path: Path):
+    assert mail_settings("smtp+tls://user:pass%40word@mail.example.com:587", tmp_path) == {
+        "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "HOST": "mail.example.com",
+        "PORT": 587,
+        "HOST_USER": "user",
+        "HOST_PASSWORD": "pass@word",
+        "USE_TLS": True,
+        "USE_SSL": False,
+        "TIMEOUT": 10,
+        "FILE_PATH": "",
+    }
+
+
+def test_a_mail_server_may_want_tls_from_the_first_byte(tmp_path: Path):
+    found = mail_settings("smtp+ssl://mail.example.com:465", tmp_path)
+    assert (found["USE_TLS"], found["USE_SSL"]) == (False, True)
+
+
+def test_without_a_mail_server_only_the_backend_is_ours(tmp_path: Path):
+    found = mail_settings("", tmp_path)
+    assert found.pop("BACKEND") == "django.core.mail.backends.dummy.EmailBackend"
+    assert found.pop("TIMEOUT") == 10
+    assert set(found.values()) == {"Django's"}
+
+
+def mail_settings(url: str, data_dir: Path) -> dict[str, Any]:
+    environment = {"SECRET_KEY": "x" * 50, "DEBUG": "false", "EMAIL_URL": url, "DATA_DIR": str(data_dir)}
+    command = [sys.executable, "-c", READ_MAIL_SETTINGS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
