@@ -147,12 +147,12 @@ def main() -> None:
         if child := os.fork():
             os.waitpid(child, 0)
             continue
-        results.write(json.dumps(run(*json.loads(line)), default=str) + "\n")
+        results.write(json.dumps(run_command(*json.loads(line)), default=str) + "\n")
         results.flush()
         os._exit(0)  # cleaning up at exit is for the parent
 
 
-def run(name: str, arguments: dict[str, Any]) -> dict[str, object]:
+def run_command(name: str, arguments: dict[str, Any]) -> dict[str, object]:
     try:
         return {"value": COMMANDS[name](**arguments)}
     except BaseException:  # noqa: BLE001  the site reports it

@@ -27,6 +27,15 @@ from core.redis_clients import sync_redis
 hypothesis.settings.register_profile("tests", deadline=None)  # how long it takes says how busy the machine is
 hypothesis.settings.load_profile("tests")
 
+# The files that take longest, longest first: of several workers none is left alone with one of them at the end.
+LONG = [
+    *("e2e/test_pages.py", "processes/test_failover.py", "e2e/test_chat.py", "e2e/test_picker.py"),
+    *("processes/test_kills.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),
+    *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
+    *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_long.py", "e2e/test_journey.py"),
+    *("processes/test_bad_networks.py", "chat/test_dialects.py", "chat/test_runner.py", "chat/test_attachments.py"),
+]
+PLACES = {f"tests/{file}": place for place, file in enumerate(LONG)}
 LOOPBACK = ("127.", "::1", "localhost")
 MIGRATED = {"django_content_type", "auth_permission"}  # rows that migrations make, and nothing changes
 installation: list[Model] = []  # the rows of a new installation, once they were made
@@ -37,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "catalog" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.django_db(transaction=True, databases=["default", "history"]), append=False)
+    items.sort(key=lambda item: PLACES.get(item.nodeid.partition("::")[0], len(PLACES)))
 
 
 def empty_tables(self: TransactionTestCase) -> None:
