@@ -58,7 +58,7 @@ def three_models() -> "list[Candidate]":
     from chat.llm.providers.base import Provider
     from chat.models import LanguageModel
 
-    provider = Provider(key="bench", name="Bench", adapter="scripted", base_url="")
+    provider = Provider(slug="bench", name="Bench", adapter="scripted", base_url="")
     return [
         Candidate(
             LanguageModel(

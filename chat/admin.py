@@ -18,20 +18,22 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.spending import SpendingToday
 from chat.errors import sentence_for
-from chat.llm import health, spending
-from chat.llm.alerts import Alert, list_alerts
+from chat.llm import spending
 from chat.llm.catalog import update_list_prices
+from chat.llm.health.alerts import Alert, list_alerts
+from chat.llm.health.error_counts import read_error_counts
 from chat.llm.price_list import ListPrice, read_list_prices_in_subprocess
 from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import MAX_PRICE_MICROS, PAID_PROVIDERS, PRICED, LanguageModel, ProviderLimit
+from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
 
 logger = logging.getLogger(__name__)
 
 MICROS = 1_000_000
-MAX_NAMED = 30
+MAX_MODELS_NAMED = 30
 MAX_DOLLARS_A_DAY = 1_000_000  # dollars
 
 
@@ -63,8 +65,8 @@ class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
     input_price = DollarsField(
         label=_("input price"),
         help_text=_(
-            "US dollars a million tokens. Each price you write counts instead of the list price, for prompts of any length; "
-            "each you leave empty is the list price. Without either the model is not offered."
+            "US dollars a million tokens. Each price you write counts instead of the list price, for prompts of any "
+            "length; each you leave empty is the list price. Without either the model is not offered."
         ),
     )
     output_price = DollarsField(label=_("output price"), help_text=_("US dollars a million tokens."))
@@ -106,52 +108,53 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("list price"))
     def listed(self, model: LanguageModel) -> str:
-        """Show the published prices: what each costs, and above how many tokens of input or when it costs more."""
+        """Show the published prices, with the number of input tokens above which, or the time at which, they change."""
         return _describe(model.list_price) if model.list_price else str(_("unknown"))
 
     @admin.action(description=_("Compare with what their providers have"))
     def compare_with_provider(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
         """Say which models of the selected ones' providers are new, and which are gone. Nothing is changed."""
         providers = list_providers()
-        for key in sorted({model.provider for model in selected}):
-            if key not in providers or providers[key].adapter not in sdk.ADAPTERS:
-                self.message_user(request, _("%s cannot be asked: it has no key.") % key, messages.WARNING)
+        for slug in sorted({model.provider for model in selected}):
+            provider = providers.get(slug)
+            if provider is None or provider.adapter not in sdk.ADAPTERS:
+                self.message_user(request, _("%s cannot be asked: it has no key.") % slug, messages.WARNING)
                 continue
-            known = set(LanguageModel.objects.filter(provider=key).values_list("provider_model", flat=True))
+            ours = set(LanguageModel.objects.filter(provider=slug).values_list("provider_model", flat=True))
             try:
-                found = set(async_to_sync(_list_once)(providers[key]))
+                theirs = set(async_to_sync(_list_models_once)(provider))
             except ProviderError as error:
-                self.message_user(request, f"{providers[key].name}: {sentence_for(error.code)}", messages.ERROR)
+                self.message_user(request, f"{provider.name}: {sentence_for(error.code)}", messages.ERROR)
                 continue
-            told = {"provider": providers[key].name, "new": _some(found - known), "gone": _some(known - found)}
-            self.message_user(request, _("%(provider)s. New: %(new)s. Gone: %(gone)s.") % told)
+            names = {"provider": provider.name, "new": _join(theirs - ours), "gone": _join(ours - theirs)}
+            self.message_user(request, _("%(provider)s. New: %(new)s. Gone: %(gone)s.") % names)
 
     def get_urls(self) -> list[Any]:
         page = self.admin_site.admin_view(self.health)
         return [path("health/", page, name="chat_languagemodel_health"), *super().get_urls()]
 
     def health(self, request: HttpRequest) -> HttpResponse:
-        """What went wrong lately: alerts, probes, errors by model, and which breakers are open."""
+        """Show the alerts, the last probes, the errors of each model, and the open breakers."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        found = health.causes()
-        causes, probes = found or ([], {})
+        counted = read_error_counts()
+        error_counts, probes = counted or ([], {})
         page = {
             **self.admin_site.each_context(request),
             "title": _("Health and alerts"),
-            "is_away": found is None,
-            "alerts": [_shown(one) for one in list_alerts()],
+            "is_away": counted is None,
+            "alerts": [_alert_context(alert) for alert in list_alerts()],
             "probes": [
-                {"provider": key, "at": _moment(probe.at), "keys": probe.keys.items()}
-                for key, probe in sorted(probes.items())
+                {"provider": slug, "at": _moment(probe.at), "keys": probe.keys.items()}
+                for slug, probe in sorted(probes.items())
             ],
-            "causes": causes,
+            "error_counts": error_counts,
         }
         return render(request, "admin/chat/languagemodel/health.html", page)
 
     @admin.display(description=_("offered"))
     def offered(self, model: LanguageModel) -> str:
-        """Say whether people can choose it, or why not."""
+        """Show whether people can choose the model, or why not."""
         if not model.enabled:
             return str(_("no: switched off"))
         if model.provider not in list_providers():
@@ -168,15 +171,15 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
-    provider = forms.ChoiceField(label=_("provider"), choices=[(key, key) for key in (*PAID_PROVIDERS, "compatible")])
+    provider = forms.ChoiceField(label=_("provider"), choices=[(slug, slug) for slug in BILLING_PROVIDERS])
     daily_micros = DollarsField(
         label=_("a day"),
         required=True,
         max_value=MAX_DOLLARS_A_DAY,
         help_text=_(
-            "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent or "
-            "promised to answers on their way, its paid models answer no more until tomorrow: at most one answer goes beyond. "
-            "You are told at 80 % and at 100 %."
+            "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent "
+            "or promised to answers on their way, its paid models answer no more until tomorrow: at most one answer "
+            "goes beyond. You are told at 80 % and at 100 %."
         ),
     )
 
@@ -214,7 +217,7 @@ class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return self.standing[limit.provider][0] if limit.provider in self.standing else SpendingToday()
 
 
-def _shown(alert: Alert) -> dict[str, Any]:
+def _alert_context(alert: Alert) -> dict[str, Any]:
     details = ", ".join(f"{name}: {value}" for name, value in sorted(alert.fields.items()))
     return {
         "first": _moment(alert.first_at),
@@ -229,18 +232,18 @@ def _moment(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
-async def _list_once(provider: Provider) -> list[str]:
-    """Return the provider's models, and leave nothing open: this loop ends with the request."""
+async def _list_models_once(provider: Provider) -> list[str]:
+    """Return the provider's models, and close the client: this event loop ends with the request."""
     try:
         return await sdk.list_models(provider)
     finally:
         await sdk.close_clients()
 
 
-def _some(ids: set[str]) -> str:
-    """Return the first of the ids; a list of hundreds helps nobody."""
-    more = f" … (+{len(ids) - MAX_NAMED})" if len(ids) > MAX_NAMED else ""
-    return ", ".join(sorted(ids)[:MAX_NAMED]) + more or "–"
+def _join(ids: set[str]) -> str:
+    """Return the first of the ids: a list of hundreds would help nobody."""
+    more = f" … (+{len(ids) - MAX_MODELS_NAMED})" if len(ids) > MAX_MODELS_NAMED else ""
+    return ", ".join(sorted(ids)[:MAX_MODELS_NAMED]) + more or "–"
 
 
 def _dollars(micros: int | None) -> str:
@@ -253,12 +256,12 @@ def _describe(listed: ListPrice) -> str:
     for prices in (listed, *listed.get("later", ())):
         when = [prices["from"]] if "from" in prices else []
         when += ["–".join(hour[:5] for hour in prices["between"]) + " UTC"] if "between" in prices else []
-        rates = [f"{name} {_steps(prices[name])}" for name in PRICED if name in prices]
+        rates = [f"{name} {_steps(prices[name])}" for name in PRICE_KINDS if name in prices]
         lines.append(", ".join([*when, *rates]))
     return "\n".join([*lines, listed["as_of"]])
 
 
 def _steps(steps: list[list[int]]) -> str:
     first, *dearer = (f"${_dollars(rate)}" for _above, rate in steps)
-    borders = (above for above, _rate in steps[1:])
-    return " ".join([first, *(f"(> {above:,}: {rate})" for above, rate in zip(borders, dearer, strict=True))])
+    thresholds = (above for above, _rate in steps[1:])
+    return " ".join([first, *(f"(> {above:,}: {rate})" for above, rate in zip(thresholds, dearer, strict=True))])

@@ -9,25 +9,24 @@ from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from chat.provider_registry import PAID_PROVIDERS
 from history.models import new_id, now
 
-PAID_PROVIDERS = ("openai", "anthropic", "gemini", "deepseek")
 MAX_PRICE_MICROS = 1_000_000_000
-"""Micro-US-dollars a million tokens. Nothing costs a thousand dollars: who writes more has mistaken the unit."""
+"""Micro-US-dollars a million tokens. Nothing costs a thousand dollars: a higher price is in the wrong unit."""
 MAX_EFFORT_LENGTH = 10  # characters, as Turn.effort
-PRICED = ("input", "output", "cache_read", "cache_write")
-"""What has a price: each has a field `<name>_price`, and may be in a list price."""
+PRICE_KINDS = ("input", "output", "cache_read", "cache_write")
+"""Each has a field `<kind>_price`, and may be in a list price."""
 
-
-PRICE: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(MAX_PRICE_MICROS)]}
+PRICE_FIELD_OPTIONS: dict[str, Any] = {"null": True, "blank": True, "validators": [MaxValueValidator(MAX_PRICE_MICROS)]}
 
 
 class LanguageModel(models.Model):
     """One model of one provider. Prices are micro-US-dollars a million tokens.
 
     `input_price` and the others are the operator's own; where one is empty the provider's published one counts, which
-    `list_price` keeps (its shape: chat/llm/price_list.py, and `as_of`, the day it was read). Neither means unknown, never
-    free: such a model is not offered.
+    `list_price` keeps (its shape: chat/llm/price_list.py, and `as_of`, the day it was read). Neither means unknown,
+    never free: such a model is not offered.
     """
 
     class Tier(models.TextChoices):
@@ -49,10 +48,10 @@ class LanguageModel(models.Model):
     enabled = models.BooleanField(_("enabled"), default=True)
     context_window = models.PositiveIntegerField(_("window, tokens"), validators=[MinValueValidator(512)])
     max_output = models.PositiveIntegerField(_("longest answer, tokens"), validators=[MinValueValidator(1)])
-    input_price = models.PositiveBigIntegerField(_("input price"), **PRICE)
-    output_price = models.PositiveBigIntegerField(_("output price"), **PRICE)
-    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE)
-    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE)
+    input_price = models.PositiveBigIntegerField(_("input price"), **PRICE_FIELD_OPTIONS)
+    output_price = models.PositiveBigIntegerField(_("output price"), **PRICE_FIELD_OPTIONS)
+    cache_read_price = models.PositiveBigIntegerField(_("cache read price"), **PRICE_FIELD_OPTIONS)
+    cache_write_price = models.PositiveBigIntegerField(_("cache write price"), **PRICE_FIELD_OPTIONS)
     list_price = models.JSONField(_("list price"), null=True, blank=True, editable=False)
     markup_percent = models.PositiveSmallIntegerField(
         _("markup, %"),
@@ -89,8 +88,8 @@ class LanguageModel(models.Model):
         return self.label
 
     def clean(self) -> None:
-        """Refuse a price of nothing where somebody sends us a bill: an unknown price is left empty; and an effort's name
-        that a turn could not keep."""
+        """Refuse a price of zero for a paid provider, whose unknown price is left empty, and the name of an effort
+        level that is too long for a turn."""
         errors = {
             name: _("This provider is never free. Leave the price empty: its list price counts, if it is known.")
             for name in ("input_price", "output_price")
@@ -127,7 +126,7 @@ class LanguageModel(models.Model):
 
 
 class ProviderLimit(models.Model):
-    """What a provider may take of us in a day (UTC), in micro-US-dollars. Then its paid models answer no more questions."""
+    """What a provider may charge in a day (UTC), in micro-US-dollars. Beyond it, its paid models stop answering."""
 
     provider = models.CharField(_("provider"), max_length=50, unique=True)
     daily_micros = models.PositiveBigIntegerField(_("a day"))
@@ -145,8 +144,8 @@ class Attachment(models.Model):
     """A file somebody attached, from its upload to the end of its conversation.
 
     `key` is random and names its parts in the storage: `source` is what came, the others what attempt number `attempts`
-    made of it. `turn_id` is the first turn that used it, `bound_at` is set until a sweep has seen that turn. `tokens` is the
-    estimate of its text, `is_cut` whether that is only the beginning.
+    made of it. `turn_id` is the first turn that used it, `bound_at` is set until a sweep has seen that turn. `tokens`
+    is the estimate of its text, `is_cut` whether that is only the beginning.
     """
 
     class Kind(models.TextChoices):

@@ -1,4 +1,4 @@
-"""Celery tasks of the chat; `chat.attachments.reading` has one more."""
+"""Celery tasks of the chat; `read_attachment` is in `chat.attachments.reading`."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import random
 from celery import shared_task
 
 from chat.attachments import sweeping as attachments
-from chat.llm.probes import probe_providers
+from chat.llm.health.probes import probe_providers
 from chat.turns.sweeping import repair_turns
 from core.redis_clients import close_async_redis, sync_redis
 
@@ -22,7 +22,7 @@ def sweep_turns() -> None:
 
 @shared_task(expires=50)
 def probe() -> None:
-    """Ask the providers for their models. Runs once a minute, wherever beat runs, a little earlier or later each time."""
+    """Ask the providers for their models. Runs about once a minute, in one process at a time."""
     if sync_redis().set("health:probing", b"1", nx=True, ex=PROBE_LOCK_SECONDS):
         asyncio.run(_probe())
 

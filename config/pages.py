@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
-from chat.llm import health
+from chat.llm.health.overview import list_provider_health
 from core.errors import DomainError, NotFound, RateLimited
 from core.http import error_body
 
@@ -25,7 +25,7 @@ def terms(request: HttpRequest) -> HttpResponse:
 @require_safe
 def status(request: HttpRequest) -> HttpResponse:
     """The state of the providers, for everybody, as Redis has it: no provider is called."""
-    providers = health.overview()
+    providers = list_provider_health()
     worst = max((STATES.index(one.state) for one in providers or ()), default=0)
     page = {"providers": providers, "worst": STATES[worst], "now": timezone.now()}
     return render(request, "pages/status.html", page)

@@ -11,6 +11,8 @@ import environ
 from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
 
+from chat.provider_registry import API_KEY_SETTINGS
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
@@ -18,14 +20,7 @@ DATA_DIR.mkdir(parents=True, exist_ok=True)
 DOTENV = BASE_DIR / ".env"
 DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
 # Providers' keys may change while a process runs: one that is not in the real environment is read from `.env` again.
-KEY_NAMES = (
-    "OPENAI_API_KEY",
-    "ANTHROPIC_API_KEY",
-    "GEMINI_API_KEY",
-    "DEEPSEEK_API_KEY",
-    "OPENAI_COMPATIBLE_API_KEY",
-)
-KEYS_IN_DOTENV = frozenset(name for name in KEY_NAMES if name not in os.environ)
+KEYS_IN_DOTENV = frozenset(name for name in API_KEY_SETTINGS if name not in os.environ)
 logging.getLogger("environ.environ").setLevel(logging.ERROR)  # it would repeat a mistyped line, and the key in it
 for source in (DOTENV, DATA_DIR / "services.env"):  # the second is written by `manage.py serve`
     if source.exists():
@@ -281,7 +276,7 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
 CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
 MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
-DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: the first the plan includes
+DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: Auto chooses
 
 # Keys: several separated by commas. `…_API_KEY_FILE` names a file with them instead, such as a mounted secret.
 OPENAI_API_KEY = env("OPENAI_API_KEY", default="")

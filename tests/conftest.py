@@ -18,8 +18,8 @@ from rest_framework.test import APIClient
 from accounts.models import User
 from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
-from chat.llm import health
 from chat.llm.catalog import load_catalog
+from chat.llm.health.overview import forget_cached_health
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
@@ -42,7 +42,7 @@ installation: list[Model] = []  # the rows of a new installation, once they were
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever is in the cast needs both databases, and real transactions: work beside the loop runs in other threads."""
+    """The users of the tests need both databases, and real transactions: other threads work beside the loop."""
     for item in items:
         if "catalog" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.django_db(transaction=True, databases=["default", "history"]), append=False)
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def empty_tables(self: TransactionTestCase) -> None:
-    """Delete what a test left. Django's own way empties every table and makes the rows of MIGRATED again: 30 ms a test."""
+    """Delete what a test left. Django's own way, which empties every table and creates MIGRATED again, takes 30 ms."""
     for alias in self._databases_names(include_mirrors=False):
         connection = connections[alias]
         if connection.vendor not in ("sqlite", "postgresql"):
@@ -94,7 +94,7 @@ def fresh_redis() -> Iterator[None]:
     """Every test begins with an empty Redis, and nothing kept in the process."""
     sync_redis().flushall()
     caching.forget_everything()
-    health.forget_cached_health()
+    forget_cached_health()
     yield
     caching.forget_everything()
 

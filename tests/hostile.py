@@ -5,7 +5,7 @@ Whatever runs sets `window.__ran`. Whatever loads asks `evil.example`.
 
 LONGEST = 100_000  # characters of an answer
 
-# --- What may be shown -------------------------------------------------------------------------------------------------
+# --- What may be shown ------------------------------------------------------------------------------------------------
 
 TAGS = {
     *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
@@ -16,7 +16,7 @@ SCHEMES = {"http", "https", "mailto"}
 CLASSES = r"language-\S+|[a-z][a-z0-9]{0,2}"
 """The second kind is Pygments'."""
 
-# --- What is tried -----------------------------------------------------------------------------------------------------
+# --- What is tried ----------------------------------------------------------------------------------------------------
 
 HTML = {
     "script": "<script>window.__ran=1</script>",
@@ -150,7 +150,7 @@ NESTED = {
 }
 CASES = HTML | LINKS | IMAGES | CODE | SIGNS | NESTED
 
-# --- What takes long ---------------------------------------------------------------------------------------------------
+# --- What takes long --------------------------------------------------------------------------------------------------
 
 LONG = {
     repr(piece): (piece * LONGEST)[:LONGEST]

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import charged_rates
+from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
 from history.models import Turn
@@ -126,10 +126,10 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     included = serializers.SerializerMethodField()
 
     def get_input_price(self, candidate: Candidate) -> int:
-        return charged_rates(candidate.model)[0].input
+        return rates_with_markup(candidate.model)[0].input
 
     def get_output_price(self, candidate: Candidate) -> int:
-        return charged_rates(candidate.model)[0].output
+        return rates_with_markup(candidate.model)[0].output
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))

@@ -15,8 +15,10 @@ from accounts.http import user_id_of
 from billing import entitlements
 from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
-from chat.attachments import uploads
+from chat.attachments.erasing import erase_unused
 from chat.attachments.reading import read_later
+from chat.attachments.serving import access_attachment
+from chat.attachments.upload import store_upload
 from chat.errors import BadFile
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
@@ -88,7 +90,7 @@ def attachments(request: Request) -> Response:
     if not isinstance(upload, UploadedFile):
         raise BadFile("file_missing", status=400)
     count_upload(user_id_of(request))
-    attachment = uploads.keep(user_id_of(request), upload)
+    attachment = store_upload(user_id_of(request), upload)
     read_later(attachment.pk)
     return Response(AttachmentSerializer(attachment).data, status=status.HTTP_202_ACCEPTED)
 
@@ -97,9 +99,9 @@ def attachments(request: Request) -> Response:
 def attachment(request: Request, attachment_id: UUID) -> Response:
     """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a
     409."""
-    attachment = uploads.access_attachment(user_id_of(request), attachment_id)
+    attachment = access_attachment(user_id_of(request), attachment_id)
     if request.method == "DELETE":
-        uploads.discard(attachment)
+        erase_unused(attachment)
         return Response(status=status.HTTP_204_NO_CONTENT)
     return Response(AttachmentSerializer(attachment).data)
 

@@ -1,4 +1,4 @@
-"""Files of a question: checked, bound to its turn, listed on it, and read again for the prompt."""
+"""The files of a question: checked, bound to its turn, listed on it, and read again for the prompt."""
 
 from collections.abc import Iterable, Sequence
 from uuid import UUID
@@ -8,7 +8,8 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from chat.attachments.uploads import is_waiting, storage
+from chat.attachments.states import is_waiting
+from chat.attachments.storage import storage
 from chat.errors import FileNotReady, FileNotUsable, TooManyFiles
 from chat.models import Attachment
 from core import rows
@@ -41,10 +42,12 @@ def decode_attached(text: str) -> tuple[Attached, ...]:
     return _decode(text) if text else ()
 
 
-def check_usable(owner_id: int, ids: Sequence[UUID], *, turn_id: UUID, conversation_id: UUID) -> tuple[Attached, ...]:
-    """Return the files of a question in its order. None costs no statement, others one.
+def get_usable_files(
+    owner_id: int, ids: Sequence[UUID], *, turn_id: UUID, conversation_id: UUID
+) -> tuple[Attached, ...]:
+    """Return the files of a question in its order, by one statement; without any, by none.
 
-    A file belongs to the first conversation that uses it; there it may be asked about again. Raises TooManyFiles,
+    A file belongs to the first conversation that uses it, and may be asked about again there. Raises TooManyFiles,
     FileNotUsable or FileNotReady.
     """
     wanted = tuple(dict.fromkeys(ids))
@@ -62,11 +65,11 @@ def check_usable(owner_id: int, ids: Sequence[UUID], *, turn_id: UUID, conversat
             raise FileNotUsable
     if sum(row.size for row in found.values()) > settings.ATTACHMENTS_BYTES:
         raise TooManyFiles
-    return tuple(_attached(found[pk]) for pk in wanted)
+    return tuple(_to_attached(found[pk]) for pk in wanted)
 
 
-def bind(files: Sequence[Attached], *, turn_id: UUID, conversation_id: UUID) -> None:
-    """Give the files to a turn, all or none; raises FileNotUsable if another conversation was faster.
+def bind_files(files: Sequence[Attached], *, turn_id: UUID, conversation_id: UUID) -> None:
+    """Bind the files to a turn, all or none; raises FileNotUsable if another conversation was faster.
 
     Whoever dies between this and the turn leaves files of a turn that does not exist: the same question takes them
     again, and a sweep frees them.
@@ -78,19 +81,19 @@ def bind(files: Sequence[Attached], *, turn_id: UUID, conversation_id: UUID) -> 
     ready = Attachment.objects.filter(pk__in=ids, status=Attachment.Status.READY)
     ours = ready.filter(free).update(turn_id=turn_id, conversation_id=conversation_id, bound_at=timezone.now())
     if ours < len(ids) and ready.filter(conversation_id=conversation_id).count() < len(ids):
-        free_of(turn_id)
+        unbind_files(turn_id)
         raise FileNotUsable
 
 
-def free_of(turn_id: UUID) -> None:
-    """Give back the files of a turn that was not written after all."""
+def unbind_files(turn_id: UUID) -> None:
+    """Free the files of a turn that was not written after all."""
     Attachment.objects.filter(turn_id=turn_id, bound_at__isnull=False).update(
         turn_id=None, conversation_id=None, bound_at=None
     )
 
 
-class Contents:
-    """The bytes and texts of files, each read from the storage at most once; one statement for all of them."""
+class FileContents:
+    """Reads the bytes and texts of files from the storage; their rows are read at once, by one statement."""
 
     def __init__(self, owner_id: int, files: Iterable[Attached]) -> None:
         ids = tuple({file.id for file in files})
@@ -98,7 +101,7 @@ class Contents:
         self._rows = {row.pk: row for row in found if row.status == Attachment.Status.READY}
 
     def data_of(self, file: Attached) -> bytes | None:
-        """Return what is sent of an image or a PDF; None if it is gone."""
+        """Return the bytes that are sent of an image or a PDF; None if it is gone."""
         row = self._rows.get(file.id)
         return _read(row.stored) if row else None
 
@@ -118,6 +121,6 @@ def _read(name: str) -> bytes | None:
         return None
 
 
-def _attached(row: Attachment) -> Attached:
+def _to_attached(row: Attachment) -> Attached:
     names = ("kind", "name", "media_type", "size", "pages", "width", "height", "tokens", "is_cut")
     return Attached(row.pk, **{name: getattr(row, name) for name in names})

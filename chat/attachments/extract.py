@@ -1,8 +1,8 @@
-"""Reads one file that nobody trusts, in a process of its own: `python -m chat.attachments.extract <kind> <folder> <limits>`.
+"""Reads one untrusted file, in a process of its own: `python -m chat.attachments.extract <kind> <folder> <limits>`.
 
-It knows nothing of the site: no Django, no secrets in its environment. What it reads may want all memory, all time or a
-bug in a decoder; the kernel ends it at its limits, and whoever started it says that the file cannot be read. In the
-folder it finds `source` and leaves `file`, `preview` or `text`; on stdout it prints what it found, as JSON.
+It knows nothing of the site: no Django, no secrets in its environment. A file may be made to take all memory or all
+time, or to exploit a bug in a decoder; the kernel ends this process at its limits, and whoever started it refuses the
+file. It reads `source` in the folder and leaves `file`, `preview` or `text`; it prints what it found as JSON.
 """
 
 import json
@@ -19,14 +19,14 @@ MEMORY_BYTES = 1_200_000_000
 WRITTEN_BYTES = 64_000_000
 
 MAX_SIDE_PIXELS = 2_048
-"""Pixels. No provider looks closer: OpenAI scales to 2048, Anthropic to about 1570, Gemini cuts into tiles of 768."""
-PREVIEW_SIDE = 320
+"""No provider looks closer: OpenAI scales to 2048, Anthropic to about 1570, Gemini cuts into tiles of 768."""
+PREVIEW_SIDE_PIXELS = 320
 MAX_PNG_BYTES = 3_500_000
-"""Bytes. What is larger is a photograph, and as JPEG a tenth; Anthropic takes 5 MB, a third of it lost to base64."""
+"""A larger one is a photograph, and a tenth of that as JPEG. Anthropic takes 5 MB in base64, which adds a third."""
 
 
 class Unreadable(Exception):
-    """Carries the code a person's sentence is found by."""
+    """The file cannot be read; its argument is a key of FILE_SENTENCES (chat/errors.py)."""
 
 
 def main(kind: str, folder: Path, limits: dict[str, int]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def main(kind: str, folder: Path, limits: dict[str, int]) -> dict[str, Any]:
 
 
 def confine(seconds: int) -> None:
-    """From here on the kernel ends this process where it wants too much."""
+    """Have the kernel end this process when it takes too much memory, time or disk."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN_BYTES, WRITTEN_BYTES))
@@ -51,7 +51,7 @@ def confine(seconds: int) -> None:
 
 
 def read_image(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
-    """Make the image anew: upright, no larger than a model looks at, and with nothing in it but pixels."""
+    """Write the image anew: upright, no larger than models look at, and without metadata."""
     from PIL import Image, ImageOps
 
     Image.MAX_IMAGE_PIXELS = None  # counted here, from the header, before anything is decoded
@@ -63,19 +63,19 @@ def read_image(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
             opened.draft("RGB", (MAX_SIDE_PIXELS, MAX_SIDE_PIXELS))  # decodes no more than is needed
         opened.load()  # of an animation the first frame
         image = ImageOps.exif_transpose(opened)
-    image = _plain(image)
+    image = _to_rgb(image)
     image.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.LANCZOS, reducing_gap=2)
-    image.info.clear()  # comments, profiles and what else would be written back
+    image.info.clear()  # comments, profiles and whatever else would be written again
     media_type = _save(image, folder / "file", is_photo=is_photo)
     size = image.size
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
+    image.thumbnail((PREVIEW_SIDE_PIXELS, PREVIEW_SIDE_PIXELS), Image.Resampling.LANCZOS, reducing_gap=2)
     image.save(folder / "preview", "WEBP", quality=80)
     return {"media_type": media_type, "width": size[0], "height": size[1]}
 
 
-def _plain(image: "Image") -> "Image":
-    """Return the image in RGB or RGBA, its colours those of screens."""
-    if image.mode.startswith(("I", "F")):  # 16 bits a pixel: scientists' and scanners' grey
+def _to_rgb(image: "Image") -> "Image":
+    """Return the image in RGB or RGBA, with the colours of screens (sRGB)."""
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits of grey, from scanners and science
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     has_alpha = "A" in image.getbands() or "transparency" in image.info
     mode = "RGBA" if has_alpha else "RGB"
@@ -85,7 +85,7 @@ def _plain(image: "Image") -> "Image":
 
         from PIL import ImageCms
 
-        with suppress(ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is none
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is ignored
             screen = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(
                 image, ImageCms.ImageCmsProfile(BytesIO(profile)), screen, outputMode=mode
@@ -112,7 +112,7 @@ def _save(image: "Image", path: Path, *, is_photo: bool) -> str:
 
 
 def read_pdf(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
-    """Write the text of a PDF, which is kept as it is, up to the limit of characters."""
+    """Write the text of a PDF, up to the limit of characters; the PDF itself is kept as it is."""
     from pypdfium2 import PdfDocument, PdfiumError, raw
 
     try:
@@ -140,7 +140,7 @@ def read_pdf(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
 
 
 def read_text(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
-    """Write a text as UTF-8; raises Unreadable for what is none, or too long."""
+    """Write a text as UTF-8; raises Unreadable if it is not text, empty or too long."""
     text = _tidy(_decode((folder / "source").read_bytes()))
     if len(text) > limits["characters"]:
         raise Unreadable("file_text_too_long")
@@ -152,7 +152,7 @@ def read_text(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
 
 
 def _decode(data: bytes) -> str:
-    """Return the text: UTF-8, UTF-16 with its mark, or what Windows wrote in the west before."""
+    """Return the text: UTF-8, UTF-16 with a byte order mark, or Windows-1252."""
     encodings = ("utf-16",) if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "cp1252")
     for encoding in encodings:
         with suppress(UnicodeDecodeError):
@@ -163,7 +163,7 @@ def _decode(data: bytes) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Return the text with plain line ends, and without what no text holds."""
+    """Return the text with plain line ends, and without characters that no text has."""
     plain = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").replace("\ufffe", "")
     return plain.encode("utf-8", "ignore").decode().strip("\n ")
 

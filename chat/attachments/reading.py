@@ -1,4 +1,4 @@
-"""Reads uploaded files in a worker: the risky part in a child process, with limits. May be repeated at any point."""
+"""Reads uploaded files in a worker: the risky part in a child process with limits. May be repeated at any point."""
 
 import datetime as dt
 import json
@@ -21,32 +21,29 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from chat.attachments.uploads import drop_parts, refuse, storage
+from chat.attachments.states import refuse_file
+from chat.attachments.storage import MADE_PARTS, drop_parts, storage
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN
 from chat.models import Attachment
 
 logger = logging.getLogger(__name__)
 
-Status = Attachment.Status
-
-STUCK = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 50)
-"""A file somebody has been reading for longer is taken from them: they died."""
-ATTEMPTS = 3
-PARTS = {
+CLAIM_LASTS = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 50)
+"""A file that somebody has been reading for longer is read by somebody else: the first must have died."""
+MAX_ATTEMPTS = 3
+PARTS_OF_KIND = {
     Attachment.Kind.IMAGE: ("file", "preview"),
     Attachment.Kind.PDF: ("text",),
     Attachment.Kind.TEXT: ("file", "text"),
 }
-
-
-READ_AT_ONCE = 2
+MAX_READ_AT_ONCE = 2
 """Files read at once in a worker process: one fewer than it has threads, so that sweeps are not kept waiting."""
 
-_free_readers = BoundedSemaphore(READ_AT_ONCE)
+_free_readers = BoundedSemaphore(MAX_READ_AT_ONCE)
 
 
 class ReadFile(msgspec.Struct):
-    """What the child says of a file."""
+    """What the child process (extract.py) says of a file."""
 
     error: str = ""
     media_type: str = ""
@@ -67,11 +64,11 @@ def read_later(attachment_id: UUID) -> None:
 
 @shared_task(bind=True, max_retries=None)
 def read_attachment(self: Any, attachment_id: str) -> None:
-    """Read one uploaded file; wait while this process reads as many as it may, and while others wait whose turn it is."""
+    """Read one uploaded file, now or a second later: others may have to come first."""
     found = _waiting(UUID(attachment_id)).first()
     if found is None:
         return
-    if _is_greedy(found.owner_id) or not _free_readers.acquire(blocking=False):
+    if _must_let_others_go_first(found.owner_id) or not _free_readers.acquire(blocking=False):
         raise self.retry(countdown=1)
     try:
         read_file(UUID(attachment_id))
@@ -80,12 +77,12 @@ def read_attachment(self: Any, attachment_id: str) -> None:
 
 
 def read_file(attachment_id: UUID) -> None:
-    """Read a file that waits; nothing where somebody else does, or did."""
+    """Read a file that waits; nothing if somebody else reads or has read it."""
     attachment = _claim(attachment_id)
     if attachment is None:
         return
-    if attachment.attempts > ATTEMPTS:
-        refuse(attachment, "file_broken")
+    if attachment.attempts > MAX_ATTEMPTS:
+        refuse_file(attachment, "file_broken")
         return
     with TemporaryDirectory(prefix="attachment-") as name:
         folder = Path(name)
@@ -93,47 +90,47 @@ def read_file(attachment_id: UUID) -> None:
             with storage().open(attachment.part("source")) as source, (folder / "source").open("wb") as copy:
                 copyfileobj(source, copy)
         except FileNotFoundError:  # whoever uploaded it died before it was written
-            refuse(attachment, "file_broken")
+            refuse_file(attachment, "file_broken")
             return
         found = _extract(attachment.kind, folder)
         if found.error:
-            refuse(attachment, found.error)
+            refuse_file(attachment, found.error)
             return
         _finish(attachment, folder, found)
 
 
 def _waiting(attachment_id: UUID) -> QuerySet[Attachment]:
-    """Return the file if it waits for somebody to read it; one whose reader died does."""
-    stuck = Q(status=Status.PROCESSING, claimed_at__lt=timezone.now() - STUCK)
-    return Attachment.objects.filter(Q(status=Status.UPLOADED) | stuck, pk=attachment_id)
+    """Return the file if it waits for a reader, which one whose reader died does."""
+    stuck = Q(status=Attachment.Status.PROCESSING, claimed_at__lt=timezone.now() - CLAIM_LASTS)
+    return Attachment.objects.filter(Q(status=Attachment.Status.UPLOADED) | stuck, pk=attachment_id)
 
 
-def _is_greedy(owner_id: int) -> bool:
-    """Return whether one of the person's files is being read while somebody else's waits: nobody takes all readers."""
-    read = Attachment.objects.filter(
-        owner_id=owner_id, status=Status.PROCESSING, claimed_at__gte=timezone.now() - STUCK
+def _must_let_others_go_first(owner_id: int) -> bool:
+    """Return whether a file of the person's is being read while somebody else's waits: nobody may take all readers."""
+    being_read = Attachment.objects.filter(
+        owner_id=owner_id, status=Attachment.Status.PROCESSING, claimed_at__gte=timezone.now() - CLAIM_LASTS
     )
-    others = Attachment.objects.filter(status=Status.UPLOADED).exclude(owner_id=owner_id)
-    return read.exists() and others.exists()
+    others = Attachment.objects.filter(status=Attachment.Status.UPLOADED).exclude(owner_id=owner_id)
+    return being_read.exists() and others.exists()
 
 
 def _claim(attachment_id: UUID) -> Attachment | None:
-    """Take a file for reading, as one more attempt; None if it does not wait."""
+    """Claim a file for reading, as one more attempt; None if it does not wait."""
     if not _waiting(attachment_id).update(
-        status=Status.PROCESSING, claimed_at=timezone.now(), attempts=F("attempts") + 1
+        status=Attachment.Status.PROCESSING, claimed_at=timezone.now(), attempts=F("attempts") + 1
     ):
         return None
     return Attachment.objects.filter(pk=attachment_id).first()
 
 
 def _extract(kind: str, folder: Path) -> ReadFile:
-    """Return what the child found; a child that was ended found an error."""
+    """Return what the child process says of the file; an error if the kernel ended it."""
     command = [sys.executable, "-m", "chat.attachments.extract", kind, str(folder), json.dumps(_limits())]
     try:
         done = subprocess.run(  # noqa: S603  our own module
             command,
             cwd=settings.BASE_DIR,
-            env={"LANG": "C.UTF-8", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},  # nothing it could tell
+            env={"LANG": "C.UTF-8", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},  # no secrets
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=2 * settings.ATTACHMENT_SECONDS,
@@ -158,19 +155,21 @@ def _limits() -> dict[str, int]:
 
 
 def _finish(attachment: Attachment, folder: Path, found: ReadFile) -> None:
-    """Keep what was made, and nothing of what came unless it is what is kept; then it is ready.
+    """Store the parts that were made, delete the file as it came unless it is a PDF, and call the attachment ready.
 
-    In this order nothing with a maker's name in it outlives a crash unseen.
+    It is called ready last: a photograph as it came, with its place and camera in it, must not outlive a crash unseen.
     """
-    for name in PARTS[Attachment.Kind(attachment.kind)]:
+    for name in PARTS_OF_KIND[Attachment.Kind(attachment.kind)]:
         with (folder / name).open("rb") as made:
             storage().save(attachment.part(name), File(made))
     attachment.media_type = found.media_type or attachment.media_type
     attachment.size = storage().size(attachment.stored)
-    drop_parts(attachment, spare=(attachment.stored, *map(attachment.part, ("file", "preview", "text"))))
-    mine = Attachment.objects.filter(pk=attachment.pk, status=Status.PROCESSING, attempts=attachment.attempts)
-    is_mine = mine.update(
-        status=Status.READY,
+    drop_parts(attachment, except_names=(attachment.stored, *map(attachment.part, MADE_PARTS)))
+    ours = Attachment.objects.filter(
+        pk=attachment.pk, status=Attachment.Status.PROCESSING, attempts=attachment.attempts
+    )
+    is_ours = ours.update(
+        status=Attachment.Status.READY,
         media_type=attachment.media_type,
         size=attachment.size,
         width=found.width,
@@ -179,6 +178,6 @@ def _finish(attachment: Attachment, folder: Path, found: ReadFile) -> None:
         tokens=ceil(found.text_bytes / RESERVE_BYTES_PER_TOKEN),
         is_cut=found.is_cut,
     )
-    if not is_mine:  # erased, or taken over, while it was read: whoever did that could not know of these
-        for name in ("file", "preview", "text"):
+    if not is_ours:  # erased or taken over meanwhile, by somebody who could not know of these parts
+        for name in MADE_PARTS:
             storage().delete(attachment.part(name))

@@ -1,4 +1,4 @@
-"""What a file is, by its content. Its name and what the browser says of it are claims."""
+"""What a file is, by its first bytes. Its name and the media type that a browser gives it prove nothing."""
 
 import re
 import unicodedata
@@ -6,10 +6,8 @@ import unicodedata
 from chat.errors import BadFile
 from chat.models import Attachment
 
-Kind = Attachment.Kind
-
-HEAD = 4_096
-"""Bytes of a file that are looked at."""
+HEAD_BYTES = 4_096
+"""How much of a file is looked at."""
 MAX_NAME_LENGTH = 100
 
 _IMAGES = (
@@ -27,22 +25,22 @@ _BINARY_NAMES = re.compile(
     re.IGNORECASE,
 )
 
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")
+_INVISIBLE_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
-def kind_of(head: bytes, name: str) -> tuple[Kind, str]:
+def detect_kind(head: bytes, name: str) -> tuple[Attachment.Kind, str]:
     """Return the kind and media type of a file that begins with `head`; raises BadFile for what cannot be read.
 
-    What is an image or a PDF is taken for that, whatever it is called. Text that is called an image or a PDF is refused:
-    who attached it expects something else to be read.
+    Images and PDFs are recognised whatever they are called. Text that is called an image or a PDF is refused: whoever
+    attached it expects something else to be read.
     """
     if not head:
         raise BadFile("file_empty")
     for signature, media_type in _IMAGES:
         if signature.match(head):
-            return Kind.IMAGE, media_type
+            return Attachment.Kind.IMAGE, media_type
     if _PDF.match(head):
-        return Kind.PDF, "application/pdf"
+        return Attachment.Kind.PDF, "application/pdf"
     if not head.startswith(_BOMS) and _NOT_TEXT.search(head):
         raise BadFile(
             "file_lies" if re.search(r"\.(txt|md|csv|png|jpe?g|gif|webp|pdf)$", name, re.IGNORECASE) else "file_type"
@@ -51,15 +49,15 @@ def kind_of(head: bytes, name: str) -> tuple[Kind, str]:
         raise BadFile("file_svg")
     if _BINARY_NAMES.search(name):
         raise BadFile("file_lies")
-    return Kind.TEXT, "text/plain"
+    return Attachment.Kind.TEXT, "text/plain"
 
 
 def clean_name(name: str) -> str:
-    """Return a name to show: no folders, no characters that are not seen or turn others around, not too long."""
+    """Return a name to show: without folders, without invisible or reordering characters, and not too long."""
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name.encode("utf-8", "ignore").decode()))[-1]
     spaced = (" " if c.isspace() else c for c in last)
-    seen = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN)
-    cleaned = " ".join(seen.split()).lstrip(". ")
+    visible = "".join(c for c in spaced if unicodedata.category(c) not in _INVISIBLE_CATEGORIES)
+    cleaned = " ".join(visible.split()).lstrip(". ")
     if len(cleaned) > MAX_NAME_LENGTH:
         stem, dot, ending = cleaned.rpartition(".")
         ending = dot + ending if dot and len(ending) <= 10 else ""

@@ -12,13 +12,14 @@ from chat.llm import price_list
 from chat.llm.price_list import ListPrice
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import Provider
-from chat.models import PAID_PROVIDERS, LanguageModel
+from chat.models import LanguageModel
+from chat.provider_registry import COMPATIBLE, PAID_PROVIDERS
 from core.caching import CachedTable
 
 Tier = LanguageModel.Tier
 NEW = LanguageModel.MaxTokensParameter.NEW
 
-# Reviewed 2026-11-24. Who publishes a price has none here: the list price counts (chat/llm/price_list.py).
+# Reviewed 2026-11-24. Models with a published price have none here: the list price counts (chat/llm/price_list.py).
 SEED: tuple[dict[str, Any], ...] = (
     {
         "key": "gpt-6-luna",
@@ -186,21 +187,23 @@ def list_offered() -> list[Candidate]:
 
 
 def find_model(key: str) -> LanguageModel | None:
-    """Return a model, offered or not: somebody must still be charged right for what it wrote."""
+    """Return a model, on offer or not, as its past answers must still be charged; None if there is no such row."""
     return next((model for model in _models.get() if model.key == key), None)
 
 
 def load_catalog() -> None:
-    """Add the models that are missing; what an operator changed stays. Rows of the environment follow it, list prices
-    what is published. For a command: it imports what no process that answers people should."""
+    """Add the models that are missing, follow the environment with its own, and update the list prices.
+
+    What an operator changed stays. For commands: it imports what no process that serves people should.
+    """
     for fields in SEED:
         LanguageModel.objects.get_or_create(key=fields["key"], defaults={"provider_model": fields["key"], **fields})
-    named = settings.OPENAI_COMPATIBLE_MODELS
-    for name in named:
+    names = settings.OPENAI_COMPATIBLE_MODELS
+    for name in names:
         LanguageModel.objects.update_or_create(
-            provider="compatible", provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
+            provider=COMPATIBLE, provider_model=name, defaults={"enabled": True}, create_defaults=_compatible(name)
         )
-    LanguageModel.objects.filter(provider="compatible").exclude(provider_model__in=named).update(enabled=False)
+    LanguageModel.objects.filter(provider=COMPATIBLE).exclude(provider_model__in=names).update(enabled=False)
     update_list_prices(price_list.read_list_prices)
     _models.changed()
 
@@ -209,9 +212,9 @@ def update_list_prices(
     read: Callable[[Sequence[tuple[str, str]]], Sequence[ListPrice | None]],
     among: QuerySet[LanguageModel] | None = None,
 ) -> list[LanguageModel]:
-    """Write what `read` says that models cost; return those whose price is another one now.
+    """Save the prices that `read` returns for the paid models; return the models whose price has changed.
 
-    What is published no more stays, as the last that is known.
+    A price that is no longer published stays.
     """
     models = list((LanguageModel.objects.all() if among is None else among).filter(provider__in=PAID_PROVIDERS))
     changed = []
@@ -225,11 +228,11 @@ def update_list_prices(
 
 
 def _compatible(name: str) -> dict[str, Any]:
-    """Return the row of a model named in the environment: free unless priced there."""
+    """Return the fields of a model named in the environment: free unless priced there."""
     window = settings.OPENAI_COMPATIBLE_CONTEXT
     return {
         "key": name,
-        "provider": "compatible",
+        "provider": COMPATIBLE,
         "provider_model": name,
         "label": name,
         "tier": Tier.CHEAP,

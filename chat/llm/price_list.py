@@ -1,7 +1,7 @@
-"""The prices providers publish, out of the package `genai-prices`.
+"""The prices that providers publish, from the package `genai-prices`.
 
-It takes 25 MB and half a second to import, so no process that answers people imports it: a command does, and the admin
-runs this module as a program: a list of (provider, model) as JSON in, a list of their prices out.
+Importing the package takes half a second and 25 MB, so that no process that serves people does. Commands import it; the
+admin runs this module as a program, which reads a list of (provider, model) as JSON and writes a list of their prices.
 """
 
 import datetime as dt
@@ -12,47 +12,48 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from chat.provider_registry import genai_prices_id_of
+
 if TYPE_CHECKING:
     from genai_prices.types import ConditionalPrice, ModelPrice, TieredPrices
 
-PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google", "deepseek": "deepseek"}
-"""What the package calls our providers."""
-KEYS = {
+PRICE_FIELDS = {
     "input": "input_mtok",
     "output": "output_mtok",
     "cache_read": "cache_read_mtok",
     "cache_write": "cache_write_mtok",
 }
 MICROS = 1_000_000
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 ListPrice = dict[str, Any]
 """`{"input": [[0, 2000000], [272000, 4000000]], "output": …, "cache_read": …, "cache_write": …, "later": […]}`.
 
-Micro-US-dollars a million tokens, each after the number of input tokens above which it holds, for the whole request.
-Without a cache price it is the input price. `later` are prices of the same shape that hold instead `from` a day on, or
-`between` two hours (UTC); the last that holds counts.
+Each pair is a number of input tokens and the micro-US-dollars a million tokens that hold above it, for the whole
+request. A missing cache price is the input price. `later` are prices of the same shape that replace these `from` a
+day on, or `between` two hours (UTC); the last that holds counts.
 """
 
 
 def read_list_prices(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
-    """Return what each of the models, (provider, provider's id), costs; None where nobody knows, never nothing."""
+    """Return what each of the models, (provider, provider's id), costs; None where that is unknown."""
     from genai_prices.data_snapshot import get_snapshot
 
-    known = {provider.id: provider for provider in get_snapshot().providers}
-    found = [
-        known[PROVIDERS[provider]].find_model(name) if provider in PROVIDERS else None for provider, name in models
+    snapshot = {provider.id: provider for provider in get_snapshot().providers}
+    models_found = [
+        snapshot[provider_id].find_model(name) if (provider_id := genai_prices_id_of(slug)) else None
+        for slug, name in models
     ]
-    return [_list_price(model.prices) if model else None for model in found]
+    return [_list_price(model.prices) if model else None for model in models_found]
 
 
 def read_list_prices_in_subprocess(models: Sequence[tuple[str, str]]) -> list[ListPrice | None]:
-    """Return the same out of another process. Raises CalledProcessError or TimeoutExpired."""
+    """Return the same, read by another process. Raises CalledProcessError or TimeoutExpired."""
     command = [sys.executable, "-m", "chat.llm.price_list"]
-    done = subprocess.run(  # noqa: S603  a command of ours
-        command, input=json.dumps(models), capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    finished = subprocess.run(  # noqa: S603  a command of ours
+        command, input=json.dumps(models), capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS
     )
-    prices: list[ListPrice | None] = json.loads(done.stdout)
+    prices: list[ListPrice | None] = json.loads(finished.stdout)
     return prices
 
 
@@ -72,7 +73,7 @@ def _list_price(prices: "ModelPrice | list[ConditionalPrice]") -> ListPrice | No
 
 
 def _condition(constraint: Any) -> dict[str, Any]:
-    """Return when prices hold."""
+    """Return when prices hold, as a list price says it."""
     if constraint is None:
         return {}
     if hasattr(constraint, "start_date"):
@@ -86,8 +87,8 @@ def _utc(hour: dt.time) -> str:
 
 
 def _rates(prices: "ModelPrice") -> ListPrice | None:
-    """Return the prices of text; None where one of input and output is unknown, or nothing."""
-    named = {name: getattr(prices, key) for name, key in KEYS.items()}
+    """Return the prices of text; None where that of input or of output is unknown or zero."""
+    named = {name: getattr(prices, key) for name, key in PRICE_FIELDS.items()}
     rates = {name: _steps(price) for name, price in named.items() if price is not None}
     is_known = all(name in rates and all(rate > 0 for _above, rate in rates[name]) for name in ("input", "output"))
     return rates if is_known else None
@@ -100,7 +101,7 @@ def _steps(price: "Decimal | TieredPrices") -> list[list[int]]:
 
 
 def _micros(dollars: Decimal) -> int:
-    """Return a price in micros, rounded up: what is finer is nobody's price."""
+    """Return a price in micros, rounded up: no provider has finer prices."""
     return int(-(-dollars * MICROS // 1))
 
 

@@ -1,4 +1,4 @@
-"""What an answer costs, and how many tokens a text is, roughly. Integers only: micro-US-dollars, rounded up once."""
+"""What an answer costs, and about how many tokens a text is. Integers only: micro-US-dollars, rounded up once."""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -9,20 +9,19 @@ import msgspec
 from django.utils import timezone
 
 from billing.metering import Usage
-from chat.models import PRICED, LanguageModel
+from chat.models import PRICE_KINDS, LanguageModel
+from chat.provider_registry import token_factor_of
 
 RESERVE_BYTES_PER_TOKEN = 3
-"""For what may not be exceeded: over-estimates English and Spanish, and is safe for code."""
+"""The careful estimate, for what may not be exceeded: too high for English and Spanish, and safe for code."""
 SETTLE_BYTES_PER_TOKEN = 4
-"""For what is charged when the provider reported nothing: the usual average, so that a stop is not a penalty."""
+"""The usual average, for what is charged when the provider reported nothing: stopping an answer is no penalty."""
 TOKENS_PER_MESSAGE = 8
-MORE_TOKENS = {"anthropic": 1.35, "deepseek": 1.1}
-"""Providers whose tokens are shorter than others': how many they make of what the careful estimate calls one."""
 TOKENS_PER_MILLION = 1_000_000
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Micro-US-dollars a million tokens. They hold for the whole answer when its input is longer than `above` tokens."""
+    """Micro-US-dollars a million tokens, for an answer whose input has more than `above` tokens."""
 
     above: int
     input: int
@@ -32,7 +31,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Price(msgspec.Struct, frozen=True):
-    """What a model costs at one moment: its rates, the shortest input's first, and what is added to them.
+    """What a model costs at one moment: its rates, those of the shortest input first, and the markup.
 
     `as_of` is the day its list price was read, empty where the operator's own prices hold.
     """
@@ -46,7 +45,7 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """How a cost was reckoned, as a turn keeps it: the rates that held, what was added, what the provider takes."""
+    """How a cost was computed, as a turn stores it: the rates that held, the markup, and what the provider charges."""
 
     input: int
     output: int
@@ -58,55 +57,55 @@ class Stamp(msgspec.Struct, frozen=True):
     provider_micros: int
 
 
-class Reckoning(msgspec.Struct, frozen=True):
-    """What an answer cost: `cost_micros` is charged, markup included; `stamp` says why."""
+class Cost(msgspec.Struct, frozen=True):
+    """What an answer costs: `cost_micros` is charged, with the markup; `stamp` says how it was computed."""
 
     cost_micros: int
     stamp: Stamp
 
 
 def estimate_tokens(texts: Iterable[str], *, bytes_per_token: int = RESERVE_BYTES_PER_TOKEN) -> int:
-    """Return about how many tokens a list of messages is. No tokenizer: 1 µs instead of 130, and no 150 MB."""
+    """Return about how many tokens a list of messages is. A tokenizer would take 130 µs instead of 1, and 150 MB."""
     return sum(ceil(len(text.encode()) / bytes_per_token) + TOKENS_PER_MESSAGE for text in texts)
 
 
 def question_room(model: LanguageModel, max_output: int) -> int:
     """Return how many tokens, by the careful estimate, may be sent beside an answer of `max_output`."""
-    return int((model.context_window - max_output) / MORE_TOKENS.get(model.provider, 1))
+    return int((model.context_window - max_output) / token_factor_of(model.provider))
 
 
 def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
-    """Return what a model costs at a moment, now if none is given.
+    """Return what a model costs at a moment, by default now.
 
-    The operator's price counts before the list's, each by itself. A cache price that is unknown is the input price.
+    Each price of the operator's comes before the one of the list. An unknown cache price is the input price.
     """
-    known: dict[str, Any] = model.list_price or {}
-    listed = _in_force(known, moment)
-    own = {name: getattr(model, f"{name}_price") for name in PRICED}
+    list_price: dict[str, Any] = model.list_price or {}
+    listed = _in_force(list_price, moment)
+    own = {name: getattr(model, f"{name}_price") for name in PRICE_KINDS}
     steps = {name: listed.get(name, ()) if price is None else ((0, price),) for name, price in own.items()}
-    borders = {above for pairs in steps.values() for above, _rate in pairs} | {0}
+    thresholds = {above for pairs in steps.values() for above, _rate in pairs} | {0}
     is_listed = any(price is None and name in listed for name, price in own.items())
     return Price(
-        tuple(_rates(steps, above) for above in sorted(borders)),
+        tuple(_rates_above(above, steps) for above in sorted(thresholds)),
         model.markup_percent,
-        known.get("as_of", "") if is_listed else "",
+        list_price.get("as_of", "") if is_listed else "",
     )
 
 
-def charged_rates(model: LanguageModel, moment: dt.datetime | None = None) -> tuple[Rates, ...]:
-    """Return what people are charged a million tokens, markup included, for pages that say so: rounded up each."""
+def rates_with_markup(model: LanguageModel, moment: dt.datetime | None = None) -> tuple[Rates, ...]:
+    """Return what people pay for a million tokens, with the markup, each rounded up: for pages that show it."""
     price = price_of(model, moment)
     factor = 100 + price.markup_percent
     return tuple(
-        Rates(rates.above, *(_divide_up(getattr(rates, name) * factor, 100) for name in PRICED))
+        Rates(rates.above, *(_divide_up(getattr(rates, name) * factor, 100) for name in PRICE_KINDS))
         for rates in price.tiers
     )
 
 
-def reckon(price: Price, usage: Usage) -> Reckoning:
-    """Return the cost of `usage` at `price`. The tier is that of the whole input, and holds for all of it."""
+def compute_cost(price: Price, usage: Usage) -> Cost:
+    """Return the cost of `usage` at `price`. The length of the whole input decides the tier, for all of it."""
     rates = price.rates_for(usage.input)
-    total = (
+    provider_total = (
         max(0, usage.input - usage.cache_read - usage.cache_write) * rates.input
         + usage.cache_read * rates.cache_read
         + usage.cache_write * rates.cache_write
@@ -120,31 +119,29 @@ def reckon(price: Price, usage: Usage) -> Reckoning:
         above=rates.above,
         markup_percent=price.markup_percent,
         as_of=price.as_of,
-        provider_micros=_divide_up(total, TOKENS_PER_MILLION),
+        provider_micros=_divide_up(provider_total, TOKENS_PER_MILLION),
     )
-    return Reckoning(_charge(total, price.markup_percent), stamp)
+    return Cost(_with_markup(provider_total, price.markup_percent), stamp)
 
 
 def cost_of(model: LanguageModel, usage: Usage, moment: dt.datetime | None = None) -> int:
-    """Return what `usage` costs a person, in micros."""
-    return reckon(price_of(model, moment), usage).cost_micros
+    """Return what a person pays for `usage`, in micros."""
+    return compute_cost(price_of(model, moment), usage).cost_micros
 
 
-def most_it_can_cost(
-    model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None
-) -> int:
-    """Return the cost in micros if the whole answer is written and all of the input is the dearest kind.
+def max_cost(model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None) -> int:
+    """Return the most that a person may pay, in micros: for the longest answer, with all input of the dearest kind.
 
     `input_tokens` is the careful estimate.
     """
-    return _charge(_most(model, input_tokens, output_tokens, moment), model.markup_percent)
+    return _with_markup(_max_total(model, input_tokens, output_tokens, moment), model.markup_percent)
 
 
-def most_it_can_take(
+def max_provider_cost(
     model: LanguageModel, *, input_tokens: int, output_tokens: int, moment: dt.datetime | None = None
 ) -> int:
-    """Return the same without the markup: the most its provider can ask for it."""
-    return _divide_up(_most(model, input_tokens, output_tokens, moment), TOKENS_PER_MILLION)
+    """Return the same without the markup: the most that the provider may charge."""
+    return _divide_up(_max_total(model, input_tokens, output_tokens, moment), TOKENS_PER_MILLION)
 
 
 def write_stamp(stamp: Stamp) -> str:
@@ -164,27 +161,27 @@ def read_price(text: str) -> Price:
     return msgspec.json.decode(text, type=Price)
 
 
-def _most(model: LanguageModel, input_tokens: int, output_tokens: int, moment: dt.datetime | None) -> int:
-    """Return the most, times a million, over all tiers the input may turn out to be in."""
+def _max_total(model: LanguageModel, input_tokens: int, output_tokens: int, moment: dt.datetime | None) -> int:
+    """Return the most the provider may charge, in micros times a million, over all tiers the input may fall into."""
     tiers = price_of(model, moment).tiers
-    longest = ceil(input_tokens * MORE_TOKENS.get(model.provider, 1))
-    ends = (*(rates.above for rates in tiers[1:]), longest)
+    max_input = ceil(input_tokens * token_factor_of(model.provider))
+    tier_ends = (*(rates.above for rates in tiers[1:]), max_input)
     return max(
-        min(longest, end) * max(rates.input, rates.cache_read, rates.cache_write) + output_tokens * rates.output
-        for rates, end in zip(tiers, ends, strict=True)
-        if longest > rates.above or rates is tiers[0]
+        min(max_input, end) * max(rates.input, rates.cache_read, rates.cache_write) + output_tokens * rates.output
+        for rates, end in zip(tiers, tier_ends, strict=True)
+        if max_input > rates.above or rates is tiers[0]
     )
 
 
 def _in_force(listed: dict[str, Any], moment: dt.datetime | None) -> dict[str, Any]:
-    """Return the prices that hold at a moment: the last ones whose day has come, or whose hours these are."""
+    """Return the prices that hold at a moment: the last whose first day has come, and whose hours these are."""
     if later := listed.get("later"):
         at = (moment or timezone.now()).astimezone(dt.UTC)
         day, hour = at.date().isoformat(), at.time().isoformat("seconds")
         for prices in reversed(later):
             if day >= prices.get("from", "") and _is_between(hour, *prices.get("between", ("", "~"))):
-                found: dict[str, Any] = prices
-                return found
+                in_force: dict[str, Any] = prices
+                return in_force
     return listed
 
 
@@ -192,22 +189,22 @@ def _is_between(hour: str, start: str, end: str) -> bool:
     return start <= hour < end if start <= end else (hour >= start or hour < end)
 
 
-def _rates(steps: dict[str, Any], above: int) -> Rates:
-    found = {name: [rate for start, rate in pairs if start <= above][-1] for name, pairs in steps.items() if pairs}
-    input_rate = found.get("input", 0)
+def _rates_above(above: int, steps: dict[str, Any]) -> Rates:
+    rates = {name: [rate for start, rate in pairs if start <= above][-1] for name, pairs in steps.items() if pairs}
+    input_rate = rates.get("input", 0)
     return Rates(
         above=above,
         input=input_rate,
-        output=found.get("output", 0),
-        cache_read=found.get("cache_read", input_rate),
-        cache_write=found.get("cache_write", input_rate),
+        output=rates.get("output", 0),
+        cache_read=rates.get("cache_read", input_rate),
+        cache_write=rates.get("cache_write", input_rate),
     )
 
 
-def _charge(total: int, markup_percent: int) -> int:
-    """Return what a person pays for `total`, a sum of tokens times prices: the markup first, then rounded up, once."""
-    return _divide_up(total * (100 + markup_percent), 100 * TOKENS_PER_MILLION)
+def _with_markup(provider_total: int, markup_percent: int) -> int:
+    """Return what a person pays, in micros, for a sum of tokens times rates: the markup, then rounded up once."""
+    return _divide_up(provider_total * (100 + markup_percent), 100 * TOKENS_PER_MILLION)
 
 
-def _divide_up(number: int, by: int) -> int:
-    return -(-number // by)
+def _divide_up(number: int, divisor: int) -> int:
+    return -(-number // divisor)

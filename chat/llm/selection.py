@@ -13,30 +13,30 @@ from billing.spending import seconds_left_today
 from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
-from chat.llm.pricing import most_it_can_cost, question_room
+from chat.llm.pricing import max_cost, question_room
 from chat.models import LanguageModel
 
 AUTO = "auto"
 TIERS = tuple(LanguageModel.Tier.values)
-"""From the least to the best."""
+"""From the simplest to the best."""
 MAX_CANDIDATES = 3
 """As many models as dispatch has attempts."""
-SIMILAR_COST = 5
-"""What stands in may cost this many times the first choice: the reservation is the dearest's."""
-SAVING_COST = 2
-"""The same, when credits run low."""
-COMFORT_ANSWERS = 3
-"""Auto saves when the credits left pay fewer answers than this, each as long and dear as it can be: some fifteen of usual
-length."""
+FALLBACK_COST_FACTOR = 5
+"""A fallback may cost this many times the best candidate: the reservation is for the dearest of them."""
+SAVING_FALLBACK_COST_FACTOR = 2
+"""The same for a fallback that leaves few credits."""
+COMFORTABLE_ANSWERS = 3
+"""Auto saves when the credits left pay for fewer answers than this, each as long and dear as it can be. That is about
+fifteen answers of usual length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionProfile:
-    """What matters of a question for who may answer it.
+    """What the choice of a model depends on.
 
-    `least_tokens` must be sent whatever happens, `tokens` with all of the conversation; both by the careful estimate.
-    `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and `left_micros`
-    what is not used or reserved of the allowance; None means no limit.
+    `least_tokens` is the prompt without the conversation before it, `tokens` with all of it; both by the careful
+    estimate. `answer_tokens` is the longest answer that plan and site allow, `last_model` who answered before, and
+    `left_micros` what is neither used nor reserved of the allowance; None means no limit.
     """
 
     question: str
@@ -52,7 +52,7 @@ class QuestionProfile:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Who may answer, best first, never empty; `route` is why, or None where nobody had to choose."""
+    """Who may answer, best first, never empty; `route` is why, None where Auto did not choose."""
 
     candidates: list[Candidate]
     route: Route | None = None
@@ -61,67 +61,69 @@ class Selection:
 def choose(
     requested: str,
     allowed: Entitlements,
-    asked: QuestionProfile,
+    profile: QuestionProfile,
     *,
-    resting: frozenset[str] = frozenset(),
+    unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
 ) -> Selection:
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
     SpendLimitReached.
 
-    Without a name (empty) it is DEFAULT_LLM where the plan includes it and it takes what is attached; else, and for
-    `auto`, it is up to Auto. `resting` are keys of models that fail at the moment, `stopped` those of providers whose spend limit is reached.
+    Without a name (empty) it is DEFAULT_LLM if the plan includes it and it takes the attached files; else, and for
+    `auto`, Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose
+    daily limit is reached.
     """
     offered = list_offered()
     if requested and requested != AUTO:
-        named = _named(requested, offered, allowed)
+        named = _find_named(requested, offered, allowed)
         if _is_stopped(named, stopped):
             raise SpendLimitReached(retry_after=seconds_left_today())
         return Selection([named])
-    default = _default(requested, offered, allowed)
-    if default and not _is_stopped(default, stopped) and _takes(default, asked):
+    default = _find_default(requested, offered, allowed)
+    if default and not _is_stopped(default, stopped) and _takes_files(default, profile):
         return Selection([default])
-    return route(offered, allowed, asked, resting=resting, stopped=stopped)
+    return route(offered, allowed, profile, unavailable=unavailable, stopped=stopped)
 
 
 def route(
     offered: Sequence[Candidate],
     allowed: Entitlements,
-    asked: QuestionProfile,
+    profile: QuestionProfile,
     *,
-    resting: frozenset[str] = frozenset(),
+    unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
 ) -> Selection:
-    """Return whom Auto chooses of `offered`, which is in the operator's order.
+    """Return whom Auto chooses from `offered`, which is in the operator's order.
 
-    First who cannot answer goes, then who should not, then the question's difficulty says the tier. When the allowance
-    pays for nobody, the cheapest is returned: the ledger refuses it, or room was made meanwhile. Raises NoModel,
-    NotInPlan or ContextExceeded.
+    First the models that cannot answer are left out, then, if possible, those that should not; the question's
+    difficulty decides the tier. When the allowance pays for none, the cheapest is returned: the ledger refuses it,
+    unless a reservation was released meanwhile. Raises NoModel, NotInPlan, NoVision, NoPdfText, SpendLimitReached or
+    ContextExceeded.
     """
-    usable = _usable(offered, allowed, asked, stopped)
-    field = _Field(usable, asked)
-    field.narrow(lambda candidate: candidate.model.key not in resting)
-    field.narrow(lambda candidate: _room(candidate, asked) >= asked.tokens)
-    first, why = _first(field, judge(asked.question, has_images=asked.has_images))
+    usable = _list_usable(offered, allowed, profile, stopped)
+    pool = _Pool(usable, profile)
+    pool.prefer(lambda candidate: candidate.model.key not in unavailable)
+    pool.prefer(lambda candidate: _max_prompt_tokens(candidate, profile) >= profile.tokens)
+    best, why = _choose_best(pool, judge(profile.question, has_images=profile.has_images))
     if len(usable) == 1:
         why = Route.ONLY_ONE
-    return Selection([first, *_stand_ins(field, first)], why)
+    return Selection([best, *_choose_fallbacks(pool, best)], why)
 
 
 def candidates_for(requested: str, allowed: Entitlements) -> list[Candidate]:
-    """Return everybody who might answer, best first, never empty: for a question nobody has chosen for.
+    """Return all who may answer, best first, never empty: for a turn whose candidates were not saved.
 
     Raises what `choose` raises.
     """
     offered = list_offered()
     if requested and requested != AUTO:
-        return [_named(requested, offered, allowed)]
-    default = _default(requested, offered, allowed)
-    return [default] if default else _included(offered, allowed)
+        return [_find_named(requested, offered, allowed)]
+    default = _find_default(requested, offered, allowed)
+    return [default] if default else _list_included(offered, allowed)
 
 
 def encode_candidates(chosen: Sequence[Candidate]) -> str:
-    """Return the keys of `chosen` as a turn keeps them: best first, separated by spaces."""
+    """Return the keys of `chosen` as a turn stores them: best first, separated by spaces."""
     return " ".join(quote(candidate.model.key, safe="/:@+,") for candidate in chosen)
 
 
@@ -135,7 +137,7 @@ def decode_candidates(keys: str, allowed: Entitlements) -> list[Candidate]:
 
 
 def check_effort(effort: str, requested: str) -> None:
-    """Raise BadEffort for a word the named model does not know; without a name, for one that none on offer does."""
+    """Raise BadEffort for a level the named model does not have; without a name, for one that no model on offer has."""
     if not effort:
         return
     is_named = requested not in ("", AUTO)
@@ -144,7 +146,7 @@ def check_effort(effort: str, requested: str) -> None:
         raise BadEffort
 
 
-def _named(key: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate:
+def _find_named(key: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate:
     for candidate in offered:
         if candidate.model.key == key:
             if not allowed.includes_tier(candidate.model.tier):
@@ -153,16 +155,16 @@ def _named(key: str, offered: Sequence[Candidate], allowed: Entitlements) -> Can
     raise UnknownModel
 
 
-def _default(requested: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate | None:
-    """Return DEFAULT_LLM where it is wanted and the plan includes it."""
+def _find_default(requested: str, offered: Sequence[Candidate], allowed: Entitlements) -> Candidate | None:
+    """Return DEFAULT_LLM if Auto was not asked for and the plan includes it."""
     for candidate in offered:
         if candidate.model.key == settings.DEFAULT_LLM and requested != AUTO:
             return candidate if allowed.includes_tier(candidate.model.tier) else None
     return None
 
 
-def _included(offered: Sequence[Candidate], allowed: Entitlements) -> list[Candidate]:
-    """Return what the plan includes, the Demo model only when it is alone; raises NoModel."""
+def _list_included(offered: Sequence[Candidate], allowed: Entitlements) -> list[Candidate]:
+    """Return what the plan includes, the Demo model only if there is nothing else; raises NoModel."""
     included = [candidate for candidate in offered if allowed.includes_tier(candidate.model.tier)]
     if not included:
         raise NoModel
@@ -170,138 +172,145 @@ def _included(offered: Sequence[Candidate], allowed: Entitlements) -> list[Candi
 
 
 def _is_stopped(candidate: Candidate, stopped: frozenset[str]) -> bool:
-    """Return whether its provider's spend limit stops it; what is free spends nothing."""
-    return candidate.provider.key in stopped and not candidate.model.is_free
+    """Return whether its provider's daily limit stops it; a free model is never stopped."""
+    return candidate.provider.slug in stopped and not candidate.model.is_free
 
 
-def _usable(
-    offered: Sequence[Candidate], allowed: Entitlements, asked: QuestionProfile, stopped: frozenset[str]
+def _list_usable(
+    offered: Sequence[Candidate], allowed: Entitlements, profile: QuestionProfile, stopped: frozenset[str]
 ) -> list[Candidate]:
-    """Return who can answer at all; raises what says why nobody can."""
-    usable = _included(offered, allowed)
-    if asked.has_images:
+    """Return the candidates that can answer at all; raises the reason when none can."""
+    usable = _list_included(offered, allowed)
+    if profile.has_images:
         usable = [candidate for candidate in usable if candidate.model.sees_images]
         if not usable and any(candidate.model.sees_images for candidate in offered):
             raise NotInPlan(_("None of the models in your plan sees images. Please send the question without them."))
         if not usable:
             raise NoVision(_("No model here sees images. Please send the question without them."))
-    if asked.has_scans:
+    if profile.has_scans:
         usable = [candidate for candidate in usable if candidate.model.reads_pdfs]
         if not usable:
             raise NoPdfText
     usable = [candidate for candidate in usable if not _is_stopped(candidate, stopped)]
     if not usable:
         raise SpendLimitReached(retry_after=seconds_left_today())
-    usable = [candidate for candidate in usable if _room(candidate, asked) >= asked.least_tokens]
+    usable = [candidate for candidate in usable if _max_prompt_tokens(candidate, profile) >= profile.least_tokens]
     if not usable:
         raise ContextExceeded
     return usable
 
 
-def _takes(candidate: Candidate, asked: QuestionProfile) -> bool:
-    """Return whether it can be shown what is attached."""
+def _takes_files(candidate: Candidate, profile: QuestionProfile) -> bool:
+    """Return whether it takes the kinds of files that are attached."""
     model = candidate.model
-    return (model.sees_images or not asked.has_images) and (model.reads_pdfs or not asked.has_scans)
+    return (model.sees_images or not profile.has_images) and (model.reads_pdfs or not profile.has_scans)
 
 
-def _room(candidate: Candidate, asked: QuestionProfile) -> int:
-    return question_room(candidate.model, min(asked.answer_tokens, candidate.model.max_output))
+def _max_prompt_tokens(candidate: Candidate, profile: QuestionProfile) -> int:
+    return question_room(candidate.model, min(profile.answer_tokens, candidate.model.max_output))
 
 
-class _Field:
-    """Who is left to choose from, and what each would cost at most, in micros."""
+class _Pool:
+    """The candidates that are left, and the most that an answer of each can cost, in micros."""
 
-    def __init__(self, candidates: list[Candidate], asked: QuestionProfile) -> None:
-        self.last_model = asked.last_model
-        self.answer_tokens = asked.answer_tokens
-        self.left = asked.left_micros
-        self._dearness = {one.model.key: _most(one, asked, asked.answer_tokens) for one in candidates}
-        self._costs = {one.model.key: _most(one, asked, self.longest(one)) for one in candidates}
-        # The best of a tier is the cheapest, or whoever takes a PDF as it is; among equals the operator's first.
+    def __init__(self, candidates: list[Candidate], profile: QuestionProfile) -> None:
+        self.last_model = profile.last_model
+        self.left_micros = profile.left_micros
+        self._answer_tokens = profile.answer_tokens
+        self._comparable_costs = {
+            one.model.key: _max_cost(one, profile, output_tokens=profile.answer_tokens) for one in candidates
+        }
+        self._max_costs = {
+            one.model.key: _max_cost(one, profile, output_tokens=self.max_answer_tokens(one)) for one in candidates
+        }
+        # The best of a tier is the cheapest, or one that reads PDFs as they are; among equals the operator's first.
         self.candidates = sorted(
-            candidates, key=lambda one: (asked.has_pdfs and not one.model.reads_pdfs, self.dearness(one))
+            candidates, key=lambda one: (profile.has_pdfs and not one.model.reads_pdfs, self.comparable_cost(one))
         )
 
-    def longest(self, candidate: Candidate) -> int:
-        return min(self.answer_tokens, candidate.model.max_output)
+    def max_answer_tokens(self, candidate: Candidate) -> int:
+        return min(self._answer_tokens, candidate.model.max_output)
 
-    def dearness(self, candidate: Candidate) -> int:
-        """Return what an answer as long as anybody's would cost: a model is not cheap for being terse."""
-        return self._dearness[candidate.model.key]
+    def comparable_cost(self, candidate: Candidate) -> int:
+        """Return what an answer of the same length for all would cost: a model is not cheap for being terse."""
+        return self._comparable_costs[candidate.model.key]
 
-    def narrow(self, test: Callable[[Candidate], bool]) -> None:
-        """Keep those who pass, unless that would leave nobody, or only those the allowance does not pay."""
-        kept = [candidate for candidate in self.candidates if test(candidate)]
-        if kept and (any(map(self.pays, kept)) or not any(map(self.pays, self.candidates))):
-            self.candidates = kept
+    def prefer(self, test: Callable[[Candidate], bool]) -> None:
+        """Keep the candidates that pass, unless none does, or the allowance pays only for others."""
+        passing = [candidate for candidate in self.candidates if test(candidate)]
+        if passing and (any(map(self.can_pay, passing)) or not any(map(self.can_pay, self.candidates))):
+            self.candidates = passing
 
-    def pays(self, candidate: Candidate, answers: int = 1) -> bool:
-        """Return whether the allowance pays this many answers."""
-        return self.left is None or self.left >= answers * self._costs[candidate.model.key]
+    def can_pay(self, candidate: Candidate, answers: int = 1) -> bool:
+        """Return whether the allowance pays for this many answers."""
+        return self.left_micros is None or self.left_micros >= answers * self._max_costs[candidate.model.key]
 
-    def nearest(self, tier: str) -> list[Candidate]:
-        """Return the candidates of `tier`; without any, of the next below, or else above."""
+    def in_nearest_tier(self, tier: str) -> list[Candidate]:
+        """Return the candidates of `tier`; without any, of the next tier below, or else above."""
         wanted = TIERS.index(tier)
         order = [*TIERS[wanted::-1], *TIERS[wanted + 1 :]]
-        return next(found for tier in order if (found := [c for c in self.candidates if c.model.tier == tier]))
+        by_tier = ([c for c in self.candidates if c.model.tier == tier] for tier in order)
+        return next(filter(None, by_tier))
 
     def below(self, candidate: Candidate) -> list[Candidate]:
-        """Return who is both of a lower tier and cheaper, best tier first."""
-        cheaper = [
-            c for c in self.candidates if _rank(c) < _rank(candidate) and self.dearness(c) < self.dearness(candidate)
-        ]
-        return sorted(cheaper, key=_rank, reverse=True)
+        """Return the candidates that are both of a lower tier and cheaper, best tier first."""
+        cost = self.comparable_cost(candidate)
+        lower = [c for c in self.candidates if _rank(c) < _rank(candidate) and self.comparable_cost(c) < cost]
+        return sorted(lower, key=_rank, reverse=True)
 
 
-def _first(field: _Field, verdict: Difficulty) -> tuple[Candidate, Route]:
+def _choose_best(pool: _Pool, difficulty: Difficulty) -> tuple[Candidate, Route]:
     """Return the best candidate, and why it is."""
-    before = next((c for c in field.candidates if c.model.key == field.last_model), None)
-    if before and _rank(before) >= TIERS.index(verdict.tier) and field.pays(before, COMFORT_ANSWERS):
-        return before, Route.FOLLOW_UP
-    wanted = field.nearest(verdict.tier)
-    best = next(filter(field.pays, wanted), wanted[0])
-    below = list(filter(field.pays, field.below(best)))
-    if field.pays(best, COMFORT_ANSWERS) or (field.pays(best) and not below):
-        return best, verdict.route
-    if field.pays(best):
+    previous = next((c for c in pool.candidates if c.model.key == pool.last_model), None)
+    if previous and _rank(previous) >= TIERS.index(difficulty.tier) and pool.can_pay(previous, COMFORTABLE_ANSWERS):
+        return previous, Route.FOLLOW_UP
+    in_tier = pool.in_nearest_tier(difficulty.tier)
+    best = next(filter(pool.can_pay, in_tier), in_tier[0])
+    below = list(filter(pool.can_pay, pool.below(best)))
+    if pool.can_pay(best, COMFORTABLE_ANSWERS) or (pool.can_pay(best) and not below):
+        return best, difficulty.route
+    if pool.can_pay(best):
         return below[0], Route.LOW_CREDITS
-    least = _least(field)
-    return least, Route.LAST_CREDITS if _rank(least) < _rank(best) else verdict.route
+    cheapest = _choose_cheapest(pool)
+    return cheapest, Route.LAST_CREDITS if _rank(cheapest) < _rank(best) else difficulty.route
 
 
-def _least(field: _Field) -> Candidate:
-    """Return the cheapest of the lowest tier that the allowance pays; of all, when it pays nobody."""
-    if payable := list(filter(field.pays, field.candidates)):
-        return min(payable, key=lambda candidate: (_rank(candidate), field.dearness(candidate)))
-    return min(field.candidates, key=field.dearness)
+def _choose_cheapest(pool: _Pool) -> Candidate:
+    """Return the cheapest of the lowest tier that the allowance pays for; of all, when it pays for none."""
+    if payable := list(filter(pool.can_pay, pool.candidates)):
+        return min(payable, key=lambda candidate: (_rank(candidate), pool.comparable_cost(candidate)))
+    return min(pool.candidates, key=pool.comparable_cost)
 
 
-def _stand_ins(field: _Field, first: Candidate) -> list[Candidate]:
-    """Return who may answer if `first` fails: near its tier, of another provider if possible, and at a similar cost.
+def _choose_fallbacks(pool: _Pool, best: Candidate) -> list[Candidate]:
+    """Return who may answer if `best` fails: near its tier, of another provider if possible, and at a similar cost.
 
-    When nobody is that cheap, it is whoever is cheapest, if the allowance is ample.
+    When nobody is that cheap, it is the cheapest that the allowance pays for several times.
     """
-    least = field.longest(first) / 2
-    others = [c for c in field.candidates if c is not first and field.longest(c) >= least and field.pays(c)]
-    ample = [c for c in others if field.pays(c, COMFORT_ANSWERS)]
-    similar = [
-        c for c in others if field.dearness(c) <= (SIMILAR_COST if c in ample else SAVING_COST) * field.dearness(first)
+    min_tokens = pool.max_answer_tokens(best) / 2
+    others = [
+        c for c in pool.candidates if c is not best and pool.max_answer_tokens(c) >= min_tokens and pool.can_pay(c)
     ]
-    if not similar:
-        return sorted(ample, key=field.dearness)[:1]
+    comfortable = [c for c in others if pool.can_pay(c, COMFORTABLE_ANSWERS)]
+
+    def is_similar(candidate: Candidate) -> bool:
+        factor = FALLBACK_COST_FACTOR if candidate in comfortable else SAVING_FALLBACK_COST_FACTOR
+        return pool.comparable_cost(candidate) <= factor * pool.comparable_cost(best)
 
     def distance(candidate: Candidate) -> tuple[int, int]:
-        is_beside = candidate.provider.key == first.provider.key  # and likely to fail with it
-        return abs(_rank(candidate) - _rank(first)) + is_beside, field.dearness(candidate)
+        has_same_provider = candidate.provider.slug == best.provider.slug  # and likely to fail with it
+        return abs(_rank(candidate) - _rank(best)) + has_same_provider, pool.comparable_cost(candidate)
 
-    return sorted(similar, key=distance)[: MAX_CANDIDATES - 1]
+    if similar := list(filter(is_similar, others)):
+        return sorted(similar, key=distance)[: MAX_CANDIDATES - 1]
+    return sorted(comfortable, key=pool.comparable_cost)[:1]
 
 
 def _rank(candidate: Candidate) -> int:
     return TIERS.index(candidate.model.tier)
 
 
-def _most(candidate: Candidate, asked: QuestionProfile, answer_tokens: int) -> int:
+def _max_cost(candidate: Candidate, profile: QuestionProfile, *, output_tokens: int) -> int:
     """Return the most an answer can cost, in micros; what does not fit the window is not sent."""
-    input_tokens = min(asked.tokens, _room(candidate, asked))
-    return most_it_can_cost(candidate.model, input_tokens=input_tokens, output_tokens=answer_tokens)
+    input_tokens = min(profile.tokens, _max_prompt_tokens(candidate, profile))
+    return max_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)

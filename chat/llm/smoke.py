@@ -1,4 +1,4 @@
-"""Every provider that is configured, asked in earnest: what a mock server cannot tell. It costs a fraction of a cent."""
+"""Asks every configured provider for real, for what no mock server can show. It costs a fraction of a cent."""
 
 import asyncio
 import zlib
@@ -11,14 +11,14 @@ from typing import Literal
 
 from billing.metering import Usage
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import charged_rates, cost_of
+from chat.llm.pricing import cost_of, rates_with_markup
 from chat.llm.providers import ADAPTERS, sdk
 from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
 from chat.llm.providers.errors import ProviderError
 
-MAX_OUTPUT = 2_000
-"""Tokens: most models think before they say a word."""
-PATIENCE_SECONDS = 120
+MAX_OUTPUT_TOKENS = 2_000
+"""Enough for models that reason before they answer."""
+ANSWER_TIMEOUT_SECONDS = 120
 
 
 def tiny_png() -> bytes:
@@ -38,7 +38,8 @@ def tiny_pdf(text: str = "The secret word is walrus.") -> bytes:
     objects = (
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 420 200] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 420 200] /Contents 4 0 R "
+        b"/Resources << /Font << /F1 5 0 R >> >> >>",
         b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     )
@@ -54,7 +55,7 @@ def tiny_pdf(text: str = "The secret word is walrus.") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SmokeQuestion:
-    """A question, a word every right answer has, and the file that goes with it."""
+    """A question, a word that is in every right answer, and the file that goes with it."""
 
     name: str
     text: str
@@ -85,7 +86,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class SmokeResult:
-    """One question to one provider: `differences` from what was expected, none if all is well."""
+    """One question to one provider; `differences` from what was expected, in words."""
 
     provider: str
     model: str
@@ -99,39 +100,39 @@ class SmokeResult:
 
 
 async def try_all(offered: list[Candidate], configured: list[str]) -> AsyncIterator[SmokeResult]:
-    """Ask every configured provider each question by both transports; yields what came of each."""
-    for key in configured:
-        of_provider = [candidate for candidate in offered if candidate.provider.key == key]
-        for asked in QUESTIONS:
-            candidate = _cheapest(of_provider, asked)
+    """Ask every configured provider each question by both transports, and yield the results."""
+    for slug in configured:
+        candidates = [candidate for candidate in offered if candidate.provider.slug == slug]
+        for question in QUESTIONS:
+            candidate = _cheapest(candidates, question)
             if candidate is None:
-                differences = () if of_provider else ("no model of it is on offer",)
-                yield SmokeResult(key, "–", None, asked.name, differences)
+                differences = () if candidates else ("no model of it is on offer",)
+                yield SmokeResult(slug, "–", None, question.name, differences)
                 continue
             for transport in ("fast", "sdk"):
-                yield await _try(candidate, asked, transport)
+                yield await _try(candidate, question, transport)
 
 
-def _cheapest(offered: list[Candidate], asked: SmokeQuestion) -> Candidate | None:
+def _cheapest(offered: list[Candidate], question: SmokeQuestion) -> Candidate | None:
     """Return the cheapest model that takes the question's file."""
-    kind = asked.file.kind if asked.file else ""
-    able = [
+    kind = question.file.kind if question.file else ""
+    capable = [
         candidate
         for candidate in offered
         if not kind or (candidate.model.sees_images if kind == "image" else candidate.model.reads_pdfs)
     ]
-    return min(able, key=lambda candidate: charged_rates(candidate.model)[0].output, default=None)
+    return min(capable, key=lambda candidate: rates_with_markup(candidate.model)[0].output, default=None)
 
 
-async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["fast", "sdk"]) -> SmokeResult:
+async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal["fast", "sdk"]) -> SmokeResult:
     model = candidate.model
     stream: Stream = ADAPTERS[candidate.provider.adapter] if transport == "fast" else sdk.stream
-    files = (asked.file,) if asked.file else ()
+    files = (question.file,) if question.file else ()
     request = ModelRequest(
         provider=candidate.provider,
         model=model.provider_model,
-        messages=(Message("system", "You are a helpful assistant."), Message("user", asked.text, files)),
-        max_output=min(MAX_OUTPUT, model.max_output),
+        messages=(Message("system", "You are a helpful assistant."), Message("user", question.text, files)),
+        max_output=min(MAX_OUTPUT_TOKENS, model.max_output),
         max_tokens_parameter=model.max_tokens_parameter,
         reasons=model.reasons,
         cache_key="smoke",
@@ -141,7 +142,7 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
     begun = monotonic()
     first_seconds = 0.0
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), aclosing(stream(request)) as events:
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS), aclosing(stream(request)) as events:
             async for event in events:
                 match event:
                     case Delta():
@@ -153,41 +154,41 @@ async def _try(candidate: Candidate, asked: SmokeQuestion, transport: Literal["f
     except ProviderError as caught:
         error = f"error {caught.code}" + (f", status {caught.status}" if caught.status else "")
     except TimeoutError:
-        error = f"no end after {PATIENCE_SECONDS} s"
+        error = f"no end after {ANSWER_TIMEOUT_SECONDS} s"
     usage = finish.usage if finish else None
-    known = None
+    cost_micros = None
     if usage and model.is_priced:
-        known = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
+        cost_micros = cost_of(model, Usage(usage.input, usage.output, usage.cache_read, usage.cache_write))
     return SmokeResult(
-        provider=candidate.provider.key,
+        provider=candidate.provider.slug,
         model=model.key,
         transport=transport,
-        question=asked.name,
-        differences=(error,) if error else tuple(_differences(asked, text, reads, finish, known)),
+        question=question.name,
+        differences=(error,) if error else tuple(_differences(question, text, reads, finish, cost_micros)),
         seconds=monotonic() - begun,
         first_seconds=first_seconds,
         tokens=(usage.input, usage.output) if usage else (0, 0),
-        cost_micros=known,
+        cost_micros=cost_micros,
     )
 
 
 def _differences(
-    asked: SmokeQuestion, text: str, reads: int, finish: Finish | None, cost_micros: int | None
+    question: SmokeQuestion, text: str, reads: int, finish: Finish | None, cost_micros: int | None
 ) -> list[str]:
     """Return what is not as it should be, in words."""
-    found = []
+    differences = []
     if not text.strip():
-        found.append("no text")
-    elif asked.word not in text.lower():
-        found.append(f"“{asked.word}” is not in {text[:80]!r}")
-    if asked.is_long and reads < 2:
-        found.append("all of it came at once")
+        differences.append("no text")
+    elif question.word not in text.lower():
+        differences.append(f"“{question.word}” is not in {text[:80]!r}")
+    if question.is_long and reads < 2:
+        differences.append("all of it came at once")
     if finish is None or finish.reason != "stop":
-        found.append(f"finish is {finish.reason if finish else 'missing'}")
+        differences.append(f"finish is {finish.reason if finish else 'missing'}")
     if finish is None or finish.usage is None:
-        found.append("no usage")
+        differences.append("no usage")
     elif not (finish.usage.input and finish.usage.output):
-        found.append(f"usage is {finish.usage.input} in, {finish.usage.output} out")
+        differences.append(f"usage is {finish.usage.input} in, {finish.usage.output} out")
     if cost_micros is None:
-        found.append("cost is unknown")
-    return found
+        differences.append("cost is unknown")
+    return differences

@@ -1,66 +1,66 @@
-"""What a provider may take of us in a day: stops paid turns, and tells the operator before it does."""
+"""The daily limit of each provider: stops its paid turns, and alerts the operator before it does."""
 
 from django.utils.translation import gettext
 from django.utils.translation import override as language
 
 from billing import spending
 from billing.spending import SpendingToday, SupplierHold
-from chat.llm.alerts import alert
 from chat.llm.catalog import Candidate
-from chat.llm.pricing import most_it_can_take
+from chat.llm.health.alerts import alert
+from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
 from chat.models import ProviderLimit
 from core.caching import CachedTable, CachedValue
 
-ALARMS = (80, 100)
+ALARM_PERCENTS = (80, 100)
 """Percent of the limit."""
 MICROS = 1_000_000
 
 
 def stopped_providers() -> frozenset[str]:
-    """Return the keys of providers that have reached today's limit; what runs may have been promised is counted in.
+    """Return the slugs of providers that have reached today's limit, with what is reserved for answers on their way.
 
-    At most a second old. The gate itself is exact: metering.reserve with a claim.
+    At most a second old. The limit itself is exact: metering.reserve checks the hold.
     """
     return _stopped.get()
 
 
 def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> SupplierHold | None:
-    """Return what an answer of this candidate claims of its provider's day; None where there is no limit."""
-    limit = _limits.get().get(candidate.provider.key)
+    """Return what an answer of this candidate holds of its provider's limit; None where there is no limit."""
+    limit = _limits.get().get(candidate.provider.slug)
     if limit is None:
         return None
-    most = most_it_can_take(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
-    return SupplierHold(candidate.provider.key, most, limit)
+    cost_micros = max_provider_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
+    return SupplierHold(candidate.provider.slug, cost_micros, limit)
 
 
 def forget_spending() -> None:
-    """Look again: somebody was just refused."""
+    """Drop what is cached, as a turn was just refused."""
     _stopped.forget()
 
 
 def spending_by_provider() -> dict[str, tuple[SpendingToday, int]]:
-    """Return for each limited provider where it stands today, and its limit in micros."""
+    """Return what each provider with a limit has spent today, and the limit in micros."""
     limits = _limits.get()
-    return {key: (spent, limits[key]) for key, spent in spending.spending_today(tuple(limits)).items()}
+    return {slug: (spent, limits[slug]) for slug, spent in spending.spending_today(tuple(limits)).items()}
 
 
 def alarm_operator() -> None:
-    """Tell the operator, once a day for each of ALARMS, what nears its limit. For the sweep.
+    """Alert the operator, once a day for each of ALARM_PERCENTS, of a provider that nears its limit. For the sweep.
 
-    Told first and remembered then: an alarm that comes twice after a crash is better than none.
+    The alert comes before its record: after a crash, two alerts are better than none.
     """
-    for key, (spent, limit) in spending_by_provider().items():  # a limit of nothing is a switch, and no surprise
-        reached = [percent for percent in ALARMS if spent.committed_micros * 100 >= percent * limit]
+    for slug, (spent, limit) in spending_by_provider().items():  # a limit of zero is meant to stop it: no alert
+        reached = [percent for percent in ALARM_PERCENTS if spent.committed_micros * 100 >= percent * limit]
         if limit and reached and reached[-1] > spent.alarmed_percent:
-            _alarm(key, spent, limit, reached[-1])
-            spending.record_alarm(key, reached[-1])
+            _alarm(slug, spent, limit, reached[-1])
+            spending.record_alarm(slug, reached[-1])
 
 
-def _alarm(key: str, spent: SpendingToday, limit: int, percent: int) -> None:
+def _alarm(slug: str, spent: SpendingToday, limit: int, percent: int) -> None:
     providers = list_providers()
-    told = {
-        "provider": providers[key].name if key in providers else key,
+    fields = {
+        "provider": providers[slug].name if slug in providers else slug,
         "spent": f"{spent.committed_micros / MICROS:.2f}",
         "limit": f"{limit / MICROS:.2f}",
         "percent": percent,
@@ -72,10 +72,10 @@ def _alarm(key: str, spent: SpendingToday, limit: int, percent: int) -> None:
             )
         else:
             sentence = gettext(
-                "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again tomorrow "
-                "(UTC), or when you raise the limit."
+                "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again "
+                "tomorrow (UTC), or when you raise the limit."
             )
-        alert(f"spend_limit:{key}:{percent}", sentence % told, provider=key, percent=percent)
+        alert(f"spend_limit:{slug}:{percent}", sentence % fields, provider=slug, percent=percent)
 
 
 def _load_limits() -> dict[str, int]:
@@ -83,7 +83,7 @@ def _load_limits() -> dict[str, int]:
 
 
 def _find_stopped() -> frozenset[str]:
-    return frozenset(key for key, (spent, limit) in spending_by_provider().items() if spent.committed_micros >= limit)
+    return frozenset(slug for slug, (spent, limit) in spending_by_provider().items() if spent.committed_micros >= limit)
 
 
 _limits = CachedTable("limits", _load_limits, ProviderLimit)

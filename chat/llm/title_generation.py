@@ -1,4 +1,4 @@
-"""A conversation's title, made of its first question and answer by the cheapest model there is."""
+"""A conversation's title, made by the cheapest model from its first question and answer."""
 
 import re
 import unicodedata
@@ -11,18 +11,18 @@ from markdown_it import MarkdownIt
 
 from billing.metering import Usage
 from chat.llm.catalog import Candidate, list_offered
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, most_it_can_cost
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, max_cost
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, TokenUsage
 from chat.models import LanguageModel
 
-TITLE_CHARACTERS = 60
-READ_CHARACTERS = 1_000
-"""Of the question, and of the answer: what they are about is said by then."""
-MAX_INPUT = 1_000
-MAX_OUTPUT = 64
-MAX_OUTPUT_REASONING = 1_024
-"""For models that think whether they are asked to or not: what they think counts as output, and is not to eat the title."""
+MAX_TITLE_CHARACTERS = 60
+MAX_MATERIAL_CHARACTERS = 1_000
+"""Of the question, and of the answer: by then it is clear what they are about."""
+MAX_INPUT_TOKENS = 1_000
+MAX_OUTPUT_TOKENS = 64
+MAX_OUTPUT_TOKENS_REASONING = 1_024
+"""For models that always reason: their reasoning is output too, and must leave room for the title."""
 
 INSTRUCTIONS = (
     "You write titles. You are given the beginning of a conversation as JSON: a question and its answer. They are "
@@ -30,7 +30,7 @@ INSTRUCTIONS = (
     "is about, in the language of the question. Write only the title: no quotation marks, no Markdown, no full stop."
 )
 
-JOINERS = "\u200c\u200d"  # parts of Persian words, and of emoji
+JOINERS = "\u200c\u200d"  # inside Persian words, and emoji
 QUOTES = "\"'`“”„«»‹›‘’‚「」『』"
 THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 MARKS = re.compile(r"^(#{1,6}\s+|[-*+>]\s+|\d+[.)]\s+)+")
@@ -41,7 +41,7 @@ LABEL = re.compile(
 
 
 class _Document(msgspec.Struct):
-    """What a model writes that takes the form of the material for the form of the title."""
+    """What some models write: JSON, like the material they were given."""
 
     title: str
 
@@ -58,20 +58,20 @@ class Title:
     cost_micros: int
 
 
-def cheapest_candidate(*, resting: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
-    """Return who makes titles, whatever anybody's plan: the cheapest model on offer.
+def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
+    """Return the cheapest model on offer, which makes the titles on every plan.
 
-    `resting` are models that are away, `stopped` providers that may not be paid more today. None when there is none but
-    the Demo model, which makes up worse titles than the question's first words.
+    `unavailable` are the keys of models to leave out, `stopped` the slugs of providers. None when only the Demo model
+    is left, whose titles are worse than the question's first words.
     """
     usable = [
         candidate
         for candidate in list_offered()
         if candidate.model.tier != LanguageModel.Tier.DEMO
-        and candidate.model.key not in resting
-        and candidate.provider.key not in stopped
+        and candidate.model.key not in unavailable
+        and candidate.provider.slug not in stopped
     ]
-    return min(usable, key=_rank, default=None)
+    return min(usable, key=_cost_order, default=None)
 
 
 async def make_title(candidate: Candidate, question: str, answer: str, *, end_user: str = "") -> Title:
@@ -80,8 +80,8 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
     request = ModelRequest(
         provider=candidate.provider,
         model=model.provider_model,
-        messages=messages_for(question, answer),
-        max_output=_most_output(model),
+        messages=title_prompt(question, answer),
+        max_output=_max_output(model),
         max_tokens_parameter=model.max_tokens_parameter,
         effort=next(iter(model.efforts.split()), ""),
         end_user=end_user,
@@ -97,21 +97,21 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
     if usage is None:
         usage = _estimate(request, text)
     metered = Usage(usage.input, usage.output, usage.cache_read, usage.cache_write)
-    return Title("" if is_filtered else clean(text), usage, cost_of(model, metered))
+    return Title("" if is_filtered else clean_title(text), usage, cost_of(model, metered))
 
 
-def messages_for(question: str, answer: str) -> tuple[Message, ...]:
-    """Return the prompt. Question and answer are strings of a JSON document: no quotation mark of theirs ends them.
+def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
+    """Return the prompt. Question and answer are strings of a JSON document: no quotation mark in them ends them.
 
-    Without "<" and "[" nothing in them is a local model's own mark either, `<|im_start|>` or `[INST]`.
+    "<" and "[" are escaped, as a local model could read `<|im_start|>` or `[INST]` in them as its own markers.
     """
-    material = {"question": question[:READ_CHARACTERS], "answer": answer[:READ_CHARACTERS]}
+    material = {"question": question[:MAX_MATERIAL_CHARACTERS], "answer": answer[:MAX_MATERIAL_CHARACTERS]}
     document = msgspec.json.encode(material).decode().replace("<", "\\u003c").replace("[", "\\u005b")
     return Message("system", INSTRUCTIONS), Message("user", document)
 
 
-def clean(text: str) -> str:
-    """Return what a model wrote as plain text of one line and at most TITLE_CHARACTERS; empty if nothing is left."""
+def clean_title(text: str) -> str:
+    """Return what a model wrote as plain text of one line, at most MAX_TITLE_CHARACTERS; empty if nothing is left."""
     text = unicodedata.normalize("NFC", THOUGHTS.sub("", text).strip())
     if text.startswith("{"):
         with suppress(msgspec.MsgspecError):
@@ -121,14 +121,14 @@ def clean(text: str) -> str:
     return _cut(line) if any(map(str.isalnum, line)) else ""
 
 
-def _rank(candidate: Candidate) -> tuple[int, int, str]:
+def _cost_order(candidate: Candidate) -> tuple[int, int, str]:
     model = candidate.model
-    cost = most_it_can_cost(model, input_tokens=MAX_INPUT, output_tokens=_most_output(model))
+    cost = max_cost(model, input_tokens=MAX_INPUT_TOKENS, output_tokens=_max_output(model))
     return cost, model.position, model.key
 
 
-def _most_output(model: LanguageModel) -> int:
-    return min(model.max_output, MAX_OUTPUT_REASONING if model.reasons else MAX_OUTPUT)
+def _max_output(model: LanguageModel) -> int:
+    return min(model.max_output, MAX_OUTPUT_TOKENS_REASONING if model.reasons else MAX_OUTPUT_TOKENS)
 
 
 def _estimate(request: ModelRequest, text: str) -> TokenUsage:
@@ -140,8 +140,8 @@ def _estimate(request: ModelRequest, text: str) -> TokenUsage:
 
 
 def _printable(line: str) -> str:
-    """Return the line without control characters and marks that turn what stands around them, blanks made single."""
-    kept = (
+    """Return the line without control and text-direction characters, and with single spaces."""
+    characters = (
         letter
         if letter in JOINERS or not unicodedata.category(letter).startswith("C")
         else " "
@@ -149,7 +149,7 @@ def _printable(line: str) -> str:
         else ""
         for letter in line
     )
-    return " ".join("".join(kept).split())
+    return " ".join("".join(characters).split())
 
 
 def _plain(line: str) -> str:
@@ -169,8 +169,8 @@ def _unwrap(line: str) -> str:
 
 
 def _cut(line: str) -> str:
-    if len(line) <= TITLE_CHARACTERS:
+    if len(line) <= MAX_TITLE_CHARACTERS:
         return line
-    head = line[: TITLE_CHARACTERS - 1]
+    head = line[: MAX_TITLE_CHARACTERS - 1]
     whole = head.rsplit(" ", 1)[0] if " " in head else head
     return whole.rstrip(" ,;:–—-") + "…"

@@ -21,13 +21,13 @@ USUAL_ANSWER = Usage(input=1_000, output=500)
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_resting`, whether
-    it has just failed, and may fail again."""
+    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_unavailable`,
+    whether it has just failed, and may fail again."""
 
     model: LanguageModel
     provider: str
     locked: str = ""
-    is_resting: bool = False
+    is_unavailable: bool = False
 
     @property
     def is_included(self) -> bool:
@@ -44,15 +44,15 @@ class ModelOption:
         return plural % {"credits": figure}
 
 
-def list_model_options(allowed: Entitlements, *, resting: frozenset[str] = frozenset()) -> list[ModelOption]:
-    """Return every model on offer; those the plan does not have are shown and locked. `resting` are keys of models that
-    do not answer at the moment."""
+def list_model_options(allowed: Entitlements, *, unavailable: frozenset[str] = frozenset()) -> list[ModelOption]:
+    """Return every model on offer; those the plan does not have are shown and locked. `unavailable` are keys of models
+    that do not answer at the moment."""
     return [
         ModelOption(
             candidate.model,
             candidate.provider.name,
             "" if allowed.includes_tier(candidate.model.tier) else _not_in_plan(candidate.model.tier),
-            candidate.model.key in resting,
+            candidate.model.key in unavailable,
         )
         for candidate in list_offered()
     ]

@@ -8,9 +8,11 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
 
-from chat.attachments import uploads
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
+from chat.attachments.serving import access_attachment, wait_for
+from chat.attachments.states import is_waiting
+from chat.attachments.upload import store_upload
 from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
 from chat.llm.catalog import find_model
 from chat.models import Attachment
@@ -52,7 +54,7 @@ def open_turn_from_form(
             _check_count(len(files) + len(uploaded))
             for upload in uploaded:
                 files.append(_keep_upload(owner_id, upload))
-            files = uploads.wait_for(files, seconds=READING_SECONDS)
+            files = wait_for(files, seconds=READING_SECONDS)
             _check_read(files)
             question = replace(question, attachments=tuple(file.pk for file in files))
         return open_turn(owner_id, question).turn
@@ -67,7 +69,7 @@ def open_turn_from_form(
             text=question.text,
             model=question.model,
             effort=fields.get("effort", ""),
-            files=[file for file in files if file.status == Attachment.Status.READY or uploads.is_waiting(file)],
+            files=[file for file in files if file.status == Attachment.Status.READY or is_waiting(file)],
         )
 
 
@@ -115,7 +117,7 @@ def _list_attached(owner_id: int, fields: QueryDict) -> list[Attachment]:
     attached = []
     for text in fields.getlist("attachments")[: settings.ATTACHMENTS_PER_QUESTION]:
         try:
-            attached.append(uploads.access_attachment(owner_id, UUID(text)))
+            attached.append(access_attachment(owner_id, UUID(text)))
         except (ValueError, NotFound):  # removed meanwhile: the person sees what is left
             pass
     return attached
@@ -130,7 +132,7 @@ def _keep_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
     """Keep an uploaded file and have a worker read it; raises DomainError, naming the file, if it is refused."""
     try:
         count_upload(owner_id)
-        attachment = uploads.keep(owner_id, upload)
+        attachment = store_upload(owner_id, upload)
     except BadFile as error:
         raise DomainError(f"{upload.name}: {error.message}", code=error.code) from error
     read_later(attachment.pk)
@@ -142,5 +144,5 @@ def _check_read(files: list[Attachment]) -> None:
     for file in files:
         if file.status == Attachment.Status.REFUSED:
             raise DomainError(f"{file.name}: {file_sentence_for(file.error)}", code=file.error)
-        if uploads.is_waiting(file):
+        if is_waiting(file):
             raise FileNotReady

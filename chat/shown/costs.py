@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.pricing import MORE_TOKENS, SETTLE_BYTES_PER_TOKEN, charged_rates, estimate_tokens, read_stamp
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, estimate_tokens, rates_with_markup, read_stamp
 from chat.models import LanguageModel
+from chat.provider_registry import token_factor_of
 from chat.turns.prompts import INSTRUCTIONS
 from history.models import Turn
 
@@ -60,8 +61,8 @@ def estimates_for(models: Iterable[LanguageModel]) -> dict[str, Any]:
 
 def _estimate_of(model: LanguageModel) -> dict[str, Any]:
     return {
-        "tiers": [msgspec.structs.asdict(rates) for rates in charged_rates(model)],
-        "more": MORE_TOKENS.get(model.provider, 1),
+        "tiers": [msgspec.structs.asdict(rates) for rates in rates_with_markup(model)],
+        "more": token_factor_of(model.provider),
         "window": model.context_window,
         "typical": TYPICAL_ANSWER_TOKENS + TYPICAL_REASONING_TOKENS * model.reasons,
     }

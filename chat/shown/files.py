@@ -5,7 +5,7 @@ from uuid import UUID
 from django.http import HttpResponse
 from django.utils.http import content_disposition_header
 
-from chat.attachments.uploads import open_part
+from chat.attachments.serving import open_part
 from chat.models import Attachment
 
 CONTENT_TYPES = {

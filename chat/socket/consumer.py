@@ -84,7 +84,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.close()  # before accept: the handshake is answered with 403
             return
         self.user = user
-        await self.channel_layer.group_add(notices.group_of(user.pk), self.channel_name)
+        await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
         self.run_in_background(self.follow_notices())
         await hub().listen(user.pk, self.on_turn_news)
         await self.accept()
@@ -98,7 +98,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         await cancel_and_wait((*self.watching.values(), *self.background))
         if hasattr(self, "user"):
             hub().unlisten(self.user.pk, self.on_turn_news)
-            await self.channel_layer.group_discard(notices.group_of(self.user.pk), self.channel_name)
+            await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
             self.check_room()
-        async with opening_limit().opening():
+        async with opening_limit().slot():
             await self.open_and_watch(command)
 
     async def open_and_watch(self, command: Start) -> None:
@@ -144,7 +144,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             for event in events:
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
-                watcher.find_gap()
+                watcher.mark_gap()
             self.watch(opened.turn, watcher=watcher)
         except BaseException:
             if watcher is not None:
@@ -238,7 +238,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_SECONDS)
                 with suppress(RedisError, OSError):  # a Redis that was emptied has forgotten the group
-                    await self.channel_layer.group_add(notices.group_of(self.user.pk), self.channel_name)
+                    await self.channel_layer.group_add(notices.notice_group(self.user.pk), self.channel_name)
                 continue
             try:
                 await self.dispatch(notice)

@@ -1,4 +1,4 @@
-"""Tickets: each opens one socket, for clients with a token and no session cookie. A browser cannot set headers there."""
+"""Tickets: each opens one socket, for a client with a token and no session cookie. It cannot set headers there."""
 
 import secrets
 

@@ -1,4 +1,4 @@
-"""How often somebody may ask: one rate limiter in Redis, exact under concurrency."""
+"""Rate limits of questions and uploads, by one limiter in Redis that is exact under concurrency."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from core.redis_clients import sync_redis
 _COUNT = LuaScript(Path(__file__).with_name("count_in_window.lua"))
 _UNCOUNT = LuaScript(Path(__file__).with_name("uncount_in_window.lua"))
 
-HOUR = 3600
+HOUR_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Where somebody stands: `limit` an hour, `remaining` now, `reset_seconds` until all are back."""
+    """Where a person stands: `limit` an hour, `remaining` now, `reset_seconds` until all are available again."""
 
     limit: int
     remaining: int
@@ -31,13 +31,13 @@ def count_question(user_id: int, turns_per_hour: int | None) -> Limit | None:
         return None
     if turns_per_hour == 0:
         raise RateLimited
-    return _count(_key(user_id), turns_per_hour)
+    return _count(_turns_key(user_id), turns_per_hour)
 
 
 def uncount_question(user_id: int, turns_per_hour: int | None) -> None:
-    """Uncount a question that was refused after it was counted."""
+    """Give back the count of a question that was refused after all."""
     if turns_per_hour:
-        _UNCOUNT(sync_redis(), arrival=_key(user_id), limit=turns_per_hour, window_seconds=HOUR)
+        _UNCOUNT(sync_redis(), arrival=_turns_key(user_id), limit=turns_per_hour, window_seconds=HOUR_SECONDS)
 
 
 def count_upload(user_id: int) -> None:
@@ -49,11 +49,13 @@ def count_upload(user_id: int) -> None:
 
 
 def _count(key: str, per_hour: int) -> Limit:
-    allowed, remaining, reset_ms, wait_ms = _COUNT(sync_redis(), arrival=key, limit=per_hour, window_seconds=HOUR)
+    allowed, remaining, reset_ms, wait_ms = _COUNT(
+        sync_redis(), arrival=key, limit=per_hour, window_seconds=HOUR_SECONDS
+    )
     if not allowed:
         raise RateLimited(retry_after=wait_ms / 1000)
     return Limit(per_hour, remaining, reset_ms / 1000)
 
 
-def _key(user_id: int) -> str:
+def _turns_key(user_id: int) -> str:
     return f"limit:turns:{user_id}"

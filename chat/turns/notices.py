@@ -1,6 +1,6 @@
 """Low-rate notices to every open tab of a person, over the channel layer. Tokens never go this way.
 
-The layer drops messages silently when full or down: whoever is told nothing sees it on the next page or turn.
+The layer drops messages silently when it is full or down: what a notice says is seen on the next page or turn anyway.
 """
 
 import logging
@@ -12,15 +12,15 @@ from redis.exceptions import RedisError
 logger = logging.getLogger(__name__)
 
 
-def group_of(user_id: int) -> str:
+def notice_group(user_id: int) -> str:
     return f"user.{user_id}"
 
 
-async def tell(user_id: int, event: str, **fields: Any) -> None:
-    """Send `event` to the person's tabs; consumers answer it in their method `notice_<event>`."""
+async def send_notice(user_id: int, event: str, **fields: Any) -> None:
+    """Send `event` to the person's tabs: to the method `notice_<event>` of their consumers."""
     layer = get_channel_layer()
     assert layer is not None
     try:
-        await layer.group_send(group_of(user_id), {"type": f"notice.{event}", **fields})
+        await layer.group_send(notice_group(user_id), {"type": f"notice.{event}", **fields})
     except (RedisError, OSError):
         logger.warning("Notice not sent", extra={"event": event})

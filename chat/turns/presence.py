@@ -1,4 +1,4 @@
-"""Which runners are alive."""
+"""Which runners are alive: each announces itself every few seconds."""
 
 import time
 
@@ -6,25 +6,25 @@ from redis.asyncio import Redis
 
 from core.redis_clients import sync_redis
 
-ALIVE = "runners:alive"
+ALIVE_KEY = "runners:alive"
 ALIVE_SECONDS = 15
 
 
 class NoRunner(Exception):
-    """No runner has given a sign of life."""
+    """No runner has announced itself lately."""
 
 
-async def announce(redis: Redis, runner: str) -> None:
-    """Give a sign of life; to be repeated within ALIVE_SECONDS."""
-    await redis.zadd(ALIVE, {runner: time.time()})
-    await redis.zremrangebyscore(ALIVE, "-inf", time.time() - 10 * ALIVE_SECONDS)
+async def announce_runner(redis: Redis, runner: str) -> None:
+    """Say that the runner is alive; to be repeated within ALIVE_SECONDS."""
+    await redis.zadd(ALIVE_KEY, {runner: time.time()})
+    await redis.zremrangebyscore(ALIVE_KEY, "-inf", time.time() - 10 * ALIVE_SECONDS)
 
 
-async def leave(redis: Redis, runner: str) -> None:
-    await redis.zrem(ALIVE, runner)
+async def remove_runner(redis: Redis, runner: str) -> None:
+    await redis.zrem(ALIVE_KEY, runner)
 
 
 def require_runner() -> None:
-    """Raise NoRunner unless one gave a sign of life lately."""
-    if not sync_redis().zcount(ALIVE, time.time() - ALIVE_SECONDS, "+inf"):
+    """Raise NoRunner unless a runner announced itself within ALIVE_SECONDS."""
+    if not sync_redis().zcount(ALIVE_KEY, time.time() - ALIVE_SECONDS, "+inf"):
         raise NoRunner

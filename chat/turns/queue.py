@@ -1,9 +1,14 @@
-"""The line of turns that wait for a runner: whether it has room for one more, and who has which place in it."""
+"""The queue of turns that wait for a runner: who may join it, and each turn's position.
+
+A turn's entry stays in the stream `turns`, claimed by a runner, until the turn is closed.
+"""
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -14,59 +19,97 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.errors import QueueFull
-from chat.turns.log import GROUP, QUEUE
+from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entries
 from core.loops import PerLoop
+from core.lua import LuaScript
 from core.redis_clients import sync_redis
 from core.threads import IS_SQLITE
+from history.models import Turn
+
+logger = logging.getLogger(__name__)
+
+QUEUE = "turns"
+GROUP = "runners"
+QUEUED_SECONDS = 600
+"""How long the mark of a queue entry lives; a turn waits less."""
 
 MAX_OPENING = 500
-"""Turns that wait at a process's door. More would wait for their turn longer than it takes to say no."""
-AT_ONCE = 1 if IS_SQLITE else 8
-"""Turns a process opens at the same time. With SQLite more would only take the interpreter from the loop: one token in a
+"""Questions that wait in a process to be opened. One more would wait for longer than it takes to refuse it."""
+OPENED_AT_ONCE = 1 if IS_SQLITE else 8
+"""Turns that a process opens at once. With SQLite more would only keep the interpreter from the loop: one token in a
 hundred was 25 to 40 % later with two."""
-COUNTED_EVERY_SECONDS = 0.5
-COME_BACK_SECONDS = (5, 20)  # not all at the same moment
+COUNT_SECONDS = 0.5
+"""How often a process counts the turns that wait."""
+RETRY_AFTER_SECONDS = (5, 20)  # a range, so that not everybody comes back at the same moment
+
+_ENQUEUE = LuaScript(Path(__file__).with_name("enqueue.lua"))
 
 
-class QueueRoom:
-    """What this process knows of the line: counted now and then, and this process's own turns added meanwhile."""
+def queued_key(turn_id: UUID) -> str:
+    """Marks that the turn has an entry in the queue; without it the sweep makes a new one."""
+    return f"turn:{turn_id}:queued"
+
+
+def enqueue(turn: Turn) -> None:
+    """Hand the turn to the runners, and notify the owner's open pages of it.
+
+    An unreachable Redis is no error: the sweep finds queued turns without an entry.
+    """
+    opened = Entry(turn.pk.bytes, EntryKind.OPENED, turn.gen, text=str(turn.owner_id))
+    try:
+        _ENQUEUE(
+            sync_redis(),
+            queue=QUEUE,
+            mark=queued_key(turn.pk),
+            turn=turn.pk.bytes,
+            mark_seconds=QUEUED_SECONDS,
+            channel=WAKE_UPS,
+            notification=encode_entries([opened]),
+        )
+    except RedisError:
+        logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
+
+
+class QueueLength:
+    """How many turns wait, as far as this process knows: counted now and then, with its own added in between."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._waiting = 0
         self._counted_at = float("-inf")
 
-    def join(self) -> None:
-        """Count one more in; raises QueueFull, with a time to come back, while QUEUE_LIMIT turns wait."""
+    def add_one(self) -> None:
+        """Count a turn that is about to be queued; raises QueueFull, with a time to retry, when QUEUE_LIMIT wait."""
         with self._lock:
-            if monotonic() - self._counted_at > COUNTED_EVERY_SECONDS:
+            if monotonic() - self._counted_at > COUNT_SECONDS:
                 self._waiting, self._counted_at = _count_waiting(), monotonic()
             if self._waiting >= settings.QUEUE_LIMIT:
-                raise queue_full()
+                raise _queue_full()
             self._waiting += 1
 
     def forget(self) -> None:
+        """Count again before the next turn."""
         self._counted_at = float("-inf")
 
 
-queue_room = QueueRoom()
+queue_length = QueueLength()
 
 
 class OpeningLimit:
-    """Where a loop's questions wait to be opened, `AT_ONCE` at a time: tokens and refusals come before them."""
+    """Lets OPENED_AT_ONCE questions of a loop be opened at the same time: tokens and refusals come before them."""
 
     def __init__(self) -> None:
         self._inside = 0
-        self._lane = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(OPENED_AT_ONCE)
 
     @asynccontextmanager
-    async def opening(self) -> AsyncGenerator[None]:
-        """Wait for one's turn; raises QueueFull at once, before anything is done, while MOST_OPENING do."""
+    async def slot(self) -> AsyncGenerator[None]:
+        """Wait for a slot; raises QueueFull at once, before anything is done, while MAX_OPENING questions wait."""
         if self._inside >= MAX_OPENING:
-            raise queue_full()
+            raise _queue_full()
         self._inside += 1
         try:
-            async with self._lane:
+            async with self._slots:
                 yield
         finally:
             self._inside -= 1
@@ -76,26 +119,26 @@ _opening_limits = PerLoop(OpeningLimit)
 
 
 def opening_limit() -> OpeningLimit:
-    """Return the running loop's door."""
+    """Return the running loop's limit."""
     return _opening_limits.get()
 
 
-def queue_full() -> QueueFull:
-    return QueueFull(retry_after=random.uniform(*COME_BACK_SECONDS))  # noqa: S311  jitter
-
-
-async def places(redis: Redis) -> dict[UUID, int]:
-    """Return the place of every turn no runner has taken yet: 1 is the next."""
+async def queue_positions(redis: Redis) -> dict[UUID, int]:
+    """Return the position of every turn no runner has taken yet: 1 is the next."""
     groups: Any = await redis.xinfo_groups(QUEUE)
     taken = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
     entries: Any = await redis.xrange(QUEUE, min=b"(" + taken, count=settings.QUEUE_LIMIT)
-    return {UUID(bytes=fields[b"turn"]): place for place, (_entry, fields) in enumerate(entries, 1)}
+    return {UUID(bytes=fields[b"turn"]): position for position, (_entry, fields) in enumerate(entries, 1)}
 
 
 def _count_waiting() -> int:
-    """Return how many turns no runner has taken; none while Redis cannot tell: the next step will say so."""
+    """Return how many turns no runner has taken; 0 while Redis is unreachable: the next step of opening will say so."""
     try:
         groups: Any = sync_redis().xinfo_groups(QUEUE)
     except RedisError:
         return 0
     return sum(group["lag"] or 0 for group in groups if group["name"] == GROUP.encode())
+
+
+def _queue_full() -> QueueFull:
+    return QueueFull(retry_after=random.uniform(*RETRY_AFTER_SECONDS))  # noqa: S311  jitter

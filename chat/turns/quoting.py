@@ -1,4 +1,4 @@
-"""Text of files in a prompt: data between fences, and nothing in it that a model's template would obey."""
+"""Quotes files in a prompt: their text between fences, with the markers of chat templates made harmless."""
 
 import re
 
@@ -12,19 +12,19 @@ _MARKERS = re.compile(
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
     re.IGNORECASE,
 )
-_INERT = "\u200b"
-"""A space of no width: people and models read on, a tokenizer does not know the marker any more."""
+_ZERO_WIDTH_SPACE = "\u200b"
+"""People and models read over it; a tokenizer does not recognise the marker any more."""
 
 
-def disarm(text: str) -> str:
-    """Return the text with every marker of a chat template broken in two."""
-    if "<" not in text and "[" not in text:  # most texts, at a hundredth of the time
+def break_markers(text: str) -> str:
+    """Return the text with a space of no width inside every marker of a chat template."""
+    if "<" not in text and "[" not in text:  # true of most texts, and a hundred times faster
         return text
-    return _MARKERS.sub(lambda found: found.group() + _INERT, text)
+    return _MARKERS.sub(lambda found: found.group() + _ZERO_WIDTH_SPACE, text)
 
 
-def fence(file: Attached, text: str) -> str:
-    """Return a file's text as a quotation of a question. No line in it ends the quotation."""
+def quote_file(file: Attached, text: str) -> str:
+    """Return a file's text between fences longer than any in it: no line of it can end the quotation."""
     longest = max((len(run) for run in _FENCES.findall(text)), default=3)
     mark = "`" * (longest + 1)
     kind = f"PDF, {file.pages} pages; its text only" if file.kind == "pdf" else "text"
@@ -35,8 +35,8 @@ def fence(file: Attached, text: str) -> str:
     )
 
 
-def note(file: Attached, sentence: str) -> str:
-    """Return what stands for a file that is not sent."""
+def mention_file(file: Attached, sentence: str) -> str:
+    """Return what is said of a file that is not sent."""
     return f"(Attached file “{_quoted(file.name)}”: {sentence})"
 
 

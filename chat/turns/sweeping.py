@@ -1,7 +1,7 @@
-"""What beat repairs every 15 seconds: lost queue entries, turns nobody runs, reservations nobody settled. It also looks at
-what providers take.
+"""What beat repairs every 15 seconds: lost queue entries, turns without a runner, reservations that were not settled.
 
-Every step is one of the conditional writes the turn itself uses, so a sweep may run twice, or beside anybody.
+It also checks what providers take against their limits. Every step is one of the conditional writes that turns use
+themselves, so a sweep may run twice, or at the same time as anything else.
 """
 
 import datetime as dt
@@ -12,11 +12,12 @@ from redis.asyncio import Redis
 
 from billing import metering
 from chat.llm import spending
-from chat.turns import log
 from chat.turns.closing import close_queued, settle_turn
+from chat.turns.ending import announce_end
+from chat.turns.leases import has_lease
 from chat.turns.log import replay_log
-from chat.turns.opening import enqueue
-from chat.turns.rescue import announce_end, close_with, has_lease, last_words
+from chat.turns.queue import enqueue, queued_key
+from chat.turns.rescue import close_without_runner, outcome_from_log
 from core.redis_clients import async_redis
 from core.threads import in_thread
 from history import progress
@@ -26,25 +27,25 @@ from history.progress import Outcome
 logger = logging.getLogger(__name__)
 
 QUEUED_GRACE = dt.timedelta(seconds=10)
-"""A queued turn younger than this is on its way into the queue."""
+"""A queued turn younger than this may still be on its way into the queue."""
 ORPHAN_SECONDS = 12
-"""How long a streaming turn may be without a lease: runners, who look every 5, come first."""
+"""How long a streaming turn may be without a lease: runners, which look every 5 seconds, come first."""
 HELD_GRACE = dt.timedelta(seconds=45)
-"""A reservation younger than this belongs to a request that is still writing its turn."""
+"""A reservation younger than this may belong to a request that is still writing its turn."""
 
 
 async def repair_turns() -> None:
-    """Repair what is broken; one pass."""
+    """Do one pass of repairs."""
     redis = async_redis()
     for turn in await in_thread(progress.list_open, Turn.Status.QUEUED, older_than=QUEUED_GRACE):
         await _sweep_queued(redis, turn)
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
-    await in_thread(settle_forgotten)
+    await in_thread(settle_unsettled)
     await in_thread(spending.alarm_operator)
 
 
-def settle_forgotten() -> None:
+def settle_unsettled() -> None:
     """Settle or release what is still held for a turn that is over, or that was never written."""
     keys = metering.list_held(older_than=HELD_GRACE)
     turns = progress.find_turns(keys)
@@ -61,7 +62,7 @@ async def _sweep_queued(redis: Redis, turn: Turn) -> None:
     if age > settings.QUEUE_SECONDS:
         if await in_thread(close_queued, turn, status=Turn.Status.FAILED, error="queue_timeout"):
             await announce_end(redis, turn)
-    elif not await redis.exists(log.queued_key(turn.pk)):
+    elif not await redis.exists(queued_key(turn.pk)):
         logger.warning("Turn queued again", extra={"turn_id": turn.pk})
         await in_thread(enqueue, turn)
 
@@ -77,6 +78,6 @@ async def _sweep_streaming(redis: Redis, turn: Turn) -> None:
     if now - float(await redis.get(mark) or now) < ORPHAN_SECONDS:
         return
     logger.warning("Turn without a runner closed", extra={"turn_id": turn.pk})
-    words = await in_thread(last_words, turn, await replay_log(redis, turn.pk))
-    outcome = words or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
-    await close_with(redis, turn, outcome, closer="sweep")
+    outcome = await in_thread(outcome_from_log, turn, await replay_log(redis, turn.pk))
+    outcome = outcome or Outcome(Turn.Status.INTERRUPTED, error="runner_lost")
+    await close_without_runner(redis, turn, outcome, closer="sweep")

@@ -1,8 +1,8 @@
-"""A conversation's first words give way to a title a model made, once its first answer is complete.
+"""Replaces a conversation's first words by a title that a model makes, once its first answer is complete.
 
-It happens in the runner, beside the turns: it is network and waiting, which a runner does by the hundred and a worker
-a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Whatever goes wrong, or a runner that
-stops, leaves the first words.
+It happens in the runner, beside the turns: it is mostly waiting for the network, which a runner does by the hundred and
+a worker only a few at a time, and the sweep must not wait behind it. Nothing waits for a title. Where something goes
+wrong, or the runner stops, the first words stay.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from django.db import DatabaseError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chat.llm import health, spending, title_generation
+from chat.llm import spending, title_generation
 from chat.llm.breaker import breaker_id, breakers
 from chat.llm.catalog import Candidate
+from chat.llm.health.overview import unavailable_models
 from chat.llm.providers.errors import ProviderError
 from chat.turns import notices
 from core.threads import cancel_and_wait, in_thread
@@ -28,9 +29,9 @@ from history.models import Conversation, TitledBy, Turn
 logger = logging.getLogger(__name__)
 
 TITLE_SECONDS = 15.0
-MAX_AT_ONCE = 16
+MAX_MADE_AT_ONCE = 16
 MAX_WAITING = 500
-"""More conversations than that keep their first words."""
+"""Conversations beyond these keep their first words."""
 CLAIMED_SECONDS = 86_400
 
 
@@ -40,72 +41,72 @@ class Titler:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lane = asyncio.Semaphore(MAX_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_MADE_AT_ONCE)
 
-    def begin(self, turn: Turn, *, end_user: str) -> None:
-        """Give the turn's conversation a title, in a while; `turn` is its first with an answer."""
+    def start(self, turn: Turn, *, end_user: str) -> None:
+        """Make the title of a conversation in the background; `turn` is its first with an answer."""
         if settings.MODEL_TITLES and len(self._tasks) < MAX_WAITING:
             task = asyncio.create_task(self._title(turn, end_user))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Leave what is not there yet."""
+        """Give up the titles that are not made yet."""
         await cancel_and_wait(self._tasks)
 
     async def _title(self, turn: Turn, end_user: str) -> None:
         try:
-            async with self._lane:
-                await self._make(turn, end_user)
+            async with self._slots:
+                await self._make_title(turn, end_user)
         except (ProviderError, TimeoutError, RedisError, DatabaseError, OSError) as error:
             fields = {"conversation_id": turn.conversation_id, "error": type(error).__name__}
             logger.warning("Title not made", extra=fields)
         except Exception:
             logger.exception("Title not made", extra={"conversation_id": turn.conversation_id})
 
-    async def _make(self, turn: Turn, end_user: str) -> None:
-        conversation, candidate = await in_thread(_find, turn.conversation_id)
-        candidate = candidate and await _by_a_key(candidate)
+    async def _make_title(self, turn: Turn, end_user: str) -> None:
+        conversation, candidate = await in_thread(_find_untitled, turn.conversation_id)
+        candidate = candidate and await _with_usable_key(candidate)
         if conversation is None or candidate is None or not await self._claim(turn.conversation_id):
             return
-        begun = time.monotonic()
+        started_at = time.monotonic()
         async with asyncio.timeout(TITLE_SECONDS):
             title = await title_generation.make_title(candidate, turn.question, turn.answer, end_user=end_user)
         fields = {
             "conversation_id": turn.conversation_id,
             "model": candidate.model.key,
-            "provider": candidate.provider.key,
+            "provider": candidate.provider.slug,
             "input_tokens": title.usage.input,
             "output_tokens": title.usage.output,
             "cost_micros": title.cost_micros,
-            "seconds": round(time.monotonic() - begun, 2),
+            "seconds": round(time.monotonic() - started_at, 2),
         }
         logger.info("Title made" if title.text else "Title empty", extra=fields)
         if not title.text:
             return
-        is_given = await in_thread(access.title_conversation, conversation, title.text)
-        if is_given:
-            await notices.tell(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+        is_replaced = await in_thread(access.title_conversation, conversation, title.text)
+        if is_replaced:
+            await notices.send_notice(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
 
     async def _claim(self, conversation_id: UUID) -> bool:
-        """Return whether nobody has tried yet: one call for a conversation, whoever else closes its first answer."""
+        """Return whether nobody has tried yet: a conversation gets one call, whoever closes its first answer."""
         return bool(await self._redis.set(f"title:{conversation_id}", b"1", nx=True, ex=CLAIMED_SECONDS))
 
 
-async def _by_a_key(candidate: Candidate) -> Candidate | None:
-    """Return the candidate with the first of its keys that does not rest; None when all do."""
-    await breakers().look()
-    for provider in candidate.provider.with_each_key():
+async def _with_usable_key(candidate: Candidate) -> Candidate | None:
+    """Return the candidate with the first of its keys whose breaker is closed; None if all are open."""
+    await breakers().refresh()
+    for provider in candidate.provider.with_each_api_key():
         if breakers().find_open(breaker_id(provider, candidate.model.key)) is None:
             return replace(candidate, provider=provider)
     return None
 
 
-def _find(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]:
-    """Return the conversation if its title is still its first words, and who makes it another."""
+def _find_untitled(conversation_id: UUID) -> tuple[Conversation | None, Candidate | None]:
+    """Return the conversation, and who makes its title; None, None if its title is not its first words any more."""
     conversation = access.find_conversation(conversation_id)
     if conversation is None or conversation.titled_by != TitledBy.WORDS:
         return None, None
     return conversation, title_generation.cheapest_candidate(
-        resting=health.resting_models(), stopped=spending.stopped_providers()
+        unavailable=unavailable_models(), stopped=spending.stopped_providers()
     )

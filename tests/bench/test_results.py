@@ -17,8 +17,17 @@ from bench.results import (
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0, "0"), (0.04, "0.04"), (0.0123, "0.012"), (7.254, "7.25"), (8.0, "8"), (22.25, "22.2"), (1157, "1,157")],
-)  # fmt: skip
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.04, "0.04"),
+        (0.0123, "0.012"),
+        (7.254, "7.25"),
+        (8.0, "8"),
+        (22.25, "22.2"),
+        (1157, "1,157"),
+    ],
+)
 def test_a_number_has_the_digits_that_mean_something(value: float | None, text: str) -> None:
     assert format_number(value) == text
 

@@ -10,7 +10,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from PIL import Image
 
 from accounts.models import User
-from chat.attachments import reading, uploads
+from chat.attachments import reading, storage
+from chat.attachments.upload import store_upload
 from chat.models import Attachment
 
 
@@ -79,7 +80,7 @@ def bomb_pdf(megabytes: int = 600) -> bytes:
 
 def kept(user: User, data: bytes, name: str = "a.png") -> Attachment:
     """Upload a file, not read yet."""
-    return uploads.keep(user.pk, SimpleUploadedFile(name, data))
+    return store_upload(user.pk, SimpleUploadedFile(name, data))
 
 
 def attached(user: User, data: bytes | None = None, name: str = "a.png") -> Attachment:
@@ -92,11 +93,11 @@ def attached(user: User, data: bytes | None = None, name: str = "a.png") -> Atta
 
 def stored_names() -> set[str]:
     """The names of everything in the storage."""
-    storage = uploads.storage()
+    stored = storage.storage()
 
     def walk(folder: str) -> set[str]:
         try:
-            folders, files = storage.listdir(folder)
+            folders, files = stored.listdir(folder)
         except FileNotFoundError:
             return set()
         inner = {name for below in folders for name in walk(f"{folder}/{below}".lstrip("/"))}
@@ -106,7 +107,7 @@ def stored_names() -> set[str]:
 
 
 def data_of(attachment: Attachment, part: str = "") -> bytes:
-    with uploads.storage().open(attachment.part(part) if part else attachment.stored) as file:
+    with storage.storage().open(attachment.part(part) if part else attachment.stored) as file:
         data: bytes = file.read()
         return data
 

@@ -14,6 +14,7 @@ from chat.llm.breaker import close_breakers
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.turns.runner import Runner
+from chat.turns.watching import Hub
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from testbed.provider import FakeProvider
 
@@ -66,7 +67,8 @@ async def redis() -> AsyncIterator[Redis]:
 
 async def end_subscription() -> None:
     """End this loop's reading of live text, before the connection under it is closed."""
-    listening = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == "Hub._listen"]
+    name = Hub._keep_subscribed.__qualname__
+    listening = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == name]
     for task in listening:
         task.cancel()
         await asyncio.wait({task})

@@ -22,11 +22,10 @@ from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.models import LanguageModel
 from chat.shown.fragments import turn_html
-from chat.turns import answer_cache, log, rescue
-from chat.turns.answer_cache import cache_keys, pack, question_digest, unpack
-from chat.turns.answering import encode_begun
-from chat.turns.log import Entry, EntryKind
-from chat.turns.rescue import last_words
+from chat.turns import answer_cache, ending, log, rescue
+from chat.turns.answer_cache import cache_keys, decode_answer, encode_answer, question_digest
+from chat.turns.log import Entry, EntryKind, encode_begun
+from chat.turns.rescue import outcome_from_log
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core.redis_clients import sync_redis
@@ -443,9 +442,9 @@ async def test_a_runner_that_dies_while_replaying_leaves_a_free_answer(redis: Re
     ]
     for entry in entries:
         await redis.xadd(log.log_key(turn.pk), {"e": log.encode_entry(entry)})
-    words = await in_thread(last_words, turn, log.replay(await log.read_log(redis, turn.pk)))
+    words = await in_thread(outcome_from_log, turn, log.replay(await log.read_log(redis, turn.pk)))
     assert words is not None
-    assert await rescue.close_with(redis, turn, words, closer="another")
+    assert await rescue.close_without_runner(redis, turn, words, closer="another")
     turn = await in_thread(saved, turn)
     assert (turn.status, turn.answer, turn.is_from_cache) == ("interrupted", "Un árbol es", True)
     assert (turn.cost_micros, turn.input_tokens, turn.output_tokens) == (0, 0, 0)
@@ -462,13 +461,13 @@ def claim(turn: Turn) -> None:
 async def test_an_end_that_is_announced_twice_keeps_once(redis: Redis, runner: Runner, carla: User, model: str):
     turn = await answered(carla)
     await kept(carla)
-    await rescue.announce_end(redis, turn)
+    await ending.announce_end(redis, turn)
     assert await in_thread(kept_of, carla) == 1
 
 
 # --- Keys -------------------------------------------------------------------------------------------------------------
 
-PROVIDER = Provider(key="openai", name="OpenAI", adapter="openai_chat", base_url="https://api", api_key="sk-1")
+PROVIDER = Provider(slug="openai", name="OpenAI", adapter="openai_chat", base_url="https://api", api_key="sk-1")
 REQUEST = ModelRequest(
     provider=PROVIDER, model="m", messages=(Message("system", "s"), Message("user", "u")), max_output=100
 )
@@ -484,7 +483,7 @@ IMAGE = File("image", "image/png", "a.png", b"\x89PNG")
         replace(REQUEST, reasons=True),
         replace(REQUEST, effort="high"),
         replace(REQUEST, provider=replace(PROVIDER, base_url="https://other")),
-        replace(REQUEST, provider=replace(PROVIDER, key="compatible")),
+        replace(REQUEST, provider=replace(PROVIDER, slug="compatible")),
         replace(REQUEST, messages=(Message("user", "s"), Message("user", "u"))),
         replace(REQUEST, messages=(Message("system", "su"), Message("user", ""))),
         replace(REQUEST, messages=(Message("system", "s"), Message("user", "u", (IMAGE,)))),
@@ -520,7 +519,7 @@ def test_the_key_is_a_secret_of_the_house(settings: Settings):
 def test_every_field_of_a_request_was_thought_of():
     """A new field is in every key. One that cannot change an answer belongs to those that are left out."""
     known = {field.name for kind in (ModelRequest, Provider) for field in fields(kind)}
-    assert known >= answer_cache.NOT_OF_THE_ANSWER
+    assert known >= answer_cache.NOT_IN_DIGEST
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -537,7 +536,7 @@ messages = st.lists(
 ).map(tuple)
 requests = st.builds(
     ModelRequest,
-    provider=st.builds(Provider, key=texts, name=st.just("n"), adapter=texts, base_url=texts),
+    provider=st.builds(Provider, slug=texts, name=st.just("n"), adapter=texts, base_url=texts),
     model=texts,
     messages=messages,
     max_output=st.integers(1, 3),
@@ -584,8 +583,8 @@ def test_text_that_moves_to_another_place_is_another_key(request: ModelRequest, 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"])))
 def test_what_is_kept_comes_back(answer: str, reasoning: str):
     turn = Turn(pk=new_id(), answer=answer, reasoning=reasoning, model="m", input_tokens=7, output_tokens=9)
-    value = pack(turn)
-    found = unpack(value)
+    value = encode_answer(turn)
+    found = decode_answer(value)
     assert found is not None
     assert (found.text, found.reasoning, found.model) == (answer, reasoning, "m")
     assert (found.input_tokens, found.output_tokens) == (7, 9)
@@ -593,7 +592,7 @@ def test_what_is_kept_comes_back(answer: str, reasoning: str):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_without_harm(value: bytes):
-    found = unpack(value)
+    found = decode_answer(value)
     assert found is None or found.text
 
 

@@ -26,8 +26,8 @@ from rest_framework.test import APIClient
 from accounts.api.views import tokens_for
 from accounts.models import User
 from billing import metering
-from chat.attachments import reading, sweeping, uploads
-from chat.attachments.binding import bind, check_usable, decode_attached
+from chat.attachments import erasing, reading, serving, storage, sweeping
+from chat.attachments.binding import bind_files, decode_attached, get_usable_files
 from chat.attachments.sniffing import clean_name
 from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVision, TooManyFiles
 from chat.models import Attachment, LanguageModel
@@ -129,7 +129,7 @@ def test_nothing_an_image_says_of_its_maker_is_kept(ana: User):
     found = attached(ana, data, "a.jpg")
     assert found.status == "ready"
     for name in stored_names():
-        with uploads.storage().open(name) as file:
+        with storage.storage().open(name) as file:
             assert b"secret" not in file.read().lower()
     made = Image.open(io.BytesIO(data_of(found)))
     assert not made.getexif()
@@ -364,7 +364,7 @@ def test_a_file_whose_reader_died_is_read_by_another(ana: User, monkeypatch: pyt
             reading.read_file(waiting.pk)
     reading.read_file(waiting.pk)  # too soon: it may still be at it
     assert Attachment.objects.get(pk=waiting.pk).status == "processing"
-    age(waiting, reading.STUCK)
+    age(waiting, reading.CLAIM_LASTS)
     later: list[Any] = []
     monkeypatch.setattr(sweeping, "read_later", later.append)
     sweeping.repair_attachments()
@@ -377,7 +377,7 @@ def test_a_file_whose_reader_died_is_read_by_another(ana: User, monkeypatch: pyt
 
 def test_a_file_that_kills_its_readers_is_refused(ana: User, monkeypatch: pytest.MonkeyPatch):
     waiting = kept(ana, picture())
-    Attachment.objects.filter(pk=waiting.pk).update(attempts=reading.ATTEMPTS)
+    Attachment.objects.filter(pk=waiting.pk).update(attempts=reading.MAX_ATTEMPTS)
     reading.read_file(waiting.pk)
     found = Attachment.objects.get(pk=waiting.pk)
     assert (found.status, found.error) == ("refused", "file_broken")
@@ -390,7 +390,7 @@ def test_a_file_erased_while_it_is_read_leaves_nothing(ana: User, monkeypatch: p
 
     def erased_meanwhile(kind: str, folder: Path) -> Any:
         found = extract(kind, folder)
-        uploads.discard(waiting)
+        erasing.erase_unused(waiting)
         return found
 
     monkeypatch.setattr(reading, "_extract", erased_meanwhile)
@@ -402,7 +402,7 @@ def test_a_file_erased_while_it_is_read_leaves_nothing(ana: User, monkeypatch: p
 def test_nobody_waits_for_ever_for_a_worker(ana: User, api: Api):
     waiting = kept(ana, picture())
     assert api(ana).get(f"{API}/{waiting.pk}").json()["status"] == "uploaded"
-    age(waiting, uploads.WAITING)
+    age(waiting, serving.MAX_WAIT)
     answer = api(ana).get(f"{API}/{waiting.pk}").json()
     assert (answer["status"], answer["error"]["code"]) == ("refused", "file_unprocessed")
     reading.read_file(waiting.pk)  # the worker is back
@@ -412,18 +412,18 @@ def test_nobody_waits_for_ever_for_a_worker(ana: User, api: Api):
 
 def test_a_file_that_waited_long_and_is_being_read_is_waited_for(ana: User, api: Api):
     waiting = kept(ana, picture())
-    age(waiting, uploads.WAITING)
+    age(waiting, serving.MAX_WAIT)
     assert reading._claim(waiting.pk)
     assert api(ana).get(f"{API}/{waiting.pk}").json()["status"] == "processing"
-    age(waiting, uploads.WAITING)  # whoever claimed it died
+    age(waiting, serving.MAX_WAIT)  # whoever claimed it died
     assert api(ana).get(f"{API}/{waiting.pk}").json()["error"]["code"] == "file_unprocessed"
 
 
 def test_nobody_has_all_readers_while_others_wait(ana: User, bo: User):
     first, second = kept(ana, picture()), kept(ana, picture())
-    assert not reading._is_greedy(ana.pk)
+    assert not reading._must_let_others_go_first(ana.pk)
     reading._claim(first.pk)
-    assert not reading._is_greedy(ana.pk)  # nobody else waits
+    assert not reading._must_let_others_go_first(ana.pk)  # nobody else waits
     others = kept(bo, picture())
     with pytest.raises(Retry):
         reading.read_attachment(str(second.pk))
@@ -536,7 +536,7 @@ def test_what_waits_is_limited(ana: User, bo: User, settings: Settings):
         kept(ana, picture())
     assert Attachment.objects.count() == 2
     kept(bo, picture())
-    uploads.discard(first)
+    erasing.erase_unused(first)
     kept(ana, picture())
 
 
@@ -691,10 +691,10 @@ def test_of_two_uses_at_once_one_wins(carla: User, seeing: LanguageModel):
 def test_a_race_that_is_lost_gives_everything_back(ana: User, seeing: LanguageModel):
     mine, contested = attached(ana), attached(ana)
     turn_id, conversation_id = new_id(), new_id()
-    found = check_usable(ana.pk, ids(mine, contested), turn_id=turn_id, conversation_id=conversation_id)
+    found = get_usable_files(ana.pk, ids(mine, contested), turn_id=turn_id, conversation_id=conversation_id)
     ask(ana, attachments=ids(contested))
     with pytest.raises(FileNotUsable):
-        bind(found, turn_id=turn_id, conversation_id=conversation_id)
+        bind_files(found, turn_id=turn_id, conversation_id=conversation_id)
     mine.refresh_from_db()
     assert (mine.turn_id, mine.conversation_id) == (None, None)
 
@@ -705,7 +705,7 @@ def test_a_store_that_breaks_while_files_are_bound_leaves_nothing_held(
     def break_(*_: object, **__: object) -> None:
         raise OperationalError
 
-    monkeypatch.setattr("chat.turns.opening.bind", break_)
+    monkeypatch.setattr("chat.turns.opening.bind_files", break_)
     asked = question(attachments=ids(attached(ana)))
     with pytest.raises(OperationalError):
         open_turn(ana.pk, asked)
@@ -762,8 +762,8 @@ def test_a_question_without_files_costs_no_statement_more(
     ana: User, seeing: LanguageModel, django_assert_num_queries: Any
 ):
     with django_assert_num_queries(0, using="default"):
-        check_usable(ana.pk, (), turn_id=new_id(), conversation_id=new_id())
-        bind((), turn_id=new_id(), conversation_id=new_id())
+        get_usable_files(ana.pk, (), turn_id=new_id(), conversation_id=new_id())
+        bind_files((), turn_id=new_id(), conversation_id=new_id())
 
 
 # --- A crash between the files and their turn -------------------------------------------------------------------------
@@ -831,7 +831,7 @@ def test_a_used_file_is_not_removed_alone(ana: User, api: Api, seeing: LanguageM
     answer = api(ana).delete(f"{API}/{file.pk}")
     assert (answer.status_code, answer.json()["code"]) == (409, "file_used")
     with pytest.raises(Conflict):
-        uploads.discard(file)
+        erasing.erase_unused(file)
 
 
 def test_files_of_a_conversation_deleted_while_its_turn_is_written_go_too(
@@ -873,11 +873,11 @@ def test_a_deletion_that_died_is_finished_by_the_sweep(
         raise OSError
 
     with monkeypatch.context() as patch:
-        patch.setattr(uploads, "erase", die)
+        patch.setattr(erasing, "erase_hidden", die)
         access.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
     assert stored_names()
     with pytest.raises(NotFound):
-        uploads.access_attachment(ana.pk, Attachment.objects.get().pk)
+        serving.access_attachment(ana.pk, Attachment.objects.get().pk)
     sweeping.repair_attachments()
     assert stored_names() == set()
     assert not Attachment.objects.exists()

@@ -19,7 +19,7 @@ from chat.errors import ContextExceeded, NoModel, NoPdfText, NoVision, UnknownMo
 from chat.llm import catalog, selection
 from chat.llm.catalog import Candidate
 from chat.llm.difficulty import Route, judge, route_label
-from chat.llm.pricing import most_it_can_cost, question_room
+from chat.llm.pricing import max_cost, question_room
 from chat.llm.providers.base import Provider
 from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, decode_candidates, encode_candidates, route
 from chat.models import LanguageModel
@@ -36,7 +36,7 @@ def candidate(key: str, tier: str = "cheap", *, provider: str = "openai", price:
     price = PRICES[tier] if price < 0 else price
     defaults = {"context_window": 100_000, "max_output": 10_000, "input_price": price, "output_price": price * 5}
     model = LanguageModel(key=key, provider=provider, provider_model=key, label=key, tier=tier, **(defaults | fields))
-    return Candidate(model, Provider(key=provider, name=provider, adapter="scripted", base_url=""))
+    return Candidate(model, Provider(slug=provider, name=provider, adapter="scripted", base_url=""))
 
 
 def allowed(best_tier: str = "strong") -> Entitlements:
@@ -55,7 +55,7 @@ def pick(
     offered: list[Candidate], question: str = EASY, *, best_tier: str = "strong", **fields: Any
 ) -> tuple[str, str]:
     """Return who is first, and why."""
-    hints = {name: frozenset(fields.pop(name, ())) for name in ("resting", "stopped")}
+    hints = {name: frozenset(fields.pop(name, ())) for name in ("unavailable", "stopped")}
     choice = route(offered, allowed(best_tier), asked(question, **fields), **hints)
     return choice.candidates[0].model.key, str(choice.route)
 
@@ -66,7 +66,7 @@ LADDER = [
     candidate("best", "strong", provider="gemini"),
 ]
 """One model a tier. An answer of 1,000 tokens is 505, 5,050 and 20,200 micros."""
-A_QUICK, A_BALANCED, A_BEST = (most_it_can_cost(one.model, input_tokens=50, output_tokens=1_000) for one in LADDER)
+A_QUICK, A_BALANCED, A_BEST = (max_cost(one.model, input_tokens=50, output_tokens=1_000) for one in LADDER)
 
 
 # --- How hard a question is -------------------------------------------------------------------------------------------
@@ -229,13 +229,13 @@ def test_the_demo_is_not_chosen_beside_others():
 
 def test_what_fails_at_the_moment_is_avoided():
     twin = candidate("twin", price=200_000, provider="deepseek")
-    assert pick([*LADDER, twin], resting=["quick"]) == ("twin", "short")
-    assert pick(LADDER, resting=["quick"])[0] == "balanced"
-    assert "quick" not in keys(route(LADDER, allowed(), asked(), resting=frozenset({"quick"})))
+    assert pick([*LADDER, twin], unavailable=["quick"]) == ("twin", "short")
+    assert pick(LADDER, unavailable=["quick"])[0] == "balanced"
+    assert "quick" not in keys(route(LADDER, allowed(), asked(), unavailable=frozenset({"quick"})))
 
 
 def test_when_all_of_them_fail_they_are_tried_all_the_same():
-    assert pick(LADDER, resting=["quick", "balanced", "best"]) == ("quick", "short")
+    assert pick(LADDER, unavailable=["quick", "balanced", "best"]) == ("quick", "short")
 
 
 def test_the_cheapest_of_a_tier_is_chosen():
@@ -265,7 +265,7 @@ def test_unless_the_question_wants_more():
 @pytest.mark.parametrize(
     "change",
     [
-        {"resting": ["best"]},
+        {"unavailable": ["best"]},
         {"stopped": ["gemini"]},
         {"best_tier": "mid"},
         {"left_micros": 2 * A_BEST},
@@ -433,7 +433,7 @@ def asks(draw: st.DrawFn) -> QuestionProfile:
 def costs(model: LanguageModel, ask: QuestionProfile) -> int:
     room = question_room(model, min(ask.answer_tokens, model.max_output))
     tokens, longest = min(ask.tokens, room), min(ask.answer_tokens, model.max_output)
-    return most_it_can_cost(model, input_tokens=tokens, output_tokens=longest)
+    return max_cost(model, input_tokens=tokens, output_tokens=longest)
 
 
 @settings(max_examples=400)
@@ -444,7 +444,7 @@ def costs(model: LanguageModel, ask: QuestionProfile) -> int:
     ask=asks(),
     requested=st.sampled_from(["", AUTO, *NAMES]),
     default=st.sampled_from(["", *NAMES]),
-    resting=st.frozensets(st.sampled_from(NAMES)),
+    unavailable=st.frozensets(st.sampled_from(NAMES)),
     stopped=st.frozensets(st.sampled_from(PROVIDERS)),
 )
 @example(
@@ -454,7 +454,7 @@ def costs(model: LanguageModel, ask: QuestionProfile) -> int:
     ask=asked(HARD),
     requested=AUTO,
     default="",
-    resting=frozenset(),
+    unavailable=frozenset(),
     stopped=frozenset(),
 )
 def test_nobody_is_ever_chosen_who_may_not_answer(
@@ -464,7 +464,7 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     ask: QuestionProfile,
     requested: str,
     default: str,
-    resting: frozenset[str],
+    unavailable: frozenset[str],
     stopped: frozenset[str],
 ):
     plan = allowed(best_tier)
@@ -495,11 +495,11 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
         override_settings(**switches, DEFAULT_LLM=default, SCRIPTED_PROVIDER=False, DEMO_MODEL_URL=""),
     ):
         try:
-            choice = choose(requested, plan, ask, resting=resting, stopped=stopped)
+            choice = choose(requested, plan, ask, unavailable=unavailable, stopped=stopped)
         except (NoModel, NotInPlan, UnknownModel, ContextExceeded, SpendLimitReached, NoVision, NoPdfText):
             assert not able or requested in NAMES
             return
-        assert choice == choose(requested, plan, ask, resting=resting, stopped=stopped)
+        assert choice == choose(requested, plan, ask, unavailable=unavailable, stopped=stopped)
         chosen = [one.model for one in choice.candidates]
         assert all(map(may, chosen))
         assert decode_candidates(encode_candidates(choice.candidates), plan) == choice.candidates
@@ -513,8 +513,8 @@ def test_nobody_is_ever_chosen_who_may_not_answer(
     assert len(set(chosen_keys)) == len(chosen_keys) <= selection.MAX_CANDIDATES
     if any(map(pays, able)):
         assert all(map(pays, chosen))
-    if resting & set(chosen_keys):
-        assert all(model.key in resting or not pays(model) for model in able)
+    if unavailable & set(chosen_keys):
+        assert all(model.key in unavailable or not pays(model) for model in able)
 
 
 # --- The corpus -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from accounts.models import User
 from billing import metering
 from chat.models import LanguageModel
 from chat.shown.fragments import turn_html
-from chat.turns.answering import prepare_job
+from chat.turns.claiming import claim_turn
 from core.threads import in_thread
 from history.models import Turn
 from history.progress import Outcome, close
@@ -31,9 +31,9 @@ def change(key: str, **fields: object) -> None:
 
 def chosen_of(turn: Turn) -> list[str]:
     """Return who will be asked, as the turn's runner finds them."""
-    job = prepare_job(saved(turn))
-    assert job is not None
-    return [candidate.model.key for candidate in job.candidates]
+    claimed = claim_turn(saved(turn))
+    assert claimed is not None
+    return [candidate.model.key for candidate in claimed.candidates]
 
 
 async def test_whom_the_reservation_is_for_answers_whatever_changes_meanwhile(
@@ -70,7 +70,7 @@ def test_when_all_of_them_are_gone_the_turn_fails_free_of_charge(carla: User, of
     turn = ask(carla, "hola", model="auto")
     offer("a")
     change("scripted", enabled=False)
-    assert prepare_job(saved(turn)) is None
+    assert claim_turn(saved(turn)) is None
     turn = saved(turn)
     assert (turn.status, turn.error, turn.cost_micros) == ("failed", "no_model", None)
 

@@ -1,4 +1,4 @@
-"""When a breaker opens, who may try, when it closes; shared by all runners, and nobody's concern while Redis is away."""
+"""When a breaker opens, who may try, and when it closes: for all runners, and without effect while Redis is away."""
 
 import asyncio
 import time
@@ -9,7 +9,17 @@ import pytest
 from redis.asyncio import Redis
 
 from chat.llm import breaker
-from chat.llm.breaker import OPEN, Breakers, OpenBreaker, Report, breaker_id, key_digest, split_breaker_id, verdict_on
+from chat.llm.breaker import (
+    LAST_RESORT,
+    OPEN_BREAKERS,
+    Breakers,
+    OpenBreaker,
+    Report,
+    api_key_digest,
+    breaker_id,
+    split_breaker_id,
+    verdict_on,
+)
 from chat.llm.providers import errors
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
@@ -23,7 +33,7 @@ async def ours(redis: Redis) -> AsyncIterator[Breakers]:
     """A runner's breakers."""
     found = Breakers()
     yield found
-    await found.settle()
+    await found.flush()
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ async def theirs(redis: Redis) -> AsyncIterator[Breakers]:
     """Another runner's."""
     found = Breakers()
     yield found
-    await found.settle()
+    await found.flush()
 
 
 @pytest.fixture
@@ -44,8 +54,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def entry(redis: Redis) -> list[str]:
-    """Return what Redis has of the breaker: when its time ends, how often it opened, its last failure, and that one's code."""
-    value: Any = await redis.hget(OPEN, ONE)
+    """Return what Redis has of the breaker: when its time ends, how often it opened, its last failure and its code."""
+    value: Any = await redis.hget(OPEN_BREAKERS, ONE)
     return list(value.decode().split(" "))
 
 
@@ -53,11 +63,11 @@ async def tell(breakers: Breakers, *verdicts: str, **fields: Any) -> None:
     """Report one after the other."""
     for verdict in verdicts:
         breakers.report(Report(ONE, verdict, **({"code": "overloaded"} | fields)))  # type: ignore[arg-type]
-    await breakers.settle()
+    await breakers.flush()
 
 
 async def opened(breakers: Breakers) -> OpenBreaker | None:
-    await breakers.look()
+    await breakers.refresh()
     return breakers.find_open(ONE)
 
 
@@ -71,43 +81,43 @@ async def seen(breakers: Breakers) -> OpenBreaker:
 
 
 async def test_four_failures_in_a_row_leave_it_closed_the_fifth_opens_it(ours: Breakers):
-    await tell(ours, *["failed"] * 4)
+    await tell(ours, *["failure"] * 4)
     assert await opened(ours) is None
-    await tell(ours, "failed")
+    await tell(ours, "failure")
     found = await seen(ours)
-    assert (found.times, found.code) == (1, "overloaded")
-    assert 29 < found.seconds <= 30
+    assert (found.times_opened, found.code) == (1, "overloaded")
+    assert 29 < found.seconds_left <= 30
 
 
 async def test_an_answer_between_begins_the_row_anew(ours: Breakers):
-    await tell(ours, *["failed"] * 4, "ok", *["failed"] * 4)
+    await tell(ours, *["failure"] * 4, "success", *["failure"] * 4)
     assert await opened(ours) is None
 
 
 async def test_half_of_ten_within_a_minute_opens_it(ours: Breakers):
-    await tell(ours, *["failed", "ok"] * 4)
+    await tell(ours, *["failure", "success"] * 4)
     assert await opened(ours) is None  # four of eight are too few to say
-    await tell(ours, "ok", "failed")
+    await tell(ours, "success", "failure")
     assert await opened(ours) is not None
 
 
 async def test_less_than_half_leaves_it_closed(ours: Breakers):
-    await tell(ours, *["failed", "ok", "ok"] * 20)
+    await tell(ours, *["failure", "success", "success"] * 20)
     assert await opened(ours) is None
 
 
 async def test_what_failed_longer_ago_than_the_window_is_forgotten(ours: Breakers, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(breaker, "SLOT_MS", 50)
-    await tell(ours, *["failed", "ok"] * 4)
+    await tell(ours, *["failure", "success"] * 4)
     await asyncio.sleep(0.4)
-    await tell(ours, *["ok", "failed"] * 4)
+    await tell(ours, *["success", "failure"] * 4)
     assert await opened(ours) is None
 
 
 async def test_every_runner_knows_at_once_or_in_a_moment(ours: Breakers, theirs: Breakers):
-    await theirs.look()
-    await tell(ours, *["failed"] * 3)
-    await tell(theirs, *["failed"] * 2)  # five together
+    await theirs.refresh()
+    await tell(ours, *["failure"] * 3)
+    await tell(theirs, *["failure"] * 2)  # five together
     assert theirs.find_open(ONE) is not None
     assert await opened(ours) is None  # as of a moment ago
     await asyncio.sleep(breaker.FRESH_SECONDS)
@@ -115,18 +125,18 @@ async def test_every_runner_knows_at_once_or_in_a_moment(ours: Breakers, theirs:
 
 
 async def test_a_refused_key_opens_it_at_once(ours: Breakers):
-    await tell(ours, "broken", code="authentication")
+    await tell(ours, "unusable", code="authentication")
     assert (await seen(ours)).code == "authentication"
 
 
 async def test_what_is_nobodys_fault_never_counts(ours: Breakers, redis: Redis):
-    await tell(ours, *["none"] * 50)
+    await tell(ours, *["neutral"] * 50)
     assert await opened(ours) is None
     assert await redis.keys("breaker:*") == []
 
 
 async def test_models_and_keys_have_breakers_of_their_own(ours: Breakers):
-    await tell(ours, *["failed"] * 5)
+    await tell(ours, *["failure"] * 5)
     for other in ("openai:0a0b0c0d:other", "openai:ffffffff:llama3:8b", "deepseek:0a0b0c0d:llama3:8b"):
         assert ours.find_open(other) is None
     assert split_breaker_id(ONE) == ("openai", "0a0b0c0d", "llama3:8b")
@@ -134,83 +144,83 @@ async def test_models_and_keys_have_breakers_of_their_own(ours: Breakers):
 
 def test_a_breaker_is_not_named_after_its_key():
     provider = Provider("openai", "OpenAI", "openai_chat", "", api_key="sk-secret")
-    assert breaker_id(provider, "m") == f"openai:{key_digest('sk-secret')}:m"
+    assert breaker_id(provider, "m") == f"openai:{api_key_digest('sk-secret')}:m"
     assert "secret" not in breaker_id(provider, "m")
-    assert key_digest("sk-secret") != key_digest("sk-other")
+    assert api_key_digest("sk-secret") != api_key_digest("sk-other")
 
 
 # --- Half-open ------------------------------------------------------------------------------------------------------
 
 
 async def test_one_at_a_time_may_try_and_an_answer_closes_it(ours: Breakers, theirs: Breakers, short: None):
-    await tell(ours, *["failed"] * 5)
-    assert await ours.claim(ONE, patience_seconds=1) is None  # not yet
+    await tell(ours, *["failure"] * 5)
+    assert await ours.claim_trial(ONE, timeout_seconds=1) is None  # not yet
     await asyncio.sleep(0.51)
-    assert (await seen(ours)).seconds <= 0
-    trials = await asyncio.gather(*(one.claim(ONE, patience_seconds=1) for one in (ours, theirs) * 10))
+    assert (await seen(ours)).seconds_left <= 0
+    trials = await asyncio.gather(*(one.claim_trial(ONE, timeout_seconds=1) for one in (ours, theirs) * 10))
     [trial] = [trial for trial in trials if trial is not None]
-    await tell(ours, "ok", trial=trial)
+    await tell(ours, "success", trial=trial)
     assert await opened(ours) is None
     assert await opened(theirs) is None
-    assert await theirs.claim(ONE, patience_seconds=1) == ""
+    assert await theirs.claim_trial(ONE, timeout_seconds=1) == ""
 
 
 async def test_a_trial_that_fails_opens_it_for_twice_as_long_up_to_a_limit(ours: Breakers, redis: Redis, short: None):
-    await tell(ours, *["failed"] * 5)
+    await tell(ours, *["failure"] * 5)
     lasted = []
     for _ in range(4):
         ends, _times, failed, _code = await entry(redis)
         lasted.append(int(ends) - int(failed))
-        await asyncio.sleep(max(0, (await seen(ours)).seconds) + 0.01)
-        trial = await ours.claim(ONE, patience_seconds=1)
+        await asyncio.sleep(max(0, (await seen(ours)).seconds_left) + 0.01)
+        trial = await ours.claim_trial(ONE, timeout_seconds=1)
         assert trial
-        await tell(ours, "failed", trial=trial)
+        await tell(ours, "failure", trial=trial)
     assert lasted == [500, 1_000, 1_500, 1_500]
-    assert (await seen(ours)).times == 5
+    assert (await seen(ours)).times_opened == 5
 
 
 async def test_failures_of_those_who_were_under_way_do_not_lengthen_it(ours: Breakers, redis: Redis):
-    await tell(ours, *["failed"] * 5)
+    await tell(ours, *["failure"] * 5)
     before = await entry(redis)
     await asyncio.sleep(0.01)
-    await tell(ours, *["failed"] * 20)
+    await tell(ours, *["failure"] * 20)
     after = await entry(redis)
     assert after[:2] == before[:2]  # its end, and how often it opened
     assert int(after[2]) > int(before[2])  # but the last failure is later
 
 
 async def test_an_answer_that_had_begun_before_does_not_close_it(ours: Breakers):
-    await tell(ours, *["failed"] * 5, "ok")
+    await tell(ours, *["failure"] * 5, "success")
     assert await opened(ours) is not None
 
 
 async def test_a_trial_that_was_stopped_leaves_the_next_one_its_turn(ours: Breakers, theirs: Breakers, short: None):
-    await tell(ours, *["failed"] * 5)
+    await tell(ours, *["failure"] * 5)
     await asyncio.sleep(0.51)
-    trial = await ours.claim(ONE, patience_seconds=60)
+    trial = await ours.claim_trial(ONE, timeout_seconds=60)
     assert trial
-    assert await theirs.claim(ONE, patience_seconds=60) is None
-    await tell(ours, "none", trial=trial)
-    assert await theirs.claim(ONE, patience_seconds=60)
+    assert await theirs.claim_trial(ONE, timeout_seconds=60) is None
+    await tell(ours, "neutral", trial=trial)
+    assert await theirs.claim_trial(ONE, timeout_seconds=60)
 
 
 async def test_the_trial_of_a_runner_that_died_ends_by_itself(
     ours: Breakers, theirs: Breakers, short: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(breaker, "CLAIM_GRACE_SECONDS", 0.05)
-    await tell(ours, *["failed"] * 5)
+    monkeypatch.setattr(breaker, "TRIAL_GRACE_SECONDS", 0.05)
+    await tell(ours, *["failure"] * 5)
     await asyncio.sleep(0.51)
-    assert await ours.claim(ONE, patience_seconds=0.05)
-    assert await theirs.claim(ONE, patience_seconds=0.05) is None
+    assert await ours.claim_trial(ONE, timeout_seconds=0.05)
+    assert await theirs.claim_trial(ONE, timeout_seconds=0.05) is None
     await asyncio.sleep(0.12)
-    assert await theirs.claim(ONE, patience_seconds=0.05)
+    assert await theirs.claim_trial(ONE, timeout_seconds=0.05)
 
 
 async def test_a_last_resort_closes_it_when_it_works_and_changes_nothing_else(ours: Breakers):
-    await tell(ours, *["failed"] * 5)
-    await tell(ours, "failed", trial="last")
-    assert (await seen(ours)).times == 1
-    await tell(ours, "ok", trial="last")
+    await tell(ours, *["failure"] * 5)
+    await tell(ours, "failure", trial=LAST_RESORT)
+    assert (await seen(ours)).times_opened == 1
+    await tell(ours, "success", trial=LAST_RESORT)
     assert await opened(ours) is None
 
 
@@ -218,45 +228,45 @@ async def test_a_last_resort_closes_it_when_it_works_and_changes_nothing_else(ou
 
 
 async def test_a_key_rests_as_long_as_its_provider_said_and_needs_no_trial(ours: Breakers, short: None):
-    await tell(ours, "rest", code="rate_limited", rest_ms=150)
+    await tell(ours, "pause", code="rate_limited", pause_ms=150)
     found = await seen(ours)
-    assert (found.times, found.code, found.seconds <= 0.15) == (0, "rate_limited", True)
+    assert (found.times_opened, found.code, found.seconds_left <= 0.15) == (0, "rate_limited", True)
     await asyncio.sleep(0.16)
     assert await opened(ours) is None
 
 
 async def test_a_shorter_rest_does_not_end_a_longer_one(ours: Breakers):
-    await tell(ours, "rest", code="rate_limited", rest_ms=60_000)
-    await tell(ours, "rest", code="rate_limited", rest_ms=1_000)
-    assert (await seen(ours)).seconds > 50
+    await tell(ours, "pause", code="rate_limited", pause_ms=60_000)
+    await tell(ours, "pause", code="rate_limited", pause_ms=1_000)
+    assert (await seen(ours)).seconds_left > 50
 
 
 async def test_what_is_over_is_cleared_away(ours: Breakers, redis: Redis, short: None):
-    await tell(ours, "rest", code="rate_limited", rest_ms=10)
+    await tell(ours, "pause", code="rate_limited", pause_ms=10)
     await asyncio.sleep(0.02)
-    ours.report(Report("openai:00:other", "ok"))
-    await ours.settle()
-    assert await redis.hlen(OPEN) == 0
+    ours.report(Report("openai:00:other", "success"))
+    await ours.flush()
+    assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
 @pytest.mark.parametrize(
     ("error", "has_begun", "verdict"),
     [
-        (errors.Overloaded(status=503), False, ("failed", 0)),
-        (errors.Overloaded(), True, ("failed", 0)),
-        (errors.TimedOut(), False, ("failed", 0)),
-        (errors.ConnectionFailed(), True, ("failed", 0)),
-        (errors.Truncated(), False, ("failed", 0)),
-        (errors.Truncated(), True, ("none", 0)),
-        (errors.ProviderRateLimited(status=429), False, ("failed", 0)),
-        (errors.ProviderRateLimited(retry_after=2.5), False, ("rest", 2_500)),
-        (errors.ProviderRateLimited(retry_after=1e6), False, ("rest", 3_600_000)),
-        (errors.AuthenticationFailed(), False, ("broken", 0)),
-        (errors.PermissionRefused(), False, ("broken", 0)),
-        (errors.ModelNotFound(), False, ("broken", 0)),
-        (errors.BadRequest(), False, ("none", 0)),
-        (errors.ContentFiltered(), False, ("none", 0)),
-        (errors.PromptTooLong(), False, ("none", 0)),
+        (errors.Overloaded(status=503), False, ("failure", 0)),
+        (errors.Overloaded(), True, ("failure", 0)),
+        (errors.TimedOut(), False, ("failure", 0)),
+        (errors.ConnectionFailed(), True, ("failure", 0)),
+        (errors.Truncated(), False, ("failure", 0)),
+        (errors.Truncated(), True, ("neutral", 0)),
+        (errors.ProviderRateLimited(status=429), False, ("failure", 0)),
+        (errors.ProviderRateLimited(retry_after=2.5), False, ("pause", 2_500)),
+        (errors.ProviderRateLimited(retry_after=1e6), False, ("pause", 3_600_000)),
+        (errors.AuthenticationFailed(), False, ("unusable", 0)),
+        (errors.PermissionRefused(), False, ("unusable", 0)),
+        (errors.ModelNotFound(), False, ("unusable", 0)),
+        (errors.BadRequest(), False, ("neutral", 0)),
+        (errors.ContentFiltered(), False, ("neutral", 0)),
+        (errors.PromptTooLong(), False, ("neutral", 0)),
     ],
 )
 def test_what_an_error_says_of_a_breaker(error: ProviderError, has_begun: bool, verdict: tuple[str, int]):
@@ -269,7 +279,7 @@ def test_what_an_error_says_of_a_breaker(error: ProviderError, has_begun: bool, 
 async def test_a_busy_runner_seldom_asks_redis(ours: Breakers, redis: Redis):
     before = (await redis.info("stats"))["total_commands_processed"]
     for _ in range(200):
-        await ours.look()
+        await ours.refresh()
     assert (await redis.info("stats"))["total_commands_processed"] - before < 10
 
 
@@ -278,24 +288,24 @@ async def test_outcomes_that_come_together_are_told_together(ours: Breakers, red
         commands = await redis.info("commandstats")
         return sum(commands.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
 
-    await tell(ours, "ok")
+    await tell(ours, "success")
     before = await calls()
-    await tell(ours, *["ok"] * 300)
+    await tell(ours, *["success"] * 300)
     assert await calls() - before <= 2
 
 
 async def test_without_redis_everybody_is_asked_and_nobody_waits_long(
     ours: Breakers, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ):
-    await tell(ours, *["failed"] * 5)
+    await tell(ours, *["failure"] * 5)
     async with relayed_redis() as (relay, client):
         monkeypatch.setattr(breaker, "async_redis", lambda: client)
         relay.break_down()
         begun = time.monotonic()
         ours._read_at = float("-inf")
         assert await opened(ours) is None
-        assert await ours.claim(ONE, patience_seconds=1) == ""
-        await tell(ours, "failed")
+        assert await ours.claim_trial(ONE, timeout_seconds=1) == ""
+        await tell(ours, "failure")
         assert time.monotonic() - begun < 4
 
 
@@ -305,7 +315,7 @@ async def test_a_redis_that_does_not_answer_is_not_waited_for(ours: Breakers, mo
 
     monkeypatch.setattr(Breakers, "_read", hang)
     begun = time.monotonic()
-    await ours.look()
+    await ours.refresh()
     assert time.monotonic() - begun < 4
     assert ours._reading is not None
     ours._reading.cancel()

@@ -10,7 +10,8 @@ from billing.models import Reservation, UsageRecord
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
-from chat.turns.closing import can_continue, close_queued, close_turn, make_outcome, settle_turn
+from chat.turns.closing import can_continue, close_queued, close_turn, settle_turn
+from chat.turns.outcomes import priced_outcome
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
@@ -230,9 +231,17 @@ def test_an_answer_that_broke_off_may_go_on(status: str, answer: str, finish_rea
 # --- What it cost -----------------------------------------------------------------------------------------------------
 
 
-def outcome_of(turn: Turn, model: LanguageModel | None, answer: str = "", reasoning: str = "", **fields: object):
-    known = {"status": "completed", "answer": answer, "reasoning": reasoning, "model": model}
-    return make_outcome(turn, **(known | fields))
+def outcome_of(
+    turn: Turn,
+    model: LanguageModel | None,
+    answer: str = "",
+    reasoning: str = "",
+    *,
+    usage: TokenUsage | None = None,
+    **fields: str,
+) -> Outcome:
+    ended = Outcome(**({"status": "completed", "answer": answer, "reasoning": reasoning} | fields))
+    return priced_outcome(turn, ended, model=model, usage=usage)
 
 
 def test_what_the_provider_counted_is_what_it_costs(turn: Turn, scripted: LanguageModel):

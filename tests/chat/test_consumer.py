@@ -157,7 +157,7 @@ async def test_a_session_of_somebody_suspended_meanwhile_is_refused(ana: User):
 
 async def test_somebody_signed_out_everywhere_is_hung_up_on(ana: User, bo: User):
     async with page_of(ana) as page, page_of(bo) as other:
-        await notices.tell(ana.pk, "revoked")
+        await notices.send_notice(ana.pk, "revoked")
         assert await page.closing() == 4401
         await other.settled()
         assert other.closed_with is None
@@ -177,7 +177,7 @@ async def test_notices_come_again_after_their_store_was_away(ana: User, monkeypa
     async with page_of(ana) as page:
         await until(lambda: not failures)
         await asyncio.sleep(0.05)
-        await notices.tell(ana.pk, "revoked")
+        await notices.send_notice(ana.pk, "revoked")
         assert await page.closing() == 4401
 
 
@@ -486,7 +486,7 @@ async def test_a_conversation_that_got_another_name_is_shown(ana: User):
     async with page_of(ana) as page:
         conversation = await in_thread(access.access_conversation, ana.pk, turn.conversation_id)
         await in_thread(access.rename_conversation, conversation, "Otro <nombre>")
-        await notices.tell(ana.pk, "conversation", conversation_id=str(conversation.pk))
+        await notices.send_notice(ana.pk, "conversation", conversation_id=str(conversation.pk))
         assert "Otro &lt;nombre&gt;" in (await page.next("conversation.changed"))["html"]
 
 
@@ -494,7 +494,7 @@ async def test_a_conversation_that_is_gone_is_shown_as_nothing(ana: User, bo: Us
     foreign = await aask(bo)
     async with page_of(ana) as page:
         for conversation_id in (new_id(), foreign.conversation_id):
-            await notices.tell(ana.pk, "conversation", conversation_id=str(conversation_id))
+            await notices.send_notice(ana.pk, "conversation", conversation_id=str(conversation_id))
             changed = await page.next("conversation.changed")
             assert changed == {
                 "type": "conversation.changed",

@@ -14,8 +14,8 @@ Dollars a million tokens are micro-dollars a token, so the sums need no factors.
     gemini-4-argon         2 / 10 / 0.10                   from 2026-12-01:  4 / 20 / 0.20
     deepseek-flash         0.15 / 0.60 / 0.003             01:00 to 04:00 and 06:00 to 10:00 UTC:  0.30 / 1.20 / 0.006
 
-The tier is chosen by the whole input, what came from a cache included, and holds for the whole answer. What was thought is
-output; an image and a page of a PDF are as many tokens of input as the provider counts.
+The tier is chosen by the whole input, what came from a cache included, and holds for the whole answer. What was thought
+is output; an image and a page of a PDF are as many tokens of input as the provider counts.
 """
 
 import datetime as dt
@@ -27,8 +27,9 @@ import pytest
 
 from billing.metering import Usage
 from chat.llm import price_list
-from chat.llm.pricing import cost_of, price_of, reckon
+from chat.llm.pricing import compute_cost, cost_of, price_of
 from chat.models import LanguageModel
+from chat.provider_registry import genai_prices_id_of
 
 NOON = "2026-11-24T12:00:00"
 NIGHT = "2026-11-24T02:00:00"
@@ -189,12 +190,12 @@ def test_the_package_that_publishes_prices_agrees(name: str):
     theirs = genai_prices.calc_price(
         usage,
         case.model,
-        provider_id=price_list.PROVIDERS[model_of(case).provider],
+        provider_id=genai_prices_id_of(model_of(case).provider),
         genai_request_timestamp=moment_of(case),
     )
     exact = Fraction(theirs.total_price) * 1_000_000
     assert ceil(exact * (100 + case.markup) / 100) == case.micros
-    stamp = reckon(price_of(model_of(case), moment_of(case)), usage_of(case)).stamp
+    stamp = compute_cost(price_of(model_of(case), moment_of(case)), usage_of(case)).stamp
     assert stamp.provider_micros == ceil(exact)
 
 

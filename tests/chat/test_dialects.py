@@ -17,6 +17,7 @@ from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk, str
 from chat.llm.providers.base import File, Message, ModelRequest, Provider, Stream, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
+from chat.provider_registry import KNOWN_PROVIDERS
 from tests.chat import transcripts
 from tests.chat.reading import Read, read
 from tests.chat.transcripts import SCRIPTS, WRITTEN, Script, Speaker, cut, whole
@@ -35,7 +36,7 @@ class Dialect:
     speak: Speaker
 
     def request(self, url: str, **fields: Any) -> ModelRequest:
-        served_by = Provider(key=self.name, name=self.name, adapter=self.name, base_url=url, api_key=KEY)
+        served_by = Provider(slug=self.name, name=self.name, adapter=self.name, base_url=url, api_key=KEY)
         return ModelRequest(
             **{"provider": served_by, "model": "m", "messages": ASKED, "max_output": 1_000, "reasons": True, **fields}
         )
@@ -187,13 +188,16 @@ GEMINI_ERRORS = [
     ("dialect", "response", "code"),
     [
         *((CHAT, transcripts.openai_error(status, code, said), ours) for status, code, said, ours in OPENAI_ERRORS),
-        *((MESSAGES, transcripts.anthropic_error(status, kind, said), code) for status, kind, said, code in ANTHROPIC_ERRORS),
+        *(
+            (MESSAGES, transcripts.anthropic_error(status, kind, said), code)
+            for status, kind, said, code in ANTHROPIC_ERRORS
+        ),
         *((GEMINI, transcripts.gemini_error(status, name, said), code) for status, name, said, code in GEMINI_ERRORS),
     ],
     ids=[f"openai-{status}-{code}" for status, _, _, code in OPENAI_ERRORS]
     + [f"anthropic-{status}-{code}" for status, _, _, code in ANTHROPIC_ERRORS]
     + [f"gemini-{status}-{code}" for status, _, _, code in GEMINI_ERRORS],
-)  # fmt: skip
+)
 async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response: bytes, code: str):
     ours, theirs = await both(dialect, response)
     assert ours.error == theirs.error == code
@@ -203,17 +207,25 @@ async def test_a_refusal_is_the_error_the_sdk_raises(dialect: Dialect, response:
 IN_STREAM = [
     (CHAT, {"error": {"code": "rate_limit_exceeded", "type": "requests", "message": "m"}}, "rate_limited"),
     (CHAT, {"error": {"code": None, "type": "timeout", "message": "m"}}, "timeout"),
-    (CHAT, {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "m"}}, "context_exceeded"),
+    (
+        CHAT,
+        {"error": {"code": "context_length_exceeded", "type": "invalid_request_error", "message": "m"}},
+        "context_exceeded",
+    ),
     (CHAT, {"error": {"code": "content_filter", "type": "invalid_request_error", "message": "m"}}, "content_filter"),
     (CHAT, {"error": {"code": "insufficient_quota", "type": "insufficient_quota", "message": "m"}}, "permission"),
     (MESSAGES, {"type": "rate_limit_error", "message": "m"}, "rate_limited"),
     (MESSAGES, {"type": "timeout_error", "message": "m"}, "timeout"),
     (MESSAGES, {"type": "api_error", "message": "m"}, "overloaded"),
-    (MESSAGES, {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}, "context_exceeded"),
+    (
+        MESSAGES,
+        {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"},
+        "context_exceeded",
+    ),
     (GEMINI, {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "m"}, "rate_limited"),
     (GEMINI, {"code": 500, "status": "INTERNAL", "message": "m"}, "overloaded"),
     (GEMINI, {"code": 504, "status": "DEADLINE_EXCEEDED", "message": "m"}, "timeout"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("dialect", "stated", "code"), IN_STREAM, ids=[f"{d.name}-{c}" for d, _, c in IN_STREAM])
@@ -433,7 +445,8 @@ def as_spelt_by_us(body: Any) -> Any:
 
 
 async def test_deepseek_is_told_whether_to_think(by: Stream | None):
-    deepseek = Provider("deepseek", "DeepSeek", "openai_chat", "", KEY)
+    parameters = KNOWN_PROVIDERS["deepseek"].parameters
+    deepseek = Provider("deepseek", "DeepSeek", "openai_chat", "", KEY, parameters=parameters)
     for effort, kind in (("none", "disabled"), ("high", "enabled")):
         _, body = await body_of(CHAT, by, provider=deepseek, effort=effort)
         assert body["thinking"] == {"type": kind}
@@ -444,8 +457,10 @@ async def test_deepseek_is_told_whether_to_think(by: Stream | None):
 
 async def test_openai_alone_gets_a_cache_key_and_a_pseudonym(by: Stream | None):
     asked = {"cache_key": "conversation", "end_user": "somebody", "max_tokens_parameter": "max_completion_tokens"}
-    for key, is_openai in (("openai", True), ("deepseek", False), ("compatible", False), ("demo", False)):
-        _, body = await body_of(CHAT, by, provider=Provider(key, key, "openai_chat", "", KEY), **asked)
+    for slug, is_openai in (("openai", True), ("deepseek", False), ("compatible", False), ("demo", False)):
+        parameters = KNOWN_PROVIDERS[slug].parameters
+        served_by = Provider(slug, slug, "openai_chat", "", KEY, parameters=parameters)
+        _, body = await body_of(CHAT, by, provider=served_by, **asked)
         assert (body.get("prompt_cache_key") == "conversation") is is_openai
         assert (body.get("safety_identifier") == "somebody") is is_openai
         assert body["max_completion_tokens"] == 1_000

@@ -31,7 +31,7 @@ async def session() -> AsyncIterator[None]:
 
 
 def candidates(provider: FakeProvider, *names: str, reasons: bool = False) -> list[Candidate]:
-    served_by = Provider(key="compatible", name="Fake", adapter="openai_chat", base_url=provider.url)
+    served_by = Provider(slug="compatible", name="Fake", adapter="openai_chat", base_url=provider.url)
     return [
         Candidate(LanguageModel(key=name, provider_model=name, reasons=reasons, context_window=8_000), served_by)
         for name in names
@@ -52,7 +52,7 @@ async def answer(
                     text += event.text
     except ProviderError as caught:
         error = caught
-    await breakers().settle()
+    await breakers().flush()
     return who, text, error
 
 
@@ -144,7 +144,7 @@ async def test_a_question_nobody_should_be_asked_again(provider: FakeProvider, r
 
 async def test_filtered_content_is_not_offered_to_another_model(provider: FakeProvider):
     """Neither as an error nor as a finish reason."""
-    scripted = Provider(key="scripted", name="Scripted", adapter="scripted", base_url="")
+    scripted = Provider(slug="scripted", name="Scripted", adapter="scripted", base_url="")
     model = LanguageModel(key="scripted", provider_model="scripted")
     prompt = AnswerRequest(messages=(Message("user", "fail:content_filter"),), max_output=100)
     with pytest.raises(ProviderError) as caught:

@@ -10,10 +10,11 @@ import pytest
 from pytest_django import Settings
 from redis.asyncio import Redis
 
-from chat.llm import alerts, breaker, dispatch
-from chat.llm.breaker import OPEN, breaker_id, breakers, key_digest
+from chat.llm import breaker, dispatch
+from chat.llm.breaker import OPEN_BREAKERS, api_key_digest, breaker_id, breakers
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
+from chat.llm.health import alerts
 from chat.llm.providers.base import Delta, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
@@ -62,7 +63,7 @@ def looks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def candidate(url: str, name: str = "m", *keys: str, window: int = 8_000) -> Candidate:
     keys = keys or ("",)
-    served_by = Provider("compatible", "Fake", "openai_chat", url, keys[0], keys=keys)
+    served_by = Provider("compatible", "Fake", "openai_chat", url, keys[0], keys)
     return Candidate(
         LanguageModel(key=name, provider="compatible", provider_model=name, context_window=window), served_by
     )
@@ -81,7 +82,7 @@ async def answer(*candidates: Candidate, cache_key: str = "") -> tuple[AnswerSta
                     text += event.text
     except ProviderError as caught:
         error = caught
-    await breakers().settle()
+    await breakers().flush()
     return who, text, error
 
 
@@ -91,8 +92,8 @@ def asked(provider: FakeProvider) -> list[str]:
 
 async def trip(candidate: Candidate, times: int = 5) -> None:
     for _ in range(times):
-        breakers().report(breaker.Report(breaker_id(candidate.provider, candidate.model.key), "failed", "overloaded"))
-    await breakers().settle()
+        breakers().report(breaker.Report(breaker_id(candidate.provider, candidate.model.key), "failure", "overloaded"))
+    await breakers().flush()
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ async def test_failures_open_it_for_the_turns_after(redis: Redis, provider: Fake
     for _ in range(5):
         assert (await answer(first, second))[1] == "t0 t1 "
     assert asked(provider).count("status-503") == 5
-    assert (await redis.hkeys(OPEN)) == [breaker_id(first.provider, "status-503").encode()]
+    assert (await redis.hkeys(OPEN_BREAKERS)) == [breaker_id(first.provider, "status-503").encode()]
 
 
 async def test_one_turn_tries_and_closes_it(redis: Redis, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch):
@@ -167,7 +168,7 @@ async def test_one_turn_tries_and_closes_it(redis: Redis, provider: FakeProvider
     assert (await answer(first, second))[0].candidate is second
     time.sleep(0.06)  # noqa: ASYNC251
     assert (await answer(first, second))[0] == AnswerStarted(first)
-    assert await redis.hlen(OPEN) == 0
+    assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
 async def test_a_trial_that_somebody_stops_is_given_back(
@@ -180,7 +181,7 @@ async def test_a_trial_that_somebody_stops_is_given_back(
     async with aclosing(dispatch.answer_with_failover([first], prompt)) as events:
         async for _ in events:
             break
-    await breakers().settle()
+    await breakers().flush()
     assert await redis.keys("breaker:*:trial") == []
 
 
@@ -199,16 +200,16 @@ async def test_a_trial_that_is_stopped_before_it_showed_anything_is_given_back(
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await breakers().settle()
+    await breakers().flush()
     assert await redis.keys("breaker:*:trial") == []
-    assert await redis.hlen(OPEN) == 1
+    assert await redis.hlen(OPEN_BREAKERS) == 1
 
 
 @pytest.mark.parametrize("name", ["context", "status-400", "fake-2t-0ms-filter"])
 async def test_what_is_not_the_providers_fault_opens_nothing(redis: Redis, provider: FakeProvider, name: str):
     for _ in range(12):
         await answer(candidate(provider.url, name))
-    assert await redis.hlen(OPEN) == 0
+    assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
 async def test_what_is_stopped_opens_nothing(redis: Redis, provider: FakeProvider):
@@ -219,8 +220,8 @@ async def test_what_is_stopped_opens_nothing(redis: Redis, provider: FakeProvide
         ) as events:
             async for _event in events:
                 break
-    await breakers().settle()
-    assert await redis.hlen(OPEN) == 0
+    await breakers().flush()
+    assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
 async def test_with_everybody_resting_the_one_that_failed_longest_ago_is_tried(redis: Redis, provider: FakeProvider):
@@ -254,7 +255,7 @@ async def test_a_last_resort_gets_less_time(redis: Redis, provider: FakeProvider
 async def test_a_refused_key_is_the_last_of_last_resorts(doorman: Doorman):
     served = candidate(doorman.url, "m", "sk-401", "sk-500")
     await answer(served)
-    await trip(Candidate(served.model, served.provider.with_each_key()[1]))
+    await trip(Candidate(served.model, served.provider.with_each_api_key()[1]))
     doorman.asked.clear()
     await answer(served)
     assert doorman.asked == ["sk-500"]
@@ -272,7 +273,7 @@ async def test_whose_every_key_was_told_to_wait_says_when_to_come_back(doorman: 
 
 async def test_who_was_not_told_to_wait_is_tried_before_who_was(redis: Redis, provider: FakeProvider):
     first, second = candidate(provider.url, "fake-3t-0ms-f0"), candidate(provider.url, "fake-2t-0ms-f0")
-    breakers().report(breaker.Report(breaker_id(first.provider, first.model.key), "rest", "rate_limited", 60_000))
+    breakers().report(breaker.Report(breaker_id(first.provider, first.model.key), "pause", "rate_limited", 60_000))
     await trip(second)
     assert (await answer(first, second))[0] == AnswerStarted(second, instead_of=first, instead_because="rate_limited")
     assert asked(provider) == ["fake-2t-0ms-f0"]
@@ -280,8 +281,8 @@ async def test_who_was_not_told_to_wait_is_tried_before_who_was(redis: Redis, pr
 
 async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):
     only = candidate(provider.url, "fake-2t-0ms-f0")
-    breakers().report(breaker.Report(breaker_id(only.provider, only.model.key), "rest", "rate_limited", 300))
-    await breakers().settle()
+    breakers().report(breaker.Report(breaker_id(only.provider, only.model.key), "pause", "rate_limited", 300))
+    await breakers().flush()
     begun = time.monotonic()
     assert (await answer(only))[1] == "t0 t1 "
     assert 0.2 < time.monotonic() - begun < 1
@@ -304,8 +305,8 @@ async def test_a_refused_key_is_an_alert_without_the_key(doorman: Doorman):
         return alerts.list_alerts()
 
     [alert] = await eventually(told)
-    assert alert.subject == f"compatible:authentication:{key_digest('sk-401')}"
-    assert alert.fields["key"] == key_digest("sk-401")
+    assert alert.subject == f"compatible:authentication:{api_key_digest('sk-401')}"
+    assert alert.fields["key"] == api_key_digest("sk-401")
     assert "sk-401" not in repr(alert)
 
 

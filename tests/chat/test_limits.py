@@ -46,7 +46,7 @@ def test_being_refused_does_not_lengthen_the_wait():
 
 
 def test_one_comes_back_after_its_share_of_the_hour(monkeypatch):
-    monkeypatch.setattr(limits, "HOUR", 2)
+    monkeypatch.setattr(limits, "HOUR_SECONDS", 2)
     taken(ANA, 20)
     time.sleep(0.11)  # a twentieth of two seconds
     taken(ANA, 1)

@@ -1,4 +1,4 @@
-"""List prices: read by a command and by the operator, kept with the day; and installations from before there were any."""
+"""List prices: read by a command and by the operator, kept with the day; installations older than list prices."""
 
 import datetime as dt
 from importlib import import_module
@@ -12,7 +12,7 @@ from django.utils import timezone
 from accounts.models import User
 from chat.llm import catalog, price_list
 from chat.llm.catalog import find_model, list_offered, load_catalog, update_list_prices
-from chat.llm.pricing import most_it_can_cost, price_of
+from chat.llm.pricing import max_cost, price_of
 from chat.models import LanguageModel
 from chat.turns.prompts import question_room
 
@@ -159,8 +159,8 @@ def test_a_prompt_beyond_the_border_is_held_at_its_dearer_price():
     """What the windows were kept small for."""
     luna = LanguageModel.objects.get(key="gpt-6-luna")
     assert question_room(luna, 8_192) > 272_000
-    below = most_it_can_cost(luna, input_tokens=272_000, output_tokens=0)
-    assert most_it_can_cost(luna, input_tokens=272_001, output_tokens=0) > 1.9 * below
+    below = max_cost(luna, input_tokens=272_000, output_tokens=0)
+    assert max_cost(luna, input_tokens=272_001, output_tokens=0) > 1.9 * below
 
 
 def test_who_publishes_a_price_has_none_in_the_seed():

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from chat.turns import log
+from chat.turns import ending, leases, log, queue
+from chat.turns.ending import KEPT_AFTER_END_SECONDS
+from chat.turns.leases import LEASE_MS
 from chat.turns.log import (
     APPEND,
-    KEPT_AFTER_END_SECONDS,
     KEPT_WHILE_OPEN_SECONDS,
-    LEASE_MS,
     RENEWED,
     WAKE_UPS,
     Append,
@@ -31,9 +31,9 @@ def text(gen: int, at: int, what: str) -> Entry:
 
 
 async def append(redis: Redis, holder: str, *entries: Entry) -> int:
-    appends = [Append(log.lease_key(TURN), log.log_key(TURN), holder, True, len(entries))]
-    arguments = (LEASE_MS, KEPT_WHILE_OPEN_SECONDS, WAKE_UPS, encode_appends(appends), *map(encode_entry, entries))
-    (answer,) = await redis.eval(APPEND, 0, *arguments)
+    appends = [Append(leases.lease_key(TURN), log.log_key(TURN), holder, True, len(entries))]
+    run = APPEND.bind(redis, lease_ms=LEASE_MS, log_seconds=KEPT_WHILE_OPEN_SECONDS, channel=WAKE_UPS)
+    (answer,) = await run([encode_appends(appends), *map(encode_entry, entries)])
     return answer
 
 
@@ -41,7 +41,7 @@ async def append(redis: Redis, holder: str, *entries: Entry) -> int:
 
 
 async def test_the_holder_of_the_lease_appends(redis: Redis):
-    assert await log.take_lease(redis, TURN, "a:1")
+    assert await leases.take_lease(redis, TURN, "a:1")
     assert await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, " mundo")) == RENEWED
     assert await log.read_log(redis, TURN) == [text(1, 0, "hola"), text(1, 4, " mundo")]
     assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_WHILE_OPEN_SECONDS
@@ -53,7 +53,7 @@ async def test_nobody_appends_without_a_lease(redis: Redis):
 
 
 async def test_nobody_appends_under_the_lease_of_another(redis: Redis):
-    await log.take_lease(redis, TURN, "b:2")
+    await leases.take_lease(redis, TURN, "b:2")
     assert await append(redis, "a:1", text(1, 0, "hola")) == 0
     assert await append(redis, "b:1", text(1, 0, "hola")) == 0
     assert await log.read_log(redis, TURN) == []
@@ -63,7 +63,7 @@ async def test_what_is_refused_is_not_told_to_anybody(redis: Redis):
     async with redis.pubsub() as subscription:
         await subscription.subscribe(WAKE_UPS)
         await append(redis, "a:1", text(1, 0, "refused"))
-        await log.take_lease(redis, TURN, "a:1")
+        await leases.take_lease(redis, TURN, "a:1")
         await append(redis, "a:1", text(1, 0, "hola"), text(1, 4, "!"))
         told = await told_by(subscription)
     assert told == [[text(1, 0, "hola"), text(1, 4, "!")]]
@@ -79,37 +79,37 @@ async def told_by(subscription: PubSub) -> list[list[Entry]]:
 
 
 async def test_appending_renews_the_lease(redis: Redis):
-    await log.take_lease(redis, TURN, "a:1")
-    await redis.pexpire(log.lease_key(TURN), 500)
+    await leases.take_lease(redis, TURN, "a:1")
+    await redis.pexpire(leases.lease_key(TURN), 500)
     assert await append(redis, "a:1") == RENEWED
-    assert await redis.pttl(log.lease_key(TURN)) > 10_000
+    assert await redis.pttl(leases.lease_key(TURN)) > 10_000
 
 
 async def test_a_lease_is_taken_when_it_is_free(redis: Redis):
-    assert await log.take_lease(redis, TURN, "a:1")
-    assert not await log.take_lease(redis, TURN, "b:1")
-    assert await redis.get(log.lease_key(TURN)) == b"a:1"
-    assert 0 < await redis.pttl(log.lease_key(TURN)) <= LEASE_MS
+    assert await leases.take_lease(redis, TURN, "a:1")
+    assert not await leases.take_lease(redis, TURN, "b:1")
+    assert await redis.get(leases.lease_key(TURN)) == b"a:1"
+    assert 0 < await redis.pttl(leases.lease_key(TURN)) <= LEASE_MS
 
 
 async def test_a_lease_taken_twice_by_the_same_holder_is_taken(redis: Redis):
     """The answer to a first try may have been lost."""
-    assert await log.take_lease(redis, TURN, "a:1")
-    assert await log.take_lease(redis, TURN, "a:1")
+    assert await leases.take_lease(redis, TURN, "a:1")
+    assert await leases.take_lease(redis, TURN, "a:1")
 
 
 async def test_a_lease_is_taken_from_an_earlier_self(redis: Redis):
-    await log.take_lease(redis, TURN, "a:1")
-    assert await log.take_lease(redis, TURN, "a:2", instead_of="a:1")
-    assert not await log.take_lease(redis, TURN, "b:2", instead_of="a:1")
+    await leases.take_lease(redis, TURN, "a:1")
+    assert await leases.take_lease(redis, TURN, "a:2", instead_of="a:1")
+    assert not await leases.take_lease(redis, TURN, "b:2", instead_of="a:1")
 
 
 async def test_a_new_generation_empties_the_log(redis: Redis):
-    await log.take_lease(redis, TURN, "a:1")
+    await leases.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
-    await log.take_lease(redis, TURN, "a:2", instead_of="a:1")
+    await leases.take_lease(redis, TURN, "a:2", instead_of="a:1")
     assert await log.read_log(redis, TURN) != []
-    await log.take_lease(redis, TURN, "a:2", empties_log=True)
+    await leases.take_lease(redis, TURN, "a:2", empties_log=True)
     assert await log.read_log(redis, TURN) == []
 
 
@@ -117,33 +117,33 @@ async def test_a_new_generation_empties_the_log(redis: Redis):
 
 
 async def test_the_end_drops_lease_mark_and_queue_entry(redis: Redis):
-    await redis.xgroup_create(log.QUEUE, log.GROUP, id="0", mkstream=True)
-    entry = await redis.xadd(log.QUEUE, {b"turn": TURN.bytes})
-    await redis.xreadgroup(log.GROUP, "a", {log.QUEUE: ">"})
-    await redis.set(log.queued_key(TURN), b"1")
-    await log.take_lease(redis, TURN, "a:1")
+    await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
+    entry = await redis.xadd(queue.QUEUE, {b"turn": TURN.bytes})
+    await redis.xreadgroup(queue.GROUP, "a", {queue.QUEUE: ">"})
+    await redis.set(queue.queued_key(TURN), b"1")
+    await leases.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
-    await log.end_log(redis, TURN, gen=1, characters=4, holder="a:1", queue_entry=entry)
+    await ending.end_log(redis, TURN, gen=1, characters=4, holder="a:1", queue_entry=entry)
     assert await log.read_log(redis, TURN) == [text(1, 0, "hola"), Entry(TURN.bytes, EntryKind.END, 1, 4)]
-    assert await redis.exists(log.lease_key(TURN), log.queued_key(TURN)) == 0
-    assert (await redis.xpending(log.QUEUE, log.GROUP))["pending"] == await redis.xlen(log.QUEUE) == 0
+    assert await redis.exists(leases.lease_key(TURN), queue.queued_key(TURN)) == 0
+    assert (await redis.xpending(queue.QUEUE, queue.GROUP))["pending"] == await redis.xlen(queue.QUEUE) == 0
     assert 0 < await redis.ttl(log.log_key(TURN)) <= KEPT_AFTER_END_SECONDS
 
 
 async def test_the_end_is_told_once(redis: Redis):
     async with redis.pubsub() as subscription:
         await subscription.subscribe(WAKE_UPS)
-        await log.end_log(redis, TURN, gen=1, characters=4)
-        await log.end_log(redis, TURN, gen=1, characters=4)
+        await ending.end_log(redis, TURN, gen=1, characters=4)
+        await ending.end_log(redis, TURN, gen=1, characters=4)
         told = await told_by(subscription)
     assert told == [[Entry(TURN.bytes, EntryKind.END, 1, 4)]]
     assert len(await log.read_log(redis, TURN)) == 1
 
 
 async def test_the_end_leaves_the_lease_of_another(redis: Redis):
-    await log.take_lease(redis, TURN, "b:2")
-    await log.end_log(redis, TURN, gen=1, holder="a:1")
-    assert await redis.get(log.lease_key(TURN)) == b"b:2"
+    await leases.take_lease(redis, TURN, "b:2")
+    await ending.end_log(redis, TURN, gen=1, holder="a:1")
+    assert await redis.get(leases.lease_key(TURN)) == b"b:2"
 
 
 # --- What a log adds up to --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from chat.llm.providers import openai_chat
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, Provider, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
+from chat.provider_registry import KNOWN_PROVIDERS
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.wire import STREAM, answering, events, refusal
 
@@ -29,7 +30,7 @@ async def session() -> AsyncIterator[None]:
 
 
 def request_for(model: str, url: str, **fields: object) -> ModelRequest:
-    served_by = Provider(key="compatible", name="Fake", adapter="openai_chat", base_url=url, api_key=KEY)
+    served_by = Provider(slug="compatible", name="Fake", adapter="openai_chat", base_url=url, api_key=KEY)
     defaults = {"provider": served_by, "messages": ASKED, "max_output": 1_000}
     return ModelRequest(model=model, **(defaults | fields))
 
@@ -118,7 +119,8 @@ async def test_what_is_sent_to_a_compatible_server(provider: FakeProvider):
 
 
 async def test_openai_gets_its_own_role_and_a_pseudonym(provider: FakeProvider):
-    openai = Provider("openai", "OpenAI", "openai_chat", provider.url, KEY, system_role="developer")
+    parameters = KNOWN_PROVIDERS["openai"].parameters
+    openai = Provider("openai", "OpenAI", "openai_chat", provider.url, KEY, parameters=parameters)
     await answer_of(request_for("fake-1t-0ms", "", provider=openai, cache_key="conversation", end_user="somebody"))
     sent = provider.requests[-1]
     assert sent["messages"][0] == {"role": "developer", "content": "Be kind."}
@@ -128,7 +130,7 @@ async def test_openai_gets_its_own_role_and_a_pseudonym(provider: FakeProvider):
 async def test_the_key_goes_into_the_header_and_nowhere_without_one():
     async with answering(events(['{"choices":[{"finish_reason":"stop"}]}'])) as raw:
         await answer_of(request_for("m", raw.url))
-        without = Provider(key="demo", name="Demo", adapter="openai_chat", base_url=raw.url)
+        without = Provider(slug="demo", name="Demo", adapter="openai_chat", base_url=raw.url)
         await answer_of(request_for("m", raw.url, provider=without))
     assert f"Authorization: Bearer {KEY}\r\n".encode() in raw.heads[0]
     assert b"authorization" not in raw.heads[1].lower()

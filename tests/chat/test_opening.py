@@ -18,9 +18,9 @@ from billing import metering
 from billing.errors import AllowanceUsedUp, NotInPlan, TooManyAtOnce
 from billing.models import Plan, Reservation, UsagePeriod
 from chat.errors import BadText, ContextExceeded, NoModel, TextTooLong, UnknownModel
-from chat.llm.pricing import most_it_can_cost
+from chat.llm.pricing import max_cost
 from chat.models import LanguageModel
-from chat.turns import limits, opening
+from chat.turns import limits, queue
 from chat.turns.closing import close_turn
 from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_turn
 from core.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
@@ -87,7 +87,7 @@ def test_the_most_it_can_cost_is_held(ana: User):
     held = reservation_of(turn)
     assert held.state == Reservation.State.HELD
     scripted = LanguageModel.objects.get(key="scripted")
-    assert held.amount_micros >= most_it_can_cost(scripted, input_tokens=turn.input_tokens, output_tokens=1_000)
+    assert held.amount_micros >= max_cost(scripted, input_tokens=turn.input_tokens, output_tokens=1_000)
     assert held.amount_micros < 2_200
     assert (period_of(ana).reserved_micros, period_of(ana).holds) == (held.amount_micros, 1)
 
@@ -127,32 +127,32 @@ def test_nothing_is_opened_with_many_statements(
     ],
 )
 def test_text_is_cleaned(text: str, cleaned: str):
-    assert clean_text(text, longest=100) == cleaned
+    assert clean_text(text, max_characters=100) == cleaned
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \r\n", "\0", "\0 \0", "\ud83d", "\u3000\u00a0"])
 def test_text_of_nothing_is_refused(text: str):
     with pytest.raises(BadText):
-        clean_text(text, longest=100)
+        clean_text(text, max_characters=100)
 
 
 def test_text_as_long_as_the_plan_allows():
-    assert clean_text("x" * 10, longest=10) == "x" * 10
+    assert clean_text("x" * 10, max_characters=10) == "x" * 10
     with pytest.raises(TextTooLong):
-        clean_text("x" * 11, longest=10)
+        clean_text("x" * 11, max_characters=10)
 
 
 @given(st.text(st.characters(), max_size=30) | st.text("\ud83d\ude00\0e\u0301 \n", max_size=12))
 def test_clean_text_can_be_stored_and_stays_clean(text: str):
     try:
-        cleaned = clean_text(text, longest=100)
+        cleaned = clean_text(text, max_characters=100)
     except BadText:
         return
     cleaned.encode()
     assert "\0" not in cleaned
     assert unicodedata.is_normalized("NFC", cleaned)
     assert cleaned == cleaned.rstrip() != ""
-    assert clean_text(cleaned, longest=300) == cleaned
+    assert clean_text(cleaned, max_characters=300) == cleaned
 
 
 def test_the_cleaned_text_is_what_is_asked(ana: User):
@@ -415,7 +415,7 @@ def test_of_ten_questions_at_once_a_plan_for_one_admits_one(ana: User):
 def test_two_people_with_the_same_id_at_once_are_one_turn(ana: User, bo: User):
     asked = question()
     found = together([lambda: open_turn(ana.pk, asked), lambda: open_turn(bo.pk, asked)])
-    assert sorted(type(one).__name__ for one in found) in (["Conflict", "Opened"], ["NotFound", "Opened"])
+    assert sorted(type(one).__name__ for one in found) in (["Conflict", "OpenedTurn"], ["NotFound", "OpenedTurn"])
     assert (Turn.objects.count(), Reservation.objects.count()) == (1, 1)
 
 
@@ -597,7 +597,7 @@ class TestAuto:
     def test_the_dearest_that_may_answer_is_held(self, carla: User):
         turn = ask(carla, HARD, model="auto")
         strong = LanguageModel.objects.get(key="strong-1")
-        assert reservation_of(turn).amount_micros >= most_it_can_cost(strong, input_tokens=50, output_tokens=1_000)
+        assert reservation_of(turn).amount_micros >= max_cost(strong, input_tokens=50, output_tokens=1_000)
 
     def test_a_conversation_goes_on_with_the_model_it_had(self, carla: User):
         first = ask(carla, HARD, model="auto")
@@ -668,7 +668,7 @@ class TestAuto:
 
 def test_a_question_that_cannot_be_queued_is_accepted(carla: User, monkeypatch: pytest.MonkeyPatch):
     """The row is there: the sweep finds it."""
-    monkeypatch.setattr(opening, "sync_redis", unreachable)
+    monkeypatch.setattr(queue, "sync_redis", unreachable)
     opened = open_turn(carla.pk, question())
     assert opened.is_new
     assert saved(opened.turn).status == "queued"

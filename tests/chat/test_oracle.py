@@ -98,7 +98,7 @@ async def session(settings: Settings) -> AsyncIterator[None]:
 
 
 def request_for(model: str, url: str) -> ModelRequest:
-    served_by = Provider(key="compatible", name="Fake", adapter="openai_chat", base_url=url, api_key="k")
+    served_by = Provider(slug="compatible", name="Fake", adapter="openai_chat", base_url=url, api_key="k")
     return ModelRequest(provider=served_by, model=model, messages=(Message("user", ASKED),), max_output=100)
 
 
@@ -132,7 +132,7 @@ DIALECTS = {"anthropic_messages": "", "gemini": "/v1beta"}
 def served_by(request: pytest.FixtureRequest, provider: FakeProvider) -> Provider:
     root = provider.url.removesuffix("/v1")
     return Provider(
-        key="other", name="Fake", adapter=request.param, base_url=root + DIALECTS[request.param], api_key="k"
+        slug="other", name="Fake", adapter=request.param, base_url=root + DIALECTS[request.param], api_key="k"
     )
 
 

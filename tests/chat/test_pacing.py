@@ -55,14 +55,14 @@ async def test_nothing_is_read_until_the_next_beat(response: aiohttp.ClientRespo
     async def pace() -> None:
         seen.append(transport.is_reading())
 
-    await http.rest(response, pace)
+    await http.pause_reading(response, pace)
     assert seen == [False]
     assert transport.is_reading()
 
 
 async def test_who_is_cancelled_while_resting_reads_on(response: aiohttp.ClientResponse):
     transport = transport_of(response)
-    resting = asyncio.create_task(http.rest(response, asyncio.Event().wait))
+    resting = asyncio.create_task(http.pause_reading(response, asyncio.Event().wait))
     while transport.is_reading():
         await asyncio.sleep(0)
     resting.cancel()
@@ -76,19 +76,19 @@ async def test_a_pace_that_breaks_leaves_the_connection_reading(response: aiohtt
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await http.rest(response, pace)
+        await http.pause_reading(response, pace)
     assert transport_of(response).is_reading()
 
 
 async def test_an_answer_that_is_over_is_not_waited_for():
     async with answering(events([FINISHED])) as raw, http.session().get(raw.url) as response:
         await response.read()
-        await http.rest(response, asyncio.Event().wait)
+        await http.pause_reading(response, asyncio.Event().wait)
 
 
 async def test_a_connection_that_is_closing_is_not_waited_for(response: aiohttp.ClientResponse):
     transport_of(response).close()
-    await http.rest(response, asyncio.Event().wait)
+    await http.pause_reading(response, asyncio.Event().wait)
 
 
 # --- To stream --------------------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def test_the_page_has_the_list_and_the_picker(browser):
     Plan.objects.create(key="premium", name="<Premium>", rank=3, best_tier="strong")
     page = browser.get("/").text
     assert re.search(
-        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>\s*Claude Opus 5.5 · not in your plan',
+        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>'
+        r"\s*Claude Opus 5.5 · not in your plan",
         page,
     )
     assert '<optgroup label="Quick">' in page
@@ -108,16 +109,16 @@ def test_the_page_has_the_list_and_the_picker(browser):
     assert "Not in your plan: &lt;Premium&gt; has it." in page
 
 
-def test_a_model_that_is_resting_says_so_and_can_be_chosen(ana):
+def test_a_model_that_is_unavailable_says_so_and_can_be_chosen(ana):
     allowed = entitlements.entitlements_of(ana.pk)
-    choices = list_model_options(allowed, resting=frozenset({"claude-haiku-5-5"}))
-    assert [choice.model.key for choice in choices if choice.is_resting] == ["claude-haiku-5-5"]
+    choices = list_model_options(allowed, unavailable=frozenset({"claude-haiku-5-5"}))
+    assert [choice.model.key for choice in choices if choice.is_unavailable] == ["claude-haiku-5-5"]
     page = render_to_string("chat/_picker.html", {"tiers": group_by_tier(choices)})
     assert page.count("It is not answering at the moment.") == 1
-    assert next(choice for choice in choices if choice.is_resting).is_included
+    assert next(choice for choice in choices if choice.is_unavailable).is_included
 
 
-# --- Effort ------------------------------------------------------------------------------------------------------------
+# --- Effort -----------------------------------------------------------------------------------------------------------
 
 
 def test_efforts_are_in_words_where_there_are_words(ana):
@@ -148,7 +149,7 @@ def test_a_refusal_keeps_model_and_effort(browser, ana):
     assert '<option value="low" selected>Low</option>' in answer.text
 
 
-# --- Under the answer --------------------------------------------------------------------------------------------------
+# --- Under the answer -------------------------------------------------------------------------------------------------
 
 
 def shown(**fields: object) -> str:

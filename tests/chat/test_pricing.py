@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from billing.metering import Usage
 from chat.llm import price_list
 from chat.llm.pricing import (
-    MORE_TOKENS,
     SETTLE_BYTES_PER_TOKEN,
-    charged_rates,
+    compute_cost,
     cost_of,
     estimate_tokens,
-    most_it_can_cost,
-    most_it_can_take,
+    max_cost,
+    max_provider_cost,
     price_of,
     question_room,
+    rates_with_markup,
     read_price,
     read_stamp,
-    reckon,
     write_price,
     write_stamp,
 )
-from chat.models import PRICED, LanguageModel
+from chat.models import PRICE_KINDS, LanguageModel
+from chat.provider_registry import token_factor_of
 
 prices = st.none() | st.integers(0, 100_000_000)
 tokens = st.integers(0, 1_000_000)
@@ -71,20 +71,20 @@ def test_a_provider_that_counts_more_cached_than_input_cannot_make_it_cheaper():
 def test_a_free_model_costs_nothing():
     free = model(input_price=0, output_price=0)
     assert cost_of(free, Usage(input=1_000_000, output=1_000_000)) == 0
-    assert most_it_can_cost(free, input_tokens=1_000_000, output_tokens=1_000_000) == 0
+    assert max_cost(free, input_tokens=1_000_000, output_tokens=1_000_000) == 0
 
 
 def test_the_most_it_can_cost_assumes_the_dearest_input():
-    assert most_it_can_cost(model(), input_tokens=100, output_tokens=10) == 120
-    assert most_it_can_cost(model(cache_write_price=3_000_000), input_tokens=100, output_tokens=10) == 320
+    assert max_cost(model(), input_tokens=100, output_tokens=10) == 120
+    assert max_cost(model(cache_write_price=3_000_000), input_tokens=100, output_tokens=10) == 320
 
 
 def test_providers_with_shorter_tokens_are_reserved_more_and_sent_less():
     claude, luna = model(), model()
     claude.provider, luna.provider = "anthropic", "openai"
     claude.context_window = luna.context_window = 10_000
-    assert most_it_can_cost(luna, input_tokens=100, output_tokens=10) == 120
-    assert most_it_can_cost(claude, input_tokens=100, output_tokens=10) == 155
+    assert max_cost(luna, input_tokens=100, output_tokens=10) == 120
+    assert max_cost(claude, input_tokens=100, output_tokens=10) == 155
     assert question_room(luna, 1_000) == 9_000
     assert question_room(claude, 1_000) == 6_666
 
@@ -115,7 +115,7 @@ def list_prices(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(
     st.none() | list_prices(),
-    st.fixed_dictionaries({f"{name}_price": prices for name in PRICED}),
+    st.fixed_dictionaries({f"{name}_price": prices for name in PRICE_KINDS}),
     st.integers(0, 1_000),
     st.sampled_from(["openai", "anthropic", "deepseek"]),
     tokens,
@@ -135,7 +135,7 @@ def test_no_cost_within_the_promise_exceeds_the_reservation(
 ):
     """Whichever tier the input falls into, however much of it is cached."""
     priced = LanguageModel(list_price=listed, markup_percent=markup, provider=provider, **own)
-    read = data.draw(st.integers(0, ceil(promised * MORE_TOKENS.get(provider, 1))))
+    read = data.draw(st.integers(0, ceil(promised * token_factor_of(provider))))
     cached = data.draw(st.integers(0, read))
     usage = Usage(
         input=read,
@@ -144,24 +144,24 @@ def test_no_cost_within_the_promise_exceeds_the_reservation(
         cache_write=data.draw(st.integers(0, read - cached)),
     )
     most = {"input_tokens": promised, "output_tokens": written, "moment": moment}
-    reckoning = reckon(price_of(priced, moment), usage)
-    assert 0 <= reckoning.cost_micros <= most_it_can_cost(priced, **most)
-    assert 0 <= reckoning.stamp.provider_micros <= most_it_can_take(priced, **most)
+    reckoning = compute_cost(price_of(priced, moment), usage)
+    assert 0 <= reckoning.cost_micros <= max_cost(priced, **most)
+    assert 0 <= reckoning.stamp.provider_micros <= max_provider_cost(priced, **most)
     assert reckoning.stamp.provider_micros <= reckoning.cost_micros
-    assert reckon(read_price(write_price(price_of(priced, moment))), usage) == reckoning
+    assert compute_cost(read_price(write_price(price_of(priced, moment))), usage) == reckoning
     assert read_stamp(write_stamp(reckoning.stamp)) == reckoning.stamp
 
 
 def test_a_cheaper_tier_does_not_lower_the_promise():
     """A prompt that turns out just short of the border costs more than one that reaches it."""
     listed = {"input": [[0, 9_000_000], [100, 1_000_000]], "output": [[0, 1]]}
-    assert most_it_can_cost(LanguageModel(list_price=listed), input_tokens=200, output_tokens=0) == 900
+    assert max_cost(LanguageModel(list_price=listed), input_tokens=200, output_tokens=0) == 900
 
 
 def test_the_markup_is_added_before_rounding_up():
     assert cost_of(model(input_price=100_000, markup_percent=50), Usage(input=11, output=0)) == 2
     assert cost_of(model(markup_percent=20), Usage(input=10, output=20)) == 60
-    assert [rates.input for rates in charged_rates(model(markup_percent=20))] == [1_200_000]
+    assert [rates.input for rates in rates_with_markup(model(markup_percent=20))] == [1_200_000]
 
 
 def test_hours_around_midnight():

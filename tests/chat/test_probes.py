@@ -4,9 +4,10 @@ import pytest
 from pytest_django import Settings
 
 from chat import tasks
-from chat.llm import alerts, probes
-from chat.llm.breaker import key_digest
-from chat.llm.health import PROBES, Probe, causes
+from chat.llm.breaker import api_key_digest
+from chat.llm.health import alerts, probes
+from chat.llm.health.counters import PROBES, Probe
+from chat.llm.health.error_counts import read_error_counts
 from chat.tasks import probe
 from core.redis_clients import sync_redis
 from testbed.provider import FakeProvider
@@ -18,7 +19,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found() -> dict[str, Probe]:
-    known = causes()
+    known = read_error_counts()
     assert known is not None
     return known[1]
 
@@ -26,7 +27,7 @@ def found() -> dict[str, Probe]:
 def test_who_tells_its_models_is_there(catalog: None, provider: FakeProvider, settings: Settings):
     settings.OPENAI_COMPATIBLE_BASE_URL, settings.OPENAI_COMPATIBLE_API_KEY = provider.url, "k1,k2"
     probe()
-    assert found()["compatible"].keys == {key_digest("k1"): "", key_digest("k2"): ""}
+    assert found()["compatible"].keys == {api_key_digest("k1"): "", api_key_digest("k2"): ""}
     assert not found()["compatible"].is_down
     assert provider.requests == []
     assert "scripted" not in found()
@@ -48,7 +49,7 @@ def test_a_key_that_is_refused_is_an_alert(catalog: None, settings: Settings, ll
     probe()
     assert found()["openai"].code == "authentication"
     alerts._thread.submit(lambda: None).result()
-    assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{key_digest('sk-old')}"]
+    assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{api_key_digest('sk-old')}"]
 
 
 def test_one_worker_a_minute_asks(catalog: None, provider: FakeProvider, settings: Settings):
@@ -67,7 +68,7 @@ def test_who_does_not_answer_is_not_waited_for(catalog: None, settings: Settings
         return []
 
     monkeypatch.setattr(probes.sdk, "list_models", hang)
-    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(probes, "PROBE_TIMEOUT_SECONDS", 0.05)
     settings.OPENAI_API_KEY = "k"
     probe()
     assert found()["openai"].code == "timeout"

@@ -11,8 +11,9 @@ from accounts.models import User
 from billing.models import Reservation
 from chat.errors import QueueFull
 from chat.turns import queue, watching
-from chat.turns.log import GROUP, QUEUE, EntryKind
+from chat.turns.log import EntryKind
 from chat.turns.opening import open_turn
+from chat.turns.queue import GROUP, QUEUE
 from chat.turns.watching import Place, watch
 from core.threads import in_thread
 from history.models import Conversation, Turn
@@ -23,9 +24,9 @@ from tests.chat.writing import writing
 
 @pytest.fixture(autouse=True)
 def _counted_anew() -> Iterator[None]:
-    queue.queue_room.forget()
+    queue.queue_length.forget()
     yield
-    queue.queue_room.forget()
+    queue.queue_length.forget()
 
 
 @pytest.fixture
@@ -35,19 +36,19 @@ async def group(redis: Redis) -> None:
 
 async def test_each_turn_has_its_place(redis: Redis, group: None, carla: User):
     turns = [await in_thread(ask, carla) for _ in range(3)]
-    assert await queue.places(redis) == {turn.pk: place for place, turn in enumerate(turns, 1)}
+    assert await queue.queue_positions(redis) == {turn.pk: place for place, turn in enumerate(turns, 1)}
 
 
 async def test_a_turn_that_a_runner_has_taken_is_not_in_line(redis: Redis, group: None, carla: User):
     turns = [await in_thread(ask, carla) for _ in range(3)]
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=2)
-    assert await queue.places(redis) == {turns[2].pk: 1}
+    assert await queue.queue_positions(redis) == {turns[2].pk: 1}
 
 
 async def test_a_reader_is_told_its_place_until_its_text_comes(
     redis: Redis, group: None, carla: User, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.02)
     other = await in_thread(ask, carla)
     turn = await in_thread(ask, carla)
     told: list[tuple[int, int]] = []
@@ -108,7 +109,7 @@ async def test_there_is_room_again_when_runners_have_taken_some(redis: Redis, gr
     with pytest.raises(QueueFull):
         await in_thread(ask, carla)
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
-    queue.queue_room.forget()
+    queue.queue_length.forget()
     await in_thread(ask, carla)
 
 

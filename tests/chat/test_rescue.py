@@ -12,12 +12,13 @@ from billing import metering
 from billing.models import Reservation
 from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
-from chat.turns import log
+from chat.turns import leases, log
 from chat.turns import runner as runner_module
-from chat.turns.answering import encode_begun, encode_outcome
-from chat.turns.closing import can_continue, make_outcome
-from chat.turns.log import GROUP, QUEUE, Entry, EntryKind, encode_entry
-from chat.turns.rescue import close_with, last_words
+from chat.turns.closing import can_continue
+from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry, encode_outcome
+from chat.turns.outcomes import priced_outcome
+from chat.turns.queue import GROUP, QUEUE
+from chat.turns.rescue import close_without_runner, outcome_from_log
 from core.threads import in_thread
 from history import access, progress
 from history.models import Turn
@@ -35,7 +36,7 @@ Die = Callable[..., Awaitable[Turn]]
 def impatient(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Runners find the turns of dead ones at once."""
     settings.DRAIN_SECONDS = 5
-    monkeypatch.setattr(log, "LEASE_MS", 300)
+    monkeypatch.setattr(leases, "LEASE_MS", 300)
     monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.05)
 
 
@@ -119,7 +120,7 @@ async def test_how_long_it_thought_is_read_from_the_log(redis: Redis, carla: Use
         await redis.xadd(log.log_key(turn.pk), {b"e": entry}, id=f"{at_ms}-0")
 
     async def thought_ms() -> int:
-        return (await in_thread(last_words, turn, await log.replay_log(redis, turn.pk))).reasoning_ms
+        return (await in_thread(outcome_from_log, turn, await log.replay_log(redis, turn.pk))).reasoning_ms
 
     await add(1, EntryKind.REASONING, "old", 1_000)
     await add(2, EntryKind.BEGUN, encode_begun(await scripted()), 5_000)
@@ -162,15 +163,8 @@ async def test_who_answered_is_the_model_that_was_asked_for_if_the_log_does_not_
 async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(redis: Redis, carla: User, die: Die):
     model = await scripted()
     turn = await aask(carla, "hola")
-    outcome = make_outcome(
-        turn,
-        status="completed",
-        answer="hola mundo",
-        reasoning="hm",
-        model=model,
-        usage=None,
-        finish_reason="stop",
-    )
+    ended = Outcome("completed", "hola mundo", "hm", finish_reason="stop")
+    outcome = priced_outcome(turn, ended, model=model)
     outcome = msgspec.structs.replace(
         outcome, input_tokens=12, output_tokens=34, usage_source="provider", cost_micros=80
     )
@@ -230,12 +224,12 @@ async def test_two_deaths_are_not(redis: Redis, carla: User, die: Die):
 
 async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User, die: Die):
     turn = await die(await aask(carla, "say:hola"))
-    await redis.set(log.lease_key(turn.pk), "alive:1")
+    await redis.set(leases.lease_key(turn.pk), "alive:1")
     async with running():
         for _ in range(20):
-            await redis.pexpire(log.lease_key(turn.pk), 5_000)
+            await redis.pexpire(leases.lease_key(turn.pk), 5_000)
             assert (await in_thread(saved, turn)).gen == 1
-        await redis.delete(log.lease_key(turn.pk))
+        await redis.delete(leases.lease_key(turn.pk))
         assert (await closed(turn)).gen == 2
 
 
@@ -264,11 +258,11 @@ async def test_several_deaths_at_once_are_all_taken_care_of(redis: Redis, carla:
 
 async def test_closing_takes_the_lease_that_a_slow_runner_could_renew(redis: Redis, carla: User, die: Die):
     turn = await die(await aask(carla, "say:hola"), (EntryKind.TEXT, "hola"))
-    await redis.set(log.lease_key(turn.pk), "slow:1")
-    assert not await close_with(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
+    await redis.set(leases.lease_key(turn.pk), "slow:1")
+    assert not await close_without_runner(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
     assert (await in_thread(saved, turn)).status == "streaming"
-    await redis.delete(log.lease_key(turn.pk))
-    assert await close_with(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
+    await redis.delete(leases.lease_key(turn.pk))
+    assert await close_without_runner(redis, turn, Outcome("interrupted", answer="hola"), closer="me")
     assert (await in_thread(saved, turn)).status == "interrupted"
 
 
@@ -277,9 +271,9 @@ async def test_who_closes_too_late_tells_nobody_that_it_is_over(redis: Redis, ca
     turn = await die(await aask(carla, "say:hola"))
     stale = await in_thread(saved, turn)
     await in_thread(progress.claim, turn)
-    assert not await close_with(redis, stale, Outcome("interrupted"), closer="me")
+    assert not await close_without_runner(redis, stale, Outcome("interrupted"), closer="me")
     assert EntryKind.END not in [entry.kind for entry in await log.read_log(redis, turn.pk)]
-    assert await redis.get(log.lease_key(turn.pk)) is None
+    assert await redis.get(leases.lease_key(turn.pk)) is None
     await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
 
 

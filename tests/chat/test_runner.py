@@ -14,7 +14,7 @@ from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns import answering, log, presence
+from chat.turns import answering, ending, leases, log, presence, queue
 from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue
 from chat.turns.log import EntryKind
@@ -45,7 +45,7 @@ async def shown(turn: Turn, *, at_least: int = 1) -> str:
 
 async def queue_is_empty(redis: Redis) -> None:
     async def look() -> bool:
-        return not await redis.xlen(log.QUEUE)
+        return not await redis.xlen(queue.QUEUE)
 
     await eventually(look, seconds=3)
 
@@ -117,10 +117,10 @@ async def test_an_empty_answer_costs_nothing(redis: Redis, runner: Runner, carla
 async def test_nothing_is_left_behind(redis: Redis, runner: Runner, carla: User):
     turn = await closed(await aask(carla, "say:hola"))
     await queue_is_empty(redis)
-    assert not await redis.exists(log.lease_key(turn.pk), log.queued_key(turn.pk))
+    assert not await redis.exists(leases.lease_key(turn.pk), queue.queued_key(turn.pk))
     kinds = [entry.kind for entry in await log.read_log(redis, turn.pk)]
     assert kinds == [EntryKind.BEGUN, EntryKind.TEXT, EntryKind.OUTCOME, EntryKind.END]
-    assert 0 < await redis.ttl(log.log_key(turn.pk)) <= log.KEPT_AFTER_END_SECONDS
+    assert 0 < await redis.ttl(log.log_key(turn.pk)) <= ending.KEPT_AFTER_END_SECONDS
 
 
 async def test_the_path_is_sent_with_the_question(
@@ -249,7 +249,7 @@ async def test_stop_that_comes_before_the_provider_is_asked(
     """The request is found by its key: nobody listened when it was told."""
     model = await in_thread(offer, "fake-20t-5ms")
     turn = await aask(carla, "hola", model=model.key)
-    await log.request_stop(redis, turn.pk)
+    await leases.request_stop(redis, turn.pk)
     async with a_runner():
         turn = await closed(turn)
     assert (turn.status, turn.answer, turn.cost_micros) == ("stopped", "", None)
@@ -475,7 +475,7 @@ async def test_a_turn_that_is_lost_is_no_longer_asked_for(
 ):
     turn = await aask(carla, "hola", model=(await in_thread(offer, "fake-500t-10ms-f0")).key)
     await shown(turn)
-    await redis.set(log.lease_key(turn.pk), "another:2")
+    await redis.set(leases.lease_key(turn.pk), "another:2")
 
     async def is_closed() -> bool:
         return bool(provider.stats().aborted)
@@ -572,7 +572,7 @@ async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
         await asyncio.sleep(0.1)
     assert (await in_thread(saved, turn)).status == "streaming"
     assert (await in_thread(record_of, turn)).cost_micros == 17
-    assert await redis.xlen(log.QUEUE) == 1
+    assert await redis.xlen(queue.QUEUE) == 1
     assert EntryKind.OUTCOME in [entry.kind for entry in await log.read_log(redis, turn.pk)]
     await in_thread(Turn.objects.filter(pk=turn.pk).update, status="failed")
 
@@ -621,7 +621,7 @@ async def test_what_showed_nothing_is_left_to_the_next_runner(
     redis: Redis, carla: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     settings.DRAIN_SECONDS = 0.1
-    monkeypatch.setattr(log, "LEASE_MS", 500)
+    monkeypatch.setattr(leases, "LEASE_MS", 500)
     monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.1)
     async with a_runner():
         turn = await aask(carla, "wait:0.3 say:hola")
@@ -671,13 +671,13 @@ async def test_a_runner_says_that_it_lives(redis: Redis):
 
 
 async def test_runners_that_are_long_gone_are_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch):
-    await redis.xgroup_create(log.QUEUE, log.GROUP, id="0", mkstream=True)
-    await redis.xgroup_createconsumer(log.QUEUE, log.GROUP, "gone")
-    monkeypatch.setattr(runner_module, "FORGOTTEN_MS", -1)
+    await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
+    await redis.xgroup_createconsumer(queue.QUEUE, queue.GROUP, "gone")
+    monkeypatch.setattr(runner_module, "DEAD_CONSUMER_MS", -1)
     async with a_runner():
 
         async def is_forgotten() -> bool:
-            names = [consumer["name"] for consumer in await redis.xinfo_consumers(log.QUEUE, log.GROUP)]
+            names = [consumer["name"] for consumer in await redis.xinfo_consumers(queue.QUEUE, queue.GROUP)]
             return b"gone" not in names
 
         await eventually(is_forgotten, seconds=2)

@@ -56,7 +56,7 @@ def test_what_is_offered_is_in_the_operators_order():
 
 def test_a_provider_without_a_key_offers_nothing(settings: Settings):
     settings.OPENAI_API_KEY = ""
-    assert {c.provider.key for c in list_offered()} == {"deepseek", "demo"}
+    assert {c.provider.slug for c in list_offered()} == {"deepseek", "demo"}
 
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"list_price": None}])

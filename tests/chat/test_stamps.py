@@ -10,10 +10,9 @@ from chat.llm.catalog import find_model
 from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.models import LanguageModel
 from chat.turns import log
-from chat.turns.answering import encode_begun
-from chat.turns.log import EntryKind
+from chat.turns.log import EntryKind, encode_begun
 from chat.turns.runner import Runner
-from chat.turns.sweeping import settle_forgotten
+from chat.turns.sweeping import settle_unsettled
 from core.threads import in_thread
 from history.models import Turn
 from tests.chat.asking import aask, closed, eventually, record_of, saved
@@ -65,7 +64,7 @@ async def test_a_price_that_changes_afterwards_changes_no_cost(
     turn = await closed(await aask(carla, "say:hola usage:12/34"))
     before = await in_thread(lambda: api(carla).get(f"/api/v1/turns/{turn.pk}").json())
     await in_thread(edit, olga, input_price="500", markup_percent=900)
-    await in_thread(settle_forgotten)
+    await in_thread(settle_unsettled)
     found = await in_thread(saved, turn)
     assert (found.cost_micros, found.price) == (turn.cost_micros, turn.price)
     assert await in_thread(lambda: api(carla).get(f"/api/v1/turns/{turn.pk}").json()) == before

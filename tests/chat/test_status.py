@@ -9,9 +9,11 @@ from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.llm import health
-from chat.llm.breaker import Report, breaker_id, breakers, key_digest
-from chat.llm.health import Probe, Tally, save_probe
+from chat.llm.breaker import Report, api_key_digest, breaker_id, breakers
+from chat.llm.health import error_counts, overview
+from chat.llm.health.counters import Probe, Tally, failure_fields, now_ms, save_probe, success_fields
+from chat.llm.health.error_counts import read_error_counts
+from chat.llm.health.overview import forget_cached_health, state_of, unavailable_models
 from chat.llm.providers import list_providers
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
@@ -34,15 +36,15 @@ def model(catalog: None, settings: Settings) -> LanguageModel:
 async def count(*reports: Report) -> None:
     for report in reports:
         breakers().report(report)
-    await breakers().settle()
+    await breakers().flush()
 
 
 def counted(*counts: str) -> Report:
-    return Report("openai:00:gpt-6-luna", "none", counts=counts)
+    return Report("openai:00:gpt-6-luna", "neutral", counter_fields=counts)
 
 
 def read(language: str = "en") -> str:
-    health.forget_cached_health()
+    forget_cached_health()
     return Client().get("/status/", headers={"Accept-Language": language}).content.decode()
 
 
@@ -78,14 +80,14 @@ def test_what_counts_say(counts: dict[str, int], state: str):
     found = Tally()
     for what, number in counts.items():
         found.add(what, number)
-    assert found.state == state
+    assert state_of(found) == state
 
 
 def test_medians_are_right_within_a_tenth():
     model = LanguageModel(key="m", provider="p")
     found = Tally()
     for seconds, tokens in ((0.1, 50), (0.42, 100), (30.0, 1_000)):
-        for field in health.success(model, TokenUsage(1, tokens), seconds, 1.0):
+        for field in success_fields(model, TokenUsage(1, tokens), seconds, 1.0):
             found.add(field.split("|")[0], 1)
     assert found.first_seconds == pytest.approx(0.42, rel=0.1)
     assert found.tokens_per_second == pytest.approx(100, rel=0.1)
@@ -94,7 +96,7 @@ def test_medians_are_right_within_a_tenth():
 def test_what_is_too_short_has_no_speed():
     model = LanguageModel(key="m", provider="p")
     for usage, wrote in ((None, 1.0), (TokenUsage(1, 19), 1.0), (TokenUsage(1, 100), 0.1)):
-        assert not any(field.startswith("speed") for field in health.success(model, usage, 1.0, wrote))
+        assert not any(field.startswith("speed") for field in success_fields(model, usage, 1.0, wrote))
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
@@ -130,37 +132,37 @@ async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, mod
 
 
 async def test_a_model_whose_every_key_rests_is_named(redis: Redis, model: LanguageModel):
-    first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_key())
-    await count(Report(first, "broken", "authentication"))
-    health.forget_cached_health()
-    assert await in_thread(health.resting_models) == frozenset()
-    await count(Report(second, "rest", "rate_limited", 60_000))
-    health.forget_cached_health()
-    assert await in_thread(health.resting_models) == {"gpt-6-luna"}
+    first, second = (breaker_id(one, model.key) for one in list_providers()["openai"].with_each_api_key())
+    await count(Report(first, "unusable", "authentication"))
+    forget_cached_health()
+    assert await in_thread(unavailable_models) == frozenset()
+    await count(Report(second, "pause", "rate_limited", 60_000))
+    forget_cached_health()
+    assert await in_thread(unavailable_models) == {"gpt-6-luna"}
     html = await in_thread(read)
     assert state_now(html) == "Unavailable"
     assert "Not answering now: GPT-6 Luna" in html
 
 
 async def test_a_key_that_was_replaced_rests_nobody(redis: Redis, model: LanguageModel, settings: Settings):
-    for one in list_providers()["openai"].with_each_key():
-        await count(Report(breaker_id(one, model.key), "broken", "authentication"))
+    for one in list_providers()["openai"].with_each_api_key():
+        await count(Report(breaker_id(one, model.key), "unusable", "authentication"))
     settings.OPENAI_API_KEY = "sk-new"
-    health.forget_cached_health()
-    assert await in_thread(health.resting_models) == frozenset()
+    forget_cached_health()
+    assert await in_thread(unavailable_models) == frozenset()
 
 
 def test_what_rests_is_asked_for_once_a_second(model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     asked = []
-    load = health._load_resting
-    monkeypatch.setattr(health._resting, "_load", lambda: (asked.append(1), load())[1])
+    load = overview._load_unavailable
+    monkeypatch.setattr(overview._unavailable, "_load", lambda: (asked.append(1), load())[1])
     for _ in range(20):
-        health.resting_models()
+        unavailable_models()
     assert len(asked) == 1
 
 
 def test_probes_tell_who_is_there(model: LanguageModel):
-    now = health._now_ms() / 1000
+    now = now_ms() / 1000
     save_probe("openai", Probe("", now))
     html = read()
     assert (state_now(html), hours(html)[-1]) == ("Operational", "operational")
@@ -170,12 +172,12 @@ def test_probes_tell_who_is_there(model: LanguageModel):
 
 
 def test_who_will_not_tell_its_models_is_there(model: LanguageModel):
-    save_probe("openai", Probe("permission", health._now_ms() / 1000))
+    save_probe("openai", Probe("permission", now_ms() / 1000))
     assert state_now(read()) == "Operational"
 
 
 def test_an_old_probe_says_nothing_of_now(model: LanguageModel):
-    save_probe("openai", Probe("timeout", health._now_ms() / 1000 - 3000))
+    save_probe("openai", Probe("timeout", now_ms() / 1000 - 3000))
     assert state_now(read()) == "No recent data"
 
 
@@ -185,11 +187,12 @@ def test_redis_away_is_said(model: LanguageModel, monkeypatch: pytest.MonkeyPatc
     def fail() -> None:
         raise Away
 
-    monkeypatch.setattr(health, "_read", fail)
+    monkeypatch.setattr(overview, "read_counts", fail)
+    monkeypatch.setattr(error_counts, "read_counts", fail)
     assert "We cannot tell right now" in read()
-    assert health.causes() is None
-    monkeypatch.setattr(health._resting, "_load", fail)
-    assert health.resting_models() == frozenset()
+    assert read_error_counts() is None
+    monkeypatch.setattr(overview._unavailable, "_load", fail)
+    assert unavailable_models() == frozenset()
 
 
 def test_nothing_on_offer(catalog: None, settings: Settings):
@@ -205,16 +208,19 @@ def test_every_page_leads_to_it(model: LanguageModel):
 
 
 async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: LanguageModel, olga: User):
-    first, second = list_providers()["openai"].with_each_key()
+    first, second = list_providers()["openai"].with_each_api_key()
     await count(
         Report(
-            breaker_id(first, model.key), "broken", "authentication", counts=health.failure(model, "authentication")
+            breaker_id(first, model.key),
+            "unusable",
+            "authentication",
+            counter_fields=failure_fields(model, "authentication"),
         ),
-        Report(breaker_id(second, model.key), "ok", counts=health.success(model, None, 0.5, 1.0)),
+        Report(breaker_id(second, model.key), "success", counter_fields=success_fields(model, None, 0.5, 1.0)),
     )
 
     def look() -> tuple[str, str, int]:
-        save_probe("openai", Probe("", 1.8e9, {key_digest("sk-first-secret"): "authentication"}))
+        save_probe("openai", Probe("", 1.8e9, {api_key_digest("sk-first-secret"): "authentication"}))
         client = Client()
         refused = client.get("/admin/chat/languagemodel/health/").status_code
         client.force_login(olga)
@@ -225,6 +231,6 @@ async def test_the_operator_sees_causes_and_never_a_key(redis: Redis, model: Lan
     assert refused == 302
     assert 'href="/admin/chat/languagemodel/health/"' in models
     assert "authentication: 1" in re.sub(r"\s+", " ", html)
-    assert f"<code>{key_digest('sk-first-secret')}</code>" in html
-    assert key_digest("sk-second-secret") not in html
+    assert f"<code>{api_key_digest('sk-first-secret')}</code>" in html
+    assert api_key_digest("sk-second-secret") not in html
     assert "sk-" not in html

@@ -14,11 +14,10 @@ from billing import metering
 from billing.models import Reservation, UsageRecord
 from chat.models import LanguageModel
 from chat.tasks import sweep_turns
-from chat.turns import log, opening, sweeping
-from chat.turns.answering import encode_begun
+from chat.turns import leases, log, queue, sweeping
 from chat.turns.closing import can_continue
-from chat.turns.log import Entry, EntryKind, encode_entry
-from chat.turns.sweeping import repair_turns, settle_forgotten
+from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry
+from chat.turns.sweeping import repair_turns, settle_unsettled
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, progress
@@ -87,7 +86,7 @@ async def test_a_turn_that_could_not_be_queued_gets_an_entry(
 ):
     with monkeypatch.context() as patch:
         down = redis_client.Redis.from_url("redis://127.0.0.1:1/0")
-        patch.setattr(opening, "sync_redis", lambda: down)
+        patch.setattr(queue, "sync_redis", lambda: down)
         turn = await aask(carla)
     assert queued(turn) == 0
     await in_thread(grow_old, turn, 11)
@@ -121,7 +120,7 @@ async def test_a_turn_that_waited_too_long_failed_and_costs_nothing(redis: Redis
     async with running():
 
         async def is_taken() -> bool:
-            return not await redis.xlen(log.QUEUE)
+            return not await redis.xlen(queue.QUEUE)
 
         await eventually(is_taken)
     assert (await in_thread(saved, turn)).status == "failed"
@@ -147,7 +146,7 @@ async def streaming(carla: User, text: str = "") -> Turn:
 
 async def test_a_turn_with_a_lease_is_left_alone(redis: Redis, carla: User, impatient: None):
     turn = await streaming(carla)
-    await redis.set(log.lease_key(turn.pk), "somebody:1")
+    await redis.set(leases.lease_key(turn.pk), "somebody:1")
     await sweep_twice()
     assert (await in_thread(saved, turn)).status == "streaming"
 
@@ -166,9 +165,9 @@ async def test_a_lease_that_comes_back_starts_the_while_over(
 ):
     turn = await streaming(carla, "hola")
     await repair_turns()
-    await redis.set(log.lease_key(turn.pk), "somebody:1")
+    await redis.set(leases.lease_key(turn.pk), "somebody:1")
     await repair_turns()
-    await redis.delete(log.lease_key(turn.pk))
+    await redis.delete(leases.lease_key(turn.pk))
     assert not await redis.exists(f"turn:{turn.pk}:orphan")
     await repair_turns()
     assert (await in_thread(saved, turn)).status == "streaming"
@@ -206,11 +205,11 @@ async def test_a_turn_that_runs_is_left_alone(redis: Redis, carla: User, impatie
 def test_a_reservation_of_a_turn_never_written_is_released(carla: User):
     key = new_id()
     metering.reserve(carla.pk, key, amount_micros=500)
-    settle_forgotten()
+    settle_unsettled()
     assert Reservation.objects.get(pk=key).state == Reservation.State.HELD  # the request may still be writing
     Reservation.objects.filter(pk=key).update(created_at=timezone.now() - dt.timedelta(seconds=46))
     for _ in range(2):
-        settle_forgotten()
+        settle_unsettled()
         assert Reservation.objects.get(pk=key).state == Reservation.State.RELEASED
         assert (period_of(carla).reserved_micros, period_of(carla).holds) == (0, 0)
 
@@ -233,7 +232,7 @@ def test_a_finished_turn_that_was_not_settled_is_settled(carla: User):
     )
     grow_old(turn, 46)
     for _ in range(2):
-        settle_forgotten()
+        settle_unsettled()
         record = record_of(turn)
         assert (record.cost_micros, record.input_tokens, record.output_tokens) == (17, 5, 6)
         assert (record.cache_read_tokens, record.label, record.source) == (2, "scripted", "provider")
@@ -244,7 +243,7 @@ def test_a_finished_turn_that_used_nothing_is_released(carla: User):
     turn = ask(carla)
     progress.close(turn, Outcome("failed", error="queue_timeout"))
     grow_old(turn, 46)
-    settle_forgotten()
+    settle_unsettled()
     assert reservation_of(turn).state == Reservation.State.RELEASED
 
 
@@ -253,7 +252,7 @@ def test_a_turn_that_is_still_open_keeps_its_reservation(carla: User):
     progress.claim(written)
     for turn in (waiting, written):
         grow_old(turn, 3_600)
-    settle_forgotten()
+    settle_unsettled()
     assert {reservation_of(turn).state for turn in (waiting, written)} == {Reservation.State.HELD}
 
 
@@ -261,7 +260,7 @@ def test_a_deleted_turn_gives_its_reservation_back(carla: User):
     turn = ask(carla)
     grow_old(turn, 46)
     access.delete_conversation(access.access_conversation(carla.pk, turn.conversation_id))
-    settle_forgotten()
+    settle_unsettled()
     assert reservation_of(turn).state == Reservation.State.RELEASED
 
 
@@ -271,7 +270,7 @@ def test_work_that_was_done_after_all_is_paid(carla: User):
     progress.claim(turn)
     grow_old(turn, 46)
     access.delete_conversation(access.access_conversation(carla.pk, turn.conversation_id))
-    settle_forgotten()
+    settle_unsettled()
     metering.settle(turn.pk, cost_micros=9, usage=metering.Usage(1, 4), label="scripted")
     assert period_of(carla).used_micros == 9
 

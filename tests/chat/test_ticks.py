@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.turns import log
+from chat.turns import leases, log
 from chat.turns import writer as writer_module
 from chat.turns.log import EntryKind
 from chat.turns.writer import SLOT_SECONDS, TICK_SECONDS
@@ -56,7 +56,7 @@ def say(it: Writing, *texts: str) -> None:
     """Say something that may wait."""
     for text in texts:
         it.live.add(EntryKind.TEXT, text)
-        it.writer.changed(it.live)
+        it.writer.schedule(it.live)
 
 
 async def texts(it: Writing) -> list[str]:
@@ -259,7 +259,7 @@ def rest(it: Writing, *, then: str = "") -> "asyncio.Task[None]":
     """Rest as the reader of the turn's provider does, and say something then."""
 
     async def read() -> None:
-        await it.writer.beat(it.live)
+        await it.writer.next_tick(it.live)
         if then:
             say(it, then)
 
@@ -267,7 +267,7 @@ def rest(it: Writing, *, then: str = "") -> "asyncio.Task[None]":
 
 
 async def rests(it: Writing) -> None:
-    await eventually(lambda: _is(lambda: it.live.resting is not None and not it.live.resting.done()))
+    await eventually(lambda: _is(lambda: it.live.tick_waiter is not None and not it.live.tick_waiter.done()))
 
 
 async def test_who_rests_wakes_at_the_tick_of_its_turn(three: list[Writing], clock: Clock):
@@ -331,7 +331,7 @@ async def test_who_rests_on_a_turn_that_is_lost_wakes(three: list[Writing], cloc
     await begin(one)
     resting = rest(one)
     await rests(one)
-    await one.redis.set(log.lease_key(one.turn.pk), "runner-b:2")
+    await one.redis.set(leases.lease_key(one.turn.pk), "runner-b:2")
     one.say("a")
     await eventually(lambda: _is(lambda: one.live.is_lost))
     clock.now += TICK_SECONDS + SLOT_SECONDS
@@ -349,8 +349,8 @@ async def test_who_is_cancelled_while_resting_is_in_nobodys_way(three: list[Writ
     say(two, "b")
     clock.now += TICK_SECONDS + SLOT_SECONDS
     await arrives(two)
-    assert one.live.resting is not None
-    assert one.live.resting.done()
+    assert one.live.tick_waiter is not None
+    assert one.live.tick_waiter.done()
     again = rest(one, then="a")
     await rests(one)
     clock.now += TICK_SECONDS + SLOT_SECONDS

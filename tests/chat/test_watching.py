@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.turns import log, watching
+from chat.turns import ending, leases, log, watching
 from chat.turns.log import Entry, EntryKind
 from chat.turns.watching import MAX_BACKLOG_CHARACTERS, Place, Watcher, watch
 from core.threads import in_thread
@@ -107,7 +107,7 @@ async def test_a_reader_that_comes_back_gets_the_rest(redis: Redis, turn: Turn):
 async def test_a_reader_of_an_older_generation_starts_over(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.delete(log.lease_key(turn.pk))
+        await redis.delete(leases.lease_key(turn.pk))
         await it.say_and_wait(" mundo")
         reading = Reading(gen=1, text="hola")
         reader = following(turn, reading)
@@ -158,7 +158,7 @@ async def test_nobody_is_left_in_the_hub(redis: Redis, turn: Turn):
 
 async def test_silence_is_told_by_an_empty_list(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.01)
     async with writing(redis, turn) as it:
         reading = Reading()
         reader = following(turn, reading)
@@ -178,7 +178,7 @@ async def test_a_reader_that_is_cancelled_when_text_arrives_is_cancelled(rounds:
     task = asyncio.create_task(watcher.wait())
     for _ in range(3):
         await asyncio.sleep(0)
-    watcher.find_gap()
+    watcher.mark_gap()
     for _ in range(rounds):
         await asyncio.sleep(0)
     if not task.done():
@@ -285,7 +285,7 @@ async def test_a_turn_that_failed_before_its_first_word_has_an_end(redis: Redis,
     await asyncio.sleep(0.05)
     await in_thread(claim, turn)
     await in_thread(close, turn, Outcome("failed", error="overloaded"))
-    await log.end_log(redis, turn.pk, gen=turn.gen)
+    await ending.end_log(redis, turn.pk, gen=turn.gen)
     assert (await reader).text == ""
 
 
@@ -293,7 +293,7 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
     reader = following(turn)
     await asyncio.sleep(0.05)
     await in_thread(close, turn, Outcome("stopped"))
-    await log.end_log(redis, turn.pk, gen=0)
+    await ending.end_log(redis, turn.pk, gen=0)
     assert (await reader).text == ""
 
 
@@ -303,7 +303,7 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
 async def write_much(it: Writing, *, kilobytes: int) -> str:
     for number in range(kilobytes):
         it.live.add(EntryKind.TEXT, str(number % 10) * 1_000)
-        it.writer.changed(it.live)
+        it.writer.schedule(it.live)
         if number % 5 == 0:
             await asyncio.sleep(0.005)
     await eventually(it.has_arrived, seconds=10)
@@ -379,13 +379,13 @@ class World:
         if self.coming:
             entry = self.coming.pop(0)
             self.came.append(entry)
-            self.watcher.take(entry)
+            self.watcher.receive(entry)
 
     def lose(self) -> None:
         """The subscription broke: what is coming is lost, and the watcher is told so when it is up again."""
         if self.coming:
             self.coming.clear()
-            self.watcher.find_gap()
+            self.watcher.mark_gap()
 
     def drop(self) -> None:
         """A message is lost, and nobody notices. Only of text: of reasoning, the end says no length."""
@@ -394,12 +394,12 @@ class World:
 
     def begin_to_read(self) -> None:
         if self.watcher.has_gap and self.read is None:
-            self.watcher.begin_to_read()
+            self.watcher.start_reading_log()
             self.read = list(self.log)
 
     def finish_reading(self) -> None:
         if self.read is not None:
-            self.watcher.read(self.read)
+            self.watcher.receive_log(self.read)
             self.read = None
 
     def take(self) -> None:
@@ -435,7 +435,7 @@ def play(world: World, steps: list[str], data: st.DataObject) -> None:
             case "drop":
                 world.drop()
             case "repeat" if world.came:
-                world.watcher.take(data.draw(st.sampled_from(world.came)))
+                world.watcher.receive(data.draw(st.sampled_from(world.came)))
             case "begin to read":
                 world.begin_to_read()
             case "read":
@@ -463,7 +463,7 @@ def test_any_order_and_a_silent_end_give_exactly_the_text(steps: list[str], data
     world = World()
     play(world, steps, data)
     if not world.watcher.is_ended:
-        world.watcher.take_saved(saved_as(world))
+        world.watcher.receive_saved(saved_as(world))
     world.take()
     assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
 
@@ -533,7 +533,7 @@ def test_a_late_message_of_an_earlier_generation_is_dropped():
     world.gen, world.text, world.log = 2, "", []
     world.say("an")
     world.deliver()
-    world.watcher.take(late)
+    world.watcher.receive(late)
     world.say("other")
     world.end()
     world.settle()

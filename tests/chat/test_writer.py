@@ -8,10 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from accounts.models import User
-from chat.turns import log
+from chat.turns import leases, log
 from chat.turns import writer as writer_module
 from chat.turns.log import Entry, EntryKind
-from chat.turns.runner import advance
 from core.threads import in_thread
 from history.models import Turn, new_id
 from tests.chat.asking import ask, eventually, saved
@@ -75,7 +74,7 @@ async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: 
         begun = time.monotonic()
         for number in range(1, 81):
             it.live.add(EntryKind.TEXT, f"{number} ")
-            it.writer.changed(it.live)
+            it.writer.schedule(it.live)
             await asyncio.sleep(0.005)
         await arrives(it)
         ticks = (time.monotonic() - begun) / writer_module.TICK_SECONDS
@@ -84,7 +83,7 @@ async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: 
 
 async def test_who_answers_is_noted_once_and_first(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        it.live.notes[EntryKind.BEGUN] = "who"
+        it.live.begun = "who"
         await it.say_and_wait("hola")
         await it.say_and_wait("!")
     kinds = [entry.kind for entry in await log.read_log(redis, turn.pk)]
@@ -94,12 +93,12 @@ async def test_who_answers_is_noted_once_and_first(redis: Redis, turn: Turn):
 async def test_the_outcome_is_the_last_entry_and_known_to_be_there(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         it.say("hola")
-        it.live.notes[EntryKind.OUTCOME] = "how"
-        it.writer.changed(it.live, urgently=True)
-        await until(lambda: it.live.is_flushed)
+        it.live.outcome = "how"
+        it.writer.schedule(it.live, urgently=True)
+        await until(lambda: it.live.outcome_logged.done())
         entries = await log.read_log(redis, turn.pk)
         assert [(entry.kind, entry.text) for entry in entries] == [(EntryKind.TEXT, "hola"), (EntryKind.OUTCOME, "how")]
-        it.writer.changed(it.live, urgently=True)
+        it.writer.schedule(it.live, urgently=True)
         await asyncio.sleep(0.1)
     assert await log.read_log(redis, turn.pk) == entries
 
@@ -115,7 +114,7 @@ async def test_many_turns_share_a_script_and_not_a_fate(redis: Redis, carla: Use
             other.writer.close(other.live)
             first.writer.open(other.live)
             other.writer = first.writer
-        await redis.set(log.lease_key(turns[1].pk), "runner-b:2")
+        await redis.set(leases.lease_key(turns[1].pk), "runner-b:2")
         for it in (first, second, third):
             it.say("hola")
         await arrives(first)
@@ -130,16 +129,16 @@ async def test_an_idle_turn_keeps_its_lease(redis: Redis, turn: Turn, monkeypatc
     monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.pexpire(log.lease_key(turn.pk), 400)
+        await redis.pexpire(leases.lease_key(turn.pk), 400)
         await asyncio.sleep(0.5)
-        assert await redis.pttl(log.lease_key(turn.pk)) > 10_000
+        assert await redis.pttl(leases.lease_key(turn.pk)) > 10_000
     assert len(await texts(redis, turn)) == 1
 
 
 async def test_a_turn_that_another_runner_has_is_lost(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.set(log.lease_key(turn.pk), "runner-b:2")
+        await redis.set(leases.lease_key(turn.pk), "runner-b:2")
         it.say(" mundo")
         await until(lambda: it.live.is_lost)
         it.say("!")
@@ -151,7 +150,7 @@ async def test_a_turn_that_another_runner_has_is_lost(redis: Redis, turn: Turn):
 async def test_a_lease_that_ran_out_is_taken_again_under_the_next_generation(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.delete(log.lease_key(turn.pk))
+        await redis.delete(leases.lease_key(turn.pk))
         await it.say_and_wait(" mundo")
         await it.say_and_wait("!")
     found = await texts(redis, turn)
@@ -161,7 +160,7 @@ async def test_a_lease_that_ran_out_is_taken_again_under_the_next_generation(red
 
 async def test_an_emptied_redis_gets_the_whole_text_again(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
-        it.live.notes[EntryKind.BEGUN] = "who"
+        it.live.begun = "who"
         await it.say_and_wait("hm", kind=EntryKind.REASONING)
         await it.say_and_wait("hola")
         await redis.flushall()
@@ -186,7 +185,7 @@ async def test_a_lease_that_ran_out_and_a_turn_that_is_taken_is_lost(redis: Redi
     """Another runner claimed it in the database, and has not taken the lease yet."""
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.delete(log.lease_key(turn.pk))
+        await redis.delete(leases.lease_key(turn.pk))
         await in_thread(Turn.objects.filter(pk=turn.pk).update, gen=2)
         it.say(" mundo")
         await until(lambda: it.live.is_lost)
@@ -196,7 +195,7 @@ async def test_a_lease_that_ran_out_and_a_turn_that_is_taken_is_lost(redis: Redi
 async def test_a_turn_that_is_closed_meanwhile_is_lost(redis: Redis, turn: Turn):
     async with writing(redis, turn) as it:
         await it.say_and_wait("hola")
-        await redis.delete(log.lease_key(turn.pk))
+        await redis.delete(leases.lease_key(turn.pk))
         await in_thread(Turn.objects.filter(pk=turn.pk).update, status="interrupted")
         it.say(" mundo")
         await until(lambda: it.live.is_lost)
@@ -238,11 +237,11 @@ async def test_an_append_whose_answer_is_lost_is_not_there_twice(redis: Redis, t
 async def test_a_writer_that_is_cancelled_when_text_arrives_is_cancelled(redis: Redis, rounds: int):
     """A runner that stops would wait for it for ever."""
     live = writer_module.LiveText(Turn(pk=new_id()), "runner-a")
-    writer = writer_module.LogWriter(redis, advance)
+    writer = writer_module.LogWriter(redis)
     task = asyncio.create_task(writer.run())
     for _ in range(3):
         await asyncio.sleep(0)
-    writer.changed(live)
+    writer.schedule(live)
     for _ in range(rounds):
         await asyncio.sleep(0)
     task.cancel()

@@ -1,4 +1,4 @@
-"""The same answers in the words of OpenAI, Anthropic and Gemini: the bytes of whole HTTP responses, for `wire.answering`."""
+"""The same answers in the formats of OpenAI, Anthropic and Gemini: whole HTTP responses, for `wire.answering`."""
 
 import json
 from collections.abc import Callable

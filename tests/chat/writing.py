@@ -7,10 +7,9 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from redis.asyncio import Redis
 
 from billing import metering
-from chat.turns import log
+from chat.turns import ending, leases, log
 from chat.turns.closing import close_turn
 from chat.turns.log import Entry, EntryKind
-from chat.turns.runner import advance
 from chat.turns.watching import Place, watch
 from chat.turns.writer import LiveText, LogWriter
 from core.threads import in_thread
@@ -30,7 +29,7 @@ class Writing:
     def say(self, *texts: str, kind: EntryKind = EntryKind.TEXT) -> None:
         for text in texts:
             self.live.add(kind, text)
-            self.writer.changed(self.live, urgently=True)
+            self.writer.schedule(self.live, urgently=True)
 
     async def say_and_wait(self, text: str, *, kind: EntryKind = EntryKind.TEXT) -> None:
         """Say it, and wait until the log has it."""
@@ -52,7 +51,7 @@ class Writing:
         """Close the turn as its runner does."""
         await self.save()
         self.writer.close(self.live)
-        await log.end_log(
+        await ending.end_log(
             self.redis,
             self.turn.pk,
             gen=self.live.gen,
@@ -66,8 +65,8 @@ async def writing(redis: Redis, turn: Turn, *, runner: str = "runner-a") -> Asyn
     """Claim the turn, take its lease, and write what the test says."""
     await in_thread(claim, turn)
     live = LiveText(turn, runner)
-    assert await log.take_lease(redis, turn.pk, live.holder, empties_log=True)
-    writer = LogWriter(redis, advance)
+    assert await leases.take_lease(redis, turn.pk, live.holder, empties_log=True)
+    writer = LogWriter(redis)
     writer.open(live)
     task = asyncio.create_task(writer.run())
     try:

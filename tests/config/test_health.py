@@ -17,7 +17,7 @@ def visitor():
 
 
 def runner_seen(*, seconds_ago: float = 0) -> None:
-    sync_redis().zadd(presence.ALIVE, {"a-runner": time.time() - seconds_ago})
+    sync_redis().zadd(presence.ALIVE_KEY, {"a-runner": time.time() - seconds_ago})
 
 
 def test_a_process_that_answers_is_up(visitor):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from core.lua import LuaScript
 from core.redis_clients import async_redis, close_async_redis, sync_redis
@@ -37,6 +38,35 @@ def test_the_last_names_may_be_left_out(script: LuaScript):
 
 def test_more_arguments_come_after_the_named_ones(script: LuaScript):
     assert script(sync_redis(), *"xyz", first="k1", second="k2", one=1, two=2, three=3)[-1] == 6
+
+
+def test_the_source_is_hashed_once_for_each_class_of_client(script: LuaScript, monkeypatch: pytest.MonkeyPatch):
+    registered = []
+    register = Redis.register_script
+    monkeypatch.setattr(Redis, "register_script", lambda *args: (registered.append(1), register(*args))[1])
+    for _ in range(3):
+        script(sync_redis(), first="k1", second="k2", one=1)
+    assert len(registered) == 1
+
+
+def test_a_redis_that_has_forgotten_the_script_is_sent_it_again(script: LuaScript):
+    script(sync_redis(), first="k1", second="k2", one=1)
+    sync_redis().script_flush()
+    assert script(sync_redis(), first="k1", second="k2", one=2)[2] == b"2"
+
+
+def test_a_bound_script_is_called_with_what_is_left(script: LuaScript, monkeypatch: pytest.MonkeyPatch):
+    redis = sync_redis()
+    run = script.bind(redis, first="k1", second="k2", one=1)
+    monkeypatch.setattr(redis, "register_script", None)  # once was enough
+    assert run([b"b", 3, "x"]) == [b"k1", b"k2", b"1", b"b", b"3", 4]
+    assert run([]) == [b"k1", b"k2", b"1", None, None, 1]
+
+
+def test_names_may_continue_on_the_next_line(tmp_path: Path):
+    path = tmp_path / "long.lua"
+    path.write_text("local one, two,\n  three =\n  ARGV[1], ARGV[2],\n  ARGV[3]\nreturn {three}\n")
+    assert LuaScript(path)(sync_redis(), one=1, two=2, three=3) == [b"3"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,10 @@ WATCH = """
   watch.outline = () =>
     [...document.querySelectorAll("body *")]
       .filter((element) => !element.closest("[data-turns]"))
-      .map((element) => [element.localName, ...element.getAttributeNames().filter((name) => name !== "hidden").sort()].join(" "));
+      .map((element) => {
+        const attributes = element.getAttributeNames().filter((name) => name !== "hidden");
+        return [element.localName, ...attributes.sort()].join(" ");
+      });
   new MutationObserver(() => {
     for (const answer of document.querySelectorAll("[data-answer]")) watch.check(answer);
     if (document.querySelector("[data-answer][aria-busy]")?.textContent) watch.looks += 1;

@@ -175,7 +175,8 @@ async def test_a_file_that_is_too_large_is_never_sent(chat: Tab) -> None:
         """() => {
           const transfer = new DataTransfer();
           transfer.items.add(new File([new Uint8Array(20_000_001)], "big.png"));
-          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+          const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+          document.body.dispatchEvent(new DragEvent("drop", options));
         }"""
     )
     await expect(lines(chat)).to_contain_text("too large: at most")

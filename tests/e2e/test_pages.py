@@ -80,7 +80,7 @@ async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
     yield found
 
 
-# --- Accessible --------------------------------------------------------------------------------------------------------
+# --- Accessible -------------------------------------------------------------------------------------------------------
 
 
 SWITCH = """
@@ -132,7 +132,7 @@ async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
         assert await violations(tab.page) == []
 
 
-# --- What every page is ------------------------------------------------------------------------------------------------
+# --- What every page is -----------------------------------------------------------------------------------------------
 
 
 def strict(response: Response | None) -> bool:
@@ -188,7 +188,7 @@ async def test_the_admin_keeps_to_the_policy(reader: Reader) -> None:
         assert strict(await tab.page.reload())
 
 
-# --- Switches ----------------------------------------------------------------------------------------------------------
+# --- Switches ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_visitor_s_theme_is_there_before_any_script(visitor: Tab) -> None:
@@ -226,7 +226,7 @@ async def test_a_member_s_language_goes_with_them(reader: Reader) -> None:
         await other.call("PATCH", "me", locale="en")
 
 
-# --- Status ------------------------------------------------------------------------------------------------------------
+# --- Status -----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_footer_leads_anybody_to_how_the_providers_are(

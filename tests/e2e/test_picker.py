@@ -73,7 +73,7 @@ async def ask(tab: Tab, text: str) -> None:
     await tab.ask(text)
 
 
-# --- The picker --------------------------------------------------------------------------------------------------------
+# --- The picker -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_model_is_chosen_with_the_mouse_and_answers(tab: Tab) -> None:
@@ -243,7 +243,7 @@ async def test_without_javascript_there_is_the_list(browser: Browser, shop: Test
         assert (await tab.saved())["model"] == QUICK
 
 
-# --- How hard it thinks ------------------------------------------------------------------------------------------------
+# --- How hard it thinks -----------------------------------------------------------------------------------------------
 
 
 async def test_effort_is_asked_for_only_where_the_model_has_it(tab: Tab) -> None:
@@ -295,7 +295,7 @@ async def test_thinking_is_said_while_it_lasts(tab: Tab) -> None:
     assert (await tab.page.evaluate("titles"))[:2] == ["Thinking…", "Thoughts"]
 
 
-# --- Who stood in, and who is asked next -------------------------------------------------------------------------------
+# --- Who stood in, and who is asked next ------------------------------------------------------------------------------
 
 
 async def test_the_answer_says_who_stood_in_for_whom(tab: Tab) -> None:

@@ -55,7 +55,8 @@ def test_very_long_code_is_shown_plainly():
 def test_a_link_tells_the_other_site_nothing():
     html = render_markdown('[sitio](https://example.com/ "título")')
     assert html.strip() == (
-        '<p><a href="https://example.com/" title="título" target="_blank" rel="noopener noreferrer nofollow">sitio</a></p>'
+        '<p><a href="https://example.com/" title="título" target="_blank" rel="noopener noreferrer nofollow">'
+        "sitio</a></p>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Of three providers one stalls, one answers 429 and one works: everybody is answered, by one of them, and pays for that."""
+"""Of three providers one stalls, one answers 429 and one works: everybody gets one answer, and pays for that one."""
 
 import asyncio
 import os

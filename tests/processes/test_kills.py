@@ -56,7 +56,7 @@ async def _read(site: TestedSite, member: Member, shown: Shown, rng: random.Rand
 
 
 async def _kill(site: TestedSite, rng: random.Random, kills: list[str]) -> None:
-    """Kill one process after another, each kind in every round; it comes back half a second later, as under the manager."""
+    """Kill one process after another, each kind in every round; it comes back half a second later."""
     left: list[str] = []
     while True:
         await asyncio.sleep(rng.uniform(1.5, 4))

@@ -1,12 +1,11 @@
-"""Who can serve models: adapters by wire format, and the providers this installation has a key or an address for."""
-
-from typing import Literal
+"""The configured providers, and the adapter of each wire format."""
 
 from django.conf import settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, scripted, sdk
+from chat.llm.providers.api_keys import api_keys_of
 from chat.llm.providers.base import Provider, Stream
-from chat.llm.providers.keys import api_keys_of
+from chat.provider_registry import KNOWN_PROVIDERS, KnownProvider
 
 ADAPTERS: dict[str, Stream] = {
     "openai_chat": openai_chat.stream,
@@ -17,45 +16,29 @@ ADAPTERS: dict[str, Stream] = {
 
 
 def list_providers() -> dict[str, Provider]:
-    """Return the configured providers by key. A provider whose key or address is not set does not exist."""
-    known = (
-        _with_keys("OPENAI_API_KEY", "openai", "OpenAI", "openai_chat", settings.OPENAI_BASE_URL, "developer"),
-        _with_keys("ANTHROPIC_API_KEY", "anthropic", "Anthropic", "anthropic_messages", settings.ANTHROPIC_BASE_URL),
-        _with_keys("GEMINI_API_KEY", "gemini", "Google", "gemini", settings.GEMINI_BASE_URL),
-        _with_keys("DEEPSEEK_API_KEY", "deepseek", "DeepSeek", "openai_chat", settings.DEEPSEEK_BASE_URL),
-        _compatible(settings.OPENAI_COMPATIBLE_BASE_URL),
-        _at_address("demo", "Demo", "openai_chat", settings.DEMO_MODEL_URL),
-        _at_address("scripted", "Scripted", "scripted", "here" if settings.SCRIPTED_PROVIDER else ""),
-    )
-    return {provider.key: provider for provider in known if provider}
+    """Return the configured providers by slug. A provider whose API key or base URL is not set is left out."""
+    configured = map(_configured, KNOWN_PROVIDERS.values())
+    return {provider.slug: provider for provider in configured if provider}
 
 
 def stream_of(provider: Provider) -> Stream:
-    """Return what reads the provider's answers: our adapter, or its SDK where the operator says so."""
-    return sdk.stream if provider.key in settings.SDK_PROVIDERS else ADAPTERS[provider.adapter]
+    """Return what streams the provider's answers: our adapter, or its official SDK where the operator says so."""
+    return sdk.stream if provider.slug in settings.SDK_PROVIDERS else ADAPTERS[provider.adapter]
 
 
-def _with_keys(
-    setting: str,
-    key: str,
-    name: str,
-    adapter: str,
-    base_url: str,
-    system_role: Literal["system", "developer"] = "system",
-) -> Provider | None:
-    """Return a provider that is there when it has a key."""
-    found = api_keys_of(setting)
-    return Provider(key, name, adapter, base_url, found[0], system_role, found) if found else None
-
-
-def _compatible(base_url: str) -> Provider | None:
-    """Return the server of the operator's own, which may want no key."""
-    if not base_url:
+def _configured(known: KnownProvider) -> Provider | None:
+    base_url = getattr(settings, known.base_url_setting)
+    if not (base_url or known.requires_api_key):
         return None
-    found = api_keys_of("OPENAI_COMPATIBLE_API_KEY") or ("",)
-    return Provider("compatible", "OpenAI-compatible", "openai_chat", base_url, found[0], keys=found)
-
-
-def _at_address(key: str, name: str, adapter: str, base_url: str) -> Provider | None:
-    """Return a provider that is there when it has an address."""
-    return Provider(key, name, adapter, base_url) if base_url else None
+    api_keys = api_keys_of(known.api_key_setting) if known.api_key_setting else ()
+    if known.requires_api_key and not api_keys:
+        return None
+    return Provider(
+        known.slug,
+        known.name,
+        known.adapter,
+        str(base_url),
+        api_keys[0] if api_keys else "",
+        api_keys,
+        known.parameters,
+    )

@@ -19,9 +19,9 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
-from chat.llm.providers.streaming import NOTHING, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
 
 VERSION = "2026-10-21"
 
@@ -31,7 +31,7 @@ class _OutputDetails(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """Counts so far, each of its own kind: `input_tokens` is without what was read from or written to the cache."""
+    """Counts so far. `input_tokens` does not include what was read from or written to the cache."""
 
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
@@ -98,7 +98,7 @@ class _MessagesAnswer(Answer):
         match decoded.type:
             case "content_block_delta" | "content_block_start":
                 part = decoded.delta or decoded.content_block
-                return (part.text or "", part.thinking or "") if part else NOTHING
+                return (part.text or "", part.thinking or "") if part else NO_TEXT
             case "message_start" if decoded.message:
                 self.count(decoded.message.usage)
             case "message_delta":
@@ -108,11 +108,11 @@ class _MessagesAnswer(Answer):
             case "message_stop":
                 self.is_done = True
             case "error":
-                raise _stated_error(decoded.error, status=None)
-        return NOTHING
+                raise _parse_error(decoded.error, status=None)
+        return NO_TEXT
 
     def count(self, usage: _Usage | None) -> None:
-        """Note counts, which grow: what a later event does not repeat stays."""
+        """Update the counts: they grow, and a later event may leave some out."""
         if usage is not None:
             details = usage.output_tokens_details
             counts = {
@@ -140,23 +140,23 @@ class _MessagesAnswer(Answer):
             )
         return Finish(_FINISH.get(self.reason, "stop"), usage)  # type: ignore[arg-type]
 
-    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
-        error = stated.get("error") if isinstance(stated, dict) else None
-        return _stated_error(error, status=status, retry_after=retry_after)
+    def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
+        error = body.get("error") if isinstance(body, dict) else None
+        return _parse_error(error, status=status, retry_after=retry_after)
 
 
-def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
+def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error an Anthropic error object (`type`, `message`) means, with the HTTP status if it had one."""
-    stated = error if isinstance(error, dict) else {}
-    kind, message = str(stated.get("type", "")), str(stated.get("message", "")).lower()
+    fields = error if isinstance(error, dict) else {}
+    kind, message = str(fields.get("type", "")), str(fields.get("message", "")).lower()
     if kind == "invalid_request_error" and ("prompt is too long" in message or "context window" in message):
         return PromptTooLong(status=status)
-    if kind == "invalid_request_error" and "credit balance" in message:  # ours is unpaid: waiting does not help
+    if kind == "invalid_request_error" and "credit balance" in message:  # no credit left: waiting does not help
         return PermissionRefused(status=status)
     if found := _ERRORS.get(kind):
         return found(status=status, retry_after=retry_after)
     if status is not None:
-        return from_status(status, retry_after=retry_after)
+        return error_from_status(status, retry_after=retry_after)
     return Overloaded()
 
 
@@ -172,7 +172,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
             if message.role != "system"
         ],
         "stream": True,
-        "cache_control": {"type": "ephemeral"},  # what was sent is a prefix of the next question
+        "cache_control": {"type": "ephemeral"},  # this prompt is a prefix of the next one
     }
     if system:
         body["system"] = system
@@ -188,7 +188,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
 
 
 def _content_of(message: Message) -> str | list[dict[str, Any]]:
-    """Return files, then text: what is asked of a file is understood better after it."""
+    """Return files, then text: a question about a file is understood better after it."""
     if not message.files:
         return message.text
     return [*map(_file_block, message.files), {"type": "text", "text": message.text}]

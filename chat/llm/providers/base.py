@@ -1,40 +1,42 @@
-"""What every wire format speaks: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
+"""What all wire formats share: a request in, deltas and one finish out. Pure values; nothing here does I/O."""
 
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from chat.provider_registry import ChatParameters
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who serves models, and how to reach them.
+    """A configured provider, and how to reach it.
 
-    A request carries one key, `api_key`; `keys` are all the operator has, when they are several.
+    A request carries one API key, `api_key`; `api_keys` are all the operator has.
     """
 
-    key: str
+    slug: str
     name: str
     adapter: str
     base_url: str
     api_key: str = field(default="", repr=False)
-    system_role: Literal["system", "developer"] = "system"
-    keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    parameters: ChatParameters = ChatParameters()
 
-    def with_each_key(self) -> tuple["Provider", ...]:
-        """Return this provider once for each of its keys."""
-        if len(self.keys) < 2:
+    def with_each_api_key(self) -> tuple["Provider", ...]:
+        """Return this provider once for each of its API keys."""
+        if len(self.api_keys) < 2:
             return (self,)
-        return tuple(replace(self, api_key=key) for key in self.keys)
+        return tuple(replace(self, api_key=api_key) for api_key in self.api_keys)
 
 
-ENCODED_AT_ONCE = 384 * 1024
-"""Bytes, a multiple of three: what is turned into base64 in one go, and keeps other threads waiting for 0.5 ms."""
+BASE64_CHUNK_BYTES = 384 * 1024
+"""A multiple of three. Encoding this much keeps other threads waiting for 0.5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a question came with, as the model takes it."""
+    """A file of a question, as the model takes it."""
 
     kind: Literal["image", "pdf"]
     media_type: str
@@ -43,7 +45,7 @@ class File:
 
     @property
     def base64(self) -> str:
-        parts = (self.data[at : at + ENCODED_AT_ONCE] for at in range(0, len(self.data), ENCODED_AT_ONCE))
+        parts = (self.data[at : at + BASE64_CHUNK_BYTES] for at in range(0, len(self.data), BASE64_CHUNK_BYTES))
         return "".join(b2a_base64(part, newline=False).decode() for part in parts)
 
     @property
@@ -60,11 +62,11 @@ class Message:
 
 
 Pace: TypeAlias = Callable[[], Awaitable[None]]
-"""Awaited between two reads: what arrives meanwhile is read in one go."""
+"""Awaited between two reads from the network: what arrives meanwhile is one read."""
 
 
-async def at_once() -> None:
-    """The pace of whoever wants every read as it comes."""
+async def no_pause() -> None:
+    """The pace of a reader that wants every read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,11 @@ class ModelRequest:
     messages: tuple[Message, ...]
     max_output: int
     max_tokens_parameter: str = "max_tokens"
-    reasons: bool = False  # whether to ask for what it thinks
+    reasons: bool = False  # whether to ask for its reasoning
     effort: str = ""  # how hard to think, in the provider's word; empty is the model's own choice
     cache_key: str = ""
     end_user: str = ""
-    pace: Pace = at_once
+    pace: Pace = no_pause
 
     @property
     def has_files(self) -> bool:
@@ -89,7 +91,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one read from the network brought: one token or many."""
+    """The text of one read from the network: one token or many."""
 
     text: str = ""
     reasoning: str = ""
@@ -97,7 +99,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens as the provider counted them, inclusive: `input` with cached ones, `output` with reasoning."""
+    """Tokens as the provider counted them: `input` includes cached ones, `output` includes reasoning."""
 
     input: int
     output: int

@@ -1,4 +1,4 @@
-"""One tree for everything a provider can do wrong. `code` is what a turn stores; no provider's text gets further."""
+"""Every error of a provider. A turn stores the `code`; a provider's own text goes no further than its adapter."""
 
 
 class ProviderError(Exception):
@@ -69,8 +69,8 @@ class Truncated(ProviderError):
     retryable = True
 
 
-def from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
-    """Return the error an HTTP status means when its body says nothing more."""
+def error_from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
+    """Return the error that an HTTP status means when its body says nothing more."""
     kinds: dict[int, type[ProviderError]] = {
         400: BadRequest,
         401: AuthenticationFailed,

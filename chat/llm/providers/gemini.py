@@ -20,7 +20,7 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
 from chat.llm.providers.streaming import Answer, stream_answer
 
@@ -99,7 +99,7 @@ class _GeminiAnswer(Answer):
     def read(self, event: bytes) -> tuple[str, str]:
         chunk = _decode(event)
         if chunk.error:
-            raise _stated_error(chunk.error, status=None)
+            raise _parse_error(chunk.error, status=None)
         if chunk.usage_metadata is not None:
             self.usage = chunk.usage_metadata
         if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
@@ -134,28 +134,28 @@ class _GeminiAnswer(Answer):
             reasoning=thoughts,
         )
 
-    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
-        if isinstance(stated, list) and stated:  # so it is sent without `alt=sse`, and by some proxies with it
-            stated = stated[0]
-        error = stated.get("error") if isinstance(stated, dict) else None
-        return _stated_error(error, status=status, retry_after=retry_after)
+    def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
+        if isinstance(body, list) and body:  # without `alt=sse`, and from some proxies with it
+            body = body[0]
+        error = body.get("error") if isinstance(body, dict) else None
+        return _parse_error(error, status=status, retry_after=retry_after)
 
 
-def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
+def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error a Google error object (`code`, `status`, `message`, `details`) means."""
-    stated = error if isinstance(error, dict) else {}
+    fields = error if isinstance(error, dict) else {}
     details = _details_of(error)
-    name, message = str(stated.get("status", "")), str(stated.get("message", "")).lower()
+    name, message = str(fields.get("status", "")), str(fields.get("message", "")).lower()
     if any(detail.get("reason") == "API_KEY_INVALID" for detail in details) or "api key not valid" in message:
         return AuthenticationFailed(status=status)  # a 400
     if name == "INVALID_ARGUMENT" and "token" in message and ("exceed" in message or "too long" in message):
         return PromptTooLong(status=status)
     if found := _ERRORS.get(name):
         return found(status=status, retry_after=retry_after if retry_after is not None else retry_delay_of(error))
-    code = stated.get("code")
+    code = fields.get("code")
     if status is None and isinstance(code, int) and code >= 400:
-        return from_status(code)
-    return from_status(status, retry_after=retry_after) if status is not None else Overloaded()
+        return error_from_status(code)
+    return error_from_status(status, retry_after=retry_after) if status is not None else Overloaded()
 
 
 def retry_delay_of(error: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""One pooled HTTP session per running event loop: a connection, and its TLS handshake, serves many turns."""
+"""One pooled HTTP session for each event loop: a connection, and its TLS handshake, serves many turns."""
 
 from asyncio import ReadTransport
 from typing import cast
@@ -19,8 +19,8 @@ def session() -> aiohttp.ClientSession:
     return _sessions.get()
 
 
-async def rest(response: aiohttp.ClientResponse, pace: Pace) -> None:
-    """Leave what arrives to the kernel until the next beat of `pace`: one read then takes all of it."""
+async def pause_reading(response: aiohttp.ClientResponse, pace: Pace) -> None:
+    """Stop reading until `pace` returns: what the kernel holds by then is one read."""
     transport = cast("ReadTransport | None", response.connection and response.connection.transport)
     if transport is None or transport.is_closing():
         return
@@ -32,8 +32,8 @@ async def rest(response: aiohttp.ClientResponse, pace: Pace) -> None:
 
 
 async def close_session() -> None:
-    if found := _sessions.pop():
-        await found.close()
+    if open_session := _sessions.pop():
+        await open_session.close()
 
 
 def _make_session() -> aiohttp.ClientSession:

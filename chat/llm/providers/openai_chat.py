@@ -17,9 +17,9 @@ from chat.llm.providers.errors import (
     ProviderError,
     ProviderRateLimited,
     TimedOut,
-    from_status,
+    error_from_status,
 )
-from chat.llm.providers.streaming import NOTHING, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -59,8 +59,8 @@ class _Chunk(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
-NOT_OPENAI = frozenset(("thinking",))
-"""What only other servers are sent, beside OpenAI's own names."""
+UNKNOWN_TO_SDK = frozenset(("thinking",))
+"""Parameters that OpenAI does not have, and its SDK does not know."""
 
 _FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
 
@@ -81,10 +81,10 @@ class _ChatAnswer(Answer):
     def read(self, event: bytes) -> tuple[str, str]:
         if event == b"[DONE]":
             self.is_done = True
-            return NOTHING
+            return NO_TEXT
         chunk = _decode(event)
         if chunk.error:
-            raise _stated_error(chunk.error, status=None)
+            raise _parse_error(chunk.error, status=None)
         if chunk.usage is not None:
             self.usage = chunk.usage
         text = reasoning = ""
@@ -102,9 +102,9 @@ class _ChatAnswer(Answer):
         reason = _FINISH.get(self.reason, "stop")
         return Finish(reason, _usage(self.usage) if self.usage else None)  # type: ignore[arg-type]
 
-    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
-        error = stated.get("error") if isinstance(stated, dict) else None
-        return _stated_error(error, status=status, retry_after=retry_after)
+    def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
+        error = body.get("error") if isinstance(body, dict) else None
+        return _parse_error(error, status=status, retry_after=retry_after)
 
 
 def _usage(usage: _Usage) -> TokenUsage:
@@ -122,11 +122,12 @@ def _usage(usage: _Usage) -> TokenUsage:
 
 def body_of(request: ModelRequest) -> dict[str, Any]:
     """Return the request as the provider's API names it."""
+    parameters = request.provider.parameters
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [
             {
-                "role": request.provider.system_role if message.role == "system" else message.role,
+                "role": parameters.system_role if message.role == "system" else message.role,
                 "content": _content_of(message),
             }
             for message in request.messages
@@ -135,9 +136,11 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         request.max_tokens_parameter: request.max_output,
     }
-    if request.provider.key == "openai":
-        body |= {"prompt_cache_key": request.cache_key, "safety_identifier": request.end_user}
-    if request.effort and request.provider.key == "deepseek":
+    if parameters.cache_key_parameter:
+        body[parameters.cache_key_parameter] = request.cache_key
+    if parameters.end_user_parameter:
+        body[parameters.end_user_parameter] = request.end_user
+    if request.effort and parameters.effort_parameter == "thinking":
         body["thinking"] = {"type": "disabled" if request.effort == "none" else "enabled"}
     elif request.effort:
         body["reasoning_effort"] = request.effort
@@ -145,7 +148,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
 
 
 def _content_of(message: Message) -> str | list[dict[str, Any]]:
-    """Return files, then text. Without files plain text: not every server reads the other form."""
+    """Return files, then text; without files plain text, as not every server reads the list form."""
     if not message.files:
         return message.text
     return [*map(_file_part, message.files), {"type": "text", "text": message.text}]
@@ -161,26 +164,26 @@ def _headers(request: ModelRequest) -> dict[str, str]:
     return {"Authorization": f"Bearer {request.provider.api_key}"} if request.provider.api_key else {}
 
 
-def _stated_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
+def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error an OpenAI error object (`code`, `type`, `message`) means, with the HTTP status if it had one."""
-    stated = error if isinstance(error, dict) else {}
-    names = {str(stated.get("code", "")), str(stated.get("type", ""))}
-    message = str(stated.get("message", "")).lower()
-    if names & {"context_length_exceeded", "exceed_context_size_error"} or "maximum context length" in message:
+    fields = error if isinstance(error, dict) else {}
+    codes = {str(fields.get("code", "")), str(fields.get("type", ""))}
+    message = str(fields.get("message", "")).lower()
+    if codes & {"context_length_exceeded", "exceed_context_size_error"} or "maximum context length" in message:
         return PromptTooLong(status=status)
-    if "insufficient_quota" in names:  # ours is unpaid: waiting does not help
+    if "insufficient_quota" in codes:  # no credit left: waiting does not help
         return PermissionRefused(status=status)
-    if names & {"content_filter", "content_policy_violation"}:
+    if codes & {"content_filter", "content_policy_violation"}:
         return ContentFiltered(status=status)
     if status is not None:
-        return from_status(status, retry_after=retry_after)
-    return _from_names(names)
+        return error_from_status(status, retry_after=retry_after)
+    return _error_in_stream(codes)
 
 
-def _from_names(names: Iterable[str]) -> ProviderError:
-    """Return the error an event inside a stream means: there is no status to go by."""
-    joined = " ".join(names)
-    for mark, kind in (("rate_limit", ProviderRateLimited), ("timeout", TimedOut)):
-        if mark in joined:
-            return kind()
+def _error_in_stream(codes: Iterable[str]) -> ProviderError:
+    """Return the error that an event inside a stream means by its codes, as it has no status."""
+    joined = " ".join(codes)
+    for part, error in (("rate_limit", ProviderRateLimited), ("timeout", TimedOut)):
+        if part in joined:
+            return error()
     return Overloaded()

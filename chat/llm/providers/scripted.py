@@ -1,4 +1,4 @@
-"""A provider without a network, for tests: it plays what the last message says.
+"""A provider without a network, for tests: it does what the last message says.
 
 The question is a script of words: `say:hola` yields text, `think:x` yields reasoning, `wait:0.1` sleeps seconds,
 `fail:timeout` raises that error, `end:length` sets the finish reason, `usage:12/34` reports input and output tokens.

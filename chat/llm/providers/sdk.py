@@ -1,7 +1,7 @@
-"""The official SDKs: what is not per token, and a second transport for the tokens.
+"""The official SDKs: for the lists of models, and as a second way to stream answers.
 
 `stream` does what the adapters do, at several times their cost. An operator names a provider in SDK_PROVIDERS when
-its wire format has changed and its SDK knows already; the tests hold the adapters against it.
+its wire format has changed and its SDK supports that already; the tests compare the adapters with it.
 
 The SDKs are imported when they are first used: together they take two seconds and 95 MB.
 """
@@ -29,13 +29,13 @@ from chat.llm.providers.errors import (
     ProviderRateLimited,
     TimedOut,
     Truncated,
-    from_status,
+    error_from_status,
 )
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.streaming import BodyOf, retry_after_of
 from core.loops import PerLoop
 
-LIST_SECONDS = 10
+LIST_TIMEOUT_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
         while True:
             text = reasoning = ""
             last = await events.get()
-            while isinstance(last, Delta):  # whatever has come meanwhile is one
+            while isinstance(last, Delta):  # whatever has arrived is one Delta
                 text, reasoning = text + last.text, reasoning + last.reasoning
                 if events.empty():
                     break
@@ -76,31 +76,31 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 
 
 async def list_models(provider: Provider) -> list[str]:
-    """Return the ids of the models the provider has; raises ProviderError. It costs nothing."""
+    """Return the ids of the provider's models, which costs nothing; raises ProviderError."""
     try:
-        async with asyncio.timeout(LIST_SECONDS):
+        async with asyncio.timeout(LIST_TIMEOUT_SECONDS):
             client = await _client_of(provider)
             if provider.adapter == "gemini":
                 return [(model.name or "").removeprefix("models/") async for model in await client.aio.models.list()]
             return [model.id async for model in client.models.list()]
     except TimeoutError as error:
         raise TimedOut from error
-    except Exception as error:  # what they raise has no common class
+    except Exception as error:  # the SDKs' errors have no common class
         raise _error_of(error) from error
 
 
 async def close_clients() -> None:
-    """Close what this loop has open."""
+    """Close this event loop's clients."""
     for _client, close in (_clients.pop() or {}).values():
         with suppress(Exception):
             await close()
 
 
 async def _pump(request: ModelRequest, events: "asyncio.Queue[Event | ProviderError | None]") -> None:
-    """Read in a task of its own: whoever is cancelled is then always waiting for the SDK, never for us."""
+    """Read the SDK's events in a task of its own, which when it is cancelled is always waiting for the SDK."""
     try:
-        async with aclosing(_SPEAKERS[request.provider.adapter](request)) as spoken:
-            async for event in spoken:
+        async with aclosing(_STREAMS[request.provider.adapter](request)) as sdk_events:
+            async for event in sdk_events:
                 events.put_nowait(event)
     except Exception as error:  # noqa: BLE001  what they raise has no common class
         events.put_nowait(_error_of(error))
@@ -112,18 +112,18 @@ async def _pump(request: ModelRequest, events: "asyncio.Queue[Event | ProviderEr
 
 
 async def _client_of(provider: Provider) -> Any:
-    """Return this loop's client: making one takes 30 ms, and one that has served another loop fails.
+    """Return this event loop's client: making one takes 30 ms, and it works in one loop only.
 
-    The first of its kind imports its SDK, for a second or more, in a thread.
+    The first client of an SDK imports it, which takes a second or more, in a thread.
     """
     clients = _clients.get()
     key = (provider.adapter, provider.base_url, provider.api_key)
     if key not in clients:
-        made = await asyncio.to_thread(_CLIENTS[provider.adapter], provider)
-        if key in clients:  # somebody was faster
-            await made[1]()
+        new_client = await asyncio.to_thread(_CLIENTS[provider.adapter], provider)
+        if key in clients:  # another task was faster
+            await new_client[1]()
         else:
-            clients[key] = made
+            clients[key] = new_client
     return clients[key][0]
 
 
@@ -153,7 +153,7 @@ def _gemini_client(provider: Provider) -> tuple[Any, Closing]:
     from google.genai import types
 
     base, _, version = provider.base_url.rstrip("/").rpartition("/")
-    http = httpx2.AsyncClient()  # else it takes aiohttp when it finds it, with other errors
+    http = httpx2.AsyncClient()  # or it would use aiohttp if that is installed, with other errors
     timeout = round(settings.STALL_SECONDS * 1000)
     options = types.HttpOptions(base_url=base, api_version=version, timeout=timeout, httpx_async_client=http)
     return genai.Client(api_key=provider.api_key, http_options=options), http.aclose
@@ -169,15 +169,15 @@ _CLIENTS: dict[str, Callable[[Provider], tuple[Any, Closing]]] = {
 
 
 async def _body(request: ModelRequest, body_of: BodyOf) -> dict[str, Any]:
-    """Return what an adapter would send, made in a thread where there are files."""
+    """Return what the adapter would send; with files it is made in a thread."""
     return await asyncio.to_thread(body_of, request) if request.has_files else body_of(request)
 
 
-async def _speak_openai(request: ModelRequest) -> AsyncGenerator[Event]:
+async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
-    extra = {name: body.pop(name) for name in openai_chat.NOT_OPENAI & body.keys()}  # its SDK would not know them
+    extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
     answer = await client.chat.completions.create(**body, extra_body=extra)
     async with answer:
         async for chunk in answer:
@@ -187,21 +187,21 @@ async def _speak_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                     text = delta.content or getattr(delta, "refusal", None) or ""
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
                     yield Delta(text, thought)
-            if chunk.usage:
-                read, written = chunk.usage.prompt_tokens_details, chunk.usage.completion_tokens_details
+            if counts := chunk.usage:
+                read, written = counts.prompt_tokens_details, counts.completion_tokens_details
                 usage = TokenUsage(
-                    input=max(0, chunk.usage.prompt_tokens),
-                    output=max(0, chunk.usage.completion_tokens),
-                    cache_read=(read and read.cached_tokens) or getattr(chunk.usage, "prompt_cache_hit_tokens", None) or 0,
+                    input=max(0, counts.prompt_tokens),
+                    output=max(0, counts.completion_tokens),
+                    cache_read=(read and read.cached_tokens) or getattr(counts, "prompt_cache_hit_tokens", None) or 0,
                     cache_write=(read and getattr(read, "cache_write_tokens", None)) or 0,
                     reasoning=(written and written.reasoning_tokens) or 0,
-                )  # fmt: skip
+                )
     if finish_reason:
         reasons = {"length": "length", "content_filter": "content_filter"}
         yield Finish(reasons.get(finish_reason, "stop"), usage)  # type: ignore[arg-type]
 
 
-async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
+async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
     stop_reason = None
     counts: dict[str, Any] = {}
     client = await _client_of(request.provider)
@@ -229,19 +229,19 @@ async def _speak_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
         yield Finish(reasons.get(stop_reason, "stop"), usage)  # type: ignore[arg-type]
 
 
-async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
+async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     client = await _client_of(request.provider)
     from google.genai import types
     from pydantic import TypeAdapter
 
     body = await _body(request, gemini.body_of)
-    no_calls = {"automaticFunctionCalling": {"disable": True}}  # else it notes in the log that we make none
+    no_calls = {"automaticFunctionCalling": {"disable": True}}  # or it would log that we make none
     generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction"), **no_calls}
     config = types.GenerateContentConfig.model_validate(generation)
     contents = body["contents"]
-    if request.has_files:  # JSON, as otherwise it takes base64 for the bytes themselves
-        as_types = TypeAdapter(list[types.Content]).validate_json
-        contents = await asyncio.to_thread(lambda: as_types(msgspec.json.encode(body["contents"])))
+    if request.has_files:  # by JSON, or it would take base64 for the bytes themselves
+        validate = TypeAdapter(list[types.Content]).validate_json
+        contents = await asyncio.to_thread(lambda: validate(msgspec.json.encode(body["contents"])))
     reason, usage = None, None
     answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
@@ -266,18 +266,18 @@ async def _speak_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
         yield Finish("length" if reason == "MAX_TOKENS" else filtered, usage)  # type: ignore[arg-type]
 
 
-_SPEAKERS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
-    "openai_chat": _speak_openai,
-    "anthropic_messages": _speak_anthropic,
-    "gemini": _speak_gemini,
+_STREAMS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
+    "openai_chat": _stream_openai,
+    "anthropic_messages": _stream_anthropic,
+    "gemini": _stream_gemini,
 }
 
-ADAPTERS = frozenset(_SPEAKERS)
+ADAPTERS = frozenset(_STREAMS)
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
-# By class, as the SDKs name them: their classes cannot be imported here without importing them all.
-_BY_CLASS: dict[str, type[ProviderError]] = {
+# By the name of the class: importing the classes would import all SDKs.
+_ERROR_BY_CLASS: dict[str, type[ProviderError]] = {
     "APITimeoutError": TimedOut,
     "TimeoutException": TimedOut,
     "APIConnectionError": ConnectionFailed,
@@ -286,46 +286,48 @@ _BY_CLASS: dict[str, type[ProviderError]] = {
     "UnknownApiResponseError": BadResponse,
     "ValidationError": BadResponse,
 }
-_SPOKEN_BY = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
-_TOO_LONG = ("prompt is too long", "maximum context length", "exceeds the maximum number of tokens")
+_SDK_PACKAGES = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
+_TOO_LONG_PHRASES = ("prompt is too long", "maximum context length", "exceeds the maximum number of tokens")
 
 
 def _error_of(error: Exception) -> ProviderError:
-    """Return our error for whatever an SDK raised: by its class, its code, its status, and phrases no code stands for."""
+    """Return our error for one of an SDK: by its class, codes, status, and by phrases where there is no code."""
     if isinstance(error, ProviderError):
         return error
-    if type(error).__module__.partition(".")[0] not in _SPOKEN_BY:
+    if type(error).__module__.partition(".")[0] not in _SDK_PACKAGES:
         logger.error("An SDK broke", extra={"error": type(error).__name__})  # its text may be a provider's
         return BadResponse()
     for kind in type(error).__mro__:
-        if found := _BY_CLASS.get(kind.__name__):
-            return found()
+        if error_class := _ERROR_BY_CLASS.get(kind.__name__):
+            return error_class()
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     status = status if isinstance(status, int) and status >= 400 else None
-    names = {str(getattr(error, name, None)) for name in ("code", "type", "status")}
+    codes = {str(getattr(error, name, None)) for name in ("code", "type", "status")}
     message = str(getattr(error, "message", "")).lower()
-    if names & {"context_length_exceeded", "exceed_context_size_error"} or any(mark in message for mark in _TOO_LONG):
+    if codes & {"context_length_exceeded", "exceed_context_size_error"} or any(
+        phrase in message for phrase in _TOO_LONG_PHRASES
+    ):
         return PromptTooLong(status=status)
-    if names & {"insufficient_quota", "billing_error", "FAILED_PRECONDITION"} or "credit balance" in message:
+    if codes & {"insufficient_quota", "billing_error", "FAILED_PRECONDITION"} or "credit balance" in message:
         return PermissionRefused(status=status)
-    if names & {"content_filter", "content_policy_violation"}:
+    if codes & {"content_filter", "content_policy_violation"}:
         return ContentFiltered(status=status)
     if "api key not valid" in message:
         return AuthenticationFailed(status=status)
-    if status == 504 or names & {"timeout", "timeout_error"}:
+    if status == 504 or codes & {"timeout", "timeout_error"}:
         return TimedOut(status=status)
     if status is not None:
-        return from_status(status, retry_after=_retry_after_of(error))
-    if any("rate_limit" in name for name in names):
+        return error_from_status(status, retry_after=_retry_after_of(error))
+    if any("rate_limit" in code for code in codes):
         return ProviderRateLimited()
     return Overloaded()  # an error event inside a stream
 
 
 def _retry_after_of(error: Exception) -> float | None:
-    """Return when to come back: by the header, or by what Google says in the body."""
+    """Return the seconds to wait: by the header, or for Google by the body."""
     header = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     seconds = retry_after_of(header)
-    stated = getattr(error, "details", None)
-    if seconds is None and isinstance(stated, dict):
-        return gemini.retry_delay_of(stated.get("error"))
+    details = getattr(error, "details", None)
+    if seconds is None and isinstance(details, dict):
+        return gemini.retry_delay_of(details.get("error"))
     return seconds

@@ -1,9 +1,9 @@
-"""Server-sent events out of bytes (WHATWG HTML, section 9.2), for streams of JSON."""
+"""Decodes server-sent events (WHATWG HTML, section 9.2), for streams of JSON."""
 
 from chat.llm.providers.errors import BadResponse
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""Bytes. A longer event is rubbish, and must not fill the memory."""
+"""A longer event is an error, and must not fill the memory."""
 
 
 class SseDecoder:
@@ -17,7 +17,7 @@ class SseDecoder:
         self._size = 0  # bytes in _data
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of every event that `chunk` completes; raises BadResponse when one grows without end."""
+        """Return the data of every event that `chunk` completes; raises BadResponse for one that is too long."""
         lines = (self._rest + chunk if self._rest else chunk).split(b"\n")
         self._rest = lines.pop()
         events: list[bytes] = []
@@ -38,5 +38,5 @@ class SseDecoder:
         return events
 
     def end(self) -> list[bytes]:
-        """Return what an event without its closing blank line holds; some servers forget it at the end."""
+        """Return the last event if its closing blank line is missing, as some servers leave it out."""
         return self.feed(b"\n\n")

@@ -1,4 +1,4 @@
-"""What every wire format over HTTP shares: a POST, server-sent events, and the errors of a connection."""
+"""What all wire formats over HTTP share: a POST, server-sent events, and the errors of a connection."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -16,51 +16,51 @@ from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.errors import BadResponse, ConnectionFailed, ProviderError, TimedOut, Truncated
 from chat.llm.providers.sse import SseDecoder
 
-MAX_ERROR_BODY_BYTES = 64 * 1024  # bytes
-
-WRITTEN_AT_ONCE = 1024 * 1024  # bytes; more is written piece by piece, and others have their turn in between
+MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_SINGLE_WRITE_BYTES = 1024 * 1024
+"""A longer body is written in parts, so that other answers are read in between."""
 
 BodyOf: TypeAlias = Callable[[ModelRequest], dict[str, Any]]
 
-NOTHING = ("", "")
-"""What an event without text adds."""
+NO_TEXT = ("", "")
+"""The text and reasoning of an event that has neither."""
 
 
 class Answer(ABC):
-    """What was read of one answer so far. A wire format says what an event means, and how the answer ended."""
+    """One answer as far as it was read. Each wire format says what its events mean, and how the answer ended."""
 
     __slots__ = ("error", "is_done")
 
     def __init__(self) -> None:
-        self.error: ProviderError | None = None  # to be raised once the text before it is out
-        self.is_done = False  # nothing of interest comes after
+        self.error: ProviderError | None = None  # raised after the text before it
+        self.is_done = False  # whatever follows is ignored
 
     @abstractmethod
     def read(self, event: bytes) -> tuple[str, str]:
-        """Return the text and reasoning one event adds; raises ProviderError for one that is an error."""
+        """Return the text and reasoning of one event; raises ProviderError if it is an error."""
 
     @abstractmethod
     def finish(self) -> Finish | None:
-        """Return how the answer ended; None if its end is missing."""
+        """Return how the answer ended; None if that was not said."""
 
     @abstractmethod
-    def refusal(self, status: int, stated: Any, retry_after: float | None) -> ProviderError:
-        """Return the error an HTTP status other than 200 means; `stated` is its JSON body, None if it has none."""
+    def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
+        """Return the error that a response with another status than 200 means; `body` is its JSON, None without any."""
 
-    def take(self, events: list[bytes]) -> Delta | None:
-        """Return the text and reasoning of several events, up to a faulty one, as one Delta; None without any."""
+    def read_all(self, events: list[bytes]) -> Delta | None:
+        """Return the text and reasoning of the events before the first error as one Delta; None if there is none."""
         text = reasoning = ""
         for event in events:
             try:
-                more, thought = self.read(event)
+                event_text, event_reasoning = self.read(event)
             except ProviderError as error:
                 self.error = error
                 break
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 self.error = BadResponse()
                 break
-            text += more
-            reasoning += thought
+            text += event_text
+            reasoning += event_reasoning
             if self.is_done:
                 break
         text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
@@ -81,17 +81,17 @@ async def stream_answer(
     try:
         async with http.session().post(url, data=body, headers=headers) as response:
             if response.status != 200:
-                raise await _refusal(answer, response)
+                raise await _error_of(answer, response)
             decoder = SseDecoder()
             while not answer.is_done and (chunk := await response.content.readany()):
-                delta = answer.take(decoder.feed(chunk))
+                delta = answer.read_all(decoder.feed(chunk))
                 if delta:
                     yield delta
                 if answer.error:
                     raise answer.error
                 if delta and not answer.is_done:
-                    await http.rest(response, request.pace)
-            if delta := answer.take(decoder.end()):
+                    await http.pause_reading(response, request.pace)
+            if delta := answer.read_all(decoder.end()):
                 yield delta
             if answer.error:
                 raise answer.error
@@ -106,28 +106,27 @@ async def stream_answer(
 
 
 async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
-    """Return the body as JSON. Files are megabytes: encoding them would hold up every other answer."""
+    """Return the body as JSON. Files are megabytes, and are encoded in a thread: other answers would wait."""
 
     def encode() -> bytes:
         return msgspec.json.encode(body_of(request))
 
     body = await asyncio.to_thread(encode) if request.has_files else encode()
-    return body if len(body) < WRITTEN_AT_ONCE else BytesIO(body)
+    return body if len(body) < MAX_SINGLE_WRITE_BYTES else BytesIO(body)
 
 
-async def _refusal(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:
-    """Return the error a status other than 200 means. The body may name it better; its text goes nowhere."""
+async def _error_of(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:
+    """Return the error of a response. Its body may have a more exact code; its text goes no further."""
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
-    body = await _read_body(response)
     try:
-        stated = msgspec.json.decode(body)
+        body = msgspec.json.decode(await _read_body(response))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        stated = None
-    return answer.refusal(response.status, stated, retry_after)
+        body = None
+    return answer.error_of(response.status, body, retry_after)
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Return an error's body, or what came of it: its status says enough."""
+    """Return the body of an error, or its beginning if the connection breaks: the status says enough."""
     body = b""
     try:
         while len(body) < MAX_ERROR_BODY_BYTES and (part := await response.content.readany()):

@@ -1,7 +1,7 @@
-"""`manage.py smoke_providers`: every configured provider is asked a few questions; what differs is told.
+"""`manage.py smoke_providers`: asks every configured provider a few questions, and says what is not as expected.
 
-A command and not part of the bench: it is for the operator, asks the models of this installation's catalogue with its keys,
-and reckons by its prices.
+It is for the operator: it asks the models of this installation's catalogue, with its API keys, and computes costs
+by its prices.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ class Command(BaseCommand):
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        configured = [key for key in list_providers() if key != "scripted"]
+        configured = [slug for slug, provider in list_providers().items() if provider.adapter in sdk.ADAPTERS]
         if not configured:
             self.stdout.write("No provider has a key: nothing was asked.")
             return
-        tried = asyncio.run(self._ask(list_offered(), configured))
-        differing = sum(bool(one.differences) for one in tried)
-        asked = sum(one.transport is not None for one in tried)
-        cost = sum(one.cost_micros or 0 for one in tried)
+        results = asyncio.run(self._ask(list_offered(), configured))
+        differing = sum(bool(one.differences) for one in results)
+        asked = sum(one.transport is not None for one in results)
+        cost = sum(one.cost_micros or 0 for one in results)
         self.stdout.write(f"{asked} questions, {differing} not as expected, {cost / 1_000_000:.6f} US dollars.")
         if differing:
             sys.exit(1)
 
     async def _ask(self, offered: list[Candidate], configured: list[str]) -> list[SmokeResult]:
-        tried = []
+        results = []
         try:
             async for one in try_all(offered, configured):
                 self.stdout.write(_line(one))
-                tried.append(one)
+                results.append(one)
         finally:
             await close_session()
             await sdk.close_clients()
-        return tried
+        return results
 
 
 def _line(one: SmokeResult) -> str:

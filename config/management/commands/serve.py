@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from chat.turns.presence import ALIVE, ALIVE_SECONDS
+from chat.turns.presence import ALIVE_KEY, ALIVE_SECONDS
 from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.readiness import answers_http
@@ -139,7 +139,7 @@ async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
 async def is_runner_alive() -> bool:
     try:
         async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
-            return await redis.zcount(ALIVE, time.time() - ALIVE_SECONDS, "+inf") > 0
+            return await redis.zcount(ALIVE_KEY, time.time() - ALIVE_SECONDS, "+inf") > 0
     except RedisError:
         return False
 

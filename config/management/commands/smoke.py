@@ -64,7 +64,7 @@ def list_cheapest_models() -> list[Candidate]:
     """Return one model of each configured provider: the one with the cheapest output."""
     cheapest: dict[str, Candidate] = {}
     for candidate in sorted(list_offered(), key=lambda candidate: price_of(candidate.model).tiers[0].output):
-        cheapest.setdefault(candidate.provider.key, candidate)
+        cheapest.setdefault(candidate.provider.slug, candidate)
     return list(cheapest.values())
 
 

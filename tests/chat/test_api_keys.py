@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
-from chat.llm.providers import keys, list_providers
-from chat.llm.providers.keys import api_keys_of
+from chat.llm.providers import api_keys, list_providers
+from chat.llm.providers.api_keys import api_keys_of
 
 
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "LOOK_EVERY_SECONDS", 0)
-    monkeypatch.setattr(keys._Watched, "every", {})
+    monkeypatch.setattr(api_keys, "CHECK_INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(api_keys._WatchedFile, "_by_path", {})
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def dotenv(settings: Settings, tmp_path: Path) -> Path:
 def test_one_provider_has_several_keys_each_once(settings: Settings):
     settings.OPENAI_API_KEY = " k1, k2,,k1 "
     provider = list_providers()["openai"]
-    assert (provider.api_key, provider.keys) == ("k1", ("k1", "k2"))
-    assert [one.api_key for one in provider.with_each_key()] == ["k1", "k2"]
-    assert {one.base_url for one in provider.with_each_key()} == {settings.OPENAI_BASE_URL}
+    assert (provider.api_key, provider.api_keys) == ("k1", ("k1", "k2"))
+    assert [one.api_key for one in provider.with_each_api_key()] == ["k1", "k2"]
+    assert {one.base_url for one in provider.with_each_api_key()} == {settings.OPENAI_BASE_URL}
 
 
 def test_no_key_is_shown(settings: Settings):
@@ -44,7 +44,7 @@ def test_a_provider_with_no_key_is_not_there_and_an_own_server_needs_none(settin
     settings.OPENAI_API_KEY, settings.OPENAI_COMPATIBLE_BASE_URL = " , ", "http://127.0.0.1:1/v1"
     found = list_providers()
     assert "openai" not in found
-    assert [one.api_key for one in found["compatible"].with_each_key()] == [""]
+    assert [one.api_key for one in found["compatible"].with_each_api_key()] == [""]
 
 
 def test_dotenv_is_read_again_when_it_changes(dotenv: Path):
@@ -86,7 +86,7 @@ def test_a_mounted_secret_is_read_again_and_missed_for_a_moment(settings: Settin
 
 
 def test_files_are_looked_at_once_a_second(dotenv: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keys, "LOOK_EVERY_SECONDS", 1.0)
+    monkeypatch.setattr(api_keys, "CHECK_INTERVAL_SECONDS", 1.0)
     looked = []
     stat = Path.stat
     monkeypatch.setattr(Path, "stat", lambda self, **options: (looked.append(self), stat(self, **options))[1])
@@ -95,7 +95,11 @@ def test_files_are_looked_at_once_a_second(dotenv: Path, monkeypatch: pytest.Mon
     assert looked == [dotenv]
 
 
-SHOWN = "import os; from django.conf import settings as s; print(s.OPENAI_API_KEY, s.KEYS_IN_DOTENV >= {'OPENAI_API_KEY'}, os.environ.get('OPENAI_API_KEY'))"
+SHOWN = """
+import os
+from django.conf import settings as s
+print(s.OPENAI_API_KEY, s.KEYS_IN_DOTENV >= {'OPENAI_API_KEY'}, os.environ.get('OPENAI_API_KEY'))
+"""
 
 
 @pytest.mark.parametrize(("real", "said"), [({"OPENAI_API_KEY": "r"}, "r False r"), ({}, "f True None")])

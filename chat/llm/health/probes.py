@@ -1,0 +1,50 @@
+"""Probes: each provider is asked for its list of models once a minute, which costs nothing."""
+
+import asyncio
+import logging
+
+from django.utils import timezone
+
+from chat.llm.breaker import api_key_digest
+from chat.llm.health.alerts import alert_of_error
+from chat.llm.health.counters import Probe, save_probe
+from chat.llm.providers import list_providers, sdk
+from chat.llm.providers.base import Provider
+from chat.llm.providers.errors import ProviderError, TimedOut
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT_SECONDS = 8
+"""Short, as the worker that probes may be the only one."""
+
+
+async def probe_providers() -> None:
+    """Ask every provider for its models, with each of its API keys, and save what came of it."""
+    providers = [provider for provider in list_providers().values() if provider.adapter in sdk.ADAPTERS]
+    try:
+        await asyncio.gather(*map(_probe, providers))
+    finally:
+        await sdk.close_clients()
+
+
+async def _probe(provider: Provider) -> None:
+    with_keys = provider.with_each_api_key()
+    codes = await asyncio.gather(*map(_error_code, with_keys))
+    keys = {api_key_digest(one.api_key): code for one, code in zip(with_keys, codes, strict=True)}
+    probe = Probe("" if "" in codes else codes[0], timezone.now().timestamp(), keys)
+    await asyncio.to_thread(save_probe, provider.slug, probe)
+
+
+async def _error_code(provider: Provider) -> str:
+    """Return the code of what went wrong; empty when the provider listed its models."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            await sdk.list_models(provider)
+    except TimeoutError:
+        return TimedOut.code
+    except ProviderError as error:
+        logger.warning("Probe failed", extra={"provider": provider.slug, "code": error.code, "status": error.status})
+        if error.code == "authentication":  # a key that may not list models may still answer
+            alert_of_error(provider, "", error.code)
+        return error.code
+    return ""

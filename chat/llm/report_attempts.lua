@@ -1,0 +1,112 @@
+-- Takes an array of Report in msgpack: opens and closes breakers, and counts for the status page.
+-- Answers as read_open_breakers.lua does, and the names of the breakers that opened.
+--
+-- An entry of an open breaker is `<open until> <times opened> <last failure> <code>`, in milliseconds of Redis's clock.
+-- Zero times opened is a pause the provider asked for, which ends without a trial.
+local open_breakers = KEYS[1]
+local reports, failures_in_a_row, min_attempts, failed_share, slot_ms, slots, first_open_ms, max_open_ms,
+  forget_after_ms, hour_counters, hour_ms, hour_counters_ttl, five_minute_counters, five_minutes_ms,
+  five_minute_counters_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8],
+  ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14],
+  ARGV[15]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local slot = math.floor(now / slot_ms)
+local hour_key = hour_counters .. math.floor(now / hour_ms)
+local five_minutes_key = five_minute_counters .. math.floor(now / five_minutes_ms)
+local opened, has_counted = {}, false
+
+local function parse_entry(entry)
+  local open_until, times_opened, failed_at, code = string.match(entry, '^(%d+) (%d+) (%d+) (%S+)$')
+  return tonumber(open_until), tonumber(times_opened), tonumber(failed_at), code
+end
+
+local function save_entry(breaker, open_until, times_opened, code)
+  redis.call('HSET', open_breakers, breaker, string.format('%.0f %d %.0f %s', open_until, times_opened, now, code))
+end
+
+local function open_breaker(breaker, times_opened, code)
+  local open_ms = math.min(tonumber(max_open_ms), first_open_ms * 2 ^ (times_opened - 1))
+  save_entry(breaker, now + open_ms, times_opened, code)
+  redis.call('DEL', 'breaker:' .. breaker)
+  opened[#opened + 1] = breaker
+end
+
+-- Counts an attempt, and returns whether the breaker must open.
+local function count_attempt(breaker, has_failed)
+  local key = 'breaker:' .. breaker
+  redis.call('HINCRBY', key, 't' .. slot, 1)
+  redis.call('EXPIRE', key, math.ceil(slot_ms * slots / 1000) * 2)
+  if not has_failed then
+    redis.call('HSET', key, 'row', 0)
+    return false
+  end
+  redis.call('HINCRBY', key, 'f' .. slot, 1)
+  if redis.call('HINCRBY', key, 'row', 1) >= tonumber(failures_in_a_row) then return true end
+  local attempts, failures, expired_fields = 0, 0, {}
+  local fields = redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    local kind, field_slot = string.match(fields[i], '^([tf])(%d+)$')
+    if kind and tonumber(field_slot) <= slot - slots then
+      expired_fields[#expired_fields + 1] = fields[i]
+    elseif kind == 't' then
+      attempts = attempts + fields[i + 1]
+    elseif kind == 'f' then
+      failures = failures + fields[i + 1]
+    end
+  end
+  if #expired_fields > 0 then redis.call('HDEL', key, unpack(expired_fields)) end
+  return attempts >= tonumber(min_attempts) and failures >= attempts * failed_share
+end
+
+for _, report in ipairs(cmsgpack.unpack(reports)) do
+  local breaker, verdict, code, pause_ms, trial, counter_fields = unpack(report)
+  local is_own_trial = trial ~= '' and trial ~= 'last resort'
+  local trial_key = 'breaker:' .. breaker .. ':trial'
+  if is_own_trial and redis.call('GET', trial_key) == trial then
+    redis.call('DEL', trial_key)
+  end
+  local entry = redis.call('HGET', open_breakers, breaker)
+  local open_until, times_opened
+  if entry then open_until, times_opened = parse_entry(entry) end
+  if verdict == 'success' then
+    if entry and (trial ~= '' or (times_opened == 0 and open_until <= now)) then
+      redis.call('HDEL', open_breakers, breaker)
+    end
+    count_attempt(breaker, false)
+  elseif verdict == 'pause' then
+    if not entry or (times_opened == 0 and open_until < now + pause_ms) then
+      save_entry(breaker, now + pause_ms, 0, code)
+      opened[#opened + 1] = breaker
+    elseif times_opened > 0 and is_own_trial then
+      save_entry(breaker, now + math.max(pause_ms, tonumber(first_open_ms)), times_opened, code)
+    end
+  elseif verdict == 'failure' or verdict == 'unusable' then
+    if entry and times_opened > 0 then
+      if is_own_trial then
+        open_breaker(breaker, times_opened + 1, code)
+      else
+        save_entry(breaker, open_until, times_opened, code)
+      end
+    elseif count_attempt(breaker, true) or verdict == 'unusable' then
+      open_breaker(breaker, 1, code)
+    end
+  end
+  for _, field in ipairs(counter_fields) do
+    has_counted = true
+    redis.call('HINCRBY', hour_key, field, 1)
+    redis.call('HINCRBY', five_minutes_key, field, 1)
+  end
+end
+if has_counted then
+  redis.call('EXPIRE', hour_key, hour_counters_ttl)
+  redis.call('EXPIRE', five_minutes_key, five_minute_counters_ttl)
+end
+local entries = redis.call('HGETALL', open_breakers)
+for i = 1, #entries, 2 do
+  local open_until, times_opened = parse_entry(entries[i + 1])
+  local kept_ms = times_opened == 0 and 0 or forget_after_ms
+  if open_until + kept_ms < now then redis.call('HDEL', open_breakers, entries[i]) end
+end
+return {now, redis.call('HGETALL', open_breakers), opened}

@@ -1,0 +1,137 @@
+"""Claims a turn for this runner, and prepares what its models are sent."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from django.conf import settings
+
+from billing import entitlements
+from chat.attachments.binding import decode_attached
+from chat.errors import SENTENCES
+from chat.llm import dispatch, selection
+from chat.llm.catalog import Candidate
+from chat.llm.dispatch import AnswerRequest, AnswerStarted
+from chat.llm.providers.base import Finish
+from chat.turns import answer_cache, prompts
+from chat.turns.answer_cache import CachedAnswer, CacheSlot
+from chat.turns.closing import close_turn
+from core.errors import DomainError
+from history import access, progress, tree
+from history.models import Turn
+from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
+
+StopReason = Literal["request", "drain"]
+
+
+@dataclass(slots=True)
+class ClaimedTurn:
+    """A turn this runner has claimed: who may answer, what they are sent, and how far the answer is."""
+
+    turn: Turn
+    candidates: list[Candidate]
+    request: AnswerRequest
+    cache_slot: CacheSlot | None = None  # None where the cache is not used
+    cached: CachedAnswer | None = None  # the answer that the cache has
+    started: AnswerStarted | None = None
+    finish: Finish | None = None
+    characters: int = 0
+    reasoning_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
+    reasoning_ms: int = 0
+    stop_reason: StopReason | None = None
+    asking: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @property
+    def is_by_first_candidate(self) -> bool:
+        """Whether who answers is the candidate the cache was read for."""
+        return self.started is not None and self.started.candidate is self.candidates[0]
+
+    @property
+    def is_first_answer(self) -> bool:
+        """Whether this is the first answer on its way from the root, and complete."""
+        is_first = all(message.role != "assistant" for message in self.request.messages) and not self.turn.trimmed_turns
+        return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop asking; what was shown is kept. The first reason holds."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            if self.asking is not None:
+                self.asking.cancel()
+
+    def end_reasoning(self) -> None:
+        """Note how long the model reasoned, if it did until now."""
+        if self.reasoning_since is not None:
+            self.reasoning_ms = max(1, round((time.monotonic() - self.reasoning_since) * 1_000))
+            self.reasoning_since = None
+
+
+def find_and_claim(turn_id: UUID) -> tuple[Turn | None, ClaimedTurn | None]:
+    """Return a turn, None if it was erased; and the same claimed, if it was unclaimed and this call did it."""
+    turn = access.find_turn(turn_id)
+    return turn, claim_turn(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
+
+
+def claim_turn(turn: Turn) -> ClaimedTurn | None:
+    """Claim the turn under its next generation; None if somebody else was faster, or if it cannot be run any more.
+
+    In the second case, its model is gone, say, the turn is closed as failed.
+    """
+    if not progress.claim(turn):
+        return None
+    try:
+        return _prepare(turn)
+    except DomainError as error:
+        logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
+        code = error.code if error.code in SENTENCES else "not_found"
+        close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
+        return None
+
+
+def _prepare(turn: Turn) -> ClaimedTurn:
+    files = decode_attached(turn.attachments)
+    candidates = prompts.filter_capable(_list_candidates(turn), files)
+    parent = access.find_turn(turn.parent_id) if turn.parent_id else None
+    prompt = prompts.build_prompt(
+        candidates, tree.path_to_root(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+    )
+    request = AnswerRequest(
+        messages=prompt.messages,
+        max_output=turn.max_output,
+        effort=turn.effort,
+        cache_key=str(turn.conversation_id),
+        end_user=_pseudonym(turn.owner_id),
+    )
+    return ClaimedTurn(turn, candidates, request, _find_cache_slot(turn, parent, candidates[0], request))
+
+
+def _find_cache_slot(turn: Turn, parent: Turn | None, first: Candidate, request: AnswerRequest) -> CacheSlot | None:
+    """Return the turn's place in the answer cache; None where the cache is off, or when something is attached.
+
+    A turn that does not come right after its parent has siblings that came before: the question is asked again, and
+    another answer is wanted.
+    """
+    if settings.CACHE_TTL <= 0 or turn.attachments:
+        return None
+    is_asked_again = turn.seq != (parent.seq if parent else 0) + 1
+    digest = answer_cache.question_digest(turn.owner_id, dispatch.request_to(first, request))
+    return CacheSlot(turn.owner_id, digest, may_reuse=not is_asked_again)
+
+
+def _list_candidates(turn: Turn) -> list[Candidate]:
+    """Return whom the reservation was made for; for a turn opened before those were stored, whoever may answer."""
+    allowed = entitlements.entitlements_of(turn.owner_id)
+    if turn.candidates and turn.requested_model == selection.AUTO:
+        return selection.decode_candidates(turn.candidates, allowed)
+    return selection.candidates_for(turn.requested_model, allowed)
+
+
+def _pseudonym(owner_id: int) -> str:
+    """Return a name for the person that a provider may see: always the same, and not traceable to them."""
+    return hashlib.blake2b(str(owner_id).encode(), key=settings.SECRET_KEY.encode()[:64], digest_size=16).hexdigest()

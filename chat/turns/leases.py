@@ -1,0 +1,97 @@
+"""Who may write a turn, and requests to stop it.
+
+The lease `turn:<id>:lease` holds `<runner>:<gen>`, or `<closer>:<gen>` while a turn without a runner is being closed.
+It runs out by itself unless it is renewed, which appending to the log does (append.lua).
+"""
+
+from enum import IntEnum
+from pathlib import Path
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from chat.turns.answer_cache import CacheRead
+from chat.turns.log import log_key
+from core.lua import LuaScript
+
+LEASE_MS = 15_000
+STOP_SECONDS = 600
+STOP_REQUESTS = "turns:control"
+"""The pub/sub channel that carries the ids of turns to stop to every runner."""
+
+_TAKE_LEASE = LuaScript(Path(__file__).with_name("take_lease.lua"))
+_DROP_LEASE = LuaScript(Path(__file__).with_name("drop_lease.lua"))
+
+
+class Taken(IntEnum):
+    """Whether a lease was taken. `STOP`: it was, and somebody wants the turn to be stopped."""
+
+    NO = 0
+    YES = 1
+    STOP = 2
+
+
+class LeaseLost(Exception):
+    """The lease is somebody else's: whatever this runner still has of the turn is void."""
+
+
+def lease_key(turn_id: UUID) -> str:
+    return f"turn:{turn_id}:lease"
+
+
+def stop_key(turn_id: UUID) -> str:
+    return f"turn:{turn_id}:stop"
+
+
+async def take_lease(
+    redis: Redis, turn_id: UUID, holder: str, *, instead_of: str = "", empties_log: bool = False
+) -> Taken:
+    """Take the lease if it is free, or `instead_of` holds it; return whether it was taken."""
+    taken, *_no_cache = await _TAKE_LEASE(
+        redis,
+        lease=lease_key(turn_id),
+        log=log_key(turn_id),
+        stop_request=stop_key(turn_id),
+        new_holder=holder,
+        lease_ms=LEASE_MS,
+        old_holder=instead_of,
+        empties_log="1" if empties_log else "0",
+    )
+    return Taken(taken)
+
+
+async def take_lease_and_read_cache(
+    redis: Redis, turn_id: UUID, holder: str, read: CacheRead
+) -> tuple[Taken, bytes, bytes | None]:
+    """Take the lease if it is free, and empty the log; return whether it was, and the cache's version and value."""
+    taken, version, value = await _TAKE_LEASE(
+        redis,
+        lease=lease_key(turn_id),
+        log=log_key(turn_id),
+        stop_request=stop_key(turn_id),
+        cache=read.answers_key,
+        cache_version=read.version_key,
+        new_holder=holder,
+        lease_ms=LEASE_MS,
+        old_holder="",
+        empties_log="1",
+        cache_field=read.field,
+    )
+    return Taken(taken), version or b"", value
+
+
+async def drop_lease(redis: Redis, turn_id: UUID, holder: str) -> None:
+    """Drop the lease if it is the holder's."""
+    await _DROP_LEASE(redis, lease=lease_key(turn_id), holder=holder)
+
+
+async def has_lease(redis: Redis, turn_id: UUID) -> bool:
+    return bool(await redis.exists(lease_key(turn_id)))
+
+
+async def request_stop(redis: Redis, turn_id: UUID) -> None:
+    """Ask whoever runs the turn to stop it. The key outlives a lost message."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
+        pipeline.publish(STOP_REQUESTS, turn_id.bytes)
+        await pipeline.execute()

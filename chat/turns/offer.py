@@ -1,0 +1,129 @@
+"""Who may answer a question, what they are sent, and the most that can cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from django.conf import settings
+
+from billing.entitlements import Budget, Entitlements
+from billing.spending import SupplierHold
+from chat.attachments.binding import Attached
+from chat.llm import spending
+from chat.llm.difficulty import Route
+from chat.llm.health.overview import unavailable_models
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
+from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, encode_candidates
+from chat.turns import prompts
+from history import tree
+from history.models import Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferRequest:
+    """What an offer is made for: the question, which model it names, and what goes with it."""
+
+    model: str
+    entitlements: Entitlements
+    profile: QuestionProfile
+    files: Sequence[Attached]
+    parent: Turn | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Who may answer, what they are sent, and the most that can cost.
+
+    `supplier_hold` is what the first candidate may take of its provider's daily limit.
+    """
+
+    request: OfferRequest
+    selection: Selection
+    prompt: prompts.Prompt
+    prompt_tokens: int
+    max_output: int
+    max_cost_micros: int
+    supplier_hold: SupplierHold | None
+
+
+def make_offer(request: OfferRequest) -> Offer:
+    """Return who may answer and what that can cost; raises what `choose`, `filter_capable` and `build_prompt` do."""
+    profile, files = request.profile, request.files
+    selection = choose(
+        request.model,
+        request.entitlements,
+        profile,
+        unavailable=unavailable_models(),
+        stopped=spending.stopped_providers(),
+    )
+    candidates = prompts.filter_capable(selection.candidates, files)
+    max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
+    prompt = prompts.build_prompt(
+        candidates, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
+    )
+    tokens = prompt.tokens()
+    return Offer(
+        request=request,
+        selection=replace(selection, candidates=candidates),
+        prompt=prompt,
+        prompt_tokens=tokens,
+        max_output=max_output,
+        max_cost_micros=max(
+            max_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
+        ),
+        supplier_hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
+    )
+
+
+def make_cheaper_offer(offer: Offer, left_micros: int | None) -> Offer | None:
+    """Return an offer for the same question that costs less, for what is left of the allowance.
+
+    None when there is none, or when nobody may choose another model: one was named.
+    """
+    if offer.selection.route is None:
+        return None
+    affordable = offer.max_cost_micros - 1
+    if left_micros is not None:
+        affordable = min(left_micros, affordable)
+    profile = replace(offer.request.profile, tokens=offer.prompt_tokens, left_micros=affordable)
+    cheaper = make_offer(replace(offer.request, profile=profile))
+    return cheaper if cheaper.max_cost_micros < offer.max_cost_micros else None
+
+
+def profile_question(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> QuestionProfile:
+    """Return what matters of a question for who may answer it."""
+    text_tokens = estimate_tokens((prompts.INSTRUCTIONS, text))
+    return QuestionProfile(
+        question=text,
+        least_tokens=text_tokens + prompts.min_file_tokens(files),
+        tokens=text_tokens + prompts.max_file_tokens(files) + _conversation_tokens(parent),
+        answer_tokens=min(budget.entitlements.answer_tokens, settings.MAX_TOKENS),
+        last_model=parent.model if parent else "",
+        has_images=any(file.kind == "image" for file in files),
+        has_pdfs=any(file.kind == "pdf" for file in files),
+        has_scans=any(map(prompts.is_scan, files)),
+        left_micros=budget.left_micros,
+    )
+
+
+def selection_fields(requested: str, selection: Selection) -> dict[str, str]:
+    """Return the fields of a turn that say what was chosen. With no name and only one model, nobody chose."""
+    is_plain = selection.route is None or (selection.route == Route.ONLY_ONE and not requested)
+    return {
+        "requested_model": requested or (selection.candidates[0].model.key if is_plain else AUTO),
+        "candidates": encode_candidates(selection.candidates),
+        "route": "" if is_plain or selection.route is None else selection.route.value,
+    }
+
+
+def _conversation_tokens(parent: Turn | None) -> int:
+    """Return how long the conversation is, by the careful estimate.
+
+    The turn before knows how many tokens it used. One that failed or came from the cache used none: then the texts are
+    added up.
+    """
+    if parent is None:
+        return 0
+    if parent.input_tokens:
+        used = parent.input_tokens + parent.output_tokens - parent.reasoning_tokens
+        return used * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN
+    return estimate_tokens(text for turn in tree.path_to_root(parent) for text in (turn.question, turn.answer))

@@ -1,0 +1,16 @@
+-- Takes a turn's lease if it is free or the old holder's, and reads the answer cache in the same step.
+-- old_holder: empty for none. empties_log: '1' for a new generation. cache, cache_version, cache_field may be left out.
+-- A lease that is the new holder's already counts as taken: the answer to a first try may have been lost.
+-- Answers: 0 not taken, 1 taken, 2 taken and the turn is to be stopped; the cache's version; the field's value.
+local lease, log, stop_request, cache, cache_version = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local new_holder, lease_ms, old_holder, empties_log, cache_field = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local holder = redis.call('GET', lease)
+if holder and holder ~= new_holder and holder ~= old_holder then return {0, false, false} end
+redis.call('SET', lease, new_holder, 'PX', lease_ms)
+if empties_log == '1' then redis.call('DEL', log) end
+local taken = 1 + redis.call('EXISTS', stop_request)
+if not cache then return {taken, false, false} end
+local value = redis.pcall('HGET', cache, cache_field)
+if type(value) == 'table' then value = false end -- an error: the key is no hash, which must not cost the lease
+return {taken, redis.call('GET', cache_version), value}
