@@ -5,8 +5,8 @@ PORT ?= 8000
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --log .venv/pip.log
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
-# Two workers, each with stores of its own; the tests of one file stay together. -rs says what was skipped, and why.
-PYTEST = $(BIN)/python -m pytest -rs -n 2 --dist loadfile
+# -rs says what was skipped, and why.
+PYTEST = $(BIN)/python -m pytest -rs
 export PORT
 
 help:  ## This list
@@ -17,9 +17,18 @@ run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole sit
 	@exec $(BIN)/python manage.py serve --stop-with-parent
 
 test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL
-	$(PYTEST)
-	STORES=mongodb $(PYTEST) -m stores
-	STORES=postgresql $(PYTEST) -m stores
+	@$(MAKE) --no-print-directory -j 2 test-all test-stores
+
+# Most tests wait more than they compute, so there are more workers than cores: each with stores of its own. The tests of
+# one file stay together, and the longest files come first.
+test-all:
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder
+
+test-stores:
+	@status=0; for stores in mongodb postgresql; do \
+	    STORES=$$stores $(PYTEST) -m stores || status=1; \
+	done > .venv/test-stores.log 2>&1; \
+	cat .venv/test-stores.log; exit $$status
 
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
@@ -99,4 +108,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test soak bench bench-quick bench-transports smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-stores soak bench bench-quick bench-transports smoke-providers check packages dev-packages

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -44,14 +45,18 @@ class Site:
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._command_lock = threading.Lock()
         self.environment = self._environment(provider_url, models) | (environment or {})
 
     def __enter__(self) -> Self:
         try:
+            self._spawn("commands")
             self.start("valkey")
-            self.manage("prepare")
+            self._run_command("prepare")
             for name in (*self._ports, *self._runners, "worker"):
-                self.start(name)
+                self._spawn(name)
+            for port in self._ports.values():
+                wait_for_port(port)
             self.wait_until_ready()
         except BaseException:
             self.__exit__()
@@ -59,6 +64,9 @@ class Site:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for name, child in self._children.items():
+            if name != "valkey":  # the others need it to stop in order
+                child.terminate()
         for name in reversed(self._children):
             self.stop(name)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -67,10 +75,7 @@ class Site:
 
     def start(self, name: str) -> None:
         """Start one process; after `kill` it has the same address again."""
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                self._command(name), cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=self._pin
-            )
+        self._spawn(name)
         if port := {**self._ports, "valkey": self._valkey}.get(name):
             wait_for_port(port)
 
@@ -89,6 +94,9 @@ class Site:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
@@ -110,6 +118,19 @@ class Site:
                 assert time.monotonic() < deadline, self.logs()
                 time.sleep(0.1)
 
+    def _spawn(self, name: str) -> None:
+        is_asked = name == "commands"
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                self._command(name),
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE if is_asked else None,
+                stdout=subprocess.PIPE if is_asked else log,
+                stderr=log,
+                preexec_fn=self._pin,
+            )
+
     def _command(self, name: str) -> list[str]:
         if name == "valkey":
             return list(services.valkey(self._valkey, self._folder / "valkey").command)
@@ -119,6 +140,8 @@ class Site:
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
             return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
+        if name == "commands":
+            return [sys.executable, "-m", "testbed.site_commands"]
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
@@ -143,7 +166,7 @@ class Site:
 
     def create_members(self, count: int, *, plan: Mapping[str, object] | None = None) -> list[str]:
         """Return the access tokens of new members, on a plan with the given fields, else on Free."""
-        access_tokens: list[str] = self._run_command("create_members", json.dumps({"count": count, "plan": plan}))
+        access_tokens: list[str] = self._run_command("create_members", count=count, plan=plan)
         return access_tokens
 
     def create_operator(self) -> str:
@@ -153,19 +176,17 @@ class Site:
 
     def create_sessions(self, access_tokens: list[str]) -> list[str]:
         """Return a session key for each access token: the value of a browser's cookie."""
-        keys: list[str] = self._run_command("create_sessions", json.dumps(access_tokens))
+        keys: list[str] = self._run_command("create_sessions", access_tokens=access_tokens)
         return keys
 
     def create_conversation(self, access_token: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""
-        conversation_id: str = self._run_command(
-            "create_conversation", json.dumps({"access": access_token, "turns": turns})
-        )
+        conversation_id: str = self._run_command("create_conversation", access_token=access_token, turns=turns)
         return conversation_id
 
     def offer(self, *models: Mapping[str, object]) -> None:
         """Create or change models, each by its key."""
-        self._run_command("offer", json.dumps(models))
+        self._run_command("offer", models=models)
 
     def audit(self) -> dict[str, Any]:
         """Return every turn, reservation and usage record of the databases."""
@@ -177,22 +198,19 @@ class Site:
         report: dict[str, Any] = self._run_command("ledger")
         return report
 
-    def manage(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()
-
-    def _run_command(self, name: str, argument: str = "") -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "testbed.site_commands", name, argument],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return json.loads(done.stdout)
+    def _run_command(self, name: str, **arguments: object) -> Any:
+        """Run one function of `testbed.site_commands` in this site's environment; return what it returns."""
+        process = self._children["commands"]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with self._command_lock:
+            process.stdin.write(json.dumps([name, arguments]).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        assert line, self.logs()
+        result = json.loads(line)
+        assert "error" not in result, result["error"]
+        return result["value"]
 
 
 def wait_for_port(port: int) -> None:

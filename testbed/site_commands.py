@@ -1,9 +1,15 @@
-"""Commands that `testbed.site` runs in a site's environment: `python -m testbed.site_commands <name> <argument>` prints
-JSON."""
+"""Commands that `testbed.site` runs in a site's environment, by `python -m testbed.site_commands`.
+
+Each line on stdin is JSON, `[command, arguments]`; each line on stdout is `{"value": …}` or `{"error": traceback}`.
+Django is imported once: every command runs in a fork, with connections of its own, so no state is kept between them.
+"""
 
 import json
+import os
 import secrets
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -14,44 +20,52 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
+from django.core.management import call_command  # noqa: E402
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
 
 from accounts.models import User  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
 from chat.models import LanguageModel  # noqa: E402
+from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
-def create_members(argument: str) -> list[str]:
+def prepare() -> None:
+    """Do what `manage.py prepare` does."""
+    call_command("prepare", verbosity=0)
+
+
+def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:
     """Create members, on a new plan with the given fields if there are any; return their access tokens."""
-    parameters = json.loads(argument)
-    plan = None
-    if parameters["plan"] is not None:
+    new_plan = None
+    if plan is not None:
         key = secrets.token_hex(4)
-        plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **parameters["plan"]})
+        new_plan = Plan.objects.create(**{"key": key, "name": key, "best_tier": "strong", "rank": 5, **plan})
     access_tokens = []
-    for _ in range(parameters["count"]):
+    for _ in range(count):
         user = User(email=f"{secrets.token_hex(6)}@example.com", locale="en")
         user.set_unusable_password()
         user.save()
-        if plan is not None:
-            BillingAccount.objects.create(user=user, plan=plan)
+        if new_plan is not None:
+            BillingAccount.objects.create(user=user, plan=new_plan)
         access_tokens.append(str(RefreshToken.for_user(user).access_token))
+    if new_plan is not None:
+        wait_until_processes_know()
     return access_tokens
 
 
-def create_operator(_argument: str) -> str:
+def create_operator() -> str:
     """Create an operator with a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
     return str(RefreshToken.for_user(user).access_token)
 
 
-def create_sessions(argument: str) -> list[str]:
+def create_sessions(access_tokens: list[Any]) -> list[str]:
     """Log in the owners of access tokens, as a browser does; return the keys of their sessions."""
     keys = []
-    for access_token in json.loads(argument):
+    for access_token in access_tokens:
         user = User.objects.get(pk=AccessToken(access_token)["user_id"])
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         session[SESSION_KEY] = str(user.pk)
@@ -62,13 +76,12 @@ def create_sessions(argument: str) -> list[str]:
     return keys
 
 
-def create_conversation(argument: str) -> str:
+def create_conversation(access_token: Any, turns: int) -> str:
     """Create a conversation with so many finished turns for the owner of an access token; return its id."""
-    parameters = json.loads(argument)
-    owner_id = int(AccessToken(parameters["access"])["user_id"])
+    owner_id = int(AccessToken(access_token)["user_id"])
     conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     parent = None
-    for number in range(parameters["turns"]):
+    for number in range(turns):
         turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
         turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
         turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
@@ -76,13 +89,19 @@ def create_conversation(argument: str) -> str:
     return str(conversation.pk)
 
 
-def offer(argument: str) -> None:
+def offer(models: list[dict[str, Any]]) -> None:
     """Create or change models, each by its key."""
-    for fields in json.loads(argument):
+    for fields in models:
         LanguageModel.objects.update_or_create(key=fields["key"], defaults=fields)
+    wait_until_processes_know()
 
 
-def audit(_argument: str) -> dict[str, Any]:
+def wait_until_processes_know() -> None:
+    """Return when every process of the site has checked whether its cached tables have changed."""
+    time.sleep(RECHECK_SECONDS)
+
+
+def audit() -> dict[str, Any]:
     """Return every turn, reservation and usage record."""
     fields = (
         *("pk", "status", "gen", "answer", "reasoning", "error", "usage_source", "cost_micros", "requested_model"),
@@ -98,7 +117,7 @@ def audit(_argument: str) -> dict[str, Any]:
     }
 
 
-def ledger(_argument: str = "") -> dict[str, Any]:
+def ledger() -> dict[str, Any]:
     """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
@@ -106,7 +125,39 @@ def ledger(_argument: str = "") -> dict[str, Any]:
     }
 
 
+COMMANDS: dict[str, Callable[..., object]] = {
+    function.__name__: function
+    for function in (
+        prepare,
+        create_members,
+        create_operator,
+        create_sessions,
+        create_conversation,
+        offer,
+        audit,
+        ledger,
+    )
+}
+
+
+def main() -> None:
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what commands print is not their result
+    for line in sys.stdin:
+        if child := os.fork():
+            os.waitpid(child, 0)
+            continue
+        results.write(json.dumps(run_command(*json.loads(line)), default=str) + "\n")
+        results.flush()
+        os._exit(0)  # cleaning up at exit is for the parent
+
+
+def run_command(name: str, arguments: dict[str, Any]) -> dict[str, object]:
+    try:
+        return {"value": COMMANDS[name](**arguments)}
+    except BaseException:  # noqa: BLE001  the site reports it
+        return {"error": traceback.format_exc()}
+
+
 if __name__ == "__main__":
-    functions = (create_members, create_operator, create_sessions, create_conversation, offer, audit, ledger)
-    named: dict[str, Callable[[str], object]] = {function.__name__: function for function in functions}
-    json.dump(named[sys.argv[1]](sys.argv[2]), sys.stdout, default=str)
+    main()

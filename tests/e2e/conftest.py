@@ -35,7 +35,7 @@ MODELS = [
     "fake-100t-10ms-error40",
     "status-503",
 ]
-PEOPLE = 60
+PEOPLE = 100
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

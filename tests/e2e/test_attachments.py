@@ -60,12 +60,7 @@ DOCUMENT = file("informe anual.pdf", pdf("Uno", "Dos"), "application/pdf")
 @pytest.fixture(scope="module", autouse=True)
 def seeing(site: TestedSite) -> None:
     """One of the models sees images."""
-    site.manage(
-        "shell",
-        "-c",
-        "from chat.models import LanguageModel as M; "
-        f"m = M.objects.get(key='{SEEING}'); m.sees_images = True; m.save()",
-    )
+    site.offer({"key": SEEING, "sees_images": True})
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -30,7 +30,7 @@ async def measure(devtools: CDPSession) -> Memory:
 @pytest.mark.timeout(400)
 async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: TestedSite) -> None:
     assert tab.person is not None
-    conversation_id = await asyncio.to_thread(site.converse, tab.person.access, TURNS)
+    conversation_id = await asyncio.to_thread(site.create_conversation, tab.person.access, TURNS)
     await tab.page.goto(f"/c/{conversation_id}/")
     while await (earlier := tab.page.locator("[data-earlier]")).count():
         known = await tab.turns.count()
