@@ -1,7 +1,7 @@
 """The providers this site knows, as data: whatever differs between them is written here, and only here.
 
-A new provider of a known wire format is one entry, and the settings it names in config/settings.py. This
-module imports only the standard library, so that the settings, the models and programs without Django can read it.
+A new provider of a known wire format is one entry, and the settings it names in config/settings.py. This module
+imports only the standard library, so that the settings, the models and programs without Django can read it.
 """
 
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ COMPATIBLE = "compatible"
 """The operator's own server, whose models are named in OPENAI_COMPATIBLE_MODELS."""
 PAID_PROVIDERS = tuple(known.slug for known in _ENTRIES if known.is_paid)
 BILLING_PROVIDERS = tuple(known.slug for known in _ENTRIES if known.api_key_setting)
-"""Those that may send a bill: whoever wants an API key counts what is asked with it."""
+"""Those that may send a bill: what is asked with an API key is charged to its owner."""
 API_KEY_SETTINGS = tuple(known.api_key_setting for known in _ENTRIES if known.api_key_setting)
 
 

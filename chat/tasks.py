@@ -27,11 +27,6 @@ def probe() -> None:
         asyncio.run(_probe())
 
 
-async def _probe() -> None:
-    await asyncio.sleep(random.uniform(0, PROBE_JITTER_SECONDS))  # noqa: S311  jitter
-    await probe_providers()
-
-
 @shared_task(expires=30)
 def sweep_attachments() -> None:
     """Repair and erase attachments. Runs every 30 seconds."""
@@ -43,3 +38,8 @@ async def _sweep() -> None:
         await repair_turns()
     finally:
         await close_async_redis()
+
+
+async def _probe() -> None:
+    await asyncio.sleep(random.uniform(0, PROBE_JITTER_SECONDS))  # noqa: S311  jitter
+    await probe_providers()

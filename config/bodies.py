@@ -45,9 +45,7 @@ def limit_bodies(app: App) -> App:
         async def read() -> AsgiMessage:
             nonlocal size, is_over
             if is_over:
-                await (
-                    asyncio.Event().wait()
-                )  # a task that waits for the client to disconnect is cancelled with the request
+                await asyncio.Event().wait()  # for the client to disconnect: this task is cancelled with the request
             if TOO_LARGE in scope:
                 is_over = True
                 return {"type": "http.request", "body": b"", "more_body": False}

@@ -21,6 +21,7 @@ WRITTEN_BYTES = 64_000_000
 MAX_SIDE_PIXELS = 2_048
 """No provider looks closer: OpenAI scales to 2048, Anthropic to about 1570, Gemini cuts into tiles of 768."""
 PREVIEW_SIDE_PIXELS = 320
+"""The longer side of an image in the page."""
 MAX_PNG_BYTES = 3_500_000
 """A larger one is a photograph, and a tenth of that as JPEG. Anthropic takes 5 MB in base64, which adds a third."""
 

@@ -96,17 +96,17 @@ class _Target:
         return seconds * LAST_RESORT_TIMEOUT_FACTOR if self.trial == LAST_RESORT else seconds
 
 
-async def answer_with_failover(candidates: list[Candidate], prompt: AnswerRequest) -> AsyncGenerator[AnswerEvent]:
+async def answer_with_failover(candidates: list[Candidate], request: AnswerRequest) -> AsyncGenerator[AnswerEvent]:
     """Yield who answers, deltas, then the Finish; raises the last ProviderError when nobody could begin.
 
     After the first delta an error is raised as it is: text that was shown is never replaced. A prompt that was too long
     for one model goes only to models with a larger window.
     """
-    failover = _Failover(candidates, prompt.cache_key)
+    failover = _Failover(candidates, request.cache_key)
     while target := await failover.next_target():
         attempt = _Attempt(target)
         try:
-            async with aclosing(_stream_in_time(target, prompt)) as events:
+            async with aclosing(_stream_in_time(target, request)) as events:
                 async for event in events:
                     if not attempt.first_at:
                         attempt.note_first_event()
@@ -281,27 +281,27 @@ class _Attempt:
         breakers().report(Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields))
 
 
-def request_to(candidate: Candidate, prompt: AnswerRequest, provider: Provider | None = None) -> ModelRequest:
+def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider | None = None) -> ModelRequest:
     """Return what one model is sent; `provider` is the candidate's with another API key."""
     model = candidate.model
     return ModelRequest(
         provider=provider or candidate.provider,
         model=model.provider_model,
-        messages=prompt.messages,
-        max_output=prompt.max_output,
+        messages=request.messages,
+        max_output=request.max_output,
         max_tokens_parameter=model.max_tokens_parameter,
         reasons=model.reasons,
-        effort=prompt.effort if prompt.effort in model.effort_levels else "",
-        cache_key=prompt.cache_key,
-        end_user=prompt.end_user,
-        pace=prompt.pace,
+        effort=request.effort if request.effort in model.effort_levels else "",
+        cache_key=request.cache_key,
+        end_user=request.end_user,
+        pace=request.pace,
     )
 
 
-async def _stream_in_time(target: _Target, prompt: AnswerRequest) -> AsyncGenerator[Event]:
+async def _stream_in_time(target: _Target, request: AnswerRequest) -> AsyncGenerator[Event]:
     """Yield one model's events; raises TimedOut when the first does not come in time."""
     try:
-        async with asyncio.timeout(target.timeout_seconds) as deadline, aclosing(_stream(target, prompt)) as events:
+        async with asyncio.timeout(target.timeout_seconds) as deadline, aclosing(_stream(target, request)) as events:
             async for event in events:
                 if deadline.when() is not None:
                     deadline.reschedule(None)
@@ -310,8 +310,8 @@ async def _stream_in_time(target: _Target, prompt: AnswerRequest) -> AsyncGenera
         raise TimedOut from error
 
 
-def _stream(target: _Target, prompt: AnswerRequest) -> AsyncGenerator[Event]:
-    return stream_of(target.provider)(request_to(target.candidate, prompt, target.provider))
+def _stream(target: _Target, request: AnswerRequest) -> AsyncGenerator[Event]:
+    return stream_of(target.provider)(request_to(target.candidate, request, target.provider))
 
 
 def _may_retry(error: ProviderError) -> bool:

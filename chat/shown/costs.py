@@ -47,7 +47,7 @@ def tokens_per_second(turn: Turn) -> float | None:
 
 
 def price_details(turn: Turn) -> dict[str, Any] | None:
-    """Return the prices a turn was charged by; None for one that cost nothing, or is older than this record."""
+    """Return the prices a turn was charged by; None where no cost was computed."""
     stamp = read_stamp(turn.price)
     return msgspec.structs.asdict(stamp) if stamp else None
 

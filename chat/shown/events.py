@@ -49,9 +49,9 @@ def started_event(turn: Turn, html: str) -> dict[str, Any]:
     }
 
 
-def waiting_event(turn_id: UUID, place: int) -> dict[str, Any]:
-    """Return `turn.waiting`: no runner has taken the turn yet. `place` 1 is the next; 0, it waits no more."""
-    return {"type": "turn.waiting", "turn_id": turn_id, "place": place}
+def waiting_event(turn_id: UUID, queue_position: int) -> dict[str, Any]:
+    """Return `turn.waiting`: no runner has taken the turn yet. Position 1 is the next; 0, it waits no more."""
+    return {"type": "turn.waiting", "turn_id": turn_id, "place": queue_position}
 
 
 def ended_event(turn: Turn, html: str) -> dict[str, Any]:

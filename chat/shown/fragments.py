@@ -14,6 +14,7 @@ from django.utils.translation import get_language
 
 from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
+from chat.attachments.extract import PREVIEW_SIDE_PIXELS
 from chat.errors import sentence_for
 from chat.llm.catalog import find_model
 from chat.llm.difficulty import Route, route_label
@@ -37,8 +38,6 @@ EXPLAINED_FAILURES = ("context_exceeded", "rate_limited", "timeout")
 STATUSES_TO_ASK_AGAIN = (Turn.Status.FAILED, Turn.Status.INTERRUPTED, Turn.Status.STOPPED)
 
 UNKNOWN_FIGURE = "–"
-MAX_PREVIEW_PIXELS = 320
-"""The longer side of an image in the page."""
 
 _turn = CompiledFragment(
     "chat/_turn.html",
@@ -165,7 +164,7 @@ def _files_html(turn: Turn) -> SafeString:
 
 def _preview_size(width: int, height: int) -> dict[str, str]:
     """Return the space the page reserves for an image, so that nothing moves when it arrives."""
-    scale = min(1.0, MAX_PREVIEW_PIXELS / max(width, height, 1))
+    scale = min(1.0, PREVIEW_SIDE_PIXELS / max(width, height, 1))
     return {"width": str(max(1, round(width * scale))), "height": str(max(1, round(height * scale)))}
 
 

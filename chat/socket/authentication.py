@@ -33,9 +33,8 @@ def find_socket_user(scope: dict[str, Any]) -> User | None:
 def _is_allowed_origin(origin: str) -> bool:
     """Return whether the origin is one of our hosts; false for what is no address at all."""
     try:
-        host, _port = split_domain_port(
-            urlsplit(origin).netloc
-        )  # keeps the brackets of IPv6, as ALLOWED_HOSTS has them
+        netloc = urlsplit(origin).netloc  # with the brackets of IPv6, as ALLOWED_HOSTS has them
+        host, _port = split_domain_port(netloc)
     except ValueError:
         return False
     return validate_host(host, settings.ALLOWED_HOSTS)

@@ -19,7 +19,7 @@ from chat.errors import BadCommand
 from chat.shown.events import encode_json, waiting_event
 from chat.socket.authentication import find_socket_user
 from chat.socket.rendered_events import (
-    Event,
+    SocketEvent,
     localized_for,
     render_conversation,
     render_ended,
@@ -198,7 +198,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         for event in await in_thread(render_ended, self.user, turn_id):
             await self.send_event(event)
 
-    async def send_event(self, event: Event) -> None:
+    async def send_event(self, event: SocketEvent) -> None:
         await self.send(text_data=encode_json(event).decode())
 
     # --- Turns of other pages ----------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def _to_question(command: Start) -> Question:
     )
 
 
-def _open_and_render(user: User, question: Question) -> tuple[OpenedTurn, list[Event]]:
+def _open_and_render(user: User, question: Question) -> tuple[OpenedTurn, list[SocketEvent]]:
     """Open the turn and render its events: one visit to a thread for both. Some errors get their sentence when they are
     raised, hence the person's language."""
     with localized_for(user):

@@ -22,7 +22,7 @@ from history import access
 from history.fragments import conversation_html
 from history.models import Conversation, Turn
 
-Event = dict[str, Any]
+SocketEvent = dict[str, Any]
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def localized_for(user: User) -> Iterator[None]:
         yield
 
 
-def render_opened(user: User, opened: OpenedTurn) -> list[Event]:
+def render_opened(user: User, opened: OpenedTurn) -> list[SocketEvent]:
     """Return the events for the page that asked; of a turn that was known already, only its start."""
     with localized_for(user):
         events = [started_event(opened.turn, turn_html(opened.turn))]
@@ -43,7 +43,7 @@ def render_opened(user: User, opened: OpenedTurn) -> list[Event]:
     return events
 
 
-def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[Event]]:
+def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[SocketEvent]]:
     """Return a turn that another page asked for, and the events of its start; raises NotFound."""
     turn = access.access_turn(user.pk, turn_id)
     with localized_for(user):
@@ -51,7 +51,7 @@ def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[Event]]:
     return turn, [started, render_conversation(user, turn.conversation_id)]
 
 
-def render_ended(user: User, turn_id: UUID) -> list[Event]:
+def render_ended(user: User, turn_id: UUID) -> list[SocketEvent]:
     """Return the events of a turn's end, read from the saved turn; raises NotFound."""
     turn = access.access_turn(user.pk, turn_id)
     with localized_for(user):
@@ -59,7 +59,7 @@ def render_ended(user: User, turn_id: UUID) -> list[Event]:
     return [ended, allowance_event(entitlements.allowance_of(user.pk))]
 
 
-def render_conversation(user: User, conversation_id: UUID) -> Event:
+def render_conversation(user: User, conversation_id: UUID) -> SocketEvent:
     """Return the event with the conversation's line of the sidebar; with none, if the person does not have it."""
     conversation = access.find_conversation(conversation_id)
     if conversation is None or conversation.owner_id != user.pk:
@@ -68,13 +68,13 @@ def render_conversation(user: User, conversation_id: UUID) -> Event:
         return _conversation_event(conversation)
 
 
-def render_rejected(user: User, turn_id: UUID | None, error: DomainError) -> Event:
+def render_rejected(user: User, turn_id: UUID | None, error: DomainError) -> SocketEvent:
     """Return why a command was refused."""
     with localized_for(user):
         return rejected_event(turn_id, error.code, str(error.message), error.retry_after)
 
 
-def _conversation_event(conversation: Conversation) -> Event:
+def _conversation_event(conversation: Conversation) -> SocketEvent:
     return conversation_event(conversation.pk, conversation_html(conversation))
 
 

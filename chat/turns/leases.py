@@ -44,9 +44,9 @@ def stop_key(turn_id: UUID) -> str:
 
 
 async def take_lease(
-    redis: Redis, turn_id: UUID, holder: str, *, instead_of: str = "", empties_log: bool = False
+    redis: Redis, turn_id: UUID, holder: str, *, old_holder: str = "", empties_log: bool = False
 ) -> Taken:
-    """Take the lease if it is free, or `instead_of` holds it; return whether it was taken."""
+    """Take the lease if it is free, or `old_holder` has it; return whether it was taken."""
     taken, *_no_cache = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),
@@ -54,7 +54,7 @@ async def take_lease(
         stop_request=stop_key(turn_id),
         new_holder=holder,
         lease_ms=LEASE_MS,
-        old_holder=instead_of,
+        old_holder=old_holder,
         empties_log="1" if empties_log else "0",
     )
     return Taken(taken)

@@ -116,7 +116,7 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
 
     # 4. A place in the queue, the rate limit, and the money.
     try:
-        offer, limit = _reserve(owner_id, question.turn_id, budget, offer)
+        offer, limit = _admit(owner_id, question.turn_id, budget, offer)
     except _AlreadyReserved:
         return OpenedTurn(await_known_turn(owner_id, question.turn_id, question.conversation_id))
     except SpendLimitReached:
@@ -159,18 +159,18 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
     return tree.check_finished(latest) if latest else None
 
 
-def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
-    """Count the question and hold the most it can cost; return for which offer.
+def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
+    """Count the question and reserve what it can cost; return the offer that was reserved for, and the rate limit.
 
-    What is refused, or known, is not counted. Raises _AlreadyReserved when the id has a reservation that was not given
-    back.
+    A question that is refused, or known already, is not counted. Raises _AlreadyReserved when the id has a reservation
+    that was not given back.
     """
     per_hour = budget.entitlements.turns_per_hour
     queue_length.add_one()
     try:
         limit = limits.count_question(owner_id, per_hour)
         try:
-            offer, is_ours = _hold(owner_id, key, budget, offer)
+            offer, is_ours = _reserve(owner_id, key, budget, offer)
         except Exception:
             limits.uncount_question(owner_id, per_hour)
             raise
@@ -182,8 +182,8 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Of
     return offer, limit
 
 
-def _hold(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, bool]:
-    """Hold what the offer can cost; return the offer, and whether this call did it.
+def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, bool]:
+    """Reserve what the offer can cost; return the offer, and whether this call did it.
 
     Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
     each time, before the question is refused.

@@ -34,7 +34,7 @@ QUEUED_SECONDS = 600
 """How long the mark of a queue entry lives; a turn waits less."""
 
 MAX_OPENING = 500
-"""Questions that wait in a process to be opened. One more would wait for longer than it takes to refuse it."""
+"""Questions a process opens and keeps waiting for that; one more is refused at once, and may come back."""
 OPENED_AT_ONCE = 1 if IS_SQLITE else 8
 """Turns that a process opens at once. With SQLite more would only keep the interpreter from the loop: one token in a
 hundred was 25 to 40 % later with two."""
@@ -96,7 +96,7 @@ queue_length = QueueLength()
 
 
 class OpeningLimit:
-    """Lets OPENED_AT_ONCE questions of a loop be opened at the same time: tokens and refusals come before them."""
+    """Lets OPENED_AT_ONCE questions of a loop be opened at the same time; the others wait, and tokens do not."""
 
     def __init__(self) -> None:
         self._inside = 0

@@ -214,7 +214,7 @@ class Hub:
     async def listen(self, owner_id: int, listener: Listener) -> None:
         """Call `listener` from now on for every turn of this person that is opened or ends.
 
-        What happens while the subscription is down is not told.
+        It is not called for what happens while the subscription is down.
         """
         self._listeners.setdefault(owner_id, set()).add(listener)
         if not self._is_subscribed.is_set():

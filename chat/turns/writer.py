@@ -296,7 +296,7 @@ class LogWriter:
             if not await in_thread(progress.claim, live.turn):
                 raise LeaseLost
             live.rewind(live.turn.gen)
-        taken = await take_lease(self._redis, live.turn.pk, live.holder, instead_of=live.leased_by, empties_log=True)
+        taken = await take_lease(self._redis, live.turn.pk, live.holder, old_holder=live.leased_by, empties_log=True)
         if not taken:
             raise LeaseLost
         live.leased_by = live.holder

@@ -6,8 +6,9 @@ import * as smd from "streaming-markdown";
 import { say } from "words";
 
 const SAFE_LINK = /^(https?:|mailto:)/i;
-const DEEPEST = 20; // of the parser's 24 levels: one character opens at most three, and what is deeper hangs it
-const LONGEST_GUESS = 2_000; // characters it holds back until it knows what they are: it reads them again with each one
+const MAX_DEPTH = 20; // of the parser's 24 levels: one character opens at most three, and what is deeper hangs it
+// Characters it holds back until it knows what they are: it reads them again with each one.
+const MAX_GUESS_LENGTH = 2_000;
 
 const TAGS = new Map([
   [smd.PARAGRAPH, "p"], [smd.BLOCKQUOTE, "blockquote"], [smd.LINE_BREAK, "br"], [smd.RULE, "hr"],
@@ -46,7 +47,7 @@ export function markdownWriter(node) {
 
   function parse(char) {
     smd.parser_write(parser, char);
-    if (parser.len < DEEPEST && parser.pending.length < LONGEST_GUESS) return;
+    if (parser.len < MAX_DEPTH && parser.pending.length < MAX_GUESS_LENGTH) return;
     flush();
     plain = plainPart(node);
     if (parser.token !== smd.RAW_URL) text = parser.pending; // of an address it shows every character at once

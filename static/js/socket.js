@@ -1,7 +1,7 @@
 // One socket a page: it comes back by itself, and says so. What is sent and what is read again is the chat's affair.
 
 const FIRST_DELAY = 250; // ms
-const LONGEST_DELAY = 15_000;
+const MAX_DELAY = 15_000;
 const SILENCE = 20_000; // while something is expected; a connection that died in silence looks open for ever
 const SLEPT = 30_000;
 const REVOKED = 4401;
@@ -81,8 +81,8 @@ export class Socket {
 
   #lost() {
     this.#failures += 1;
-    const longest = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#failures);
-    this.#timer = setTimeout(() => this.connect(), longest * (0.5 + Math.random() / 2)); // not all at once after a deploy
+    const maxDelay = Math.min(MAX_DELAY, FIRST_DELAY * 2 ** this.#failures);
+    this.#timer = setTimeout(() => this.connect(), maxDelay * (0.5 + Math.random() / 2)); // not all at once after a deploy
     this.on.onClose(this.#failures);
   }
 }

@@ -27,8 +27,8 @@ EVERY_SECONDS = 10 if SOAK else 1
 WARM_UP_SECONDS = max(0.1 * SECONDS, 300)
 LOGS_KEPT_SECONDS = 300
 """Logs live for a minute after a turn's end, Celery's own keys for some more: before that, Valkey is bound to grow."""
-MOST_GROWTH = 1.05
-MOST_MB = 400
+MAX_GROWTH = 1.05
+MAX_MB = 400
 PROCESSES = ("web0", "runner0", "worker", "valkey")
 
 
@@ -118,7 +118,7 @@ def told(report: LoadReport, last: Sample) -> str:
 def check_growth(samples: list[Sample]) -> None:
     """Compare the first quarter after the warm-up with the last, if the run was long enough for it."""
     rows = [(name, WARM_UP_SECONDS, [one.memory_mb[name] for one in samples]) for name in PROCESSES[:3]]
-    assert [name for name, _, figures in rows if max(figures) > MOST_MB] == []
+    assert [name for name, _, figures in rows if max(figures) > MAX_MB] == []
     rows.append(("valkey", LOGS_KEPT_SECONDS, [one.memory_mb["valkey"] for one in samples]))
     rows.append(("Valkey's data", LOGS_KEPT_SECONDS, [one.stored_mb for one in samples]))
     rows.append(("Valkey's keys", LOGS_KEPT_SECONDS, [float(one.keys) for one in samples]))
@@ -131,6 +131,6 @@ def check_growth(samples: list[Sample]) -> None:
             continue
         first, last = median(warm[:quarter]), median(warm[-quarter:])
         print(f"{name}: {first:.1f} to {last:.1f}, {last / first - 1:+.1%}")
-        if last > first * MOST_GROWTH:
+        if last > first * MAX_GROWTH:
             grown.append(name)
     assert grown == []
