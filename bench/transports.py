@@ -17,12 +17,13 @@ from bench import baselines, conditions
 from bench.load import Load, LoadReport, measure_load
 from bench.results import RESULTS, format_number, insert_entry, table
 from bench.run import UNLIMITED
+from chat.provider_registry import COMPATIBLE
 from testbed.many_connections import allow_many_sockets
 from testbed.site import Site
 
 SCRIPT = "fake-500t-20ms-ns"  # 50 tokens a second
 WARM_UP = "fake-5t-5ms-ns"
-FORMATS = {"OpenAI": "compatible", "Anthropic": "anthropic", "Google": "gemini"}
+FORMATS = {"OpenAI": COMPATIBLE, "Anthropic": "anthropic", "Google": "gemini"}
 """The provider that speaks it here, by the name of the format's owner."""
 TRANSPORTS = ("fast", "sdk")
 PARTS = ("runner0", "web0", "valkey")
@@ -99,7 +100,7 @@ def measure_transports(
 
 def add_model(site: Site, provider: str, script: str) -> str:
     """Offer the model on the site, and return the site's name of it; models of the environment are offered already."""
-    if provider == "compatible":
+    if provider == COMPATIBLE:
         return script
     key = f"{provider}:{script}"[:100]
     named = {"key": key, "provider": provider, "provider_model": script, "label": script, "tier": "strong"}

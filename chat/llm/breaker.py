@@ -275,6 +275,7 @@ async def _run_report(reports: list[Report]) -> Any:
         five_minute_counters=FIVE_MINUTE_COUNTERS,
         five_minutes_ms=FIVE_MINUTES_MS,
         five_minute_counters_ttl=FIVE_MINUTE_COUNTERS_TTL_SECONDS,
+        last_resort=LAST_RESORT,
     )
 
 

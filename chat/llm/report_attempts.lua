@@ -6,9 +6,9 @@
 local open_breakers = KEYS[1]
 local reports, failures_in_a_row, min_attempts, failed_share, slot_ms, slots, first_open_ms, max_open_ms,
   forget_after_ms, hour_counters, hour_ms, hour_counters_ttl, five_minute_counters, five_minutes_ms,
-  five_minute_counters_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8],
+  five_minute_counters_ttl, last_resort = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8],
   ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14],
-  ARGV[15]
+  ARGV[15], ARGV[16]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -62,7 +62,7 @@ end
 
 for _, report in ipairs(cmsgpack.unpack(reports)) do
   local breaker, verdict, code, pause_ms, trial, counter_fields = unpack(report)
-  local is_own_trial = trial ~= '' and trial ~= 'last resort'
+  local is_own_trial = trial ~= '' and trial ~= last_resort
   local trial_key = 'breaker:' .. breaker .. ':trial'
   if is_own_trial and redis.call('GET', trial_key) == trial then
     redis.call('DEL', trial_key)
