@@ -79,10 +79,16 @@ def bind_files(files: Sequence[Attached], *, turn_id: UUID, conversation_id: UUI
     ids = [file.id for file in files]
     free = Q(turn_id=None) | Q(turn_id=turn_id)
     ready = Attachment.objects.filter(pk__in=ids, status=Attachment.Status.READY)
-    ours = ready.filter(free).update(turn_id=turn_id, conversation_id=conversation_id, bound_at=timezone.now())
-    if ours < len(ids) and ready.filter(conversation_id=conversation_id).count() < len(ids):
+    now = timezone.now()
+    ours = ready.filter(free).update(turn_id=turn_id, conversation_id=conversation_id, bound_at=now)
+    if ours == len(ids):
+        return
+    of_conversation = ready.filter(conversation_id=conversation_id)
+    if of_conversation.count() < len(ids):
         unbind_files(turn_id)
         raise FileNotUsable
+    # Their first turn may never be written: the sweep must not free them before it can see this one.
+    of_conversation.filter(bound_at__isnull=False).update(bound_at=now)
 
 
 def unbind_files(turn_id: UUID) -> None:

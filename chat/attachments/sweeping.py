@@ -5,7 +5,6 @@ import datetime as dt
 from django.db.models import Q
 from django.utils import timezone
 
-from chat.attachments.binding import unbind_files
 from chat.attachments.erasing import erase_hidden, erase_of_conversation, hide_files
 from chat.attachments.reading import CLAIM_LASTS, read_later
 from chat.models import Attachment
@@ -44,8 +43,15 @@ def _check_bound(before: dt.datetime) -> None:
         assert row.turn_id is not None
         assert row.conversation_id is not None
         if row.turn_id not in turns:
-            unbind_files(row.turn_id)
+            _find_another_turn_or_free(row)
         elif row.conversation_id not in existing:  # deleted while the turn was being written
             erase_of_conversation(row.conversation_id)
         else:
             Attachment.objects.filter(pk=row.pk, bound_at=row.bound_at).update(bound_at=None)
+
+
+def _find_another_turn_or_free(row: Attachment) -> None:
+    """Free a file whose turn was not written, unless a later question of the conversation has used it."""
+    later = Turn.objects.filter(conversation_id=row.conversation_id, attachments__contains=str(row.pk)).first()
+    fields = {"turn_id": later.pk} if later else {"turn_id": None, "conversation_id": None}
+    Attachment.objects.filter(pk=row.pk, turn_id=row.turn_id, bound_at=row.bound_at).update(**fields, bound_at=None)

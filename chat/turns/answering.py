@@ -41,11 +41,11 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
     """Ask until there is an outcome, then save and settle it; return whether the turn was still ours to close."""
     asking = claimed.asking = asyncio.create_task(_ask(claimed, live, writer))
     if claimed.stop_reason is not None or live.is_lost:  # stopped before it began
-        asking.cancel()
+        claimed.cancel_asking()
     try:
         await asyncio.wait((asking, live.lost), return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
-            asking.cancel()
+            claimed.cancel_asking()
             await asyncio.wait((asking,))
     finally:
         asking.cancel()

@@ -46,6 +46,7 @@ class ClaimedTurn:
     reasoning_ms: int = 0
     stop_reason: StopReason | None = None
     asking: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    _is_asking_cancelled: bool = field(default=False, init=False, repr=False)
 
     @property
     def is_by_first_candidate(self) -> bool:
@@ -62,8 +63,13 @@ class ClaimedTurn:
         """Stop asking; what was shown is kept. The first reason holds."""
         if self.stop_reason is None:
             self.stop_reason = reason
-            if self.asking is not None:
-                self.asking.cancel()
+            self.cancel_asking()
+
+    def cancel_asking(self) -> None:
+        """Cancel it once: a second time would cut short what it does to clean up."""
+        if self.asking is not None and not self._is_asking_cancelled:
+            self._is_asking_cancelled = True
+            self.asking.cancel()
 
     def end_reasoning(self) -> None:
         """Note how long the model reasoned, if it did until now."""

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from billing import entitlements, metering
 from billing.entitlements import Budget
 from billing.errors import AllowanceUsedUp, SpendLimitReached
-from chat.attachments.binding import Attached, bind_files, encode_attached, get_usable_files
+from chat.attachments.binding import Attached, bind_files, encode_attached, get_usable_files, unbind_files
 from chat.errors import BadText, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
@@ -130,7 +130,7 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
 
     # 6. The turn is written.
     turn = _make_turn(owner_id, question, text, parent, files, offer)
-    conversation, written = _write(turn, conversation)
+    conversation, written = _write_or_give_back(turn, conversation, budget)
     if written is not turn:
         return _return_written_before(written, owner_id, question, budget)
     if not conversation.title:
@@ -206,10 +206,15 @@ def _bind_or_give_back(owner_id: int, question: Question, budget: Budget, files:
     try:
         bind_files(files, turn_id=question.turn_id, conversation_id=question.conversation_id)
     except Exception:
-        metering.release(question.turn_id)
-        with suppress(RedisError):
-            limits.uncount_question(owner_id, budget.entitlements.turns_per_hour)
+        _give_back(owner_id, question.turn_id, budget)
         raise
+
+
+def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
+    """Give back what was counted and reserved for a question that is refused after all."""
+    metering.release(turn_id)
+    with suppress(RedisError):
+        limits.uncount_question(owner_id, budget.entitlements.turns_per_hour)
 
 
 def _make_turn(
@@ -232,11 +237,20 @@ def _make_turn(
     )
 
 
-def _write(turn: Turn, conversation: Conversation | None) -> tuple[Conversation, Turn]:
-    """Write the turn, and its conversation if that is new; return both as they are written."""
-    if conversation is None:
-        return tree.start_conversation(turn)
-    return conversation, tree.add_turn(turn)
+def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: Budget) -> tuple[Conversation, Turn]:
+    """Write the turn, and its conversation if that is new; return both as they are written.
+
+    A refusal, the conversation is somebody else's since a moment, gives everything back. After any other error nobody
+    knows what was written: the sweep looks.
+    """
+    try:
+        if conversation is None:
+            return tree.start_conversation(turn)
+        return conversation, tree.add_turn(turn)
+    except DomainError:
+        unbind_files(turn.pk)
+        _give_back(turn.owner_id, turn.pk, budget)
+        raise
 
 
 def _return_written_before(turn: Turn, owner_id: int, question: Question, budget: Budget) -> OpenedTurn:

@@ -92,7 +92,9 @@ class Watcher:
             self.mark_gap()
 
     def receive_saved(self, turn: Turn) -> None:
-        """Receive what is missing from the saved turn, and its end."""
+        """Receive what is missing from the saved turn, and its end; nothing if that came while it was being read."""
+        if self.is_ended:
+            return
         self.has_gap = False
         gen = max(turn.gen, self.place.gen)
         if self.place.gen != turn.gen:

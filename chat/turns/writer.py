@@ -158,7 +158,8 @@ class LogWriter:
         self._live[live.turn.pk] = live
 
     def close(self, live: LiveText) -> None:
-        self._live.pop(live.turn.pk, None)
+        if self._is_open(live):
+            del self._live[live.turn.pk]
         live.is_dirty = False
 
     def schedule(self, live: LiveText, *, urgently: bool = False) -> None:
@@ -271,12 +272,13 @@ class LogWriter:
 
     def _mark_uncertain(self, lives: Iterable[LiveText]) -> None:
         for live in lives:
-            if live.turn.pk in self._live:  # else it ended meanwhile, and its lease with it
+            if self._is_open(live):  # else it ended meanwhile, and its lease with it
                 live.is_uncertain = True
                 self.schedule(live)
 
     async def _rewrite(self, uncertain: list[LiveText]) -> None:
         """Write turns whole under their next generation: what their log holds is unknown, or gone."""
+        uncertain = list(filter(self._is_open, uncertain))
         results = await asyncio.gather(*map(self._take_again, uncertain), return_exceptions=True)
         failures = {}
         for live, result in zip(uncertain, results, strict=True):
@@ -285,7 +287,8 @@ class LogWriter:
                 continue
             if result is not None:  # Redis or the database is still away
                 failures[type(result).__name__] = result
-            self.schedule(live)
+            if self._is_open(live):  # else it was saved meanwhile, without Redis
+                self.schedule(live)
         if failures:
             logger.warning("Logs not begun anew yet", extra={"turns": len(uncertain), "error": ",".join(failures)})
             await asyncio.sleep(RETRY_SECONDS)
@@ -302,6 +305,10 @@ class LogWriter:
         live.leased_by = live.holder
         live.renewed_at = monotonic()
         live.is_uncertain = False
+
+    def _is_open(self, live: LiveText) -> bool:
+        """Return whether it is written here: its turn may have ended, or have been taken again since."""
+        return self._live.get(live.turn.pk) is live
 
     def _lose(self, live: LiveText) -> None:
         logger.warning("Turn lost to another runner", extra={"turn_id": live.turn.pk, "gen": live.gen})

@@ -714,6 +714,19 @@ def test_a_store_that_breaks_while_files_are_bound_leaves_nothing_held(
     assert open_turn(ana.pk, asked).is_new
 
 
+def test_a_question_that_is_refused_while_it_is_written_leaves_its_files_free(
+    ana: User, bo: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody else has begun a conversation of the same id since it was looked for."""
+    file = attached(ana)
+    foreign = ask(bo)
+    monkeypatch.setattr("chat.turns.opening.access.find_conversation", lambda _id: None)
+    with pytest.raises(Conflict):
+        ask(ana, conversation_id=foreign.conversation_id, attachments=ids(file))
+    file.refresh_from_db()
+    assert (file.turn_id, file.conversation_id, file.bound_at) == (None, None, None)
+
+
 @pytest.mark.parametrize("what", ["foreign", "missing", "refused", "waiting", "many", "large"])
 def test_files_that_cannot_be_used_refuse_the_question(
     ana: User, bo: User, seeing: LanguageModel, settings: Settings, what: str
@@ -791,6 +804,40 @@ def test_files_of_a_turn_that_was_never_written_are_free_again(
     assert (file.turn_id, file.status) == (None, "ready")
     metering.release(asked.turn_id)  # as the sweep of turns does
     assert ask(ana, attachments=ids(file))
+
+
+def test_files_of_a_turn_that_was_never_written_stay_with_a_later_one_that_uses_them(
+    ana: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    first = finish(ask(ana))
+    shared, alone = attached(ana), attached(ana)
+
+    def die(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chat.turns.opening.tree.add_turn", die)
+        with pytest.raises(KeyboardInterrupt):
+            lost = question(conversation_id=first.conversation_id, attachments=ids(shared, alone))
+            open_turn(ana.pk, lost)
+    metering.release(lost.turn_id)
+    age(shared, sweeping.BOUND_GRACE)
+    bind_files(
+        get_usable_files(ana.pk, ids(shared), turn_id=new_id(), conversation_id=first.conversation_id),
+        turn_id=new_id(),
+        conversation_id=first.conversation_id,
+    )
+    sweeping.repair_attachments()  # too soon: the later question is being written
+    assert Attachment.objects.get(pk=shared.pk).conversation_id == first.conversation_id
+    later = ask(ana, conversation_id=first.conversation_id, attachments=ids(shared))
+    for file in (shared, alone):
+        age(file, sweeping.BOUND_GRACE)
+    sweeping.repair_attachments()
+    for file in (shared, alone):
+        age(file, 2 * DAY)
+    sweeping.repair_attachments()
+    found = Attachment.objects.get()
+    assert (found.pk, found.turn_id, found.bound_at, found.status) == (shared.pk, later.pk, None, "ready")
 
 
 def test_the_sweep_leaves_files_of_turns_that_are_there(ana: User, seeing: LanguageModel):

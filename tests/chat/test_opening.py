@@ -419,6 +419,18 @@ def test_two_people_with_the_same_id_at_once_are_one_turn(ana: User, bo: User):
     assert (Turn.objects.count(), Reservation.objects.count()) == (1, 1)
 
 
+def test_a_conversation_that_is_somebody_elses_since_a_moment_costs_nothing(
+    ana: User, bo: User, monkeypatch: pytest.MonkeyPatch
+):
+    foreign = ask(bo)
+    monkeypatch.setattr(access, "find_conversation", lambda _id: None)
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            open_turn(ana.pk, question(conversation_id=foreign.conversation_id))
+    assert (period_of(ana).reserved_micros, period_of(ana).holds, remaining(ana)) == (0, 0, 20)
+    assert Turn.objects.count() == 1
+
+
 def test_the_id_of_a_turn_that_was_paid_and_deleted_is_not_free(ana: User):
     """Its reservation is settled: nothing would be charged for a second answer under it."""
     asked = question()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import pytest
@@ -12,14 +12,16 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
+from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns import answering, ending, leases, log, presence, queue
+from chat.turns import answering, claiming, ending, leases, log, presence, queue
 from chat.turns import runner as runner_module
 from chat.turns.closing import can_continue
 from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
+from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
@@ -281,6 +283,39 @@ async def test_two_stops_are_one(redis: Redis, runner: Runner, carla: User):
     found = await in_thread(saved, turn)
     await asyncio.gather(stop_turn(found), stop_turn(found))
     assert (await closed(turn)).status == "stopped"
+
+
+@pytest.mark.parametrize("order", [("stop", "lose"), ("lose", "stop")], ids=" and ".join)
+async def test_a_stopped_turn_that_is_lost_too_may_clean_up(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
+):
+    """A provider's connection is closed while the asking ends: that must not be cut short."""
+    turn = await aask(carla, "hola")
+    claimed = await in_thread(claiming.claim_turn, turn)
+    live, writer = LiveText(turn, "runner-a"), LogWriter(redis)
+    is_asked, may_clean_up, is_clean = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stream(*_: object) -> AsyncGenerator[AnswerEvent]:
+        try:
+            is_asked.set()
+            await asyncio.Event().wait()
+            yield AnswerStarted(claimed.candidates[0])
+        finally:
+            await may_clean_up.wait()
+            is_clean.set()
+
+    monkeypatch.setattr(answering, "_stream", stream)
+    answer = asyncio.create_task(answering.answer_turn(claimed, live, writer))
+    await is_asked.wait()
+    for what in order:
+        if what == "stop":
+            claimed.stop("request")
+        else:
+            live.mark_lost()
+        await asyncio.sleep(0.01)
+    may_clean_up.set()
+    assert not await answer
+    assert is_clean.is_set()
 
 
 # --- Faults -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import aclosing
+from uuid import UUID
 
 import hypothesis
 import pytest
@@ -482,6 +483,30 @@ def test_a_reader_that_comes_back_in_any_order_gets_the_rest(steps: list[str], d
     world.end()
     world.settle()
     assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
+
+
+async def test_an_end_that_comes_while_the_saved_turn_is_read_comes_once(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    """After a silence the reader looks at the saved turn, which is saved and ended just then."""
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.02)
+    find_saved = watching._find_saved
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+
+        async def find_while_it_ends(turn_id: UUID) -> Turn | None:
+            (watcher,) = watching.hub()._watchers[turn_id.bytes]
+            if not watcher.is_ended:
+                await it.finish()
+            while not watcher.is_ended:
+                await asyncio.sleep(0.005)
+            return await find_saved(turn_id)
+
+        monkeypatch.setattr(watching, "_find_saved", find_while_it_ends)
+        reading = await follow(turn)
+    ends = [entry for batch in reading.batches for entry in batch if entry.kind == EntryKind.END]
+    assert (reading.text, len(ends)) == ("hola", 1)
 
 
 def test_the_end_of_a_generation_whose_text_was_lost_is_a_gap():

@@ -11,6 +11,7 @@ from accounts.models import User
 from chat.turns import leases, log
 from chat.turns import writer as writer_module
 from chat.turns.log import Entry, EntryKind
+from chat.turns.writer import LiveText
 from core.threads import in_thread
 from history.models import Turn, new_id
 from tests.chat.asking import ask, eventually, saved
@@ -250,3 +251,41 @@ async def test_a_writer_that_is_cancelled_when_text_arrives_is_cancelled(redis: 
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
     assert done
+
+
+async def test_what_was_lost_before_does_not_take_the_turn_from_its_next_generation(redis: Redis, turn: Turn):
+    """A refusal that comes late, when this runner has taken the turn again."""
+    async with writing(redis, turn) as it:
+        earlier = LiveText(turn, "runner-a")
+        it.writer.open(earlier)
+        it.writer.open(it.live)
+        it.writer._lose(earlier)
+        assert earlier.is_lost
+        await redis.delete(leases.lease_key(turn.pk))
+        await it.say_and_wait("hola")  # under a new lease: it is still written
+
+
+async def test_what_was_saved_without_redis_is_not_written_again(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    """Redis goes away when the next generation is claimed and its lease is not, and is back after the end."""
+    monkeypatch.setattr(writer_module, "RETRY_SECONDS", 0.01)
+    is_tried, is_over = asyncio.Event(), asyncio.Event()
+
+    async def refuse(*_: object, **__: object) -> None:
+        is_tried.set()
+        await is_over.wait()
+        raise ConnectionError
+
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        with monkeypatch.context() as away:
+            away.setattr(writer_module, "take_lease", refuse)
+            await redis.delete(leases.lease_key(turn.pk))
+            it.say(" mundo")
+            await is_tried.wait()
+            await it.finish()
+        is_over.set()
+        await asyncio.sleep(0.2)
+        assert (await log.read_log(redis, turn.pk))[-1].kind == EntryKind.END
+        assert not await redis.exists(leases.lease_key(turn.pk))
