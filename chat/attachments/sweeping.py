@@ -1,6 +1,7 @@
 """What beat repairs of attachments: files that nobody reads, whose turn was never written, or that were never used."""
 
 import datetime as dt
+from uuid import UUID
 
 from django.db.models import Q
 from django.utils import timezone
@@ -43,15 +44,16 @@ def _check_bound(before: dt.datetime) -> None:
         assert row.turn_id is not None
         assert row.conversation_id is not None
         if row.turn_id not in turns:
-            _find_another_turn_or_free(row)
+            _hand_on_or_free(row)
         elif row.conversation_id not in existing:  # deleted while the turn was being written
             erase_of_conversation(row.conversation_id)
         else:
             Attachment.objects.filter(pk=row.pk, bound_at=row.bound_at).update(bound_at=None)
 
 
-def _find_another_turn_or_free(row: Attachment) -> None:
-    """Free a file whose turn was not written, unless a later question of the conversation has used it."""
-    later = Turn.objects.filter(conversation_id=row.conversation_id, attachments__contains=str(row.pk)).first()
-    fields = {"turn_id": later.pk} if later else {"turn_id": None, "conversation_id": None}
+def _hand_on_or_free(row: Attachment) -> None:
+    """Give a file whose turn was not written to a later turn of the conversation that uses it, or free it."""
+    in_conversation = Turn.objects.filter(owner_id=row.owner_id, conversation_id=row.conversation_id)
+    later = in_conversation.filter(attachments__contains=str(row.pk)).first()
+    fields: dict[str, UUID | None] = {"turn_id": later.pk} if later else {"turn_id": None, "conversation_id": None}
     Attachment.objects.filter(pk=row.pk, turn_id=row.turn_id, bound_at=row.bound_at).update(**fields, bound_at=None)
