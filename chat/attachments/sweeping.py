@@ -53,6 +53,7 @@ def _check_bound(before: dt.datetime) -> None:
 
 def _hand_on_or_free(row: Attachment) -> None:
     """Give a file whose turn was not written to a later turn of the conversation that uses it, or free it."""
+    assert row.conversation_id is not None
     in_conversation = Turn.objects.filter(owner_id=row.owner_id, conversation_id=row.conversation_id)
     later = in_conversation.filter(attachments__contains=str(row.pk)).first()
     fields: dict[str, UUID | None] = {"turn_id": later.pk} if later else {"turn_id": None, "conversation_id": None}
