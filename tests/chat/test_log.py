@@ -100,14 +100,14 @@ async def test_a_lease_taken_twice_by_the_same_holder_is_taken(redis: Redis):
 
 async def test_a_lease_is_taken_from_an_earlier_self(redis: Redis):
     await leases.take_lease(redis, TURN, "a:1")
-    assert await leases.take_lease(redis, TURN, "a:2", instead_of="a:1")
-    assert not await leases.take_lease(redis, TURN, "b:2", instead_of="a:1")
+    assert await leases.take_lease(redis, TURN, "a:2", old_holder="a:1")
+    assert not await leases.take_lease(redis, TURN, "b:2", old_holder="a:1")
 
 
 async def test_a_new_generation_empties_the_log(redis: Redis):
     await leases.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
-    await leases.take_lease(redis, TURN, "a:2", instead_of="a:1")
+    await leases.take_lease(redis, TURN, "a:2", old_holder="a:1")
     assert await log.read_log(redis, TURN) != []
     await leases.take_lease(redis, TURN, "a:2", empties_log=True)
     assert await log.read_log(redis, TURN) == []
