@@ -122,6 +122,11 @@ def release(key: UUID) -> bool:
     return True
 
 
+def find_reservation(key: UUID) -> Reservation | None:
+    """Return what is, or was, reserved under `key`, whoever did it: the caller must check that."""
+    return rows.find(Reservation, pk=key)
+
+
 def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
     """Return the keys of reservations held for longer than `older_than`, oldest first."""
     held = Reservation.objects.filter(state=Reservation.State.HELD, created_at__lt=timezone.now() - older_than)

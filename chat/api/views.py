@@ -24,7 +24,7 @@ from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns.limits import Limit, count_upload
-from chat.turns.opening import LATEST, Question, open_turn
+from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
 from history import access
 from history.models import new_id
@@ -139,7 +139,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         parent_id=fields.get("parent_id", LATEST),
         attachments=tuple(fields["attachments"]),
     )
-    opened = open_turn(user_id_of(request), question)
+    opened = open_or_await_turn(user_id_of(request), question)
     response = event_stream(opened.turn, None) if fields["stream"] else finished_turn(opened.turn)
     if opened.limit is not None:
         _set_limit_headers(response, opened.limit)

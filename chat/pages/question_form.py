@@ -17,7 +17,7 @@ from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
 from chat.llm.catalog import find_model
 from chat.models import Attachment
 from chat.turns.limits import count_upload
-from chat.turns.opening import LATEST, Question, open_turn
+from chat.turns.opening import LATEST, Question, open_or_await_turn
 from core.errors import DomainError, NotFound
 from history import access
 from history.models import Conversation, Turn, new_id
@@ -57,7 +57,7 @@ def open_turn_from_form(
             files = wait_for(files, seconds=READING_SECONDS)
             _check_read(files)
             question = replace(question, attachments=tuple(file.pk for file in files))
-        return open_turn(owner_id, question).turn
+        return open_or_await_turn(owner_id, question).turn
     except DomainError as error:
         conversation = access.find_conversation(conversation_id)
         if conversation is not None and conversation.owner_id != owner_id:

@@ -29,6 +29,7 @@ from chat.socket.rendered_events import (
 )
 from chat.socket.vocabulary import Command, Start, Stop, Watch, parse_command, text_frame
 from chat.turns import notices
+from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
@@ -130,6 +131,16 @@ class TurnConsumer(AsyncWebsocketConsumer):
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
             self.check_room()
+        self.opening.add(command.turn_id)
+        try:
+            await self.open_in_slot(command)
+        except BeingWritten:
+            await await_written(command.turn_id)  # outside of the slot: others may open meanwhile
+            await self.open_in_slot(command)
+        finally:
+            self.opening.discard(command.turn_id)
+
+    async def open_in_slot(self, command: Start) -> None:
         async with opening_limit().slot():
             await self.open_and_watch(command)
 
@@ -138,7 +149,6 @@ class TurnConsumer(AsyncWebsocketConsumer):
         watcher = None
         if command.turn_id not in self.watching:
             watcher = await hub().add_new(command.turn_id)  # before a runner can write anything of the turn
-        self.opening.add(command.turn_id)
         try:
             opened, events = await in_thread(_open_and_render, self.user, question)
             for event in events:
@@ -150,8 +160,6 @@ class TurnConsumer(AsyncWebsocketConsumer):
             if watcher is not None:
                 hub().remove(watcher)
             raise
-        finally:
-            self.opening.discard(command.turn_id)
 
     async def reject(self, turn_id: UUID | None, error: DomainError) -> None:
         await self.send_event(render_rejected(self.user, turn_id, error))

@@ -1,14 +1,25 @@
-"""A question that was sent before: its turn is there, or is just being written by another request."""
+"""A question that was sent before: its turn is there, is just being written by another request, or was there once."""
 
-import time
+import asyncio
 from uuid import UUID
 
-from core.errors import Conflict
+from django.utils import timezone
+
+from billing import metering
+from core.errors import Conflict, Unavailable
+from core.threads import in_thread
 from history import access
 from history.models import Turn
 
-TRIES = 60
-PAUSE_SECONDS = 0.05
+WRITING_SECONDS = 3.0
+"""How long a request may take from its reservation to its turn; the same question waits for it so long."""
+RELEASED_SECONDS = 60.0
+"""After this, the sweep has released a reservation whose turn was never written (HELD_GRACE, and one more sweep)."""
+PAUSE_SECONDS = 0.1
+
+
+class BeingWritten(Unavailable):
+    """Another request is writing this turn at this moment: `await_written`, and open it again."""
 
 
 def find_known_turn(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Turn | None:
@@ -17,16 +28,27 @@ def find_known_turn(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Turn
     return check_same_question(turn, owner_id, conversation_id) if turn else None
 
 
-def await_known_turn(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Turn:
-    """Return the turn of a question that was sent twice at once: another request has reserved, and is writing it.
+def refuse_reserved(turn_id: UUID) -> None:
+    """Raise what a reservation says of a turn that is not there: it is BeingWritten; who reserved for it has died, and
+    the sweep will release that (Unavailable); or its id was used, and it was deleted (Conflict)."""
+    reservation = metering.find_reservation(turn_id)
+    if reservation is None or reservation.state == reservation.State.SETTLED:
+        raise Conflict
+    age_seconds = (timezone.now() - reservation.created_at).total_seconds()
+    if reservation.state == reservation.State.HELD and age_seconds >= WRITING_SECONDS:
+        raise Unavailable(retry_after=max(RELEASED_SECONDS - age_seconds, 1))
+    raise BeingWritten(retry_after=1)
 
-    Raises Conflict when it does not appear: the id was used, and its turn deleted.
+
+async def await_written(turn_id: UUID) -> None:
+    """Wait until another request has written the turn, or given up, for WRITING_SECONDS at most.
+
+    On the event loop, so that nothing else waits: neither a thread nor a database connection is held meanwhile.
     """
-    for _ in range(TRIES):
-        if known := find_known_turn(owner_id, turn_id, conversation_id):
-            return known
-        time.sleep(PAUSE_SECONDS)
-    raise Conflict
+    for _ in range(round(WRITING_SECONDS / PAUSE_SECONDS)):
+        await asyncio.sleep(PAUSE_SECONDS)
+        if not await in_thread(_is_being_written, turn_id):
+            return
 
 
 def check_same_question(turn: Turn, owner_id: int, conversation_id: UUID) -> Turn:
@@ -34,3 +56,9 @@ def check_same_question(turn: Turn, owner_id: int, conversation_id: UUID) -> Tur
     if turn.owner_id != owner_id or turn.conversation_id != conversation_id:
         raise Conflict
     return turn
+
+
+def _is_being_written(turn_id: UUID) -> bool:
+    reservation = metering.find_reservation(turn_id)
+    is_held = reservation is not None and reservation.state == reservation.State.HELD
+    return is_held and access.find_turn(turn_id) is None

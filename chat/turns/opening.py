@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from asgiref.sync import async_to_sync
+from django.db import close_old_connections
 from redis.exceptions import RedisError
 
 from billing import entitlements, metering
@@ -18,7 +20,13 @@ from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
 from chat.turns import limits
-from chat.turns.known_turns import await_known_turn, check_same_question, find_known_turn
+from chat.turns.known_turns import (
+    BeingWritten,
+    await_written,
+    check_same_question,
+    find_known_turn,
+    refuse_reserved,
+)
 from chat.turns.limits import Limit
 from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_question, selection_fields
 from chat.turns.queue import enqueue, queue_length
@@ -61,7 +69,8 @@ class OpenedTurn:
 def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
-    Raises DomainError with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
+    Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
+    with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
     UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
     SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
     `prompts.filter_capable` raise.
@@ -76,6 +85,17 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
         raise
 
 
+def open_or_await_turn(owner_id: int, question: Question) -> OpenedTurn:
+    """Open a turn as `open_turn` does; while another request writes the same one, wait for that. For synchronous views:
+    the waiting is done on the event loop, and without their database connections."""
+    try:
+        return open_turn(owner_id, question)
+    except BeingWritten:
+        close_old_connections()
+    async_to_sync(await_written)(question.turn_id)
+    return open_turn(owner_id, question)
+
+
 def clean_text(text: str, *, max_characters: int) -> str:
     """Return the text in NFC, without NUL and lone surrogates; raises BadText when nothing is left, or TextTooLong."""
     if len(text) > max_characters:
@@ -85,10 +105,6 @@ def clean_text(text: str, *, max_characters: int) -> str:
     if not cleaned:
         raise BadText
     return cleaned
-
-
-class _AlreadyReserved(Exception):
-    """Another request has, or had, a reservation for this turn."""
 
 
 def _open_new(owner_id: int, question: Question) -> OpenedTurn:
@@ -117,8 +133,6 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
     # 4. A place in the queue, the rate limit, and the money.
     try:
         offer, limit = _admit(owner_id, question.turn_id, budget, offer)
-    except _AlreadyReserved:
-        return OpenedTurn(await_known_turn(owner_id, question.turn_id, question.conversation_id))
     except SpendLimitReached:
         spending.forget_spending()
         if question.model not in ("", AUTO):
@@ -162,28 +176,25 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
 def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
     """Count the question and reserve what it can cost; return the offer that was reserved for, and the rate limit.
 
-    A question that is refused, or known already, is not counted. Raises _AlreadyReserved when the id has a reservation
-    that was not given back.
+    A question that is refused, or known already, is not counted. Raises what `refuse_reserved` does when the id has a
+    reservation that was not given back.
     """
     per_hour = budget.entitlements.turns_per_hour
     queue_length.add_one()
     try:
         limit = limits.count_question(owner_id, per_hour)
         try:
-            offer, is_ours = _reserve(owner_id, key, budget, offer)
+            offer = _reserve(owner_id, key, budget, offer)
         except Exception:
             limits.uncount_question(owner_id, per_hour)
             raise
-        if not is_ours:
-            limits.uncount_question(owner_id, per_hour)
-            raise _AlreadyReserved
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
     return offer, limit
 
 
-def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, bool]:
-    """Reserve what the offer can cost; return the offer, and whether this call did it.
+def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> Offer:
+    """Reserve what the offer can cost; return the offer.
 
     Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
     each time, before the question is refused.
@@ -193,7 +204,9 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Of
             is_ours = metering.reserve(
                 owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_hold=offer.supplier_hold
             )
-            return offer, is_ours
+            if not is_ours:
+                refuse_reserved(key)
+            return offer
         except AllowanceUsedUp:
             cheaper = make_cheaper_offer(offer, budget.left_micros)
             if cheaper is None:

@@ -22,7 +22,7 @@ from chat.llm.pricing import max_cost
 from chat.models import LanguageModel
 from chat.turns import limits, queue
 from chat.turns.closing import close_turn
-from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_turn
+from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_or_await_turn, open_turn
 from core.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
 from core.redis_clients import sync_redis
 from history import access
@@ -349,7 +349,7 @@ def test_a_failed_turn_asked_again_by_many_at_once_holds_nothing(ana: User):
     asked = question()
     turn = fail(open_turn(ana.pk, asked).turn)
     left = remaining(ana)
-    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    found = together([lambda: open_or_await_turn(ana.pk, asked)] * 10)
     assert {opened.turn for opened in found} == {turn}
     assert reservation_of(turn).state == Reservation.State.RELEASED
     assert (period_of(ana).holds, period_of(ana).reserved_micros, remaining(ana)) == (0, 0, left)
@@ -381,7 +381,7 @@ def together(asks: list[Callable[[], OpenedTurn]]) -> list[OpenedTurn | DomainEr
 
 def test_the_same_question_ten_times_at_once_is_one_turn(ana: User):
     asked = question()
-    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    found = together([lambda: open_or_await_turn(ana.pk, asked)] * 10)
     assert {opened.turn.pk for opened in found} == {asked.turn_id}
     assert (Turn.objects.count(), Conversation.objects.count(), Reservation.objects.count()) == (1, 1, 1)
     assert Conversation.objects.get().turn_count == 1
@@ -390,7 +390,7 @@ def test_the_same_question_ten_times_at_once_is_one_turn(ana: User):
 
 def test_only_one_of_ten_at_once_is_the_new_one(ana: User):
     asked = question()
-    found = together([lambda: open_turn(ana.pk, asked)] * 10)
+    found = together([lambda: open_or_await_turn(ana.pk, asked)] * 10)
     assert [opened.is_new for opened in found].count(True) == 1
     assert set(queued()) == {asked.turn_id.bytes}
 
