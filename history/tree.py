@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from core import rows
 from core.errors import Conflict, NotFound
-from history.errors import ParentNotFinished
+from history.errors import Overtaken, ParentNotFinished
 from history.models import Conversation, TitledBy, Turn
 from history.search import fold
 
@@ -37,18 +37,19 @@ class Branch:
 def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
     """Write a new conversation and its first turn; return both.
 
-    If another request has created the conversation meanwhile, the turn is added to it. Raises Conflict if it is another
-    person's.
+    If another request has created the conversation meanwhile, the turn is added to it, as `add_turn` does. Raises
+    Conflict if it is another person's.
     """
     if rows.speaks_sql(Turn):
         conversation = Conversation(
             pk=turn.conversation_id, owner_id=turn.owner_id, title=first_words_of(turn.question), turn_count=1
         )
-        turn.seq, turn.search_text = 1, fold(turn.question)
+        wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
             rows.insert(conversation)
             rows.insert(turn)
             return conversation, turn
+        turn.seq = wanted_seq
     conversation = get_or_create_conversation(turn.owner_id, turn.conversation_id, title=turn.question)
     return conversation, add_turn(turn)
 
@@ -147,9 +148,11 @@ def list_branch(conversation: Conversation, *, before: Turn | None = None, limit
 def add_turn(turn: Turn) -> Turn:
     """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it.
 
-    A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that has
-    just read the last turn may set `seq`, as a first guess.
+    A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
+    to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
+    gets the next that is free.
     """
+    is_continuing = bool(turn.seq)
     turn.search_text = fold(turn.question)
     for _ in range(MAX_ATTEMPTS):
         turn.seq = turn.seq or _last_seq(turn) + 1
@@ -160,6 +163,8 @@ def add_turn(turn: Turn) -> Turn:
             existing = rows.find(Turn, pk=turn.pk)
             if existing is not None:
                 return existing
+            if is_continuing:
+                raise Overtaken from None
             turn.seq = 0
     else:
         raise Conflict

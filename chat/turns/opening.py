@@ -32,9 +32,12 @@ from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer
 from chat.turns.queue import enqueue, queue_length
 from core.errors import DomainError, NotFound, Unavailable
 from history import access, tree
+from history.errors import Overtaken
 from history.models import Conversation, Turn
 
 LATEST: Literal["latest"] = "latest"
+MAX_TRIES = 5
+"""How often a question is checked at most, when others are faster each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     `prompts.filter_capable` raise.
     """
     try:
-        return _open_new(owner_id, question)
+        return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)
     except DomainError:
         # The same question may have come in before, and only its own turn be in the way. It is looked up here, so that
         # new questions do not pay for it.
@@ -107,7 +110,7 @@ def clean_text(text: str, *, max_characters: int) -> str:
     return cleaned
 
 
-def _open_new(owner_id: int, question: Question) -> OpenedTurn:
+def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTurn:
     # 1. What the person may do.
     budget = entitlements.budget_of(owner_id)
 
@@ -135,16 +138,23 @@ def _open_new(owner_id: int, question: Question) -> OpenedTurn:
         offer, limit = _admit(owner_id, question.turn_id, budget, offer)
     except SpendLimitReached:
         spending.forget_spending()
-        if question.model not in ("", AUTO):
+        if not tries_left or question.model not in ("", AUTO):
             raise
-        return _open_new(owner_id, question)  # a provider reached its limit just now: another may answer
+        # A provider reached its limit just now: another may answer.
+        return _open_new(owner_id, question, tries_left=tries_left - 1)
 
     # 5. The files become the turn's.
     _bind_or_give_back(owner_id, question, budget, files)
 
     # 6. The turn is written.
     turn = _make_turn(owner_id, question, text, parent, files, offer)
-    conversation, written = _write_or_give_back(turn, conversation, budget)
+    try:
+        conversation, written = _write_or_give_back(turn, conversation, budget)
+    except Overtaken:
+        if not tries_left:
+            raise
+        # All was given back. The other question is the latest now: it is continued if it has its answer already.
+        return _open_new(owner_id, question, tries_left=tries_left - 1)
     if written is not turn:
         return _return_written_before(written, owner_id, question, budget)
     if not conversation.title:
@@ -238,7 +248,7 @@ def _make_turn(
         owner_id=owner_id,
         conversation_id=question.conversation_id,
         parent_id=parent.pk if parent else None,
-        seq=parent.seq + 1 if parent and question.parent_id == LATEST else 0,  # a guess, 0 for none
+        seq=(parent.seq + 1 if parent else 1) if question.parent_id == LATEST else 0,  # 0: any
         depth=parent.depth + 1 if parent else 0,
         question=text,
         attachments=encode_attached(files),
@@ -253,8 +263,8 @@ def _make_turn(
 def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: Budget) -> tuple[Conversation, Turn]:
     """Write the turn, and its conversation if that is new; return both as they are written.
 
-    A refusal, the conversation is somebody else's since a moment, gives everything back. After any other error nobody
-    knows what was written: the sweep looks.
+    A refusal gives everything back: another question was faster, or the conversation is somebody else's since a moment.
+    After any other error nobody knows what was written: the sweep looks.
     """
     try:
         if conversation is None:

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -22,6 +23,7 @@ from chat.llm.pricing import max_cost
 from chat.models import LanguageModel
 from chat.turns import limits, queue
 from chat.turns.closing import close_turn
+from chat.turns.limits import Limit
 from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_or_await_turn, open_turn
 from core.errors import Conflict, DomainError, NotFound, RateLimited, Unavailable
 from core.redis_clients import sync_redis
@@ -499,6 +501,74 @@ def test_a_parent_that_is_being_written_is_waited_for(carla: User, named: bool):
     assert Turn.objects.count() == 1
 
 
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have something happen once the next question has looked at its conversation, before it is counted."""
+    count = limits.count_question
+
+    def act_and_count(*arguments: Any, **fields: Any) -> Limit | None:
+        monkeypatch.setattr(limits, "count_question", count)
+        act()
+        return count(*arguments, **fields)
+
+    monkeypatch.setattr(limits, "count_question", act_and_count)
+
+
+@pytest.mark.stores
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_of_questions_that_continue_a_conversation_at_once_one_is_asked(carla: User, is_begun: bool):
+    for _ in range(3):
+        conversation_id = finish(ask(carla)).conversation_id if is_begun else new_id()
+        before = Turn.objects.filter(conversation_id=conversation_id).count()
+        asks = [question(f"{number}", conversation_id=conversation_id) for number in range(5)]
+        found = together([lambda asked=asked: open_turn(carla.pk, asked) for asked in asks])
+        assert sorted(type(one).__name__ for one in found) == ["OpenedTurn"] + ["ParentNotFinished"] * 4
+        assert Turn.objects.filter(conversation_id=conversation_id).count() == before + 1
+        assert Conversation.objects.get(pk=conversation_id).turn_count == before + 1
+        finish(next(one.turn for one in found if isinstance(one, OpenedTurn)))
+        assert (period_of(carla).holds, period_of(carla).reserved_micros) == (0, 0)
+
+
+@pytest.mark.stores
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_question_that_another_has_overtaken_is_told_so_and_costs_nothing(
+    ana: User, is_begun: bool, monkeypatch: pytest.MonkeyPatch
+):
+    free = Plan.objects.get(key="free")
+    free.turns_at_once = 2
+    free.save()
+    conversation_id = finish(ask(ana)).conversation_id if is_begun else new_id()
+    before, left = Turn.objects.count(), remaining(ana)
+    meanwhile(monkeypatch, lambda: ask(ana, "first", conversation_id=conversation_id))
+    with pytest.raises(ParentNotFinished) as refused:
+        ask(ana, "second", conversation_id=conversation_id)
+    assert (refused.value.code, refused.value.status) == ("parent_not_finished", 409)
+    assert (Turn.objects.count(), period_of(ana).holds, remaining(ana)) == (before + 1, 1, left - 1)
+    assert len(queued()) == before + 1
+
+
+@pytest.mark.stores
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_question_that_was_overtaken_continues_an_answer_that_is_there_already(
+    carla: User, is_begun: bool, monkeypatch: pytest.MonkeyPatch
+):
+    conversation_id = finish(ask(carla)).conversation_id if is_begun else new_id()
+    meanwhile(monkeypatch, lambda: finish(ask(carla, "first", conversation_id=conversation_id)))
+    second = saved(ask(carla, "second", conversation_id=conversation_id))
+    first = Turn.objects.get(question="first")
+    assert (second.parent_id, second.depth, second.seq) == (first.pk, first.depth + 1, first.seq + 1)
+    assert reservation_of(second).state == Reservation.State.HELD
+    assert period_of(carla).holds == 1
+
+
+@pytest.mark.stores
+def test_named_parents_at_once_are_siblings_all_the_same(carla: User):
+    first = finish(ask(carla))
+    asks = [question(conversation_id=first.conversation_id, parent_id=first.pk) for _ in range(5)]
+    found = together([lambda asked=asked: open_turn(carla.pk, asked) for asked in asks])
+    assert all(isinstance(opened, OpenedTurn) for opened in found)
+    assert Turn.objects.filter(parent_id=first.pk).count() == 5
+
+
 def test_an_own_turn_of_another_conversation_is_no_parent(carla: User):
     first = finish(ask(carla))
     with pytest.raises(NotFound):
@@ -650,14 +720,8 @@ class TestAuto:
         """Another question took the credits after this one had looked at them."""
         grant(ana, 4 * AN_ANSWER["strong"])
         other = new_id()
-        rather = limits.count_question
-
-        def take(*arguments: int | None) -> object:
-            monkeypatch.setattr(limits, "count_question", rather)
-            assert metering.reserve(ana.pk, other, amount_micros=3 * AN_ANSWER["strong"] + 25_000)
-            return rather(*arguments)
-
-        monkeypatch.setattr(limits, "count_question", take)
+        taken = 3 * AN_ANSWER["strong"] + 25_000
+        meanwhile(monkeypatch, lambda: metering.reserve(ana.pk, other, amount_micros=taken))
         turn = saved(ask(ana, HARD, model="auto"))
         assert (turn.candidates, turn.route) == ("cheap-1", "last_credits")
         assert reservation_of(turn).amount_micros < AN_ANSWER["mid"]

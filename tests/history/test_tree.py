@@ -8,7 +8,7 @@ from django.db import IntegrityError
 
 from core.errors import Conflict, NotFound
 from history import tree
-from history.errors import ParentNotFinished
+from history.errors import Overtaken, ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from tests.billing.together import together
 from tests.history.growing import ANA, BO, ask, ask_in_a_row, begin, unsaved
@@ -30,10 +30,20 @@ def test_every_conversation_has_numbers_of_its_own():
     assert ask(begin()).seq == 1
 
 
-def test_a_number_that_was_guessed_and_is_taken_is_replaced():
+def test_a_turn_that_wants_a_number_gets_it_or_is_refused():
     conversation = begin()
-    ask(conversation)
-    assert tree.add_turn(unsaved(conversation, seq=1)).seq == 2
+    assert tree.add_turn(unsaved(conversation, seq=1)).seq == 1
+    with pytest.raises(Overtaken):
+        tree.add_turn(unsaved(conversation, seq=1))
+    conversation.refresh_from_db()
+    assert (Turn.objects.count(), conversation.turn_count) == (1, 1)
+
+
+def test_of_turns_that_want_the_same_number_at_once_one_gets_it():
+    conversation = begin()
+    answers = together([partial(ask, conversation, seq=1) for _ in range(8)])
+    assert sorted(type(answer).__name__ for answer in answers) == ["Overtaken"] * 7 + ["Turn"]
+    assert Turn.objects.get().seq == 1
 
 
 def test_adding_a_turn_is_counted_on_its_conversation():
@@ -277,6 +287,15 @@ def test_a_conversation_somebody_has_begun_meanwhile_gets_the_turn_too():
     assert (written, written.seq) == (later, 2)
     assert (conversation.pk, conversation.title) == (earlier.conversation_id, "¿Qué TAL?")
     assert Conversation.objects.get().turn_count == 2
+
+
+def test_a_turn_that_wants_to_be_the_first_of_a_conversation_is_or_is_refused():
+    for _ in range(5):
+        conversation_id = new_id()
+        turns = [first(conversation_id=conversation_id, seq=1) for _ in range(4)]
+        answers = together([partial(tree.start_conversation, turn) for turn in turns])
+        assert sorted(type(answer).__name__ for answer in answers) == ["Overtaken"] * 3 + ["tuple"]
+        assert Turn.objects.get(conversation_id=conversation_id).seq == 1
 
 
 def test_the_same_turn_begun_again_is_what_is_there():
