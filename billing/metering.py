@@ -24,10 +24,16 @@ from billing.spending import SupplierHold
 from core import rows
 from core.errors import Conflict
 
+_PERIODS = UsagePeriod._meta.db_table
 _RESERVE_IN_PERIOD = f"""
-UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s, holds = holds + 1
+UPDATE {_PERIODS} SET reserved_micros = reserved_micros + %s, holds = holds + 1
 WHERE id = %s AND (allowance_micros IS NULL OR allowance_micros >= used_micros + reserved_micros + %s)
 """  # noqa: S608  a name of ours
+# Work of the month before may still be held. Whoever waited for the lock of the row on PostgreSQL sees that row as it
+# is then, and the others as they were before: hence its own `holds` is not part of the sum.
+_WHILE_FEWER_ARE_HELD = f"""
+AND holds + (SELECT COALESCE(SUM(holds), 0) FROM {_PERIODS} WHERE account_id = %s AND id <> %s) < %s
+"""  # noqa: S608  the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +176,20 @@ def _reserve_in_period(period: UsagePeriod, amount_micros: int) -> None:
     turns_at_once = plan_of(period.account).turns_at_once
     statement, parameters = _RESERVE_IN_PERIOD, [amount_micros, period.pk, amount_micros]
     if turns_at_once is not None:
-        statement, parameters = f"{statement} AND holds < %s", [*parameters, turns_at_once]
+        statement += _WHILE_FEWER_ARE_HELD
+        parameters += [period.account_id, period.pk, turns_at_once]
     if rows.execute(UsagePeriod, statement, parameters):
         return
-    period.refresh_from_db(fields=["holds", "used_micros", "reserved_micros", "allowance_micros"])
-    if turns_at_once is not None and period.holds >= turns_at_once:
+    period.refresh_from_db(fields=["used_micros", "reserved_micros", "allowance_micros"])
+    if turns_at_once is not None and _count_holds(period.account_id) >= turns_at_once:
         raise TooManyAtOnce
     raise AllowanceUsedUp(resets_at=period.period_end)
+
+
+def _count_holds(account_id: int) -> int:
+    """Return how many reservations the account holds, in whatever month."""
+    periods = UsagePeriod.objects.filter(account_id=account_id)
+    return int(periods.aggregate(holds=Coalesce(Sum("holds"), 0))["holds"])
 
 
 def _change_state(key: UUID, before: Reservation.State, after: Reservation.State) -> bool:

@@ -281,6 +281,42 @@ def test_what_was_reserved_last_month_is_settled_there(ana, at):
     assert counters(ana) == (0, 0, 0)
 
 
+def test_what_is_still_held_of_last_month_counts_among_what_is_done_at_once(ana, at):
+    at(NOVEMBER)
+    key = reserve(ana, 10_000)
+    at(DECEMBER)
+    with pytest.raises(TooManyAtOnce):
+        reserve(ana, 10_000)
+    assert counters(ana) == (0, 0, 0)
+    settle(key, 7_000)
+    reserve(ana, 10_000)
+
+
+def test_what_somebody_else_holds_does_not_count(ana, bo, at):
+    at(NOVEMBER)
+    reserve(bo, 10_000)
+    at(DECEMBER)
+    reserve(ana, 10_000)
+    assert counters(ana) == (0, 10_000, 1)
+
+
+def test_of_many_at_once_after_the_months_end_those_are_admitted_that_last_month_leaves_room_for(catalog, at):
+    user = member("two@example.com", Plan.objects.create(key="three", name="Three", rank=5, turns_at_once=3))
+    at(NOVEMBER)
+    last = reserve(user, 1_000)
+    at(DECEMBER)
+    for _ in range(3):
+        keys = [uuid4() for _ in range(8)]
+        answers = together([partial(metering.reserve, user.pk, key, amount_micros=1_000) for key in keys])
+        assert answers.count(True) == 2
+        assert {type(answer) for answer in answers} == {bool, TooManyAtOnce}
+        assert counters(user) == (0, 2_000, 2)
+        for key in keys:
+            metering.release(key)
+    metering.release(last)
+    assert_balanced()
+
+
 def test_what_is_held_again_in_a_new_month_counts_there(ana, at):
     at(NOVEMBER)
     key = reserve(ana, 10_000)
@@ -414,7 +450,7 @@ class Book:
     def reserve(self, key: UUID, micros: int) -> bool | type[Exception]:
         if key in self.held or key in self.settled:
             return False
-        if self.plan.turns_at_once is not None and self._holds() >= self.plan.turns_at_once:
+        if self._is_busy():
             return TooManyAtOnce
         allowance = self.plan.allowance_micros
         if allowance is not None and self._sum(self.settled) + self._sum(self.held) + micros > allowance:
@@ -444,6 +480,10 @@ class Book:
 
     def _holds(self) -> int:
         return sum(month == self.month for month, _ in self.held.values())
+
+    def _is_busy(self) -> bool:
+        """Return whether there is as much held as the plan allows at once, in whatever month."""
+        return self.plan.turns_at_once is not None and len(self.held) >= self.plan.turns_at_once
 
 
 def outcome(user: User, key: UUID, micros: int) -> bool | type[Exception]:
