@@ -107,8 +107,11 @@ class LanguageModel(models.Model):
 
     @property
     def is_free(self) -> bool:
-        """Only an operator can say so: a list price is never nothing."""
-        return self.input_price == 0 and self.output_price == 0
+        """Only an operator can say so: a list price is never nothing. A price for the cache is a price too."""
+        listed = self.list_price or {}
+        own = {kind: getattr(self, f"{kind}_price") for kind in PRICE_KINDS}
+        is_priced = any(kind in listed if price is None else price for kind, price in own.items())
+        return own["input"] == own["output"] == 0 and not is_priced
 
     @property
     def effort_levels(self) -> list[str]:

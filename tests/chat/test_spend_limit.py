@@ -19,7 +19,7 @@ from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
 from history.models import Turn
-from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of
+from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of, saved
 from tests.chat.conftest import Offer
 
 MICROS = 1_000_000
@@ -239,3 +239,21 @@ def test_a_limit_that_cannot_be_is_refused(olga: User, dollars: str):
         == 200
     )
     assert not ProviderLimit.objects.exists()
+
+
+@pytest.mark.parametrize("price", ["cache_read_price", "cache_write_price"])
+@pytest.mark.parametrize("model", ["auto", ""])
+def test_a_free_model_with_a_cache_price_is_stopped_like_any_that_costs(carla: User, model: str, price: str):
+    """Auto took it for free, the gate did not: opening it called itself without an end."""
+    LanguageModel.objects.filter(key="scripted").update(input_price=0, output_price=0, **{price: 1_000_000})
+    limit(0)
+    with pytest.raises(SpendLimitReached):
+        ask(carla, model=model)
+    assert (Turn.objects.count(), period_of(carla).holds) == (0, 0)
+
+
+def test_auto_goes_on_with_what_is_really_free(carla: User, offer: Offer):
+    LanguageModel.objects.filter(key="scripted").update(input_price=0, output_price=0, cache_read_price=1_000_000)
+    free = offer("fake-1t-0ms", input_price=0, output_price=0, position=999)
+    limit(0)
+    assert saved(ask(carla, model="auto")).candidates == free.key
