@@ -1,13 +1,15 @@
-"""Rate limits of questions and uploads, by one limiter in Redis that is exact under concurrency."""
+"""Rate limits of questions and uploads, and the limit of the queue: one script in Redis, exact for all processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from chat.turns.queue import GROUP, OPENING, OPENING_SECONDS, QUEUE, queue_full
 from core.errors import RateLimited, Unavailable
-from core.lua import LuaScript
+from core.lua import LuaScript, Value
 from core.redis_clients import sync_redis
 
 _COUNT = LuaScript(Path(__file__).with_name("count_in_window.lua"))
@@ -25,19 +27,34 @@ class Limit:
     reset_seconds: float
 
 
-def count_question(user_id: int, turns_per_hour: int | None) -> Limit | None:
-    """Count one question; None when there is no limit. Raises RateLimited, with the time to wait."""
-    if turns_per_hour is None:
-        return None
+def count_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None) -> Limit | None:
+    """Count a question in its hour, and its turn among those that will wait for a runner; None when the hour has no
+    limit. Raises RateLimited or QueueFull, with the time to wait, and counts nothing then."""
     if turns_per_hour == 0:
         raise RateLimited
-    return _count(_turns_key(user_id), turns_per_hour)
+    limit = _count(
+        _turns_key(user_id),
+        turns_per_hour or 0,
+        queue=QUEUE,
+        opening=OPENING,
+        group=GROUP,
+        queue_limit=settings.QUEUE_LIMIT,
+        turn=turn_id.bytes,
+        opening_seconds=OPENING_SECONDS,
+    )
+    return limit if turns_per_hour else None
 
 
-def uncount_question(user_id: int, turns_per_hour: int | None) -> None:
-    """Give back the count of a question that was refused after all."""
-    if turns_per_hour:
-        _UNCOUNT(sync_redis(), arrival=_turns_key(user_id), limit=turns_per_hour, window_seconds=HOUR_SECONDS)
+def uncount_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None) -> None:
+    """Give back the counts of a question that was refused after all."""
+    _UNCOUNT(
+        sync_redis(),
+        arrival=_turns_key(user_id),
+        opening=OPENING,
+        limit=turns_per_hour or 0,
+        window_seconds=HOUR_SECONDS,
+        turn=turn_id.bytes,
+    )
 
 
 def count_upload(user_id: int) -> None:
@@ -48,11 +65,13 @@ def count_upload(user_id: int) -> None:
         raise Unavailable(retry_after=5) from error
 
 
-def _count(key: str, per_hour: int) -> Limit:
-    allowed, remaining, reset_ms, wait_ms = _COUNT(
-        sync_redis(), arrival=key, limit=per_hour, window_seconds=HOUR_SECONDS
+def _count(key: str, per_hour: int, **queue: Value) -> Limit:
+    answer, remaining, reset_ms, wait_ms = _COUNT(
+        sync_redis(), arrival=key, limit=per_hour, window_seconds=HOUR_SECONDS, **queue
     )
-    if not allowed:
+    if answer < 0:
+        raise queue_full()
+    if not answer:
         raise RateLimited(retry_after=wait_ms / 1000)
     return Limit(per_hour, remaining, reset_ms / 1000)
 

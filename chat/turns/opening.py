@@ -29,7 +29,7 @@ from chat.turns.known_turns import (
 )
 from chat.turns.limits import Limit
 from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_question, selection_fields
-from chat.turns.queue import enqueue, queue_length
+from chat.turns.queue import enqueue
 from core.errors import DomainError, NotFound, Unavailable
 from history import access, tree
 from history.errors import Overtaken
@@ -184,19 +184,19 @@ def _find_parent(owner_id: int, question: Question, conversation: Conversation |
 
 
 def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
-    """Count the question and reserve what it can cost; return the offer that was reserved for, and the rate limit.
+    """Count the question, in its hour and in the queue, and reserve what it can cost; return the offer that is reserved
+    for, and the rate limit.
 
     A question that is refused, or known already, is not counted. Raises what `refuse_reserved` does when the id has a
     reservation that was not given back.
     """
     per_hour = budget.entitlements.turns_per_hour
-    queue_length.add_one()
     try:
-        limit = limits.count_question(owner_id, per_hour)
+        limit = limits.count_question(owner_id, key, turns_per_hour=per_hour)
         try:
             offer = _reserve(owner_id, key, budget, offer)
         except Exception:
-            limits.uncount_question(owner_id, per_hour)
+            limits.uncount_question(owner_id, key, turns_per_hour=per_hour)
             raise
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
@@ -237,7 +237,7 @@ def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
     """Give back what was counted and reserved for a question that is refused after all."""
     metering.release(turn_id)
     with suppress(RedisError):
-        limits.uncount_question(owner_id, budget.entitlements.turns_per_hour)
+        limits.uncount_question(owner_id, turn_id, turns_per_hour=budget.entitlements.turns_per_hour)
 
 
 def _make_turn(
@@ -278,7 +278,7 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
 
 def _return_written_before(turn: Turn, owner_id: int, question: Question, budget: Budget) -> OpenedTurn:
     """Return a turn that was there although its reservation had been given back: it failed without costing anything."""
-    limits.uncount_question(owner_id, budget.entitlements.turns_per_hour)
+    limits.uncount_question(owner_id, turn.pk, turns_per_hour=budget.entitlements.turns_per_hour)
     if not turn.is_open:
         metering.release(turn.pk)
     return OpenedTurn(check_same_question(turn, owner_id, question.conversation_id))

@@ -9,8 +9,6 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from threading import Lock
-from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -30,16 +28,19 @@ logger = logging.getLogger(__name__)
 
 QUEUE = "turns"
 GROUP = "runners"
+OPENING = "turns:opening"
+"""The turns that are being opened, which will wait in the queue: a sorted set, by the moment they are forgotten."""
+OPENING_SECONDS = 30
+"""How long a turn counts as being opened, if the process that opens it dies."""
 QUEUED_SECONDS = 600
 """How long the mark of a queue entry lives; a turn waits less."""
 
 MAX_OPENING = 500
-"""Questions a process opens and keeps waiting for that; one more is refused at once, and may come back."""
+"""Questions a process opens and keeps waiting for that; one more is refused at once, and may come back. It protects the
+process; what the site takes in is QUEUE_LIMIT, counted in Redis for all its processes (limits.py)."""
 OPENED_AT_ONCE = 1 if IS_SQLITE else 8
 """Turns that a process opens at once. With SQLite more would only keep the interpreter from the loop: one token in a
 hundred was 25 to 40 % later with two."""
-COUNT_SECONDS = 0.5
-"""How often a process counts the turns that wait."""
 RETRY_AFTER_SECONDS = (5, 20)  # a range, so that not everybody comes back at the same moment
 
 _ENQUEUE = LuaScript(Path(__file__).with_name("enqueue.lua"))
@@ -61,6 +62,7 @@ def enqueue(turn: Turn) -> None:
             sync_redis(),
             queue=QUEUE,
             mark=queued_key(turn.pk),
+            opening=OPENING,
             turn=turn.pk.bytes,
             mark_seconds=QUEUED_SECONDS,
             channel=WAKE_UPS,
@@ -68,31 +70,6 @@ def enqueue(turn: Turn) -> None:
         )
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
-
-
-class QueueLength:
-    """How many turns wait, as far as this process knows: counted now and then, with its own added in between."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._waiting = 0
-        self._counted_at = float("-inf")
-
-    def add_one(self) -> None:
-        """Count a turn that is about to be queued; raises QueueFull, with a time to retry, when QUEUE_LIMIT wait."""
-        with self._lock:
-            if monotonic() - self._counted_at > COUNT_SECONDS:
-                self._waiting, self._counted_at = _count_waiting(), monotonic()
-            if self._waiting >= settings.QUEUE_LIMIT:
-                raise _queue_full()
-            self._waiting += 1
-
-    def forget(self) -> None:
-        """Count again before the next turn."""
-        self._counted_at = float("-inf")
-
-
-queue_length = QueueLength()
 
 
 class OpeningLimit:
@@ -106,7 +83,7 @@ class OpeningLimit:
     async def slot(self) -> AsyncGenerator[None]:
         """Wait for a slot; raises QueueFull at once, before anything is done, while MAX_OPENING questions wait."""
         if self._inside >= MAX_OPENING:
-            raise _queue_full()
+            raise queue_full()
         self._inside += 1
         try:
             async with self._slots:
@@ -131,14 +108,6 @@ async def queue_positions(redis: Redis) -> dict[UUID, int]:
     return {UUID(bytes=fields[b"turn"]): position for position, (_entry, fields) in enumerate(entries, 1)}
 
 
-def _count_waiting() -> int:
-    """Return how many turns no runner has taken; 0 while Redis is unreachable: the next step of opening will say so."""
-    try:
-        groups: Any = sync_redis().xinfo_groups(QUEUE)
-    except RedisError:
-        return 0
-    return sum(group["lag"] or 0 for group in groups if group["name"] == GROUP.encode())
-
-
-def _queue_full() -> QueueFull:
+def queue_full() -> QueueFull:
+    """Return the refusal, with a time to come back."""
     return QueueFull(retry_after=random.uniform(*RETRY_AFTER_SECONDS))  # noqa: S311  jitter

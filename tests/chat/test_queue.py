@@ -2,31 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
 
 from accounts.models import User
-from billing.models import Reservation
+from billing.errors import TooManyAtOnce
+from billing.models import Plan, Reservation
 from chat.errors import QueueFull
-from chat.turns import queue, watching
+from chat.turns import limits, queue, watching
 from chat.turns.log import EntryKind
 from chat.turns.opening import open_turn
-from chat.turns.queue import GROUP, QUEUE
+from chat.turns.queue import GROUP, OPENING, QUEUE
 from chat.turns.watching import Place, watch
+from core.redis_clients import sync_redis
 from core.threads import in_thread
-from history.models import Conversation, Turn
+from history.models import Conversation, Turn, new_id
+from tests.billing.together import together
 from tests.chat.asking import ask, period_of, question
 from tests.chat.live import page_of
 from tests.chat.writing import writing
-
-
-@pytest.fixture(autouse=True)
-def _counted_anew() -> Iterator[None]:
-    queue.queue_length.forget()
-    yield
-    queue.queue_length.forget()
 
 
 @pytest.fixture
@@ -109,8 +105,63 @@ async def test_there_is_room_again_when_runners_have_taken_some(redis: Redis, gr
     with pytest.raises(QueueFull):
         await in_thread(ask, carla)
     await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
-    queue.queue_length.forget()
     await in_thread(ask, carla)
+
+
+async def test_what_another_process_has_queued_a_moment_ago_counts(redis: Redis, group: None, carla: User, settings):
+    settings.QUEUE_LIMIT = 3
+    await in_thread(ask, carla)
+    for _ in range(2):
+        await redis.xadd(QUEUE, {"turn": new_id().bytes})
+    with pytest.raises(QueueFull):
+        await in_thread(ask, carla)
+
+
+async def test_what_waits_is_counted_before_any_runner_came_and_after_entries_were_deleted(
+    redis: Redis, carla: User, settings
+):
+    settings.QUEUE_LIMIT = 3
+    entries = [await redis.xadd(QUEUE, {"turn": new_id().bytes}) for _ in range(5)]
+    with pytest.raises(QueueFull):
+        await in_thread(ask, carla)
+    await redis.xgroup_create(QUEUE, GROUP, id="0")
+    await redis.xreadgroup(GROUP, "runner", {QUEUE: ">"}, count=1)
+    await redis.xdel(QUEUE, entries[2])
+    assert (await redis.xinfo_groups(QUEUE))[0]["lag"] is None
+    with pytest.raises(QueueFull):
+        await in_thread(ask, carla)
+    await redis.xdel(QUEUE, entries[3])
+    await in_thread(ask, carla)
+
+
+def test_of_many_at_once_as_many_are_opened_as_the_queue_has_room_for(ana: User, settings):
+    settings.QUEUE_LIMIT = 5
+    free = Plan.objects.get(key="free")
+    free.turns_at_once = None
+    free.save()
+    found = together([partial(ask, ana) for _ in range(15)])
+    assert sorted(type(one).__name__ for one in found) == ["QueueFull"] * 10 + ["Turn"] * 5
+    assert (Turn.objects.count(), sync_redis().xlen(QUEUE), sync_redis().zcard(OPENING)) == (5, 5, 0)
+    settings.QUEUE_LIMIT = 500
+    assert open_turn(ana.pk, question()).limit.remaining == 20 - 6  # those that were refused are not counted
+
+
+def test_what_is_being_opened_counts_until_its_process_must_have_died(monkeypatch: pytest.MonkeyPatch, settings):
+    settings.QUEUE_LIMIT = 1
+    monkeypatch.setattr(limits, "OPENING_SECONDS", 0.3)
+    count = partial(limits.count_question, 1, turns_per_hour=None)
+    count(new_id())
+    with pytest.raises(QueueFull):
+        count(new_id())
+    time.sleep(0.31)
+    count(new_id())
+
+
+def test_a_question_that_is_refused_leaves_its_place_in_the_queue(ana: User):
+    ask(ana)
+    with pytest.raises(TooManyAtOnce):
+        ask(ana)
+    assert sync_redis().zcard(OPENING) == 0
 
 
 async def test_a_process_that_opens_all_it_can_refuses_at_once(
