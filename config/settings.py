@@ -309,7 +309,7 @@ FIRST_TOKEN_SECONDS = env.float("FIRST_TOKEN_SECONDS", default=30)  # until a pr
 STALL_SECONDS = env.float("STALL_SECONDS", default=60)  # longest silence inside an answer
 TURN_SECONDS = env.float("TURN_SECONDS", default=900)  # longest answer
 QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a runner
-QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns that may wait for a runner; more are refused
+QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may wait for a runner
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
 

@@ -141,6 +141,7 @@ async def test_a_question_whose_first_request_gave_up_is_opened_by_the_second(ca
     assert (await in_thread(saved, asked.turn_id)).status == "queued"
 
 
+@pytest.mark.stores
 @pytest.mark.usefixtures("redis")
 async def test_five_repeats_of_an_id_do_not_keep_somebody_elses_question_waiting(carla: User, bo: User):
     asked = question()
