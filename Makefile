@@ -31,6 +31,7 @@ test-stores:
 	cat .venv/test-stores.log; exit $$status
 
 soak: packages dev-packages  ## Long runs in which processes are killed
+	SOAK=1 STORES=production $(BIN)/python -m pytest -m soak -s tests/processes/test_bad_nights.py
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
 
 bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md

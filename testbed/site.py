@@ -101,6 +101,9 @@ class Site:
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
 
+    def is_alive(self, name: str) -> bool:
+        return self._children[name].poll() is None
+
     def pid(self, name: str) -> int:
         return self._children[name].pid
 

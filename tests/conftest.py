@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("tests")
 # The files that take longest, longest first: of several workers none is left alone with one of them at the end.
 LONG = [
     *("e2e/test_pages.py", "processes/test_failover.py", "e2e/test_chat.py", "e2e/test_picker.py"),
-    *("processes/test_kills.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),
+    *("processes/test_bad_nights.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),
     *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
     *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_long.py", "e2e/test_journey.py"),
     *("processes/test_bad_networks.py", "chat/test_dialects.py", "chat/test_runner.py", "chat/test_attachments.py"),

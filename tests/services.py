@@ -1,7 +1,8 @@
 """A pytest plugin, loaded before Django's settings: starts the stores the tests run on, and ends them.
 
 A real Valkey always; with STORES=mongodb the history on MongoDB's wire protocol, with STORES=postgresql both databases
-on PostgreSQL (an embedded one, unless DATABASE_URL names one). Everything lives in one temporary folder.
+on PostgreSQL (an embedded one, unless DATABASE_URL names one), with STORES=production PostgreSQL and MongoDB's wire
+protocol together. Everything lives in one temporary folder.
 """
 
 import atexit
@@ -49,15 +50,14 @@ def start_stores() -> None:
     port = ports.any_free_port()
     start(services.valkey(port, SCRATCH / "valkey"), port)
     os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
-    if STORES == "mongodb":
+    if STORES in ("mongodb", "production"):
         port = ports.any_free_port()
         start(services.mongodb(port, SCRATCH / "mongo"), port)
         os.environ["MONGODB_URI"] = f"mongodb://127.0.0.1:{port}/?w=1&journal=true"
+    if STORES not in ("postgresql", "production"):
         os.environ.pop("DATABASE_URL", None)
-    elif STORES == "postgresql":
-        os.environ.setdefault("DATABASE_URL", start_postgresql())
-    else:
-        os.environ.pop("DATABASE_URL", None)
+    elif "DATABASE_URL" not in os.environ:
+        os.environ["DATABASE_URL"] = start_postgresql()
 
 
 def start_postgresql() -> str:

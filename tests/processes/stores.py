@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,7 +12,6 @@ import psycopg
 from testbed.provider import FakeProvider
 from testbed.site import Site
 from tests.fakes.readers import Member
-from tests.services import STORES
 
 
 class TestedSite(Site):
@@ -24,11 +24,31 @@ class TestedSite(Site):
         """Return new members; on a plan with the given fields, else on Free."""
         return [Member(access, self.port) for access in self.create_members(count, plan=plan or None)]
 
+    def redis_size(self) -> int:
+        """Return how many bytes Redis has written to its append-only file."""
+        return self._redis_file().stat().st_size
+
+    def truncate_redis(self, size: int) -> None:
+        """Forget what a Redis that was killed had written after its file was so large, as a lost `fsync` would."""
+        with self._redis_file().open("r+b") as file:
+            file.truncate(min(size, self.redis_size()))
+
+    def cut_postgresql(self) -> None:
+        """Cut every connection to the site's database."""
+        with psycopg.connect(self.environment["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def _redis_file(self) -> Path:
+        return max((Path(self.environment["DATA_DIR"]) / "valkey" / "appendonlydir").glob("*.incr.aof"))
+
 
 @contextmanager
 def run_site(models: list[str], *, webs: int, runners: int, **environment: str) -> Iterator[TestedSite]:
     """Run a site whose models play what their names say; print its logs if the block fails."""
-    environment |= fresh_store()
+    environment = fresh_store() | environment
     with FakeProvider() as provider:
         with TestedSite(provider.url, models, webs=webs, runners=runners, environment=environment) as site:
             site.provider = provider
@@ -42,11 +62,11 @@ def run_site(models: list[str], *, webs: int, runners: int, **environment: str) 
 def fresh_store() -> dict[str, str]:
     """Return the address of databases nobody has used, on the stores of this run."""
     name = f"site_{secrets.token_hex(4)}"
-    if STORES == "postgresql":
-        address = os.environ["DATABASE_URL"]
+    addresses = {}
+    if address := os.environ.get("DATABASE_URL"):
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return {"DATABASE_URL": urlsplit(address)._replace(path=f"/{name}").geturl()}
-    if STORES == "mongodb":
-        return {"MONGODB_URI": os.environ["MONGODB_URI"], "MONGODB_DATABASE": name}
-    return {}
+        addresses["DATABASE_URL"] = urlsplit(address)._replace(path=f"/{name}").geturl()
+    if address := os.environ.get("MONGODB_URI"):
+        addresses |= {"MONGODB_URI": address, "MONGODB_DATABASE": name}
+    return addresses

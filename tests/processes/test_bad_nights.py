@@ -1,0 +1,278 @@
+"""Bad nights: processes are killed, Redis is set back, database connections are cut, conversations are deleted while
+they are answered, and event streams are heaped up. Every turn ends, keeps its text, and is paid once."""
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from tests.fakes.proxy import CuttingProxy
+from tests.fakes.readers import LOST, TERMINAL, Member, Shown, read_by_socket
+from tests.processes.stores import TestedSite, fresh_store, run_site
+from tests.services import STORES
+
+SEED = int(os.environ.get("SEED", "20261124"))
+IS_SOAK = bool(os.environ.get("SOAK"))
+TURNS = 100 if IS_SOAK else 20
+DISTURBANCES = 500 if IS_SOAK else 20
+SIDE_BY_SIDE = 10
+MODELS = ["fake-200t-20ms", "fake-100t-20ms-r20", "fake-150t-20ms-f800", "fake-60t-20ms-nousage"]
+SLOW = "fake-300t-200ms"
+TERMINAL_WITHIN_SECONDS = 60
+VICTIMS = ("valkey", "web0", "web1", "runner0", "runner1")
+OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
+SET_BACK_SECONDS = 1.0
+HEAP = 20
+CALM_SECONDS = 8.0
+"""After a kill, how long a process may take to answer as if nothing had been."""
+
+STATUSES = [event.removeprefix("turn.") for event in TERMINAL]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+async def test_whatever_is_killed_cut_deleted_or_set_back_every_turn_ends_once_with_its_text() -> None:
+    async with _site() as (site, proxy):
+        members = await asyncio.to_thread(lambda: site.people(SIDE_BY_SIDE, **OPEN))
+        night = Night(site, proxy, random.Random(SEED), await asyncio.to_thread(lambda: site.people(2, **OPEN)))
+        disturbing = asyncio.create_task(night.run())
+        everybody: list[Shown] = []
+        while len(everybody) < TURNS or not night.is_over:
+            shown = [Shown() for _ in members]
+            everybody += shown
+            readers = [_read(night, member, one) for member, one in zip(members, shown, strict=True)]
+            # Each ends within its own length and, after the last kill that met it, TERMINAL_WITHIN_SECONDS.
+            try:
+                await asyncio.wait_for(asyncio.gather(*readers), 150)
+            except TimeoutError:
+                print([one for one in shown if not one.is_over])
+                raise
+            if disturbing.done():
+                disturbing.result()
+        await night.end(disturbing)
+        found = await _until_settled(site, night.deleted, time.monotonic())
+        _check(everybody, night.deleted, found)
+        statuses = {status: sum(one.status == status for one in everybody) for status in STATUSES}
+        paid = sum(str(one.turn_id) in found["records"] for one in night.deleted)
+        assert paid >= 0.8 * len(night.deleted), "of the others Redis had forgotten what was shown"
+        print(
+            f"seed {SEED}, {STORES}: {len(everybody)} turns {statuses}; {night.happened.total()} disturbances "
+            f"{dict(sorted(night.happened.items()))}; {len(night.deleted)} turns deleted, {paid} of them paid"
+        )
+
+
+@asynccontextmanager
+async def _site() -> AsyncIterator[tuple[TestedSite, CuttingProxy | None]]:
+    """Run a site, and with MongoDB's protocol a proxy that can cut it: in this loop, hence a thread starts the site."""
+    store = fresh_store()
+    if "MONGODB_URI" not in store:
+        with run_site([*MODELS, SLOW], webs=2, runners=2, **store) as site:
+            yield site, None
+        return
+    address = urlsplit(store["MONGODB_URI"])
+    assert address.port is not None
+    async with CuttingProxy(address.port) as proxy:
+        store["MONGODB_URI"] = address._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
+        running = run_site([*MODELS, SLOW], webs=2, runners=2, **store)
+        site = await asyncio.to_thread(running.__enter__)
+        error: BaseException | None = None
+        try:
+            yield site, proxy
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            kind = type(error) if error else None
+            await asyncio.to_thread(running.__exit__, kind, error, error.__traceback__ if error else None)
+
+
+class Night:
+    """Disturbs a site until each kind of disturbance has come, DISTURBANCES in all."""
+
+    def __init__(self, site: TestedSite, proxy: CuttingProxy | None, rng: random.Random, members: list[Member]) -> None:
+        self.site, self.rng = site, rng
+        self.happened: Counter[str] = Counter()
+        self.deleted: list[Shown] = []
+        self._proxy = proxy
+        self._deleter, self._heaper = members
+        self._redis_sizes: list[int] = []
+        self._rough_at = time.monotonic()
+        self._rough = {**{f"kill {name}": name for name in VICTIMS}, "set Redis back": "valkey"}
+        self._gentle: dict[str, Callable[[], Awaitable[None]]] = {
+            "delete a conversation": self._delete_while_answered,
+            "heap up streams": self._heap_up_streams,
+        }
+        if STORES != "sqlite":
+            self._gentle["cut databases"] = self._cut_databases
+
+    @property
+    def is_over(self) -> bool:
+        return self.happened.total() >= DISTURBANCES and set(self.happened) >= {*self._rough, *self._gentle}
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for loop in (self._watch_redis(), self._be_rough(), self._be_gentle()):
+                group.create_task(loop)
+
+    async def end(self, running: "asyncio.Task[None]") -> None:
+        """End every disturbance; what was killed is started again."""
+        running.cancel()
+        await asyncio.wait((running,))
+        for name in VICTIMS:
+            if not self.site.is_alive(name):
+                await asyncio.to_thread(self.site.start, name)
+
+    # --- Kills and set-backs -----------------------------------------------------------------------------------------
+
+    async def _be_rough(self) -> None:
+        """Kill one process after another, each kind in every round; it comes back half a second later."""
+        left: list[str] = []
+        while True:
+            await asyncio.sleep(self.rng.uniform(1.5, 4))
+            left = left or self.rng.sample(list(self._rough), len(self._rough))
+            kind = left.pop()
+            self.happened[kind] += 1
+            await self._kill(self._rough[kind], sets_back=kind == "set Redis back")
+
+    async def _kill(self, name: str, *, sets_back: bool) -> None:
+        self._rough_at = time.monotonic()
+        self.site.kill(name)
+        if sets_back:
+            self.site.truncate_redis(self._redis_sizes[0])
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(self.site.start, name)
+        self._rough_at = time.monotonic()
+
+    async def _watch_redis(self) -> None:
+        """Know how much Redis had written SET_BACK_SECONDS ago."""
+        pause = SET_BACK_SECONDS / 4
+        while True:
+            self._redis_sizes = [*self._redis_sizes[-4:], self.site.redis_size()]
+            await asyncio.sleep(pause)
+
+    # --- What people and databases do --------------------------------------------------------------------------------
+
+    async def _be_gentle(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            left: list[str] = []
+            while True:
+                await asyncio.sleep(self.rng.uniform(0.3, 1.0))
+                left = left or self.rng.sample(list(self._gentle), len(self._gentle))
+                group.create_task(self._disturb(left.pop()))
+
+    async def _disturb(self, kind: str) -> None:
+        try:
+            await asyncio.wait_for(self._gentle[kind](), 60)
+        except LOST:  # whom it asked was killed
+            return
+        self.happened[kind] += 1
+
+    async def _delete_while_answered(self) -> None:
+        """Ask, wait for the first words, and delete the conversation under them."""
+        shown = Shown()
+        asking = asyncio.create_task(
+            read_by_socket(self.through_any(self._deleter), shown, asks={"model": SLOW, "text": "Hola"})
+        )
+        try:
+            while not shown.text:
+                await asyncio.sleep(0.1)
+            self.deleted.append(shown)
+            while True:
+                try:
+                    path = f"conversations/{shown.conversation_id}"
+                    status, _body = await self.through_any(self._deleter).call("DELETE", path)
+                except LOST:
+                    status = 503
+                if status in (204, 404):
+                    return
+                assert status == 503, status
+                await asyncio.sleep(0.2)
+        finally:
+            asking.cancel()
+            await asyncio.wait((asking,))
+
+    async def _heap_up_streams(self) -> None:
+        """Open HEAP event streams on one slow turn: somebody else is answered all the same."""
+        web = self.rng.randrange(2)
+        member = Member(self._heaper.access, lambda: self.site.port(web))
+        other = Member(self._deleter.access, lambda: self.site.port(web))
+        turn_id = str(uuid4())
+        async with asyncio.timeout(30), aiohttp.ClientSession(headers=member.headers) as session:
+            asked = session.post(
+                f"{member.base}/api/v1/conversations/{uuid4()}/turns",
+                json={"turn_id": turn_id, "text": "Hola", "model": SLOW, "stream": True},
+            )
+            async with asked as first:
+                if first.status != 200:
+                    raise ConnectionError(str(first.status))
+                address = f"{member.base}/api/v1/turns/{turn_id}/events"
+                streams = await asyncio.gather(*(session.get(address) for _ in range(HEAP)), return_exceptions=True)
+                await self._check_calm_request(other)
+                for stream in streams:
+                    if isinstance(stream, aiohttp.ClientResponse):
+                        assert stream.status in (200, 429, 503), stream.status
+                        stream.close()
+        await member.call("POST", f"turns/{turn_id}/stop")
+
+    async def _check_calm_request(self, member: Member) -> None:
+        """A request is answered, unless something was killed shortly before or meanwhile."""
+        begun = time.monotonic()
+        status, _body = await member.call("GET", "allowance")
+        if self._rough_at + CALM_SECONDS < begun:
+            assert status == 200, status
+
+    async def _cut_databases(self) -> None:
+        if self._proxy is not None:
+            self._proxy.cut(1.0)
+        if "DATABASE_URL" in self.site.environment:
+            await asyncio.to_thread(self.site.cut_postgresql)
+
+    def through_any(self, member: Member) -> Member:
+        number = self.rng.randrange(2)
+        return Member(member.access, lambda: self.site.port(number))
+
+
+async def _read(night: Night, member: Member, shown: Shown) -> None:
+    asks = {"model": night.rng.choice(MODELS), "text": "Hola"}
+    await read_by_socket(night.through_any(member), shown, asks=asks)
+
+
+async def _until_settled(site: TestedSite, deleted: list[Shown], since: float) -> dict[str, Any]:
+    """Return what the databases have when every turn is over or gone and nothing is held."""
+    gone = {str(shown.turn_id) for shown in deleted}
+    while True:
+        found = await asyncio.to_thread(site.audit)
+        is_open = [turn for turn in found["turns"] if turn["status"] in ("queued", "streaming") or turn["pk"] in gone]
+        if not is_open and not found["held"]:
+            print(f"all settled {time.monotonic() - since:.0f} s after the last disturbance")
+            return found
+        assert time.monotonic() - since < TERMINAL_WITHIN_SECONDS + 15, (is_open, found["held"], site.logs())
+        await asyncio.sleep(2)
+
+
+def _check(everybody: list[Shown], deleted: list[Shown], found: dict[str, Any]) -> None:
+    turns = {turn["pk"]: turn for turn in found["turns"]}
+    for shown in everybody:
+        turn = turns[str(shown.turn_id)]
+        assert shown.complaints == [], shown
+        assert (turn["status"], turn["answer"]) == (shown.status, shown.text), (turn, shown)
+        assert turn["reasoning"] == shown.reasoning
+        state = found["states"][turn["pk"]]
+        has_record = turn["pk"] in found["records"]
+        assert (state, has_record) in (("settled", True), ("released", False)), (turn, state)
+        assert has_record == bool(turn["answer"] or turn["reasoning"]), (turn, state)
+        if has_record:
+            assert found["records"][turn["pk"]] == turn["cost_micros"]
+    for shown in deleted:
+        assert found["states"][str(shown.turn_id)] in ("settled", "released"), shown
+    assert found["unbalanced"] == []
+    assert found["used"] == sum(found["records"].values())
