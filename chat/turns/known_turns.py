@@ -3,7 +3,7 @@
 import time
 from uuid import UUID
 
-from core.errors import Conflict
+from core.errors import Conflict, NotFound
 from history import access
 from history.models import Turn
 
@@ -30,7 +30,9 @@ def await_known_turn(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Tur
 
 
 def check_same_question(turn: Turn, owner_id: int, conversation_id: UUID) -> Turn:
-    """Return the turn; raises Conflict unless it is the person's, in this conversation."""
+    """Return the turn; raises Conflict unless it is the person's, in this conversation, NotFound if that is deleted."""
     if turn.owner_id != owner_id or turn.conversation_id != conversation_id:
         raise Conflict
+    if access.find_conversation(conversation_id) is None:
+        raise NotFound
     return turn

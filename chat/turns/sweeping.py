@@ -14,13 +14,14 @@ from billing import metering
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
+from chat.turns.erasure import erase_if_orphan
 from chat.turns.leases import has_lease
 from chat.turns.log import replay_log
 from chat.turns.queue import enqueue, queued_key
 from chat.turns.rescue import close_without_runner, outcome_from_log
 from core.redis_clients import async_redis
 from core.threads import in_thread
-from history import progress
+from history import deletion, progress
 from history.models import Turn
 from history.progress import Outcome
 
@@ -42,6 +43,7 @@ async def repair_turns() -> None:
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
     await in_thread(settle_unsettled)
+    await in_thread(deletion.finish_deletions)
     await in_thread(spending.alert_near_limits)
 
 
@@ -62,7 +64,7 @@ async def _sweep_queued(redis: Redis, turn: Turn) -> None:
     if age > settings.QUEUE_SECONDS:
         if await in_thread(close_queued, turn, status=Turn.Status.FAILED, error="queue_timeout"):
             await announce_end(redis, turn)
-    elif not await redis.exists(queued_key(turn.pk)):
+    elif not await redis.exists(queued_key(turn.pk)) and not await in_thread(erase_if_orphan, turn):
         logger.warning("Turn queued again", extra={"turn_id": turn.pk})
         await in_thread(enqueue, turn)
 
