@@ -10,11 +10,10 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Q
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import post_save
 from django.dispatch import receiver
 
-from accounts.models import User
-from accounts.signals import access_revoked
+from accounts.signals import access_revoked, account_closed
 from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
 from history.models import Conversation
@@ -51,16 +50,12 @@ def erase_with_conversation(
     return True
 
 
-@receiver(post_delete, sender=User)
-def erase_files_of_owner(instance: User, **_signal: Any) -> None:
-    owner_id = instance.pk  # Django takes it away when the deletion is over
-    transaction.on_commit(lambda: erasing.erase_of_owner(owner_id), robust=True)
-
-
-@receiver(post_delete, sender=User)
-def forget_answers_of_owner(instance: User, **_signal: Any) -> None:
-    user_id = instance.pk  # Django takes it away before the transaction ends
-    _when_committed("default", lambda: answer_cache.forget_answers(user_id))
+@receiver(account_closed)
+def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) -> bool:
+    _notify_when_committed("default", user_id, "revoked")
+    is_erased = erasure.erase_history(user_id, patience_seconds=patience_seconds)
+    erasing.erase_of_owner(user_id)
+    return is_erased
 
 
 def notify_of_change(conversation: Conversation) -> None:

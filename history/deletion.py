@@ -29,19 +29,16 @@ def delete_conversation(conversation: Conversation) -> None:
     _erase_if_over(conversation, patience_seconds=PATIENCE_SECONDS)
 
 
-def delete_history(owner_id: int) -> bool:
+def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
     """Delete all conversations of a person; return whether everything is erased. If not, it must be called again."""
-    Conversation.objects.filter(owner_id=owner_id, is_deleted=False).update(is_deleted=True)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    left = list(Conversation.objects.filter(owner_id=owner_id))
-    for may_wait in (False, True):  # first all are asked to stop, so that they do it at the same time
-        for conversation in list(left):
-            seconds_left = deadline - time.monotonic()
-            if seconds_left < 0:
-                return False
-            if _erase_if_over(conversation, patience_seconds=seconds_left if may_wait else 0):
-                left.remove(conversation)
-    return not left
+    of_owner = Conversation.objects.filter(owner_id=owner_id)
+    of_owner.filter(is_deleted=False).update(is_deleted=True)
+    found = list(of_owner[:MAX_ERASED_AT_ONCE])
+    left = [conversation for conversation in found if not _erase_if_over(conversation)]
+    deadline = time.monotonic() + patience_seconds  # they were all asked to stop, and do it at the same time
+    for conversation in left:
+        _erase_if_over(conversation, patience_seconds=deadline - time.monotonic())
+    return not of_owner.exists()
 
 
 def finish_deletions() -> None:

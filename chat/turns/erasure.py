@@ -10,7 +10,9 @@ from uuid import UUID
 
 from django.db import close_old_connections
 
+from accounts import closure
 from billing import metering
+from chat.turns import answer_cache, limits
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import end_erased, erase_logs
 from chat.turns.leases import request_stops
@@ -38,7 +40,15 @@ def stop_and_settle(turn_ids: Sequence[UUID], *, patience_seconds: float = 0) ->
     return True
 
 
-def erase_turns(turn_ids: Sequence[UUID]) -> bool:
+def erase_history(owner_id: int, *, patience_seconds: float) -> bool:
+    """Erase all turns of a person who is gone; return whether that is done. If not, it must be called again."""
+    is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds)
+    answer_cache.forget_answers(owner_id)
+    limits.forget_counts(owner_id)
+    return is_done and erase_orphans(deletion.list_turn_ids(owner_id))  # those that were written into nothing
+
+
+def erase_orphans(turn_ids: Sequence[UUID]) -> bool:
     """Erase turns without a conversation; return whether that is done. If not, it must be called again."""
     if not stop_and_settle(turn_ids):
         return False
@@ -52,8 +62,14 @@ def erase_if_orphan(turn: Turn) -> bool:
     if access.find_conversation(turn.conversation_id) is not None:
         return False
     logger.warning("Turn without a conversation erased", extra={"turn_id": turn.pk})
-    erase_turns([turn.pk])
+    erase_orphans([turn.pk])
     return True
+
+
+def finish_erasures() -> None:
+    """Erase what a deletion could not erase yet, or died on."""
+    deletion.finish_deletions()
+    closure.finish_closures()
 
 
 def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:

@@ -14,14 +14,14 @@ from billing import metering
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
-from chat.turns.erasure import erase_if_orphan
+from chat.turns.erasure import erase_if_orphan, finish_erasures
 from chat.turns.leases import has_lease
 from chat.turns.log import replay_log
 from chat.turns.queue import enqueue, queued_key
 from chat.turns.rescue import close_without_runner, outcome_from_log
 from core.redis_clients import async_redis
 from core.threads import in_thread
-from history import deletion, progress
+from history import progress
 from history.models import Turn
 from history.progress import Outcome
 
@@ -43,7 +43,7 @@ async def repair_turns() -> None:
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
     await in_thread(settle_unsettled)
-    await in_thread(deletion.finish_deletions)
+    await in_thread(finish_erasures)
     await in_thread(spending.alert_near_limits)
 
 

@@ -124,7 +124,8 @@ async def test_two_deletions_at_once_charge_once(redis: Redis, runner: Runner, a
     turn = await aask(ana, "hola", model=model.key)
     await eventually(lambda: redis.xlen(log.log_key(turn.pk)))
     conversation = await in_thread(access.find_conversation, turn.conversation_id)
-    await asyncio.gather(*(in_thread(deletion.delete_conversation, conversation) for _ in range(2)))
+    deleted = (asyncio.to_thread(elsewhere, lambda: deletion.delete_conversation(conversation)) for _ in range(2))
+    await asyncio.gather(*deleted)
     assert await in_thread(UsageRecord.objects.count) == 1
     assert await in_thread(holds_of, ana) == (0, 0)
     assert await in_thread(nothing_left)

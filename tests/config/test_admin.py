@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.db.models import ProtectedError
 from django.test import Client
 
@@ -340,6 +341,7 @@ def delete_by_action(operator: Client, user: User) -> None:
 def test_who_used_something_is_deleted_and_the_ledger_keeps_it_without_a_name(operator, ana, record, delete):
     delete(operator, ana)
     assert not User.objects.filter(pk=ana.pk).exists()
+    assert not LogEntry.objects.filter(object_repr__contains="@").exists()
     record.refresh_from_db()
     assert (record.cost_micros, record.period.used_micros, record.period.account.user) == (7_000, 7_000, None)
     assert not metering.list_unbalanced_periods().exists()
