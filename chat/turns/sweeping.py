@@ -60,11 +60,14 @@ def settle_unsettled() -> None:
 
 
 async def _sweep_queued(redis: Redis, turn: Turn) -> None:
+    is_lost = not await redis.exists(queued_key(turn.pk))
+    if is_lost and await in_thread(erase_if_orphan, turn):
+        return
     age = (dt.datetime.now(dt.UTC) - turn.created_at).total_seconds()
     if age > settings.QUEUE_SECONDS:
         if await in_thread(close_queued, turn, status=Turn.Status.FAILED, error="queue_timeout"):
             await announce_end(redis, turn)
-    elif not await redis.exists(queued_key(turn.pk)) and not await in_thread(erase_if_orphan, turn):
+    elif is_lost:
         logger.warning("Turn queued again", extra={"turn_id": turn.pk})
         await in_thread(enqueue, turn)
 

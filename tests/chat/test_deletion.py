@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connections
@@ -131,18 +132,33 @@ async def test_two_deletions_at_once_charge_once(redis: Redis, runner: Runner, a
     assert await in_thread(nothing_left)
 
 
-def test_a_second_deletion_does_not_reach_who_uses_the_id_again(ana: User):
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_second_deletion_does_not_reach_who_uses_the_id_again(
+    ana: User, monkeypatch: pytest.MonkeyPatch, is_early: bool
+):
     """It has found the conversation, then the first one is done, and the id is used once more."""
     old = ask(ana)
     again = question(conversation_id=old.conversation_id)
+    list_turn_ids = deletion.list_turn_ids
 
-    def overtake(conversation: Conversation, **_signal: Any) -> bool:
-        conversation_deleted.disconnect(overtake)
+    def overtaken() -> None:
+        monkeypatch.setattr(deletion, "list_turn_ids", list_turn_ids)
+        conversation_deleted.disconnect(overtaken_late)
         deletion.finish_deletions()
         open_turn(ana.pk, again)
+
+    def overtaken_early(*arguments: Any, **named: Any) -> list[UUID]:
+        overtaken()
+        return list_turn_ids(*arguments, **named)
+
+    def overtaken_late(**_signal: Any) -> bool:
+        overtaken()
         return True
 
-    conversation_deleted.connect(overtake)
+    if is_early:
+        monkeypatch.setattr(deletion, "list_turn_ids", overtaken_early)
+    else:
+        conversation_deleted.connect(overtaken_late)
     deletion.delete_conversation(access.access_conversation(ana.pk, old.conversation_id))
     assert access.access_turn(ana.pk, again.turn_id).is_open
     assert not Turn.objects.filter(pk=old.pk).exists()
@@ -156,6 +172,15 @@ def test_a_question_that_waits_is_taken_back(ana: User):
     turn = ask(ana)
     assert delete(ana, turn) == 204
     assert reservation_of(turn).state == Reservation.State.RELEASED
+    assert holds_of(ana) == (0, 0)
+    assert nothing_left()
+
+
+def test_what_a_process_died_on_before_it_was_settled_is_settled_by_the_deletion(ana: User):
+    turn = ask(ana)
+    progress.close(turn, progress.Outcome("completed", answer="hola", model="scripted", cost_micros=17))
+    assert delete(ana, turn) == 204
+    assert record_of(turn).cost_micros == 17
     assert holds_of(ana) == (0, 0)
     assert nothing_left()
 
@@ -319,8 +344,9 @@ def test_a_turn_written_while_its_conversation_is_deleted_is_undone(
     assert nothing_left()
 
 
+@pytest.mark.parametrize("age_seconds", [60, 3_600])
 async def test_a_turn_written_into_nothing_by_a_process_that_died_is_erased_by_the_sweep(
-    redis: Redis, ana: User, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, ana: User, monkeypatch: pytest.MonkeyPatch, age_seconds: int
 ):
     first = await in_thread(finished, ana)
     late = question("secreto", conversation_id=first.conversation_id)
@@ -328,7 +354,7 @@ async def test_a_turn_written_into_nothing_by_a_process_that_died_is_erased_by_t
     with pytest.raises(Died):
         await in_thread(open_turn, ana.pk, late)
     assert await in_thread(search_turns, ana.pk, "secreto") == []
-    await in_thread(grow_old, await in_thread(saved, late.turn_id), 60)
+    await in_thread(grow_old, await in_thread(saved, late.turn_id), age_seconds)
     await repair_turns()
     assert await in_thread(nothing_left)
     assert await in_thread(holds_of, ana) == (0, 0)
