@@ -88,3 +88,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     def clean(self) -> None:
         super().clean()
         self.email = normalise_email(self.email)
+
+
+class Closure(models.Model):
+    """A user who was deleted, until everything of theirs is erased (accounts/closure.py)."""
+
+    user_id = models.BigIntegerField(unique=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    def __str__(self) -> str:
+        return str(self.user_id)

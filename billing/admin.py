@@ -44,11 +44,15 @@ class BillingAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("user__email",)
     raw_id_fields = ("user",)
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """It stays with its ledger, also when its user is deleted."""
+        return False
+
 
 @admin.register(UsagePeriod)
 class UsagePeriodAdmin(ReadOnlyAdmin):
     list_display = (
-        "account",
+        "user",
         "period_start",
         "period_end",
         "allowance_micros",
@@ -59,6 +63,9 @@ class UsagePeriodAdmin(ReadOnlyAdmin):
     list_select_related = ("account__user",)
     search_fields = ("account__user__email",)
     date_hierarchy = "period_start"
+
+    def user(self, period: UsagePeriod) -> str:
+        return _name_of(period.account)
 
 
 @admin.register(Spending)
@@ -86,4 +93,9 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     date_hierarchy = "recorded_at"
 
     def user(self, record: UsageRecord) -> str:
-        return str(record.period.account)
+        return _name_of(record.period.account)
+
+
+def _name_of(account: BillingAccount) -> str:
+    """Return the owner's address; of an account whose owner was deleted, its number."""
+    return str(account.user or account)

@@ -3,11 +3,13 @@
 import datetime as dt
 from dataclasses import dataclass
 
+from django.db import IntegrityError
 from django.utils import timezone
 
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
 from core import rows
 from core.caching import CachedTable
+from core.errors import NotFound
 
 _plans = CachedTable("plans", lambda: Plan.objects.in_bulk(), Plan)
 
@@ -85,8 +87,11 @@ def period_of(user_id: int) -> UsagePeriod:
 
 
 def account_of(user_id: int) -> BillingAccount:
-    """Return the user's account, created on first use."""
-    return rows.find(BillingAccount, user_id=user_id) or BillingAccount.objects.get_or_create(user_id=user_id)[0]
+    """Return the user's account, created on first use; raises NotFound for a user who was deleted."""
+    try:
+        return rows.find(BillingAccount, user_id=user_id) or BillingAccount.objects.get_or_create(user_id=user_id)[0]
+    except IntegrityError as error:  # of the foreign key
+        raise NotFound from error
 
 
 def plan_of(account: BillingAccount) -> Plan:

@@ -7,6 +7,7 @@ reserved + amount <= allowance. Each key is settled or released once. The counte
 """
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -137,6 +138,12 @@ def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
     """Return the keys of reservations held for longer than `older_than`, oldest first."""
     held = Reservation.objects.filter(state=Reservation.State.HELD, created_at__lt=timezone.now() - older_than)
     return list(held.order_by("created_at").values_list("pk", flat=True)[:limit])
+
+
+def list_held_among(keys: Sequence[UUID]) -> list[UUID]:
+    """Return those of the keys whose reservation is held."""
+    held = Reservation.objects.filter(state=Reservation.State.HELD, pk__in=keys)
+    return list(held.values_list("pk", flat=True))
 
 
 def list_unbalanced_periods() -> QuerySet[UsagePeriod]:

@@ -50,9 +50,12 @@ class Plan(models.Model):
 
 
 class BillingAccount(models.Model):
-    """Who pays. `plan` is what an operator granted; without it, the default plan applies."""
+    """Who pays. `plan` is what an operator granted; without it, the default plan applies.
 
-    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="billing_account")
+    The account of a user who was deleted stays, without a name: the ledger's sums must hold.
+    """
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="billing_account")
     plan = models.ForeignKey(Plan, models.PROTECT, null=True, blank=True, verbose_name=_("granted plan"))
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -61,7 +64,7 @@ class BillingAccount(models.Model):
         verbose_name_plural = _("billing accounts")
 
     def __str__(self) -> str:
-        return str(self.user)
+        return str(self.pk)  # the admin's log keeps it: no name
 
 
 class UsagePeriod(models.Model):
@@ -71,7 +74,7 @@ class UsagePeriod(models.Model):
     usage records.
     """
 
-    account = models.ForeignKey(BillingAccount, models.CASCADE, related_name="periods")
+    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="periods")
     period_start = models.DateTimeField(_("from"))
     period_end = models.DateTimeField(_("until"))
     allowance_micros = models.BigIntegerField(_("allowance"), null=True, blank=True)
@@ -134,7 +137,7 @@ class Reservation(models.Model):
         RELEASED = "released", _("released")
 
     id = models.UUIDField(primary_key=True)
-    period = models.ForeignKey(UsagePeriod, models.CASCADE, related_name="reservations")
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="reservations")
     amount_micros = models.BigIntegerField()
     # Without an index: nothing is looked up by it.
     spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
@@ -161,8 +164,8 @@ class UsageRecord(models.Model):
         PROVIDER = "provider", _("reported by the provider")
         ESTIMATED = "estimated", _("estimated")
 
-    reservation = models.OneToOneField(Reservation, models.CASCADE, related_name="record")
-    period = models.ForeignKey(UsagePeriod, models.CASCADE, related_name="records")
+    reservation = models.OneToOneField(Reservation, models.PROTECT, related_name="record")
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records")
     label = models.CharField(_("what for"), max_length=120)
     input_tokens = models.PositiveIntegerField(_("input"), default=0)
     cache_read_tokens = models.PositiveIntegerField(_("of it read from cache"), default=0)

@@ -3,31 +3,26 @@
 A person's open tabs are notified, their cached answers are dropped, and files are erased with what they belong to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Q
-from django.db.models.signals import post_delete, post_save, pre_delete
+from django.db.models.signals import post_save
 from django.dispatch import receiver
 
-from accounts.models import User
-from accounts.signals import access_revoked
+from accounts.signals import access_revoked, account_closed
 from chat.attachments import erasing
-from chat.turns import answer_cache, notices
+from chat.turns import answer_cache, erasure, notices
 from history.models import Conversation
+from history.signals import conversation_deleted
 
 
 @receiver(access_revoked)
 def close_sockets_and_forget_answers(user_id: int, **_signal: Any) -> None:
     _notify_when_committed("default", user_id, "revoked")
-    _when_committed("default", lambda: answer_cache.forget_answers(user_id))
-
-
-@receiver(post_delete, sender=User)
-def forget_answers_of_owner(instance: User, **_signal: Any) -> None:
-    user_id = instance.pk  # Django takes it away before the transaction ends
     _when_committed("default", lambda: answer_cache.forget_answers(user_id))
 
 
@@ -37,32 +32,30 @@ def notify_of_title(instance: Conversation, update_fields: frozenset[str] | None
         notify_of_change(instance)
 
 
-@receiver(post_delete, sender=Conversation)
-def notify_of_deletion(instance: Conversation, **_signal: Any) -> None:
-    """Notify the tabs, and drop all cached answers of the person.
+@receiver(conversation_deleted)
+def erase_with_conversation(
+    conversation: Conversation, turn_ids: Sequence[UUID], patience_seconds: float, **_signal: Any
+) -> bool:
+    """Notify the tabs, stop and settle the turns, erase the files, and drop all cached answers of the person.
 
     Which of them came from this conversation is not stored: asking a model again costs less than storing that.
     """
-    notify_of_change(instance)
-    _when_committed("history", lambda: answer_cache.forget_answers(instance.owner_id))
+    notify_of_change(conversation)
+    erasing.hide_files(Q(conversation_id=conversation.pk))
+    if not erasure.stop_and_settle(turn_ids, patience_seconds=patience_seconds):
+        return False
+    # After an error the sweep erases hidden files: a storage that is away must not keep the text.
+    _when_committed("history", lambda: erasing.erase_of_conversation(conversation.pk))
+    answer_cache.forget_answers(conversation.owner_id)
+    return True
 
 
-@receiver(pre_delete, sender=Conversation)
-def hide_files_of_conversation(instance: Conversation, **_signal: Any) -> None:
-    """Before the conversation is deleted: if this process dies in between, the sweep knows which files to erase."""
-    erasing.hide_files(Q(conversation_id=instance.pk))
-
-
-@receiver(post_delete, sender=Conversation)
-def erase_files_of_conversation(instance: Conversation, **_signal: Any) -> None:
-    conversation_id = instance.pk  # Django takes it away when the deletion is over
-    transaction.on_commit(lambda: erasing.erase_of_conversation(conversation_id), using="history", robust=True)
-
-
-@receiver(post_delete, sender=User)
-def erase_files_of_owner(instance: User, **_signal: Any) -> None:
-    owner_id = instance.pk  # Django takes it away when the deletion is over
-    transaction.on_commit(lambda: erasing.erase_of_owner(owner_id), robust=True)
+@receiver(account_closed)
+def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) -> bool:
+    _notify_when_committed("default", user_id, "revoked")
+    is_erased = erasure.erase_history(user_id, patience_seconds=patience_seconds)
+    erasing.erase_of_owner(user_id)
+    return is_erased
 
 
 def notify_of_change(conversation: Conversation) -> None:

@@ -33,26 +33,26 @@ def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
 
 
 def find_conversation(conversation_id: UUID) -> Conversation | None:
-    """Return a conversation, whoever owns it: the caller must check the owner."""
-    return rows.find(Conversation, pk=conversation_id)
+    """Return a conversation that is not deleted, whoever owns it: the caller must check the owner."""
+    return rows.find(Conversation, pk=conversation_id, is_deleted=False)
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
     """Return the owner's turn; raises NotFound."""
     turn = find_turn(turn_id)
-    if turn is None or turn.owner_id != owner_id:
+    if turn is None or turn.owner_id != owner_id or find_conversation(turn.conversation_id) is None:
         raise NotFound
     return turn
 
 
 def find_turn(turn_id: UUID) -> Turn | None:
-    """Return a turn, whoever owns it: the caller has checked the owner, or acts for the system."""
+    """Return a turn, whoever owns it, until it is erased: the caller has checked the owner, or acts for the system."""
     return rows.find(Turn, pk=turn_id)
 
 
 def list_conversations(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
     """Return the owner's conversations, last used first."""
-    conversations = Conversation.objects.filter(owner_id=owner_id)
+    conversations = Conversation.objects.filter(owner_id=owner_id, is_deleted=False)
     if after:
         moment, pk = _read_cursor(after)
         conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
@@ -78,12 +78,6 @@ def title_conversation(conversation: Conversation, title: str) -> bool:
     """Replace the question's first words with a model's title; return whether they were still the title."""
     untouched = {"pk": conversation.pk, "titled_by": TitledBy.WORDS, "title": conversation.title}
     return rows.update(Conversation, untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
-
-
-def delete_conversation(conversation: Conversation) -> None:
-    """Delete the turns first: if the process dies in between, the owner can delete the conversation again."""
-    Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk).delete()
-    Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id).delete()
 
 
 def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:

@@ -9,6 +9,7 @@ import datetime as dt
 from uuid import UUID
 
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
@@ -34,18 +35,24 @@ class TitledBy(models.TextChoices):
 
 
 class Conversation(models.Model):
+    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py)."""
+
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
     titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
+    is_deleted = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
 
     class Meta:
         verbose_name = _("conversation")
         verbose_name_plural = _("conversations")
-        indexes = (models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),)
+        indexes = (
+            models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),
+            models.Index(fields=["updated_at"], condition=Q(is_deleted=True), name="conversation_deleted"),
+        )
 
     def __str__(self) -> str:
         return str(self.id)

@@ -1,6 +1,7 @@
 """Claims and closes turns. Each step is one conditional update of the row, so of several callers one succeeds."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -55,6 +56,11 @@ def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> lis
     latest = timezone.now() - older_than
     field = "created_at" if status == Turn.Status.QUEUED else "started_at"
     return list(Turn.objects.filter(status=status, **{f"{field}__lt": latest}).order_by("created_at")[:limit])
+
+
+def list_open_among(turn_ids: Sequence[UUID]) -> list[Turn]:
+    """Return those of the turns that are open."""
+    return list(Turn.objects.filter(pk__in=turn_ids, status__in=Turn.OPEN))
 
 
 def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:

@@ -3,7 +3,7 @@
 import sys
 import unicodedata
 
-from history.models import Turn
+from history.models import Conversation, Turn
 
 MAX_WORDS = 20
 COMBINING_SIGNS = dict.fromkeys(sign for sign in range(sys.maxunicode + 1) if unicodedata.combining(chr(sign)))
@@ -26,4 +26,7 @@ def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
     rows = Turn.objects.filter(owner_id=owner_id)
     for word in words:
         rows = rows.filter(search_text__contains=word)
-    return list(rows.order_by("-created_at")[:limit])
+    found = list(rows.order_by("-created_at")[:limit])
+    conversations = Conversation.objects.filter(pk__in={turn.conversation_id for turn in found}, is_deleted=False)
+    there = set(conversations.values_list("pk", flat=True)) if found else set()
+    return [turn for turn in found if turn.conversation_id in there]

@@ -38,7 +38,7 @@ def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
     """Write a new conversation and its first turn; return both.
 
     If another request has created the conversation meanwhile, the turn is added to it, as `add_turn` does. Raises
-    Conflict if it is another person's.
+    Conflict if it is another person's, NotFound while it is being deleted.
     """
     if rows.speaks_sql(Turn):
         conversation = Conversation(
@@ -57,7 +57,10 @@ def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
 def get_or_create_conversation(
     owner_id: int, conversation_id: UUID, *, title: str, titled_by: TitledBy = TitledBy.WORDS
 ) -> Conversation:
-    """Return the owner's conversation, created if the id is new; raises Conflict if it is somebody else's."""
+    """Return the owner's conversation, created if the id is new.
+
+    Raises Conflict if it is somebody else's, NotFound while it is being deleted.
+    """
     try:
         conversation = Conversation(
             pk=conversation_id, owner_id=owner_id, title=first_words_of(title), titled_by=titled_by
@@ -67,6 +70,8 @@ def get_or_create_conversation(
         existing = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
         if existing is None:
             raise Conflict from error
+        if existing.is_deleted:
+            raise NotFound from error
         return existing
     return conversation
 
@@ -150,7 +155,8 @@ def add_turn(turn: Turn) -> Turn:
 
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
-    gets the next that is free.
+    gets the next that is free. Raises NotFound, with nothing left of the turn, when the conversation was deleted
+    meanwhile.
     """
     is_continuing = bool(turn.seq)
     turn.search_text = fold(turn.question)
@@ -168,8 +174,16 @@ def add_turn(turn: Turn) -> Turn:
             turn.seq = 0
     else:
         raise Conflict
-    rows.update(Conversation, {"pk": turn.conversation_id}, {"updated_at": timezone.now()}, plus={"turn_count": 1})
+    there = {"pk": turn.conversation_id, "is_deleted": False}
+    if not rows.update(Conversation, there, {"updated_at": timezone.now()}, plus={"turn_count": 1}):
+        _undo(turn)
+        raise NotFound
     return turn
+
+
+def _undo(turn: Turn) -> None:
+    """Erase a turn that was just written, unless somebody has begun or closed it: it is theirs then."""
+    Turn.objects.filter(pk=turn.pk, status=Turn.Status.QUEUED, gen=0).delete()
 
 
 def _earlier_answers(turns: list[Turn], page: list[Turn]) -> dict[UUID, list[Turn]]:

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.http import member_of
-from history import access
+from history import access, deletion
 from history.forms import RenameForm
 from history.timeline import group_by_age
 
@@ -46,7 +46,7 @@ def delete(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         template = "history/_delete.html" if is_fragment(request) else "history/delete.html"
         return render(request, template, context)
     current_url = request.headers.get("HX-Current-URL", "")
-    access.delete_conversation(conversation)
+    deletion.delete_conversation(conversation)
     if not is_fragment(request):
         return redirect("home")
     if str(conversation_id) in current_url:  # the page they are on no longer exists

@@ -3,9 +3,11 @@
 Everything the turn had on Redis goes with it: its lease, its mark and its queue entry.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from chat.turns.answer_cache import CacheWrite
@@ -17,6 +19,8 @@ from history.models import Turn
 
 KEPT_AFTER_END_SECONDS = 60
 """How long a log can be read after its end."""
+
+MAX_LOGS_AT_ONCE = 500
 
 _END_TURN = LuaScript(Path(__file__).with_name("end_turn.lua"))
 
@@ -78,3 +82,32 @@ async def end_log(
         channel=WAKE_UPS,
         **cache,
     )
+
+
+def erase_logs(redis: SyncRedis, turn_ids: Sequence[UUID]) -> None:
+    """Take the text out of the logs of turns that are about to be erased, and end them. May be repeated."""
+    for start in range(0, len(turn_ids), MAX_LOGS_AT_ONCE):
+        some = turn_ids[start : start + MAX_LOGS_AT_ONCE]
+        with redis.pipeline(transaction=False) as pipeline:
+            for turn_id in some:
+                pipeline.unlink(log_key(turn_id))
+            had_log = pipeline.execute()
+        end_erased(redis, (turn_id for turn_id, had in zip(some, had_log, strict=True) if had))
+
+
+def end_erased(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
+    """End the logs of turns that are about to be erased: nothing of them is missing to anybody."""
+    for turn_id in turn_ids:
+        _END_TURN(
+            redis,
+            lease=lease_key(turn_id),
+            log=log_key(turn_id),
+            queue=QUEUE,
+            mark=queued_key(turn_id),
+            holder="",
+            end_entry=encode_entry(Entry(turn_id.bytes, EntryKind.END, 0)),
+            log_seconds=KEPT_AFTER_END_SECONDS,
+            group=GROUP,
+            queue_entry=b"",
+            channel=WAKE_UPS,
+        )

@@ -6,7 +6,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from billing import metering
-from core.errors import Conflict, Unavailable
+from core.errors import Conflict, NotFound, Unavailable
 from core.threads import in_thread
 from history import access
 from history.models import Turn
@@ -52,9 +52,11 @@ async def await_written(turn_id: UUID) -> None:
 
 
 def check_same_question(turn: Turn, owner_id: int, conversation_id: UUID) -> Turn:
-    """Return the turn; raises Conflict unless it is the person's, in this conversation."""
+    """Return the turn; raises Conflict unless it is the person's, in this conversation, NotFound if that is deleted."""
     if turn.owner_id != owner_id or turn.conversation_id != conversation_id:
         raise Conflict
+    if access.find_conversation(conversation_id) is None:
+        raise NotFound
     return turn
 
 

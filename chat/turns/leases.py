@@ -4,10 +4,12 @@ The lease `turn:<id>:lease` holds `<runner>:<gen>`, or `<closer>:<gen>` while a 
 It runs out by itself unless it is renewed, which appending to the log does (append.lua).
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from uuid import UUID
 
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from chat.turns.answer_cache import CacheRead
@@ -95,3 +97,12 @@ async def request_stop(redis: Redis, turn_id: UUID) -> None:
         pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
         pipeline.publish(STOP_REQUESTS, turn_id.bytes)
         await pipeline.execute()
+
+
+def request_stops(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
+    """Do that for many turns, where no event loop is at hand."""
+    with redis.pipeline(transaction=False) as pipeline:
+        for turn_id in turn_ids:
+            pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
+            pipeline.publish(STOP_REQUESTS, turn_id.bytes)
+        pipeline.execute()

@@ -60,9 +60,14 @@ def uncount_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None)
 def count_upload(user_id: int) -> None:
     """Count one uploaded file; raises RateLimited, with the time to wait, or Unavailable."""
     try:
-        _count(f"limit:uploads:{user_id}", settings.ATTACHMENTS_PER_HOUR)
+        _count(_uploads_key(user_id), settings.ATTACHMENTS_PER_HOUR)
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
+
+
+def forget_counts(user_id: int) -> None:
+    """Drop what was counted of a person who is gone. Raises RedisError."""
+    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id))
 
 
 def _count(key: str, per_hour: int, **queue: Value) -> Limit:
@@ -78,3 +83,7 @@ def _count(key: str, per_hour: int, **queue: Value) -> Limit:
 
 def _turns_key(user_id: int) -> str:
     return f"limit:turns:{user_id}"
+
+
+def _uploads_key(user_id: int) -> str:
+    return f"limit:uploads:{user_id}"

@@ -14,6 +14,7 @@ from billing import metering
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
+from chat.turns.erasure import erase_if_orphan, finish_erasures
 from chat.turns.leases import has_lease
 from chat.turns.log import replay_log
 from chat.turns.queue import enqueue, queued_key
@@ -42,6 +43,7 @@ async def repair_turns() -> None:
     for turn in await in_thread(progress.list_open, Turn.Status.STREAMING, older_than=dt.timedelta(0)):
         await _sweep_streaming(redis, turn)
     await in_thread(settle_unsettled)
+    await in_thread(finish_erasures)
     await in_thread(spending.alert_near_limits)
 
 
@@ -58,11 +60,14 @@ def settle_unsettled() -> None:
 
 
 async def _sweep_queued(redis: Redis, turn: Turn) -> None:
+    is_lost = not await redis.exists(queued_key(turn.pk))
+    if is_lost and await in_thread(erase_if_orphan, turn):
+        return
     age = (dt.datetime.now(dt.UTC) - turn.created_at).total_seconds()
     if age > settings.QUEUE_SECONDS:
         if await in_thread(close_queued, turn, status=Turn.Status.FAILED, error="queue_timeout"):
             await announce_end(redis, turn)
-    elif not await redis.exists(queued_key(turn.pk)):
+    elif is_lost:
         logger.warning("Turn queued again", extra={"turn_id": turn.pk})
         await in_thread(enqueue, turn)
 

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from history import access, tree
+from history import access, deletion, tree
 from history.api.serializers import ConversationSerializer, NewConversationSerializer
 from history.models import TitledBy, new_id
 
@@ -36,7 +36,7 @@ def conversation(request: Request, conversation_id: UUID) -> Response:
     """One conversation; PATCH changes its `title`, DELETE removes it and its turns."""
     conversation_row = access.access_conversation(user_id_of(request), conversation_id)
     if request.method == "DELETE":
-        access.delete_conversation(conversation_row)
+        deletion.delete_conversation(conversation_row)
         return Response(status=status.HTTP_204_NO_CONTENT)
     if request.method == "PATCH":
         serializer = ConversationSerializer(conversation_row, data=request.data, partial=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.db.models import F
 from django.test import Client
 from django.utils import translation
 from hypothesis import given
@@ -30,7 +29,7 @@ from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core.redis_clients import sync_redis
 from core.threads import in_thread
-from history import access
+from history import access, deletion
 from history.models import Turn, new_id
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, period_of, record_of, reservation_of, saved
@@ -348,7 +347,7 @@ async def test_deleting_a_conversation_forgets(
     turn = await answered(carla)
     await kept(carla)
     conversation = await in_thread(access.access_conversation, carla.pk, turn.conversation_id)
-    await in_thread(access.delete_conversation, conversation)
+    await in_thread(deletion.delete_conversation, conversation)
     assert not await redis.exists(cache_keys(carla.pk)[0])
     assert not (await answered(carla)).is_from_cache
 
@@ -380,24 +379,11 @@ async def test_a_person_who_goes_is_forgotten(
             carla.is_active = False
             carla.save()
         else:
-            forget_erased(carla)
+            carla.delete()
 
     await in_thread(leave)
     assert not await redis.exists(key)
     assert await in_thread(kept_of, bo) == 1
-
-
-def forget_erased(user: User) -> None:
-    """Delete the person's row; the ledger protects it, so it goes first."""
-    from billing.models import BillingAccount, Spending, UsagePeriod, UsageRecord
-
-    for record in UsageRecord.objects.filter(period__account__user=user, spending__isnull=False):
-        Spending.objects.filter(pk=record.spending_id).update(used_micros=F("used_micros") - record.spent_micros)
-    UsageRecord.objects.filter(period__account__user=user)._raw_delete("default")
-    Reservation.objects.filter(period__account__user=user)._raw_delete("default")
-    UsagePeriod.objects.filter(account__user=user)._raw_delete("default")
-    BillingAccount.objects.filter(user=user)._raw_delete("default")
-    user.delete()
 
 
 def test_a_store_that_is_away_keeps_nobody_from_deleting(carla: User, monkeypatch: pytest.MonkeyPatch):

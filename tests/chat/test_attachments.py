@@ -36,7 +36,7 @@ from chat.turns.runner import Runner
 from core.errors import Conflict, DomainError, NotFound, RateLimited
 from core.redis_clients import sync_redis
 from core.threads import in_thread
-from history import access
+from history import access, deletion
 from history.models import Conversation, Turn, new_id
 from tests.chat.asking import ask, period_of, question, saved
 from tests.chat.attaching import (
@@ -866,7 +866,7 @@ def test_deleting_a_conversation_deletes_its_files(ana: User, seeing: LanguageMo
     turn = finish(ask(ana, attachments=ids(attached(ana), attached(ana, pdf("a"), "a.pdf"))))
     other = finish(ask(ana, attachments=ids(attached(ana))))
     before = stored_names()
-    access.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
+    deletion.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
     [left] = Attachment.objects.all()
     assert left.turn_id == other.pk
     assert stored_names() == {left.stored, left.part("preview")} < before
@@ -884,19 +884,20 @@ def test_a_used_file_is_not_removed_alone(ana: User, api: Api, seeing: LanguageM
 def test_files_of_a_conversation_deleted_while_its_turn_is_written_go_too(
     ana: User, seeing: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ):
-    """The files are bound, then the conversation goes, then the turn is written into nothing."""
+    """The files are bound, then the conversation goes, then the turn would be written into nothing."""
     turn = finish(ask(ana))
     from history import tree
 
     add = tree.add_turn
 
     def deleted_before(turn: Turn) -> Turn:
-        access.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
+        deletion.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
         return add(turn)
 
     monkeypatch.setattr(tree, "add_turn", deleted_before)
     file = attached(ana)
-    ask(ana, attachments=ids(file), conversation_id=turn.conversation_id)
+    with pytest.raises(NotFound):
+        ask(ana, attachments=ids(file), conversation_id=turn.conversation_id)
     assert stored_names() == set()
     assert not Attachment.objects.exists()
 
@@ -921,7 +922,7 @@ def test_a_deletion_that_died_is_finished_by_the_sweep(
 
     with monkeypatch.context() as patch:
         patch.setattr(erasing, "erase_hidden", die)
-        access.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
+        deletion.delete_conversation(access.access_conversation(ana.pk, turn.conversation_id))
     assert stored_names()
     with pytest.raises(NotFound):
         serving.access_attachment(ana.pk, Attachment.objects.get().pk)

@@ -44,7 +44,7 @@ def scripted(catalog: None) -> LanguageModel:
 
 
 def delete(turn: Turn) -> None:
-    access.delete_conversation(access.access_conversation(turn.owner_id, turn.conversation_id))
+    Turn.objects.filter(pk=turn.pk).delete()
 
 
 # --- Saved and paid ---------------------------------------------------------------------------------------------------

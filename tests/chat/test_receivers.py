@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from core.threads import in_thread
-from history import access, tree
+from history import access, deletion, tree
 from history.models import Conversation, new_id
 from tests.chat.live import page_of
 
@@ -29,7 +29,7 @@ async def test_another_title_reaches_the_open_tabs(ana: User, bo: User):
 async def test_a_deletion_reaches_the_open_tabs(ana: User):
     conversation = await begun(ana)
     async with page_of(ana) as page:
-        await in_thread(access.delete_conversation, conversation)
+        await in_thread(deletion.delete_conversation, conversation)
         changed = await page.next("conversation.changed")
     assert (changed["conversation_id"], changed["html"]) == (str(conversation.pk), "")
 

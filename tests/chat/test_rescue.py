@@ -20,7 +20,7 @@ from chat.turns.outcomes import priced_outcome
 from chat.turns.queue import GROUP, QUEUE
 from chat.turns.rescue import close_without_runner, outcome_from_log
 from core.threads import in_thread
-from history import access, progress
+from history import progress
 from history.models import Turn
 from history.progress import Outcome
 from testbed.provider import FakeProvider, expected_text
@@ -235,7 +235,7 @@ async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User
 
 async def test_a_turn_that_was_erased_is_taken_out_of_the_queue(redis: Redis, carla: User, die: Die):
     turn = await die(await aask(carla, "say:hola"))
-    await in_thread(access.delete_conversation, await in_thread(access.find_conversation, turn.conversation_id))
+    await in_thread(Turn.objects.filter(pk=turn.pk).delete)
     async with running():
 
         async def is_done() -> bool:

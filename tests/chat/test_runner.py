@@ -25,7 +25,7 @@ from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
-from history import access, progress
+from history import access, deletion, progress
 from history.models import Turn
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
@@ -476,7 +476,7 @@ async def test_a_window_that_shrinks_while_the_turn_waits(redis: Redis, carla: U
 
 
 def delete(turn: Turn) -> None:
-    access.delete_conversation(access.access_conversation(turn.owner_id, turn.conversation_id))
+    deletion.delete_conversation(access.access_conversation(turn.owner_id, turn.conversation_id))
 
 
 async def test_a_conversation_deleted_while_its_turn_runs_is_paid(
@@ -490,7 +490,8 @@ async def test_a_conversation_deleted_while_its_turn_runs_is_paid(
         return not await in_thread(is_held, turn)
 
     await eventually(is_settled)
-    assert (await in_thread(record_of, turn)).cost_micros == 5 + 12
+    record = await in_thread(record_of, turn)
+    assert record.cost_micros == turn.input_tokens + 2 * record.output_tokens
     assert not await in_thread(Turn.objects.filter(pk=turn.pk).exists)
 
 

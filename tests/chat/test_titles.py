@@ -21,7 +21,7 @@ from chat.turns import titler
 from chat.turns.runner import Runner
 from core.redis_clients import sync_redis
 from core.threads import in_thread
-from history import access, tree
+from history import access, deletion, tree
 from history.models import Conversation, TitledBy, Turn, new_id
 from testbed.provider import FakeProvider
 from tests.chat.asking import aask, closed, eventually, period_of, record_of
@@ -361,7 +361,7 @@ async def test_what_is_deleted_meanwhile_stays_so(redis: Redis, runner: Runner, 
     await in_thread(offer, "fake-3t-0ms-f300", input_price=10, output_price=10)
     turn = await closed(await aask(carla, "say:hola"))
     await tried(turn)
-    await in_thread(access.delete_conversation, await in_thread(conversation_of, turn))
+    await in_thread(deletion.delete_conversation, await in_thread(conversation_of, turn))
 
     async def idle() -> bool:
         return not runner._titler._tasks

@@ -3,6 +3,8 @@
 from uuid import uuid4
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.db.models import ProtectedError
 from django.test import Client
 
 from accounts.models import User
@@ -310,14 +312,47 @@ def test_a_usage_record_cannot_be_deleted(operator, record):
     assert UsageRecord.objects.filter(pk=record.pk).exists()
 
 
-@pytest.mark.parametrize("table", ["accounts/user", "billing/billingaccount"])
-def test_who_used_something_cannot_be_deleted_with_it(operator, ana, record, table):
-    pk = ana.pk if table == "accounts/user" else account_of(ana.pk).pk
-    assert operator.post(f"/admin/{table}/{pk}/delete/", {"post": "yes"}).status_code == 403
+def test_an_account_cannot_be_deleted_with_what_was_used(operator, ana, record):
+    pk = account_of(ana.pk).pk
+    assert operator.post(f"/admin/billing/billingaccount/{pk}/delete/", {"post": "yes"}).status_code == 403
     body = {"action": "delete_selected", "_selected_action": pk, "post": "yes"}
-    operator.post(f"/admin/{table}/", body)
+    operator.post("/admin/billing/billingaccount/", body)
     assert UsageRecord.objects.filter(pk=record.pk).exists()
     assert BillingAccount.objects.filter(user=ana).exists()
+    with pytest.raises(ProtectedError):
+        BillingAccount.objects.get(pk=pk).delete()
+
+
+def delete_by_page(operator: Client, user: User) -> None:
+    asked = page(operator, f"accounts/user/{user.pk}/delete/")
+    assert "ana@example.com" in asked
+    for kept in ("billing account", "usage", "reservation"):
+        assert kept not in asked.lower().partition("<main")[2]
+    answer = operator.post(f"/admin/accounts/user/{user.pk}/delete/", {"post": "yes"})
+    assert answer["Location"] == "/admin/accounts/user/"
+
+
+def delete_by_action(operator: Client, user: User) -> None:
+    body = {"action": "delete_selected", "_selected_action": user.pk, "post": "yes"}
+    assert operator.post("/admin/accounts/user/", body).status_code == 302
+
+
+@pytest.mark.parametrize("delete", [delete_by_page, delete_by_action, lambda _operator, user: user.delete()])
+def test_who_used_something_is_deleted_and_the_ledger_keeps_it_without_a_name(operator, ana, record, delete):
+    delete(operator, ana)
+    assert not User.objects.filter(pk=ana.pk).exists()
+    assert not LogEntry.objects.filter(object_repr__contains="@").exists()
+    record.refresh_from_db()
+    assert (record.cost_micros, record.period.used_micros, record.period.account.user) == (7_000, 7_000, None)
+    assert not metering.list_unbalanced_periods().exists()
+    page(operator, "")  # says once more who was deleted
+    for path in (
+        "usagerecord/",
+        "usageperiod/",
+        "billingaccount/",
+        f"billingaccount/{record.period.account_id}/change/",
+    ):
+        assert "ana@" not in page(operator, f"billing/{path}")
 
 
 # Turns

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from core.errors import NotFound
-from history import access
+from history import access, deletion
 from history.models import Conversation, Turn, new_id
 from tests.history.growing import ANA, BO, ask, ask_in_a_row, begin
 
@@ -173,6 +173,6 @@ def test_deleting_a_conversation_deletes_its_turns_and_no_others():
     conversation, other = begin(), begin()
     ask_in_a_row(conversation, 3)
     kept = ask(other)
-    access.delete_conversation(conversation)
+    deletion.delete_conversation(conversation)
     assert list(Turn.objects.all()) == [kept]
     assert list(Conversation.objects.all()) == [other]

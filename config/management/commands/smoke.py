@@ -16,7 +16,7 @@ from chat.llm.catalog import Candidate, list_offered
 from chat.llm.dispatch import AnswerRequest, answer_with_failover
 from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish, Message
-from history import access, progress, tree
+from history import deletion, progress, tree
 from history.models import Turn, new_id
 from history.search import search_turns
 
@@ -105,4 +105,4 @@ def check_history() -> None:
         if turn.pk not in [match.pk for match in search_turns(NOBODY_ID, "donde aqui")]:
             raise ValueError("a turn was not found")
     finally:
-        access.delete_conversation(conversation)
+        deletion.delete_conversation(conversation)

@@ -1,0 +1,92 @@
+"""What a deletion does to turns: they are stopped and paid for, what was shown as any other stop pays it, then erased.
+
+A hold is never given back for a turn that somebody may still be writing: what a person deletes counts until it is over.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import close_old_connections
+
+from accounts import closure
+from billing import metering
+from chat.turns import answer_cache, limits
+from chat.turns.closing import close_queued, settle_turn
+from chat.turns.ending import end_erased, erase_logs
+from chat.turns.leases import request_stops
+from core.redis_clients import sync_redis
+from history import access, deletion, progress
+from history.models import Turn
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.03
+
+
+def stop_and_settle(turn_ids: Sequence[UUID], *, patience_seconds: float = 0) -> bool:
+    """Stop the turns, wait until they are closed, settle them, and take their text out of Redis.
+
+    Returns whether all of that is done; where it is not, because their runner is dead, it must be called again. The
+    caller holds no transaction. Raises RedisError.
+    """
+    if not _stop(turn_ids, patience_seconds):
+        return False
+    for some in deletion.in_portions(turn_ids):
+        for turn in progress.find_turns(metering.list_held_among(some)).values():
+            settle_turn(turn, turn)
+    erase_logs(sync_redis(), turn_ids)
+    return True
+
+
+def erase_history(owner_id: int, *, patience_seconds: float) -> bool:
+    """Erase all turns of a person who is gone; return whether that is done. If not, it must be called again."""
+    is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds)
+    answer_cache.forget_answers(owner_id)
+    limits.forget_counts(owner_id)
+    return is_done and erase_orphans(deletion.list_turn_ids(owner_id))  # those that were written into nothing
+
+
+def erase_orphans(turn_ids: Sequence[UUID]) -> bool:
+    """Erase turns without a conversation; return whether that is done. If not, it must be called again."""
+    if not stop_and_settle(turn_ids):
+        return False
+    deletion.erase_turns(turn_ids)
+    return True
+
+
+def erase_if_orphan(turn: Turn) -> bool:
+    """Erase a queued turn whose conversation is gone: who opened it died before it could be undone. Return whether
+    that is so."""
+    if access.find_conversation(turn.conversation_id) is not None:
+        return False
+    logger.warning("Turn without a conversation erased", extra={"turn_id": turn.pk})
+    erase_orphans([turn.pk])
+    return True
+
+
+def finish_erasures() -> None:
+    """Erase what a deletion could not erase yet, or died on."""
+    deletion.finish_deletions()
+    closure.finish_closures()
+
+
+def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
+    """Ask for a stop as `stop_turn` does, and wait; return whether all turns are over."""
+    open_turns = _list_open(turn_ids)
+    if not open_turns:
+        return True
+    request_stops(sync_redis(), [turn.pk for turn in open_turns])
+    end_erased(sync_redis(), [turn.pk for turn in open_turns if close_queued(turn, status=Turn.Status.STOPPED)])
+    deadline = time.monotonic() + patience_seconds
+    while open_turns := _list_open([turn.pk for turn in open_turns]):
+        if time.monotonic() > deadline:
+            return False
+        close_old_connections()  # back into the pool: who sleeps must not keep others from theirs
+        time.sleep(PAUSE_SECONDS)
+    return True
+
+
+def _list_open(turn_ids: Sequence[UUID]) -> list[Turn]:
+    return [turn for some in deletion.in_portions(turn_ids) for turn in progress.list_open_among(some)]

@@ -1,0 +1,83 @@
+"""Deletes conversations: hidden at once, and erased when nothing of them runs or is unpaid any more.
+
+`is_deleted` says so until the rows are gone: whatever a process dies on is done again by the sweep. Every step may be
+repeated, and may run at the same time as itself.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from core import rows
+from history.models import Conversation, Turn
+from history.signals import conversation_deleted
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 3.0
+"""How long whoever deletes something waits until its turns are stopped: 0.2 s while their runner lives."""
+MAX_ERASED_AT_ONCE = 500
+
+
+def delete_conversation(conversation: Conversation) -> None:
+    """Delete a conversation: from now on nobody finds it, and no turn can be added to it.
+
+    It is erased when its open turns are stopped and paid for: now, or by `finish_deletions`.
+    """
+    rows.update(Conversation, {"pk": conversation.pk, "owner_id": conversation.owner_id}, {"is_deleted": True})
+    _erase_if_over(conversation, patience_seconds=PATIENCE_SECONDS)
+
+
+def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
+    """Delete all conversations of a person; return whether everything is erased. If not, it must be called again."""
+    of_owner = Conversation.objects.filter(owner_id=owner_id)
+    of_owner.filter(is_deleted=False).update(is_deleted=True)
+    found = list(of_owner[:MAX_ERASED_AT_ONCE])
+    left = [conversation for conversation in found if not _erase_if_over(conversation)]
+    deadline = time.monotonic() + patience_seconds  # they were all asked to stop, and do it at the same time
+    for conversation in left:
+        _erase_if_over(conversation, patience_seconds=deadline - time.monotonic())
+    return not of_owner.exists()
+
+
+def finish_deletions() -> None:
+    """Erase what was deleted and could not be erased yet."""
+    deleted = Conversation.objects.filter(is_deleted=True).order_by("updated_at")
+    for conversation in deleted[:MAX_ERASED_AT_ONCE]:
+        try:
+            _erase_if_over(conversation)
+        except Exception:  # the others must not wait for it
+            logger.exception("Conversation not erased", extra={"conversation_id": conversation.pk})
+
+
+def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:
+    """Return the ids of a person's turns, of deleted conversations too."""
+    return list(Turn.objects.filter(owner_id=owner_id, **where).values_list("pk", flat=True))
+
+
+def erase_turns(turn_ids: Sequence[UUID]) -> None:
+    """Erase the turns that are over."""
+    for some in in_portions(turn_ids):
+        Turn.objects.filter(pk__in=some).exclude(status__in=Turn.OPEN).delete()
+
+
+def in_portions(ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    """Yield the ids, as many at a time as one statement may have."""
+    for start in range(0, len(ids), MAX_ERASED_AT_ONCE):
+        yield ids[start : start + MAX_ERASED_AT_ONCE]
+
+
+def _erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:
+    """Erase a deleted conversation, its turns first; return whether that is done, by whomever."""
+    turn_ids = list_turn_ids(conversation.owner_id, conversation_id=conversation.pk)
+    if rows.find(Conversation, pk=conversation.pk, is_deleted=True) is None:
+        return True  # after the turns were listed: its id may be in use again, and its turns must not be
+    answers = conversation_deleted.send_robust(
+        Conversation, conversation=conversation, turn_ids=turn_ids, patience_seconds=patience_seconds
+    )
+    if not all(answer is True for _receiver, answer in answers):
+        return False
+    erase_turns(turn_ids)
+    Conversation.objects.filter(pk=conversation.pk, is_deleted=True).delete()
+    return True
