@@ -21,6 +21,7 @@ from chat.turns.opening import Question, open_or_await_turn, open_turn
 from core.errors import Conflict, Unavailable
 from core.threads import in_thread
 from history import access, tree
+from history.deletion import delete_conversation
 from history.models import Turn
 from history.progress import Outcome, claim, close
 from tests.chat.asking import period_of, question, saved
@@ -35,7 +36,7 @@ def use_up(user: User, asked: Question) -> None:
     claim(turn)
     close(turn, Outcome("completed", answer="x", cost_micros=7))
     metering.settle(turn.pk, cost_micros=7, usage=metering.Usage(1, 1), label="scripted")
-    access.delete_conversation(access.access_conversation(user.pk, asked.conversation_id))
+    delete_conversation(access.access_conversation(user.pk, asked.conversation_id))
 
 
 def hold(user: User, asked: Question, *, seconds_ago: float = 0) -> None:
