@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import environ
 from csp.constants import NONCE
@@ -178,25 +178,46 @@ def sqlite(name: str) -> dict[str, Any]:
 
 
 def postgresql() -> dict[str, Any]:
-    # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
-    pool = {"min_size": 1, "max_size": env.int("DATABASE_POOL", default=16), "timeout": 10}
     url: dict[str, Any] = env.db_url("DATABASE_URL")
-    return url | {"OPTIONS": {**url.get("OPTIONS", {}), "pool": pool}}
+    options = {
+        # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
+        "pool": {"max_size": env.int("DATABASE_POOL", default=16)},
+        "connect_timeout": 3,
+        "tcp_user_timeout": 10_000,  # milliseconds until what was sent must have arrived
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        **url.get("OPTIONS", {}),
+    }
+    return url | {"ENGINE": "core.postgresql", "OPTIONS": options, "DISABLE_SERVER_SIDE_CURSORS": True}
+
+
+def mongodb(uri: str) -> dict[str, Any]:
+    # Milliseconds, each unless the address sets it. pymongo waits 30 s for a server, and for ever for its answer.
+    limits = {
+        "serverSelectionTimeoutMS": 3_000,
+        "connectTimeoutMS": 2_000,
+        "socketTimeoutMS": 15_000,
+        "waitQueueTimeoutMS": 2_000,
+    }
+    given = {name.lower() for name, _value in parse_qsl(urlsplit(uri).query)}
+    return {
+        "ENGINE": "core.mongodb",
+        "HOST": uri,
+        "NAME": env("MONGODB_DATABASE", default="tertulia"),
+        "OPTIONS": {name: limit for name, limit in limits.items() if name.lower() not in given},
+    }
 
 
 MONGODB_URI = env("MONGODB_URI", default="")
 if env("DATABASE_URL", default=""):
     # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
     DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
-    DATABASES["history"]["OPTIONS"]["options"] = "-c search_path=history"
+    DATABASES["history"]["OPTIONS"]["schema"] = "history"
 else:
     DATABASES = {"default": sqlite("tertulia.sqlite3"), "history": sqlite("history.sqlite3")}
 if MONGODB_URI:
-    DATABASES["history"] = {
-        "ENGINE": "django_mongodb_backend",
-        "HOST": MONGODB_URI,
-        "NAME": env("MONGODB_DATABASE", default="tertulia"),
-    }
+    DATABASES["history"] = mongodb(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
