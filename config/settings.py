@@ -158,7 +158,19 @@ CONTENT_SECURITY_POLICY = {
 
 # --- Stores ----------------------------------------------------------------------------------------------------------
 
-REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+
+def address(name: str, example: str, *, default: str = "") -> str:
+    """Return a store's address. One of another kind is refused, and not shown: it may hold a password."""
+    found: str = env(name, default="") or default
+    schemes = {"redis": ("redis", "rediss", "unix"), "mongodb": ("mongodb", "mongodb+srv")}
+    scheme = example.partition("://")[0]
+    if found and found.partition("://")[0] not in schemes.get(scheme, ("postgres", "postgresql", "psql", "pgsql")):
+        raise ImproperlyConfigured(f"{name} is not a valid address: it looks like {example}. Look at .env.")
+    return found
+
+
+REDIS_URL = address("REDIS_URL", "redis://host:6379/0", default="redis://127.0.0.1:6379/0")
 
 
 def sqlite(name: str) -> dict[str, Any]:
@@ -178,7 +190,10 @@ def sqlite(name: str) -> dict[str, Any]:
 
 
 def postgresql() -> dict[str, Any]:
-    url: dict[str, Any] = env.db_url("DATABASE_URL")
+    try:
+        url: dict[str, Any] = env.db_url("DATABASE_URL")
+    except (ValueError, ImproperlyConfigured):
+        raise ImproperlyConfigured("DATABASE_URL is not a valid address: look at .env.") from None
     options = {
         # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
         "pool": {"max_size": env.int("DATABASE_POOL", default=16)},
@@ -200,7 +215,7 @@ def mongodb(uri: str) -> dict[str, Any]:
         "socketTimeoutMS": 15_000,
         "waitQueueTimeoutMS": 2_000,
     }
-    given = {name.lower() for name, _value in parse_qsl(urlsplit(uri).query)}
+    given = {name.lower() for name, _value in parse_qsl(uri.partition("?")[2])}
     return {
         "ENGINE": "core.mongodb",
         "HOST": uri,
@@ -209,8 +224,8 @@ def mongodb(uri: str) -> dict[str, Any]:
     }
 
 
-MONGODB_URI = env("MONGODB_URI", default="")
-if env("DATABASE_URL", default=""):
+MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/")
+if address("DATABASE_URL", "postgres://user:password@host:5432/database"):
     # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
     DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
     DATABASES["history"]["OPTIONS"]["schema"] = "history"
@@ -226,7 +241,13 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
-        "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 64, "timeout": 10},
+        "OPTIONS": {
+            "pool_class": "redis.BlockingConnectionPool",
+            "max_connections": 64,
+            "timeout": 5,
+            "socket_timeout": 3,
+            "socket_connect_timeout": 2,
+        },
     },
 }
 SESSION_ENGINE = "django.contrib.sessions.backends.cache"
@@ -235,11 +256,16 @@ SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "layer"},
+        "CONFIG": {
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 5, "socket_connect_timeout": 2}],
+            "prefix": "layer",
+        },
     },
 }
 
 CELERY_BROKER_URL = REDIS_URL
+# The first limit is longer than a worker blocks for its queue.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")

@@ -11,14 +11,22 @@ from redis.backoff import NoBackoff
 
 from core.loops import PerLoop
 
+SYNC_OPTIONS: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 2}
+"""Seconds: a thread waits no longer for a Redis that is silent. Nothing is sent twice."""
 # When every connection is in use, callers wait for one; the default pool refuses the hundred and first at once.
-POOL_OPTIONS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
+SYNC_POOL_OPTIONS: dict[str, Any] = {**SYNC_OPTIONS, "max_connections": 64, "timeout": 5}
+ASYNC_POOL_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 5,  # longer than a runner blocks for the queue
+    "socket_connect_timeout": 2,
+    "max_connections": 64,
+    "timeout": 10,
+}
 
 
 @cache
 def sync_redis() -> "redis.Redis":
     """Return this process's client, which threads may share. Keys and values are bytes."""
-    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL_OPTIONS))
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
 
 
 def async_redis() -> "redis.asyncio.Redis":
@@ -33,7 +41,7 @@ async def close_async_redis() -> None:
 
 def _make_client() -> "redis.asyncio.Redis":
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL_OPTIONS
+        settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **ASYNC_POOL_OPTIONS
     )
     return redis.asyncio.Redis(connection_pool=pool)
 
