@@ -40,7 +40,7 @@ def check_stores() -> None:
 
 
 def _ask_postgresql() -> None:
-    psycopg.connect(**connections["default"].get_connection_params()).close()  # type: ignore[arg-type]
+    psycopg.connect(**connections["default"].get_connection_params()).close()
 
 
 def _ask_mongodb() -> None:

@@ -159,7 +159,6 @@ CONTENT_SECURITY_POLICY = {
 # --- Stores ----------------------------------------------------------------------------------------------------------
 
 
-
 def address(name: str, example: str, *, default: str = "") -> str:
     """Return a store's address. One of another kind is refused, and not shown: it may hold a password."""
     found: str = env(name, default="") or default
@@ -242,7 +241,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
         "OPTIONS": {
-            "pool_class": "redis.BlockingConnectionPool",
+            "pool_class": "core.redis_clients.GatedPool",
             "max_connections": 64,
             "timeout": 5,
             "socket_timeout": 3,
@@ -250,7 +249,7 @@ CACHES = {
         },
     },
 }
-SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
 
 CHANNEL_LAYERS = {

@@ -9,6 +9,7 @@ from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
+from core.gate import Gate
 from core.loops import PerLoop
 
 SYNC_OPTIONS: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 2}
@@ -23,10 +24,34 @@ ASYNC_POOL_OPTIONS: dict[str, Any] = {
 }
 
 
+class GatedPool(redis.BlockingConnectionPool):
+    """A pool of connections for threads: while Redis does not answer, one of them a second waits for it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        self._gate = Gate()
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self._gate.refuses():
+            raise redis.ConnectionError("Redis did not answer a moment ago.")
+        try:
+            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._gate.close()
+            raise
+
+    def release(self, connection: Any) -> None:
+        if connection.is_connected:
+            self._gate.open()
+        else:  # it is closed when no answer came
+            self._gate.close()
+        super().release(connection)  # type: ignore[no-untyped-call]
+
+
 @cache
 def sync_redis() -> "redis.Redis":
     """Return this process's client, which threads may share. Keys and values are bytes."""
-    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
+    return redis.Redis(connection_pool=GatedPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
 
 
 def async_redis() -> "redis.asyncio.Redis":
