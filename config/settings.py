@@ -159,17 +159,15 @@ CONTENT_SECURITY_POLICY = {
 # --- Stores ----------------------------------------------------------------------------------------------------------
 
 
-def address(name: str, example: str, *, default: str = "") -> str:
+def address(name: str, example: str, *schemes: str, default: str = "") -> str:
     """Return a store's address. One of another kind is refused, and not shown: it may hold a password."""
     found: str = env(name, default="") or default
-    schemes = {"redis": ("redis", "rediss", "unix"), "mongodb": ("mongodb", "mongodb+srv")}
-    scheme = example.partition("://")[0]
-    if found and found.partition("://")[0] not in schemes.get(scheme, ("postgres", "postgresql", "psql", "pgsql")):
+    if found and found.partition("://")[0] not in (example.partition("://")[0], *schemes):
         raise ImproperlyConfigured(f"{name} is not a valid address: it looks like {example}. Look at .env.")
     return found
 
 
-REDIS_URL = address("REDIS_URL", "redis://host:6379/0", default="redis://127.0.0.1:6379/0")
+REDIS_URL = address("REDIS_URL", "redis://host:6379/0", "rediss", "unix", default="redis://127.0.0.1:6379/0")
 
 
 def sqlite(name: str) -> dict[str, Any]:
@@ -223,8 +221,8 @@ def mongodb(uri: str) -> dict[str, Any]:
     }
 
 
-MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/")
-if address("DATABASE_URL", "postgres://user:password@host:5432/database"):
+MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/", "mongodb+srv")
+if address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postgresql", "psql", "pgsql"):
     # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
     DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
     DATABASES["history"]["OPTIONS"]["schema"] = "history"

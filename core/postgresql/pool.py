@@ -35,6 +35,7 @@ class Connection(psycopg.Connection[Any]):
 
     statement_seconds: ClassVar[float | None] = STATEMENT_SECONDS
     has_timed_out = False
+    _poll: "select.poll | None" = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.statement_seconds if timeout is None else timeout
@@ -55,9 +56,10 @@ class Connection(psycopg.Connection[Any]):
         statements it has nothing else to say."""
         if self.closed:
             return True
-        poll = select.poll()
-        poll.register(self.pgconn.socket, select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.pgconn.socket, select.POLLIN)
+        return bool(self._poll.poll(0))
 
 
 class Pool:
