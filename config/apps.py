@@ -16,11 +16,18 @@ class ConfigConfig(AppConfig):
 
         app.set_default()  # for every thread; otherwise tasks go to Celery's default broker
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
+        pre_migrate.connect(let_statements_take_their_time, sender=self)
+
+
+def let_statements_take_their_time(using: str, **_signal: Any) -> None:
+    """Lift the limit of a statement: a migration may well rewrite a table."""
+    if connections[using].vendor == "postgresql":
+        connections[using].connection.statement_seconds = None  # in use until the end
 
 
 def create_history_schema(using: str, **_signal: Any) -> None:
     """Create the schema that the history and its migration table use where both databases are one PostgreSQL."""
     connection = connections[using]
-    if using == "history" and connection.vendor == "postgresql":
+    if connection.settings_dict["OPTIONS"].get("schema") == "history":
         with connection.cursor() as cursor:
             cursor.execute("CREATE SCHEMA IF NOT EXISTS history")

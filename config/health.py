@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from chat.turns import presence
+from core.redis_clients import SYNC_OPTIONS
 
 
 @require_safe
@@ -24,7 +25,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
     checks: dict[str, Callable[[], object]] = {
         "database": lambda: _query("default"),
         "history": lambda: _query("history"),
-        "redis": lambda: redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping(),
+        "redis": lambda: redis.Redis.from_url(settings.REDIS_URL, **SYNC_OPTIONS).ping(),
         "runner": presence.require_runner,
     }
     report = {name: _run_timed(check) for name, check in checks.items()}

@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import environ
 from csp.constants import NONCE
@@ -158,7 +158,16 @@ CONTENT_SECURITY_POLICY = {
 
 # --- Stores ----------------------------------------------------------------------------------------------------------
 
-REDIS_URL = env("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+def address(name: str, example: str, *schemes: str, default: str = "") -> str:
+    """Return a store's address. One of another kind is refused, and not shown: it may hold a password."""
+    found: str = env(name, default="") or default
+    if found and found.partition("://")[0] not in (example.partition("://")[0], *schemes):
+        raise ImproperlyConfigured(f"{name} is not a valid address: it looks like {example}. Look at .env.")
+    return found
+
+
+REDIS_URL = address("REDIS_URL", "redis://host:6379/0", "rediss", "unix", default="redis://127.0.0.1:6379/0")
 
 
 def sqlite(name: str) -> dict[str, Any]:
@@ -178,25 +187,49 @@ def sqlite(name: str) -> dict[str, Any]:
 
 
 def postgresql() -> dict[str, Any]:
-    # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
-    pool = {"min_size": 1, "max_size": env.int("DATABASE_POOL", default=16), "timeout": 10}
-    url: dict[str, Any] = env.db_url("DATABASE_URL")
-    return url | {"OPTIONS": {**url.get("OPTIONS", {}), "pool": pool}}
+    try:
+        url: dict[str, Any] = env.db_url("DATABASE_URL")
+    except (ValueError, ImproperlyConfigured):
+        raise ImproperlyConfigured("DATABASE_URL is not a valid address: look at .env.") from None
+    options = {
+        # A pool, not persistent connections: under ASGI each request has a thread of its own, and would keep one open.
+        "pool": {"max_size": env.int("DATABASE_POOL", default=16)},
+        "connect_timeout": 3,
+        "tcp_user_timeout": 10_000,  # milliseconds until what was sent must have arrived
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        **url.get("OPTIONS", {}),
+    }
+    return url | {"ENGINE": "core.postgresql", "OPTIONS": options, "DISABLE_SERVER_SIDE_CURSORS": True}
 
 
-MONGODB_URI = env("MONGODB_URI", default="")
-if env("DATABASE_URL", default=""):
+def mongodb(uri: str) -> dict[str, Any]:
+    # Milliseconds, each unless the address sets it. pymongo waits 30 s for a server, and for ever for its answer.
+    limits = {
+        "serverSelectionTimeoutMS": 3_000,
+        "connectTimeoutMS": 2_000,
+        "socketTimeoutMS": 15_000,
+        "waitQueueTimeoutMS": 2_000,
+    }
+    given = {name.lower() for name, _value in parse_qsl(uri.partition("?")[2])}
+    return {
+        "ENGINE": "core.mongodb",
+        "HOST": uri,
+        "NAME": env("MONGODB_DATABASE", default="tertulia"),
+        "OPTIONS": {name: limit for name, limit in limits.items() if name.lower() not in given},
+    }
+
+
+MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/", "mongodb+srv")
+if address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postgresql", "psql", "pgsql"):
     # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
     DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
-    DATABASES["history"]["OPTIONS"]["options"] = "-c search_path=history"
+    DATABASES["history"]["OPTIONS"]["schema"] = "history"
 else:
     DATABASES = {"default": sqlite("tertulia.sqlite3"), "history": sqlite("history.sqlite3")}
 if MONGODB_URI:
-    DATABASES["history"] = {
-        "ENGINE": "django_mongodb_backend",
-        "HOST": MONGODB_URI,
-        "NAME": env("MONGODB_DATABASE", default="tertulia"),
-    }
+    DATABASES["history"] = mongodb(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -205,20 +238,31 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "cache",
-        "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 64, "timeout": 10},
+        "OPTIONS": {
+            "pool_class": "core.redis_clients.GatedPool",
+            "max_connections": 64,
+            "timeout": 5,
+            "socket_timeout": 3,
+            "socket_connect_timeout": 2,
+        },
     },
 }
-SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
 
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "prefix": "layer"},
+        "CONFIG": {
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 5, "socket_connect_timeout": 2}],
+            "prefix": "layer",
+        },
     },
 }
 
 CELERY_BROKER_URL = REDIS_URL
+# The first limit is longer than a worker blocks for its queue.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")

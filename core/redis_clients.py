@@ -9,16 +9,49 @@ from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
+from core.gate import Gate
 from core.loops import PerLoop
 
+SYNC_OPTIONS: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 2}
+"""Seconds: a thread waits no longer for a Redis that is silent. Nothing is sent twice."""
 # When every connection is in use, callers wait for one; the default pool refuses the hundred and first at once.
-POOL_OPTIONS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2, "max_connections": 64, "timeout": 10}
+SYNC_POOL_OPTIONS: dict[str, Any] = {**SYNC_OPTIONS, "max_connections": 64, "timeout": 5}
+ASYNC_POOL_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 5,  # longer than a runner blocks for the queue
+    "socket_connect_timeout": 2,
+    "max_connections": 64,
+    "timeout": 10,
+}
+
+
+class GatedPool(redis.BlockingConnectionPool):
+    """A pool of connections for threads: while Redis does not answer, one of them a second waits for it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        self._gate = Gate()
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self._gate.refuses():
+            raise redis.ConnectionError("Redis did not answer a moment ago.")
+        try:
+            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._gate.close()
+            raise
+
+    def release(self, connection: Any) -> None:
+        if connection.is_connected:
+            self._gate.open()
+        else:  # it is closed when no answer came
+            self._gate.close()
+        super().release(connection)  # type: ignore[no-untyped-call]
 
 
 @cache
 def sync_redis() -> "redis.Redis":
     """Return this process's client, which threads may share. Keys and values are bytes."""
-    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(settings.REDIS_URL, **POOL_OPTIONS))
+    return redis.Redis(connection_pool=GatedPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
 
 
 def async_redis() -> "redis.asyncio.Redis":
@@ -33,7 +66,7 @@ async def close_async_redis() -> None:
 
 def _make_client() -> "redis.asyncio.Redis":
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **POOL_OPTIONS
+        settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **ASYNC_POOL_OPTIONS
     )
     return redis.asyncio.Redis(connection_pool=pool)
 

@@ -6,7 +6,7 @@ built once a process. MongoDB has no SQL: there, every function uses a queryset.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from django.db import connections, router, transaction
 from django.db.models import F, Field, Model
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=Model)
 
 Where = Mapping[str, Any]
 """Conditions that must all hold, by field: equal to the value, equal to one of a tuple's (which is not empty), or, as
-`<field>__lt`, less than it. A value is never None."""
+`<field>__lt`, less than it. None equals nothing in SQL: it is a ValueError, as is an empty tuple."""
 
 
 def find(model: type[M], **where: Any) -> M | None:
@@ -27,6 +27,7 @@ def find(model: type[M], **where: Any) -> M | None:
 def select(model: type[M], where: Where, *, order_by: str = "", limit: int | None = None) -> list[M]:
     """Return the rows; `order_by` is a field, with "-" before it for descending order."""
     table = _table(model)
+    _check(where)
     if not table.speaks_sql:
         rows = model._default_manager.filter(**_lookups(where))
         return list((rows.order_by(order_by) if order_by else rows)[:limit])
@@ -38,13 +39,13 @@ def select(model: type[M], where: Where, *, order_by: str = "", limit: int | Non
 
 
 def insert(row: Model) -> None:
-    """Write a new row as it is; a key that the database assigns stays None. Raises IntegrityError."""
+    """Write a new row, as `save` would; a key that the database assigns stays None. Raises IntegrityError."""
     table = _table(type(row))
     if not table.speaks_sql:
         row.save(force_insert=True)
         return
     connection = table.connection
-    values = [field.get_db_prep_save(getattr(row, field.attname), connection) for field in table.insertable]
+    values = [field.get_db_prep_save(field.pre_save(row, add=True), connection) for field in table.insertable]
     table.execute(table.insert, values)
     row._state.adding, row._state.db = False, table.alias
 
@@ -54,6 +55,7 @@ def update(
 ) -> int:
     """Set `values` and add `plus`; return how many rows matched."""
     table, plus = _table(model), plus or {}
+    _check(where)
     if not table.speaks_sql:
         sums = {name: F(name) + number for name, number in plus.items()}
         return model._default_manager.filter(**_lookups(where)).update(**values, **sums)
@@ -84,6 +86,7 @@ class _Table:
         self.model = model
         self.alias: str = router.db_for_write(model)
         self.fields: list[Field[Any, Any]] = list(model._meta.concrete_fields)
+        _check_fields(self.fields)
         self.speaks_sql: bool = self.connection.vendor != "mongodb"
         if not self.speaks_sql:
             return
@@ -122,17 +125,17 @@ class _Table:
                 return cursor
             connection.ensure_connection()
             connection.validate_no_broken_transaction()
+            if connection.vendor == "postgresql":
+                return connection.execute_directly(statement, parameters)
             with connection.wrap_database_errors:
                 return connection.connection.execute(self._with_driver_placeholders(statement), parameters)
 
     @cache  # noqa: B019  one _Table a model, for the life of the process
     def _with_driver_placeholders(self, statement: str) -> str:
-        return statement.replace("%s", "?") if self.connection.vendor == "sqlite" else statement
+        return statement.replace("%s", "?")  # SQLite's
 
     def column(self, name: str) -> str:
-        column = self.fields_by_name[name].column
-        assert column is not None
-        return self._quote(column)
+        return self._quote(cast("str", self.fields_by_name[name].column))
 
     @cache  # noqa: B019  one _Table a model, for the life of the process
     def select(self, conditions: tuple[Condition, ...], order_by: str, is_limited: bool) -> str:
@@ -183,8 +186,20 @@ def _table(model: type[Model]) -> _Table:
     return _Table(model)
 
 
+def _check(where: Where) -> None:
+    for name, value in where.items():
+        if value is None or value == () or (isinstance(value, tuple) and None in value):
+            raise ValueError(f"{name} is compared with {value!r}, which equals nothing in SQL.")
+
+
+def _check_fields(fields: Sequence["Field[Any, Any]"]) -> None:
+    """Refuse what the functions above would leave out: a time set at every change, a value the database has."""
+    for field in fields:
+        if getattr(field, "auto_now", False) or field.has_db_default():
+            raise ValueError(f"{field} has auto_now or db_default: core.rows writes neither.")
+
+
 def _conditions(where: Where) -> tuple[Condition, ...]:
-    assert all(value is not None and value != () for value in where.values()), "never equal in SQL"
     return tuple(
         (name, "IN", len(value))
         if isinstance(value, tuple)

@@ -86,7 +86,7 @@ def test_without_the_store_of_sessions_a_page_says_so(browser, ana, monkeypatch,
     def fail(*_args, **_kwargs):
         raise RedisConnectionError("127.0.0.1:6379 said no")
 
-    monkeypatch.setattr("django.contrib.sessions.backends.cache.SessionStore.load", fail)
+    monkeypatch.setattr("django.core.cache.backends.redis.RedisCacheClient.get", fail)
     answer = browser.get(path)
     assert answer.status_code == 503
     assert "6379" not in answer.text

@@ -49,6 +49,21 @@ def test_without_a_mail_server_only_the_backend_is_ours(tmp_path: Path):
     assert set(found.values()) == {"Django's"}
 
 
+READ_HISTORY_SETTINGS = """
+import json
+from config import settings
+print(json.dumps(settings.DATABASES["history"]["OPTIONS"]))
+"""
+
+
+def test_mongodb_is_not_waited_for_longer_than_its_address_says(tmp_path: Path):
+    uri = "mongodb://one:1,two:2/?replicaSet=x&serversELECTIONTimeoutMS=70"
+    environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "MONGODB_URI": uri}
+    command = [sys.executable, "-c", READ_HISTORY_SETTINGS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == {"connectTimeoutMS", "socketTimeoutMS", "waitQueueTimeoutMS"}
+
+
 def mail_settings(url: str, data_dir: Path) -> dict[str, Any]:
     environment = {"SECRET_KEY": "x" * 50, "DEBUG": "false", "EMAIL_URL": url, "DATA_DIR": str(data_dir)}
     command = [sys.executable, "-c", READ_MAIL_SETTINGS]

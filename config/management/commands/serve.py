@@ -20,6 +20,7 @@ from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.readiness import answers_http
 from config.embedded.services import ServiceMissingError, Services, find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
+from config.reachability import StoreUnreachableError, check_stores
 
 
 class Command(BaseCommand):
@@ -37,6 +38,7 @@ class Command(BaseCommand):
         try:
             lock = lock_data_dir(settings.DATA_DIR)
             remove_addresses(os.environ, settings.DATA_DIR)
+            check_stores()
             needed = find_needed(os.environ, settings.DATA_DIR)
             with contextlib.suppress(asyncio.CancelledError):  # a signal stopped it
                 asyncio.run(
@@ -44,7 +46,7 @@ class Command(BaseCommand):
                         needed, options["host"], options["port"], lock, stop_with_parent=options["stop_with_parent"]
                     )
                 )
-        except (AlreadyRunningError, ServiceMissingError, NotReadyError) as error:
+        except (AlreadyRunningError, ServiceMissingError, NotReadyError, StoreUnreachableError) as error:
             raise CommandError(str(error)) from error
 
 
@@ -62,7 +64,6 @@ async def serve_site(needed: Services, host: str, port: int, lock: int, *, stop_
             for store in needed.stores:
                 await supervisor.start(store)
             write_addresses(addresses, settings.DATA_DIR)
-            await check_redis()
             await prepare_release(supervisor)
             if needed.demo_model:
                 supervisor.start_soon(needed.demo_model)
@@ -93,14 +94,6 @@ async def wait_for_end_of(parent: int) -> None:
     """Wait until the parent has ended: `make` may be killed, and then nobody can press Ctrl-C."""
     while os.getppid() == parent:  # noqa: ASYNC110  there is no event for this on every platform
         await asyncio.sleep(1)
-
-
-async def check_redis() -> None:
-    try:
-        async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
-            await redis.ping()
-    except (RedisError, ValueError) as error:
-        raise CommandError(f"Redis does not answer: look at REDIS_URL in .env ({error}).") from error
 
 
 async def prepare_release(supervisor: Supervisor) -> None:

@@ -1,0 +1,1 @@
+"""MongoDB's backend for Django, which says when the server is away: see base.py."""

@@ -1,0 +1,131 @@
+"""A pool of PostgreSQL connections in which whoever needs a connection makes it, and gets the error if that fails.
+
+psycopg's own pool hands out connections that were cut, connects in threads of its own with growing pauses, and tells
+those who wait nothing but that they waited too long.
+"""
+
+import logging
+import select
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from threading import BoundedSemaphore
+from time import monotonic
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from core.gate import Gate
+
+logger = logging.getLogger(__name__)
+
+CHECKOUT_SECONDS = 5.0  # how long a thread waits when every connection is in use
+IDLE_SECONDS = 600.0  # a connection nobody needed for so long is closed
+STATEMENT_SECONDS = 15.0  # the longest a statement may take, from here: a server that is frozen stops nothing itself
+CANCEL_SECONDS = 1.0
+
+
+class StatementTimeout(psycopg.OperationalError):
+    """A statement was not answered in time. Nobody knows what became of it; the connection is closed."""
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection on which no statement takes longer than `statement_seconds`; None: for ever, as migrations may."""
+
+    statement_seconds: ClassVar[float | None] = STATEMENT_SECONDS
+    has_timed_out = False
+    _poll: "select.poll | None" = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        limit = self.statement_seconds if timeout is None else timeout
+        begun = monotonic()
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError as error:
+            if timeout is not None or limit is None or error.sqlstate or monotonic() - begun < limit:
+                raise
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=CANCEL_SECONDS)
+            self.has_timed_out = True
+            self.close()
+            raise StatementTimeout(f"No answer after {limit:g} s.") from error
+
+    def is_cut(self) -> bool:
+        """Return whether the server has closed this connection or said good-bye, without asking it: between two
+        statements it has nothing else to say."""
+        if self.closed:
+            return True
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.pgconn.socket, select.POLLIN)
+        return bool(self._poll.poll(0))
+
+
+class Pool:
+    """At most `size` connections, each made by `connect` when it is needed."""
+
+    def __init__(self, connect: Callable[[], Connection], size: int) -> None:
+        self._connect = connect
+        self._idle: deque[tuple[Connection, float]] = deque()  # the one used last is used next
+        self._free = BoundedSemaphore(size)
+        self._gate = Gate()
+
+    def getconn(self) -> Connection:
+        """Return a connection that is alive. Raises psycopg.OperationalError."""
+        if not self._free.acquire(timeout=CHECKOUT_SECONDS):
+            raise psycopg.OperationalError(f"Every connection was in use for {CHECKOUT_SECONDS:g} s.")
+        try:
+            connection = self._find_idle() or self._make()
+        except BaseException:
+            self._free.release()
+            raise
+        connection._pool = self  # type: ignore[assignment]  # where Django's backend looks when it is returned
+        return connection
+
+    def putconn(self, connection: Connection) -> None:
+        """Take a connection back; one that is not at rest is closed."""
+        connection._pool = None
+        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._idle.append((connection, monotonic()))
+        else:
+            connection.close()
+        if connection.has_timed_out:
+            self.close()  # the others lead to the same server: asked for a new one, it shows whether it is there
+        self._free.release()
+        self._close_unused()
+
+    def open(self) -> None:
+        """Nothing: Django's backend calls it before every `getconn`."""
+
+    def close(self) -> None:
+        """Close the connections nobody uses."""
+        with suppress(IndexError):
+            while True:
+                self._idle.popleft()[0].close()
+
+    def _find_idle(self) -> Connection | None:
+        with suppress(IndexError):  # another thread may take the last one
+            while True:
+                connection, _since = self._idle.pop()
+                if not connection.is_cut():
+                    return connection
+                connection.close()
+        return None
+
+    def _make(self) -> Connection:
+        if self._gate.refuses():
+            raise psycopg.OperationalError("The database did not answer a moment ago.")
+        try:
+            connection = self._connect()
+        except psycopg.Error as error:
+            self._gate.close()
+            logger.warning("Database unreachable", extra={"error": type(error).__name__})
+            raise
+        self._gate.open()
+        return connection
+
+    def _close_unused(self) -> None:
+        with suppress(IndexError):
+            if monotonic() - self._idle[0][1] > IDLE_SECONDS:
+                self._idle.popleft()[0].close()

@@ -1,0 +1,209 @@
+"""PostgreSQL's connections: cut between two statements, in the middle of one, or silent."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from django.db import OperationalError, connection, connections, transaction
+
+from core.postgresql import pool
+from core.threads import in_thread
+from history.models import Conversation
+from tests.services import STORES
+
+pytestmark = [
+    pytest.mark.stores,
+    pytest.mark.skipif(STORES != "postgresql", reason="needs STORES=postgresql"),
+    pytest.mark.django_db(transaction=True, databases=["default", "history"]),
+]
+
+T = TypeVar("T")
+
+
+def in_threads(count: int, function: Callable[[], T]) -> list[T]:
+    """Run the function in so many threads at once, each with connections of its own, as requests are."""
+    ready = threading.Barrier(count)
+
+    def run(_number: int) -> T:
+        ready.wait(10)
+        try:
+            return function()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(count) as executor:
+        return list(executor.map(run, range(count)))
+
+
+def fill_pools(size: int = 4) -> None:
+    """Leave so many idle connections in each pool."""
+    together = threading.Barrier(size)
+
+    def use() -> None:
+        for alias in ("default", "history"):
+            connections[alias].ensure_connection()
+            together.wait(10)
+        connections.close_all()
+
+    in_threads(size, use)
+
+
+def cut_connections(statement: str = "") -> int:
+    """Cut every connection, or those that run this statement, as a restart of the server does; return how many."""
+    condition = "backend_type = 'client backend' AND pid <> pg_backend_pid() AND query LIKE %s"
+    query = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {condition}"
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as operator:
+        found = operator.execute(query, [f"%{statement}%"]).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def cut_while_it_runs(statement: str) -> threading.Thread:
+    """Cut the connection of a statement, once it runs."""
+
+    def cut() -> None:
+        while not cut_connections(statement):
+            sleep(0.01)
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    return cutting
+
+
+@pytest.fixture
+def executions() -> Iterator[Callable[[], int]]:
+    """Return a function that says how often something was counted, whatever became of its transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE executions")
+    yield lambda: one_value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM executions")
+    with connection.cursor() as cursor:
+        cursor.execute("DROP SEQUENCE executions")
+
+
+def one_value(query: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+# --- Cut between two statements ---------------------------------------------------------------------------------------
+
+
+def test_after_every_connection_was_cut_every_request_is_answered(ana, api):
+    fill_pools()
+    assert cut_connections() >= 8
+    statuses = [in_threads(1, lambda: api(ana).get("/api/v1/conversations").status_code)[0] for _ in range(8)]
+    assert statuses == [200] * 8
+
+
+def test_after_every_connection_was_cut_every_write_succeeds(ana, api):
+    fill_pools()
+    cut_connections()
+    statuses = [
+        in_threads(1, lambda: api(ana).patch("/api/v1/me", {"locale": "en"}, format="json").status_code)[0]
+        for _ in range(8)
+    ]
+    assert statuses == [200] * 8
+
+
+def test_a_request_goes_on_after_its_connection_was_cut_between_two_statements():
+    Conversation.objects.create(owner_id=1)
+    cut_connections()
+    assert Conversation.objects.filter(owner_id=1).update(title="Otro") == 1
+    cut_connections()
+    with transaction.atomic(using="history"):
+        assert Conversation.objects.get().title == "Otro"
+
+
+async def test_after_every_connection_was_cut_work_in_threads_succeeds():
+    await in_thread(fill_pools)
+    await in_thread(cut_connections)
+    for _ in range(8):
+        assert await in_thread(Conversation.objects.count) == 0
+
+
+# --- Cut in the middle of one -----------------------------------------------------------------------------------------
+
+
+def test_a_read_whose_connection_is_cut_is_read_again(executions):
+    cutting = cut_while_it_runs("nextval")
+    assert one_value("SELECT CASE WHEN nextval('executions') = 1 THEN pg_sleep(20)::text ELSE 'read' END") == "read"
+    cutting.join()
+    assert executions() == 2
+
+
+def test_a_write_whose_connection_is_cut_is_not_written_again(executions):
+    cutting = cut_while_it_runs("nextval")
+    with pytest.raises(OperationalError), connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE slow AS SELECT nextval('executions'), pg_sleep(20)::text")
+    cutting.join()
+    assert executions() == 1
+
+
+def test_the_first_statement_of_a_transaction_is_repeated_and_a_later_one_is_not(executions):
+    slow = "SELECT CASE WHEN nextval('executions') = 1 THEN pg_sleep(20)::text ELSE 'read' END"
+    cutting = cut_while_it_runs("nextval")
+    with transaction.atomic():
+        assert one_value(slow) == "read"
+        assert not connection.get_autocommit()
+    cutting.join()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SEQUENCE executions RESTART")
+    cutting = cut_while_it_runs("nextval")
+    with pytest.raises(OperationalError), transaction.atomic():
+        one_value("SELECT 1")
+        one_value(slow)
+    cutting.join()
+    assert executions() == 1
+
+
+# --- Silent -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool.Connection, "statement_seconds", 0.2)
+    begun = monotonic()
+    with pytest.raises(OperationalError, match="No answer after 0.2 s"):
+        one_value("SELECT pg_sleep(20)")
+    assert monotonic() - begun < 5
+    assert one_value("SELECT 1") == 1
+    assert cut_connections("pg_sleep(20)") == 0  # it was cancelled
+
+
+def test_a_connection_that_is_in_use_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "CHECKOUT_SECONDS", 0.1)
+    few = pool.Pool(connection.pool._connect, size=1)
+    held = few.getconn()
+    with pytest.raises(psycopg.OperationalError, match="in use"):
+        few.getconn()
+    few.putconn(held)
+    assert few.getconn() is held
+    few.putconn(held)
+    few.close()
+    assert held.closed
+
+
+def test_a_connection_that_comes_back_in_a_transaction_is_not_used_again():
+    few = pool.Pool(connection.pool._connect, size=1)
+    held = few.getconn()
+    held.autocommit = False
+    held.execute("SELECT 1")
+    few.putconn(held)
+    assert held.closed
+    few.putconn(few.getconn())
+    few.close()
+
+
+def test_a_connection_nobody_needs_is_closed(monkeypatch: pytest.MonkeyPatch):
+    few = pool.Pool(connection.pool._connect, size=2)
+    first, second = few.getconn(), few.getconn()
+    few.putconn(first)
+    monkeypatch.setattr(pool, "IDLE_SECONDS", -1)
+    few.putconn(second)
+    assert first.closed
+    few.close()
