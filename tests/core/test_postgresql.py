@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from django.apps import apps
+from django.core.management import call_command
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models.signals import pre_migrate
 
 from core.postgresql import pool
 from core.threads import in_thread
@@ -207,3 +210,19 @@ def test_a_connection_nobody_needs_is_closed(monkeypatch: pytest.MonkeyPatch):
     few.putconn(second)
     assert first.closed
     few.close()
+
+
+def test_the_statements_of_a_migration_may_take_their_time():
+    limits = []
+
+    def note(using: str, **_signal: Any) -> None:
+        limits.append(connections[using].connection.statement_seconds)
+
+    pre_migrate.connect(note, sender=apps.get_app_config("history"))
+    try:
+        for alias in ("default", "history"):
+            call_command("migrate", database=alias, verbosity=0, interactive=False)
+            assert connections[alias].connection.statement_seconds == pool.STATEMENT_SECONDS
+    finally:
+        pre_migrate.disconnect(note, sender=apps.get_app_config("history"))
+    assert limits == [None, None]
