@@ -4,7 +4,7 @@ from typing import Any
 
 from django.apps import AppConfig, apps
 from django.db import connections
-from django.db.models.signals import pre_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 
 class ConfigConfig(AppConfig):
@@ -16,13 +16,21 @@ class ConfigConfig(AppConfig):
 
         app.set_default()  # for every thread; otherwise tasks go to Celery's default broker
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
-        pre_migrate.connect(let_statements_take_their_time, sender=self)
+        pre_migrate.connect(lift_statement_limit)
+        post_migrate.connect(restore_statement_limit)
 
 
-def let_statements_take_their_time(using: str, **_signal: Any) -> None:
-    """Lift the limit of a statement: a migration may well rewrite a table."""
+def lift_statement_limit(using: str, **_signal: Any) -> None:
+    """Let the statements of migrations take their time: one may well rewrite a table."""
     if connections[using].vendor == "postgresql":
-        connections[using].connection.statement_seconds = None  # in use until the end
+        connections[using].ensure_connection()
+        connections[using].connection.statement_seconds = None
+
+
+def restore_statement_limit(using: str, **_signal: Any) -> None:
+    if connections[using].vendor == "postgresql":
+        connections[using].ensure_connection()
+        vars(connections[using].connection).pop("statement_seconds", None)
 
 
 def create_history_schema(using: str, **_signal: Any) -> None:

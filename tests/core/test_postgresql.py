@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from django.apps import apps
+from django.core.management import call_command
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models.signals import pre_migrate
 
 from core.postgresql import pool
 from core.threads import in_thread
@@ -23,6 +26,7 @@ pytestmark = [
 ]
 
 T = TypeVar("T")
+SLEEPS = "wait_event = 'PgSleep'"
 
 
 def in_threads(count: int, function: Callable[[], T]) -> list[T]:
@@ -53,21 +57,21 @@ def fill_pools(size: int = 4) -> None:
     in_threads(size, use)
 
 
-def cut_connections(statement: str = "") -> int:
-    """Cut every connection, or those that run this statement, as a restart of the server does; return how many."""
-    condition = "backend_type = 'client backend' AND pid <> pg_backend_pid() AND query LIKE %s"
-    query = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {condition}"
+def cut_connections(condition: str = "true") -> int:
+    """Cut every connection, or those that meet the condition, as a restart of the server does; return how many."""
+    clients = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    query = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {clients} AND {condition}"
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as operator:
-        found = operator.execute(query, [f"%{statement}%"]).fetchone()
+        found = operator.execute(query).fetchone()
     assert found is not None
     return int(found[0])
 
 
-def cut_while_it_runs(statement: str) -> threading.Thread:
-    """Cut the connection of a statement, once it runs."""
+def cut_the_sleeper() -> threading.Thread:
+    """Cut the connection that sleeps, once one does."""
 
     def cut() -> None:
-        while not cut_connections(statement):
+        while not cut_connections(SLEEPS):
             sleep(0.01)
 
     cutting = threading.Thread(target=cut)
@@ -131,14 +135,14 @@ async def test_after_every_connection_was_cut_work_in_threads_succeeds():
 
 
 def test_a_read_whose_connection_is_cut_is_read_again(executions):
-    cutting = cut_while_it_runs("nextval")
+    cutting = cut_the_sleeper()
     assert one_value("SELECT CASE WHEN nextval('executions') = 1 THEN pg_sleep(20)::text ELSE 'read' END") == "read"
     cutting.join()
     assert executions() == 2
 
 
 def test_a_write_whose_connection_is_cut_is_not_written_again(executions):
-    cutting = cut_while_it_runs("nextval")
+    cutting = cut_the_sleeper()
     with pytest.raises(OperationalError), connection.cursor() as cursor:
         cursor.execute("CREATE TABLE slow AS SELECT nextval('executions'), pg_sleep(20)::text")
     cutting.join()
@@ -147,14 +151,14 @@ def test_a_write_whose_connection_is_cut_is_not_written_again(executions):
 
 def test_the_first_statement_of_a_transaction_is_repeated_and_a_later_one_is_not(executions):
     slow = "SELECT CASE WHEN nextval('executions') = 1 THEN pg_sleep(20)::text ELSE 'read' END"
-    cutting = cut_while_it_runs("nextval")
+    cutting = cut_the_sleeper()
     with transaction.atomic():
         assert one_value(slow) == "read"
         assert not connection.get_autocommit()
     cutting.join()
     with connection.cursor() as cursor:
         cursor.execute("ALTER SEQUENCE executions RESTART")
-    cutting = cut_while_it_runs("nextval")
+    cutting = cut_the_sleeper()
     with pytest.raises(OperationalError), transaction.atomic():
         one_value("SELECT 1")
         one_value(slow)
@@ -172,7 +176,7 @@ def test_a_statement_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyP
         one_value("SELECT pg_sleep(20)")
     assert monotonic() - begun < 5
     assert one_value("SELECT 1") == 1
-    assert cut_connections("pg_sleep(20)") == 0  # it was cancelled
+    assert cut_connections(SLEEPS) == 0  # it was cancelled
 
 
 def test_a_connection_that_is_in_use_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch):
@@ -207,3 +211,19 @@ def test_a_connection_nobody_needs_is_closed(monkeypatch: pytest.MonkeyPatch):
     few.putconn(second)
     assert first.closed
     few.close()
+
+
+def test_the_statements_of_a_migration_may_take_their_time():
+    limits = []
+
+    def note(using: str, **_signal: Any) -> None:
+        limits.append(connections[using].connection.statement_seconds)
+
+    pre_migrate.connect(note, sender=apps.get_app_config("history"))
+    try:
+        for alias in ("default", "history"):
+            call_command("migrate", database=alias, verbosity=0, interactive=False)
+            assert connections[alias].connection.statement_seconds == pool.STATEMENT_SECONDS
+    finally:
+        pre_migrate.disconnect(note, sender=apps.get_app_config("history"))
+    assert limits == [None, None]
