@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log
 from chat.turns.queue import queue_positions
+from core.errors import NotFound
 from core.loops import PerLoop
 from core.redis_clients import async_redis
 from core.threads import in_thread
@@ -351,13 +352,23 @@ async def _catch_up(watcher: Watcher, turn: Turn, *, is_saved: bool) -> None:
     except (RedisError, OSError):
         await asyncio.sleep(RETRY_SECONDS)
         entries, is_saved = [], True
+    _check_cancelled()
     watcher.receive_log(entries)
     is_over = any(entry.kind == EntryKind.END for entry in entries) or (is_saved and not entries)
     if is_over and not watcher.is_ended and not watcher.is_full and (found := await _find_saved(turn.pk)):
         watcher.receive_saved(found)
 
 
+def _check_cancelled() -> None:
+    """Raise CancelledError if the task was cancelled: before Python 3.12 redis-py, in `wait_for`, may lose that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def _find_saved(turn_id: UUID) -> Turn | None:
-    """Return the turn if it is finished."""
+    """Return the turn if it is finished; raises NotFound if it was deleted."""
     turn = await in_thread(access.find_turn, turn_id)
-    return turn if turn is not None and not turn.is_open else None
+    if turn is None:
+        raise NotFound
+    return None if turn.is_open else turn

@@ -188,6 +188,20 @@ async def test_a_reader_that_is_cancelled_when_text_arrives_is_cancelled(rounds:
         assert task.cancelled()
 
 
+async def test_a_reader_that_is_cancelled_while_it_reads_the_log_is_cancelled(redis: Redis, turn: Turn):
+    """Before Python 3.12 redis-py may lose that, and a client that went away would be read for to the end."""
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        for rounds in range(40):
+            reader = following(turn)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.wait({reader}, timeout=5)
+            assert reader.done(), f"after {rounds} rounds of the loop"
+    assert watching.hub()._watchers == {}
+
+
 # --- Something is lost ------------------------------------------------------------------------------------------------
 
 
