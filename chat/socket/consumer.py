@@ -144,7 +144,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             for event in events:
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
-                watcher.mark_gap()
+                watcher.mark_unread()
             self.watch(opened.turn, watcher=watcher)
         except BaseException:
             if watcher is not None:
