@@ -27,7 +27,7 @@ from chat.socket.rendered_events import (
     render_rejected,
     render_started,
 )
-from chat.socket.vocabulary import Command, Start, Stop, Watch, parse_command, text_frame
+from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
 from chat.turns import notices
 from chat.turns.log import Entry, EntryKind
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
@@ -179,6 +179,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
         send: Any = self.base_send  # Channels' own `send` does more for every message
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
+                if not entries:
+                    await send({"type": "websocket.send", "text": KEEP_ALIVE_FRAME})
                 for entry in entries:
                     if entry.kind == EntryKind.END:
                         await self.send_end(turn.pk)
