@@ -51,6 +51,12 @@ class QueueFull(DomainError):
     message = _("Very many people are asking at this moment. Please try again in a few seconds; nothing was charged.")
 
 
+class TooManyStreams(DomainError):
+    code = "too_many_streams"
+    status = 429
+    message = _("You are following too many answers at once. Close some of them first.")
+
+
 class BadCommand(DomainError):
     code = "bad_command"
     message = _("The page sent something we do not understand. Please reload it.")

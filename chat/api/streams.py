@@ -1,16 +1,19 @@
 """Answers over HTTP: server-sent events that can be resumed, or one JSON document when the turn is finished."""
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from asgiref.sync import SyncToAsync
+from django.db import connections
 from django.http import StreamingHttpResponse
 from django.utils import translation
 
+from chat.api.open_streams import OpenStream
 from chat.api.serializers import TurnSerializer
 from chat.shown.events import TextEvent, encode_json, ended_event, started_event, text_event, waiting_event
-from chat.turns.log import EntryKind
+from chat.turns.log import Entry, EntryKind
 from chat.turns.watching import Place, watch
 from core.threads import in_thread
 from history import access
@@ -21,18 +24,30 @@ LAST_EVENT_ID = "over"
 KEEP_ALIVE_SECONDS = 10
 
 
-def event_stream(turn: Turn, place: Place | None) -> StreamingHttpResponse:
+class _Content:
+    """What a response sends. Django calls `close` when it is over, also when its content was never asked for."""
+
+    def __init__(self, stream: OpenStream, parts: AsyncGenerator[bytes]) -> None:
+        self.close = stream.close
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncGenerator[bytes]:
+        return self._parts
+
+
+def event_stream(turn: Turn, place: Place | None, stream: OpenStream) -> StreamingHttpResponse:
     """Return the turn's events from `place` as `text/event-stream` (WHATWG HTML, section 9.2)."""
-    events = _events(turn, place or Place(), translation.get_language())
-    response = StreamingHttpResponse(events, content_type="text/event-stream")
+    events = _events(turn, place or Place(), translation.get_language(), stream)
+    response = StreamingHttpResponse(_Content(stream, events), content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"  # nginx would hold events back
     return response
 
 
-def finished_turn(turn: Turn) -> StreamingHttpResponse:
+def finished_turn(turn: Turn, stream: OpenStream) -> StreamingHttpResponse:
     """Return the turn as JSON once it is finished. Blanks before it keep the connection from looking dead."""
-    return StreamingHttpResponse(_document(turn, translation.get_language()), content_type="application/json")
+    document = _document(turn, translation.get_language(), stream)
+    return StreamingHttpResponse(_Content(stream, document), content_type="application/json")
 
 
 def parse_event_id(value: str) -> Place | None:
@@ -43,9 +58,9 @@ def parse_event_id(value: str) -> Place | None:
         return None
 
 
-async def _events(turn: Turn, place: Place, language: str) -> AsyncGenerator[bytes]:
-    yield _frame(_without_html(started_event(turn, "")), "")
-    async with aclosing(watch(turn, place)) as batches:
+async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
+    async with _followed(turn, place, stream) as batches:
+        yield _frame(_without_html(started_event(turn, "")), "")
         async for entries in batches:
             if not entries:
                 yield b": still here\n\n"
@@ -65,14 +80,36 @@ async def _events(turn: Turn, place: Place, language: str) -> AsyncGenerator[byt
                 yield _frame(text_event(entry), f"{place.gen}-{place.text}-{place.reasoning}")
 
 
-async def _document(turn: Turn, language: str) -> AsyncGenerator[bytes]:
+async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
     last_sent_at = time.monotonic()
-    async with aclosing(watch(turn)) as batches:
+    async with _followed(turn, None, stream) as batches:
         async for _entries in batches:
             if time.monotonic() - last_sent_at > KEEP_ALIVE_SECONDS:
                 yield b" "
                 last_sent_at = time.monotonic()
     yield encode_json((await in_thread(_end_of, turn, language))["turn"])
+
+
+@asynccontextmanager
+async def _followed(turn: Turn, place: Place | None, stream: OpenStream) -> AsyncIterator[AsyncGenerator[list[Entry]]]:
+    """Give what `watch` yields, without what a stream that waits does not need."""
+    with stream:
+        _end_thread_of_request()
+        async with aclosing(watch(turn, place)) as batches:
+            yield batches
+
+
+def _end_thread_of_request() -> None:
+    """Let the thread that Django keeps for this request give its database connections back, and end.
+
+    It would live as long as the response. Django starts another to close that.
+    """
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is None:  # Django's test client: one thread for all
+        return
+    if executor := SyncToAsync.context_to_thread_executor.pop(context, None):
+        executor.submit(connections.close_all)
+        executor.shutdown(wait=False)
 
 
 def _end_of(turn: Turn, language: str) -> dict[str, Any]:

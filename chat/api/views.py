@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from accounts.http import user_id_of
 from billing import entitlements
+from chat.api.open_streams import one_more_stream
 from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
@@ -67,7 +68,8 @@ def events(request: Request, turn_id: UUID) -> HttpResponseBase:
     last_event_id = request.headers.get("Last-Event-ID", "")
     if last_event_id == LAST_EVENT_ID:
         return Response(status=status.HTTP_204_NO_CONTENT)
-    return event_stream(turn, parse_event_id(last_event_id))
+    with one_more_stream(user_id_of(request)) as stream:
+        return event_stream(turn, parse_event_id(last_event_id), stream)
 
 
 @api_view(["POST"])
@@ -139,8 +141,9 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         parent_id=fields.get("parent_id", LATEST),
         attachments=tuple(fields["attachments"]),
     )
-    opened = open_or_await_turn(user_id_of(request), question)
-    response = event_stream(opened.turn, None) if fields["stream"] else finished_turn(opened.turn)
+    with one_more_stream(user_id_of(request)) as stream:
+        opened = open_or_await_turn(user_id_of(request), question)
+        response = event_stream(opened.turn, None, stream) if fields["stream"] else finished_turn(opened.turn, stream)
     if opened.limit is not None:
         _set_limit_headers(response, opened.limit)
     return response

@@ -27,7 +27,7 @@ from chat.socket.rendered_events import (
     render_rejected,
     render_started,
 )
-from chat.socket.vocabulary import Command, Start, Stop, Watch, parse_command, text_frame
+from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
 from chat.turns import notices
 from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
@@ -154,7 +154,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             for event in events:
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
-                watcher.mark_gap()
+                watcher.mark_unread()
             self.watch(opened.turn, watcher=watcher)
         except BaseException:
             if watcher is not None:
@@ -187,6 +187,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
         send: Any = self.base_send  # Channels' own `send` does more for every message
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
+                if not entries:
+                    await send({"type": "websocket.send", "text": KEEP_ALIVE_FRAME})
                 for entry in entries:
                     if entry.kind == EntryKind.END:
                         await self.send_end(turn.pk)

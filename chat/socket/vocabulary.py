@@ -62,6 +62,10 @@ def parse_command(text: str) -> Command:
 # --- Events out ------------------------------------------------------------------------------------------------------
 
 
+KEEP_ALIVE_FRAME = encode_json({"type": "keep_alive"}).decode()
+"""Sent while a turn that the page follows says nothing, every few seconds: the connection is alive."""
+
+
 @lru_cache(256)
 def text_frame(entry: Entry) -> str:
     """Return the event of live text as it is sent: encoded once, however many sockets of this process send it."""

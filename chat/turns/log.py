@@ -7,7 +7,7 @@ in either. The stream is the truth; the notification carries the same entries, s
 Offsets are in characters (Unicode code points), of text and of reasoning separately.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ WAKE_UPS = "turns:woken"
 """The pub/sub channel of notifications to web processes: what was appended, and turns that were opened."""
 
 KEPT_WHILE_OPEN_SECONDS = 3_600
+TAIL_ENTRIES = 16
+"""Entries that are read first by who looks for the last one it knows; then twice as many each time."""
 
 APPEND = LuaScript(Path(__file__).with_name("append.lua"))
 RENEWED = 2
@@ -174,6 +176,20 @@ async def replay_log(redis: Redis, turn_id: UUID) -> Replay:
 async def read_log(redis: Redis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest entry first."""
     return _decode_rows(await redis.xrange(log_key(turn_id)))
+
+
+async def read_log_tail(redis: Redis, turn_id: UUID, is_known: Callable[[Entry], bool]) -> list[Entry]:
+    """Return the log from the last entry that `is_known` on, oldest entry first; the whole log if none is."""
+    tail: list[Entry] = []
+    last, count = "+", TAIL_ENTRIES
+    while rows := await redis.xrevrange(log_key(turn_id), max=last, count=count):
+        for entry in _decode_rows(rows):
+            tail.append(entry)
+            if is_known(entry):
+                return tail[::-1]
+        oldest_id: Any = rows[-1][0]
+        last, count = f"({oldest_id.decode()}", count * 2
+    return tail[::-1]
 
 
 def read_log_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:

@@ -1,12 +1,14 @@
 """A reader's side of the log: follow a turn's live text from any point, exactly, in any web process.
 
 One subscription a process receives what runners append; each watcher keeps its reader's place. Where it sees a gap it
-reads the log, which is the truth; when nothing comes for long it looks at the saved turn, so that neither a lost
-notification nor a lost Redis leaves a reader waiting.
+reads the log, which is the truth, from its end back to what the reader has; when nothing comes for long it looks at the
+saved turn, so that neither a lost notification nor a lost Redis leaves a reader waiting. A gap that is in the log, too,
+is waited at: for another generation, or the end.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from time import monotonic
@@ -15,8 +17,9 @@ from uuid import UUID
 import msgspec
 from redis.exceptions import RedisError
 
-from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log
+from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
 from chat.turns.queue import queue_positions
+from core.errors import NotFound
 from core.loops import PerLoop
 from core.redis_clients import async_redis
 from core.threads import in_thread
@@ -28,6 +31,9 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 5.0
 CHECK_SECONDS = 1.0  # how often silent watchers are looked for
 RETRY_SECONDS = 0.5
+SPREAD_SECONDS = 1.0
+SPREAD_SECONDS_EACH = 0.002
+"""After a new subscription every watcher reads its log: within 2 ms for each of them, and a second for all."""
 MAX_BACKLOG_CHARACTERS = 16_384
 """Kept for a reader that does not keep up. What comes after that is read from the log when it does."""
 
@@ -44,8 +50,9 @@ class Watcher:
     """One reader of one turn. `receive` keeps what comes next after `place`, and drops what the reader has already."""
 
     __slots__ = (
-        *("_backlog", "_backlog_characters", "_came_while_reading", "_may_have_missed", "_queue_position", "_waiter"),
-        *("has_gap", "is_ended", "is_silent", "last_heard_at", "place", "turn_id"),
+        *("_backlog", "_backlog_characters", "_came_while_reading", "_may_have_missed", "_pause_seconds"),
+        *("_place_before_reading", "_queue_position", "_reads_at", "_waiter"),
+        *("has_gap", "is_ended", "is_silent", "last_heard_at", "place", "reads_whole_log", "turn_id"),
     )
 
     def __init__(self, turn_id: UUID, place: Place) -> None:
@@ -53,6 +60,7 @@ class Watcher:
         self.place = place
         self.is_ended = False
         self.has_gap = True  # nothing was read yet
+        self.reads_whole_log = True  # the place came from a client: of what is before it, anything may be missing
         self.last_heard_at = monotonic()
         self.is_silent = False  # nothing came for SILENCE_SECONDS
         self._queue_position = 0
@@ -60,6 +68,9 @@ class Watcher:
         self._backlog_characters = 0
         self._came_while_reading: list[Entry] | None = None  # None while the log is not being read
         self._may_have_missed = False  # something, while the log was being read
+        self._place_before_reading = place
+        self._reads_at = 0.0  # not before
+        self._pause_seconds = 0.0  # between readings that find the same gap; 0 while none did
         self._waiter: asyncio.Future[None] | None = None
 
     def receive(self, entry: Entry) -> None:
@@ -69,6 +80,9 @@ class Watcher:
         if self.has_gap:
             if self._came_while_reading is not None:
                 self._came_while_reading.append(entry)
+            elif self._pause_seconds and (entry.gen > self.place.gen or entry.kind == EntryKind.END):
+                self._reads_at = 0.0  # this may close it
+                self._wake()
         elif entry.kind == EntryKind.END:
             self._receive_end(entry)
         elif entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
@@ -78,9 +92,13 @@ class Watcher:
         """Keep what is received from now on: the log, when it has been read, may not have it."""
         self._came_while_reading = []
         self._may_have_missed = False
+        self._place_before_reading = msgspec.structs.replace(self.place)
 
     def receive_log(self, entries: list[Entry]) -> None:
-        """Receive a whole log, then what came while it was being read: this closes any gap."""
+        """Receive a log, then what came while it was being read: this closes any gap that is not in the log, too.
+
+        The log may begin with an entry the reader has, unless `reads_whole_log`.
+        """
         came, self._came_while_reading = self._came_while_reading or [], None
         may_have_missed, self._may_have_missed = self._may_have_missed, False
         self.has_gap = False
@@ -90,6 +108,21 @@ class Watcher:
                 self.receive(entry)
         if may_have_missed and not self.is_ended:
             self.mark_gap()
+        else:
+            self._plan_next_reading()
+
+    def receive_no_log(self) -> None:
+        """Go on without the log, which cannot be read. The next subscription will be a gap."""
+        reads_whole_log = self.reads_whole_log
+        self.receive_log([])
+        self.reads_whole_log = reads_whole_log
+
+    def has(self, entry: Entry) -> bool:
+        """Whether the reader has this part of the present generation to its end."""
+        place = self.place
+        if entry.gen != place.gen or entry.kind not in (EntryKind.TEXT, EntryKind.REASONING):
+            return False
+        return entry.at + len(entry.text) <= (place.text if entry.kind == EntryKind.TEXT else place.reasoning)
 
     def receive_saved(self, turn: Turn) -> None:
         """Receive what is missing from the saved turn, and its end; nothing if that came while it was being read."""
@@ -109,21 +142,34 @@ class Watcher:
         self.is_ended = True
 
     async def wait(self) -> None:
-        """Return when there is something to deliver, a gap to close, or silence to look into."""
-        if not (self._backlog or self.has_gap or self.is_silent):
+        """Return when there is something to deliver, a gap to close, or silence to look into; or earlier."""
+        if self._backlog or self.is_silent:
+            return
+        if not self.has_gap:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        elif (pause := self._reads_at - monotonic()) > 0:
+            self._waiter = asyncio.get_running_loop().create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):  # `wait_for` loses cancellations before Python 3.12
+                    await self._waiter
 
     def deliver(self) -> list[Entry]:
         """Return what came since the last time."""
         backlog, self._backlog, self._backlog_characters = self._backlog, [], 0
         return backlog
 
-    def mark_gap(self) -> None:
-        """Note that something may have been missed: the log must be read."""
+    def mark_gap(self, *, within_seconds: float = 0.0) -> None:
+        """Note that something may have been missed: the log must be read, at a random moment within that time."""
         self.has_gap = True
         self._may_have_missed = self._came_while_reading is not None
+        self._reads_at = monotonic() + random.uniform(0, within_seconds)  # noqa: S311  jitter
         self._wake()
+
+    def mark_unread(self) -> None:
+        """Note that the log has more than what was received: it must be read from its start."""
+        self.reads_whole_log = True
+        self.mark_gap()
 
     def mark_silent(self) -> None:
         """Note that nothing came for SILENCE_SECONDS."""
@@ -151,8 +197,25 @@ class Watcher:
         return self.is_ended and not self._backlog
 
     @property
+    def must_read(self) -> bool:
+        """Whether the log is to be read now: there is room for what it has, and the time has come."""
+        return self.has_gap and not self._backlog and monotonic() >= self._reads_at
+
+    @property
     def is_full(self) -> bool:
         return self._backlog_characters > MAX_BACKLOG_CHARACTERS
+
+    def _plan_next_reading(self) -> None:
+        """If there still is a gap: read on where that led further, then from the start, then after a pause."""
+        if not self.has_gap:
+            self.reads_whole_log, self._pause_seconds = False, 0.0
+        elif self.place != self._place_before_reading:
+            self._pause_seconds = 0.0
+        elif not self.reads_whole_log:
+            self.reads_whole_log = True
+        else:
+            self._pause_seconds = min(SILENCE_SECONDS, max(RETRY_SECONDS, 2 * self._pause_seconds))
+            self._reads_at = monotonic() + self._pause_seconds * random.uniform(0.5, 1)  # noqa: S311  jitter
 
     def _receive_end(self, entry: Entry) -> None:
         if entry.at and (entry.gen > self.place.gen or self.place.text < entry.at):  # the end of the text is missing
@@ -210,7 +273,7 @@ class Hub:
         """Return a watcher of a turn that is about to be opened: as nothing can be missed, there is nothing to read."""
         watcher = Watcher(turn_id, Place())
         await self.add(watcher)
-        watcher.has_gap = not self._is_subscribed.is_set()
+        watcher.has_gap = watcher.reads_whole_log = not self._is_subscribed.is_set()
         return watcher
 
     async def listen(self, owner_id: int, listener: Listener) -> None:
@@ -263,17 +326,26 @@ class Hub:
                     continue
                 if message["type"] == "subscribe":
                     self._is_subscribed.set()
-                    for watchers in self._watchers.values():
-                        for watcher in watchers:
-                            watcher.mark_gap()  # what was published before was missed
+                    self._mark_gaps()
                 elif message["type"] == "message":
                     self._deliver(decode_entries(message["data"]))
+
+    def _mark_gaps(self) -> None:
+        """What was published before the subscription was missed. Not all watchers read their logs at once."""
+        watching = self._all_watchers()
+        within_seconds = min(SPREAD_SECONDS, SPREAD_SECONDS_EACH * (len(watching) - 1))
+        for watcher in watching:
+            watcher.mark_gap(within_seconds=within_seconds)
+
+    def _all_watchers(self) -> list[Watcher]:
+        return [watcher for watchers in self._watchers.values() for watcher in watchers]
 
     def _deliver(self, entries: list[Entry]) -> None:
         now = monotonic()
         for entry in entries:
             for watcher in self._watchers.get(entry.turn, ()):
-                watcher.last_heard_at = now
+                if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
+                    watcher.last_heard_at = now
                 watcher.receive(entry)
             if entry.kind in (EntryKind.OPENED, EntryKind.END) and entry.text:
                 for listener in tuple(self._listeners.get(int(entry.text), ())):
@@ -285,7 +357,7 @@ class Hub:
         if now - self._checked_at < CHECK_SECONDS:
             return
         self._checked_at = now
-        watching = [watcher for watchers in self._watchers.values() for watcher in watchers]
+        watching = self._all_watchers()
         for watcher in watching:
             if now - watcher.last_heard_at > SILENCE_SECONDS:
                 watcher.mark_silent()
@@ -326,38 +398,52 @@ async def watch(
         await hub().add(watcher)  # inside: a reader may go away while it waits for this
         is_saved = not turn.is_open
         while not watcher.is_over:
-            if watcher.has_gap:
-                await _catch_up(watcher, turn, is_saved=is_saved)
-                if entries := watcher.deliver():
-                    yield entries
-                continue
             await watcher.wait()
-            if watcher.is_silent:
+            if watcher.must_read:
+                await _catch_up(watcher, turn, is_saved=is_saved)
+            elif watcher.is_silent:
                 watcher.mark_heard()
                 if found := await _find_saved(turn.pk):
                     watcher.receive_saved(found)
                 yield watcher.deliver()
-            elif entries := watcher.deliver():
+                continue
+            if entries := watcher.deliver():
                 yield entries
     finally:
         hub().remove(watcher)
 
 
 async def _catch_up(watcher: Watcher, turn: Turn, *, is_saved: bool) -> None:
-    """Read the log from its start; the saved turn where the log or its end is gone."""
+    """Read what the reader misses of the log; the saved turn where the log or its end is gone."""
     watcher.start_reading_log()
+    entries: list[Entry] = []
     try:
-        entries = await read_log(async_redis(), watcher.turn_id)
+        if watcher.reads_whole_log:
+            entries = await read_log(async_redis(), watcher.turn_id)
+        else:
+            entries = await read_log_tail(async_redis(), watcher.turn_id, watcher.has)
     except (RedisError, OSError):
         await asyncio.sleep(RETRY_SECONDS)
-        entries, is_saved = [], True
-    watcher.receive_log(entries)
+        watcher.receive_no_log()
+        is_saved = True
+    else:
+        watcher.receive_log(entries)
+    _check_cancelled()
     is_over = any(entry.kind == EntryKind.END for entry in entries) or (is_saved and not entries)
     if is_over and not watcher.is_ended and not watcher.is_full and (found := await _find_saved(turn.pk)):
         watcher.receive_saved(found)
 
 
+def _check_cancelled() -> None:
+    """Raise CancelledError if the task was cancelled: before Python 3.12 redis-py, in `wait_for`, may lose that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def _find_saved(turn_id: UUID) -> Turn | None:
-    """Return the turn if it is finished."""
+    """Return the turn if it is finished; raises NotFound if it was deleted."""
     turn = await in_thread(access.find_turn, turn_id)
-    return turn if turn is not None and not turn.is_open else None
+    if turn is None:
+        raise NotFound
+    return None if turn.is_open else turn

@@ -2,7 +2,9 @@
 
 const FIRST_DELAY = 250; // ms
 const MAX_DELAY = 15_000;
-const SILENCE = 20_000; // while something is expected; a connection that died in silence looks open for ever
+// While something is expected: then the server says something every 5 s. A connection that died in silence looks open
+// for ever.
+const SILENCE = 20_000;
 const SLEPT = 30_000;
 const REVOKED = 4401;
 

@@ -16,6 +16,7 @@ from chat.models import LanguageModel
 from chat.turns.runner import Runner
 from chat.turns.watching import Hub
 from core.redis_clients import async_redis, close_async_redis, sync_redis
+from core.threads import cancel_and_wait
 from testbed.provider import FakeProvider
 
 Offer = Callable[..., LanguageModel]
@@ -68,10 +69,9 @@ async def redis() -> AsyncIterator[Redis]:
 async def end_subscription() -> None:
     """End this loop's reading of live text, before the connection under it is closed."""
     name = Hub._keep_subscribed.__qualname__
-    listening = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == name]
-    for task in listening:
-        task.cancel()
-        await asyncio.wait({task})
+    await cancel_and_wait(
+        [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == name]
+    )
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from chat.models import LanguageModel
 from chat.socket import consumer
 from chat.socket.consumer import MAX_BAD_COMMANDS, MAX_WATCHED_TURNS, TurnConsumer
 from chat.socket.tickets import issue_ticket
-from chat.turns import notices
+from chat.turns import notices, watching
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
 from core.errors import NotFound
@@ -234,6 +234,17 @@ async def test_the_text_comes_in_order_with_its_offsets(ana: User, runner: Runne
                 text += event["text"]
             assert text == whole
         assert len(page.of("turn.delta")) == 3
+
+
+async def test_a_page_hears_something_while_a_model_thinks(ana: User, runner: Runner, monkeypatch: pytest.MonkeyPatch):
+    """A page takes a connection that is silent for 20 s for dead, and a model may think for 90."""
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.05)
+    async with page_of(ana) as page:
+        await page.start("wait:0.8 say:hola")
+        assert await page.next("keep_alive", "turn.delta") == {"type": "keep_alive"}
+        assert await page.next("keep_alive", "turn.delta") == {"type": "keep_alive"}
+        await page.ended()
 
 
 async def test_the_end_says_what_was_used_and_what_it_cost(ana: User, runner: Runner):

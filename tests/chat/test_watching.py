@@ -6,6 +6,7 @@ from contextlib import aclosing
 from uuid import UUID
 
 import hypothesis
+import msgspec
 import pytest
 import redis as redis_client
 from hypothesis import given
@@ -16,6 +17,7 @@ from accounts.models import User
 from chat.turns import ending, leases, log, watching
 from chat.turns.log import Entry, EntryKind
 from chat.turns.watching import MAX_BACKLOG_CHARACTERS, Place, Watcher, watch
+from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome, claim, close
@@ -188,6 +190,20 @@ async def test_a_reader_that_is_cancelled_when_text_arrives_is_cancelled(rounds:
         assert task.cancelled()
 
 
+async def test_a_reader_that_is_cancelled_while_it_reads_the_log_is_cancelled(redis: Redis, turn: Turn):
+    """Before Python 3.12 redis-py may lose that, and a client that went away would be read for to the end."""
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        for rounds in range(40):
+            reader = following(turn)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.wait({reader}, timeout=5)
+            assert reader.done(), f"after {rounds} rounds of the loop"
+    assert watching.hub()._watchers == {}
+
+
 # --- Something is lost ------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +314,162 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
     assert (await reader).text == ""
 
 
+# --- A hole in the log: Redis came back without the log's tail, and the runner went on ----------------------------
+
+
+async def say_with_a_hole(it: Writing) -> None:
+    """Leave a log whose middle is gone, as it can be after Redis was restored."""
+    await it.say_and_wait("hola")
+    await it.say_and_wait(" mundo")
+    await it.redis.xdel(log.log_key(it.turn.pk), (await it.redis.xrevrange(log.log_key(it.turn.pk), count=1))[0][0])
+    it.say("!")
+
+
+async def readings(redis: Redis) -> int:
+    """Return how often a log was read, from either end."""
+    found = await redis.info("commandstats")
+    return sum(found.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("xrange", "xrevrange"))
+
+
+async def test_a_hole_is_not_read_over_and_over(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await say_with_a_hole(it)
+        before = await readings(redis)
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        for _ in range(20):
+            it.say("!")  # is no news: it comes after the hole
+            await asyncio.sleep(0.02)
+        assert await readings(redis) - before < 20  # it was thousands
+        reader.cancel()
+        await asyncio.wait({reader}, timeout=5)
+        assert reader.cancelled()
+
+
+async def test_a_reader_before_a_hole_gets_the_next_generation_at_once(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "RETRY_SECONDS", 60)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 60)
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await say_with_a_hole(it)
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        await redis.delete(leases.lease_key(turn.pk))
+        it.say("!")  # the runner writes it all under the next generation
+        await has(reading, "hola mundo!!")
+        await it.finish()
+        await reader
+    assert reading.generations == [1, 2]
+
+
+async def test_a_reader_before_a_hole_gets_the_end_at_once(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watching, "RETRY_SECONDS", 60)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 60)
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await say_with_a_hole(it)
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        await it.finish()
+        assert (await reader).text == "hola mundo!"
+
+
+async def test_a_reader_before_a_hole_reads_again_when_redis_was_away(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 60)
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await say_with_a_hole(it)
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        (watcher,) = watching.hub()._watchers[turn.pk.bytes]
+        await eventually(lambda: asyncio.sleep(0, watcher._pause_seconds > 0))
+        watcher._reads_at += 60
+        await redis.delete(log.log_key(turn.pk))
+        await it.save()
+        await redis.client_kill_filter(_type="pubsub")
+        await ending.end_log(redis, turn.pk, gen=it.live.gen, characters=len(it.live.text), holder=it.live.holder)
+        assert (await reader).text == "hola mundo!"
+
+
+async def test_a_reader_before_a_hole_looks_at_the_saved_turn(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever comes after the hole: it is no sign that the reader gets something."""
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.05)
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await say_with_a_hole(it)
+        reader = following(turn, reading)
+        await has(reading, "hola")
+        await it.save()
+        while not reader.done():
+            it.say("?")
+            await asyncio.sleep(0.02)
+        assert (await reader).text == "hola mundo!"
+
+
+# --- After Redis was away, everybody reads what is missing, and not all at once -----------------------------------
+
+
+async def fill(it: Writing, entries: int) -> None:
+    """Make the log long, quicker than its writer would."""
+    for _ in range(entries):
+        it.live.add(EntryKind.TEXT, "x" * 100)
+        pending = it.live.take_pending()
+        it.live.mark_sent(pending)
+        for entry in pending:
+            await it.redis.xadd(log.log_key(it.turn.pk), {"e": log.encode_entry(entry)})
+
+
+async def test_who_lost_the_subscription_reads_only_what_is_missing(redis: Redis, turn: Turn):
+    reading = Reading()
+    async with writing(redis, turn) as it:
+        await fill(it, 1_000)
+        reader = following(turn, reading)
+        await has(reading, it.live.text)
+        before = (await redis.info("stats"))["total_net_output_bytes"]
+        await redis.client_kill_filter(_type="pubsub")
+        it.say(" and more")
+        await has(reading, it.live.text)
+        read = (await redis.info("stats"))["total_net_output_bytes"] - before
+        await it.finish()
+        await reader
+    assert read < 20_000  # the log has more than 100,000
+
+
+async def test_after_redis_was_away_not_everybody_reads_at_once(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it, redis.monitor() as monitor:
+        await it.say_and_wait("hola")
+        readings = [Reading() for _ in range(150)]
+        readers = [following(turn, reading) for reading in readings]
+        for reading in readings:
+            await has(reading, "hola")
+        await redis.client_kill_filter(_type="pubsub")
+        await redis.echo("killed")
+        for _ in range(12):  # beyond the new subscription, while all of them read
+            it.say(" mundo")
+            await asyncio.sleep(0.07)
+        for reading in readings:
+            await has(reading, it.live.text)
+        await redis.echo("over")
+        await it.finish()
+        await asyncio.gather(*readers)
+        while (await monitor.next_command())["command"] != "ECHO killed":
+            pass
+        times = []
+        while (command := await monitor.next_command())["command"] != "ECHO over":
+            if command["command"].startswith(("XREVRANGE", "XRANGE")):
+                times.append(command["time"])
+    assert len(times) == len(readings)  # one page each
+    assert times[-1] - times[0] > 0.25  # within 0.3 s, at random
+
+
 # --- A reader that does not keep up -----------------------------------------------------------------------------------
 
 
@@ -393,10 +565,14 @@ class World:
         if self.coming and self.coming[0].kind == EntryKind.TEXT:
             del self.coming[0]
 
+    def lose_tail(self) -> None:
+        """Redis comes back without the log's tail."""
+        del self.log[-3:]
+
     def begin_to_read(self) -> None:
         if self.watcher.has_gap and self.read is None:
             self.watcher.start_reading_log()
-            self.read = list(self.log)
+            self.read = tail_of(self.log, self.watcher)
 
     def finish_reading(self) -> None:
         if self.read is not None:
@@ -416,6 +592,12 @@ class World:
             self.deliver()
             self.take()
         self.take()
+
+
+def tail_of(entries: list[Entry], watcher: Watcher) -> list[Entry]:
+    """Return what the watcher reads of a log."""
+    known = [] if watcher.reads_whole_log else [n for n, entry in enumerate(entries) if watcher.has(entry)]
+    return entries[max(known, default=0) :]
 
 
 def saved_as(world: World) -> Turn:
@@ -445,6 +627,8 @@ def play(world: World, steps: list[str], data: st.DataObject) -> None:
                 world.take()
             case "begin anew":
                 world.begin_anew()
+            case "lose tail":
+                world.lose_tail()
 
 
 @hypothesis.settings(max_examples=300)
@@ -458,7 +642,7 @@ def test_any_order_of_messages_and_readings_gives_exactly_the_text(steps: list[s
 
 
 @hypothesis.settings(max_examples=300)
-@given(st.lists(st.sampled_from(STEPS), max_size=40), st.data())
+@given(st.lists(st.sampled_from((*STEPS, "lose tail")), max_size=40), st.data())
 def test_any_order_and_a_silent_end_give_exactly_the_text(steps: list[str], data: st.DataObject):
     """Nothing of the rest arrives, and no end: the watcher looks at the saved turn."""
     world = World()
@@ -483,6 +667,60 @@ def test_a_reader_that_comes_back_in_any_order_gets_the_rest(steps: list[str], d
     world.end()
     world.settle()
     assert (world.reading.is_over, world.reading.text, world.reading.reasoning) == (True, world.text, world.reasoning)
+
+
+ENTRIES = st.tuples(st.sampled_from((EntryKind.TEXT, EntryKind.REASONING)), st.integers(1, 3))
+
+
+@hypothesis.settings(max_examples=100)
+@given(st.lists(ENTRIES, max_size=120), st.data())
+def test_the_tail_of_a_log_gives_what_the_whole_log_gives(parts: list[tuple[EntryKind, int]], data: st.DataObject):
+    """To a reader who has, in order, everything up to some point, and lost some generations before."""
+    world = World()
+    world.gen = data.draw(st.integers(1, 2))
+    for kind, length in parts:
+        (world.say if kind == EntryKind.TEXT else world.think)("x" * length)
+    place = reading_of(world.log[: data.draw(st.integers(0, len(parts)))]).place
+    place.gen = data.draw(st.sampled_from((place.gen, 1))) if place.gen else 0
+    by_tail, by_whole = Watcher(TURN, msgspec.structs.replace(place)), Watcher(TURN, msgspec.structs.replace(place))
+    tail = read_tail(world.log, by_tail)
+    assert tail == world.log[len(world.log) - len(tail) :]
+    for watcher, entries in ((by_tail, tail), (by_whole, world.log)):
+        watcher.start_reading_log()
+        watcher.receive_log(entries)
+    assert by_tail.deliver() == by_whole.deliver()
+    assert (by_tail.place, by_tail.has_gap) == (by_whole.place, by_whole.has_gap)
+    assert len(tail) <= max(0, len(world.log) - len(reading_entries(world.log, place))) + 1
+
+
+def reading_of(entries: list[Entry]) -> Reading:
+    reading = Reading()
+    reading.take(entries)
+    return reading
+
+
+def reading_entries(entries: list[Entry], place: Place) -> list[Entry]:
+    """Return what of a log a reader at this place has to its end."""
+    watcher = Watcher(TURN, place)
+    return [entry for entry in entries if watcher.has(entry)]
+
+
+def read_tail(entries: list[Entry], watcher: Watcher) -> list[Entry]:
+    """Return what is read of a log in Redis."""
+
+    async def read() -> list[Entry]:
+        client = async_redis()
+        try:
+            return await log.read_log_tail(client, TURN, watcher.has)
+        finally:
+            await close_async_redis()
+
+    pipe = sync_redis().pipeline()
+    pipe.delete(log.log_key(TURN))
+    for entry in entries:
+        pipe.xadd(log.log_key(TURN), {"e": log.encode_entry(entry)})
+    pipe.execute()
+    return asyncio.run(read())
 
 
 async def test_an_end_that_comes_while_the_saved_turn_is_read_comes_once(
