@@ -8,7 +8,7 @@ from typing import Self
 
 from chat.errors import TooManyStreams
 
-MAX_STREAMS = 16
+MAX_STREAMS = 32
 """Streams one person may have open in one web process."""
 UNBEGUN_SECONDS = 60
 """How long a stream counts whose content was not asked for yet. Of a client that goes away while its request is looked

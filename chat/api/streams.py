@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from asgiref.sync import SyncToAsync
@@ -15,6 +15,8 @@ from chat.api.serializers import TurnSerializer
 from chat.shown.events import TextEvent, encode_json, ended_event, started_event, text_event, waiting_event
 from chat.turns.log import Entry, EntryKind
 from chat.turns.watching import Place, watch
+from core.errors import NotFound
+from core.http import error_body
 from core.threads import in_thread
 from history import access
 from history.models import Turn
@@ -59,35 +61,41 @@ def parse_event_id(value: str) -> Place | None:
 
 
 async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
-    async with _followed(turn, place, stream) as batches:
-        yield _frame(_without_html(started_event(turn, "")), "")
-        async for entries in batches:
-            if not entries:
-                yield b": still here\n\n"
-            for entry in entries:
-                if entry.kind == EntryKind.END:
-                    yield _frame(await in_thread(_end_of, turn, language), LAST_EVENT_ID)
-                    continue
-                if entry.kind == EntryKind.WAITING:
-                    yield _frame(waiting_event(turn.pk, entry.at), "")
-                    continue
-                if entry.gen != place.gen:
-                    place = Place(entry.gen)
-                if entry.kind == EntryKind.TEXT:
-                    place.text = entry.at + len(entry.text)
-                else:
-                    place.reasoning = entry.at + len(entry.text)
-                yield _frame(text_event(entry), f"{place.gen}-{place.text}-{place.reasoning}")
+    with suppress(NotFound):  # it was deleted: the stream just ends, and who comes back for the rest gets a 404
+        async with _followed(turn, place, stream) as batches:
+            yield _frame(_without_html(started_event(turn, "")), "")
+            async for entries in batches:
+                if not entries:
+                    yield b": still here\n\n"
+                for entry in entries:
+                    if entry.kind == EntryKind.END:
+                        yield _frame(await in_thread(_end_of, turn, language), LAST_EVENT_ID)
+                        continue
+                    if entry.kind == EntryKind.WAITING:
+                        yield _frame(waiting_event(turn.pk, entry.at), "")
+                        continue
+                    if entry.gen != place.gen:
+                        place = Place(entry.gen)
+                    if entry.kind == EntryKind.TEXT:
+                        place.text = entry.at + len(entry.text)
+                    else:
+                        place.reasoning = entry.at + len(entry.text)
+                    yield _frame(text_event(entry), f"{place.gen}-{place.text}-{place.reasoning}")
 
 
 async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
     last_sent_at = time.monotonic()
-    async with _followed(turn, None, stream) as batches:
-        async for _entries in batches:
-            if time.monotonic() - last_sent_at > KEEP_ALIVE_SECONDS:
-                yield b" "
-                last_sent_at = time.monotonic()
-    yield encode_json((await in_thread(_end_of, turn, language))["turn"])
+    try:
+        async with _followed(turn, None, stream) as batches:
+            async for _entries in batches:
+                if time.monotonic() - last_sent_at > KEEP_ALIVE_SECONDS:
+                    yield b" "
+                    last_sent_at = time.monotonic()
+        document = (await in_thread(_end_of, turn, language))["turn"]
+    except NotFound as error:  # it was deleted, when the status had been sent already
+        with translation.override(language):
+            document = error_body(error)
+    yield encode_json(document)
 
 
 @asynccontextmanager
