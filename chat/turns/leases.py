@@ -43,10 +43,9 @@ def stop_key(turn_id: UUID) -> str:
     return f"turn:{turn_id}:stop"
 
 
-async def take_lease(
-    redis: Redis, turn_id: UUID, holder: str, *, old_holder: str = "", empties_log: bool = False
-) -> Taken:
-    """Take the lease if it is free, or `old_holder` has it; return whether it was taken."""
+async def take_lease(redis: Redis, turn_id: UUID, holder: str, *, empties_log: bool = False) -> Taken:
+    """Take the lease if it is free, or the holder's own, of this generation or an earlier one; return whether it was
+    taken."""
     taken, *_no_cache = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),
@@ -54,7 +53,6 @@ async def take_lease(
         stop_request=stop_key(turn_id),
         new_holder=holder,
         lease_ms=LEASE_MS,
-        old_holder=old_holder,
         empties_log="1" if empties_log else "0",
     )
     return Taken(taken)
@@ -63,7 +61,7 @@ async def take_lease(
 async def take_lease_and_read_cache(
     redis: Redis, turn_id: UUID, holder: str, read: CacheRead
 ) -> tuple[Taken, bytes, bytes | None]:
-    """Take the lease if it is free, and empty the log; return whether it was, and the cache's version and value."""
+    """Take the lease as `take_lease` does, and empty the log; return the cache's version and value, too."""
     taken, version, value = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),
@@ -73,7 +71,6 @@ async def take_lease_and_read_cache(
         cache_version=read.version_key,
         new_holder=holder,
         lease_ms=LEASE_MS,
-        old_holder="",
         empties_log="1",
         cache_field=read.field,
     )

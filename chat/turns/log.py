@@ -53,12 +53,16 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Append(msgspec.Struct, array_like=True, gc=False):
-    """What APPEND does for one turn: append `count` entries; if `renews`, keep its lease and its log alive."""
+    """What APPEND does for one turn: append `count` entries; if `renews`, keep its lease and its log alive.
+
+    `length` is how many entries the log must have: Redis may have come back without the last of them.
+    """
 
     lease: str
     log: str
     holder: str
     renews: bool
+    length: int
     count: int
 
 
@@ -74,7 +78,10 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Replay(msgspec.Struct):
-    """What a log adds up to: the text of its last generation, who answered and how it ended."""
+    """What a log adds up to: the text of its last generation, who answered and how it ended.
+
+    What comes after a hole in it counts for nothing, not even that the answer is whole.
+    """
 
     gen: int = 0
     text: str = ""
@@ -82,6 +89,7 @@ class Replay(msgspec.Struct):
     begun: str = ""  # as encode_begun wrote it; empty if nobody began
     outcome: str = ""  # as encode_outcome wrote it; empty if it is not known
     is_ended: bool = False
+    has_hole: bool = False
     reasoning_ms: int = 0  # first reasoning to first text, or to the last reasoning; only replay_log knows
 
     @property
@@ -142,17 +150,10 @@ def replay(entries: Iterable[Entry]) -> Replay:
     for entry in entries:
         if entry.gen > result.gen and entry.kind != EntryKind.END:
             result = Replay(gen=entry.gen)
-        match entry.kind:
-            case EntryKind.TEXT:
-                result.text = result.text[: entry.at] + entry.text
-            case EntryKind.REASONING:
-                result.reasoning = result.reasoning[: entry.at] + entry.text
-            case EntryKind.BEGUN:
-                result.begun = entry.text
-            case EntryKind.OUTCOME:
-                result.outcome = entry.text
-            case EntryKind.END:
-                result.is_ended = True
+        if entry.kind == EntryKind.END:
+            result.is_ended = True
+        elif not result.has_hole:
+            _add(result, entry)
     return result
 
 
@@ -179,6 +180,22 @@ async def read_log(redis: Redis, turn_id: UUID) -> list[Entry]:
 def read_log_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest entry first, to a caller outside an event loop."""
     return _decode_rows(redis.xrange(log_key(turn_id)))
+
+
+def _add(result: Replay, entry: Entry) -> None:
+    match entry.kind:
+        case EntryKind.TEXT:
+            result.has_hole = entry.at > len(result.text)
+            if not result.has_hole:
+                result.text = result.text[: entry.at] + entry.text
+        case EntryKind.REASONING:
+            result.has_hole = entry.at > len(result.reasoning)
+            if not result.has_hole:
+                result.reasoning = result.reasoning[: entry.at] + entry.text
+        case EntryKind.BEGUN:
+            result.begun = entry.text
+        case EntryKind.OUTCOME:
+            result.outcome = entry.text
 
 
 def _decode_rows(rows: Any) -> list[Entry]:

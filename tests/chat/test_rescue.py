@@ -183,6 +183,28 @@ async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(red
     assert (record.input_tokens, record.output_tokens, record.cost_micros) == (12, 34, 80)
 
 
+async def test_an_answer_whose_middle_is_gone_is_closed_with_its_beginning(redis: Redis, carla: User, die: Die):
+    """Its log says that it was whole, and lacks what Redis had lost before its runner wrote on."""
+    model = await scripted()
+    turn = await aask(carla, "hola")
+    outcome = priced_outcome(turn, Outcome("completed", "hola mundo!", finish_reason="stop"), model=model)
+    turn = await die(
+        turn,
+        (EntryKind.BEGUN, encode_begun(model)),
+        (EntryKind.TEXT, "hola"),
+        (EntryKind.TEXT, " mundo"),
+        (EntryKind.TEXT, "!"),
+        (EntryKind.OUTCOME, encode_outcome(outcome)),
+    )
+    middle, *_ = (await redis.xrange(log.log_key(turn.pk)))[2]
+    await redis.xdel(log.log_key(turn.pk), middle)
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "runner_lost", "hola")
+    assert turn.usage_source == "estimated"
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+
+
 async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, die: Die):
     turn = await aask(carla, "hola")
     failed = encode_outcome(Outcome("failed", error="overloaded"))

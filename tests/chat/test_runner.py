@@ -1,9 +1,12 @@
 """Turns, run: a runner beside the test, a provider on the wire."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from copy import copy
+from typing import Any
 
 import pytest
 from django.db import OperationalError
@@ -17,7 +20,9 @@ from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.turns import answering, claiming, ending, leases, log, presence, queue
 from chat.turns import runner as runner_module
+from chat.turns import writer as writer_module
 from chat.turns.closing import can_continue
+from chat.turns.leases import Taken
 from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
@@ -587,6 +592,61 @@ async def test_a_database_that_is_away_for_a_moment_is_waited_for(
     monkeypatch.setattr(progress, "close", close_later)
     turn = await closed(await aask(carla, "say:hola usage:5/6"))
     assert (turn.status, turn.answer, turn.cost_micros) == ("completed", "hola ", 17)
+
+
+async def test_a_rewrite_on_its_way_does_not_empty_a_log_that_has_ended(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """Redis is slow when the lease is taken again, and the answer is over meanwhile."""
+    is_tried, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def take_slowly(*args: Any, **kwargs: Any) -> Taken:
+        is_tried.set()
+        await may_go_on.wait()
+        return await leases.take_lease(*args, **kwargs)
+
+    monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "take_lease", take_slowly)
+    turn = await aask(carla, "say:hola wait:0.1 say:mundo usage:5/6")
+    await shown(turn)
+    await redis.delete(leases.lease_key(turn.pk))
+    await is_tried.wait()
+    await asyncio.sleep(0.3)  # it is over, and was waited for
+    may_go_on.set()
+    found = await closed(turn)
+    await queue_is_empty(redis)
+    await asyncio.sleep(0.05)
+    assert (found.status, found.answer, found.gen, found.cost_micros) == ("completed", "hola mundo ", 2, 17)
+    assert (await log.read_log(redis, turn.pk))[-1].kind == EntryKind.END
+    assert not await redis.exists(leases.lease_key(turn.pk))
+
+
+async def test_an_answer_is_saved_though_it_is_claimed_again_meanwhile(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """The history is slow to say that the next generation is ours; saved under the one before, it would be lost."""
+    claim, is_claimed, may_go_on = progress.claim, threading.Event(), threading.Event()
+
+    def claim_slowly(turn: Turn) -> bool:
+        if turn.gen == 0:
+            return claim(turn)
+        unseen = copy(turn)
+        is_ours = claim(unseen)
+        is_claimed.set()
+        may_go_on.wait()
+        turn.__dict__.update(unseen.__dict__)
+        return is_ours
+
+    monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "claim", claim_slowly)
+    turn = await aask(carla, "say:hola wait:0.1 say:mundo usage:5/6")
+    await shown(turn)
+    await redis.delete(leases.lease_key(turn.pk))
+    await asyncio.to_thread(is_claimed.wait)
+    await asyncio.sleep(0.3)
+    may_go_on.set()
+    found = await closed(turn)
+    assert (found.status, found.answer, found.gen, found.cost_micros) == ("completed", "hola mundo ", 2, 17)
 
 
 async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
