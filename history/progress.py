@@ -1,7 +1,7 @@
 """Claims and closes turns. Each step is one conditional update of the row, so of several callers one succeeds."""
 
 import datetime as dt
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -12,29 +12,41 @@ from history.models import Turn
 from history.search import fold
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """How a turn ended. `input_tokens` includes what was read from and written to a cache."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+"""A thousand million dollars: sums of it fit a BIGINT, too."""
+Key = Annotated[str, msgspec.Meta(max_length=100)]
+Provider = Annotated[str, msgspec.Meta(max_length=50)]
+Code = Annotated[str, msgspec.Meta(max_length=40)]
+Word = Annotated[str, msgspec.Meta(max_length=20)]
 
-    status: str
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a turn ended. `input_tokens` includes what was read from and written to a cache.
+
+    Decoding one raises msgspec.ValidationError for what the row of a finished turn cannot hold.
+    """
+
+    status: Annotated[str, msgspec.Meta(pattern="^(completed|stopped|failed|interrupted)$")]
     answer: str = ""
     reasoning: str = ""
-    model: str = ""
-    provider: str = ""
-    instead_of: str = ""
-    instead_because: str = ""
+    model: Key = ""
+    provider: Provider = ""
+    instead_of: Key = ""
+    instead_because: Code = ""
     is_from_cache: bool = False
-    input_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    usage_source: str = ""
-    cost_micros: int | None = None
+    input_tokens: Number = 0
+    cache_read_tokens: Number = 0
+    cache_write_tokens: Number = 0
+    output_tokens: Number = 0
+    reasoning_tokens: Number = 0
+    usage_source: Annotated[str, msgspec.Meta(pattern="^(|provider|estimated)$")] = ""
+    cost_micros: Micros | None = None
     price: str = ""
-    finish_reason: str = ""
-    error: str = ""
+    finish_reason: Word = ""
+    error: Code = ""
     first_token_at: dt.datetime | None = None
-    reasoning_ms: int = 0
+    reasoning_ms: Number = 0
 
 
 def claim(turn: Turn) -> bool:

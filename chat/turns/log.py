@@ -7,6 +7,7 @@ in either. The stream is the truth; the notification carries the same entries, s
 Offsets are in characters (Unicode code points), of text and of reasoning separately.
 """
 
+import logging
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -17,10 +18,12 @@ import msgspec
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from chat.llm.pricing import Price, write_price
+from chat.llm.pricing import Price, read_price, read_stamp, write_price
 from chat.models import LanguageModel
 from core.lua import LuaScript
 from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
 
 WAKE_UPS = "turns:woken"
 """The pub/sub channel of notifications to web processes: what was appended, and turns that were opened."""
@@ -127,8 +130,15 @@ def encode_begun(
 
 
 def decode_begun(replay: Replay) -> Begun:
-    """Return who answered; an empty Begun if the log does not say."""
-    return msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
+    """Return who answered; an empty Begun if the log does not say, or nothing that can be read."""
+    try:
+        begun = msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
+        if begun.price:
+            read_price(begun.price)
+    except msgspec.MsgspecError:
+        logger.warning("Log not believed", extra={"kind": "begun"})
+        return Begun()
+    return begun
 
 
 def encode_outcome(outcome: Outcome) -> str:
@@ -137,10 +147,15 @@ def encode_outcome(outcome: Outcome) -> str:
 
 
 def decode_outcome(replay: Replay) -> Outcome | None:
-    """Return how the turn ended, with its texts; None if the log does not say."""
+    """Return how the turn ended, with its texts; None if the log does not say, or nothing that a row can hold."""
     if not replay.outcome:
         return None
-    outcome = msgspec.json.decode(replay.outcome, type=Outcome)
+    try:
+        outcome = msgspec.json.decode(replay.outcome, type=Outcome)
+        read_stamp(outcome.price)
+    except msgspec.MsgspecError:
+        logger.warning("Log not believed", extra={"kind": "outcome"})
+        return None
     return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)
 
 

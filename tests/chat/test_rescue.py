@@ -1,6 +1,7 @@
 """A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -203,6 +204,45 @@ async def test_an_answer_whose_middle_is_gone_is_closed_with_its_beginning(redis
     assert (turn.status, turn.error, turn.answer) == ("interrupted", "runner_lost", "hola")
     assert turn.usage_source == "estimated"
     assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"output_tokens": 2**64 - 1},
+        {"input_tokens": 3_000_000_000},
+        {"cost_micros": 2**63},
+        {"status": "streaming"},
+        {"error": "x" * 41},
+        {"price": "{"},
+        {"price": '{"provider_micros": 18446744073709551615}'},
+    ],
+    ids=str,
+)
+async def test_an_outcome_that_no_row_can_hold_is_not_believed(
+    redis: Redis, carla: User, die: Die, hostile: dict[str, Any]
+):
+    model = await scripted()
+    turn = await aask(carla, "hola")
+    ended = msgspec.to_builtins(priced_outcome(turn, Outcome("completed", "hola"), model=model))
+    turn = await die(
+        turn,
+        (EntryKind.BEGUN, encode_begun(model)),
+        (EntryKind.TEXT, "hola"),
+        (EntryKind.OUTCOME, msgspec.json.encode(ended | hostile).decode()),
+    )
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "runner_lost", "hola")
+    assert turn.usage_source == "estimated"
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+
+
+async def test_who_answers_is_not_believed_if_it_cannot_be_read(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "hola"), (EntryKind.BEGUN, "{"), (EntryKind.TEXT, "hola"))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.answer, turn.model) == ("interrupted", "hola", "scripted")
 
 
 async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, die: Die):

@@ -115,6 +115,17 @@ async def test_what_is_not_reported_is_estimated(redis: Redis, runner: Runner, c
     assert (await in_thread(record_of, turn)).source == "estimated"
 
 
+@pytest.mark.parametrize("tokens", [3_000_000_000, 2**64 - 1, -1])
+async def test_a_count_that_nobody_can_believe_is_estimated(redis: Redis, runner: Runner, carla: User, tokens: int):
+    """No column holds it: the turn could never be saved."""
+    for usage in (f"{tokens}/6", f"5/{tokens}"):
+        turn = await closed(await aask(carla, f"say:hola usage:{usage}"))
+        assert (turn.status, turn.answer, turn.usage_source) == ("completed", "hola ", "estimated")
+        assert (turn.output_tokens, turn.cost_micros) == (10, turn.input_tokens + 2 * 10)
+        record = await in_thread(record_of, turn)
+        assert (record.source, record.output_tokens, record.cost_micros) == ("estimated", 10, turn.cost_micros)
+
+
 async def test_an_empty_answer_costs_nothing(redis: Redis, runner: Runner, carla: User):
     turn = await closed(await aask(carla, "nothing"))
     assert (turn.status, turn.answer, turn.cost_micros, turn.usage_source) == ("completed", "", None, "")
