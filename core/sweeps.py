@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 MAX_CLOCK_DIFFERENCE = dt.timedelta(seconds=5)
 """How far the clocks of two machines may be apart: who writes a row dates it, and the sweep compares with its own.
 
-Every grace period includes it."""
+Every grace period includes it (docs/production.md)."""
 PAGE_SIZE = 500
 
 
@@ -28,10 +28,10 @@ def guard(repair: str, **fields: object) -> Iterator[None]:
         logger.exception("Repair failed", extra={"repair": repair, **fields})
 
 
-def iterate_pages(found: "QuerySet[M, Any]", *, size: int = PAGE_SIZE) -> Iterator[list[M]]:
-    """Yield all rows by `created_at`, oldest first, a page at a time, also while rows come and go."""
+def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
+    """Yield all rows by `created_at`, oldest first, PAGE_SIZE at a time, also while rows come and go."""
     ordered, after = found.order_by("created_at", "pk"), Q()
-    while page := list(ordered.filter(after)[:size]):
+    while page := list(ordered.filter(after)[:PAGE_SIZE]):
         yield page
         last: Any = page[-1]
         after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)

@@ -1,6 +1,7 @@
 """Claims and closes turns. Each step is one conditional update of the row, so of several callers one succeeds."""
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import msgspec
 from django.utils import timezone
 
 from core import rows
+from core.sweeps import iterate_pages
 from history.models import Turn
 from history.search import fold
 
@@ -62,11 +64,14 @@ def close(turn: Turn, outcome: Outcome) -> bool:
     return _update_open(turn, fields)
 
 
-def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> list[Turn]:
-    """Return turns of an open `status` that were asked (queued) or claimed (streaming) so long ago, oldest first."""
-    latest = timezone.now() - older_than
-    field = "created_at" if status == Turn.Status.QUEUED else "started_at"
-    return list(Turn.objects.filter(status=status, **{f"{field}__lt": latest}).order_by("created_at")[:limit])
+def iterate_queued(*, older_than: dt.timedelta) -> Iterator[list[Turn]]:
+    """Yield the turns that were asked so long ago and that nobody has claimed, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status=Turn.Status.QUEUED, created_at__lt=timezone.now() - older_than))
+
+
+def iterate_streaming() -> Iterator[list[Turn]]:
+    """Yield the turns that somebody has claimed, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status=Turn.Status.STREAMING))
 
 
 def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:

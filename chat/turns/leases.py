@@ -4,10 +4,13 @@ The lease `turn:<id>:lease` holds `<runner>:<gen>`, or `<closer>:<gen>` while a 
 It runs out by itself unless it is renewed, which appending to the log does (append.lua).
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from chat.turns.answer_cache import CacheRead
@@ -82,8 +85,16 @@ async def drop_lease(redis: Redis, turn_id: UUID, holder: str) -> None:
     await _DROP_LEASE(redis, lease=lease_key(turn_id), holder=holder)
 
 
-async def has_lease(redis: Redis, turn_id: UUID) -> bool:
-    return bool(await redis.exists(lease_key(turn_id)))
+async def find_holders(redis: Redis, turn_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return who holds the leases of those turns that have one."""
+    found: Any = await redis.mget(map(lease_key, turn_ids)) if turn_ids else []
+    return _holders(turn_ids, found)
+
+
+def find_holders_sync(redis: SyncRedis, turn_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the same to a caller outside an event loop."""
+    found: Any = redis.mget(map(lease_key, turn_ids)) if turn_ids else []
+    return _holders(turn_ids, found)
 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:
@@ -92,3 +103,7 @@ async def request_stop(redis: Redis, turn_id: UUID) -> None:
         pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
         pipeline.publish(STOP_REQUESTS, turn_id.bytes)
         await pipeline.execute()
+
+
+def _holders(turn_ids: Sequence[UUID], found: Sequence[bytes | None]) -> dict[UUID, str]:
+    return {turn_id: holder.decode() for turn_id, holder in zip(turn_ids, found, strict=True) if holder}

@@ -25,7 +25,7 @@ from chat.turns.answer_cache import decode_answer
 from chat.turns.answering import answer_turn
 from chat.turns.claiming import ClaimedTurn, claim_turn, find_and_claim
 from chat.turns.ending import announce_end, end_log
-from chat.turns.leases import STOP_REQUESTS, Taken, has_lease, stop_key, take_lease, take_lease_and_read_cache
+from chat.turns.leases import STOP_REQUESTS, Taken, find_holders, stop_key, take_lease, take_lease_and_read_cache
 from chat.turns.log import replay_log
 from chat.turns.queue import GROUP, QUEUE
 from chat.turns.rescue import close_without_runner, outcome_from_log
@@ -155,7 +155,7 @@ class Runner:
             await self._run(claimed, entry)
         elif not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
-        elif turn.gen > 0 and not await has_lease(self._redis, turn_id):
+        elif turn.gen > 0 and turn_id not in await find_holders(self._redis, [turn_id]):
             await self._rescue(turn, entry)
 
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
