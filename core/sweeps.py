@@ -1,4 +1,4 @@
-"""What sweeps share: they look at all there is, page by page, and what is wrong with one item does not stop the next."""
+"""What sweeps share: they look at all there is, page by page, and what is wrong with one does not stop the next."""
 
 import datetime as dt
 import logging

@@ -13,7 +13,6 @@ from core.sweeps import iterate_pages
 from history.models import Turn
 from history.search import fold
 
-
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 """A thousand million dollars: sums of it fit a BIGINT, too."""

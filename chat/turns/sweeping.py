@@ -71,7 +71,7 @@ def settle_unsettled() -> None:
 
 
 def _release_unused(keys: list[UUID]) -> None:
-    """Release reservations whose turn is not there; one that is being written was deleted, and its runner settles it."""
+    """Release reservations whose turn is not there; its runner settles one it writes."""
     holders = find_holders_sync(sync_redis(), keys)
     for key in keys:
         if key not in holders:
@@ -81,8 +81,12 @@ def _release_unused(keys: list[UUID]) -> None:
 
 async def _in_threads(pages: Iterator[list[Turn]]) -> AsyncGenerator[list[Turn]]:
     """Yield the pages, each read in a thread."""
-    while page := await in_thread(next, pages, []):
+    while page := await in_thread(_next_page, pages):
         yield page
+
+
+def _next_page(pages: Iterator[list[Turn]]) -> list[Turn]:
+    return next(pages, [])
 
 
 async def _sweep_queued(redis: Redis, turn: Turn) -> None:

@@ -201,7 +201,11 @@ class LogWriter:
                 batch |= dict.fromkeys(self._list_old_leases(now))
                 next_renewal = now + RENEW_SECONDS / 5
             if batch:
-                await self._flush(batch, now)
+                try:
+                    await self._flush(batch, now)
+                except Exception:  # the runner logs it and begins this again
+                    self._mark_uncertain(batch)
+                    raise
 
     def _choose_slot(self, live: LiveText) -> None:
         """Give `live` a slot a tick after its last one, or the next slot."""

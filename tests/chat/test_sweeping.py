@@ -408,9 +408,7 @@ def date_by(turn: Turn, clock: dt.timedelta, *, age_seconds: float = 0) -> Turn:
     """Make a turn as old, by a clock that is so far ahead of the sweep's."""
     grow_old(turn, age_seconds)
     Turn.objects.filter(pk=turn.pk).update(created_at=timezone.now() + clock - dt.timedelta(seconds=age_seconds))
-    Reservation.objects.filter(pk=turn.pk).update(
-        created_at=timezone.now() + clock - dt.timedelta(seconds=age_seconds)
-    )
+    Reservation.objects.filter(pk=turn.pk).update(created_at=timezone.now() + clock - dt.timedelta(seconds=age_seconds))
     return saved(turn)
 
 
