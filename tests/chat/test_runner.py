@@ -943,6 +943,21 @@ async def test_a_runner_says_that_it_lives(redis: Redis):
         await asyncio.to_thread(presence.require_runner)
 
 
+@pytest.mark.parametrize("wrong_seconds", [-3_600, 3_600])
+async def test_a_runner_lives_by_the_clock_of_redis(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, wrong_seconds: float
+):
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + wrong_seconds)
+        await presence.announce_runner(redis, "one")
+    await asyncio.to_thread(presence.require_runner)
+    seconds, _ = await redis.time()
+    await redis.zadd(presence.ALIVE_KEY, {"one": seconds - presence.ALIVE_SECONDS - 1})
+    with pytest.raises(presence.NoRunner):
+        await asyncio.to_thread(presence.require_runner)
+
+
 async def test_runners_that_are_long_gone_are_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch):
     await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
     await redis.xgroup_createconsumer(queue.QUEUE, queue.GROUP, "gone")
