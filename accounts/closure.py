@@ -4,7 +4,6 @@ A row written with the deletion says so until it is done: whatever a process die
 """
 
 import datetime as dt
-import logging
 from typing import Any
 
 from django.contrib.admin.models import LogEntry
@@ -21,14 +20,12 @@ from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 from accounts.models import Closure, User
 from accounts.signals import account_closed
 from core.redis_clients import sync_redis
-
-logger = logging.getLogger(__name__)
+from core.sweeps import guard, iterate_pages
 
 LATECOMERS = dt.timedelta(minutes=2)
 """For so long a request that began before the deletion may still write something."""
 PATIENCE_SECONDS = 3.0
 """How long whoever deletes a user waits until open answers are stopped: 0.2 s while their runner lives."""
-MAX_CLOSED_AT_ONCE = 100
 MAX_KEYS_READ = 500
 
 
@@ -43,11 +40,10 @@ def begin_closure(instance: User, **_signal: Any) -> None:
 
 def finish_closures() -> None:
     """Erase once more what is left of users who were deleted."""
-    for closure in Closure.objects.order_by("created_at")[:MAX_CLOSED_AT_ONCE]:
-        try:
-            _close(closure)
-        except Exception:  # the others must not wait for it
-            logger.exception("Account not closed", extra={"user_id": closure.user_id})
+    for page in iterate_pages(Closure.objects.all()):
+        for closure in page:
+            with guard("closure", user_id=closure.user_id):
+                _close(closure)
 
 
 def _close(closure: Closure, *, patience_seconds: float = 0) -> None:

@@ -7,7 +7,7 @@ reserved + amount <= allowance. Each key is settled or released once. The counte
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ from billing.models import Reservation, UsagePeriod, UsageRecord
 from billing.spending import SupplierHold
 from core import rows
 from core.errors import Conflict
+from core.sweeps import iterate_pages
 
 _PERIODS = UsagePeriod._meta.db_table
 _RESERVE_IN_PERIOD = f"""
@@ -134,10 +135,11 @@ def find_reservation(key: UUID) -> Reservation | None:
     return rows.find(Reservation, pk=key)
 
 
-def list_held(*, older_than: dt.timedelta, limit: int = 500) -> list[UUID]:
-    """Return the keys of reservations held for longer than `older_than`, oldest first."""
+def iterate_held(*, older_than: dt.timedelta) -> Iterator[list[UUID]]:
+    """Yield the keys of reservations held for longer than `older_than`, oldest first, a page at a time."""
     held = Reservation.objects.filter(state=Reservation.State.HELD, created_at__lt=timezone.now() - older_than)
-    return list(held.order_by("created_at").values_list("pk", flat=True)[:limit])
+    for page in iterate_pages(held.only("pk", "created_at")):
+        yield [reservation.pk for reservation in page]
 
 
 def list_held_among(keys: Sequence[UUID]) -> list[UUID]:

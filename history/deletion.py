@@ -4,16 +4,14 @@
 repeated, and may run at the same time as itself.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from core import rows
+from core.sweeps import guard, iterate_pages
 from history.models import Conversation, Turn
 from history.signals import conversation_deleted
-
-logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 3.0
 """How long whoever deletes something waits until its turns are stopped: 0.2 s while their runner lives."""
@@ -43,12 +41,10 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
 
 def finish_deletions() -> None:
     """Erase what was deleted and could not be erased yet."""
-    deleted = Conversation.objects.filter(is_deleted=True).order_by("updated_at")
-    for conversation in deleted[:MAX_ERASED_AT_ONCE]:
-        try:
-            _erase_if_over(conversation)
-        except Exception:  # the others must not wait for it
-            logger.exception("Conversation not erased", extra={"conversation_id": conversation.pk})
+    for page in iterate_pages(Conversation.objects.filter(is_deleted=True)):
+        for conversation in page:
+            with guard("deletion", conversation_id=conversation.pk):
+                _erase_if_over(conversation)
 
 
 def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:

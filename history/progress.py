@@ -1,41 +1,53 @@
 """Claims and closes turns. Each step is one conditional update of the row, so of several callers one succeeds."""
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from django.utils import timezone
 
 from core import rows
+from core.sweeps import iterate_pages
 from history.models import Turn
 from history.search import fold
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+"""A thousand million dollars: sums of it fit a BIGINT, too."""
+Key = Annotated[str, msgspec.Meta(max_length=100)]
+Provider = Annotated[str, msgspec.Meta(max_length=50)]
+Code = Annotated[str, msgspec.Meta(max_length=40)]
+Word = Annotated[str, msgspec.Meta(max_length=20)]
+
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a turn ended. `input_tokens` includes what was read from and written to a cache."""
+    """How a turn ended. `input_tokens` includes what was read from and written to a cache.
 
-    status: str
+    Decoding one raises msgspec.ValidationError for what the row of a finished turn cannot hold.
+    """
+
+    status: Annotated[str, msgspec.Meta(pattern="^(completed|stopped|failed|interrupted)$")]
     answer: str = ""
     reasoning: str = ""
-    model: str = ""
-    provider: str = ""
-    instead_of: str = ""
-    instead_because: str = ""
+    model: Key = ""
+    provider: Provider = ""
+    instead_of: Key = ""
+    instead_because: Code = ""
     is_from_cache: bool = False
-    input_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    usage_source: str = ""
-    cost_micros: int | None = None
+    input_tokens: Number = 0
+    cache_read_tokens: Number = 0
+    cache_write_tokens: Number = 0
+    output_tokens: Number = 0
+    reasoning_tokens: Number = 0
+    usage_source: Annotated[str, msgspec.Meta(pattern="^(|provider|estimated)$")] = ""
+    cost_micros: Micros | None = None
     price: str = ""
-    finish_reason: str = ""
-    error: str = ""
+    finish_reason: Word = ""
+    error: Code = ""
     first_token_at: dt.datetime | None = None
-    reasoning_ms: int = 0
+    reasoning_ms: Number = 0
 
 
 def claim(turn: Turn) -> bool:
@@ -51,11 +63,14 @@ def close(turn: Turn, outcome: Outcome) -> bool:
     return _update_open(turn, fields)
 
 
-def list_open(status: str, *, older_than: dt.timedelta, limit: int = 500) -> list[Turn]:
-    """Return turns of an open `status` that were asked (queued) or claimed (streaming) so long ago, oldest first."""
-    latest = timezone.now() - older_than
-    field = "created_at" if status == Turn.Status.QUEUED else "started_at"
-    return list(Turn.objects.filter(status=status, **{f"{field}__lt": latest}).order_by("created_at")[:limit])
+def iterate_queued(*, older_than: dt.timedelta) -> Iterator[list[Turn]]:
+    """Yield the turns that were asked so long ago and that nobody has claimed, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status=Turn.Status.QUEUED, created_at__lt=timezone.now() - older_than))
+
+
+def iterate_streaming() -> Iterator[list[Turn]]:
+    """Yield the turns that somebody has claimed, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status=Turn.Status.STREAMING))
 
 
 def list_open_among(turn_ids: Sequence[UUID]) -> list[Turn]:

@@ -25,10 +25,11 @@ from chat.attachments.states import refuse_file
 from chat.attachments.storage import MADE_PARTS, drop_parts, storage
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN
 from chat.models import Attachment
+from core.sweeps import MAX_CLOCK_DIFFERENCE
 
 logger = logging.getLogger(__name__)
 
-CLAIM_LASTS = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 50)
+CLAIM_LASTS = dt.timedelta(seconds=2 * settings.ATTACHMENT_SECONDS + 45) + MAX_CLOCK_DIFFERENCE
 """A file that somebody has been reading for longer is read by somebody else: the first must have died."""
 MAX_ATTEMPTS = 3
 PARTS_OF_KIND = {

@@ -1,6 +1,7 @@
 """What beat repairs of attachments: files that nobody reads, whose turn was never written, or that were never used."""
 
 import datetime as dt
+from collections.abc import Callable
 from uuid import UUID
 
 from django.db.models import Q
@@ -9,15 +10,15 @@ from django.utils import timezone
 from chat.attachments.erasing import erase_hidden, erase_of_conversation, hide_files
 from chat.attachments.reading import CLAIM_LASTS, read_later
 from chat.models import Attachment
+from core.sweeps import MAX_CLOCK_DIFFERENCE, guard, iterate_pages
 from history.models import Conversation, Turn
 
-UNREAD_GRACE = dt.timedelta(seconds=20)
+UNREAD_GRACE = dt.timedelta(seconds=15) + MAX_CLOCK_DIFFERENCE
 """A file that waits longer than this has lost its task, or many are before it: one more task does no harm."""
-BOUND_GRACE = dt.timedelta(minutes=2)
+BOUND_GRACE = dt.timedelta(seconds=115) + MAX_CLOCK_DIFFERENCE
 """Files bound more recently than this may belong to a request that is still writing their turn."""
 UNUSED_KEPT = dt.timedelta(days=1)
 """How long a file is kept that nobody asks about."""
-MAX_REPAIRED_AT_ONCE = 500
 
 
 def repair_attachments() -> None:
@@ -25,30 +26,42 @@ def repair_attachments() -> None:
     now = timezone.now()
     unread = Q(status=Attachment.Status.UPLOADED, created_at__lt=now - UNREAD_GRACE)
     reader_died = Q(status=Attachment.Status.PROCESSING, claimed_at__lt=now - CLAIM_LASTS)
-    for attachment in Attachment.objects.filter(unread | reader_died).order_by("created_at")[:MAX_REPAIRED_AT_ONCE]:
-        read_later(attachment.pk)
-    _check_bound(now - BOUND_GRACE)
-    hide_files(Q(turn_id=None, created_at__lt=now - UNUSED_KEPT) & ~Q(status=Attachment.Status.ERASED))
-    erase_hidden(list(Attachment.objects.filter(status=Attachment.Status.ERASED)[:MAX_REPAIRED_AT_ONCE]))
+    _repair_each("unread file", unread | reader_died, lambda file: read_later(file.pk))
+    with guard("bound files"):
+        for page in iterate_pages(Attachment.objects.filter(bound_at__lt=now - BOUND_GRACE)):
+            _check_bound(page)
+    with guard("unused files"):
+        hide_files(Q(turn_id=None, created_at__lt=now - UNUSED_KEPT) & ~Q(status=Attachment.Status.ERASED))
+    _repair_each("hidden file", Q(status=Attachment.Status.ERASED), lambda file: erase_hidden([file]))
 
 
-def _check_bound(before: dt.datetime) -> None:
+def _repair_each(name: str, which: Q, repair: Callable[[Attachment], None]) -> None:
+    with guard(f"{name}s"):
+        for page in iterate_pages(Attachment.objects.filter(which)):
+            for attachment in page:
+                with guard(name, attachment_id=attachment.pk):
+                    repair(attachment)
+
+
+def _check_bound(bound: list[Attachment]) -> None:
     """Of files that were bound a while ago, free those without a turn, and erase those without a conversation."""
-    bound = list(Attachment.objects.filter(bound_at__lt=before)[:MAX_REPAIRED_AT_ONCE])
-    if not bound:
-        return
     turns = set(Turn.objects.filter(pk__in={row.turn_id for row in bound if row.turn_id}).values_list("pk", flat=True))
     conversations = {row.conversation_id for row in bound if row.conversation_id and row.turn_id in turns}
     existing = set(Conversation.objects.filter(pk__in=conversations).values_list("pk", flat=True))
     for row in bound:
-        assert row.turn_id is not None
-        assert row.conversation_id is not None
-        if row.turn_id not in turns:
-            _hand_on_or_free(row)
-        elif row.conversation_id not in existing:  # deleted while the turn was being written
-            erase_of_conversation(row.conversation_id)
-        else:
-            Attachment.objects.filter(pk=row.pk, bound_at=row.bound_at).update(bound_at=None)
+        with guard("bound file", attachment_id=row.pk):
+            _repair_bound(row, turn_exists=row.turn_id in turns, conversation_exists=row.conversation_id in existing)
+
+
+def _repair_bound(row: Attachment, *, turn_exists: bool, conversation_exists: bool) -> None:
+    assert row.turn_id is not None
+    assert row.conversation_id is not None
+    if not turn_exists:
+        _hand_on_or_free(row)
+    elif not conversation_exists:  # deleted while the turn was being written
+        erase_of_conversation(row.conversation_id)
+    else:
+        Attachment.objects.filter(pk=row.pk, bound_at=row.bound_at).update(bound_at=None)
 
 
 def _hand_on_or_free(row: Attachment) -> None:

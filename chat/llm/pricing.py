@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable
 from math import ceil
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from django.utils import timezone
@@ -55,7 +55,7 @@ class Stamp(msgspec.Struct, frozen=True):
     above: int
     markup_percent: int
     as_of: str
-    provider_micros: int
+    provider_micros: Annotated[int, msgspec.Meta(ge=0, le=10**15)]  # as much as a turn may cost
 
 
 class Cost(msgspec.Struct, frozen=True):

@@ -153,19 +153,25 @@ async def _close(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, outcom
     )
     if live.is_lost:
         return False
-    return await _save(claimed.turn, outcome)
+    return await _save(live, outcome)
 
 
-async def _save(turn: Turn, outcome: Outcome) -> bool:
+async def _save(live: LiveText, outcome: Outcome) -> bool:
     """Save and settle; a database that is away for a moment is waited for. After that the sweep does it."""
     for pause in SAVE_PAUSES_SECONDS:
         try:
-            return await in_thread(close_turn, turn, outcome)
+            return await _save_once(live, outcome)
         except DatabaseError as error:
-            fields = {"turn_id": turn.pk, "error": type(error).__name__}
+            fields = {"turn_id": live.turn.pk, "error": type(error).__name__}
             logger.warning("Turn not saved yet", extra=fields)
             await asyncio.sleep(pause)
-    return await in_thread(close_turn, turn, outcome)
+    return await _save_once(live, outcome)
+
+
+async def _save_once(live: LiveText, outcome: Outcome) -> bool:
+    """Save and settle, once the turn is not being claimed again: either one goes by its present generation."""
+    async with live.taking:
+        return await in_thread(close_turn, live.turn, outcome)
 
 
 def _instead_of(started: AnswerStarted) -> str:

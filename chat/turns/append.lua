@@ -1,30 +1,38 @@
 -- Appends for many turns at once, each under its lease, and sends all that was appended to every web process.
 -- appends: msgpack of an array of Append (chat/turns/log.py), which costs the client less than an argument for each field.
 -- Further arguments: the entries of all the turns, in that order.
--- Answers, for each turn: 1 appended, 2 renewed too, 0 somebody else holds the lease, -1 nobody does.
+-- Answers, for each turn: 1 appended, 2 renewed too, 0 somebody else holds the lease, -1 nobody does, or the holder
+-- under another generation, -2 the log is not as long as its writer left it.
 local lease_ms, log_seconds, channel, appends = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
+local call = redis.call -- looked up once, not for each entry
+local batch, leases = cmsgpack.unpack(appends), {}
+for at, append in ipairs(batch) do leases[at] = append[1] end
+local holders = call('MGET', unpack(leases))
 local answers, appended, first = {}, {}, 5
-for _, append in ipairs(cmsgpack.unpack(appends)) do
-  local lease, log, holder, renews, count = append[1], append[2], append[3], append[4], append[5]
-  local found = redis.call('GET', lease)
-  if found == holder then
-    for at = first, first + count - 1 do
-      redis.call('XADD', log, '*', 'e', ARGV[at])
-      appended[#appended + 1] = ARGV[at]
+for at, append in ipairs(batch) do
+  local log, holder, renews, length, count = append[2], append[3], append[4], append[5], append[6]
+  local found = holders[at]
+  if found ~= holder then
+    local is_ours = not found or found:match('^(.*):') == holder:match('^(.*):')
+    answers[#answers + 1] = is_ours and -1 or 0
+  elseif call('XLEN', log) ~= length then
+    answers[#answers + 1] = -2
+  else
+    for entry = first, first + count - 1 do
+      call('XADD', log, '*', 'e', ARGV[entry])
+      appended[#appended + 1] = ARGV[entry]
     end
     if renews then
-      redis.call('PEXPIRE', lease, lease_ms)
-      redis.call('EXPIRE', log, log_seconds)
+      call('PEXPIRE', leases[at], lease_ms)
+      call('EXPIRE', log, log_seconds)
     end
     answers[#answers + 1] = renews and 2 or 1
-  else
-    answers[#answers + 1] = found and 0 or -1
   end
   first = first + count
 end
 if #appended > 0 then
   -- '\221' begins a msgpack array whose length is four bytes.
-  redis.call('PUBLISH', channel, '\221' .. struct.pack('>I4', #appended) .. table.concat(appended))
+  call('PUBLISH', channel, '\221' .. struct.pack('>I4', #appended) .. table.concat(appended))
 end
 return answers

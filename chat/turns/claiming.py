@@ -87,17 +87,17 @@ def find_and_claim(turn_id: UUID) -> tuple[Turn | None, ClaimedTurn | None]:
 def claim_turn(turn: Turn) -> ClaimedTurn | None:
     """Claim the turn under its next generation; None if somebody else was faster.
 
-    None, too, if it cannot be run any more, because its model is gone, say: then the turn is closed as failed.
+    None, too, if it cannot be run any more, because its model is gone, say: then the turn is closed as failed. What may
+    fail comes before the claim: a store that is away uses up no generation.
     """
-    if not progress.claim(turn):
-        return None
     try:
-        return _prepare(turn)
+        claimed = _prepare(turn)
     except DomainError as error:
         logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
         code = error.code if error.code in SENTENCES else "not_found"
         close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
         return None
+    return claimed if progress.claim(turn) else None
 
 
 def _prepare(turn: Turn) -> ClaimedTurn:

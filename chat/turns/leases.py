@@ -4,9 +4,10 @@ The lease `turn:<id>:lease` holds `<runner>:<gen>`, or `<closer>:<gen>` while a 
 It runs out by itself unless it is renewed, which appending to the log does (append.lua).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from redis import Redis as SyncRedis
@@ -45,10 +46,9 @@ def stop_key(turn_id: UUID) -> str:
     return f"turn:{turn_id}:stop"
 
 
-async def take_lease(
-    redis: Redis, turn_id: UUID, holder: str, *, old_holder: str = "", empties_log: bool = False
-) -> Taken:
-    """Take the lease if it is free, or `old_holder` has it; return whether it was taken."""
+async def take_lease(redis: Redis, turn_id: UUID, holder: str, *, empties_log: bool = False) -> Taken:
+    """Take the lease if it is free, or the holder's own, of this generation or an earlier one; return whether it was
+    taken."""
     taken, *_no_cache = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),
@@ -56,7 +56,6 @@ async def take_lease(
         stop_request=stop_key(turn_id),
         new_holder=holder,
         lease_ms=LEASE_MS,
-        old_holder=old_holder,
         empties_log="1" if empties_log else "0",
     )
     return Taken(taken)
@@ -65,7 +64,7 @@ async def take_lease(
 async def take_lease_and_read_cache(
     redis: Redis, turn_id: UUID, holder: str, read: CacheRead
 ) -> tuple[Taken, bytes, bytes | None]:
-    """Take the lease if it is free, and empty the log; return whether it was, and the cache's version and value."""
+    """Take the lease as `take_lease` does, and empty the log; return the cache's version and value, too."""
     taken, version, value = await _TAKE_LEASE(
         redis,
         lease=lease_key(turn_id),
@@ -75,7 +74,6 @@ async def take_lease_and_read_cache(
         cache_version=read.version_key,
         new_holder=holder,
         lease_ms=LEASE_MS,
-        old_holder="",
         empties_log="1",
         cache_field=read.field,
     )
@@ -87,8 +85,16 @@ async def drop_lease(redis: Redis, turn_id: UUID, holder: str) -> None:
     await _DROP_LEASE(redis, lease=lease_key(turn_id), holder=holder)
 
 
-async def has_lease(redis: Redis, turn_id: UUID) -> bool:
-    return bool(await redis.exists(lease_key(turn_id)))
+async def find_holders(redis: Redis, turn_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return who holds the leases of those turns that have one."""
+    found: Any = await redis.mget(map(lease_key, turn_ids)) if turn_ids else []
+    return _holders(turn_ids, found)
+
+
+def find_holders_sync(redis: SyncRedis, turn_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the same to a caller outside an event loop."""
+    found: Any = redis.mget(map(lease_key, turn_ids)) if turn_ids else []
+    return _holders(turn_ids, found)
 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:
@@ -106,3 +112,7 @@ def request_stops(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
             pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
             pipeline.publish(STOP_REQUESTS, turn_id.bytes)
         pipeline.execute()
+
+
+def _holders(turn_ids: Sequence[UUID], found: Sequence[bytes | None]) -> dict[UUID, str]:
+    return {turn_id: holder.decode() for turn_id, holder in zip(turn_ids, found, strict=True) if holder}

@@ -7,6 +7,7 @@ in either. The stream is the truth; the notification carries the same entries, s
 Offsets are in characters (Unicode code points), of text and of reasoning separately.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -17,10 +18,12 @@ import msgspec
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from chat.llm.pricing import Price, write_price
+from chat.llm.pricing import Price, read_price, read_stamp, write_price
 from chat.models import LanguageModel
 from core.lua import LuaScript
 from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
 
 WAKE_UPS = "turns:woken"
 """The pub/sub channel of notifications to web processes: what was appended, and turns that were opened."""
@@ -55,12 +58,16 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Append(msgspec.Struct, array_like=True, gc=False):
-    """What APPEND does for one turn: append `count` entries; if `renews`, keep its lease and its log alive."""
+    """What APPEND does for one turn: append `count` entries; if `renews`, keep its lease and its log alive.
+
+    `length` is how many entries the log must have: Redis may have come back without the last of them.
+    """
 
     lease: str
     log: str
     holder: str
     renews: bool
+    length: int
     count: int
 
 
@@ -76,7 +83,10 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Replay(msgspec.Struct):
-    """What a log adds up to: the text of its last generation, who answered and how it ended."""
+    """What a log adds up to: the text of its last generation, who answered and how it ended.
+
+    What comes after a hole in it counts for nothing, not even that the answer is whole.
+    """
 
     gen: int = 0
     text: str = ""
@@ -84,6 +94,7 @@ class Replay(msgspec.Struct):
     begun: str = ""  # as encode_begun wrote it; empty if nobody began
     outcome: str = ""  # as encode_outcome wrote it; empty if it is not known
     is_ended: bool = False
+    has_hole: bool = False
     reasoning_ms: int = 0  # first reasoning to first text, or to the last reasoning; only replay_log knows
 
     @property
@@ -121,8 +132,15 @@ def encode_begun(
 
 
 def decode_begun(replay: Replay) -> Begun:
-    """Return who answered; an empty Begun if the log does not say."""
-    return msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
+    """Return who answered; an empty Begun if the log does not say, or nothing that can be read."""
+    try:
+        begun = msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
+        if begun.price:
+            read_price(begun.price)
+    except msgspec.MsgspecError:
+        logger.warning("Log not believed", extra={"kind": "begun"})
+        return Begun()
+    return begun
 
 
 def encode_outcome(outcome: Outcome) -> str:
@@ -131,10 +149,15 @@ def encode_outcome(outcome: Outcome) -> str:
 
 
 def decode_outcome(replay: Replay) -> Outcome | None:
-    """Return how the turn ended, with its texts; None if the log does not say."""
+    """Return how the turn ended, with its texts; None if the log does not say, or nothing that a row can hold."""
     if not replay.outcome:
         return None
-    outcome = msgspec.json.decode(replay.outcome, type=Outcome)
+    try:
+        outcome = msgspec.json.decode(replay.outcome, type=Outcome)
+        read_stamp(outcome.price)
+    except msgspec.MsgspecError:
+        logger.warning("Log not believed", extra={"kind": "outcome"})
+        return None
     return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)
 
 
@@ -144,17 +167,10 @@ def replay(entries: Iterable[Entry]) -> Replay:
     for entry in entries:
         if entry.gen > result.gen and entry.kind != EntryKind.END:
             result = Replay(gen=entry.gen)
-        match entry.kind:
-            case EntryKind.TEXT:
-                result.text = result.text[: entry.at] + entry.text
-            case EntryKind.REASONING:
-                result.reasoning = result.reasoning[: entry.at] + entry.text
-            case EntryKind.BEGUN:
-                result.begun = entry.text
-            case EntryKind.OUTCOME:
-                result.outcome = entry.text
-            case EntryKind.END:
-                result.is_ended = True
+        if entry.kind == EntryKind.END:
+            result.is_ended = True
+        elif not result.has_hole:
+            _add(result, entry)
     return result
 
 
@@ -195,6 +211,22 @@ async def read_log_tail(redis: Redis, turn_id: UUID, is_known: Callable[[Entry],
 def read_log_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
     """Return the whole log, oldest entry first, to a caller outside an event loop."""
     return _decode_rows(redis.xrange(log_key(turn_id)))
+
+
+def _add(result: Replay, entry: Entry) -> None:
+    match entry.kind:
+        case EntryKind.TEXT:
+            result.has_hole = entry.at > len(result.text)
+            if not result.has_hole:
+                result.text = result.text[: entry.at] + entry.text
+        case EntryKind.REASONING:
+            result.has_hole = entry.at > len(result.reasoning)
+            if not result.has_hole:
+                result.reasoning = result.reasoning[: entry.at] + entry.text
+        case EntryKind.BEGUN:
+            result.begun = entry.text
+        case EntryKind.OUTCOME:
+            result.outcome = entry.text
 
 
 def _decode_rows(rows: Any) -> list[Entry]:

@@ -1,6 +1,4 @@
-"""Which runners are alive: each announces itself every few seconds."""
-
-import time
+"""Which runners are alive: each announces itself every few seconds. When is said by Redis's clock, not by theirs."""
 
 from redis.asyncio import Redis
 
@@ -16,8 +14,9 @@ class NoRunner(Exception):
 
 async def announce_runner(redis: Redis, runner: str) -> None:
     """Say that the runner is alive; to be repeated within ALIVE_SECONDS."""
-    await redis.zadd(ALIVE_KEY, {runner: time.time()})
-    await redis.zremrangebyscore(ALIVE_KEY, "-inf", time.time() - 10 * ALIVE_SECONDS)
+    seconds, _microseconds = await redis.time()
+    await redis.zadd(ALIVE_KEY, {runner: seconds})
+    await redis.zremrangebyscore(ALIVE_KEY, "-inf", seconds - 10 * ALIVE_SECONDS)
 
 
 async def remove_runner(redis: Redis, runner: str) -> None:
@@ -26,5 +25,6 @@ async def remove_runner(redis: Redis, runner: str) -> None:
 
 def require_runner() -> None:
     """Raise NoRunner unless a runner announced itself within ALIVE_SECONDS."""
-    if not sync_redis().zcount(ALIVE_KEY, time.time() - ALIVE_SECONDS, "+inf"):
+    seconds, _microseconds = sync_redis().time()
+    if not sync_redis().zcount(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf"):
         raise NoRunner

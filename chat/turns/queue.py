@@ -6,7 +6,7 @@ A turn's entry stays in the stream `turns`, claimed by a runner, until the turn 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,14 @@ _ENQUEUE = LuaScript(Path(__file__).with_name("enqueue.lua"))
 def queued_key(turn_id: UUID) -> str:
     """Marks that the turn has an entry in the queue; without it the sweep makes a new one."""
     return f"turn:{turn_id}:queued"
+
+
+def turn_of(fields: Mapping[bytes, bytes]) -> UUID | None:
+    """Return the turn of a queue entry; None for an entry that nobody of ours has written."""
+    try:
+        return UUID(bytes=fields[b"turn"])
+    except (KeyError, ValueError):
+        return None
 
 
 def enqueue(turn: Turn) -> None:
@@ -105,7 +113,8 @@ async def queue_positions(redis: Redis) -> dict[UUID, int]:
     groups: Any = await redis.xinfo_groups(QUEUE)
     taken = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
     entries: Any = await redis.xrange(QUEUE, min=b"(" + taken, count=settings.QUEUE_LIMIT)
-    return {UUID(bytes=fields[b"turn"]): position for position, (_entry, fields) in enumerate(entries, 1)}
+    positions = ((turn_of(fields), position) for position, (_entry, fields) in enumerate(entries, 1))
+    return {turn_id: position for turn_id, position in positions if turn_id is not None}
 
 
 def queue_full() -> QueueFull:

@@ -8,16 +8,19 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import DatabaseError
+from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError, ResponseError
 
 from chat.llm.breaker import breakers, close_breakers
+from chat.llm.health.alerts import alert
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import leases, presence
@@ -25,9 +28,9 @@ from chat.turns.answer_cache import decode_answer
 from chat.turns.answering import answer_turn
 from chat.turns.claiming import ClaimedTurn, claim_turn, find_and_claim
 from chat.turns.ending import announce_end, end_log
-from chat.turns.leases import STOP_REQUESTS, Taken, has_lease, stop_key, take_lease, take_lease_and_read_cache
-from chat.turns.log import replay_log
-from chat.turns.queue import GROUP, QUEUE
+from chat.turns.leases import STOP_REQUESTS, Taken, find_holders, stop_key, take_lease, take_lease_and_read_cache
+from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
+from chat.turns.queue import GROUP, QUEUE, turn_of
 from chat.turns.rescue import close_without_runner, outcome_from_log
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
@@ -42,6 +45,8 @@ MAX_ENTRIES_READ = 64
 RECLAIM_SECONDS = 5.0
 PRESENCE_SECONDS = 5.0
 RETRY_SECONDS = 0.5
+RETRY_PAUSES_SECONDS = (0.5, 2, 5)
+"""When a turn is tried again after a store was away; after that it is found among those without a lease."""
 DEAD_CONSUMER_MS = 3_600_000
 
 
@@ -57,11 +62,13 @@ class Runner:
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self._stopping = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run turns until `stopping`; then finish what runs for DRAIN_SECONDS, and close the rest as interrupted."""
+        self._stopping = stopping
         async with asyncio.TaskGroup() as group:
-            writer = group.create_task(self._writer.run())
+            writer = group.create_task(self._repeat(self._writer.run))
             loops = [
                 group.create_task(self._repeat(loop))
                 for loop in (self._read_queue, self._reclaim, self._receive_stop_requests, self._announce_presence)
@@ -74,14 +81,16 @@ class Runner:
         await self._close_connections()
 
     async def _repeat(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Begin a loop again when Redis or a database was away."""
+        """Begin a loop again when Redis or a database was away, and whatever else ended it: the others go on."""
         while True:
             try:
                 await loop()
             except (RedisError, DatabaseError, OSError) as error:
                 fields = {"loop": loop.__name__, "error": type(error).__name__}
                 logger.warning("Store unreachable", extra=fields)
-                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                logger.exception("Loop broke", extra={"loop": loop.__name__})
+            await asyncio.sleep(RETRY_SECONDS)
 
     # --- Taking turns ------------------------------------------------------------------------------------------------
 
@@ -89,15 +98,22 @@ class Runner:
         await self._make_group()
         while True:
             await self._has_room.wait()
-            room = min(MAX_ENTRIES_READ, settings.RUNNER_CAPACITY - len(self._tasks))
             try:
-                found: Any = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: ">"}, count=room, block=BLOCK_MS)
+                found: Any = await self._redis.xreadgroup(
+                    GROUP, self.name, {QUEUE: ">"}, count=self._room, block=BLOCK_MS
+                )
             except ResponseError:  # NOGROUP: Redis was emptied
                 await self._make_group()
                 continue
             for _stream, entries in found or ():
-                for entry, fields in entries:
-                    self._start(entry, fields)
+                for turn_id, entry in await self._readable(entries):
+                    await self._start(turn_id, entry)
+
+    @property
+    def _room(self) -> int:
+        """How many entries to ask for; at least one, as Redis refuses to return none."""
+        room: int = settings.RUNNER_CAPACITY - len(self._tasks)
+        return max(1, min(MAX_ENTRIES_READ, room))
 
     async def _make_group(self) -> None:
         try:
@@ -109,23 +125,43 @@ class Runner:
         """Look at entries that were claimed long ago: most are running, with a lease; the others lost their runner."""
         cursor: bytes | str = "0-0"
         while True:
+            await self._has_room.wait()
             try:
                 cursor, entries, _deleted = await self._redis.xautoclaim(
-                    QUEUE, GROUP, self.name, leases.LEASE_MS, start_id=cursor, count=MAX_ENTRIES_READ
+                    QUEUE, GROUP, self.name, leases.LEASE_MS, start_id=cursor, count=self._room
                 )
             except ResponseError:
                 await self._make_group()
                 entries, cursor = [], b"0-0"
-            for entry, fields in entries:
-                if fields:
-                    self._start(entry, fields)
+            found = await self._readable(entry for entry in entries if entry[1])
+            holders = await find_holders(self._redis, [turn_id for turn_id, _entry in found])
+            for turn_id, entry in found:
+                if not self._is_elsewhere(holders.get(turn_id)):
+                    await self._start(turn_id, entry)
             if cursor == b"0-0":
                 await asyncio.sleep(RECLAIM_SECONDS)
 
-    def _start(self, entry: bytes, fields: dict[bytes, bytes]) -> None:
-        turn_id = UUID(bytes=fields[b"turn"])
+    def _is_elsewhere(self, holder: str | None) -> bool:
+        """Return whether the lease is another's; what this runner has no task for, it does not write."""
+        return holder is not None and not holder.startswith(f"{self.name}:")
+
+    async def _readable(self, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[UUID, bytes]]:
+        """Return turns and entries, without entries that nobody of ours has written: those are dropped."""
+        found = []
+        for entry, fields in entries:
+            if (turn_id := turn_of(fields)) is not None:
+                found.append((turn_id, entry))
+                continue
+            _alert_of_malformed("queue")
+            await self._redis.xack(QUEUE, GROUP, entry)
+            await self._redis.xdel(QUEUE, entry)
+        return found
+
+    async def _start(self, turn_id: UUID, entry: bytes) -> None:
+        """Handle an entry as soon as there is room for it."""
         if turn_id in self._tasks:
             return
+        await self._has_room.wait()
         task = asyncio.create_task(self._handle(turn_id, entry))
         self._tasks[turn_id] = task
         task.add_done_callback(lambda _done: self._release(turn_id))
@@ -139,23 +175,45 @@ class Runner:
     # --- One turn ----------------------------------------------------------------------------------------------------
 
     async def _handle(self, turn_id: UUID, entry: bytes) -> None:
-        """Do what the turn of a queue entry needs. Whatever goes wrong, the entry stays for another try."""
-        try:
-            await self._run_or_end(turn_id, entry)
-        except (RedisError, DatabaseError, OSError) as error:
-            logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
-        except Exception:
-            logger.exception("Turn left for later", extra={"turn_id": turn_id})
+        """Do what the turn of a queue entry needs. Whatever goes wrong, the entry stays for another try.
+
+        A store that is away is tried again soon. Each try sees what the row, the lease and the log say by then.
+        """
+        for pause in (*RETRY_PAUSES_SECONDS, None):
+            try:
+                await self._run_or_end(turn_id, entry)
+                return
+            except (RedisError, DatabaseError, OSError) as error:
+                logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
+            except Exception:
+                logger.exception("Turn left for later", extra={"turn_id": turn_id})
+                pause = None
+            await self._keep_log(turn_id)
+            if pause is None or await self._is_stopped_within(pause):
+                return
+
+    async def _keep_log(self, turn_id: UUID) -> None:
+        """Keep what may be the only copy of an answer, however long it takes until it can be saved."""
+        with suppress(RedisError, OSError):
+            await self._redis.expire(log_key(turn_id), KEPT_WHILE_OPEN_SECONDS)
+
+    async def _is_stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
 
     async def _run_or_end(self, turn_id: UUID, entry: bytes) -> None:
         turn, claimed = await in_thread(find_and_claim, turn_id)
-        if turn is None:  # erased meanwhile
-            await end_log(self._redis, turn_id, gen=0, queue_entry=entry)
-        elif claimed is not None:
+        if claimed is not None:
             await self._run(claimed, entry)
-        elif not turn.is_open:
+        elif turn is not None and not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
-        elif turn.gen > 0 and not await has_lease(self._redis, turn_id):
+        elif self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):
+            return  # also if it was erased: its runner settles what the provider takes
+        elif turn is None:
+            await end_log(self._redis, turn_id, gen=0, queue_entry=entry)
+        elif turn.gen > 0:
             await self._rescue(turn, entry)
 
     async def _rescue(self, turn: Turn, entry: bytes) -> None:
@@ -214,7 +272,13 @@ class Runner:
             while True:
                 message = await subscription.get_message(ignore_subscribe_messages=True, timeout=4)
                 if message is not None:
-                    self._stop(UUID(bytes=message["data"]))
+                    self._receive_stop_request(message["data"])
+
+    def _receive_stop_request(self, data: bytes) -> None:
+        try:
+            self._stop(UUID(bytes=data))
+        except ValueError:
+            _alert_of_malformed("stop")
 
     async def _stop_requested(self) -> None:
         turn_ids = list(self._claimed)
@@ -253,11 +317,14 @@ class Runner:
 
     async def _close_connections(self) -> None:
         await self._titler.stop()
-        try:
+        with suppress(RedisError, OSError):
             await presence.remove_runner(self._redis, self.name)
-        except (RedisError, OSError):
-            pass
         await close_session()
         await sdk.close_clients()
         await close_breakers()
         await close_async_redis()
+
+
+def _alert_of_malformed(place: str) -> None:
+    sentence = _("Something in Redis could not be read, and was dropped. Does anything else write there?")
+    alert(f"redis:{place}", sentence, place=place)

@@ -1,12 +1,18 @@
--- Takes a turn's lease if it is free or the old holder's, and reads the answer cache in the same step.
--- old_holder: empty for none. empties_log: '1' for a new generation. cache, cache_version, cache_field may be left out.
--- A lease that is the new holder's already counts as taken: the answer to a first try may have been lost.
+-- Takes a turn's lease if it is free or the new holder's own, and reads the answer cache in the same step.
+-- A lease of the same runner under an earlier generation is its own: Redis may have come back from before it took the
+-- turn again. So is one of this generation: the answer to a first try may have been lost. A later one is not: then this
+-- call comes late.
+-- empties_log: '1' for a new generation. cache, cache_version, cache_field may be left out.
 -- Answers: 0 not taken, 1 taken, 2 taken and the turn is to be stopped; the cache's version; the field's value.
 local lease, log, stop_request, cache, cache_version = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local new_holder, lease_ms, old_holder, empties_log, cache_field = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local new_holder, lease_ms, empties_log, cache_field = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local holder = redis.call('GET', lease)
-if holder and holder ~= new_holder and holder ~= old_holder then return {0, false, false} end
+if holder then
+  local runner, gen = holder:match('^(.*):(%d+)$')
+  local new_runner, new_gen = new_holder:match('^(.*):(%d+)$')
+  if runner ~= new_runner or tonumber(gen) > tonumber(new_gen) then return {0, false, false} end
+end
 redis.call('SET', lease, new_holder, 'PX', lease_ms)
 if empties_log == '1' then redis.call('DEL', log) end
 local taken = 1 + redis.call('EXISTS', stop_request)

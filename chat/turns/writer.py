@@ -50,8 +50,8 @@ class LiveText:
     """
 
     __slots__ = (
-        *("begun", "gen", "is_dirty", "is_uncertain", "keys", "leased_by", "lost", "outcome", "outcome_logged"),
-        *("renewed_at", "runner", "slot", "tick_waiter", "ticked_at", "turn"),
+        *("begun", "gen", "has_claimed_next", "is_dirty", "is_uncertain", "keys", "log_length", "lost", "outcome"),
+        *("outcome_logged", "renewed_at", "runner", "slot", "taking", "tick_waiter", "ticked_at", "turn"),
         *("_has_sent_outcome", "_parts", "_pending_parts", "_sent_characters", "_sent_parts"),
     )
 
@@ -60,7 +60,8 @@ class LiveText:
         self.runner = runner
         self.gen = turn.gen
         self.keys = (lease_key(turn.pk), log_key(turn.pk))
-        self.leased_by = self.holder
+        self.log_length = 0  # how many entries the log has
+        self.taking = asyncio.Lock()  # held while the turn is claimed again, or saved: either one changes `turn`
         self.renewed_at = monotonic()
         loop = asyncio.get_running_loop()
         self.outcome_logged: asyncio.Future[None] = loop.create_future()
@@ -68,6 +69,7 @@ class LiveText:
         self.begun = ""  # who answers, as encode_begun wrote it
         self.outcome = ""  # how it ended, as encode_outcome wrote it
         self.is_uncertain = False  # what the log holds is unknown, or gone
+        self.has_claimed_next = False  # a generation whose lease is not taken yet
         self.is_dirty = False  # there is something the log does not have
         self.slot: int | None = None  # when it is due, if it is
         self.ticked_at = 0.0
@@ -107,9 +109,9 @@ class LiveText:
         self._parts[kind].append(text)
 
     def rewind(self, gen: int) -> None:
-        """Begin again under another generation: the log has nothing."""
-        self.gen = gen
-        self._sent_parts, self._sent_characters = [0, 0], [0, 0]
+        """Begin again under another generation, that was claimed: the log will have nothing."""
+        self.gen, self.has_claimed_next = gen, True
+        self.log_length, self._sent_parts, self._sent_characters = 0, [0, 0], [0, 0]
         self._has_sent_outcome = False
 
     def take_pending(self) -> list[Entry]:
@@ -128,6 +130,7 @@ class LiveText:
 
     def mark_sent(self, entries: list[Entry]) -> None:
         """Note that the log has `entries`. Parts that came in while they were on their way stay pending."""
+        self.log_length += len(entries)
         self._sent_parts = self._pending_parts.copy()
         for entry in entries:
             if entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
@@ -198,7 +201,11 @@ class LogWriter:
                 batch |= dict.fromkeys(self._list_old_leases(now))
                 next_renewal = now + RENEW_SECONDS / 5
             if batch:
-                await self._flush(batch, now)
+                try:
+                    await self._flush(batch, now)
+                except Exception:  # the runner logs it and begins this again
+                    self._mark_uncertain(batch)
+                    raise
 
     def _choose_slot(self, live: LiveText) -> None:
         """Give `live` a slot a tick after its last one, or the next slot."""
@@ -246,6 +253,7 @@ class LogWriter:
                 *live.keys,
                 live.holder,
                 live.is_unsent or now - live.renewed_at > RENEW_SECONDS,
+                live.log_length,
                 len(entries),
             )
             for live, entries in pending
@@ -278,7 +286,10 @@ class LogWriter:
 
     async def _rewrite(self, uncertain: list[LiveText]) -> None:
         """Write turns whole under their next generation: what their log holds is unknown, or gone."""
-        uncertain = list(filter(self._is_open, uncertain))
+        for live in uncertain:
+            if live.taking.locked():  # it is being saved: others must not wait for that
+                self._mark_uncertain([live])
+        uncertain = [live for live in uncertain if self._is_open(live) and not live.taking.locked()]
         results = await asyncio.gather(*map(self._take_again, uncertain), return_exceptions=True)
         failures = {}
         for live, result in zip(uncertain, results, strict=True):
@@ -295,16 +306,17 @@ class LogWriter:
 
     async def _take_again(self, live: LiveText) -> None:
         """Take the turn again under its next generation; raises LeaseLost if somebody else has it."""
-        if live.leased_by == live.holder:  # else a try before this one has claimed the generation
-            if not await in_thread(progress.claim, live.turn):
+        async with live.taking:
+            if not self._is_open(live):
+                return
+            if not live.has_claimed_next:
+                if not await in_thread(progress.claim, live.turn):
+                    raise LeaseLost
+                live.rewind(live.turn.gen)
+            if not await take_lease(self._redis, live.turn.pk, live.holder, empties_log=True):
                 raise LeaseLost
-            live.rewind(live.turn.gen)
-        taken = await take_lease(self._redis, live.turn.pk, live.holder, old_holder=live.leased_by, empties_log=True)
-        if not taken:
-            raise LeaseLost
-        live.leased_by = live.holder
-        live.renewed_at = monotonic()
-        live.is_uncertain = False
+            live.renewed_at = monotonic()
+            live.is_uncertain = live.has_claimed_next = False
 
     def _is_open(self, live: LiveText) -> bool:
         """Return whether it is written here: its turn may have ended, or have been taken again since."""

@@ -16,6 +16,7 @@ from billing.entitlements import account_of, budget_of, current_period
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord
+from core import sweeps
 from core.errors import Conflict
 from tests.billing.together import together
 
@@ -195,7 +196,7 @@ def test_a_reservation_held_again_is_young(carla):
     Reservation.objects.update(created_at=timezone.now() - dt.timedelta(hours=1))
     metering.release(key)
     reserve(carla, 10_000, key)
-    assert metering.list_held(older_than=dt.timedelta(minutes=1)) == []
+    assert list(metering.iterate_held(older_than=dt.timedelta(minutes=1))) == []
 
 
 def test_a_key_that_is_somebody_elses_is_a_conflict(ana, bo):
@@ -343,14 +344,15 @@ def test_a_negative_reservation_is_refused(ana):
     assert counters(ana) == (0, 0, 0)
 
 
-def test_what_is_held_too_long_is_listed_oldest_first(carla):
+def test_what_is_held_too_long_is_listed_oldest_first(carla, monkeypatch):
     keys = [reserve(carla, 1_000) for _ in range(4)]
     for key, minutes in zip(keys, (10, 30, 20, 0), strict=True):
         moment = timezone.now() - dt.timedelta(minutes=minutes)
         Reservation.objects.filter(pk=key).update(created_at=moment)
     metering.release(keys[2])
-    assert metering.list_held(older_than=dt.timedelta(minutes=5)) == [keys[1], keys[0]]
-    assert metering.list_held(older_than=dt.timedelta(minutes=5), limit=1) == [keys[1]]
+    assert list(metering.iterate_held(older_than=dt.timedelta(minutes=5))) == [[keys[1], keys[0]]]
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 1)
+    assert list(metering.iterate_held(older_than=dt.timedelta(minutes=5))) == [[keys[1]], [keys[0]]]
 
 
 def test_nothing_is_unbalanced_in_ordinary_life(carla):

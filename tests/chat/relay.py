@@ -16,11 +16,12 @@ class Relay:
     """Passes bytes both ways, until it is told otherwise.
 
     `is_down`: connections break and new ones are refused. `is_deaf`: what is sent arrives, its answer does not: the
-    connection breaks instead.
+    connection breaks instead. `is_deaf_after`: it is, as soon as this is sent.
     """
 
     def __init__(self) -> None:
         self.is_down = self.is_deaf = False
+        self.is_deaf_after = b""
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._target = urlsplit(settings.REDIS_URL)
@@ -59,6 +60,8 @@ class Relay:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
+                if self.is_deaf_after and self.is_deaf_after in data:
+                    self.is_deaf, self.is_deaf_after = True, b""
                 writer.write(data)
         writer.close()
 

@@ -3,6 +3,7 @@
 import datetime as dt
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVisio
 from chat.models import Attachment, LanguageModel
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
+from core import sweeps
 from core.errors import Conflict, DomainError, NotFound, RateLimited
 from core.redis_clients import sync_redis
 from core.threads import in_thread
@@ -910,6 +912,20 @@ def test_files_bound_just_after_their_conversation_went_are_found_by_the_sweep(a
     sweeping.repair_attachments()
     assert not Attachment.objects.exists()
     assert stored_names() == set()
+
+
+def test_one_file_that_cannot_be_erased_does_not_stop_the_next(ana: User, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 1)
+    bad, good = attached(ana), attached(ana)
+    in_its_place = Path(storage.storage().path(bad.part("text")))
+    (in_its_place / "a folder").mkdir(parents=True)
+    for file in (bad, good):
+        age(file, DAY)
+    sweeping.repair_attachments()
+    assert [row.pk for row in Attachment.objects.all()] == [bad.pk]
+    shutil.rmtree(in_its_place)
+    sweeping.repair_attachments()
+    assert not Attachment.objects.exists()
 
 
 def test_a_deletion_that_died_is_finished_by_the_sweep(

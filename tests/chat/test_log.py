@@ -1,5 +1,6 @@
 """The log's scripts: who may append, and what a log adds up to."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -30,8 +31,11 @@ def text(gen: int, at: int, what: str) -> Entry:
     return Entry(TURN.bytes, EntryKind.TEXT, gen, at, what)
 
 
-async def append(redis: Redis, holder: str, *entries: Entry) -> int:
-    appends = [Append(leases.lease_key(TURN), log.log_key(TURN), holder, True, len(entries))]
+async def append(redis: Redis, holder: str, *entries: Entry, after: int | None = None) -> int:
+    """Append to a log that must have `after` entries: by default, as many as it has."""
+    if after is None:
+        after = await redis.xlen(log.log_key(TURN))
+    appends = [Append(leases.lease_key(TURN), log.log_key(TURN), holder, True, after, len(entries))]
     run = APPEND.bind(redis, lease_ms=LEASE_MS, log_seconds=KEPT_WHILE_OPEN_SECONDS, channel=WAKE_UPS)
     (answer,) = await run([encode_appends(appends), *map(encode_entry, entries)])
     return answer
@@ -55,8 +59,17 @@ async def test_nobody_appends_without_a_lease(redis: Redis):
 async def test_nobody_appends_under_the_lease_of_another(redis: Redis):
     await leases.take_lease(redis, TURN, "b:2")
     assert await append(redis, "a:1", text(1, 0, "hola")) == 0
-    assert await append(redis, "b:1", text(1, 0, "hola")) == 0
+    assert await append(redis, "b:1", text(1, 0, "hola")) == -1
     assert await log.read_log(redis, TURN) == []
+
+
+async def test_nobody_appends_to_a_log_that_is_not_as_they_left_it(redis: Redis):
+    await leases.take_lease(redis, TURN, "a:1")
+    await append(redis, "a:1", text(1, 0, "hola"))
+    for after in (0, 2):
+        assert await append(redis, "a:1", text(1, 10, "!"), after=after) == -2
+        assert await append(redis, "a:1", after=after) == -2
+    assert await log.read_log(redis, TURN) == [text(1, 0, "hola")]
 
 
 async def test_what_is_refused_is_not_told_to_anybody(redis: Redis):
@@ -100,14 +113,17 @@ async def test_a_lease_taken_twice_by_the_same_holder_is_taken(redis: Redis):
 
 async def test_a_lease_is_taken_from_an_earlier_self(redis: Redis):
     await leases.take_lease(redis, TURN, "a:1")
-    assert await leases.take_lease(redis, TURN, "a:2", old_holder="a:1")
-    assert not await leases.take_lease(redis, TURN, "b:2", old_holder="a:1")
+    assert await leases.take_lease(redis, TURN, "a:10")
+    assert not await leases.take_lease(redis, TURN, "b:11")
+    assert not await leases.take_lease(redis, TURN, "aa:11")
+    assert not await leases.take_lease(redis, TURN, "a:9")  # a command that was late
+    assert await redis.get(leases.lease_key(TURN)) == b"a:10"
 
 
 async def test_a_new_generation_empties_the_log(redis: Redis):
     await leases.take_lease(redis, TURN, "a:1")
     await append(redis, "a:1", text(1, 0, "hola"))
-    await leases.take_lease(redis, TURN, "a:2", old_holder="a:1")
+    await leases.take_lease(redis, TURN, "a:2")
     assert await log.read_log(redis, TURN) != []
     await leases.take_lease(redis, TURN, "a:2", empties_log=True)
     assert await log.read_log(redis, TURN) == []
@@ -175,6 +191,28 @@ def test_a_later_generation_voids_the_earlier_one():
 
 def test_the_end_of_an_earlier_generation_voids_nothing():
     assert replay([text(2, 0, "new"), Entry(TURN.bytes, EntryKind.END, 3, 3)]).text == "new"
+
+
+@pytest.mark.parametrize("kind", [EntryKind.TEXT, EntryKind.REASONING])
+def test_what_comes_after_a_hole_counts_for_nothing(kind: EntryKind):
+    """Not even that the answer is whole: what is missing was never read again."""
+    entries = [
+        Entry(TURN.bytes, EntryKind.BEGUN, 1, 0, "who"),
+        Entry(TURN.bytes, kind, 1, 0, "hola"),
+        Entry(TURN.bytes, kind, 1, 10, "!"),
+        text(1, 0, "other"),
+        Entry(TURN.bytes, EntryKind.OUTCOME, 1, 0, "how"),
+        Entry(TURN.bytes, EntryKind.END, 1, 11),
+    ]
+    found = replay(entries)
+    assert ((found.text or found.reasoning), found.begun, found.outcome) == ("hola", "who", "")
+    assert found.is_ended
+
+
+def test_a_generation_after_one_with_a_hole_is_whole():
+    outcome = Entry(TURN.bytes, EntryKind.OUTCOME, 2, 0, "how")
+    found = replay([text(1, 0, "ho"), text(1, 9, "x"), text(2, 0, "hola"), outcome])
+    assert (found.text, found.outcome) == ("hola", "how")
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), max_size=8), st.data())

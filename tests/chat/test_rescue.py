@@ -1,6 +1,7 @@
 """A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -181,6 +182,67 @@ async def test_an_answer_that_was_whole_is_completed_as_its_provider_counted(red
     assert (turn.answer, turn.reasoning, turn.usage_source) == ("hola mundo", "hm", "provider")
     record = await in_thread(record_of, turn)
     assert (record.input_tokens, record.output_tokens, record.cost_micros) == (12, 34, 80)
+
+
+async def test_an_answer_whose_middle_is_gone_is_closed_with_its_beginning(redis: Redis, carla: User, die: Die):
+    """Its log says that it was whole, and lacks what Redis had lost before its runner wrote on."""
+    model = await scripted()
+    turn = await aask(carla, "hola")
+    outcome = priced_outcome(turn, Outcome("completed", "hola mundo!", finish_reason="stop"), model=model)
+    turn = await die(
+        turn,
+        (EntryKind.BEGUN, encode_begun(model)),
+        (EntryKind.TEXT, "hola"),
+        (EntryKind.TEXT, " mundo"),
+        (EntryKind.TEXT, "!"),
+        (EntryKind.OUTCOME, encode_outcome(outcome)),
+    )
+    middle, *_ = (await redis.xrange(log.log_key(turn.pk)))[2]
+    await redis.xdel(log.log_key(turn.pk), middle)
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "runner_lost", "hola")
+    assert turn.usage_source == "estimated"
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"output_tokens": 2**64 - 1},
+        {"input_tokens": 3_000_000_000},
+        {"cost_micros": 2**63},
+        {"status": "streaming"},
+        {"error": "x" * 41},
+        {"price": "{"},
+        {"price": '{"provider_micros": 18446744073709551615}'},
+    ],
+    ids=str,
+)
+async def test_an_outcome_that_no_row_can_hold_is_not_believed(
+    redis: Redis, carla: User, die: Die, hostile: dict[str, Any]
+):
+    model = await scripted()
+    turn = await aask(carla, "hola")
+    ended = msgspec.to_builtins(priced_outcome(turn, Outcome("completed", "hola"), model=model))
+    turn = await die(
+        turn,
+        (EntryKind.BEGUN, encode_begun(model)),
+        (EntryKind.TEXT, "hola"),
+        (EntryKind.OUTCOME, msgspec.json.encode(ended | hostile).decode()),
+    )
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.answer) == ("interrupted", "runner_lost", "hola")
+    assert turn.usage_source == "estimated"
+    assert (await in_thread(record_of, turn)).cost_micros == turn.cost_micros > 0
+
+
+async def test_who_answers_is_not_believed_if_it_cannot_be_read(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "hola"), (EntryKind.BEGUN, "{"), (EntryKind.TEXT, "hola"))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.answer, turn.model) == ("interrupted", "hola", "scripted")
 
 
 async def test_a_failure_that_was_not_saved_is_saved(redis: Redis, carla: User, die: Die):

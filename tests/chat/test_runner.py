@@ -1,9 +1,12 @@
 """Turns, run: a runner beside the test, a provider on the wire."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from copy import copy
+from typing import Any
 
 import pytest
 from django.db import OperationalError
@@ -13,11 +16,14 @@ from redis.asyncio import Redis
 from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
+from chat.llm.health.alerts import list_alerts
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.turns import answering, claiming, ending, leases, log, presence, queue
 from chat.turns import runner as runner_module
+from chat.turns import writer as writer_module
 from chat.turns.closing import can_continue
+from chat.turns.leases import Taken
 from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
@@ -26,11 +32,12 @@ from core import redis_clients
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
 from history import access, deletion, progress
-from history.models import Turn
+from history.models import Turn, new_id
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import Offer
 from tests.chat.conftest import running as a_runner
+from tests.chat.cutting import breakable_databases
 from tests.chat.relay import relayed_redis
 from tests.chat.writing import follow
 
@@ -110,6 +117,17 @@ async def test_what_is_not_reported_is_estimated(redis: Redis, runner: Runner, c
     assert (await in_thread(record_of, turn)).source == "estimated"
 
 
+@pytest.mark.parametrize("tokens", [3_000_000_000, 2**64 - 1, -1])
+async def test_a_count_that_nobody_can_believe_is_estimated(redis: Redis, runner: Runner, carla: User, tokens: int):
+    """No column holds it: the turn could never be saved."""
+    for usage in (f"{tokens}/6", f"5/{tokens}"):
+        turn = await closed(await aask(carla, f"say:hola usage:{usage}"))
+        assert (turn.status, turn.answer, turn.usage_source) == ("completed", "hola ", "estimated")
+        assert (turn.output_tokens, turn.cost_micros) == (10, turn.input_tokens + 2 * 10)
+        record = await in_thread(record_of, turn)
+        assert (record.source, record.output_tokens, record.cost_micros) == ("estimated", 10, turn.cost_micros)
+
+
 async def test_an_empty_answer_costs_nothing(redis: Redis, runner: Runner, carla: User):
     turn = await closed(await aask(carla, "nothing"))
     assert (turn.status, turn.answer, turn.cost_micros, turn.usage_source) == ("completed", "", None, "")
@@ -158,6 +176,95 @@ async def test_a_turn_asked_while_no_runner_was_there_waits_for_one(redis: Redis
     turn = await aask(carla, "say:hola")
     async with a_runner():
         assert (await closed(turn)).status == "completed"
+
+
+async def take_long_ago(redis: Redis) -> None:
+    """Another runner takes all that is in the queue, and has had it for a minute."""
+    await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
+    [[_stream, entries]] = await redis.xreadgroup(queue.GROUP, "another", {queue.QUEUE: ">"})
+    await redis.xclaim(queue.QUEUE, queue.GROUP, "another", 0, [entry for entry, _ in entries], idle=60_000)
+
+
+async def test_a_runner_takes_over_no_more_than_it_has_room_for(
+    redis: Redis, carla: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    settings.RUNNER_CAPACITY = 2
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.01)
+    turns = [await aask(carla, "wait:0.05 say:hola") for _ in range(6)]
+    await take_long_ago(redis)
+    async with a_runner() as runner:
+        most = 0
+        for turn in turns:
+            while (await in_thread(saved, turn)).is_open:
+                most = max(most, len(runner._tasks))
+        assert most <= 2
+    assert {(await in_thread(saved, turn)).status for turn in turns} == {"completed"}
+
+
+async def test_turns_that_run_elsewhere_are_not_read(redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch):
+    """A thousand of them would keep the loop from its tokens."""
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.01)
+    for _ in range(3):
+        key = new_id()
+        await redis.xadd(queue.QUEUE, {b"turn": key.bytes})
+        await redis.set(leases.lease_key(key), "somebody:1")
+    await take_long_ago(redis)
+    with breakable_databases() as databases:
+        databases.is_away = True
+        async with a_runner() as runner:
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+                assert not runner._tasks
+    assert await redis.xlen(queue.QUEUE) == 3
+
+
+# --- What nobody can read ---------------------------------------------------------------------------------------------
+
+
+async def alert_times(subject: str) -> int:
+    found = await in_thread(list_alerts)
+    return sum(alert.times for alert in found if alert.subject == subject)
+
+
+@pytest.mark.parametrize("fields", [{b"turn": b"short"}, {b"other": b"x"}], ids=["short", "nothing"])
+async def test_a_malformed_entry_of_the_queue_is_dropped_and_the_next_turn_is_run(
+    redis: Redis, carla: User, fields: dict[bytes, bytes]
+):
+    await redis.xadd(queue.QUEUE, fields)
+    turn = await aask(carla, "say:hola")
+    async with a_runner():
+        assert (await closed(turn)).status == "completed"
+        await queue_is_empty(redis)
+    assert (await redis.xpending(queue.QUEUE, queue.GROUP))["pending"] == 0
+    await eventually(lambda: alert_times("redis:queue"))
+
+
+async def test_a_malformed_request_to_stop_is_dropped(redis: Redis, runner: Runner, carla: User):
+    await closed(await aask(carla, "say:hola"))
+    await redis.publish(leases.STOP_REQUESTS, b"short")
+    turn = await aask(carla, "say:hola wait:5")
+    await shown(turn)
+    await stop_turn(await in_thread(saved, turn))
+    assert (await closed(turn)).status == "stopped"
+    await eventually(lambda: alert_times("redis:stop"))
+
+
+async def test_a_loop_that_breaks_does_not_end_the_others(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(runner_module, "RETRY_SECONDS", 0.01)
+    announce, errors = presence.announce_runner, [KeyError("?")]
+
+    async def break_once(*args: Any) -> None:
+        if errors:
+            raise errors.pop()
+        await announce(*args)
+
+    monkeypatch.setattr(presence, "announce_runner", break_once)
+    async with a_runner():
+        assert (await closed(await aask(carla, "say:hola"))).status == "completed"
+        await eventually(lambda: redis.exists(presence.ALIVE_KEY))
+    assert any(record.exc_info for record in caplog.records if record.message == "Loop broke")
 
 
 async def test_two_runners_share_the_turns(redis: Redis, carla: User):
@@ -574,6 +681,82 @@ async def test_redis_away_at_the_end_does_not_keep_an_answer_from_being_saved(
         relayed.is_down = False
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner tries again sooner than it would."""
+    monkeypatch.setattr(runner_module, "RETRY_PAUSES_SECONDS", (0.02, 0.05, 0.1))
+
+
+@pytest.mark.stores
+async def test_a_turn_is_run_wherever_its_database_connection_breaks_before_it_shows_something(
+    redis: Redis, carla: User, offer: Offer, soon: None
+):
+    """While it is read, while its prompt is made, while it is claimed: it is tried again, and soon."""
+    with breakable_databases() as databases:
+        for statements in range(20):
+            turn = await aask(carla, "say:hola wait:0.05")
+            databases.cuts, databases.cut_after = 0, statements
+            async with a_runner():
+                assert await shown(turn) == "hola "
+                databases.cut_after = None
+                found = await closed(turn)
+            assert (found.status, found.answer) == ("completed", "hola ")
+            if not databases.cuts:
+                break
+    assert statements > 3, "Nothing was cut."
+
+
+async def test_a_turn_is_run_when_its_databases_are_back(redis: Redis, carla: User, soon: None):
+    turn = await aask(carla, "say:hola")
+    with breakable_databases() as databases:
+        databases.is_away = True
+        async with a_runner():
+            await asyncio.sleep(0.1)
+            databases.is_away = False
+            found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola ", 1)
+
+
+async def test_a_turn_is_run_though_nobody_said_that_its_lease_was_taken(relayed, carla: User, soon: None):
+    async with a_runner():
+        turn = await aask(carla, "say:hola")
+        await closed(turn)
+        later = new_id()
+        relayed.is_deaf_after = leases.lease_key(later).encode()
+        turn = await aask(carla, "say:hola", turn_id=later)
+        await eventually(lambda: asyncio.sleep(0, relayed.is_deaf))
+        await asyncio.sleep(0.01)
+        relayed.is_deaf = False
+        found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola ", 2)
+
+
+async def test_an_answer_that_waits_for_the_history_is_kept_as_long_as_that_takes(
+    redis: Redis, carla: User, soon: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Its log would be gone after an hour."""
+    monkeypatch.setattr(answering, "SAVE_PAUSES_SECONDS", ())
+    monkeypatch.setattr(runner_module, "RETRY_PAUSES_SECONDS", (0.02,))
+    monkeypatch.setattr(leases, "LEASE_MS", 300)
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.05)
+    with breakable_databases() as databases:
+        async with a_runner():
+            turn = await aask(carla, "say:hola wait:0.1 say:mundo")
+            await shown(turn)
+            databases.is_away = True
+            await asyncio.sleep(0.2)
+
+            async def is_kept() -> bool:
+                return await redis.ttl(log.log_key(turn.pk)) > 200
+
+            for _ in range(2):  # by each try
+                await redis.expire(log.log_key(turn.pk), 100)
+                await eventually(is_kept, seconds=5)
+            databases.is_away = False
+            found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola mundo ", 1)
+
+
 async def test_a_database_that_is_away_for_a_moment_is_waited_for(
     redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
 ):
@@ -588,6 +771,61 @@ async def test_a_database_that_is_away_for_a_moment_is_waited_for(
     monkeypatch.setattr(progress, "close", close_later)
     turn = await closed(await aask(carla, "say:hola usage:5/6"))
     assert (turn.status, turn.answer, turn.cost_micros) == ("completed", "hola ", 17)
+
+
+async def test_a_rewrite_on_its_way_does_not_empty_a_log_that_has_ended(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """Redis is slow when the lease is taken again, and the answer is over meanwhile."""
+    is_tried, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def take_slowly(*args: Any, **kwargs: Any) -> Taken:
+        is_tried.set()
+        await may_go_on.wait()
+        return await leases.take_lease(*args, **kwargs)
+
+    monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "take_lease", take_slowly)
+    turn = await aask(carla, "say:hola wait:0.1 say:mundo usage:5/6")
+    await shown(turn)
+    await redis.delete(leases.lease_key(turn.pk))
+    await is_tried.wait()
+    await asyncio.sleep(0.3)  # it is over, and was waited for
+    may_go_on.set()
+    found = await closed(turn)
+    await queue_is_empty(redis)
+    await asyncio.sleep(0.05)
+    assert (found.status, found.answer, found.gen, found.cost_micros) == ("completed", "hola mundo ", 2, 17)
+    assert (await log.read_log(redis, turn.pk))[-1].kind == EntryKind.END
+    assert not await redis.exists(leases.lease_key(turn.pk))
+
+
+async def test_an_answer_is_saved_though_it_is_claimed_again_meanwhile(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """The history is slow to say that the next generation is ours; saved under the one before, it would be lost."""
+    claim, is_claimed, may_go_on = progress.claim, threading.Event(), threading.Event()
+
+    def claim_slowly(turn: Turn) -> bool:
+        if turn.gen == 0:
+            return claim(turn)
+        unseen = copy(turn)
+        is_ours = claim(unseen)
+        is_claimed.set()
+        may_go_on.wait()
+        turn.__dict__.update(unseen.__dict__)
+        return is_ours
+
+    monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "claim", claim_slowly)
+    turn = await aask(carla, "say:hola wait:0.1 say:mundo usage:5/6")
+    await shown(turn)
+    await redis.delete(leases.lease_key(turn.pk))
+    await asyncio.to_thread(is_claimed.wait)
+    await asyncio.sleep(0.3)
+    may_go_on.set()
+    found = await closed(turn)
+    assert (found.status, found.answer, found.gen, found.cost_micros) == ("completed", "hola mundo ", 2, 17)
 
 
 async def test_a_write_that_fails_for_good_is_paid_and_left_to_others(
@@ -702,6 +940,21 @@ async def test_a_runner_says_that_it_lives(redis: Redis):
             return False
 
         await eventually(is_alive, seconds=2)
+    with pytest.raises(presence.NoRunner):
+        await asyncio.to_thread(presence.require_runner)
+
+
+@pytest.mark.parametrize("wrong_seconds", [-3_600, 3_600])
+async def test_a_runner_lives_by_the_clock_of_redis(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, wrong_seconds: float
+):
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + wrong_seconds)
+        await presence.announce_runner(redis, "one")
+    await asyncio.to_thread(presence.require_runner)
+    seconds, _ = await redis.time()
+    await redis.zadd(presence.ALIVE_KEY, {"one": seconds - presence.ALIVE_SECONDS - 1})
     with pytest.raises(presence.NoRunner):
         await asyncio.to_thread(presence.require_runner)
 

@@ -18,12 +18,13 @@ from chat.turns import leases, log, queue, sweeping
 from chat.turns.closing import can_continue
 from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry
 from chat.turns.sweeping import repair_turns, settle_unsettled
+from core import sweeps
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import progress
 from history.models import Turn, new_id
 from history.progress import Outcome
-from tests.chat.asking import aask, ask, closed, eventually, period_of, record_of, reservation_of, saved
+from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import running
 from tests.chat.writing import follow
 
@@ -182,13 +183,68 @@ async def test_an_orphan_is_closed_with_its_text(redis: Redis, carla: User, impa
     assert (await follow(turn)).text == "hola"
 
 
-async def test_an_orphan_without_a_word_costs_nothing(redis: Redis, carla: User, impatient: None):
+async def test_an_orphan_without_a_word_is_run_again(redis: Redis, carla: User, impatient: None):
     turn = await streaming(carla)
     await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "streaming"
+    assert queued(turn) == 1
+    async with running():
+        found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola ", 2)
+
+
+async def test_an_orphan_without_a_word_that_is_in_the_queue_is_not_put_there_again(
+    redis: Redis, carla: User, impatient: None
+):
+    turn = await aask(carla)
+    await in_thread(progress.claim, turn)
+    await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "streaming"
+    assert queued(turn) == 1
+
+
+async def test_an_orphan_that_three_runners_lost_without_a_word_failed_and_costs_nothing(
+    redis: Redis, carla: User, impatient: None
+):
+    turn = await streaming(carla)
+    for _ in range(2):
+        await in_thread(progress.claim, turn)
+    await sweep_twice()
+    await check_failed_for_nothing(turn)
+
+
+async def test_an_orphan_without_a_word_that_no_runner_takes_fails_in_the_end(
+    redis: Redis, carla: User, impatient: None, settings: Settings
+):
+    turn = await streaming(carla)
+    await repair_turns()
+    settings.QUEUE_SECONDS = 0
+    await asyncio.sleep(0.01)
+    await repair_turns()
+    await check_failed_for_nothing(turn)
+
+
+async def check_failed_for_nothing(turn: Turn) -> None:
     found = await in_thread(saved, turn)
-    assert (found.status, found.error, found.answer) == ("interrupted", "runner_lost", "")
+    assert (found.status, found.error, found.answer) == ("failed", "runner_lost", "")
     assert (found.cost_micros, can_continue(found)) == (None, False)
     assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+
+
+async def test_an_orphan_is_seen_behind_many_turns_that_run(
+    redis: Redis, carla: User, impatient: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 2)
+    turns = [await aask(carla) for _ in range(5)]
+    for turn in turns:
+        await in_thread(progress.claim, turn)
+        await redis.set(leases.lease_key(turn.pk), "somebody:1")
+    await redis.delete(leases.lease_key(turns[-1].pk))
+    for _ in range(2):
+        await in_thread(progress.claim, turns[-1])
+    await repair_turns()
+    statuses = [(await in_thread(saved, turn)).status for turn in turns]
+    assert statuses == ["streaming"] * 4 + ["failed"]
 
 
 async def test_a_turn_that_runs_is_left_alone(redis: Redis, carla: User, impatient: None):
@@ -265,6 +321,125 @@ def test_work_that_was_done_after_all_is_paid(carla: User):
     settle_unsettled()
     metering.settle(turn.pk, cost_micros=9, usage=metering.Usage(1, 4), label="scripted")
     assert period_of(carla).used_micros == 9
+
+
+def test_a_reservation_whose_turn_is_gone_stays_while_a_runner_writes_it(carla: User):
+    """Whatever took its row away: what the provider takes is settled when the runner ends."""
+    turn = ask(carla)
+    progress.claim(turn)
+    grow_old(turn, 46)
+    Turn.objects.filter(pk=turn.pk).delete()
+    sync_redis().set(leases.lease_key(turn.pk), "somebody:1")
+    settle_unsettled()
+    assert reservation_of(turn).state == Reservation.State.HELD
+    sync_redis().delete(leases.lease_key(turn.pk))
+    settle_unsettled()
+    assert reservation_of(turn).state == Reservation.State.RELEASED
+
+
+def test_every_reservation_is_looked_at(carla: User, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 2)
+    turns = [ask(carla) for _ in range(5)]
+    progress.close(turns[-1], Outcome("failed", error="queue_timeout"))
+    for turn in turns:
+        grow_old(turn, 46)
+    settle_unsettled()
+    assert [is_held(turn) for turn in turns] == [True] * 4 + [False]
+    for turn in turns[:4]:
+        metering.release(turn.pk)
+
+
+# --- One that is broken -----------------------------------------------------------------------------------------------
+
+
+def break_log(turn: Turn) -> None:
+    """Make a key that is no log in its place."""
+    sync_redis().delete(log.log_key(turn.pk))
+    sync_redis().set(log.log_key(turn.pk), b"no log")
+
+
+async def test_one_bad_turn_in_the_queue_does_not_stop_the_next(redis: Redis, carla: User, settings: Settings):
+    bad, good = await aask(carla), await aask(carla)
+    for turn in (bad, good):
+        await in_thread(grow_old, turn, settings.QUEUE_SECONDS + 1)
+    await in_thread(break_log, bad)
+    await repair_turns()
+    assert (await in_thread(saved, good)).error == "queue_timeout"
+
+
+async def test_one_bad_turn_that_is_written_does_not_stop_the_next(redis: Redis, carla: User, impatient: None):
+    bad = await streaming(carla, "hola")
+    good = await streaming(carla, "hola")
+    await in_thread(break_log, bad)
+    unsettled = await aask(carla)
+    await in_thread(progress.close, unsettled, Outcome("failed", error="overloaded"))
+    await in_thread(grow_old, unsettled, 46)
+    await repair_turns()
+    assert (await in_thread(saved, good)).status == "interrupted"
+    assert not await in_thread(is_held, unsettled)
+    await in_thread(Turn.objects.filter(pk=bad.pk).update, status="failed")
+    await in_thread(metering.release, bad.pk)
+
+
+def test_one_bad_reservation_does_not_stop_the_next(carla: User):
+    bad, good = ask(carla), ask(carla)
+    for turn in (bad, good):
+        progress.claim(turn)
+        progress.close(turn, Outcome("completed", answer="x", cost_micros=9, usage_source="provider", price="{"))
+        grow_old(turn, 46)
+    Turn.objects.filter(pk=good.pk).update(price="")
+    settle_unsettled()
+    assert (is_held(bad), record_of(good).cost_micros) == (True, 9)
+    metering.release(bad.pk)
+
+
+# --- Clocks that differ -----------------------------------------------------------------------------------------------
+
+
+def date_by(turn: Turn, clock: dt.timedelta, *, age_seconds: float = 0) -> Turn:
+    """Make a turn as old, by a clock that is so far ahead of the sweep's."""
+    grow_old(turn, age_seconds)
+    Turn.objects.filter(pk=turn.pk).update(created_at=timezone.now() + clock - dt.timedelta(seconds=age_seconds))
+    Reservation.objects.filter(pk=turn.pk).update(created_at=timezone.now() + clock - dt.timedelta(seconds=age_seconds))
+    return saved(turn)
+
+
+AHEAD = sweeps.MAX_CLOCK_DIFFERENCE
+
+
+async def test_a_clock_that_is_behind_makes_no_turn_queued_twice(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await redis.flushall()  # as if it were still on its way
+    await in_thread(date_by, turn, -AHEAD, age_seconds=4)
+    await sweep_twice()
+    assert queued(turn) == 0
+
+
+async def test_a_clock_that_is_ahead_keeps_a_lost_turn_out_of_the_queue_for_that_long(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await redis.flushall()
+    await in_thread(date_by, turn, AHEAD, age_seconds=sweeping.QUEUED_GRACE.total_seconds())
+    await sweep_twice()
+    assert queued(turn) == 0
+    await in_thread(date_by, turn, AHEAD, age_seconds=sweeping.QUEUED_GRACE.total_seconds() + AHEAD.seconds + 1)
+    await sweep_twice()
+    assert queued(turn) == 1
+
+
+def test_a_clock_that_is_behind_takes_no_reservation_from_who_still_writes_the_turn(carla: User):
+    key = new_id()
+    metering.reserve(carla.pk, key, amount_micros=500)
+    Reservation.objects.filter(pk=key).update(created_at=timezone.now() - AHEAD - dt.timedelta(seconds=39))
+    settle_unsettled()
+    assert Reservation.objects.get(pk=key).state == Reservation.State.HELD
+    metering.release(key)
+
+
+async def test_a_clock_that_is_ahead_hides_no_orphan(redis: Redis, carla: User, impatient: None):
+    turn = await streaming(carla, "hola")
+    await in_thread(Turn.objects.filter(pk=turn.pk).update, started_at=timezone.now() + AHEAD)
+    await sweep_twice()
+    assert (await in_thread(saved, turn)).status == "interrupted"
 
 
 # --- Two at once ------------------------------------------------------------------------------------------------------

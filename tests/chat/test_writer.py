@@ -3,8 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 
+import hypothesis
 import pytest
+from django.conf import settings
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from accounts.models import User
@@ -200,6 +205,105 @@ async def test_a_turn_that_is_closed_meanwhile_is_lost(redis: Redis, turn: Turn)
         await in_thread(Turn.objects.filter(pk=turn.pk).update, status="interrupted")
         it.say(" mundo")
         await until(lambda: it.live.is_lost)
+
+
+# --- A Redis that comes back a second behind -------------------------------------------------------------------------
+
+
+class Snapshot:
+    """What Redis had of a turn at some moment, and has again after a failover or a crash between two syncs."""
+
+    def __init__(self, log: bytes | None, lease: bytes | None) -> None:
+        self.log, self.lease = log, lease
+
+    @classmethod
+    async def take(cls, redis: Redis, turn: Turn) -> "Snapshot":
+        return cls(await redis.dump(log.log_key(turn.pk)), await redis.get(leases.lease_key(turn.pk)))
+
+    async def restore(self, redis: Redis, turn: Turn) -> None:
+        async with redis.pipeline(transaction=True) as pipeline:
+            pipeline.delete(log.log_key(turn.pk), leases.lease_key(turn.pk))
+            if self.log:
+                pipeline.restore(log.log_key(turn.pk), 60_000, self.log)
+            if self.lease:
+                pipeline.set(leases.lease_key(turn.pk), self.lease, px=leases.LEASE_MS)
+            await pipeline.execute()
+
+
+async def check_whole(redis: Redis, it: Writing) -> None:
+    """The log is the whole text, of one generation, without a hole."""
+    entries = await texts(redis, it.turn)
+    assert {entry.gen for entry in entries} == {it.live.gen}
+    at = {EntryKind.TEXT: 0, EntryKind.REASONING: 0}
+    for entry in entries:
+        assert entry.at == at[EntryKind(entry.kind)], "A hole, or something twice."
+        at[EntryKind(entry.kind)] += len(entry.text)
+    assert at == {EntryKind.TEXT: len(it.live.text), EntryKind.REASONING: len(it.live.reasoning)}
+
+
+async def test_nothing_is_appended_after_a_gap(redis: Redis, turn: Turn):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        behind = await Snapshot.take(redis, turn)
+        await it.say_and_wait(" mundo")
+        await behind.restore(redis, turn)
+        await it.say_and_wait("!")
+        await check_whole(redis, it)
+        await it.say_and_wait("?")
+    assert [(entry.gen, entry.text) for entry in await texts(redis, turn)] == [(2, "hola mundo!"), (2, "?")]
+    assert (await in_thread(saved, turn)).gen == 2
+
+
+async def test_a_silent_turn_writes_again_what_redis_lost(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        behind = await Snapshot.take(redis, turn)
+        await it.say_and_wait(" mundo")
+        await behind.restore(redis, turn)
+        await arrives(it)
+        await check_whole(redis, it)
+
+
+async def test_an_older_lease_of_ours_does_not_lose_the_turn(redis: Redis, turn: Turn):
+    """Redis is back from before the text was written again under the next generation."""
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("hola")
+        behind = await Snapshot.take(redis, turn)
+        await redis.delete(leases.lease_key(turn.pk))
+        await it.say_and_wait(" mundo")
+        await behind.restore(redis, turn)
+        assert behind.lease == b"runner-a:1"
+        await it.say_and_wait("!")
+        assert not it.live.is_lost
+        await check_whole(redis, it)
+    assert (await in_thread(saved, turn)).gen == 3
+
+
+@given(steps=st.lists(st.sampled_from(["say", "think", "go back", "lose the lease", "restart empty"]), max_size=7))
+@hypothesis.settings(max_examples=12, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_whatever_redis_forgets_the_log_ends_as_the_whole_text_of_one_generation(carla: User, steps: list[str]):
+    asyncio.run(write_through(ask(carla), steps))
+
+
+async def write_through(turn: Turn, steps: list[str]) -> None:
+    redis = Redis.from_url(settings.REDIS_URL)
+    snapshots = [Snapshot(None, None)]
+    async with aclosing(redis), writing(redis, turn) as it:
+        for number, step in enumerate([*steps, "say"]):
+            match step:
+                case "go back":
+                    await snapshots[len(snapshots) // 2].restore(redis, turn)
+                case "lose the lease":
+                    await redis.delete(leases.lease_key(turn.pk))
+                case "restart empty":
+                    await Snapshot(None, None).restore(redis, turn)
+                case _:
+                    kind = EntryKind.TEXT if step == "say" else EntryKind.REASONING
+                    await it.say_and_wait(f"{step}{number} ", kind=kind)
+                    await check_whole(redis, it)
+                    snapshots.append(await Snapshot.take(redis, turn))
+        assert not it.live.is_lost
 
 
 async def test_an_unreachable_redis_is_waited_for(redis: Redis, turn: Turn):

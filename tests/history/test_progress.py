@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 from django.utils import timezone
 
+from core import sweeps
 from history import progress
-from history.models import Turn, new_id
+from history.models import Turn, new_id, now
 from history.progress import Outcome
 from tests.billing.together import together
 from tests.history.growing import ask, begin
@@ -163,17 +164,26 @@ def test_open_turns_are_listed_oldest_first():
     minutes = [10, 30, 20, 0]
     turns = [ask(begin(), status=Status.QUEUED, created_at=timezone.now() - dt.timedelta(minutes=n)) for n in minutes]
     ask(begin(), created_at=timezone.now() - dt.timedelta(minutes=40))
-    found = progress.list_open(Status.QUEUED, older_than=dt.timedelta(minutes=5))
-    assert found == [turns[1], turns[2], turns[0]]
-    assert progress.list_open(Status.QUEUED, older_than=dt.timedelta(minutes=5), limit=1) == [turns[1]]
+    assert list(progress.iterate_queued(older_than=dt.timedelta(minutes=5))) == [[turns[1], turns[2], turns[0]]]
 
 
-def test_turns_being_written_are_listed_by_when_they_were_claimed(turn):
-    Turn.objects.update(created_at=timezone.now() - dt.timedelta(hours=1))
-    progress.claim(turn)
-    assert progress.list_open(Status.STREAMING, older_than=dt.timedelta(minutes=5)) == []
-    Turn.objects.update(started_at=timezone.now() - dt.timedelta(minutes=6))
-    assert progress.list_open(Status.STREAMING, older_than=dt.timedelta(minutes=5)) == [turn]
+def test_every_page_of_open_turns_comes_even_if_those_before_it_change(monkeypatch):
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 2)
+    moment = now() - dt.timedelta(minutes=9)
+    turns = [ask(begin(), status=Status.QUEUED, created_at=moment) for _ in range(5)]  # of the same millisecond
+    found = []
+    for page in progress.iterate_queued(older_than=dt.timedelta(minutes=5)):
+        assert len(page) <= 2
+        found += page
+        progress.claim(page[0])
+    assert found == sorted(turns, key=lambda turn: turn.pk)
+
+
+def test_turns_being_written_are_listed_by_when_they_were_asked(turn):
+    late = ask(begin(), status=Status.QUEUED, created_at=timezone.now() + dt.timedelta(hours=1))
+    for one in (late, turn):
+        progress.claim(one)
+    assert list(progress.iterate_streaming()) == [[turn, late]]
 
 
 def test_turns_are_found_by_their_ids(turn):

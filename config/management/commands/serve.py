@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from argparse import ArgumentParser
 from typing import Any
 
@@ -132,7 +131,8 @@ async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
 async def is_runner_alive() -> bool:
     try:
         async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
-            return await redis.zcount(ALIVE_KEY, time.time() - ALIVE_SECONDS, "+inf") > 0
+            seconds, _microseconds = await redis.time()
+            return await redis.zcount(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf") > 0
     except RedisError:
         return False
 
