@@ -20,7 +20,7 @@ from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
 from chat.turns import answer_cache
 from chat.turns.claiming import ClaimedTurn
-from chat.turns.closing import close_turn
+from chat.turns.closing import close_turn, settle_deleted
 from chat.turns.log import EntryKind, encode_begun, encode_outcome
 from chat.turns.outcomes import cached_outcome, priced_outcome
 from chat.turns.writer import LiveText, LogWriter
@@ -49,8 +49,8 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
             await asyncio.wait((asking,))
     finally:
         asking.cancel()
-    if live.is_lost or (claimed.stop_reason == "drain" and live.is_empty):
-        return False  # another runner has it, or may have it: nothing was shown
+    if claimed.stop_reason == "drain" and live.is_empty:
+        return False  # another runner may have it: nothing was shown
     outcome = _outcome(claimed, live, asyncio.CancelledError() if asking.cancelled() else asking.exception())
     return await _close(claimed, live, writer, outcome)
 
@@ -147,11 +147,13 @@ async def _close(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, outcom
     reasoning_ms = claimed.cached.reasoning_ms if claimed.cached else claimed.reasoning_ms
     outcome = msgspec.structs.replace(outcome, reasoning_ms=reasoning_ms)
     live.outcome = encode_outcome(outcome)
-    writer.schedule(live, urgently=True)
+    if not live.is_lost:
+        writer.schedule(live, urgently=True)
     await asyncio.wait(
         (live.outcome_logged, live.lost), timeout=FLUSH_PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
     )
-    if live.is_lost:
+    if live.is_lost:  # another runner has it, or it was deleted
+        await in_thread(settle_deleted, live.turn, outcome)
         return False
     return await _save(live, outcome)
 

@@ -18,9 +18,17 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
     except Exception:
         settle_turn(turn, outcome)
         raise
-    if is_ours or access.find_turn(turn.pk) is None:  # it was deleted while it was being written
+    if is_ours:
         settle_turn(turn, outcome)
+    else:
+        settle_deleted(turn, outcome)
     return is_ours
+
+
+def settle_deleted(turn: Turn, outcome: Outcome) -> None:
+    """Settle a turn that was deleted while it was being written; another's is settled by who has it."""
+    if access.find_turn(turn.pk) is None:
+        settle_turn(turn, outcome)
 
 
 def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:

@@ -602,6 +602,17 @@ async def test_a_conversation_deleted_while_its_turn_runs_is_paid(
     assert not await in_thread(Turn.objects.filter(pk=turn.pk).exists)
 
 
+async def test_a_conversation_deleted_while_its_turn_runs_is_paid_though_redis_is_emptied(
+    redis: Redis, runner: Runner, carla: User
+):
+    turn = await aask(carla, "say:hola wait:0.2 say:mundo wait:5")
+    await shown(turn)
+    await in_thread(delete, turn)
+    await redis.flushall()
+    await eventually(lambda: in_thread(record_of, turn))
+    assert not await in_thread(is_held, turn)
+
+
 async def test_a_conversation_deleted_while_its_turn_waits_costs_nothing(redis: Redis, carla: User):
     turn = await aask(carla, "say:hola")
     await in_thread(delete, turn)
