@@ -32,6 +32,6 @@ def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
     """Yield all rows by `created_at`, oldest first, PAGE_SIZE at a time, also while rows come and go."""
     ordered, after = found.order_by("created_at", "pk"), Q()
     while page := list(ordered.filter(after)[:PAGE_SIZE]):
-        yield page
-        last: Any = page[-1]
+        last: Any = page[-1]  # before it is yielded: who deletes a row takes its key away
         after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
+        yield page
