@@ -1,6 +1,7 @@
 """Redis clients: a synchronous one for the process, an asynchronous one for each event loop."""
 
 from functools import cache
+from time import monotonic
 from typing import Any
 
 import redis
@@ -34,17 +35,20 @@ class GatedPool(redis.BlockingConnectionPool):
     def get_connection(self, *args: Any, **options: Any) -> Any:
         if self._gate.refuses():
             raise redis.ConnectionError("Redis did not answer a moment ago.")
+        begun = monotonic()
         try:
-            return super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+            connection: Any = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
         except (redis.ConnectionError, redis.TimeoutError):
-            self._gate.close()
+            self._gate.fail(begun)
             raise
+        connection.taken_at = monotonic()
+        return connection
 
     def release(self, connection: Any) -> None:
         if connection.is_connected:
             self._gate.open()
         else:  # it is closed when no answer came
-            self._gate.close()
+            self._gate.fail(connection.taken_at)
         super().release(connection)  # type: ignore[no-untyped-call]
 
 

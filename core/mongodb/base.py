@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
 from django.db import OperationalError
@@ -62,10 +63,11 @@ def run_guarded(gate: Gate, function: Callable[..., T], *args: Any, **kwargs: An
     """Return what `function` returns. Raises OperationalError where no server answers."""
     if gate.refuses():
         raise OperationalError("MongoDB did not answer a moment ago.")
+    begun = monotonic()
     try:
         result = function(*args, **kwargs)
     except ConnectionFailure as error:
-        gate.close()
+        gate.fail(begun)
         raise OperationalError(f"MongoDB does not answer: {type(error).__name__}.") from error
     gate.open()
     return result

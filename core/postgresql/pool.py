@@ -116,10 +116,11 @@ class Pool:
     def _make(self) -> Connection:
         if self._gate.refuses():
             raise psycopg.OperationalError("The database did not answer a moment ago.")
+        begun = monotonic()
         try:
             connection = self._connect()
         except psycopg.Error as error:
-            self._gate.close()
+            self._gate.fail(begun)
             logger.warning("Database unreachable", extra={"error": type(error).__name__})
             raise
         self._gate.open()

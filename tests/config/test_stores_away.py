@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from django.db import OperationalError, connections
@@ -133,8 +134,11 @@ async def test_a_database_that_is_away_rejects_a_question_as_unavailable(store: 
 
 async def test_a_runner_takes_a_database_that_is_away_for_a_store_that_is_away(store: SilentProxy, ana: User):
     store.__exit__()
-    await in_thread(forget_connections)
-    with pytest.raises(OperationalError):
-        await in_thread(find_and_claim, new_id())
-    with pytest.raises(OperationalError):
-        await in_thread(access.find_conversation, new_id())
+
+    def read(find: Callable[[UUID], object]) -> None:
+        forget_connections()  # of the thread that this runs in
+        find(new_id())
+
+    for find in (find_and_claim, access.find_conversation):
+        with pytest.raises(OperationalError):
+            await in_thread(read, find)

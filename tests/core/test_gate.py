@@ -1,5 +1,7 @@
 """The gate in front of a store that does not answer."""
 
+from time import monotonic
+
 import pytest
 
 from core import gate
@@ -15,11 +17,17 @@ def test_while_a_store_is_away_one_caller_a_second_tries_it(monkeypatch: pytest.
     now = 100.0
     monkeypatch.setattr(gate, "monotonic", lambda: now)
     found = Gate()
-    found.close()
+    found.fail(now - gate.SILENT_SECONDS)
     assert found.refuses()
     now += gate.RETRY_SECONDS
     assert [found.refuses() for _ in range(3)] == [False, True, True]
     now += gate.RETRY_SECONDS
     assert [found.refuses() for _ in range(3)] == [False, True, True]
     found.open()
+    assert not any(found.refuses() for _ in range(3))
+
+
+def test_an_error_that_came_at_once_refuses_nobody():
+    found = Gate()
+    found.fail(monotonic())
     assert not any(found.refuses() for _ in range(3))

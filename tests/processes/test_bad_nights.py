@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -26,7 +26,8 @@ TURNS = 100 if IS_SOAK else 20
 DISTURBANCES = 500 if IS_SOAK else 20
 SIDE_BY_SIDE = 10
 MODELS = ["fake-200t-20ms", "fake-100t-20ms-r20", "fake-150t-20ms-f800", "fake-60t-20ms-nousage"]
-SLOW = "fake-300t-200ms"
+SLOW = "fake-100t-150ms"
+ROUGH_PAUSE_SECONDS = (1.5, 4) if IS_SOAK else (0.5, 1.5)
 TERMINAL_WITHIN_SECONDS = 60
 VICTIMS = ("valkey", "web0", "web1", "runner0", "runner1")
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
@@ -137,7 +138,7 @@ class Night:
         """Kill one process after another, each kind in every round; it comes back half a second later."""
         left: list[str] = []
         while True:
-            await asyncio.sleep(self.rng.uniform(1.5, 4))
+            await asyncio.sleep(self.rng.uniform(*ROUGH_PAUSE_SECONDS))
             left = left or self.rng.sample(list(self._rough), len(self._rough))
             kind = left.pop()
             self.happened[kind] += 1
@@ -206,21 +207,21 @@ class Night:
         member = Member(self._heaper.access, lambda: self.site.port(web))
         other = Member(self._deleter.access, lambda: self.site.port(web))
         turn_id = str(uuid4())
-        async with asyncio.timeout(30), aiohttp.ClientSession(headers=member.headers) as session:
-            asked = session.post(
-                f"{member.base}/api/v1/conversations/{uuid4()}/turns",
-                json={"turn_id": turn_id, "text": "Hola", "model": SLOW, "stream": True},
-            )
-            async with asked as first:
-                if first.status != 200:
-                    raise ConnectionError(str(first.status))
-                address = f"{member.base}/api/v1/turns/{turn_id}/events"
-                streams = await asyncio.gather(*(session.get(address) for _ in range(HEAP)), return_exceptions=True)
-                await self._check_calm_request(other)
-                for stream in streams:
-                    if isinstance(stream, aiohttp.ClientResponse):
-                        assert stream.status in (200, 429, 503), stream.status
-                        stream.close()
+        question = {"turn_id": turn_id, "text": "Hola", "model": SLOW, "stream": True}
+        async with (
+            asyncio.timeout(30),
+            AsyncExitStack() as stack,
+            aiohttp.ClientSession(headers=member.headers, connector=aiohttp.TCPConnector(force_close=True)) as session,
+        ):
+            asked = session.post(f"{member.base}/api/v1/conversations/{uuid4()}/turns", json=question)
+            first = await stack.enter_async_context(asked)
+            if first.status != 200:
+                raise ConnectionError(str(first.status))
+            for _ in range(HEAP):
+                stream = session.get(f"{member.base}/api/v1/turns/{turn_id}/events")
+                opened = await stack.enter_async_context(stream)
+                assert opened.status in (200, 429, 503), opened.status
+            await self._check_calm_request(other)
         await member.call("POST", f"turns/{turn_id}/stop")
 
     async def _check_calm_request(self, member: Member) -> None:
