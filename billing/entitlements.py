@@ -54,10 +54,7 @@ class Budget:
     def left_micros(self) -> int | None:
         """What is neither used nor reserved; None means no limit. Negative after work that cost more than was reserved
         for it."""
-        period = self.period
-        if period.allowance_micros is None:
-            return None
-        return period.allowance_micros - period.used_micros - period.reserved_micros
+        return self.period.left_micros
 
 
 def entitlements_of(user_id: int) -> Entitlements:

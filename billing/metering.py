@@ -26,6 +26,9 @@ from core import rows
 from core.errors import Conflict
 from core.sweeps import iterate_pages
 
+MAX_TRIES = 3
+"""How often a reservation is tried, when what it was refused for is over a moment later."""
+
 _PERIODS = UsagePeriod._meta.db_table
 _RESERVE_IN_PERIOD = f"""
 UPDATE {_PERIODS} SET reserved_micros = reserved_micros + %s, holds = holds + 1
@@ -187,12 +190,17 @@ def _reserve_in_period(period: UsagePeriod, amount_micros: int) -> None:
     if turns_at_once is not None:
         statement += _WHILE_FEWER_ARE_HELD
         parameters += [period.account_id, period.pk, turns_at_once]
-    if rows.execute(UsagePeriod, statement, parameters):
-        return
-    period.refresh_from_db(fields=["used_micros", "reserved_micros", "allowance_micros"])
-    if turns_at_once is not None and _count_holds(period.account_id) >= turns_at_once:
-        raise TooManyAtOnce
-    raise AllowanceUsedUp(resets_at=period.period_end)
+    for _ in range(MAX_TRIES):
+        if rows.execute(UsagePeriod, statement, parameters):
+            return
+        period.refresh_from_db(fields=["used_micros", "reserved_micros", "allowance_micros"])
+        if turns_at_once is not None and _count_holds(period.account_id) >= turns_at_once:
+            break
+        left_micros = period.left_micros
+        if left_micros is not None and left_micros < amount_micros:
+            raise AllowanceUsedUp(resets_at=period.period_end)
+        # What was in the way has just ended.
+    raise TooManyAtOnce
 
 
 def _count_holds(account_id: int) -> int:

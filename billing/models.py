@@ -96,6 +96,13 @@ class UsagePeriod(models.Model):
     def __str__(self) -> str:
         return f"{self.account_id} {self.period_start:%Y-%m}"
 
+    @property
+    def left_micros(self) -> int | None:
+        """What is neither used nor reserved; None means no limit."""
+        if self.allowance_micros is None:
+            return None
+        return self.allowance_micros - self.used_micros - self.reserved_micros
+
 
 class Spending(models.Model):
     """What one supplier charges us on one day (UTC): what we pay, not what people pay.

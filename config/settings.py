@@ -176,7 +176,6 @@ def sqlite(name: str) -> dict[str, Any]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / name,
-        "CONN_MAX_AGE": None,  # opening costs more than most queries
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",

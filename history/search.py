@@ -1,12 +1,10 @@
 """Searches one person's history."""
 
-import sys
-import unicodedata
-
+from core.unicode import COMBINING_SIGNS, normalise
 from history.models import Conversation, Turn
 
 MAX_WORDS = 20
-COMBINING_SIGNS = dict.fromkeys(sign for sign in range(sys.maxunicode + 1) if unicodedata.combining(chr(sign)))
+_WITHOUT_SIGNS = dict.fromkeys(map(ord, COMBINING_SIGNS))
 
 
 def fold(text: str) -> str:
@@ -14,8 +12,8 @@ def fold(text: str) -> str:
     # Decomposed before as well: a sign such as 𝑨 has a lower case only as the plain letter it is made of.
     if text.isascii():
         return text.lower()
-    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return decomposed.translate(COMBINING_SIGNS)
+    decomposed = normalise("NFKD", normalise("NFKD", text).casefold())
+    return decomposed.translate(_WITHOUT_SIGNS)
 
 
 def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:

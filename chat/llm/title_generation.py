@@ -14,6 +14,7 @@ from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, m
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, TokenUsage
 from chat.models import LanguageModel
+from core.unicode import normalise
 
 MAX_TITLE_CHARACTERS = 60
 MAX_MATERIAL_CHARACTERS = 1_000
@@ -110,7 +111,7 @@ def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
 
 def clean_title(text: str) -> str:
     """Return what a model wrote as plain text of one line, at most MAX_TITLE_CHARACTERS; empty if nothing is left."""
-    text = unicodedata.normalize("NFC", THOUGHTS.sub("", text).strip())
+    text = normalise("NFC", THOUGHTS.sub("", text).strip())
     if text.startswith("{"):
         with suppress(msgspec.MsgspecError):
             text = msgspec.json.decode(text, type=_Document).title

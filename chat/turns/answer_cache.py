@@ -8,7 +8,6 @@ of another may be there from an hour when the first was away, and is not what as
 
 import logging
 import time
-import unicodedata
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, fields, is_dataclass
@@ -26,6 +25,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.providers.base import Delta, Finish, ModelRequest, Pace
 from core.redis_clients import sync_redis
+from core.unicode import normalise
 from history.models import Turn
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def _decompress(value: bytes) -> bytes:
 def _canonical(value: Any) -> Any:
     """Return the value in canonical form: text in NFC, bytes by their SHA-256, dataclasses as names and values."""
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value)
+        return normalise("NFC", value)
     if isinstance(value, bytes):
         return sha256(value).digest()
     if isinstance(value, tuple | list):

@@ -115,4 +115,4 @@ def request_stops(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
 
 
 def _holders(turn_ids: Sequence[UUID], found: Sequence[bytes | None]) -> dict[UUID, str]:
-    return {turn_id: holder.decode() for turn_id, holder in zip(turn_ids, found, strict=True) if holder}
+    return {turn_id: holder.decode(errors="replace") for turn_id, holder in zip(turn_ids, found, strict=True) if holder}

@@ -8,7 +8,7 @@ Offsets are in characters (Unicode code points), of text and of reasoning separa
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from chat.llm.pricing import Price, read_price, read_stamp, write_price
 from chat.models import LanguageModel
@@ -176,11 +177,16 @@ def replay(entries: Iterable[Entry]) -> Replay:
 
 async def replay_log(redis: Redis, turn_id: UUID) -> Replay:
     """Return what the log adds up to and how long the model thought: for whoever ends a turn in its runner's place."""
-    rows: Any = await redis.xrange(log_key(turn_id))
-    entries = _decode_rows(rows)
-    result = replay(entries)
+    try:
+        rows: Any = await redis.xrange(log_key(turn_id))
+    except ResponseError:  # a key of another type, which nobody of ours has written
+        logger.warning("Log not readable, and dropped", extra={"turn_id": turn_id})
+        await redis.delete(log_key(turn_id))
+        return Replay()
+    read = list(_read_rows(rows))
+    result = replay(entry for _row, entry in read)
     times: dict[int, list[int]] = {EntryKind.REASONING: [], EntryKind.TEXT: []}  # of the last generation
-    for row, entry in zip(rows, entries, strict=True):
+    for row, entry in read:
         if entry.gen == result.gen and entry.kind in times:
             times[entry.kind].append(_appended_at_ms(row))
     if reasoned := times[EntryKind.REASONING]:
@@ -230,7 +236,16 @@ def _add(result: Replay, entry: Entry) -> None:
 
 
 def _decode_rows(rows: Any) -> list[Entry]:
-    return [decode_entry(fields[b"e"]) for _id, fields in rows]
+    """Return the entries; one that cannot be read is left out, and so leaves a hole."""
+    return [entry for _row, entry in _read_rows(rows)]
+
+
+def _read_rows(rows: Any) -> Iterator[tuple[Any, Entry]]:
+    for row in rows:
+        try:
+            yield row, decode_entry(row[1][b"e"])
+        except (KeyError, msgspec.MsgspecError):
+            logger.warning("Entry of a log not readable")
 
 
 def _appended_at_ms(row: Any) -> int:

@@ -1,6 +1,5 @@
 """Opens a turn: everything that can refuse a question comes before anything is written or spent."""
 
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from chat.turns.limits import Limit
 from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_question, selection_fields
 from chat.turns.queue import enqueue
 from core.errors import DomainError, NotFound, Unavailable
+from core.unicode import normalise
 from history import access, tree
 from history.errors import Overtaken
 from history.models import Conversation, Turn
@@ -104,7 +104,7 @@ def clean_text(text: str, *, max_characters: int) -> str:
     if len(text) > max_characters:
         raise TextTooLong
     whole = text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
-    cleaned = unicodedata.normalize("NFC", whole).rstrip().lstrip("\r\n")  # the first line keeps its indentation
+    cleaned = normalise("NFC", whole).rstrip().lstrip("\r\n")  # the first line keeps its indentation
     if not cleaned:
         raise BadText
     return cleaned
@@ -234,8 +234,12 @@ def _bind_or_give_back(owner_id: int, question: Question, budget: Budget, files:
 
 
 def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
-    """Give back what was counted and reserved for a question that is refused after all."""
-    metering.release(turn_id)
+    """Give back what was counted and reserved for a question that is refused after all.
+
+    A turn that is there was written by another request since, and the reservation is its own.
+    """
+    if access.find_turn(turn_id) is None:
+        metering.release(turn_id)
     with suppress(RedisError):
         limits.uncount_question(owner_id, turn_id, turns_per_hour=budget.entitlements.turns_per_hour)
 

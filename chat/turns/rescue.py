@@ -1,6 +1,9 @@
 """Turns whose runner is gone: closed with what their log says, or left to run again."""
 
+import logging
+
 import msgspec
+from django.db import DatabaseError, OperationalError
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
@@ -14,6 +17,8 @@ from core.threads import in_thread
 from history import access
 from history.models import Turn
 from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
 
 MAX_GENERATIONS = 3
 """A turn that showed nothing and whose runner died this many times is not given to another runner."""
@@ -53,7 +58,7 @@ async def close_without_runner(
     holder = f"{closer}:{turn.gen}"
     if not await take_lease(redis, turn.pk, holder):
         return False
-    is_ours = await in_thread(close_turn, turn, outcome)
+    is_ours = await _close_somehow(turn, outcome)
     found: Turn | None = turn
     if not is_ours:
         found = await in_thread(access.find_turn, turn.pk)
@@ -62,3 +67,25 @@ async def close_without_runner(
     else:
         await announce_end(redis, found or turn, holder=holder, queue_entry=queue_entry)
     return is_ours
+
+
+async def _close_somehow(turn: Turn, outcome: Outcome) -> bool:
+    """Close the turn; where the database refuses what its log says, without the log's words: nobody else will end it.
+
+    What it cost stays: that may be in the ledger already.
+    """
+    try:
+        return await in_thread(close_turn, turn, outcome)
+    except OperationalError:
+        raise
+    except (DatabaseError, ValueError, OverflowError):
+        logger.exception("Turn closed without its text", extra={"turn_id": turn.pk})
+    empty = Outcome(
+        Turn.Status.FAILED,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        usage_source=outcome.usage_source,
+        cost_micros=outcome.cost_micros,
+        error="internal_error",
+    )
+    return await in_thread(close_turn, turn, empty)

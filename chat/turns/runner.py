@@ -102,8 +102,8 @@ class Runner:
                 found: Any = await self._redis.xreadgroup(
                     GROUP, self.name, {QUEUE: ">"}, count=self._room, block=BLOCK_MS
                 )
-            except ResponseError:  # NOGROUP: Redis was emptied
-                await self._make_group()
+            except ResponseError as error:
+                await self._make_group_if_lost(error)
                 continue
             for _stream, entries in found or ():
                 for turn_id, entry in await self._readable(entries):
@@ -118,8 +118,15 @@ class Runner:
     async def _make_group(self) -> None:
         try:
             await self._redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
-        except ResponseError:  # it exists
-            pass
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):  # it exists
+                raise
+
+    async def _make_group_if_lost(self, error: ResponseError) -> None:
+        """Make the group again where Redis was emptied; raises any other error, as of a Redis that takes no writes."""
+        if not str(error).startswith("NOGROUP"):
+            raise error
+        await self._make_group()
 
     async def _reclaim(self) -> None:
         """Look at entries that were claimed long ago: most are running, with a lease; the others lost their runner."""
@@ -130,8 +137,8 @@ class Runner:
                 cursor, entries, _deleted = await self._redis.xautoclaim(
                     QUEUE, GROUP, self.name, leases.LEASE_MS, start_id=cursor, count=self._room
                 )
-            except ResponseError:
-                await self._make_group()
+            except ResponseError as error:
+                await self._make_group_if_lost(error)
                 entries, cursor = [], b"0-0"
             found = await self._readable(entry for entry in entries if entry[1])
             holders = await find_holders(self._redis, [turn_id for turn_id, _entry in found])

@@ -145,6 +145,9 @@ async def _mark_orphan(redis: Redis, turn_id: UUID) -> float:
         pipeline.set(_orphan_mark(turn_id), b"1", nx=True, px=ORPHAN_MARK_MS)
         pipeline.pttl(_orphan_mark(turn_id))
         _set, left_ms = await pipeline.execute()
+    if left_ms < 0:  # without an end: it is none of ours
+        await redis.delete(_orphan_mark(turn_id))
+        return 0
     return (ORPHAN_MARK_MS - int(left_ms)) / 1_000
 
 

@@ -15,6 +15,7 @@ from time import monotonic
 from uuid import UUID
 
 import msgspec
+from django.db import OperationalError
 from redis.exceptions import RedisError
 
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
@@ -442,8 +443,12 @@ def _check_cancelled() -> None:
 
 
 async def _find_saved(turn_id: UUID) -> Turn | None:
-    """Return the turn if it is finished; raises NotFound if it was deleted."""
-    turn = await in_thread(access.find_turn, turn_id)
+    """Return the turn if it is finished, as far as the database says; raises NotFound if it was deleted."""
+    try:
+        turn = await in_thread(access.find_turn, turn_id)
+    except OperationalError as error:  # it is away, and the live text is not: the reader reads on
+        logger.warning("Saved turn unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+        return None
     if turn is None:
         raise NotFound
     return None if turn.is_open else turn

@@ -25,7 +25,7 @@ from chat.turns.log import (
     log_key,
 )
 from core.lua import Value
-from core.threads import in_thread
+from core.threads import cancel_and_wait, in_thread
 from history import progress
 from history.models import Turn
 
@@ -50,8 +50,19 @@ class LiveText:
     """
 
     __slots__ = (
-        *("begun", "gen", "has_claimed_next", "is_dirty", "is_uncertain", "keys", "log_length", "lost", "outcome"),
-        *("outcome_logged", "renewed_at", "runner", "slot", "taking", "tick_waiter", "ticked_at", "turn"),
+        *("begun", "gen", "has_claimed_next", "is_dirty", "is_rewriting", "is_uncertain", "keys", "log_length"),
+        *(
+            "lost",
+            "outcome",
+            "outcome_logged",
+            "renewed_at",
+            "runner",
+            "slot",
+            "taking",
+            "tick_waiter",
+            "ticked_at",
+            "turn",
+        ),
         *("_has_sent_outcome", "_parts", "_pending_parts", "_sent_characters", "_sent_parts"),
     )
 
@@ -69,6 +80,7 @@ class LiveText:
         self.begun = ""  # who answers, as encode_begun wrote it
         self.outcome = ""  # how it ended, as encode_outcome wrote it
         self.is_uncertain = False  # what the log holds is unknown, or gone
+        self.is_rewriting = False  # it is being written anew
         self.has_claimed_next = False  # a generation whose lease is not taken yet
         self.is_dirty = False  # there is something the log does not have
         self.slot: int | None = None  # when it is due, if it is
@@ -156,6 +168,7 @@ class LogWriter:
         self._urgent: list[LiveText] = []
         self._wake = asyncio.Event()
         self._wakes_at = 0.0
+        self._rewrites: set[asyncio.Task[None]] = set()
 
     def open(self, live: LiveText) -> None:
         self._live[live.turn.pk] = live
@@ -183,6 +196,12 @@ class LogWriter:
 
     async def run(self) -> None:
         """Let each turn be read and appended once a tick, and renew leases, until cancelled."""
+        try:
+            await self._tick_for_ever()
+        finally:
+            await cancel_and_wait(tuple(self._rewrites))
+
+    async def _tick_for_ever(self) -> None:
         next_renewal = 0.0
         while True:
             self._wakes_at = min(min(self._slots, default=math.inf) * SLOT_SECONDS, next_renewal)
@@ -238,13 +257,13 @@ class LogWriter:
 
     async def _flush(self, batch: Iterable[LiveText], now: float) -> None:
         certain = [live for live in batch if not live.is_uncertain]
-        uncertain = [live for live in batch if live.is_uncertain]
-        for live in (*certain, *uncertain):
+        uncertain = [live for live in batch if live.is_uncertain and not live.is_rewriting]
+        for live in batch:
             live.is_dirty = False
         for first in range(0, len(certain), MAX_TURNS_PER_SCRIPT):
             await self._append_batch(certain[first : first + MAX_TURNS_PER_SCRIPT], now)
         if uncertain:
-            await self._rewrite(uncertain)
+            self._start_rewrite(uncertain)
 
     async def _append_batch(self, batch: list[LiveText], now: float) -> None:
         pending = [(live, live.take_pending()) for live in batch]
@@ -284,21 +303,37 @@ class LogWriter:
                 live.is_uncertain = True
                 self.schedule(live)
 
-    async def _rewrite(self, uncertain: list[LiveText]) -> None:
-        """Write turns whole under their next generation: what their log holds is unknown, or gone."""
+    def _start_rewrite(self, uncertain: list[LiveText]) -> None:
+        """Rewrite turns beside the others, which must not wait for their database."""
+        for live in [live for live in uncertain if live.taking.locked()]:
+            uncertain.remove(live)  # it is being saved
+            self.schedule(live)
         for live in uncertain:
-            if live.taking.locked():  # it is being saved: others must not wait for that
-                self._mark_uncertain([live])
-        uncertain = [live for live in uncertain if self._is_open(live) and not live.taking.locked()]
+            live.is_rewriting = True
+        task = asyncio.create_task(self._rewrite(uncertain))
+        self._rewrites.add(task)
+        task.add_done_callback(self._rewrites.discard)
+
+    async def _rewrite(self, lives: list[LiveText]) -> None:
+        """Write turns whole under their next generation: what their log holds is unknown, or gone."""
+        try:
+            await self._take_all_again(lives)
+        finally:
+            for live in lives:
+                live.is_rewriting = False
+                if live.is_uncertain and self._is_open(live):
+                    self.schedule(live)
+
+    async def _take_all_again(self, uncertain: list[LiveText]) -> None:
+        uncertain = [live for live in uncertain if self._is_open(live)]
         results = await asyncio.gather(*map(self._take_again, uncertain), return_exceptions=True)
-        failures = {}
+        failures = set()
         for live, result in zip(uncertain, results, strict=True):
             if isinstance(result, LeaseLost):
                 self._lose(live)
-                continue
-            if result is not None:  # Redis or the database is still away
-                failures[type(result).__name__] = result
-            if self._is_open(live):  # else it was saved meanwhile, without Redis
+            elif result is not None:  # Redis or the database is still away
+                failures.add(type(result).__name__)
+            elif self._is_open(live):  # else it was saved meanwhile, without Redis
                 self.schedule(live)
         if failures:
             logger.warning("Logs not begun anew yet", extra={"turns": len(uncertain), "error": ",".join(failures)})

@@ -495,6 +495,23 @@ def outcome(user: User, key: UUID, micros: int) -> bool | type[Exception]:
         return type(refused)
 
 
+@pytest.mark.stores
+def test_who_asks_as_another_answer_ends_is_never_told_that_credits_are_used_up(catalog):
+    """What was in the way is over when it is looked for: it was not the credits, of which there is no end."""
+    user = member("endless@example.com", Plan.objects.create(key="endless", name="Endless", turns_at_once=1))
+
+    def ask_and_end() -> set[object]:
+        answers: set[object] = set()
+        for _ in range(40):
+            key = uuid4()
+            answers.add(outcome(user, key, 1_000))
+            metering.release(key)
+        return answers
+
+    answers = together([ask_and_end] * 6)
+    assert set().union(*answers) <= {True, TooManyAtOnce}
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["reserve"] * 5 + ["settle"] * 2 + ["release"] * 2 + ["next month"]),

@@ -1,6 +1,7 @@
 """Open streams of the API: what they hold while they wait, and how many one person may have."""
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -111,6 +112,19 @@ async def test_a_stream_without_its_requests_thread_comes_to_its_end(carla: User
     finally:
         request_finished.disconnect(count)
     assert b"hola " in stream.body
+
+
+async def test_a_request_that_is_over_leaves_no_descriptors_open(carla: User):
+    """SQLite's connections are a request's own; they stayed until the garbage collector came by."""
+    gc.disable()
+    try:
+        for _ in range(2):  # the first ones open what stays
+            before = descriptors()
+            for _ in range(10):
+                assert await is_answered(carla, "conversations") == 200
+        await becomes(descriptors, before + 3)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("streams", [True, False])

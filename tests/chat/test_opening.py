@@ -18,10 +18,10 @@ from accounts.models import User
 from billing import metering
 from billing.errors import AllowanceUsedUp, NotInPlan, TooManyAtOnce
 from billing.models import Plan, Reservation, UsagePeriod
-from chat.errors import BadText, ContextExceeded, NoModel, TextTooLong, UnknownModel
+from chat.errors import BadText, ContextExceeded, FileNotUsable, NoModel, TextTooLong, UnknownModel
 from chat.llm.pricing import max_cost
 from chat.models import LanguageModel
-from chat.turns import limits, queue
+from chat.turns import limits, opening, queue
 from chat.turns.closing import close_turn
 from chat.turns.limits import Limit
 from chat.turns.opening import LATEST, OpenedTurn, Question, clean_text, open_or_await_turn, open_turn
@@ -31,7 +31,7 @@ from history import access, deletion
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome, claim, close
-from tests.chat.asking import ask, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import ask, is_held, period_of, question, record_of, reservation_of, saved
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -512,6 +512,24 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
         return count(*arguments, **fields)
 
     monkeypatch.setattr(limits, "count_question", act_and_count)
+
+
+def test_who_is_refused_late_gives_back_nothing_of_who_asked_again(carla: User, monkeypatch: pytest.MonkeyPatch):
+    """The first request slept until the sweep had released its reservation, and the same question was asked again."""
+    asked, again = question(), list[Turn]()
+    bind = opening.bind_files
+
+    def bind_late(*files: Any, **ids: Any) -> None:
+        monkeypatch.setattr(opening, "bind_files", bind)
+        metering.release(asked.turn_id)
+        again.append(open_turn(carla.pk, asked).turn)
+        raise FileNotUsable
+
+    monkeypatch.setattr(opening, "bind_files", bind_late)
+    open_turn(carla.pk, asked)  # is known by now
+    assert is_held(again[0])
+    assert period_of(carla).holds == 1
+    metering.release(asked.turn_id)
 
 
 @pytest.mark.stores

@@ -714,7 +714,7 @@ async def test_a_turn_is_run_wherever_its_database_connection_breaks_before_it_s
             assert (found.status, found.answer) == ("completed", "hola ")
             if not databases.cuts:
                 break
-    assert statements > 3, "Nothing was cut."
+    assert statements >= 3, "Nothing was cut: reading, pricing and claiming are three."
 
 
 async def test_a_turn_is_run_when_its_databases_are_back(redis: Redis, carla: User, soon: None):

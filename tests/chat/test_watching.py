@@ -22,6 +22,7 @@ from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome, claim, close
 from tests.chat.asking import ask, eventually
+from tests.chat.cutting import breakable_databases
 from tests.chat.writing import Reading, Writing, follow, writing
 
 
@@ -312,6 +313,25 @@ async def test_a_turn_that_was_stopped_while_it_waited_has_an_end(redis: Redis, 
     await in_thread(close, turn, Outcome("stopped"))
     await ending.end_log(redis, turn.pk, gen=0)
     assert (await reader).text == ""
+
+
+async def test_a_reader_whose_model_thinks_reads_on_while_the_database_is_away(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "CHECK_SECONDS", 0.05)
+    reading = Reading()
+    with breakable_databases() as databases:
+        async with writing(redis, turn) as it:
+            reader = following(turn, reading)
+            await it.say_and_wait("hola")
+            databases.is_away = True
+            await asyncio.sleep(0.5)
+            it.say(" mundo")
+            await has(reading, "hola mundo")
+            databases.is_away = False
+            await it.finish()
+            await reader
 
 
 # --- A hole in the log: Redis came back without the log's tail, and the runner went on ----------------------------

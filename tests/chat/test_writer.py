@@ -1,6 +1,7 @@
 """A runner's side of the log."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from accounts.models import User
+from billing import metering
 from chat.turns import leases, log
 from chat.turns import writer as writer_module
 from chat.turns.log import Entry, EntryKind
 from chat.turns.writer import LiveText
 from core.threads import in_thread
+from history import progress
 from history.models import Turn, new_id
 from tests.chat.asking import ask, eventually, saved
 from tests.chat.relay import relayed_redis
@@ -177,6 +180,32 @@ async def test_an_emptied_redis_gets_the_whole_text_again(redis: Redis, turn: Tu
         (EntryKind.REASONING, 2, 0, "hm"),
         (EntryKind.TEXT, 2, 0, "hola mundo"),
     ]
+
+
+async def test_a_turn_whose_claim_takes_long_keeps_no_other_turns_text(redis: Redis, turn: Turn, carla: User):
+    """Its database is slow, or silent."""
+    slow, is_over = await in_thread(ask, carla), threading.Event()
+    claim = progress.claim
+
+    def claim_slowly(claimed: Turn) -> bool:
+        if claimed.pk == slow.pk and claimed.gen:
+            is_over.wait(20)
+        return claim(claimed)
+
+    async with writing(redis, turn) as it:
+        await in_thread(claim, slow)
+        live = LiveText(slow, "runner-a")
+        assert await leases.take_lease(redis, slow.pk, live.holder, empties_log=True)
+        it.writer.open(live)
+        live.is_uncertain = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(progress, "claim", claim_slowly)
+            it.writer.schedule(live, urgently=True)
+            await until(lambda: live.is_rewriting)
+            await it.say_and_wait("hola")
+            is_over.set()
+            await until(lambda: not live.is_uncertain)
+    await in_thread(metering.release, slow.pk)
 
 
 async def test_an_idle_turn_notices_an_emptied_redis(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
