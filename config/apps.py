@@ -30,7 +30,9 @@ def lift_statement_limit(using: str, **_signal: Any) -> None:
 def restore_statement_limit(using: str, **_signal: Any) -> None:
     if connections[using].vendor == "postgresql":
         connections[using].ensure_connection()
-        vars(connections[using].connection).pop("statement_seconds", None)
+        from core.postgresql.pool import STATEMENT_SECONDS  # here, because without PostgreSQL nobody needs its driver
+
+        connections[using].connection.statement_seconds = STATEMENT_SECONDS
 
 
 def create_history_schema(using: str, **_signal: Any) -> None:

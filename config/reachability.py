@@ -1,11 +1,13 @@
 """Whether the addresses of the stores lead to stores, before anything is started: one sentence where one does not.
 
-A sentence never shows an address: it may hold a password, and a mistyped one may hold it anywhere.
+A sentence may name the host and the user, as the driver's own words do, and never a password: an address in which a
+password may have been taken for something else is refused without a word of it.
 """
 
 import os
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -29,14 +31,23 @@ def check_stores() -> None:
         "REDIS_URL": _ask_redis,
     }
     for name, ask in checks.items():
-        if not os.environ.get(name):
+        address = os.environ.get(name)
+        if not address:
             continue
         try:
+            _check_password(address)
             ask()
         except (ConfigurationError, ValueError):
             raise StoreUnreachableError(f"{name} is not a valid address: look at .env.") from None
         except (psycopg.Error, PyMongoError, redis.RedisError, OSError) as error:
             raise StoreUnreachableError(f"{name} does not answer: look at .env ({_reason(error)}).") from None
+
+
+def _check_password(address: str) -> None:
+    """Raise ValueError where "/", "?" or "#" in a password ends the host early: its first half looks like a port."""
+    _scheme, _netloc, *rest = urlsplit(address)
+    if "@" in "".join(rest):
+        raise ValueError("a password is not escaped")
 
 
 def _ask_postgresql() -> None:

@@ -232,20 +232,9 @@ if MONGODB_URI:
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_URL,
-        "KEY_PREFIX": "cache",
-        "OPTIONS": {
-            "pool_class": "core.redis_clients.GatedPool",
-            "max_connections": 64,
-            "timeout": 5,
-            "socket_timeout": 3,
-            "socket_connect_timeout": 2,
-        },
-    },
-}
+# Seconds. The first is longer than a runner or a worker blocks for its queue; threads wait less.
+REDIS_LIMITS = {"socket_timeout": 5, "socket_connect_timeout": 2}
+CACHES = {"default": {"BACKEND": "core.redis_clients.Cache", "KEY_PREFIX": "cache"}}
 SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
 
@@ -253,15 +242,14 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         "CONFIG": {
-            "hosts": [{"address": REDIS_URL, "socket_timeout": 5, "socket_connect_timeout": 2}],
+            "hosts": [{"address": REDIS_URL, **REDIS_LIMITS}],
             "prefix": "layer",
         },
     },
 }
 
 CELERY_BROKER_URL = REDIS_URL
-# The first limit is longer than a worker blocks for its queue.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2}
+CELERY_BROKER_TRANSPORT_OPTIONS = dict(REDIS_LIMITS)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")

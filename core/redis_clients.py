@@ -1,28 +1,25 @@
-"""Redis clients: a synchronous one for the process, an asynchronous one for each event loop."""
+"""Redis clients: one for the threads of a process, also behind Django's cache, and one for each event loop."""
 
 from functools import cache
+from queue import Empty
 from time import monotonic
 from typing import Any
 
 import redis
 import redis.asyncio
 from django.conf import settings
+from django.core.cache.backends import redis as cache_backend
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 
 from core.gate import Gate
 from core.loops import PerLoop
 
-SYNC_OPTIONS: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 2}
+SYNC_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "socket_timeout": 3}
 """Seconds: a thread waits no longer for a Redis that is silent. Nothing is sent twice."""
 # When every connection is in use, callers wait for one; the default pool refuses the hundred and first at once.
 SYNC_POOL_OPTIONS: dict[str, Any] = {**SYNC_OPTIONS, "max_connections": 64, "timeout": 5}
-ASYNC_POOL_OPTIONS: dict[str, Any] = {
-    "socket_timeout": 5,  # longer than a runner blocks for the queue
-    "socket_connect_timeout": 2,
-    "max_connections": 64,
-    "timeout": 10,
-}
+ASYNC_POOL_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "max_connections": 64, "timeout": 10}
 
 
 class GatedPool(redis.BlockingConnectionPool):
@@ -38,8 +35,9 @@ class GatedPool(redis.BlockingConnectionPool):
         begun = monotonic()
         try:
             connection: Any = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
-        except (redis.ConnectionError, redis.TimeoutError):
-            self._gate.fail(begun)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if not isinstance(error.__context__, Empty):  # which means that every connection is in use
+                self._gate.fail(begun)
             raise
         connection.taken_at = monotonic()
         return connection
@@ -56,6 +54,20 @@ class GatedPool(redis.BlockingConnectionPool):
 def sync_redis() -> "redis.Redis":
     """Return this process's client, which threads may share. Keys and values are bytes."""
     return redis.Redis(connection_pool=GatedPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
+
+
+class CacheClient(cache_backend.RedisCacheClient):
+    def get_client(self, key: Any = None, *, write: bool = False) -> "redis.Redis":
+        return sync_redis()
+
+
+class Cache(cache_backend.RedisCache):
+    """Django's cache, over the client of the process. Django makes a cache for each request, and each of its own kind
+    makes a pool, connects again, and knows nothing of a Redis that is silent."""
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = CacheClient
 
 
 def async_redis() -> "redis.asyncio.Redis":

@@ -193,10 +193,10 @@ def _check(where: Where) -> None:
 
 
 def _check_fields(fields: Sequence["Field[Any, Any]"]) -> None:
-    """Refuse what the functions above would leave out: a time set at every change, a value the database has."""
+    """Refuse what the functions above cannot do: set a time at every change, leave a value to the database."""
     for field in fields:
         if getattr(field, "auto_now", False) or field.has_db_default():
-            raise ValueError(f"{field} has auto_now or db_default: core.rows writes neither.")
+            raise ValueError(f"{field} has auto_now or db_default: `update` sets no time, `insert` writes every value.")
 
 
 def _conditions(where: Where) -> tuple[Condition, ...]:

@@ -5,16 +5,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.contrib.auth import get_user
-from django.contrib.sessions.backends.cache import SessionStore
 from django.http import HttpRequest, parse_cookie
 from django.http.request import split_domain_port, validate_host
 
 from accounts.models import User
+from accounts.sessions import SessionStore
 from chat.socket.tickets import redeem_ticket
 
 
 def find_socket_user(scope: dict[str, Any]) -> User | None:
-    """Return whose socket this is, by the scope of its handshake (ASGI); None to refuse it. Sync: it asks stores.
+    """Return whose socket this is, by the scope of its handshake (ASGI); None to refuse it. Sync: it asks stores,
+    whose errors (RedisError, OperationalError) mean that nobody knows.
 
     Channels' session middleware is not used: it would wrap every message that is sent.
     """

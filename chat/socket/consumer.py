@@ -11,6 +11,7 @@ from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
+from django.db import OperationalError
 from msgspec import UNSET
 from redis.exceptions import RedisError
 
@@ -80,7 +81,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.clean_up()
 
     async def connect(self) -> None:
-        user = await in_thread(find_socket_user, dict(self.scope))
+        try:
+            user = await in_thread(find_socket_user, dict(self.scope))
+        except (RedisError, OperationalError) as error:
+            logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
+            await self.refuse_for_now()
+            return
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
@@ -89,6 +95,13 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.run_in_background(self.follow_notices())
         await hub().listen(user.pk, self.on_turn_news)
         await self.accept()
+
+    async def refuse_for_now(self) -> None:
+        """Answer the handshake with 503, which says that it may be tried again."""
+        start = {"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]}
+        await self.base_send(start)  # type: ignore[arg-type]  # an extension of ASGI that uvicorn has
+        await self.base_send({"type": "websocket.http.response.body", "body": b""})  # type: ignore[arg-type]
+        raise StopConsumer
 
     async def websocket_disconnect(self, message: Any) -> None:
         """As Channels does, without its thread hop to close connections."""

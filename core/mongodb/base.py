@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from django.db import OperationalError
 from django_mongodb_backend import base
 from pymongo.command_cursor import CommandCursor
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import ConnectionFailure, WaitQueueTimeoutError
 
 from core.gate import Gate
 
@@ -67,7 +67,8 @@ def run_guarded(gate: Gate, function: Callable[..., T], *args: Any, **kwargs: An
     try:
         result = function(*args, **kwargs)
     except ConnectionFailure as error:
-        gate.fail(begun)
+        if not isinstance(error, WaitQueueTimeoutError):  # which means that every connection is in use
+            gate.fail(begun)
         raise OperationalError(f"MongoDB does not answer: {type(error).__name__}.") from error
     gate.open()
     return result

@@ -98,6 +98,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.close()
         super().ensure_connection()
 
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Give the connection back, to a pool that judges it by itself. Django's way asks the connection first, and so
+        replaces one that was cut, or fails where the work is already done."""
+        self.close()
+
     def make_cursor(self, cursor: Any) -> CursorWrapper:
         return RepeatingCursor(cursor, self)
 
@@ -138,10 +143,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _renew_connection(self) -> None:
         """Take another connection, within the same transaction of Django's if there is one."""
-        self.connection._pool.putconn(self.connection)
-        with self.wrap_database_errors:
-            self.connection = self.get_new_connection(None)
-            self.connection.autocommit = self.autocommit
+        cut, self.connection = self.connection, None
+        cut._pool.putconn(cut)
+        try:
+            with self.wrap_database_errors:
+                self.connection = self.get_new_connection(None)
+                self.connection.autocommit = self.autocommit
+        except OperationalError:
+            self.closed_in_transaction = self.needs_rollback = self.in_atomic_block  # as after `close`
+            raise
 
     def _make_connection(self) -> Connection:
         connection = Connection.connect(**self.get_connection_params() | {"autocommit": True})

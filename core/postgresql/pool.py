@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import BoundedSemaphore
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -33,9 +33,10 @@ class StatementTimeout(psycopg.OperationalError):
 class Connection(psycopg.Connection[Any]):
     """A connection on which no statement takes longer than `statement_seconds`; None: for ever, as migrations may."""
 
-    statement_seconds: ClassVar[float | None] = STATEMENT_SECONDS
-    has_timed_out = False
-    _poll: "select.poll | None" = None
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.statement_seconds: float | None = STATEMENT_SECONDS
+        self._poll: select.poll | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.statement_seconds if timeout is None else timeout
@@ -47,7 +48,6 @@ class Connection(psycopg.Connection[Any]):
                 raise
             with suppress(psycopg.Error):
                 self.cancel_safe(timeout=CANCEL_SECONDS)
-            self.has_timed_out = True
             self.close()
             raise StatementTimeout(f"No answer after {limit:g} s.") from error
 
@@ -86,13 +86,13 @@ class Pool:
     def putconn(self, connection: Connection) -> None:
         """Take a connection back; one that is not at rest is closed."""
         connection._pool = None
-        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-            self._idle.append((connection, monotonic()))
-        else:
-            connection.close()
-        if connection.has_timed_out:
-            self.close()  # the others lead to the same server: asked for a new one, it shows whether it is there
-        self._free.release()
+        try:
+            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                self._idle.append((connection, monotonic()))
+            else:
+                connection.close()
+        finally:
+            self._free.release()
         self._close_unused()
 
     def open(self) -> None:

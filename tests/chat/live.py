@@ -27,11 +27,13 @@ Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)  # the middleware 
 
 
 class Page:
-    """A socket that is open, or was refused: `is_open`, `closed_with` and every event in the order it came."""
+    """A socket that is open, or was refused: `is_open`, `closed_with`, `denied_with` (the status of an answer to the
+    handshake) and every event in the order it came."""
 
     def __init__(self) -> None:
         self.is_open = False
         self.closed_with: int | None = None
+        self.denied_with: int | None = None
         self.events: list[Event] = []
         self._read = 0
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -50,10 +52,11 @@ class Page:
             "query_string": query.encode(),
             "headers": list(headers),
             "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
         }
         self._task = asyncio.create_task(application(scope, self._incoming.get, self._take))
         await self._incoming.put({"type": "websocket.connect"})
-        await self._until(lambda: self.is_open or self.closed_with is not None)
+        await self._until(lambda: self.is_open or self.closed_with is not None or self.denied_with is not None)
 
     async def leave(self) -> None:
         """Go away as a browser does, and wait until the socket's work is over."""
@@ -119,6 +122,8 @@ class Page:
                 case "websocket.send":
                     assert self.closed_with is None, "It was hung up on and is still sent to."
                     self.events.append(json.loads(message["text"]))
+                case "websocket.http.response.start":
+                    self.denied_with = message["status"]
                 case "websocket.close":
                     self.closed_with = message.get("code", 1000)
                     self._incoming.put_nowait({"type": "websocket.disconnect", "code": self.closed_with})

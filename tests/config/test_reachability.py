@@ -12,7 +12,6 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from config.embedded import ports
-from tests.services import STORES
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKLY = {"serverSelectionTimeoutMS": 300}
@@ -56,6 +55,20 @@ def test_a_malformed_address_is_one_sentence(monkeypatch: pytest.MonkeyPatch, na
     assert sentence == f"{name} is not a valid address: look at .env."
 
 
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("REDIS_URL", "redis"), ("MONGODB_URI", "mongodb"), ("DATABASE_URL", "postgres")]
+)
+@pytest.mark.parametrize("mark", ["/", "?", "#"])
+def test_half_a_password_is_not_shown_as_a_port(monkeypatch: pytest.MonkeyPatch, name: str, scheme: str, mark: str):
+    sentence = refusal(monkeypatch, **{name: f"{scheme}://nobody:4711{mark}sec@127.0.0.1:1/"})
+    assert sentence == f"{name} is not a valid address: look at .env."
+
+
+def test_the_address_of_a_socket_is_an_address(monkeypatch: pytest.MonkeyPatch):
+    sentence = refusal(monkeypatch, REDIS_URL="unix:///nowhere.sock")
+    assert sentence.startswith("REDIS_URL does not answer: look at .env (")
+
+
 def test_a_wrong_password_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
     sentence = refusal(monkeypatch, REDIS_URL=os.environ["REDIS_URL"].replace("//", "//nobody:secret@"))
     assert sentence.startswith("REDIS_URL does not answer: look at .env (")
@@ -63,7 +76,7 @@ def test_a_wrong_password_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.stores
-@pytest.mark.skipif(STORES != "postgresql", reason="needs STORES=postgresql")
+@pytest.mark.skipif(connections["default"].vendor != "postgresql", reason="needs STORES=postgresql or production")
 @pytest.mark.parametrize(
     ("setting", "value", "reason"), [("PORT", "1", "refused"), ("HOST", "nowhere.invalid", "nowhere.invalid")]
 )

@@ -1,53 +1,92 @@
-"""A Redis that takes connections and says nothing: nobody waits for it for long."""
+"""A Redis that takes connections and says nothing: of all threads one a second waits for it."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from django.conf import settings
 from django.core.cache import caches
+from django.db import connections
 from django.test import Client
 
 from accounts.models import User
 from core import redis_clients
+from core.redis_clients import GatedPool, sync_redis
+from core.threads import in_thread
+from tests.chat.live import session_cookie, socket
 from tests.fakes.silence import SilentProxy
+
+LIMIT_SECONDS = 0.6
 
 
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentProxy]:
     """The way to Redis, which can fall silent."""
     with SilentProxy(urlsplit(settings.REDIS_URL).port or 0) as proxy, monkeypatch.context() as patch:
-        address = f"redis://127.0.0.1:{proxy.port}/0"
-        patch.setattr(settings, "REDIS_URL", address)
-        patch.setitem(settings.CACHES["default"], "LOCATION", address)
-        patch.setitem(redis_clients.SYNC_OPTIONS, "socket_timeout", 1)
-        patch.setitem(settings.CACHES["default"]["OPTIONS"], "socket_timeout", 1)
-        forget_clients()
+        patch.setattr(settings, "REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
+        for options in (redis_clients.SYNC_OPTIONS, redis_clients.SYNC_POOL_OPTIONS):
+            patch.setitem(options, "socket_timeout", LIMIT_SECONDS)
+        sync_redis.cache_clear()
         yield proxy
-    forget_clients()
+    sync_redis.cache_clear()
 
 
-def forget_clients() -> None:
-    redis_clients.sync_redis.cache_clear()
-    if hasattr(caches._connections, "default"):
-        del caches["default"]
+def ask_at_once(page: Client, count: int = 20) -> list[tuple[int, float]]:
+    """Ask for a page so often at once, each in a thread of its own; return each one's status and seconds."""
+
+    def ask(_number: int) -> tuple[int, float]:
+        begun = monotonic()
+        try:
+            return Client(headers={"cookie": cookie}).get("/").status_code, monotonic() - begun
+        finally:
+            connections.close_all()
+
+    cookie = f"sessionid={page.cookies['sessionid'].value}"
+    with ThreadPoolExecutor(count) as executor:
+        return list(executor.map(ask, range(count)))
 
 
-def test_a_silent_redis_keeps_nobody_waiting_for_long_and_logs_nobody_out(silence: SilentProxy, ana: User):
+def test_a_silent_redis_costs_one_thread_a_second_and_logs_nobody_out(silence: SilentProxy, ana: User):
     page = Client()
     page.force_login(ana)
     silence.is_silent = True
-    begun = monotonic()
-    assert page.get("/").status_code == 503
+    assert {status for status, _seconds in ask_at_once(page)} == {503}
+    answers = ask_at_once(page)
+    assert {status for status, _seconds in answers} == {503}
+    assert len([seconds for _status, seconds in answers if seconds >= LIMIT_SECONDS]) <= 3
     assert page.get("/healthz").status_code == 200
-    form = {"login": "ana@example.com", "password": "una clave larga"}
-    assert Client().post("/accounts/login/", form).status_code == 503
-    assert not page.get("/readyz").json()["redis"]["ok"]
-    assert monotonic() - begun < 12  # each of them was 5 s or more
     silence.is_silent = False
     deadline = monotonic() + 5
     while page.get("/").status_code != 200:
         assert monotonic() < deadline
         sleep(0.1)
     assert page.get("/").context["user"] == ana
+
+
+def test_the_cache_of_every_thread_uses_the_connections_of_the_process():
+    caches["default"].set("word", "hola")
+    before = sync_redis().info("stats")["total_connections_received"]
+    with ThreadPoolExecutor(1) as executor:  # Django makes a cache for each thread and each request
+        assert executor.submit(lambda: caches["default"].get("word")).result() == "hola"
+    assert sync_redis().info("stats")["total_connections_received"] == before
+
+
+async def test_a_socket_is_told_to_try_again_and_not_that_its_session_is_over(silence: SilentProxy, ana: User):
+    cookie = await in_thread(session_cookie, ana)
+    silence.is_silent = True
+    async with socket(cookie=cookie) as page:
+        assert (page.is_open, page.closed_with, page.denied_with) == (False, None, 503)
+
+
+def test_a_pool_whose_connections_are_all_in_use_is_not_a_redis_that_is_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("core.gate.SILENT_SECONDS", 0)
+    few = GatedPool.from_url(settings.REDIS_URL, max_connections=1, timeout=0.05)
+    held = few.get_connection()
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError, match="No connection available"):
+            few.get_connection()
+    few.release(held)
+    few.disconnect()

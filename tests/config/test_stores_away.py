@@ -21,17 +21,18 @@ from history import access
 from history.models import new_id
 from tests.chat.live import page_of
 from tests.fakes.silence import SilentProxy
-from tests.services import STORES
+
+VENDOR = connections["history"].vendor  # of the database that is away
 
 pytestmark = [
     pytest.mark.stores,
-    pytest.mark.skipif(STORES == "sqlite", reason="needs STORES=postgresql or mongodb"),
+    pytest.mark.skipif(VENDOR == "sqlite", reason="needs STORES=postgresql, mongodb or production"),
     pytest.mark.django_db(transaction=True, databases=["default", "history"]),
 ]
 
-ALIASES = ("default", "history") if STORES == "postgresql" else ("history",)
+ALIASES = ("default", "history") if VENDOR == "postgresql" else ("history",)
 LIMITS = {"connect_timeout": 2}  # the least psycopg takes
-if STORES == "mongodb":
+if VENDOR == "mongodb":
     LIMITS = {
         "serverSelectionTimeoutMS": 1_000,
         "connectTimeoutMS": 1_000,
@@ -49,11 +50,11 @@ def store(monkeypatch: pytest.MonkeyPatch, ana: User) -> Iterator[SilentProxy]:
             patch.setitem(database, "OPTIONS", database["OPTIONS"] | LIMITS)
             patch.setitem(database, "HOST", "127.0.0.1")
             patch.setitem(database, "PORT", str(proxy.port))
-        if STORES == "mongodb":
+        if VENDOR == "mongodb":
             patch.setitem(database, "HOST", f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true")
             patch.setattr("core.mongodb.base.DatabaseWrapper._gates", {})
         else:
-            patch.setattr("core.postgresql.pool.Connection.statement_seconds", 1.0)
+            patch.setattr("core.postgresql.pool.STATEMENT_SECONDS", 1.0)
         forget_connections()
         yield proxy
     forget_connections()
@@ -63,7 +64,7 @@ def store(monkeypatch: pytest.MonkeyPatch, ana: User) -> Iterator[SilentProxy]:
 
 def target_of(database: dict[str, Any]) -> int | str:
     """Return the port or the path of the socket at which the database answers."""
-    if STORES == "mongodb":
+    if VENDOR == "mongodb":
         return int(urlsplit(os.environ["MONGODB_URI"]).port or 0)
     port = database["PORT"] or 5432
     return int(port) if database["HOST"] else f"{database['OPTIONS']['host']}/.s.PGSQL.{port}"
@@ -72,7 +73,7 @@ def target_of(database: dict[str, Any]) -> int | str:
 def forget_connections() -> None:
     for alias in ALIASES:
         connections[alias].close()
-        if STORES == "mongodb":
+        if VENDOR == "mongodb":
             connections[alias].connect()  # else it does not know the client that another thread made
         connections[alias].close_pool()
 
