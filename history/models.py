@@ -35,14 +35,17 @@ class TitledBy(models.TextChoices):
 
 
 class Conversation(models.Model):
-    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py)."""
+    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py).
+
+    It is True or null: what a process writes that does not know the field yet is not deleted, on every store.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
     titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
-    is_deleted = models.BooleanField(default=False, editable=False)
+    is_deleted = models.BooleanField(null=True, editable=False)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
 
@@ -51,7 +54,7 @@ class Conversation(models.Model):
         verbose_name_plural = _("conversations")
         indexes = (
             models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),
-            models.Index(fields=["updated_at"], condition=Q(is_deleted=True), name="conversation_deleted"),
+            models.Index(fields=["created_at", "id"], condition=Q(is_deleted=True), name="conversation_deleted"),
         )
 
     def __str__(self) -> str:
