@@ -2,7 +2,8 @@
 
 Rules that keep one set of models true everywhere (docs/adr/0001): UUIDv7 keys stored as `_id`, the owner on every row
 and first in every index, no foreign keys, joins or database defaults, and each write is one atomic row write, because
-MongoDB's `atomic` does nothing and its `select_for_update` takes no lock.
+MongoDB's `atomic` does nothing and its `select_for_update` takes no lock. What a new field means must also be right
+where it is missing: processes that do not know it write after its migration, until they are restarted.
 """
 
 import datetime as dt
