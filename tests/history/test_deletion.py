@@ -60,6 +60,9 @@ def test_the_sweep_for_deletions_reads_no_other_conversations():
             plan = deleted.explain()
     else:
         plan = deleted.explain()
+    if STORES == "mongodb":
+        indexes = connections["history"].get_collection(Conversation._meta.db_table).index_information()
+        assert indexes["conversation_deleted"]["key"] == [("created_at", 1), ("_id", 1)]
     assert "conversation_deleted" in plan
     assert "TEMP B-TREE" not in plan
     assert "Sort" not in plan
