@@ -18,15 +18,12 @@ from django.utils import timezone
 from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 
 from accounts.models import Closure, User
-from accounts.signals import account_closed
+from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
-from core.sweeps import guard, iterate_pages
+from core.sweeps import MAX_CLOCK_DIFFERENCE, PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
 
-LATECOMERS = dt.timedelta(minutes=2)
+LATECOMERS = dt.timedelta(minutes=2) + MAX_CLOCK_DIFFERENCE
 """For so long a request that began before the deletion may still write something."""
-PATIENCE_SECONDS = 3.0
-"""How long whoever deletes a user waits until open answers are stopped: 0.2 s while their runner lives."""
-MAX_KEYS_READ = 500
 
 
 @receiver(pre_delete, sender=User)
@@ -35,35 +32,50 @@ def begin_closure(instance: User, **_signal: Any) -> None:
     would only lose their owner."""
     closure = Closure.objects.create(user_id=instance.pk)
     OutstandingToken.objects.filter(user=instance).delete()
-    transaction.on_commit(lambda: _close(closure, patience_seconds=PATIENCE_SECONDS), robust=True)
+    transaction.on_commit(lambda: _close(closure), robust=True)
 
 
 def finish_closures() -> None:
     """Erase once more what is left of users who were deleted."""
     for page in iterate_pages(Closure.objects.all()):
+        over = []
         for closure in page:
             with guard("closure", user_id=closure.user_id):
-                _close(closure)
+                if _erase_all(closure.user_id) and closure.created_at < timezone.now() - LATECOMERS:
+                    over.append(closure)
+        if over:  # what latecomers have opened meanwhile is ended once more, in one pass for all
+            _end_access({closure.user_id for closure in over})
+            Closure.objects.filter(pk__in=[closure.pk for closure in over]).delete()
 
 
-def _close(closure: Closure, *, patience_seconds: float = 0) -> None:
-    is_late = closure.created_at < timezone.now() - LATECOMERS
-    _erase_sessions(closure.user_id)
-    _erase_name_from_log(closure.user_id)
-    answers = account_closed.send_robust(Closure, user_id=closure.user_id, patience_seconds=patience_seconds)
-    if is_late and all(answer is True for _receiver, answer in answers):
-        closure.delete()
+def _close(closure: Closure) -> None:
+    _end_access({closure.user_id})
+    _erase_all(closure.user_id, patience_seconds=PATIENCE_SECONDS)
 
 
-def _erase_sessions(user_id: int) -> None:
-    """End the person's sessions, which hold their address. None is found by its owner: every session is read."""
+def _end_access(user_ids: set[int]) -> None:
+    _erase_sessions(user_ids)
+    for user_id in user_ids:
+        access_revoked.send_robust(Closure, user_id=user_id)
+
+
+def _erase_all(user_id: int, *, patience_seconds: float = 0) -> bool:
+    """Erase what is left of the user; return whether nothing is. If not, it must be called again."""
+    _erase_name_from_log(user_id)
+    answers = account_closed.send_robust(Closure, user_id=user_id, patience_seconds=patience_seconds)
+    return all(answer is True for _receiver, answer in answers)
+
+
+def _erase_sessions(user_ids: set[int]) -> None:
+    """End the sessions of these people, which hold their address. None is found by its owner: every session is read."""
     keys: list[str] = []
     prefix = cache.make_key(KEY_PREFIX).encode()
-    for key in sync_redis().scan_iter(match=prefix + b"*", count=MAX_KEYS_READ):
+    for key in sync_redis().scan_iter(match=prefix + b"*", count=PAGE_SIZE):
         keys.append(KEY_PREFIX + key.removeprefix(prefix).decode())
-    for start in range(0, len(keys), MAX_KEYS_READ):
-        sessions = cache.get_many(keys[start : start + MAX_KEYS_READ])
-        if theirs := [key for key, data in sessions.items() if data.get(SESSION_KEY) == str(user_id)]:
+    ids = set(map(str, user_ids))
+    for some in in_portions(keys):
+        sessions = {key: data for key, data in cache.get_many(some).items() if isinstance(data, dict)}
+        if theirs := [key for key, data in sessions.items() if str(data.get(SESSION_KEY)) in ids]:
             cache.delete_many(theirs)
 
 

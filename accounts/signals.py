@@ -3,7 +3,7 @@
 from django.dispatch import Signal
 
 access_revoked = Signal()
-"""Sent with `user_id` when a suspended user is saved: their open sockets close."""
+"""Sent with `user_id` when a suspended user is saved, and when one was deleted: their open sockets close."""
 
 account_closed = Signal()
 """Sent with `user_id` and `patience_seconds` after a user was deleted: what is theirs is erased, but for sums without a

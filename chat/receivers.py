@@ -3,6 +3,7 @@
 A person's open tabs are notified, their cached answers are dropped, and files are erased with what they belong to.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.db.models.signals import post_save
 from django.dispatch import receiver
+from redis.exceptions import RedisError
 
 from accounts.signals import access_revoked, account_closed
 from chat.attachments import erasing
@@ -19,11 +21,13 @@ from chat.turns import answer_cache, erasure, notices
 from history.models import Conversation
 from history.signals import conversation_deleted
 
+logger = logging.getLogger(__name__)
+
 
 @receiver(access_revoked)
 def close_sockets_and_forget_answers(user_id: int, **_signal: Any) -> None:
     _notify_when_committed("default", user_id, "revoked")
-    _when_committed("default", lambda: answer_cache.forget_answers(user_id))
+    _when_committed("default", lambda: _try_to_forget_answers(user_id))
 
 
 @receiver(post_save, sender=Conversation)
@@ -52,7 +56,6 @@ def erase_with_conversation(
 
 @receiver(account_closed)
 def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) -> bool:
-    _notify_when_committed("default", user_id, "revoked")
     is_erased = erasure.erase_history(user_id, patience_seconds=patience_seconds)
     erasing.erase_of_owner(user_id)
     return is_erased
@@ -60,6 +63,13 @@ def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) ->
 
 def notify_of_change(conversation: Conversation) -> None:
     _notify_when_committed("history", conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+
+
+def _try_to_forget_answers(user_id: int) -> None:
+    try:
+        answer_cache.forget_answers(user_id)
+    except (RedisError, OSError):  # nobody comes back to a suspension: they live on for CACHE_TTL (docs/adr/0012)
+        logger.warning("Cached answers not forgotten", extra={"user_id": user_id})
 
 
 def _notify_when_committed(using: str, user_id: int, event: str, **fields: Any) -> None:

@@ -4,6 +4,8 @@ import os
 
 from celery import Celery
 
+from core.sweeps import SWEEP_INTERVAL
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("tertulia")
@@ -11,7 +13,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.autodiscover_tasks(["core"], related_name="mail")
 app.conf.beat_schedule = {
-    "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": 15.0, "options": {"expires": 15}},
+    "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": SWEEP_INTERVAL, "options": {"expires": 15}},
     "probe-providers": {"task": "chat.tasks.probe", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
 }

@@ -14,8 +14,9 @@ from django.db.models import F, Field, Model
 M = TypeVar("M", bound=Model)
 
 Where = Mapping[str, Any]
-"""Conditions that must all hold, by field: equal to the value, equal to one of a tuple's (which is not empty), or, as
-`<field>__lt`, less than it. None equals nothing in SQL: it is a ValueError, as is an empty tuple."""
+"""Conditions that must all hold, by field: equal to the value, equal to one of a tuple's (which is not empty), as
+`<field>__lt` less than it, or, as `<field>__isnull`, which is True, without a value. None equals nothing in SQL: it is
+a ValueError, as is an empty tuple."""
 
 
 def find(model: type[M], **where: Any) -> M | None:
@@ -75,7 +76,7 @@ def speaks_sql(model: type[Model]) -> bool:
     return _table(model).speaks_sql
 
 
-Condition = tuple[str, Literal["=", "<", "IN"], int]
+Condition = tuple[str, Literal["=", "<", "IN", "IS NULL"], int]
 """A field, its comparison, and the number of values: all of a condition but the values."""
 
 
@@ -155,6 +156,8 @@ class _Table:
         connection = self.connection
         parameters: list[Any] = []
         for name, value in where.items():
+            if name.endswith("__isnull"):
+                continue
             field = self.fields_by_name[name.removesuffix("__lt")]
             for single in value if isinstance(value, tuple) else (value,):
                 parameters.append(field.get_db_prep_value(single, connection))
@@ -169,12 +172,12 @@ class _Table:
         return self.model.from_db(self.alias, self._names, converted)
 
     def _where(self, conditions: tuple[Condition, ...]) -> str:
-        return " AND ".join(
-            f"{self.column(name)} IN ({', '.join(['%s'] * count)})"
-            if comparison == "IN"
-            else f"{self.column(name)} {comparison} %s"
-            for name, comparison, count in conditions
-        )
+        return " AND ".join(self._condition(*condition) for condition in conditions)
+
+    def _condition(self, name: str, comparison: str, count: int) -> str:
+        if comparison == "IN":
+            return f"{self.column(name)} IN ({', '.join(['%s'] * count)})"
+        return f"{self.column(name)} {comparison}" + " %s" * count
 
     def _quote(self, name: str) -> str:
         quoted: str = self.connection.ops.quote_name(name)
@@ -200,12 +203,15 @@ def _check_fields(fields: Sequence["Field[Any, Any]"]) -> None:
 
 
 def _conditions(where: Where) -> tuple[Condition, ...]:
-    return tuple(
-        (name, "IN", len(value))
-        if isinstance(value, tuple)
-        else (name.removesuffix("__lt"), "<" if name.endswith("__lt") else "=", 1)
-        for name, value in where.items()
-    )
+    return tuple(_condition(name, value) for name, value in where.items())
+
+
+def _condition(name: str, value: Any) -> Condition:
+    if isinstance(value, tuple):
+        return name, "IN", len(value)
+    if name.endswith("__isnull"):
+        return name.removesuffix("__isnull"), "IS NULL", 0
+    return name.removesuffix("__lt"), "<" if name.endswith("__lt") else "=", 1
 
 
 def _lookups(where: Where) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import datetime as dt
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.db.models import Model, Q, QuerySet
 
 M = TypeVar("M", bound=Model)
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,13 @@ MAX_CLOCK_DIFFERENCE = dt.timedelta(seconds=5)
 """How far the clocks of two machines may be apart: who writes a row dates it, and the sweep compares with its own.
 
 Every grace period includes it (docs/production.md)."""
+SWEEP_INTERVAL = dt.timedelta(seconds=15)
+"""How often beat sends the sweep of turns (config/celery.py)."""
+PATIENCE_SECONDS = 3.0
+"""How long whoever deletes something waits until open turns are stopped, 0.2 s while their runner lives; after that it
+is left to the sweep."""
 PAGE_SIZE = 500
+"""How many rows or keys are read, and how many ids one statement has, at once."""
 
 
 @contextmanager
@@ -34,4 +41,13 @@ def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
     while page := list(ordered.filter(after)[:PAGE_SIZE]):
         last: Any = page[-1]  # before it is yielded: who deletes a row takes its key away
         after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
+        is_last_page = len(page) < PAGE_SIZE
         yield page
+        if is_last_page:
+            return
+
+
+def in_portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items, PAGE_SIZE at a time: as many as one statement or command may have."""
+    for start in range(0, len(items), PAGE_SIZE):
+        yield items[start : start + PAGE_SIZE]

@@ -34,7 +34,7 @@ def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
 
 def find_conversation(conversation_id: UUID) -> Conversation | None:
     """Return a conversation that is not deleted, whoever owns it: the caller must check the owner."""
-    return rows.find(Conversation, pk=conversation_id, is_deleted=False)
+    return rows.find(Conversation, pk=conversation_id, is_deleted__isnull=True)
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
@@ -52,7 +52,7 @@ def find_turn(turn_id: UUID) -> Turn | None:
 
 def list_conversations(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
     """Return the owner's conversations, last used first."""
-    conversations = Conversation.objects.filter(owner_id=owner_id, is_deleted=False)
+    conversations = Conversation.objects.filter(owner_id=owner_id, is_deleted=None)
     if after:
         moment, pk = _read_cursor(after)
         conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
@@ -76,8 +76,9 @@ def rename_conversation(conversation: Conversation, title: str) -> None:
 
 def title_conversation(conversation: Conversation, title: str) -> bool:
     """Replace the question's first words with a model's title; return whether they were still the title."""
-    untouched = {"pk": conversation.pk, "titled_by": TitledBy.WORDS, "title": conversation.title}
-    return rows.update(Conversation, untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
+    untouched = {"titled_by": TitledBy.WORDS, "title": conversation.title}
+    there = {"pk": conversation.pk, "is_deleted__isnull": True}
+    return rows.update(Conversation, there | untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
 
 
 def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:

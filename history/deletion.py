@@ -5,17 +5,13 @@ repeated, and may run at the same time as itself.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from core import rows
-from core.sweeps import guard, iterate_pages
+from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
 from history.models import Conversation, Turn
 from history.signals import conversation_deleted
-
-PATIENCE_SECONDS = 3.0
-"""How long whoever deletes something waits until its turns are stopped: 0.2 s while their runner lives."""
-MAX_ERASED_AT_ONCE = 500
 
 
 def delete_conversation(conversation: Conversation) -> None:
@@ -30,8 +26,8 @@ def delete_conversation(conversation: Conversation) -> None:
 def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
     """Delete all conversations of a person; return whether everything is erased. If not, it must be called again."""
     of_owner = Conversation.objects.filter(owner_id=owner_id)
-    of_owner.filter(is_deleted=False).update(is_deleted=True)
-    found = list(of_owner[:MAX_ERASED_AT_ONCE])
+    of_owner.filter(is_deleted=None).update(is_deleted=True)
+    found = list(of_owner[:PAGE_SIZE])
     left = [conversation for conversation in found if not _erase_if_over(conversation)]
     deadline = time.monotonic() + patience_seconds  # they were all asked to stop, and do it at the same time
     for conversation in left:
@@ -56,12 +52,6 @@ def erase_turns(turn_ids: Sequence[UUID]) -> None:
     """Erase the turns that are over."""
     for some in in_portions(turn_ids):
         Turn.objects.filter(pk__in=some).exclude(status__in=Turn.OPEN).delete()
-
-
-def in_portions(ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
-    """Yield the ids, as many at a time as one statement may have."""
-    for start in range(0, len(ids), MAX_ERASED_AT_ONCE):
-        yield ids[start : start + MAX_ERASED_AT_ONCE]
 
 
 def _erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:

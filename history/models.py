@@ -2,7 +2,8 @@
 
 Rules that keep one set of models true everywhere (docs/adr/0001): UUIDv7 keys stored as `_id`, the owner on every row
 and first in every index, no foreign keys, joins or database defaults, and each write is one atomic row write, because
-MongoDB's `atomic` does nothing and its `select_for_update` takes no lock.
+MongoDB's `atomic` does nothing and its `select_for_update` takes no lock. What a new field means must also be right
+where it is missing: processes that do not know it write after its migration, until they are restarted.
 """
 
 import datetime as dt
@@ -35,14 +36,17 @@ class TitledBy(models.TextChoices):
 
 
 class Conversation(models.Model):
-    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py)."""
+    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py).
+
+    It is True or null: what a process writes that does not know the field yet is not deleted, on every store.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
     titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
-    is_deleted = models.BooleanField(default=False, editable=False)
+    is_deleted = models.BooleanField(null=True, editable=False)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
 
@@ -51,7 +55,7 @@ class Conversation(models.Model):
         verbose_name_plural = _("conversations")
         indexes = (
             models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),
-            models.Index(fields=["updated_at"], condition=Q(is_deleted=True), name="conversation_deleted"),
+            models.Index(fields=["created_at", "id"], condition=Q(is_deleted=True), name="conversation_deleted"),
         )
 
     def __str__(self) -> str:

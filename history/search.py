@@ -25,6 +25,6 @@ def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
     for word in words:
         rows = rows.filter(search_text__contains=word)
     found = list(rows.order_by("-created_at")[:limit])
-    conversations = Conversation.objects.filter(pk__in={turn.conversation_id for turn in found}, is_deleted=False)
+    conversations = Conversation.objects.filter(pk__in={turn.conversation_id for turn in found}, is_deleted=None)
     there = set(conversations.values_list("pk", flat=True)) if found else set()
     return [turn for turn in found if turn.conversation_id in there]

@@ -174,7 +174,7 @@ def add_turn(turn: Turn) -> Turn:
             turn.seq = 0
     else:
         raise Conflict
-    there = {"pk": turn.conversation_id, "is_deleted": False}
+    there = {"pk": turn.conversation_id, "is_deleted__isnull": True}
     if not rows.update(Conversation, there, {"updated_at": timezone.now()}, plus={"turn_count": 1}):
         _undo(turn)
         raise NotFound

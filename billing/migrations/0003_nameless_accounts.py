@@ -6,6 +6,8 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+    """Not to be reversed once an account is nameless: its user would be null again where null is not allowed."""
+
     dependencies = [
         ("billing", "0002_spending"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),

@@ -12,8 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from chat.attachments.storage import drop_parts
 from chat.models import Attachment
 from core.errors import Conflict
-
-MAX_ERASED_AT_ONCE = 500
+from core.sweeps import PAGE_SIZE
 
 
 def erase_unused(attachment: Attachment) -> None:
@@ -48,5 +47,5 @@ def erase_hidden(attachments: Sequence[Attachment]) -> None:
 
 def _erase_where(which: Q) -> None:
     hide_files(which)
-    while hidden := list(Attachment.objects.filter(which, status=Attachment.Status.ERASED)[:MAX_ERASED_AT_ONCE]):
+    while hidden := list(Attachment.objects.filter(which, status=Attachment.Status.ERASED)[:PAGE_SIZE]):
         erase_hidden(hidden)

@@ -197,6 +197,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
             raise RateLimited
 
     async def relay(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
+        try:
+            await self.relay_to_end(turn, place, watcher)
+        except NotFound:  # deleted: the page may have missed the notice of it
+            await self.send_event(await in_thread(render_conversation, self.user, turn.conversation_id))
+
+    async def relay_to_end(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
         send: Any = self.base_send  # Channels' own `send` does more for every message
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:

@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.utils.crypto import salted_hmac
-from redis.exceptions import RedisError
 
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
@@ -174,17 +173,14 @@ async def stream_cached(answer: CachedAnswer, candidate: Candidate, pace: Pace) 
 def forget_answers(owner_id: int) -> None:
     """Drop every cached answer of the person; answers that are being written now will not be cached.
 
-    While Redis is unreachable nothing is dropped: answers live on for CACHE_TTL at most, and only for this person.
+    Raises RedisError, and nothing is dropped: answers live on for CACHE_TTL at most, and only for this person.
     """
     answers, version = cache_keys(owner_id)
-    try:
-        with sync_redis().pipeline() as pipeline:
-            pipeline.unlink(answers)
-            pipeline.incr(version)
-            pipeline.expire(version, FORGOTTEN_SECONDS)
-            pipeline.execute()
-    except (RedisError, OSError):
-        logger.warning("Cached answers not forgotten", extra={"user_id": owner_id})
+    with sync_redis().pipeline() as pipeline:
+        pipeline.unlink(answers)
+        pipeline.incr(version)
+        pipeline.expire(version, FORGOTTEN_SECONDS)
+        pipeline.execute()
 
 
 def _decompress(value: bytes) -> bytes:

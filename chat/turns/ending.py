@@ -15,12 +15,11 @@ from chat.turns.leases import lease_key
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entry, log_key
 from chat.turns.queue import GROUP, QUEUE, queued_key
 from core.lua import LuaScript, Value
+from core.sweeps import in_portions
 from history.models import Turn
 
 KEPT_AFTER_END_SECONDS = 60
 """How long a log can be read after its end."""
-
-MAX_LOGS_AT_ONCE = 500
 
 _END_TURN = LuaScript(Path(__file__).with_name("end_turn.lua"))
 
@@ -86,8 +85,7 @@ async def end_log(
 
 def erase_logs(redis: SyncRedis, turn_ids: Sequence[UUID]) -> None:
     """Take the text out of the logs of turns that are about to be erased, and end them. May be repeated."""
-    for start in range(0, len(turn_ids), MAX_LOGS_AT_ONCE):
-        some = turn_ids[start : start + MAX_LOGS_AT_ONCE]
+    for some in in_portions(turn_ids):
         with redis.pipeline(transaction=False) as pipeline:
             for turn_id in some:
                 pipeline.unlink(log_key(turn_id))

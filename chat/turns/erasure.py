@@ -17,6 +17,7 @@ from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import end_erased, erase_logs
 from chat.turns.leases import request_stops
 from core.redis_clients import sync_redis
+from core.sweeps import in_portions
 from history import access, deletion, progress
 from history.models import Turn
 
@@ -33,7 +34,7 @@ def stop_and_settle(turn_ids: Sequence[UUID], *, patience_seconds: float = 0) ->
     """
     if not _stop(turn_ids, patience_seconds):
         return False
-    for some in deletion.in_portions(turn_ids):
+    for some in in_portions(turn_ids):
         for turn in progress.find_turns(metering.list_held_among(some)).values():
             settle_turn(turn, turn)
     erase_logs(sync_redis(), turn_ids)
@@ -45,24 +46,24 @@ def erase_history(owner_id: int, *, patience_seconds: float) -> bool:
     is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds)
     answer_cache.forget_answers(owner_id)
     limits.forget_counts(owner_id)
-    return is_done and erase_orphans(deletion.list_turn_ids(owner_id))  # those that were written into nothing
+    return is_done and erase_strays(deletion.list_turn_ids(owner_id))
 
 
-def erase_orphans(turn_ids: Sequence[UUID]) -> bool:
-    """Erase turns without a conversation; return whether that is done. If not, it must be called again."""
+def erase_strays(turn_ids: Sequence[UUID]) -> bool:
+    """Erase turns that have no conversation; return whether that is done. If not, it must be called again."""
     if not stop_and_settle(turn_ids):
         return False
     deletion.erase_turns(turn_ids)
     return True
 
 
-def erase_if_orphan(turn: Turn) -> bool:
+def erase_if_stray(turn: Turn) -> bool:
     """Erase a queued turn whose conversation is gone: who opened it died before it could be undone. Return whether
     that is so."""
     if access.find_conversation(turn.conversation_id) is not None:
         return False
-    logger.warning("Turn without a conversation erased", extra={"turn_id": turn.pk})
-    erase_orphans([turn.pk])
+    logger.warning("Stray turn erased", extra={"turn_id": turn.pk})
+    erase_strays([turn.pk])
     return True
 
 
@@ -89,4 +90,4 @@ def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
 
 
 def _list_open(turn_ids: Sequence[UUID]) -> list[Turn]:
-    return [turn for some in deletion.in_portions(turn_ids) for turn in progress.list_open_among(some)]
+    return [turn for some in in_portions(turn_ids) for turn in progress.list_open_among(some)]

@@ -1,20 +1,26 @@
 """A question that was sent before: its turn is there, is just being written by another request, or was there once."""
 
 import asyncio
+import datetime as dt
 from uuid import UUID
 
 from django.utils import timezone
 
 from billing import metering
 from core.errors import Conflict, NotFound, Unavailable
+from core.sweeps import MAX_CLOCK_DIFFERENCE, SWEEP_INTERVAL
 from core.threads import in_thread
 from history import access
 from history.models import Turn
 
 WRITING_SECONDS = 3.0
 """How long a request may take from its reservation to its turn; the same question waits for it so long."""
-RELEASED_SECONDS = 60.0
-"""After this, the sweep has released a reservation whose turn was never written (HELD_GRACE, and one more sweep)."""
+WRITING_GRACE = dt.timedelta(seconds=WRITING_SECONDS) + MAX_CLOCK_DIFFERENCE
+"""A reservation older than this belongs to a request that died; the sweep waits longer, to be sure."""
+HELD_GRACE = dt.timedelta(seconds=40) + MAX_CLOCK_DIFFERENCE
+"""A reservation younger than this may belong to a request that is still writing its turn: no sweep releases it."""
+RELEASED_AFTER = HELD_GRACE + SWEEP_INTERVAL
+"""After this, the sweep has released a reservation whose turn was never written."""
 PAUSE_SECONDS = 0.1
 
 
@@ -34,9 +40,9 @@ def refuse_reserved(turn_id: UUID) -> None:
     reservation = metering.find_reservation(turn_id)
     if reservation is None or reservation.state == reservation.State.SETTLED:
         raise Conflict
-    age_seconds = (timezone.now() - reservation.created_at).total_seconds()
-    if reservation.state == reservation.State.HELD and age_seconds >= WRITING_SECONDS:
-        raise Unavailable(retry_after=max(RELEASED_SECONDS - age_seconds, 1))
+    age = timezone.now() - reservation.created_at
+    if reservation.state == reservation.State.HELD and age >= WRITING_GRACE:
+        raise Unavailable(retry_after=max((RELEASED_AFTER - age).total_seconds(), 1))
     raise BeingWritten(retry_after=1)
 
 

@@ -166,9 +166,10 @@ class Runner:
 
     async def _start(self, turn_id: UUID, entry: bytes) -> None:
         """Handle an entry as soon as there is room for it."""
-        if turn_id in self._tasks:
+        while turn_id not in self._tasks and not self._has_room.is_set():
+            await self._has_room.wait()
+        if turn_id in self._tasks:  # maybe only now: another loop has waited for room, too
             return
-        await self._has_room.wait()
         task = asyncio.create_task(self._handle(turn_id, entry))
         self._tasks[turn_id] = task
         task.add_done_callback(lambda _done: self._release(turn_id))
@@ -186,18 +187,25 @@ class Runner:
 
         A store that is away is tried again soon. Each try sees what the row, the lease and the log say by then.
         """
-        for pause in (*RETRY_PAUSES_SECONDS, None):
-            try:
-                await self._run_or_end(turn_id, entry)
+        for pause_seconds in (0, *RETRY_PAUSES_SECONDS):
+            if pause_seconds and await self._is_stopped_within(pause_seconds):
                 return
-            except (RedisError, DatabaseError, OSError) as error:
-                logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
-            except Exception:
-                logger.exception("Turn left for later", extra={"turn_id": turn_id})
-                pause = None
-            await self._keep_log(turn_id)
-            if pause is None or await self._is_stopped_within(pause):
+            if not await self._try(turn_id, entry):
                 return
+
+    async def _try(self, turn_id: UUID, entry: bytes) -> bool:
+        """Do what the turn needs; return whether a store was away, so that another try may help."""
+        try:
+            await self._run_or_end(turn_id, entry)
+            return False
+        except (RedisError, DatabaseError, OSError) as error:
+            logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
+            is_store_away = True
+        except Exception:
+            logger.exception("Turn left for later", extra={"turn_id": turn_id})
+            is_store_away = False
+        await self._keep_log(turn_id)
+        return is_store_away
 
     async def _keep_log(self, turn_id: UUID) -> None:
         """Keep what may be the only copy of an answer, however long it takes until it can be saved."""

@@ -17,7 +17,8 @@ from billing import metering
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
-from chat.turns.erasure import erase_if_orphan, finish_erasures
+from chat.turns.erasure import erase_if_stray, finish_erasures
+from chat.turns.known_turns import HELD_GRACE
 from chat.turns.leases import find_holders, find_holders_sync
 from chat.turns.log import replay_log
 from chat.turns.queue import enqueue, queued_key
@@ -38,8 +39,6 @@ ORPHAN_SECONDS = 12
 ORPHAN_MARK_MS = 86_400_000
 """How long the mark of a turn without a lease lives. How much of that is over says when it was made, by Redis's clock.
 """
-HELD_GRACE = dt.timedelta(seconds=40) + MAX_CLOCK_DIFFERENCE
-"""A reservation younger than this may belong to a request that is still writing its turn."""
 
 
 async def repair_turns() -> None:
@@ -94,7 +93,7 @@ def _next_page(pages: Iterator[list[Turn]]) -> list[Turn]:
 
 async def _sweep_queued(redis: Redis, turn: Turn) -> None:
     is_lost = not await redis.exists(queued_key(turn.pk))
-    if is_lost and await in_thread(erase_if_orphan, turn):
+    if is_lost and await in_thread(erase_if_stray, turn):
         return
     age = (dt.datetime.now(dt.UTC) - turn.created_at).total_seconds()
     if age > settings.QUEUE_SECONDS:

@@ -12,12 +12,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="conversation",
             name="is_deleted",
-            field=models.BooleanField(default=False, editable=False),
+            field=models.BooleanField(editable=False, null=True),
         ),
         migrations.AddIndex(
             model_name="conversation",
             index=models.Index(
-                condition=models.Q(("is_deleted", True)), fields=["updated_at"], name="conversation_deleted"
+                condition=models.Q(("is_deleted", True)), fields=["created_at", "id"], name="conversation_deleted"
             ),
         ),
     ]

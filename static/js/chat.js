@@ -29,6 +29,7 @@ const siteName = document.title.split(" · ").pop();
 const live = new Map(); // turn id → LiveTurn
 let pending = null; // the question that is on its way: {command, text}
 let isPolling = false;
+let isLeaving = false;
 let lostTimer = 0;
 
 // --- The page as it came ---
@@ -198,7 +199,8 @@ function ended({ turn_id, html }) {
   if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
 }
 
-function rejected({ turn_id, detail }) {
+function rejected({ turn_id, code, detail }) {
+  if (code === "not_found" && live.has(turn_id)) return leave(); // deleted while we were away
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { text } = pending.command;
   pending = null;
@@ -213,15 +215,21 @@ function conversationChanged({ conversation_id, html }) {
   changeConversation(conversation_id, row, { isCurrent });
   if (!isCurrent) return;
   if (!row) {
-    // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
-    const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
-    if ("known" in main.dataset) setTimeout(() => location.assign("/"), wait);
+    leave();
     return;
   }
   const title = row.querySelector("a").textContent;
   document.querySelector("[data-title]").textContent = title;
   const mark = document.title.startsWith("● ") ? "● " : ""; // an answer nobody has seen yet
   document.title = `${mark}\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
+}
+
+/** Leave a conversation that is gone, once: leaving again would break off the first leaving. */
+function leave() {
+  if (isLeaving || !("known" in main.dataset)) return;
+  isLeaving = true;
+  // Who deletes it here is sent on by the answer.
+  setTimeout(() => location.assign("/"), document.querySelector("dialog[open]") ? LEAVE_DELAY : 0);
 }
 
 function allowanceChanged({ used, allowance }) {

@@ -9,9 +9,13 @@ from uuid import UUID
 from accounts.models import User
 from billing.entitlements import account_of, current_period
 from billing.models import Reservation, UsagePeriod, UsageRecord
+from chat.turns import limits
+from chat.turns.closing import close_turn
 from chat.turns.opening import Question, open_turn
+from core.errors import RateLimited
 from core.threads import in_thread
 from history.models import Turn, new_id
+from history.progress import Outcome
 
 PATIENCE_SECONDS = 10
 
@@ -70,3 +74,21 @@ def record_of(turn: Turn) -> UsageRecord | None:
 
 def period_of(user: User) -> UsagePeriod:
     return current_period(account_of(user.pk))
+
+
+def finished(user: User) -> Turn:
+    """Return a turn of a conversation that can be gone on with."""
+    turn = ask(user)
+    close_turn(turn, Outcome(Turn.Status.STOPPED))
+    return turn
+
+
+def remaining(user: User) -> int:
+    """How often the user may still ask; looking is not counted."""
+    nothing = new_id()
+    try:
+        limit = limits.count_question(user.pk, nothing, turns_per_hour=20)
+    except RateLimited:
+        return 0
+    limits.uncount_question(user.pk, nothing, turns_per_hour=20)
+    return limit.remaining + 1

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.cache import KEY_PREFIX
+from django.core.cache import cache
 from django.db import transaction
 from django.db.models import Sum
 from django.test import Client
@@ -18,7 +21,7 @@ from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 from accounts import closure
 from accounts.api.views import tokens_for
 from accounts.models import Closure, User
-from accounts.signals import account_closed
+from accounts.signals import access_revoked, account_closed
 from billing import entitlements
 from billing.models import BillingAccount, Spending, UsagePeriod, UsageRecord
 from chat.models import Attachment, ProviderLimit
@@ -32,12 +35,11 @@ from core.threads import in_thread
 from history import tree
 from history.models import Conversation, Turn
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, ask, closed, eventually, question, record_of
+from tests.chat.asking import aask, ask, closed, eventually, finished, question, record_of
 from tests.chat.attaching import attached, ids, stored_names
 from tests.chat.conftest import Offer
+from tests.chat.dying import Died, die, elsewhere, grow_old, lose_runner
 from tests.chat.live import page_of
-from tests.chat.test_deletion import Died, die, elsewhere, finished, lose_runner
-from tests.chat.test_sweeping import grow_old
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -71,6 +73,12 @@ def log_in(user: User, password: str = "una clave larga") -> Client:
     answer = browser.post("/accounts/login/", {"login": user.email, "password": password})
     assert answer.status_code == 302
     return browser
+
+
+def logged_in() -> set[int]:
+    """Who has a session."""
+    keys = [KEY_PREFIX + key.decode().partition(KEY_PREFIX)[2] for key in sync_redis().scan_iter(f"*{KEY_PREFIX}*")]
+    return {int(found[SESSION_KEY]) for found in cache.get_many(keys).values() if SESSION_KEY in found}
 
 
 def grow_late() -> None:
@@ -186,6 +194,34 @@ def test_a_closure_that_fails_keeps_no_other_from_its_end(ana: User, carla: User
         account_closed.disconnect(fail)
     closure.finish_closures()
     assert not Closure.objects.exists()
+
+
+def test_sessions_are_read_once_for_all_who_are_gone(ana: User, carla: User, bo: User):
+    for user in (ana, carla, bo):
+        Client().force_login(user)
+    cache.set(f"{KEY_PREFIX}odd", ["no session"])
+    told: list[int] = []
+
+    def hear(user_id: int, **_signal: Any) -> None:
+        told.append(user_id)
+
+    access_revoked.connect(hear)
+    gone = {ana.pk, carla.pk}
+    try:
+        User.objects.filter(pk__in=gone).delete()
+        assert logged_in() == {bo.pk}
+        sync_redis().config_resetstat()
+        closure.finish_closures()
+        assert "cmdstat_scan" not in sync_redis().info("commandstats")
+        assert sorted(told) == sorted(gone)
+        cache.set(f"{KEY_PREFIX}late", {SESSION_KEY: str(carla.pk)})
+        grow_late()
+        closure.finish_closures()
+        assert not Closure.objects.exists()
+    finally:
+        access_revoked.disconnect(hear)
+    assert sync_redis().info("commandstats")["cmdstat_scan"]["calls"] == 1
+    assert logged_in() == {bo.pk}
 
 
 async def test_a_person_deleted_while_their_runner_is_dead_is_erased_when_that_is_sure(

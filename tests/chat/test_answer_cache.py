@@ -30,9 +30,9 @@ from chat.turns.stopping import stop_turn
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, deletion
-from history.models import Turn, new_id
+from history.models import Conversation, Turn, new_id
 from testbed.provider import FakeProvider, expected_text
-from tests.chat.asking import aask, closed, eventually, period_of, record_of, reservation_of, saved
+from tests.chat.asking import aask, closed, eventually, finished, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import Offer
 from tests.chat.live import page_of
 
@@ -386,12 +386,30 @@ async def test_a_person_who_goes_is_forgotten(
     assert await in_thread(kept_of, bo) == 1
 
 
-def test_a_store_that_is_away_keeps_nobody_from_deleting(carla: User, monkeypatch: pytest.MonkeyPatch):
-    def away() -> Any:
-        raise OSError
+def away() -> Any:
+    raise OSError
 
+
+def test_what_was_not_forgotten_while_redis_was_away_is_forgotten_by_the_sweep(
+    carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    turn = finished(carla)
+    conversation = access.access_conversation(carla.pk, turn.conversation_id)
+    key = cache_keys(carla.pk)[0]
+    sync_redis().hset(key, "field", "answer")
+    with monkeypatch.context() as patch:
+        patch.setattr(answer_cache, "sync_redis", away)
+        deletion.delete_conversation(conversation)
+    assert sync_redis().exists(key)
+    deletion.finish_deletions()
+    assert not sync_redis().exists(key)
+    assert not Conversation.objects.exists()
+
+
+def test_redis_keeps_nobody_from_suspending(carla: User, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(answer_cache, "sync_redis", away)
-    answer_cache.forget_answers(carla.pk)
+    carla.is_active = False
+    carla.save()
 
 
 # --- Broken off -------------------------------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
 """A conversation is deleted while its answers wait, run, or have lost their runner."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connections
 from django.utils import timezone
 from redis.asyncio import Redis
 from rest_framework.test import APIClient
@@ -17,10 +15,8 @@ from accounts.models import User
 from billing.errors import TooManyAtOnce
 from billing.models import Reservation, UsageRecord
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, estimate_tokens
-from chat.models import LanguageModel
 from chat.turns import leases, log, sweeping
-from chat.turns.closing import close_turn
-from chat.turns.log import Entry, EntryKind, decode_entry, encode_begun, encode_entry
+from chat.turns.log import EntryKind, decode_entry
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
@@ -34,10 +30,20 @@ from history.models import Conversation, Turn
 from history.search import search_turns
 from history.signals import conversation_deleted
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, ask, eventually, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import (
+    aask,
+    ask,
+    eventually,
+    finished,
+    period_of,
+    question,
+    record_of,
+    remaining,
+    reservation_of,
+    saved,
+)
 from tests.chat.conftest import Offer
-from tests.chat.test_opening import remaining
-from tests.chat.test_sweeping import grow_old
+from tests.chat.dying import Died, die, elsewhere, grow_old, lose_runner
 from tests.chat.writing import follow
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -69,17 +75,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a runner that is dead, and the sweep closes its turns at once."""
     monkeypatch.setattr(deletion, "PATIENCE_SECONDS", 0)
     monkeypatch.setattr(sweeping, "ORPHAN_SECONDS", 0)
-
-
-def lose_runner(turn: Turn, text: str = "") -> Turn:
-    """Leave the turn as a runner that is gone would: claimed, with what it showed in the log."""
-    progress.claim(turn)
-    model = LanguageModel.objects.get(key="scripted")
-    entries = [Entry(turn.pk.bytes, EntryKind.BEGUN, 1, 0, encode_begun(model))]
-    entries += [Entry(turn.pk.bytes, EntryKind.TEXT, 1, 0, text)] if text else []
-    for entry in entries:
-        sync_redis().xadd(log.log_key(turn.pk), {b"e": encode_entry(entry)})
-    return turn
 
 
 # --- Its runner lives -------------------------------------------------------------------------------------------------
@@ -241,14 +236,6 @@ async def test_a_lease_keeps_what_was_deleted_from_being_given_back(redis: Redis
 # --- A deletion that dies, or cannot go on ----------------------------------------------------------------------------
 
 
-class Died(BaseException):
-    """A process was killed here: nothing after this happens, and nothing is cleaned up."""
-
-
-def die(*_arguments: Any, **_named: Any) -> Any:
-    raise Died
-
-
 @pytest.mark.parametrize("step", ["_erase_if_over", "erase_turns", "list_turn_ids"])
 def test_a_deletion_that_dies_at_any_step_is_finished_by_the_sweep(
     ana: User, monkeypatch: pytest.MonkeyPatch, step: str
@@ -302,27 +289,8 @@ def while_writing(monkeypatch: pytest.MonkeyPatch, before: Callable[[], Any], af
     monkeypatch.setattr(rows, "insert", disturbed)
 
 
-def elsewhere(happen: Callable[[], Any]) -> None:
-    """Let something happen in another thread, with connections of its own, and wait for it."""
-
-    def run() -> None:
-        happen()
-        connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-
-
 def nothing() -> None:
     pass
-
-
-def finished(user: User) -> Turn:
-    """Return a turn of a conversation that can be gone on with."""
-    turn = ask(user)
-    close_turn(turn, progress.Outcome(Turn.Status.STOPPED))
-    return turn
 
 
 @pytest.mark.parametrize("is_before", [True, False])

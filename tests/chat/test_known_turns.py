@@ -19,6 +19,7 @@ from chat.turns import known_turns
 from chat.turns.known_turns import BeingWritten
 from chat.turns.opening import Question, open_or_await_turn, open_turn
 from core.errors import Conflict, Unavailable
+from core.sweeps import MAX_CLOCK_DIFFERENCE
 from core.threads import in_thread
 from history import access, tree
 from history.deletion import delete_conversation
@@ -56,6 +57,7 @@ def write(user: User, asked: Question) -> None:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for as long as a busy machine may take."""
     monkeypatch.setattr(known_turns, "WRITING_SECONDS", 60)
+    monkeypatch.setattr(known_turns, "WRITING_GRACE", dt.timedelta(seconds=60))
 
 
 # --- Opening never waits ----------------------------------------------------------------------------------------------
@@ -80,6 +82,13 @@ def test_an_id_that_is_held_for_long_is_refused_until_the_sweep_releases_it(carl
     assert len(statements) < 5
     metering.release(asked.turn_id)
     assert open_turn(carla.pk, asked).is_new
+
+
+def test_a_clock_that_is_behind_does_not_make_a_request_dead(carla: User):
+    asked = question()
+    hold(carla, asked, seconds_ago=MAX_CLOCK_DIFFERENCE.total_seconds() - 1)  # just now, by the clock of who wrote it
+    with pytest.raises(BeingWritten):
+        open_turn(carla.pk, asked)
 
 
 @pytest.mark.usefixtures("patience")

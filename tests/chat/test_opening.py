@@ -31,7 +31,7 @@ from history import access, deletion
 from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome, claim, close
-from tests.chat.asking import ask, is_held, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import ask, is_held, period_of, question, record_of, remaining, reservation_of, saved
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -172,17 +172,6 @@ def refuse(kind: type[DomainError], user: User, asked: Question) -> DomainError:
     assert type(caught.value) is kind
     assert remaining(user) == left
     return caught.value
-
-
-def remaining(user: User) -> int:
-    """How often the user may still ask; looking is not counted."""
-    nothing = new_id()
-    try:
-        limit = limits.count_question(user.pk, nothing, turns_per_hour=20)
-    except RateLimited:
-        return 0
-    limits.uncount_question(user.pk, nothing, turns_per_hour=20)
-    return limit.remaining + 1
 
 
 @pytest.mark.usefixtures("nothing_happens")

@@ -1,5 +1,7 @@
 """What a person's open tabs learn of changes made elsewhere."""
 
+from uuid import UUID
+
 import pytest
 from redis.asyncio import Redis
 
@@ -9,7 +11,7 @@ from history import access, deletion, tree
 from history.models import Conversation, new_id
 from tests.chat.live import page_of
 
-pytestmark = pytest.mark.usefixtures("redis")
+pytestmark = pytest.mark.usefixtures("catalog", "redis")
 
 
 async def begun(user: User) -> Conversation:
@@ -32,6 +34,23 @@ async def test_a_deletion_reaches_the_open_tabs(ana: User):
         await in_thread(deletion.delete_conversation, conversation)
         changed = await page.next("conversation.changed")
     assert (changed["conversation_id"], changed["html"]) == (str(conversation.pk), "")
+
+
+async def test_a_page_that_follows_a_turn_learns_that_it_is_deleted_though_the_notice_got_lost(
+    ana: User, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError
+
+    async with page_of(ana) as page:
+        await page.start()
+        started = await page.next("turn.started")
+        await page.next("conversation.changed")
+        monkeypatch.setattr("chat.turns.notices.get_channel_layer", fail)
+        conversation = await in_thread(access.find_conversation, UUID(started["conversation_id"]))
+        await in_thread(deletion.delete_conversation, conversation)
+        changed = await page.next("conversation.changed")
+    assert (changed["conversation_id"], changed["html"]) == (started["conversation_id"], "")
 
 
 async def test_somebody_suspended_is_hung_up_on(ana: User, bo: User):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from copy import copy
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import OperationalError
@@ -990,3 +991,24 @@ def test_the_ledger_adds_up_after_all_of_it(carla: User, queue_length: Callable[
     assert UsageRecord.objects.count() == 0
     assert period_of(carla).reserved_micros == reservation_of(turn).amount_micros > 0
     sync_redis().flushall()
+
+
+async def test_a_turn_that_two_loops_want_to_start_is_started_once(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    """Both wait for room: one has read it from the queue, the other has reclaimed it."""
+    runner, handled, turn_id = Runner(), [], new_id()
+    release = asyncio.Event()
+
+    async def handle(turn_id: UUID, _entry: bytes) -> None:
+        handled.append(turn_id)
+        await release.wait()
+
+    monkeypatch.setattr(runner, "_handle", handle)
+    runner._has_room.clear()
+    loops = [asyncio.create_task(runner._start(turn_id, b"1-0")) for _ in range(2)]
+    await asyncio.sleep(0)
+    runner._has_room.set()
+    await asyncio.gather(*loops)
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(*runner._tasks.values())
+    assert handled == [turn_id]

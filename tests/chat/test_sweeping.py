@@ -26,17 +26,8 @@ from history.models import Turn, new_id
 from history.progress import Outcome
 from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
 from tests.chat.conftest import running
+from tests.chat.dying import grow_old
 from tests.chat.writing import follow
-
-
-def grow_old(turn: Turn, seconds: float) -> Turn:
-    """Make a turn and its reservation older."""
-    since = dt.timedelta(seconds=seconds)
-    Turn.objects.filter(pk=turn.pk).update(created_at=turn.created_at - since)
-    if turn.started_at:
-        Turn.objects.filter(pk=turn.pk).update(started_at=turn.started_at - since)
-    Reservation.objects.filter(pk=turn.pk).update(created_at=timezone.now() - since)
-    return saved(turn)
 
 
 def everything() -> list[object]:

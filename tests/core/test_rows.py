@@ -301,7 +301,13 @@ def talk() -> list[Turn]:
     """Nine turns of one conversation, and one of another person's."""
     conversation_id = new_id()
     turns = [
-        turn(conversation_id=conversation_id, seq=seq, status=status, created_at=LONG_AGO + dt.timedelta(hours=seq))
+        turn(
+            conversation_id=conversation_id,
+            parent_id=None if seq in (1, 5) else new_id(),
+            seq=seq,
+            status=status,
+            created_at=LONG_AGO + dt.timedelta(hours=seq),
+        )
         for seq, status in enumerate(("completed", "queued", "streaming") * 3, 1)
     ]
     Turn.objects.bulk_create([*turns, turn(owner_id=2)])
@@ -317,6 +323,7 @@ CONDITIONS = (
     {"owner_id": 1, "seq__lt": 1},
     {"created_at__lt": LONG_AGO + dt.timedelta(hours=5), "owner_id": 1},
     {"seq__lt": 8, "status": ("completed", "queued"), "owner_id": 1},
+    {"owner_id": 1, "parent_id__isnull": True},
     {"owner_id": 3},
 )
 

@@ -4,6 +4,8 @@ import datetime as dt
 from functools import partial
 
 import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from core import sweeps
@@ -164,7 +166,9 @@ def test_open_turns_are_listed_oldest_first():
     minutes = [10, 30, 20, 0]
     turns = [ask(begin(), status=Status.QUEUED, created_at=timezone.now() - dt.timedelta(minutes=n)) for n in minutes]
     ask(begin(), created_at=timezone.now() - dt.timedelta(minutes=40))
-    assert list(progress.iterate_queued(older_than=dt.timedelta(minutes=5))) == [[turns[1], turns[2], turns[0]]]
+    with CaptureQueriesContext(connections["history"]) as statements:
+        assert list(progress.iterate_queued(older_than=dt.timedelta(minutes=5))) == [[turns[1], turns[2], turns[0]]]
+    assert len(statements) == 1  # a page that is not full is the last
 
 
 def test_every_page_of_open_turns_comes_even_if_those_before_it_change(monkeypatch):
