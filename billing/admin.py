@@ -4,6 +4,8 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from billing.models import BillingAccount, Plan, Spending, UsagePeriod, UsageRecord
 
@@ -39,10 +41,18 @@ class PlanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(BillingAccount)
 class BillingAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("user", "plan", "created_at")
+    list_display = ("owner", "plan", "created_at")
     list_select_related = ("user", "plan")
     search_fields = ("user__email",)
     raw_id_fields = ("user",)
+
+    @admin.display(description=_("user"))
+    def owner(self, account: BillingAccount) -> str:
+        return _name_of(account)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """An account stays its user's: what somebody used never becomes somebody else's."""
+        return ("user",) if obj else ()
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """It stays with its ledger, also when its user is deleted."""
@@ -64,6 +74,7 @@ class UsagePeriodAdmin(ReadOnlyAdmin):
     search_fields = ("account__user__email",)
     date_hierarchy = "period_start"
 
+    @admin.display(description=_("user"))
     def user(self, period: UsagePeriod) -> str:
         return _name_of(period.account)
 
@@ -92,10 +103,13 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     search_fields = ("period__account__user__email", "=reservation__id")
     date_hierarchy = "recorded_at"
 
+    @admin.display(description=_("user"))
     def user(self, record: UsageRecord) -> str:
         return _name_of(record.period.account)
 
 
 def _name_of(account: BillingAccount) -> str:
-    """Return the owner's address; of an account whose owner was deleted, its number."""
-    return str(account.user or account)
+    """Return the owner's address; of an account whose owner was deleted, that, and its number."""
+    if account.user is None:
+        return gettext("deleted, account %(number)s") % {"number": account.pk}
+    return str(account.user)

@@ -11,6 +11,9 @@ from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
 
+TRIES = 2
+"""The first one after a restart of Redis fails: its connection was cut, and the layer does not look."""
+
 
 def notice_group(user_id: int) -> str:
     return f"user.{user_id}"
@@ -20,7 +23,10 @@ async def send_notice(user_id: int, event: str, **fields: Any) -> None:
     """Send `event` to the person's tabs: to the method `notice_<event>` of their consumers."""
     layer = get_channel_layer()
     assert layer is not None
-    try:
-        await layer.group_send(notice_group(user_id), {"type": f"notice.{event}", **fields})
-    except (RedisError, OSError):
-        logger.warning("Notice not sent", extra={"event": event})
+    for _ in range(TRIES):
+        try:
+            await layer.group_send(notice_group(user_id), {"type": f"notice.{event}", **fields})
+            return
+        except (RedisError, OSError):
+            pass
+    logger.warning("Notice not sent", extra={"event": event})

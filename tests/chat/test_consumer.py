@@ -181,6 +181,15 @@ async def test_notices_come_again_after_their_store_was_away(ana: User, monkeypa
         assert await page.closing() == 4401
 
 
+async def test_the_first_notice_after_the_connections_to_redis_were_cut_arrives(ana: User):
+    async with page_of(ana) as page:
+        await notices.send_notice(ana.pk, "conversation", conversation_id=str(new_id()))
+        await page.next("conversation.changed")
+        sync_redis().client_kill_filter(_type="normal", skipme=True)
+        await notices.send_notice(ana.pk, "revoked")
+        assert await page.closing() == 4401
+
+
 async def test_a_socket_that_breaks_in_the_middle_leaves_nothing_behind(ana: User, monkeypatch: pytest.MonkeyPatch):
     """A server says so by raising when something is sent, and no word of a disconnection may come any more."""
 

@@ -353,6 +353,17 @@ def test_who_used_something_is_deleted_and_the_ledger_keeps_it_without_a_name(op
         f"billingaccount/{record.period.account_id}/change/",
     ):
         assert "ana@" not in page(operator, f"billing/{path}")
+    for path in ("usagerecord/", "usageperiod/", "billingaccount/"):
+        assert f"deleted, account {record.period.account_id}" in page(operator, f"billing/{path}")
+
+
+def test_what_a_deleted_person_used_becomes_nobody_elses(operator, olga, ana, record):
+    account = record.period.account
+    ana.delete()
+    body = {"user": olga.pk, "plan": Plan.objects.get(key="free").pk}
+    assert operator.post(f"/admin/billing/billingaccount/{account.pk}/change/", body).status_code == 302
+    account.refresh_from_db()
+    assert account.user is None
 
 
 # Turns

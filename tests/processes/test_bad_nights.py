@@ -33,8 +33,8 @@ VICTIMS = ("valkey", "web0", "web1", "runner0", "runner1")
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
 SET_BACK_SECONDS = 1.0
 HEAP = 20
-CALM_SECONDS = 8.0
-"""After a kill, how long a process may take to answer as if nothing had been."""
+PATIENCE_SECONDS = 15
+"""How long what was killed may take until it answers as if nothing had been."""
 
 STATUSES = [event.removeprefix("turn.") for event in TERMINAL]
 
@@ -106,7 +106,7 @@ class Night:
         self._proxy = proxy
         self._deleter, self._heaper = members
         self._redis_sizes: list[int] = []
-        self._rough_at = time.monotonic()
+        self._peace = asyncio.Lock()
         self._rough = {**{f"kill {name}": name for name in VICTIMS}, "set Redis back": "valkey"}
         self._gentle: dict[str, Callable[[], Awaitable[None]]] = {
             "delete a conversation": self._delete_while_answered,
@@ -145,13 +145,12 @@ class Night:
             await self._kill(self._rough[kind], sets_back=kind == "set Redis back")
 
     async def _kill(self, name: str, *, sets_back: bool) -> None:
-        self._rough_at = time.monotonic()
-        self.site.kill(name)
-        if sets_back:
-            self.site.truncate_redis(self._redis_sizes[0])
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(self.site.start, name)
-        self._rough_at = time.monotonic()
+        async with self._peace:
+            self.site.kill(name)
+            if sets_back:
+                self.site.truncate_redis(self._redis_sizes[0])
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(self.site.start, name)
 
     async def _watch_redis(self) -> None:
         """Know how much Redis had written SET_BACK_SECONDS ago."""
@@ -221,15 +220,22 @@ class Night:
                 stream = session.get(f"{member.base}/api/v1/turns/{turn_id}/events")
                 opened = await stack.enter_async_context(stream)
                 assert opened.status in (200, 429, 503), opened.status
-            await self._check_calm_request(other)
+            async with self._peace:  # nothing is killed meanwhile
+                await self._is_answered(other)
         await member.call("POST", f"turns/{turn_id}/stop")
 
-    async def _check_calm_request(self, member: Member) -> None:
-        """A request is answered, unless something was killed shortly before or meanwhile."""
-        begun = time.monotonic()
-        status, _body = await member.call("GET", "allowance")
-        if self._rough_at + CALM_SECONDS < begun:
-            assert status == 200, status
+    async def _is_answered(self, member: Member) -> None:
+        """A request is answered, at the latest when what was killed is back."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                status, _body = await member.call("GET", "allowance")
+            except LOST:
+                status = 503
+            if status == 200:
+                return
+            assert time.monotonic() < deadline, status
+            await asyncio.sleep(0.2)
 
     async def _cut_databases(self) -> None:
         if self._proxy is not None:
