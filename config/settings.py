@@ -170,7 +170,7 @@ def address(name: str, example: str, *schemes: str, default: str = "") -> str:
 REDIS_URL = address("REDIS_URL", "redis://host:6379/0", "rediss", "unix", default="redis://127.0.0.1:6379/0")
 
 
-def sqlite(name: str) -> dict[str, Any]:
+def sqlite_database(name: str) -> dict[str, Any]:
     # IMMEDIATE takes the write lock when a transaction begins: without it two readers that both turn writer
     # deadlock and one gets "database is locked" at once, whatever the timeout.
     return {
@@ -185,7 +185,7 @@ def sqlite(name: str) -> dict[str, Any]:
     }
 
 
-def postgresql() -> dict[str, Any]:
+def postgresql_database() -> dict[str, Any]:
     try:
         url: dict[str, Any] = env.db_url("DATABASE_URL")
     except (ValueError, ImproperlyConfigured):
@@ -203,7 +203,7 @@ def postgresql() -> dict[str, Any]:
     return url | {"ENGINE": "core.postgresql", "OPTIONS": options, "DISABLE_SERVER_SIDE_CURSORS": True}
 
 
-def mongodb(uri: str) -> dict[str, Any]:
+def mongodb_database(uri: str) -> dict[str, Any]:
     # Milliseconds, each unless the address sets it. pymongo waits 30 s for a server, and for ever for its answer.
     limits = {
         "serverSelectionTimeoutMS": 3_000,
@@ -223,12 +223,15 @@ def mongodb(uri: str) -> dict[str, Any]:
 MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/", "mongodb+srv")
 if address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postgresql", "psql", "pgsql"):
     # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
-    DATABASES = {"default": postgresql(), "history": postgresql() | {"TEST": {"NAME": "test_tertulia_history"}}}
+    DATABASES = {
+        "default": postgresql_database(),
+        "history": postgresql_database() | {"TEST": {"NAME": "test_tertulia_history"}},
+    }
     DATABASES["history"]["OPTIONS"]["schema"] = "history"
 else:
-    DATABASES = {"default": sqlite("tertulia.sqlite3"), "history": sqlite("history.sqlite3")}
+    DATABASES = {"default": sqlite_database("tertulia.sqlite3"), "history": sqlite_database("history.sqlite3")}
 if MONGODB_URI:
-    DATABASES["history"] = mongodb(MONGODB_URI)
+    DATABASES["history"] = mongodb_database(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -13,6 +13,7 @@ TOOLS = ("bench", "testbed")
 ACCEPTED = {
     "Command": "the class Django looks for in a management command",
     "main": "where a script begins",
+    "DatabaseWrapper": "what Django calls every backend",
     "stream": "what every adapter is: chat.llm.providers.base.Stream",
     "body_of": "what every adapter over HTTP has: chat.llm.providers.streaming.BodyOf",
     "refusal": "what every format of the fake provider has: testbed.formats.WireFormat",

@@ -18,7 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.migrations.recorder import MigrationRecorder
 from psycopg.pq import TransactionStatus
 
-from core.postgresql.pool import Connection, Pool, StatementTimeout
+from core.postgresql.pool import Pool, PooledConnection, StatementTimeout
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def ensure_connection(self) -> None:
         """Django calls this before a statement and before a transaction."""
-        if isinstance(self.connection, Connection) and not self.in_atomic_block and self.connection.is_cut():
+        if isinstance(self.connection, PooledConnection) and not self.in_atomic_block and self.connection.is_cut():
             self.close()
         super().ensure_connection()
 
@@ -153,8 +153,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.closed_in_transaction = self.needs_rollback = self.in_atomic_block  # as after `close`
             raise
 
-    def _make_connection(self) -> Connection:
-        connection = Connection.connect(**self.get_connection_params() | {"autocommit": True})
+    def _make_connection(self) -> PooledConnection:
+        connection = PooledConnection.connect(**self.get_connection_params() | {"autocommit": True})
         self._configure_connection(connection)  # type: ignore[attr-defined]  # the stubs lack it
         return connection
 

@@ -30,7 +30,7 @@ class StatementTimeout(psycopg.OperationalError):
     """A statement was not answered in time. Nobody knows what became of it; the connection is closed."""
 
 
-class Connection(psycopg.Connection[Any]):
+class PooledConnection(psycopg.Connection[Any]):
     """A connection on which no statement takes longer than `statement_seconds`; None: for ever, as migrations may."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -65,13 +65,13 @@ class Connection(psycopg.Connection[Any]):
 class Pool:
     """At most `size` connections, each made by `connect` when it is needed."""
 
-    def __init__(self, connect: Callable[[], Connection], size: int) -> None:
+    def __init__(self, connect: Callable[[], PooledConnection], size: int) -> None:
         self._connect = connect
-        self._idle: deque[tuple[Connection, float]] = deque()  # the one used last is used next
+        self._idle: deque[tuple[PooledConnection, float]] = deque()  # the one used last is used next
         self._free = BoundedSemaphore(size)
         self._gate = Gate()
 
-    def getconn(self) -> Connection:
+    def getconn(self) -> PooledConnection:
         """Return a connection that is alive. Raises psycopg.OperationalError."""
         if not self._free.acquire(timeout=CHECKOUT_SECONDS):
             raise psycopg.OperationalError(f"Every connection was in use for {CHECKOUT_SECONDS:g} s.")
@@ -83,7 +83,7 @@ class Pool:
         connection._pool = self  # type: ignore[assignment]  # where Django's backend looks when it is returned
         return connection
 
-    def putconn(self, connection: Connection) -> None:
+    def putconn(self, connection: PooledConnection) -> None:
         """Take a connection back; one that is not at rest is closed."""
         connection._pool = None
         try:
@@ -104,7 +104,7 @@ class Pool:
             while True:
                 self._idle.popleft()[0].close()
 
-    def _find_idle(self) -> Connection | None:
+    def _find_idle(self) -> PooledConnection | None:
         with suppress(IndexError):  # another thread may take the last one
             while True:
                 connection, _since = self._idle.pop()
@@ -113,7 +113,7 @@ class Pool:
                 connection.close()
         return None
 
-    def _make(self) -> Connection:
+    def _make(self) -> PooledConnection:
         if self._gate.refuses():
             raise psycopg.OperationalError("The database did not answer a moment ago.")
         begun = monotonic()
