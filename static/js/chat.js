@@ -116,6 +116,7 @@ async function askByForm({ command, text }, button) {
 }
 
 function stop() {
+  if (!pending) composer.refuse("");
   for (const turn of live.values()) {
     if (turn.isStopping) continue;
     turn.isStopping = true;
@@ -199,6 +200,12 @@ function ended({ turn_id, html }) {
 }
 
 function rejected({ turn_id, detail }) {
+  const turn = live.get(turn_id);
+  if (turn?.isStopping) {
+    turn.isStopping = false; // the next click tries again
+    composer.refuse(detail);
+    return;
+  }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { text } = pending.command;
   pending = null;

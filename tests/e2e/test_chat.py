@@ -1,8 +1,9 @@
 """Asking and reading, in a browser. What the page shows is what is saved."""
 
+import json
 import re
 
-from playwright.async_api import expect
+from playwright.async_api import WebSocketRoute, expect
 
 from testbed.provider import expected_text
 from tests.e2e.browsing import Tab
@@ -50,12 +51,39 @@ async def test_what_is_shown_at_the_end_is_what_is_saved(tab: Tab) -> None:
     assert "".join(shown.split()) == "".join(saved.replace("\\b\n", "\\b\n").split())
 
 
-async def test_stop_keeps_what_was_written(tab: Tab) -> None:
+async def refuse_first_stop(tab: Tab) -> None:
+    """As while a store is away."""
+    stops = 0
+
+    def route(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(frame: str | bytes) -> None:
+            nonlocal stops
+            command = json.loads(frame)
+            stops += command["type"] == "turn.stop"
+            if command["type"] == "turn.stop" and stops == 1:
+                refusal = {"code": "unavailable", "detail": "Catching its breath."}
+                socket.send(json.dumps({"type": "turn.rejected", "turn_id": command["turn_id"], **refusal}))
+            else:
+                server.send(frame)
+
+        socket.on_message(pass_on)
+
+    await tab.context.route_web_socket("**/ws/", route)
+
+
+async def test_stop_keeps_what_was_written_and_may_be_tried_again(tab: Tab) -> None:
+    await refuse_first_stop(tab)
     await tab.page.goto("/")
     await tab.ask("Go on and on.", SLOW)
     await tab.wait_for_text(20)
-    await tab.page.get_by_role("button", name="Stop").click()
+    stop = tab.page.get_by_role("button", name="Stop")
+    await stop.click()
+    await expect(tab.refusal).to_have_text("Catching its breath.")
+    await stop.click()
     turn = await tab.finished("stopped")
+    await expect(tab.refusal).to_be_hidden()
     await expect(turn.locator(".turn-note")).to_be_visible()
     await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
     await expect(tab.question).to_be_focused()
