@@ -55,7 +55,9 @@ if (dialog) {
   });
   document.addEventListener("htmx:after:swap", ({ target, detail }) => {
     if (dialog.open) {
-      if (dialog.contains(target) && detail.ctx.response.status < 400) dialog.close();
+      if (!dialog.contains(target)) return;
+      if (detail.ctx.response.status < 400) dialog.close();
+      else content.querySelector("input:not([type=hidden]), [data-close]")?.focus();
     } else if (content.firstElementChild) {
       dialog.showModal();
       content.querySelector("input:not([type=hidden])")?.select();

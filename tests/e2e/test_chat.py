@@ -183,6 +183,41 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await expect(tab.question).to_have_value("")
 
 
+async def test_the_page_of_conversations_renames_deletes_and_says_when_there_is_none(tab: Tab) -> None:
+    page = tab.page
+    await page.goto("/")
+    await tab.ask("Name me.", "fake-20t-5ms")
+    await tab.finished()
+    await page.goto(f"{page.url}rename/")
+    await page.get_by_label("Title").fill("Named")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page).to_have_title(re.compile("Named"))
+
+    other = await tab.another()
+    await other.page.goto("/conversations/")
+    await other.page.locator("[data-conversation] summary").click()
+    await other.page.get_by_role("link", name="Delete").click()
+    await expect(other.page.get_by_role("dialog")).to_contain_text("Named")
+
+    await page.goto("/conversations/")
+    await expect(page.get_by_text("You have not asked anything yet.")).to_be_hidden()
+    await page.locator("[data-conversation] summary").click()
+    await page.get_by_role("link", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await expect(page.get_by_text("You have not asked anything yet.")).to_be_visible()
+    await expect(page.get_by_text("Today")).to_be_hidden()
+
+    # What is refused in the dialog is said in the dialog.
+    dialog = other.page.get_by_role("dialog", name="That does not exist, or is not yours.")
+    await other.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    await expect(dialog.get_by_role("heading", level=1)).to_have_count(0)
+    await expect(other.page).to_have_title(re.compile("Conversations"))
+    await dialog.get_by_role("button", name="Close").click()
+    await expect(dialog).to_be_hidden()
+
+
 async def test_an_input_method_keeps_its_enter(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.question.fill("にほん")
