@@ -6,7 +6,7 @@ import re
 from playwright.async_api import WebSocketRoute, expect
 
 from testbed.provider import expected_text
-from tests.e2e.browsing import Tab
+from tests.e2e.browsing import Person, Tab
 
 ECHO = "fake-900t-5ms-echo8"
 SLOW = "fake-3000t-50ms"
@@ -183,15 +183,46 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await expect(tab.question).to_have_value("")
 
 
+async def list_drafts(tab: Tab) -> list[str]:
+    found: list[str] = await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('draft:'))")
+    return found
+
+
+async def write(tab: Tab, text: str) -> None:
+    """Write a question, and wait until it is kept."""
+    await tab.question.fill(text)
+    await tab.page.wait_for_function(
+        "text => Object.values(localStorage).some((draft) => draft.includes(text))", arg=text
+    )
+
+
+async def test_what_one_person_was_writing_is_not_there_for_the_next_at_the_same_browser(
+    tab: Tab, crowd: list[Person]
+) -> None:
+    await tab.page.goto("/")
+    await write(tab, "A secret")
+    await tab.context.add_cookies([{"name": "sessionid", "value": crowd.pop().session, "url": tab.base}])
+    await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await expect(tab.question).to_have_value("")
+    assert await list_drafts(tab) == []
+    await write(tab, "Another secret")
+    await tab.page.get_by_role("button", name="Log out").click()
+    await tab.page.get_by_role("link", name="Log in").first.wait_for()
+    assert await list_drafts(tab) == []
+
+
 async def test_the_page_of_conversations_renames_deletes_and_says_when_there_is_none(tab: Tab) -> None:
     page = tab.page
     await page.goto("/")
     await tab.ask("Name me.", "fake-20t-5ms")
     await tab.finished()
+    await write(tab, "Half a question")
     await page.goto(f"{page.url}rename/")
     await page.get_by_label("Title").fill("Named")
     await page.get_by_role("button", name="Save").click()
     await expect(page).to_have_title(re.compile("Named"))
+    await expect(tab.question).to_have_value("Half a question")
 
     other = await tab.another()
     await other.page.goto("/conversations/")
@@ -207,6 +238,7 @@ async def test_the_page_of_conversations_renames_deletes_and_says_when_there_is_
     await expect(page.get_by_role("dialog")).to_be_hidden()
     await expect(page.get_by_text("You have not asked anything yet.")).to_be_visible()
     await expect(page.get_by_text("Today")).to_be_hidden()
+    assert await list_drafts(tab) == []
 
     # What is refused in the dialog is said in the dialog.
     dialog = other.page.get_by_role("dialog", name="That does not exist, or is not yours.")
