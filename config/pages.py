@@ -15,6 +15,7 @@ from core.http import error_body
 
 STATES = ("operational", "unknown", "degraded", "unavailable")
 """From the best to the worst."""
+INTO_THE_DIALOG = {"HX-Retarget": "#dialog-content", "HX-Reswap": "innerHTML"}
 
 
 @require_safe
@@ -61,10 +62,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def error_page(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
-    """Return the error: under `/api/` as the API does, else as a page with links to go on."""
+    """Return the error: under `/api/` as the API does, for htmx as what fits into the dialog, else as a page with links
+    to go on."""
     request_id = getattr(request, "request_id", "")
     if request.path.startswith("/api/"):
         return JsonResponse(error_body(DomainError(sentence, code=code), request_id), status=status)
+    if request.headers.get("HX-Request") == "true":
+        fragment = render_to_string("pages/_error.html", {"sentence": sentence})
+        return HttpResponse(fragment, status=status, headers=INTO_THE_DIALOG)
     context = {"status": status, "sentence": sentence, "request_id": request_id}
     if status < 500:
         return render(request, "pages/error.html", context, status=status)

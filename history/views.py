@@ -18,8 +18,10 @@ from history.timeline import group_by_age
 @require_safe
 def conversations(request: HttpRequest) -> HttpResponse:
     """List all conversations, a page at a time."""
-    page = access.list_conversations(member_of(request).pk, after=request.GET.get("after"))
-    return render(request, "history/conversations.html", {"groups": group_by_age(page.rows), "next": page.next})
+    after = request.GET.get("after")
+    page = access.list_conversations(member_of(request).pk, after=after)
+    context = {"groups": group_by_age(page.rows), "next": page.next, "is_all": not after and not page.next}
+    return render(request, "history/conversations.html", context)
 
 
 @login_required

@@ -32,6 +32,7 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "code_in": _("Code in %(language)s"),
     "estimate_one": _("≈ 1 credit"),
     "estimate": _("≈ %(credits)s credits"),
+    "deleted": _("The conversation you were in was deleted."),
     "unsent": _("Not sent yet: it goes out as soon as the connection is back."),
     "image": _("Image not shown:"),
     "models_found": _("Models found: %(count)s"),

@@ -15,6 +15,7 @@ const POLL = 2_000;
 const FAILURES = 5; // then pages are asked instead
 const CONNECTED = 3_000;
 const LEAVE_DELAY = 3_000;
+const LEAVING = "left"; // in the tab's storage: why the page before was left
 const ENDED = new Set(["turn.completed", "turn.stopped", "turn.failed", "turn.interrupted"]);
 
 const main = document.querySelector("[data-chat]");
@@ -39,6 +40,7 @@ composer.keepDraftOf("known" in main.dataset ? chatId : "new");
 composer.restoreDraft((id) => findTurn(id) !== null);
 composer.onAsk(ask, stop);
 showWriting();
+tellWhyLeft();
 startAtEnd();
 if (!location.hash) composer.focusText();
 
@@ -117,6 +119,7 @@ async function askByForm({ command, text }, button) {
 }
 
 function stop() {
+  if (!pending) composer.refuse("");
   for (const turn of live.values()) {
     if (turn.isStopping) continue;
     turn.isStopping = true;
@@ -200,7 +203,16 @@ function ended({ turn_id, html }) {
 }
 
 function rejected({ turn_id, code, detail }) {
-  if (code === "not_found" && live.has(turn_id)) return leave(); // deleted while we were away
+  const turn = live.get(turn_id);
+  if (turn && code === "not_found") {
+    leave();
+    return;
+  }
+  if (turn?.isStopping) {
+    turn.isStopping = false; // the next click tries again
+    composer.refuse(detail);
+    return;
+  }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { text } = pending.command;
   pending = null;
@@ -213,7 +225,10 @@ function conversationChanged({ conversation_id, html }) {
   const isCurrent = conversation_id === chatId;
   const row = html ? parse(html) : null;
   changeConversation(conversation_id, row, { isCurrent });
-  if (!isCurrent) return;
+  if (!isCurrent) {
+    if (!row) composer.forgetDraftOf(conversation_id);
+    return;
+  }
   if (!row) {
     leave();
     return;
@@ -224,12 +239,32 @@ function conversationChanged({ conversation_id, html }) {
   document.title = `${mark}\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
 }
 
-/** Leave a conversation that is gone, once: leaving again would break off the first leaving. */
+/** The conversation is gone: on to a new chat, with what was being written. */
 function leave() {
   if (isLeaving || !("known" in main.dataset)) return;
   isLeaving = true;
-  // Who deletes it here is sent on by the answer.
-  setTimeout(() => location.assign("/"), document.querySelector("dialog[open]") ? LEAVE_DELAY : 0);
+  isPolling = false;
+  composer.moveDraftToNew();
+  // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
+  const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
+  setTimeout(() => {
+    try {
+      sessionStorage.setItem(LEAVING, say("deleted"));
+    } catch {
+      // No storage: left without a word.
+    }
+    location.replace("/"); // nobody goes back to where it was
+  }, wait);
+}
+
+function tellWhyLeft() {
+  try {
+    const reason = sessionStorage.getItem(LEAVING);
+    sessionStorage.removeItem(LEAVING);
+    if (reason) tell(reason);
+  } catch {
+    // No storage.
+  }
 }
 
 function allowanceChanged({ used, allowance }) {
@@ -268,6 +303,7 @@ async function fetchTurn(id) {
   try {
     const response = await fetch(`/turns/${id}/`, { headers: { "HX-Request": "true" } });
     if (response.redirected) location.reload(); // logged out
+    if (response.status === 404) leave();
     return response.ok ? await response.text() : "";
   } catch {
     return ""; // no network: once more later

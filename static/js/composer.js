@@ -1,5 +1,7 @@
 // Where a question is written: drafts that survive a reload, Enter that respects an input method, and the buttons.
 
+import { forgetDrafts, readDraft, writeDraft } from "drafts";
+
 const SAVE_DELAY = 300; // ms
 
 const form = document.querySelector("[data-composer]");
@@ -10,24 +12,15 @@ const stopButton = form.querySelector("[data-stop]");
 const picker = form.querySelector("[data-model]");
 const effortField = form.querySelector("[data-effort]");
 
+const drafts = `draft:${form.dataset.member}:`;
+
 let key = "";
 let timer = 0;
 
-function draft() {
-  try {
-    return JSON.parse(localStorage.getItem(key)) ?? {};
-  } catch {
-    return {}; // no storage, or not ours
-  }
-}
+forgetDrafts((found) => !found.startsWith(drafts)); // of whoever was at this browser before
 
 function save(fields) {
-  try {
-    if (fields.text) localStorage.setItem(key, JSON.stringify(fields));
-    else localStorage.removeItem(key);
-  } catch {
-    // A browser without storage forgets drafts; nothing else depends on it.
-  }
+  writeDraft(key, fields);
 }
 
 function saveText() {
@@ -42,12 +35,25 @@ function forgetTimer() {
 
 /** Keep drafts under this name from now on. */
 export function keepDraftOf(name) {
-  key = `draft:${name}`;
+  key = drafts + name;
+}
+
+/** The conversation of this name is gone, and its draft with it. */
+export function forgetDraftOf(name) {
+  writeDraft(drafts + name, {});
+}
+
+/** Take what is being written along into a new chat, unless something is being written there. */
+export function moveDraftToNew() {
+  forgetTimer();
+  save({});
+  keepDraftOf("new");
+  if (field.value && !readDraft(key).text) saveText();
 }
 
 /** Put back what was being written, unless that question is on the page: its answer to the send was lost. */
 export function restoreDraft(isKnown) {
-  const { text, turn_id } = draft();
+  const { text, turn_id } = readDraft(key);
   if (!text || field.value) return;
   if (turn_id && isKnown(turn_id)) save({});
   else setText(text);
@@ -97,6 +103,7 @@ export function onAsk(ask, stop) {
     timer = setTimeout(saveText, SAVE_DELAY);
   });
   addEventListener("pagehide", () => timer && saveText());
+  document.addEventListener("submit", (event) => event.target.dataset.forgets === "" && forgetTimer()); // logs out
   form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }
 

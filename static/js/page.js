@@ -1,6 +1,7 @@
 // What every page does: theme, menus, the dialog, the reader's time zone. Forms and links work without it.
 
 import "htmx";
+import { forgetDrafts } from "drafts";
 
 // --- Theme: at once here, and remembered by the server ---
 
@@ -21,6 +22,12 @@ document.addEventListener("submit", (event) => {
 for (const field of document.querySelectorAll("input[type=hidden][name=time_zone]")) {
   field.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
 }
+
+// --- Who logs out leaves nothing half-written behind, nor does a conversation that is deleted ---
+
+document.addEventListener("submit", ({ target: { dataset } }) => {
+  if ("forgets" in dataset) forgetDrafts((key) => key.endsWith(dataset.forgets)); // all keys end with nothing
+});
 
 // --- Menus: one open at a time, closed by Escape and by a click elsewhere ---
 
@@ -55,7 +62,9 @@ if (dialog) {
   });
   document.addEventListener("htmx:after:swap", ({ target, detail }) => {
     if (dialog.open) {
-      if (dialog.contains(target) && detail.ctx.response.status < 400) dialog.close();
+      if (!dialog.contains(target)) return;
+      if (detail.ctx.response.status < 400) dialog.close();
+      else content.querySelector("input:not([type=hidden]), [data-close]")?.focus();
     } else if (content.firstElementChild) {
       dialog.showModal();
       content.querySelector("input:not([type=hidden])")?.select();

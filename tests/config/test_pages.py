@@ -1,9 +1,11 @@
 """Error pages, the policy every page carries, and caught mail."""
 
 from io import StringIO
+from uuid import uuid4
 
 import pytest
 from django.core.mail import EmailMessage, get_connection
+from django.db import OperationalError
 from django.test import Client, RequestFactory
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -55,6 +57,21 @@ def test_a_store_that_is_away_is_told_without_a_traceback(browser, ana, monkeypa
     answer = browser.get("/dashboard/")
     assert answer.status_code == 503
     assert "6379" not in answer.text
+
+
+def test_an_error_comes_into_the_dialog_as_a_sentence_and_a_way_out(browser, ana, monkeypatch):
+    """htmx would put a whole page there."""
+    browser.force_login(ana)
+
+    def fail(*_args, **_kwargs):
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr("history.views.access.access_conversation", fail)
+    answer = browser.get(f"/c/{uuid4()}/rename/", headers={"HX-Request": "true"})
+    assert answer.status_code == 503
+    assert "<html" not in answer.text
+    assert "data-close" in answer.text
+    assert answer["HX-Retarget"] == "#dialog-content"  # a link may have another target, which stays as it is
 
 
 def test_the_last_error_page_asks_no_store(catalog):

@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from testbed.provider import expected_text
 from tests.e2e.browsing import Person, Tab
@@ -11,6 +11,8 @@ from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite
 
 UNICODE = "fake-600t-10ms-unicode"
+SLOW = "fake-3000t-50ms"
+DELETED = "The conversation you were in was deleted."
 
 
 async def cut_until_finished(tab: Tab, proxy: CuttingProxy, rng: random.Random) -> int:
@@ -71,8 +73,49 @@ async def test_a_killed_web_process_costs_the_reader_nothing(
         assert (await tab.saved())["answer"] == expected_text(UNICODE)
 
 
+async def conversation_id(tab: Tab) -> str:
+    return str(await tab.page.locator("[data-chat]").get_attribute("data-chat"))
+
+
+async def test_a_conversation_deleted_while_the_page_had_no_connection_is_left_with_what_was_being_written(
+    tab: Tab,
+) -> None:
+    sockets: list[WebSocketRoute] = []
+    is_cut = False
+
+    async def route(socket: WebSocketRoute) -> None:
+        if is_cut:
+            await socket.close(code=1011)
+        else:
+            socket.connect_to_server()
+            sockets.append(socket)
+
+    await tab.context.route_web_socket("**/ws/", route)
+    await tab.page.goto("/")
+    await tab.ask("Go on and on.", SLOW)
+    await tab.wait_for_text(20)
+    await tab.question.fill("Half a question")
+    is_cut = True
+    await sockets[-1].close(code=1011)
+    await tab.call("DELETE", f"conversations/{await conversation_id(tab)}")
+    is_cut = False
+    await tab.page.wait_for_url(f"{tab.base}/")
+    await expect(tab.page.locator("[data-notice]")).to_have_text(DELETED)
+    await expect(tab.question).to_have_value("Half a question")
+    await expect(tab.page.locator("[data-conversation]")).to_have_count(0)
+    keys = await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('draft:'))")
+    assert [key.rsplit(":")[-1] for key in keys] == ["new"]
+    await tab.page.reload()
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await expect(tab.page.locator("[data-notice]")).to_be_hidden()  # said once
+
+
 async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None:
+    doomed = await tab.another()
+    await doomed.page.goto("/")
+    await doomed.ask("Go on and on.", SLOW)
     await tab.context.route_web_socket("**/ws/", lambda socket: socket.close(code=1011))
+    await doomed.page.reload()
     await tab.page.goto("/")
     await expect(tab.page.locator("[data-connection]")).to_contain_text("No live connection", timeout=15_000)
     await tab.ask("¿Qué tal?", UNICODE)
@@ -81,6 +124,10 @@ async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None
     await tab.finished()
     assert (await tab.saved())["answer"] == expected_text(UNICODE)
     await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
+    await expect(doomed.page.locator("[data-connection]")).to_contain_text("No live connection")
+    await tab.call("DELETE", f"conversations/{await conversation_id(doomed)}")
+    await doomed.page.wait_for_url(f"{tab.base}/")
+    await expect(doomed.page.locator("[data-notice]")).to_have_text(DELETED)
 
 
 async def test_where_no_socket_comes_up_an_error_page_is_told_and_loses_nothing(tab: Tab) -> None:

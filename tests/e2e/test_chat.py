@@ -1,11 +1,12 @@
 """Asking and reading, in a browser. What the page shows is what is saved."""
 
+import json
 import re
 
-from playwright.async_api import expect
+from playwright.async_api import WebSocketRoute, expect
 
 from testbed.provider import expected_text
-from tests.e2e.browsing import Tab
+from tests.e2e.browsing import Person, Tab
 
 ECHO = "fake-900t-5ms-echo8"
 SLOW = "fake-3000t-50ms"
@@ -50,12 +51,39 @@ async def test_what_is_shown_at_the_end_is_what_is_saved(tab: Tab) -> None:
     assert "".join(shown.split()) == "".join(saved.replace("\\b\n", "\\b\n").split())
 
 
-async def test_stop_keeps_what_was_written(tab: Tab) -> None:
+async def refuse_first_stop(tab: Tab) -> None:
+    """As while a store is away."""
+    stops = 0
+
+    def route(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(frame: str | bytes) -> None:
+            nonlocal stops
+            command = json.loads(frame)
+            stops += command["type"] == "turn.stop"
+            if command["type"] == "turn.stop" and stops == 1:
+                refusal = {"code": "unavailable", "detail": "Catching its breath."}
+                socket.send(json.dumps({"type": "turn.rejected", "turn_id": command["turn_id"], **refusal}))
+            else:
+                server.send(frame)
+
+        socket.on_message(pass_on)
+
+    await tab.context.route_web_socket("**/ws/", route)
+
+
+async def test_stop_keeps_what_was_written_and_may_be_tried_again(tab: Tab) -> None:
+    await refuse_first_stop(tab)
     await tab.page.goto("/")
     await tab.ask("Go on and on.", SLOW)
     await tab.wait_for_text(20)
-    await tab.page.get_by_role("button", name="Stop").click()
+    stop = tab.page.get_by_role("button", name="Stop")
+    await stop.click()
+    await expect(tab.refusal).to_have_text("Catching its breath.")
+    await stop.click()
     turn = await tab.finished("stopped")
+    await expect(tab.refusal).to_be_hidden()
     await expect(turn.locator(".turn-note")).to_be_visible()
     await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
     await expect(tab.question).to_be_focused()
@@ -153,6 +181,73 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await expect(tab.question).to_have_value("")
     await tab.page.goto("/")
     await expect(tab.question).to_have_value("")
+
+
+async def list_drafts(tab: Tab) -> list[str]:
+    found: list[str] = await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('draft:'))")
+    return found
+
+
+async def write(tab: Tab, text: str) -> None:
+    """Write a question, and wait until it is kept."""
+    await tab.question.fill(text)
+    await tab.page.wait_for_function(
+        "text => Object.values(localStorage).some((draft) => draft.includes(text))", arg=text
+    )
+
+
+async def test_what_one_person_was_writing_is_not_there_for_the_next_at_the_same_browser(
+    tab: Tab, crowd: list[Person]
+) -> None:
+    await tab.page.goto("/")
+    await write(tab, "A secret")
+    await tab.context.add_cookies([{"name": "sessionid", "value": crowd.pop().session, "url": tab.base}])
+    await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await expect(tab.question).to_have_value("")
+    assert await list_drafts(tab) == []
+    await write(tab, "Another secret")
+    await tab.page.get_by_role("button", name="Log out").click()
+    await tab.page.get_by_role("link", name="Log in").first.wait_for()
+    assert await list_drafts(tab) == []
+
+
+async def test_the_page_of_conversations_renames_deletes_and_says_when_there_is_none(tab: Tab) -> None:
+    page = tab.page
+    await page.goto("/")
+    await tab.ask("Name me.", "fake-20t-5ms")
+    await tab.finished()
+    await write(tab, "Half a question")
+    await page.goto(f"{page.url}rename/")
+    await page.get_by_label("Title").fill("Named")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page).to_have_title(re.compile("Named"))
+    await expect(tab.question).to_have_value("Half a question")
+
+    other = await tab.another()
+    await other.page.goto("/conversations/")
+    await other.page.locator("[data-conversation] summary").click()
+    await other.page.get_by_role("link", name="Delete").click()
+    await expect(other.page.get_by_role("dialog")).to_contain_text("Named")
+
+    await page.goto("/conversations/")
+    await expect(page.get_by_text("You have not asked anything yet.")).to_be_hidden()
+    await page.locator("[data-conversation] summary").click()
+    await page.get_by_role("link", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await expect(page.get_by_text("You have not asked anything yet.")).to_be_visible()
+    await expect(page.get_by_text("Today")).to_be_hidden()
+    assert await list_drafts(tab) == []
+
+    # What is refused in the dialog is said in the dialog.
+    dialog = other.page.get_by_role("dialog", name="That does not exist, or is not yours.")
+    await other.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    await expect(dialog.get_by_role("heading", level=1)).to_have_count(0)
+    await expect(other.page).to_have_title(re.compile("Conversations"))
+    await dialog.get_by_role("button", name="Close").click()
+    await expect(dialog).to_be_hidden()
 
 
 async def test_an_input_method_keeps_its_enter(tab: Tab) -> None:
