@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from django.db import OperationalError
 from django.db.models import Model, Q, QuerySet
 
 M = TypeVar("M", bound=Model)
@@ -37,17 +38,35 @@ def guard(repair: str, **fields: object) -> Iterator[None]:
 
 def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
     """Yield all rows by `created_at`, oldest first, PAGE_SIZE at a time, also while rows come and go."""
-    ordered, after = found.order_by("created_at", "pk"), Q()
-    while page := list(ordered.filter(after)[:PAGE_SIZE]):
+    ordered, after, is_last_page = found.order_by("created_at", "pk"), Q(), False
+    while not is_last_page:
+        page, is_last_page = _read_page(ordered.filter(after))
+        if not page:
+            return
         last: Any = page[-1]  # before it is yielded: who deletes a row takes its key away
         after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
-        is_last_page = len(page) < PAGE_SIZE
         yield page
-        if is_last_page:
-            return
 
 
 def in_portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the items, PAGE_SIZE at a time: as many as one statement or command may have."""
     for start in range(0, len(items), PAGE_SIZE):
         yield items[start : start + PAGE_SIZE]
+
+
+def _read_page(rows: "QuerySet[M, Any]") -> tuple[list[M], bool]:
+    """Return the first PAGE_SIZE rows, and whether there are no more; without a row that cannot be read, as MongoDB may
+    have one."""
+    try:
+        page = list(rows[:PAGE_SIZE])
+    except OperationalError:
+        raise
+    except Exception:
+        logger.exception("Rows are read one by one")
+    else:
+        return page, len(page) < PAGE_SIZE
+    count, readable = rows.count(), list[M]()
+    for at in range(min(count, PAGE_SIZE)):
+        with guard("row"):
+            readable += rows[at : at + 1]
+    return readable, count <= PAGE_SIZE

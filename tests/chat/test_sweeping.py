@@ -5,6 +5,7 @@ import datetime as dt
 
 import pytest
 import redis as redis_client
+from django.db import connections
 from django.utils import timezone
 from pytest_django import Settings
 from redis.asyncio import Redis
@@ -28,6 +29,7 @@ from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of,
 from tests.chat.conftest import running
 from tests.chat.dying import grow_old
 from tests.chat.writing import follow
+from tests.services import STORES
 
 
 def everything() -> list[object]:
@@ -450,3 +452,23 @@ def test_the_task_sweeps(carla: User):
     turn = grow_old(ask(carla), 400)
     sweep_turns()
     assert saved(turn).error == "queue_timeout"
+
+
+@pytest.mark.stores
+@pytest.mark.skipif(STORES not in ("mongodb", "production"), reason="only a document may have a field of any type")
+async def test_a_row_that_cannot_be_read_keeps_no_other_from_its_repair(redis: Redis, carla: User):
+    hostile, turn = await aask(carla), await aask(carla)
+    for one in (hostile, turn):
+        await in_thread(grow_old, one, 60)
+    await redis.delete("turns", *(queue.queued_key(one.pk) for one in (hostile, turn)))
+
+    def spoil(gen: object) -> None:
+        turns = connections["history"].get_collection(Turn._meta.db_table)
+        turns.update_one({"_id": hostile.pk.hex}, {"$set": {"gen": gen}})
+
+    await in_thread(spoil, "many")
+    try:
+        await repair_turns()
+        assert await redis.xlen("turns") == 1
+    finally:
+        await in_thread(spoil, 0)
