@@ -39,10 +39,18 @@ def find_conversation(conversation_id: UUID) -> Conversation | None:
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
     """Return the owner's turn; raises NotFound."""
+    return access_turn_in_conversation(owner_id, turn_id)[0]
+
+
+def access_turn_in_conversation(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
+    """Return the owner's turn and its conversation; raises NotFound, also while that is being deleted."""
     turn = find_turn(turn_id)
-    if turn is None or turn.owner_id != owner_id or find_conversation(turn.conversation_id) is None:
+    if turn is None or turn.owner_id != owner_id:
         raise NotFound
-    return turn
+    conversation = find_conversation(turn.conversation_id)
+    if conversation is None:
+        raise NotFound
+    return turn, conversation
 
 
 def find_turn(turn_id: UUID) -> Turn | None:

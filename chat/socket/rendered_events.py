@@ -45,10 +45,9 @@ def render_opened(user: User, opened: OpenedTurn) -> list[SocketEvent]:
 
 def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[SocketEvent]]:
     """Return a turn that another page asked for, and the events of its start; raises NotFound."""
-    turn = access.access_turn(user.pk, turn_id)
+    turn, conversation = access.access_turn_in_conversation(user.pk, turn_id)
     with localized_for(user):
-        started = started_event(turn, turn_html(turn))
-    return turn, [started, render_conversation(user, turn.conversation_id)]
+        return turn, [started_event(turn, turn_html(turn)), _conversation_event(conversation)]
 
 
 def render_ended(user: User, turn_id: UUID) -> list[SocketEvent]:
