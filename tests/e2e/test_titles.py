@@ -13,7 +13,7 @@ from tests.e2e.test_pages import violations
 from tests.processes.stores import TestedSite, run_site
 
 MODEL = "fake-60t-5ms"
-MAKER = "fake-3t-0ms-f1500"  # as cheap, and the first by its name
+MAKER = "fake-3t-0ms-f3000"  # as cheap, and the first by its name; late enough for another tab to be opened
 TITLE = "t0 t1 t2"
 QUESTION = "¿Por qué es azul el cielo?"
 
