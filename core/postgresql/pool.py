@@ -80,7 +80,8 @@ class Pool:
         except BaseException:
             self._free.release()
             raise
-        connection._pool = self  # type: ignore[assignment]  # where Django's backend looks when it is returned
+        pooled: Any = connection
+        pooled._pool = self  # where Django's backend looks when it is returned
         return connection
 
     def putconn(self, connection: PooledConnection) -> None:
