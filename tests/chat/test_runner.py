@@ -77,8 +77,8 @@ async def test_a_turn_is_answered_saved_and_paid(redis: Redis, runner: Runner, c
 
 
 async def test_how_long_it_thought_ends_with_the_first_text(redis: Redis, runner: Runner, carla: User):
-    turn = await closed(await aask(carla, "wait:0.05 think:hm wait:0.1 think:so wait:0.1 say:a wait:0.3 think:b say:c"))
-    assert 195 <= turn.reasoning_ms < 450
+    turn = await closed(await aask(carla, "wait:0.05 think:hm wait:0.1 think:so wait:0.1 say:a wait:1 think:b say:c"))
+    assert 195 <= turn.reasoning_ms < 1_000
 
 
 async def test_what_only_thought_thought_until_its_end(redis: Redis, runner: Runner, carla: User):
@@ -158,10 +158,10 @@ async def test_the_path_is_sent_with_the_question(
 
 async def test_answers_run_beside_each_other(redis: Redis, runner: Runner, carla: User):
     begun = time.monotonic()
-    turns = [await aask(carla, "say:a wait:0.5 say:b") for _ in range(5)]
+    turns = [await aask(carla, "say:a wait:1 say:b") for _ in range(5)]
     for turn in turns:
         assert (await closed(turn)).answer == "a b "
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_full_runner_takes_the_next_turn_when_one_is_over(
@@ -449,7 +449,7 @@ async def test_a_stopped_turn_that_is_lost_too_may_clean_up(
 async def test_what_showed_nothing_failed_and_costs_nothing(
     redis: Redis, runner: Runner, carla: User, offer: Offer, settings: Settings, script: str, code: str
 ):
-    settings.FIRST_TOKEN_SECONDS = 0.2
+    settings.FIRST_TOKEN_SECONDS = 0.5 if script == "hang" else 10
     turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, script)).key))
     assert (turn.status, turn.error, turn.answer) == ("failed", code, "")
     assert (turn.cost_micros, turn.usage_source, can_continue(turn)) == (None, "", False)
@@ -471,7 +471,7 @@ async def test_what_showed_nothing_failed_and_costs_nothing(
 async def test_what_broke_off_is_kept_and_settled_by_estimate(
     redis: Redis, runner: Runner, carla: User, offer: Offer, settings: Settings, script: str, code: str
 ):
-    settings.STALL_SECONDS = 0.3
+    settings.STALL_SECONDS = 0.3 if code == "timeout" else 10
     turn = await closed(await aask(carla, "hola", model=(await in_thread(offer, script)).key))
     assert (turn.status, turn.error) == ("interrupted", code)
     assert turn.answer
@@ -895,7 +895,7 @@ async def test_what_is_not_finished_in_time_is_interrupted_with_its_text(redis: 
     async with a_runner():
         turn = await aask(carla, "say:hola wait:30 say:mundo")
         await shown(turn)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     found = await in_thread(saved, turn)
     assert (found.status, found.error, found.answer) == ("interrupted", "runner_lost", "hola ")
     assert found.usage_source == "estimated"
@@ -931,7 +931,7 @@ async def test_a_runner_that_is_stopped_at_any_moment_ends(redis: Redis):
         for _ in range(rounds):
             await asyncio.sleep(0)
         stopping.set()
-        await asyncio.wait({task}, timeout=3)
+        await asyncio.wait({task}, timeout=10)
         has_ended = task.done()
         while not task.done():
             for one in asyncio.all_tasks() - {asyncio.current_task()}:

@@ -122,7 +122,7 @@ async def test_real_turns_are_seen(redis: Redis, carla: User, offer: Offer, cata
     assert state_now(card) == "Operational"
     assert re.search(r"0\.\d s", card)
     speed = int(re.search(r"(\d+) tokens a second", card)[1])
-    assert 0.7 < speed / tokens_per_second(turn) < 1.6  # the turn itself ends a little later: when it is saved
+    assert 0.3 < speed / tokens_per_second(turn) < 3  # the turn itself ends a little later: when it is saved
 
 
 async def test_a_provider_that_fails_is_told_without_its_cause(redis: Redis, model: LanguageModel):

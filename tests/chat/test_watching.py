@@ -42,7 +42,7 @@ async def has(reading: Reading, text: str) -> None:
     async def look() -> bool:
         return reading.text == text
 
-    await eventually(look, seconds=5)
+    await eventually(look, seconds=20)
 
 
 # --- One reader -------------------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ async def test_a_slow_reader_gets_everything_and_holds_little(redis: Redis, turn
     reading = Reading()
     async with writing(redis, turn) as it:
         await it.say_and_wait("begin ")
-        async with asyncio.timeout(15), aclosing(watch(turn, None)) as batches:
+        async with asyncio.timeout(40), aclosing(watch(turn, None)) as batches:
             reading.take(await anext(batches))
             whole = await write_much(it, kilobytes=400)
             await it.finish()

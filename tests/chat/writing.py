@@ -34,7 +34,7 @@ class Writing:
     async def say_and_wait(self, text: str, *, kind: EntryKind = EntryKind.TEXT) -> None:
         """Say it, and wait until the log has it."""
         self.say(text, kind=kind)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await self.has_arrived():
                 await asyncio.sleep(0.005)
 
@@ -109,7 +109,7 @@ class Reading:
             setattr(self, field, have + entry.text)
 
 
-async def follow(turn: Turn, reading: Reading | None = None, *, seconds: float = 8) -> Reading:
+async def follow(turn: Turn, reading: Reading | None = None, *, seconds: float = 30) -> Reading:
     """Read a turn to its end."""
     reading = reading or Reading()
     async with asyncio.timeout(seconds), aclosing(watch(turn, reading.place)) as batches:

@@ -241,7 +241,7 @@ def test_a_statement_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyP
     begun = monotonic()
     with pytest.raises(OperationalError, match="No answer after 0.2 s"):
         one_value("SELECT pg_sleep(20)")
-    assert monotonic() - begun < 5
+    assert monotonic() - begun < 15
     assert one_value("SELECT 1") == 1
     assert cut_connections(SLEEPS) == 0  # it was cancelled
 

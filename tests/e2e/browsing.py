@@ -114,7 +114,7 @@ class Tab:
 
     async def finished(self, status: str = "completed") -> Locator:
         """Return the last turn when it has ended so."""
-        await expect(self.last).to_have_attribute("data-status", status, timeout=ANSWER_MS)
+        await expect(self.last).to_have_attribute("data-status", status)
         return self.last
 
     async def shown_answer(self) -> str:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
-from tests.e2e.browsing import OPEN, Person, Tab
+from tests.e2e.browsing import ANSWER_MS, OPEN, Person, Tab
 from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite, run_site
 
@@ -51,6 +51,7 @@ async def browser() -> AsyncIterator[Browser]:
         if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail("Chromium is not installed, and REQUIRE_BROWSER=1.", pytrace=False)
         pytest.skip("Chromium is not installed: on Debian, apt install chromium.")
+    expect.set_options(timeout=ANSWER_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -29,7 +29,7 @@ async def test_without_javascript_a_form_asks_and_the_page_comes_back_until_it_i
         await tab.question.fill("Without\nscripts?")
         await tab.page.get_by_role("button", name="Send").click()
         await expect(tab.page).to_have_url(re.compile("/c/"))
-        await expect(tab.last.locator("[data-answer]")).to_contain_text("t50", timeout=20_000)  # before it is finished
+        await expect(tab.last.locator("[data-answer]")).to_contain_text("t50")  # before it is finished
         await expect(tab.last).to_have_attribute("data-status", "streaming")
         await tab.finished()
         saved = await tab.saved()

@@ -46,7 +46,7 @@ class Reply:
 
 
 def ask(provider: FakeProvider, method: str, path: str, body: Body | None = None) -> Reply:
-    with closing(http.client.HTTPConnection("127.0.0.1", provider.port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", provider.port, timeout=20)) as connection:
         connection.request(method, path, body, encode_chunked=True)
         response = connection.getresponse()
         try:
@@ -79,7 +79,7 @@ def joined(found: list[dict[str, Any]], field: str = "content") -> str:
 
 
 def raw_stream(provider: FakeProvider, model: str) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", provider.port), timeout=5)
+    client = socket.create_connection(("127.0.0.1", provider.port), timeout=20)
     body = body_of(model, stream=True)
     client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
     return client
@@ -153,13 +153,13 @@ def test_the_first_token_waits_as_asked(provider: FakeProvider) -> None:
     begun = time.monotonic()
     with raw_stream(provider, "fake-2t-0ms-f150") as client:
         read_until(client, b"t0 ")
-    assert 0.14 < time.monotonic() - begun < 1
+    assert 0.14 < time.monotonic() - begun < 5
 
 
 def test_tokens_keep_their_pace(provider: FakeProvider) -> None:
     begun = time.monotonic()
     stream(provider, "fake-21t-10ms-f0")
-    assert 0.19 < time.monotonic() - begun < 1
+    assert 0.19 < time.monotonic() - begun < 5
 
 
 def test_timed_tokens_tell_when_they_were_sent(provider: FakeProvider) -> None:
@@ -325,7 +325,7 @@ def test_reset_drops_what_runs(provider: FakeProvider) -> None:
 
 
 def test_a_connection_serves_request_after_request(provider: FakeProvider) -> None:
-    with closing(http.client.HTTPConnection("127.0.0.1", provider.port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", provider.port, timeout=20)) as connection:
         for _ in range(3):
             connection.request("POST", "/v1/chat/completions", body_of("fake-2t-0ms-f0", stream=True))
             assert connection.getresponse().read().endswith(b"[DONE]\n\n")
@@ -350,7 +350,7 @@ def test_a_chunked_request_body_is_read(provider: FakeProvider) -> None:
     "raw", [b"nonsense\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"]
 )
 def test_other_protocols_are_refused(provider: FakeProvider, raw: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", provider.port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", provider.port), timeout=20) as client:
         client.sendall(raw)
         assert read_until(client, b"never").startswith(b"HTTP/1.1 400 ")
 
@@ -368,7 +368,7 @@ def test_the_provider_runs_as_a_process() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().strip().removesuffix("/v1").rpartition(":")[2])
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
             connection.request("GET", "/stats")
             assert json.loads(connection.getresponse().read())["started"] == 0
             connection.request("POST", "/reset")
