@@ -145,6 +145,12 @@ SENTENCES: dict[str, str | Promise] = {
     "connection": _("The connection to the provider broke. Try again, or try another model."),
     "context_exceeded": _("This conversation is longer than the model can read. Try a model with a larger window."),
     "content_filter": _("The provider declined to answer this."),
+    "refusal": _("The model declined to answer this. Ask in other words, or try another model."),
+    "tool_call": _("The model wanted to use a tool, and there is none here. Ask again, or try another model."),
+    "empty_answer": _("The model ended without writing an answer. Ask again, or try another model."),
+    "thought_too_long": _(
+        "The model used all the room for its answer on thinking. Ask again with less effort, or try another model."
+    ),
     "bad_request": _("The provider did not accept this question. Try another model."),
     "bad_response": _("The provider sent something unreadable. Try again, or try another model."),
     "truncated": _("The answer broke off before its end. You can ask the model to go on."),

@@ -9,7 +9,7 @@ from chat.errors import file_sentence_for, sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
-from chat.shown.costs import first_token_ms, price_details, usage_of
+from chat.shown.costs import charge_sentence, first_token_ms, price_details, usage_of
 from history.models import Turn
 
 
@@ -18,6 +18,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     answered in its place, or empty; `route` is why Auto chose as it did, or empty. `usage` and `cost_micros` are null
     while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was given before: then
     `cost_micros` is 0 and `usage` null.
+
+    `cost_detail` says what was paid for where there is no answer to read, and is empty elsewhere.
 
     `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought.
     `price` is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of
@@ -31,6 +33,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     error = serializers.SerializerMethodField()
     first_token_ms = serializers.SerializerMethodField()
     price = serializers.SerializerMethodField()
+    cost_detail = serializers.SerializerMethodField()
     attachments = serializers.SerializerMethodField()
 
     class Meta:
@@ -39,7 +42,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
             *("id", "conversation_id", "parent_id", "seq"),
             *("model", "effort", "provider", "instead_of", "route", "status"),
             *("question", "attachments", "answer"),
-            *("reasoning", "from_cache", "usage", "cost_micros", "price", "first_token_ms", "reasoning_ms"),
+            *("reasoning", "from_cache", "usage", "cost_micros", "cost_detail", "price"),
+            *("first_token_ms", "reasoning_ms"),
             *("finish_reason", "error", "trimmed_turns"),
             *("created_at", "completed_at"),
         )
@@ -52,6 +56,9 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_price(self, turn: Turn) -> dict[str, Any] | None:
         return price_details(turn)
+
+    def get_cost_detail(self, turn: Turn) -> str:
+        return charge_sentence(turn)
 
     def get_first_token_ms(self, turn: Turn) -> int | None:
         return first_token_ms(turn)

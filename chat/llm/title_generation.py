@@ -86,17 +86,17 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
         effort=next(iter(model.efforts.split()), ""),
         end_user=end_user,
     )
-    text, usage, is_filtered = "", None, False
+    text, usage, is_declined = "", None, False
     async with aclosing(stream_of(candidate.provider)(request)) as events:
         async for event in events:
             match event:
                 case Delta():
                     text += event.text
                 case Finish():
-                    usage, is_filtered = event.usage, event.reason == "content_filter"
+                    usage, is_declined = event.usage, event.reason not in ("stop", "length")
     if usage is None:
         usage = _estimate(request, text)
-    return Title("" if is_filtered else clean_title(text), usage, cost_of(model, metered_usage(usage)))
+    return Title("" if is_declined else clean_title(text), usage, cost_of(model, metered_usage(usage)))
 
 
 def title_prompt(question: str, answer: str) -> tuple[Message, ...]:

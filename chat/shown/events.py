@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from chat.errors import sentence_for
-from chat.shown.costs import usage_of
+from chat.shown.costs import charge_sentence, usage_of
 from chat.turns.closing import can_continue
 from chat.turns.log import Entry, EntryKind
 from history.models import Turn
@@ -62,6 +62,7 @@ def ended_event(turn: Turn, html: str) -> dict[str, Any]:
         "html": html,
         "usage": usage_of(turn),
         "cost_micros": turn.cost_micros,
+        "cost_detail": charge_sentence(turn),
         "from_cache": turn.is_from_cache,
         "code": turn.error,
         "detail": sentence_for(turn.error),

@@ -20,7 +20,7 @@ from chat.llm.catalog import find_model
 from chat.llm.difficulty import Route, route_label
 from chat.llm.pricing import read_stamp
 from chat.llm.selection import AUTO
-from chat.shown.costs import first_token_ms, tokens_per_second
+from chat.shown.costs import charge_sentence, first_token_ms, tokens_per_second
 from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
 from history.models import Turn
@@ -42,7 +42,8 @@ UNKNOWN_FIGURE = "–"
 _turn = CompiledFragment(
     "chat/_turn.html",
     "shown",
-    *("id", "parent", "question", "reasoning", "answer", "text", "label", "failed_label", "error_sentence"),
+    *("id", "parent", "question", "reasoning", "answer", "text", "label", "failed_label"),
+    *("error_sentence", "charge_sentence"),
     *("time", "date_and_time", "asked_at", "credits", "route", "thinking_time", "earlier_answers", "files"),
     *COST_VALUES,
 )
@@ -62,6 +63,7 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "label": _label(turn.model),
         "failed_label": _label(turn.instead_of),
         "error_sentence": sentence_for(turn.error),
+        "charge_sentence": charge_sentence(turn),
         "time": date_format(asked_at, "TIME_FORMAT"),
         "date_and_time": "" if turn.is_open else date_format(asked_at, "SHORT_DATETIME_FORMAT"),
         "asked_at": asked_at.isoformat(),
@@ -75,7 +77,7 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
     flags = {
         "status": turn.status,
         "is_open": turn.is_open,
-        "is_cut_at_limit": turn.finish_reason == "length",
+        "is_cut_at_limit": turn.finish_reason == "length" and not turn.error,
         "can_continue": can_continue(turn),
         "is_saving_credits": turn.route == Route.LAST_CREDITS,
         "is_estimated": turn.usage_source == "estimated",

@@ -122,8 +122,8 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
     """Return the status and error code. What showed something is interrupted, what showed nothing failed."""
     broken = Turn.Status.FAILED if live.is_empty else Turn.Status.INTERRUPTED
     match error:
-        case None if claimed.finish and claimed.finish.reason == "content_filter":
-            return broken, "content_filter"
+        case None if code := _missing_answer(claimed.finish, live.text):
+            return broken, code
         case None:
             return Turn.Status.COMPLETED, ""
         case asyncio.CancelledError() if claimed.stop_reason == "request":
@@ -136,6 +136,15 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
             return broken, "timeout"
     logger.error("Turn broke", exc_info=error, extra={"turn_id": claimed.turn.pk})
     return broken, "internal_error"
+
+
+def _missing_answer(finish: Finish | None, text: str) -> str:
+    """Return the code of a finished answer that is none: withheld, declined, a tool call, or without a word."""
+    if finish is not None and finish.reason in ("content_filter", "refusal", "tool_call"):
+        return finish.reason
+    if text.strip():
+        return ""
+    return "thought_too_long" if finish is not None and finish.reason == "length" else "empty_answer"
 
 
 async def _close(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, outcome: Outcome) -> bool:

@@ -7,6 +7,9 @@ from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
 
+ENDED_ON_PURPOSE = ("content_filter", "refusal", "tool_call")
+"""Errors of answers that would end in the same way if they went on."""
+
 
 def close_turn(turn: Turn, outcome: Outcome) -> bool:
     """Save `outcome` and settle; return whether it was saved: False if somebody else closed or claimed the turn.
@@ -65,4 +68,4 @@ def close_queued(turn: Turn, *, status: str, error: str = "") -> bool:
 def can_continue(turn: Turn) -> bool:
     """Return whether the model may be asked to go on where the answer broke off."""
     broke_off = turn.status in (Turn.Status.STOPPED, Turn.Status.INTERRUPTED) or turn.finish_reason == "length"
-    return broke_off and bool(turn.answer) and turn.error != "content_filter"
+    return broke_off and bool(turn.answer.strip()) and turn.error not in ENDED_ON_PURPOSE

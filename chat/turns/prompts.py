@@ -167,7 +167,7 @@ def fit_prompt(
     clean = break_markers if abilities.obeys_markers else _unchanged
     messages = [Message("system", instructions)]
     for turn, forms in past:
-        if turn.answer:  # one that got no answer would put two questions in a row, and is left out
+        if _is_retold(turn):
             messages.append(_user_message(turn.question, forms, contents, clean))
             messages.append(Message("assistant", clean(turn.answer)))
     messages.append(_user_message(question, own_forms, contents, clean))
@@ -179,13 +179,23 @@ def _fit_path(path: Iterable[Turn], chooser: "_FormChooser", left: int) -> tuple
     fitting: list[tuple[Turn, Forms]] = []
     trimmed = 0
     for turn in path:
-        forms = chooser.choose(decode_attached(turn.attachments)) if turn.attachments and turn.answer else []
+        forms = chooser.choose(decode_attached(turn.attachments)) if turn.attachments and _is_retold(turn) else []
         left -= estimate_tokens((turn.question, turn.answer)) + (_tokens(forms) if forms else 0)
         if left < 0:
             trimmed = _round_up(turn.depth + 1, at_most=fitting[0][0].depth if fitting else turn.depth + 1)
             break
         fitting.append((turn, forms))
     return [(turn, forms) for turn, forms in reversed(fitting) if turn.depth >= trimmed], trimmed
+
+
+def _is_retold(turn: Turn) -> bool:
+    """Return whether models are told of the turn.
+
+    One that got no answer would put two questions in a row. One that a model refused is left out too: Anthropic refuses
+    whatever follows it
+    (https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals).
+    """
+    return bool(turn.answer.strip()) and turn.error != "refusal"
 
 
 class _FormChooser:

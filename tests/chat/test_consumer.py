@@ -273,6 +273,7 @@ async def test_the_end_says_what_was_used_and_what_it_cost(ana: User, runner: Ru
             "source": "provider",
         },
         "cost_micros": 16,
+        "cost_detail": "",
         "from_cache": False,
         "code": "",
         "detail": "",

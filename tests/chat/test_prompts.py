@@ -117,7 +117,7 @@ def test_a_prompt_fits_and_is_the_end_of_the_path(past: list[tuple[str, str]], a
     prompt = fit_prompt(path(*past), asked, room=room)
     assert prompt.tokens() <= room
     kept = past[prompt.trimmed_turns :]
-    expected = [text for q, a in kept if a for text in (q, a)]
+    expected = [text for q, a in kept if a.strip() for text in (q, a)]
     assert [message.text for message in prompt.messages] == [INSTRUCTIONS, *expected, asked]
     assert [m.role for m in prompt.messages[1:]] == ["user", "assistant"] * (len(expected) // 2) + ["user"]
 

@@ -129,9 +129,9 @@ async def test_a_count_that_nobody_can_believe_is_estimated(redis: Redis, runner
         assert (record.source, record.output_tokens, record.cost_micros) == ("estimated", 10, turn.cost_micros)
 
 
-async def test_an_empty_answer_costs_nothing(redis: Redis, runner: Runner, carla: User):
+async def test_an_empty_answer_that_nobody_counted_costs_nothing(redis: Redis, runner: Runner, carla: User):
     turn = await closed(await aask(carla, "nothing"))
-    assert (turn.status, turn.answer, turn.cost_micros, turn.usage_source) == ("completed", "", None, "")
+    assert (turn.status, turn.answer, turn.cost_micros, turn.usage_source) == ("failed", "", None, "")
     assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.providers.base import Event, File, Finish, Message, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, File, Finish, FinishReason, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -63,7 +63,14 @@ class _Event(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Event).decode
 
-_FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "content_filter"}
+FINISH: dict[str, FinishReason] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+    "tool_use": "tool_call",
+    "pause_turn": "tool_call",  # to be asked again with what a tool of the provider's has found
+}
+"""What a `stop_reason` means, where it is not the end of an answer."""
 
 NO_EFFORT = ("none", "off")
 
@@ -138,7 +145,7 @@ class _MessagesAnswer(Answer):
                 cache_write=written,
                 reasoning=counts.get("reasoning", 0),
             )
-        return Finish(_FINISH.get(self.reason, "stop"), usage)  # type: ignore[arg-type]
+        return Finish(FINISH.get(self.reason, "stop"), usage)
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None

@@ -117,11 +117,16 @@ class TokenUsage:
         return all(0 <= getattr(self, field.name) <= MAX_TOKENS for field in fields(self))
 
 
+FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "refusal", "tool_call"]
+"""How an answer ended. `refusal`: the model itself declined, with or without words; `tool_call`: it wanted to use a
+tool, though it was offered none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The last event of a stream. `usage` is None when the provider reported none, or none that can be believed."""
 
-    reason: Literal["stop", "length", "content_filter"]
+    reason: FinishReason
     usage: TokenUsage | None
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from chat.llm.providers.base import Event, Finish, Message, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, Finish, FinishReason, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -25,9 +25,10 @@ from chat.llm.providers.errors import (
 from chat.llm.providers.streaming import Answer, stream_answer
 
 
-class _Part(msgspec.Struct, gc=False):
+class _Part(msgspec.Struct, rename="camel", gc=False):
     text: str | None = None
     thought: bool | None = None
+    function_call: Any = None
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -61,9 +62,10 @@ class _Chunk(msgspec.Struct, rename="camel", gc=False):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
-FILTERS = frozenset(
+_FILTERS = frozenset(
     ("SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST", "SPII", "MODEL_ARMOR", "IMAGE_SAFETY", "LANGUAGE")
 )
+_TOOL_CALLS = frozenset(("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"))
 
 _ERRORS: dict[str, type[ProviderError]] = {
     "UNAUTHENTICATED": AuthenticationFailed,
@@ -89,11 +91,12 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 class _GeminiAnswer(Answer):
     """It ends with the connection: the last event is not marked."""
 
-    __slots__ = ("reason", "usage")
+    __slots__ = ("calls_tool", "reason", "usage")
 
     def __init__(self) -> None:
         super().__init__()
         self.reason: str | None = None
+        self.calls_tool = False
         self.usage: _Usage | None = None
 
     def read(self, event: bytes) -> tuple[str, str]:
@@ -113,14 +116,14 @@ class _GeminiAnswer(Answer):
                     reasoning += part.text or ""
                 else:
                     text += part.text or ""
+                if part.function_call is not None:
+                    self.calls_tool = True
         return text, reasoning
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        if self.reason in FILTERS:
-            return Finish("content_filter", self._usage())
-        return Finish("length" if self.reason == "MAX_TOKENS" else "stop", self._usage())
+        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), self._usage())
 
     def _usage(self) -> TokenUsage | None:
         usage = self.usage
@@ -139,6 +142,15 @@ class _GeminiAnswer(Answer):
             body = body[0]
         error = body.get("error") if isinstance(body, dict) else None
         return _parse_error(error, status=status, retry_after=retry_after)
+
+
+def gemini_finish_reason(reason: str, *, calls_tool: bool) -> FinishReason:
+    """Return what a `finishReason` means; after a tool call it is `STOP`."""
+    if reason in _FILTERS:
+        return "content_filter"
+    if calls_tool or reason in _TOOL_CALLS:
+        return "tool_call"
+    return "length" if reason == "MAX_TOKENS" else "stop"
 
 
 def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.providers.base import Event, File, Finish, Message, ModelRequest, TokenUsage
+from chat.llm.providers.base import Event, File, Finish, FinishReason, Message, ModelRequest, TokenUsage
 from chat.llm.providers.errors import (
     ContentFiltered,
     Overloaded,
@@ -27,6 +27,7 @@ class _Delta(msgspec.Struct, gc=False):
     reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
     reasoning: str | None = None  # OpenRouter, newer vLLM
     refusal: str | None = None
+    tool_calls: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -62,7 +63,12 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 UNKNOWN_TO_SDK = frozenset(("thinking",))
 """Parameters that OpenAI does not have, and its SDK does not know."""
 
-_FINISH = {"stop": "stop", "tool_calls": "stop", "length": "length", "content_filter": "content_filter"}
+_FINISH: dict[str, FinishReason] = {
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_call",
+    "function_call": "tool_call",
+}
 
 
 def stream(request: ModelRequest) -> AsyncGenerator[Event]:
@@ -71,11 +77,12 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 
 
 class _ChatAnswer(Answer):
-    __slots__ = ("reason", "usage")
+    __slots__ = ("instead", "reason", "usage")
 
     def __init__(self) -> None:
         super().__init__()
         self.reason: str | None = None
+        self.instead: FinishReason | None = None  # what came in place of an answer
         self.usage: _Usage | None = None
 
     def read(self, event: bytes) -> tuple[str, str]:
@@ -94,17 +101,30 @@ class _ChatAnswer(Answer):
             if (delta := choice.delta) is not None:
                 text += delta.content or delta.refusal or ""
                 reasoning += delta.reasoning_content or delta.reasoning or ""
+                if delta.refusal or delta.tool_calls:
+                    self.instead = "refusal" if delta.refusal else "tool_call"
         return text, reasoning
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        reason = _FINISH.get(self.reason, "stop")
-        return Finish(reason, _usage(self.usage) if self.usage else None)  # type: ignore[arg-type]
+        return Finish(openai_finish_reason(self.reason, self.instead), _usage(self.usage) if self.usage else None)
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None
         return _parse_error(error, status=status, retry_after=retry_after)
+
+
+def openai_finish_reason(reason: str, instead: FinishReason | None) -> FinishReason:
+    """Return what a `finish_reason` means; raises Overloaded where the provider gave up.
+
+    `instead` is what came in place of an answer: after a refusal, and for some servers after a tool call, the reason is
+    `stop`.
+    """
+    if reason == "insufficient_system_resource":  # DeepSeek
+        raise Overloaded
+    found = _FINISH.get(reason, "stop")
+    return found if found == "content_filter" else instead or found
 
 
 def _usage(usage: _Usage) -> TokenUsage:

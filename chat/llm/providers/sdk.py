@@ -16,7 +16,7 @@ import msgspec
 from django.conf import settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat
-from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, Provider, TokenUsage
+from chat.llm.providers.base import Delta, Event, Finish, FinishReason, ModelRequest, Provider, TokenUsage
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadResponse,
@@ -175,6 +175,7 @@ async def _body(request: ModelRequest, body_of: BodyOf) -> dict[str, Any]:
 
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
+    instead: FinishReason | None = None
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
     extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
@@ -184,7 +185,10 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
             for choice in chunk.choices or ():
                 finish_reason = choice.finish_reason or finish_reason
                 if (delta := choice.delta) is not None:
-                    text = delta.content or getattr(delta, "refusal", None) or ""
+                    refusal, calls = getattr(delta, "refusal", None), getattr(delta, "tool_calls", None)
+                    if refusal or calls:
+                        instead = "refusal" if refusal else "tool_call"
+                    text = delta.content or refusal or ""
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
                     yield Delta(text, thought)
             if counts := chunk.usage:
@@ -197,8 +201,7 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                     reasoning=(written and written.reasoning_tokens) or 0,
                 )
     if finish_reason:
-        reasons = {"length": "length", "content_filter": "content_filter"}
-        yield Finish(reasons.get(finish_reason, "stop"), usage)  # type: ignore[arg-type]
+        yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
 
 
 async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
@@ -225,8 +228,7 @@ async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
             cache_write=written,
             reasoning=counts.get("output_tokens_details", {}).get("thinking_tokens", 0),
         )
-        reasons = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "content_filter"}
-        yield Finish(reasons.get(stop_reason, "stop"), usage)  # type: ignore[arg-type]
+        yield Finish(anthropic_messages.FINISH.get(stop_reason, "stop"), usage)
 
 
 async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
@@ -242,7 +244,7 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     if request.has_files:  # by JSON, or it would take base64 for the bytes themselves
         validate = TypeAdapter(list[types.Content]).validate_json
         contents = await asyncio.to_thread(lambda: validate(msgspec.json.encode(body["contents"])))
-    reason, usage = None, None
+    reason, usage, calls_tool = None, None, False
     answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
         async for chunk in answer:
@@ -250,6 +252,7 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
                 if candidate.finish_reason:
                     reason = candidate.finish_reason.value
                 for part in (candidate.content and candidate.content.parts) or ():
+                    calls_tool = calls_tool or part.function_call is not None
                     yield Delta(reasoning=part.text or "") if part.thought else Delta(part.text or "")
             if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
                 reason = "SAFETY"
@@ -262,8 +265,7 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
                     reasoning=thoughts,
                 )
     if reason:
-        filtered = "content_filter" if reason in gemini.FILTERS else "stop"
-        yield Finish("length" if reason == "MAX_TOKENS" else filtered, usage)  # type: ignore[arg-type]
+        yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
 
 
 _STREAMS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
