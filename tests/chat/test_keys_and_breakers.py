@@ -241,7 +241,7 @@ async def test_one_persons_question_takes_a_model_from_nobody(
     for number in range(6):
         assert (await answer(model, end_user="carla", cache_key=f"conversation {number}"))[2]
         assert (await answer(model, end_user="carla", cache_key="conversation 0", question=f"and {number}?"))[2]
-    assert await redis.hlen(OPEN_BREAKERS) == 0
+        assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
 @pytest.mark.parametrize("name", ["status-503", "status-429", "html-502", "nobody"])
