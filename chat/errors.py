@@ -157,6 +157,10 @@ SENTENCES: dict[str, str | Promise] = {
     "unknown": _("The provider failed. Try again, or try another model."),
     "queue_timeout": _("Nobody was free to answer in time. Nothing was charged; please ask again."),
     "runner_lost": _("The answer was interrupted on our side. You can ask the model to go on."),
+    "given_up": _(
+        "Answering this broke down on our side, twice, and was given up. Nothing was charged; please ask in another "
+        "way, or try another model."
+    ),
     "internal_error": _("Something went wrong on our side. Please ask again."),
     # What an operator changed while the turn waited.
     **{error.code: error.message for error in (NotInPlan, NoModel, NoVision, NoPdfText, TooManyFiles)},

@@ -5,8 +5,13 @@ try, and closes it, or opens it for twice as long. When a provider says how long
 opens for just that time: a pause, which ends without a trial.
 
 A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at
-once when the provider refuses the API key or does not know the model. A client's mistakes and stopped answers never
-count.
+once when the provider refuses the API key. A client's mistakes and stopped answers never count.
+
+A question must not open it for others. What only a provider does counts each time: no connection, 401, 402, 429, and
+every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer in time,
+that breaks the model or meets a filter. That counts once for each question of a person, and once for each of their
+conversations, as long as it goes on; and each time while the last probe could not reach the provider. 403 and 404 open
+the breaker when a second question of another conversation meets them.
 
 The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
 to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.
@@ -32,7 +37,7 @@ from django.conf import settings
 from redis.exceptions import RedisError
 
 from chat.llm.providers.base import Provider
-from chat.llm.providers.errors import ProviderError
+from chat.llm.providers.errors import NotReached, ProviderError
 from core.loops import PerLoop
 from core.lua import LuaScript
 from core.redis_clients import async_redis
@@ -57,10 +62,16 @@ BATCH_SECONDS = 0.1
 GRACE_SECONDS = 0.05
 """A pause counts as over this much before its end: two clocks are compared."""
 TRIAL_GRACE_SECONDS = 5.0
+MIN_REFUSED = 2
+"""So many questions must have met a 403 or 404, which may mean the question."""
 
 OPEN_BREAKERS = "breakers:open"
 HOUR_COUNTERS, FIVE_MINUTE_COUNTERS = "health:h:", "health:m:"
 """Prefixes of the counters' keys; chat/llm/health/counters.py reads them."""
+PROBES = "health:probes"
+PROBE_VALID_SECONDS = 300
+UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "timeout"))
+"""Codes of a probe that mean the provider answers nobody."""
 HOUR_MS, FIVE_MINUTES_MS = 3_600_000, 300_000
 HOUR_COUNTERS_TTL_SECONDS, FIVE_MINUTE_COUNTERS_TTL_SECONDS = 25 * 3600, 1800
 
@@ -94,7 +105,11 @@ class OpenBreaker(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
-    """What an attempt, or its first token, means for its breaker, and the fields to count in the health counters."""
+    """What an attempt, or its first token, means for its breaker, and the fields to count in the health counters.
+
+    `asked` names who asked what, if that may be why it failed: counted is what has no name in common with a failure
+    before it.
+    """
 
     breaker: str
     verdict: Verdict
@@ -102,6 +117,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     pause_ms: int = 0
     trial: str = ""
     counter_fields: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 def breaker_id(provider: Provider, model_key: str) -> str:
@@ -132,6 +148,20 @@ def verdict_on(error: ProviderError, *, has_begun: bool) -> tuple[Verdict, int]:
     if error.code in FAILURE_CODES and not (has_begun and error.code == "truncated"):
         return "failure", 0
     return "neutral", 0
+
+
+def may_be_the_questions(error: ProviderError) -> bool:
+    """Return whether what was asked may have caused the error, or only the provider."""
+    if isinstance(error, NotReached):
+        return False
+    match error.code:
+        case "authentication" | "rate_limited":
+            return False
+        case "permission":
+            return error.status == 403
+        case "overloaded":
+            return error.status in (None, 500)
+    return True
 
 
 def parse_open_breakers(answer: Any) -> dict[str, OpenBreaker]:
@@ -276,6 +306,10 @@ async def _run_report(reports: list[Report]) -> Any:
         five_minutes_ms=FIVE_MINUTES_MS,
         five_minute_counters_ttl=FIVE_MINUTE_COUNTERS_TTL_SECONDS,
         last_resort=LAST_RESORT,
+        min_refused=MIN_REFUSED,
+        probes=PROBES,
+        unreachable_codes=" ".join(sorted(UNREACHABLE_CODES)),
+        probe_valid_seconds=PROBE_VALID_SECONDS,
     )
 
 

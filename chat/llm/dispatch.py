@@ -21,6 +21,7 @@ from chat.llm.breaker import (
     api_key_digest,
     breaker_id,
     breakers,
+    may_be_the_questions,
     verdict_on,
 )
 from chat.llm.catalog import Candidate
@@ -104,7 +105,7 @@ async def answer_with_failover(candidates: list[Candidate], request: AnswerReque
     """
     failover = _Failover(candidates, request.cache_key)
     while target := await failover.next_target():
-        attempt = _Attempt(target)
+        attempt = _Attempt(target, request)
         try:
             async with aclosing(_stream_in_time(target, request)) as events:
                 async for event in events:
@@ -244,10 +245,11 @@ def _targets_of(candidate: Candidate, cache_key: str) -> list[_Target]:
 class _Attempt:
     """One request to one target, and its report to the breakers. One that was stopped neither succeeded nor failed."""
 
-    __slots__ = ("begun_at", "first_at", "target", "trial")
+    __slots__ = ("begun_at", "first_at", "request", "target", "trial")
 
-    def __init__(self, target: _Target) -> None:
+    def __init__(self, target: _Target, request: AnswerRequest) -> None:
         self.target = target
+        self.request = request
         self.trial = target.trial  # until it is reported
         self.begun_at = monotonic()
         self.first_at = 0.0
@@ -268,17 +270,35 @@ class _Attempt:
         has_begun = bool(self.first_at)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
-        self._report(verdict, error.code, pause_ms, failure_fields(self.target.candidate.model, error.code))
+        asked = _names_of(self.request) if may_be_the_questions(error) else ()
+        self._report(verdict, error.code, pause_ms, failure_fields(self.target.candidate.model, error.code), asked)
 
     def end(self) -> None:
         if self.trial:
             self._report("neutral")
 
     def _report(
-        self, verdict: Verdict, code: str = "", pause_ms: int = 0, counter_fields: tuple[str, ...] = ()
+        self,
+        verdict: Verdict,
+        code: str = "",
+        pause_ms: int = 0,
+        counter_fields: tuple[str, ...] = (),
+        asked: tuple[str, ...] = (),
     ) -> None:
         trial, self.trial = self.trial, ""
-        breakers().report(Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields))
+        breakers().report(Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields, asked))
+
+
+def _names_of(request: AnswerRequest) -> tuple[str, ...]:
+    """Return names of the person's question and of their conversation, whose text may be at fault as well. They cannot
+    be turned back."""
+    key = settings.SECRET_KEY.encode()[:64]
+    parts = (request.messages[-1].text, request.cache_key)
+    return tuple(
+        blake2b(f"{request.end_user} {part}".encode(errors="replace"), key=key, digest_size=8).hexdigest()
+        for part in parts
+        if part
+    )
 
 
 def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider | None = None) -> ModelRequest:

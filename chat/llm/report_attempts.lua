@@ -3,12 +3,12 @@
 --
 -- An entry of an open breaker is `<open until> <times opened> <last failure> <code>`, in milliseconds of Redis's clock.
 -- Zero times opened is a pause the provider asked for, which ends without a trial.
-local open_breakers = KEYS[1]
+local open_breakers, probes = KEYS[1], KEYS[2]
 local reports, failures_in_a_row, min_attempts, failed_share, slot_ms, slots, first_open_ms, max_open_ms,
   forget_after_ms, hour_counters, hour_ms, hour_counters_ttl, five_minute_counters, five_minutes_ms,
-  five_minute_counters_ttl, last_resort = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8],
+  five_minute_counters_ttl, last_resort, min_refused, unreachable_codes, probe_valid_seconds = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8],
   ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14],
-  ARGV[15], ARGV[16]
+  ARGV[15], ARGV[16], ARGV[17], ARGV[18], ARGV[19]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,6 +31,24 @@ local function open_breaker(breaker, times_opened, code)
   save_entry(breaker, now + open_ms, times_opened, code)
   redis.call('DEL', 'breaker:' .. breaker)
   opened[#opened + 1] = breaker
+end
+
+-- Returns whether the last probe could not reach the breaker's provider.
+local function is_unreachable(breaker)
+  local probe = redis.call('HGET', probes, string.match(breaker, '^[^:]*'))
+  if not probe then return false end
+  local found = cjson.decode(probe)
+  return now / 1000 - found.at < tonumber(probe_valid_seconds)
+    and string.find(' ' .. unreachable_codes .. ' ', ' ' .. found.code .. ' ', 1, true) ~= nil
+end
+
+-- Returns whether a failure says something new. One that may be the question's does so once.
+local function is_new(breaker, asked)
+  if #asked == 0 then return true end
+  local key = 'breaker:' .. breaker .. ':asked'
+  local added = redis.call('SADD', key, unpack(asked))
+  redis.call('EXPIRE', key, math.ceil(slot_ms * slots / 1000) * 2)
+  return added == #asked or is_unreachable(breaker)
 end
 
 -- Counts an attempt, and returns whether the breaker must open.
@@ -61,7 +79,7 @@ local function count_attempt(breaker, has_failed)
 end
 
 for _, report in ipairs(cmsgpack.unpack(reports)) do
-  local breaker, verdict, code, pause_ms, trial, counter_fields = unpack(report)
+  local breaker, verdict, code, pause_ms, trial, counter_fields, asked = unpack(report)
   local is_own_trial = trial ~= '' and trial ~= last_resort
   local trial_key = 'breaker:' .. breaker .. ':trial'
   if is_own_trial and redis.call('GET', trial_key) == trial then
@@ -89,8 +107,12 @@ for _, report in ipairs(cmsgpack.unpack(reports)) do
       else
         save_entry(breaker, open_until, times_opened, code)
       end
-    elseif count_attempt(breaker, true) or verdict == 'unusable' then
-      open_breaker(breaker, 1, code)
+    elseif is_new(breaker, asked) then
+      local opens = count_attempt(breaker, true)
+      if verdict == 'unusable' and not opens then
+        opens = #asked == 0 or redis.call('HINCRBY', 'breaker:' .. breaker, 'refused', 1) >= tonumber(min_refused)
+      end
+      if opens then open_breaker(breaker, 1, code) end
     end
   end
   for _, field in ipairs(counter_fields) do

@@ -43,7 +43,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
     if claimed.stop_reason is not None or live.is_lost:  # stopped before it began
         claimed.cancel_asking()
     try:
-        await asyncio.wait((asking, live.lost), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((asking, live.lost, live.broken), return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             claimed.cancel_asking()
             await asyncio.wait((asking,))
@@ -51,12 +51,25 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
         asking.cancel()
     if claimed.stop_reason == "drain" and live.is_empty:
         return False  # another runner may have it: nothing was shown
-    outcome = _outcome(claimed, live, asyncio.CancelledError() if asking.cancelled() else asking.exception())
+    error = asyncio.CancelledError() if asking.cancelled() else asking.exception()
+    try:
+        outcome = _outcome(claimed, live, live.broken.exception() if live.broken.done() else error)
+    except Exception as broken:  # noqa: BLE001  left for later, it would be the same then, and never end
+        live.break_off(broken)
+        claimed.finish = None
+        outcome = _outcome(claimed, live, broken)
     return await _close(claimed, live, writer, outcome)
 
 
 async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
+    try:
+        await _write_events(claimed, live, writer)
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the process, and every other turn
+        raise RuntimeError from error
+
+
+async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
     max_characters = claimed.turn.max_output * MAX_TOKEN_CHARACTERS
     async with asyncio.timeout(settings.TURN_SECONDS), aclosing(_stream(claimed, live, writer)) as events:
         async for event in events:

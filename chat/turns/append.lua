@@ -16,7 +16,7 @@ for at, append in ipairs(batch) do
   if found ~= holder then
     local is_ours = not found or found:match('^(.*):') == holder:match('^(.*):')
     answers[#answers + 1] = is_ours and -1 or 0
-  elseif call('XLEN', log) ~= length then
+  elseif redis.pcall('XLEN', log) ~= length then -- pcall: a key that is no log must not cost the other turns their script
     answers[#answers + 1] = -2
   else
     for entry = first, first + count - 1 do

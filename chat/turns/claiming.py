@@ -78,10 +78,10 @@ class ClaimedTurn:
             self.reasoning_since = None
 
 
-def find_and_claim(turn_id: UUID) -> tuple[Turn | None, ClaimedTurn | None]:
+def find_and_claim(turn_id: UUID, *, may_run: bool) -> tuple[Turn | None, ClaimedTurn | None]:
     """Return the turn, None if it was erased; and the claimed turn, None unless it was unclaimed until this call."""
     turn = access.find_turn(turn_id)
-    return turn, claim_turn(turn) if turn is not None and turn.is_open and turn.gen == 0 else None
+    return turn, claim_turn(turn) if may_run and turn is not None and turn.is_open and turn.gen == 0 else None
 
 
 def claim_turn(turn: Turn) -> ClaimedTurn | None:

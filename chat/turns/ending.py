@@ -1,6 +1,6 @@
 """The end of a turn's log: its readers and its owner's open pages learn that the turn is saved.
 
-Everything the turn had on Redis goes with it: its lease, its mark and its queue entry.
+Everything the turn had on Redis goes with it: its lease, its mark, who has it on board and its queue entry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from chat.turns.answer_cache import CacheWrite
 from chat.turns.leases import lease_key
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entry, log_key
+from chat.turns.presence import aboard_key
 from chat.turns.queue import GROUP, QUEUE, queued_key
 from core.lua import LuaScript, Value
 from core.sweeps import in_portions
@@ -73,6 +74,7 @@ async def end_log(
         log=log_key(turn_id),
         queue=QUEUE,
         mark=queued_key(turn_id),
+        aboard=aboard_key(turn_id),
         holder=holder,
         end_entry=encode_entry(end),
         log_seconds=KEPT_AFTER_END_SECONDS,
@@ -102,6 +104,7 @@ def end_erased(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
             log=log_key(turn_id),
             queue=QUEUE,
             mark=queued_key(turn_id),
+            aboard=aboard_key(turn_id),
             holder="",
             end_entry=encode_entry(Entry(turn_id.bytes, EntryKind.END, 0)),
             log_seconds=KEPT_AFTER_END_SECONDS,

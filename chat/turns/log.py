@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 from chat.llm.pricing import Price, read_price, read_stamp, write_price
 from chat.models import LanguageModel
 from core.lua import LuaScript
+from core.unicode import mend
 from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
@@ -102,14 +103,27 @@ class Replay(msgspec.Struct):
     def was_shown(self) -> bool:
         return bool(self.text or self.reasoning)
 
+    @property
+    def must_be_kept(self) -> bool:
+        """Whether the turn is to be closed with what is here, and not run again."""
+        return self.was_shown or bool(self.outcome)
 
-encode_entry = encode_entries = encode_appends = msgspec.msgpack.Encoder().encode
+
+_encode = encode_entries = encode_appends = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
 
 
 def log_key(turn_id: UUID) -> str:
     return f"turn:{turn_id}:log"
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the entry as the log has it, with its text mended where it cannot be encoded."""
+    try:
+        return _encode(entry)
+    except UnicodeEncodeError:
+        return _encode(msgspec.structs.replace(entry, text=mend(entry.text)))
 
 
 def encode_begun(

@@ -1,11 +1,24 @@
-"""Which runners are alive: each announces itself every few seconds. When is said by Redis's clock, not by theirs."""
+"""Which runners are alive, and which had a turn on board when they died.
+
+Each announces itself every few seconds. When is said by Redis's clock, not by theirs. Before it does anything for a
+turn, a runner boards it, and it leaves a turn that it does not end, or when it is told to stop. Who is still noted when
+another boards has died with the turn on board, or has been silent for as long as that.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
 
 from redis.asyncio import Redis
 
+from core.lua import LuaScript
 from core.redis_clients import sync_redis
 
 ALIVE_KEY = "runners:alive"
 ALIVE_SECONDS = 15
+ABOARD_SECONDS = 3_600
+
+_BOARD_TURN = LuaScript(Path(__file__).with_name("board_turn.lua"))
 
 
 class NoRunner(Exception):
@@ -28,3 +41,22 @@ def require_runner() -> None:
     seconds, _microseconds = sync_redis().time()
     if not sync_redis().zcount(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf"):
         raise NoRunner
+
+
+def aboard_key(turn_id: UUID) -> str:
+    """The runners that have the turn on board: a set of names."""
+    return f"turn:{turn_id}:aboard"
+
+
+async def board_turn(redis: Redis, turn_id: UUID, runner: str) -> int:
+    """Note that the runner has the turn on board; return how many others died with it."""
+    others: int = await _BOARD_TURN(redis, aboard=aboard_key(turn_id), runner=runner, kept_seconds=ABOARD_SECONDS)
+    return others
+
+
+async def leave_turns(redis: Redis, turn_ids: Sequence[UUID], runner: str) -> None:
+    """Note that the runner has these turns on board no more: if it dies now, that was not with them."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for turn_id in turn_ids:
+            pipeline.srem(aboard_key(turn_id), runner)
+        await pipeline.execute()

@@ -4,9 +4,11 @@ import logging
 
 import msgspec
 from django.db import DatabaseError, OperationalError
+from django.utils.translation import gettext_lazy as _
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
+from chat.llm.health.alerts import alert
 from chat.llm.pricing import read_price
 from chat.turns.closing import close_turn
 from chat.turns.ending import announce_end
@@ -20,8 +22,11 @@ from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
-MAX_GENERATIONS = 3
-"""A turn that showed nothing and whose runner died this many times is not given to another runner."""
+MAX_DEATHS = 2
+"""A turn that was on board of so many runners that died is not given to another: it may be what they died of."""
+MAX_GENERATIONS = 10
+"""A turn that showed nothing is not run again after so many generations, whatever became of them: Redis may have lost
+who had it on board."""
 
 
 def outcome_from_log(turn: Turn, replay: Replay) -> Outcome | None:
@@ -46,6 +51,13 @@ def outcome_from_log(turn: Turn, replay: Replay) -> Outcome | None:
         price = read_price(begun.price) if begun.price else None
         outcome = priced_outcome(turn, lost, model=model, price=price)
     return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)
+
+
+def give_up(turn: Turn) -> Outcome:
+    """Return how a turn ends that MAX_DEATHS runners died with before it showed anything, and alert the operators."""
+    sentence = _("Two runners died with the same question, which was given up. Their logs may say why.")
+    alert(f"runners:given_up:{turn.requested_model}", sentence, turn_id=turn.pk, model=turn.requested_model)
+    return Outcome(Turn.Status.FAILED, model=turn.model, provider=turn.provider, error="given_up")
 
 
 async def close_without_runner(

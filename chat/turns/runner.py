@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -31,7 +31,7 @@ from chat.turns.ending import announce_end, end_log
 from chat.turns.leases import STOP_REQUESTS, Taken, find_holders, stop_key, take_lease, take_lease_and_read_cache
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
 from chat.turns.queue import GROUP, QUEUE, turn_of
-from chat.turns.rescue import close_without_runner, outcome_from_log
+from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
 from core.redis_clients import async_redis, close_async_redis
@@ -48,6 +48,8 @@ RETRY_SECONDS = 0.5
 RETRY_PAUSES_SECONDS = (0.5, 2, 5)
 """When a turn is tried again after a store was away; after that it is found among those without a lease."""
 DEAD_CONSUMER_MS = 3_600_000
+SUSPECT_SECONDS = 0.1
+"""How often a turn that a runner died with looks whether it may begin."""
 
 
 class Runner:
@@ -60,6 +62,7 @@ class Runner:
         self._titler = Titler(self._redis)
         self._claimed: dict[UUID, ClaimedTurn] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._suspects: set[UUID] = set()  # turns that another runner died with, while they are on board
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._stopping = asyncio.Event()
@@ -195,16 +198,20 @@ class Runner:
 
     async def _try(self, turn_id: UUID, entry: bytes) -> bool:
         """Do what the turn needs; return whether a store was away, so that another try may help."""
+        is_store_away = False
         try:
-            await self._run_or_end(turn_id, entry)
-            return False
+            if await self._take_on_board(turn_id, entry):
+                return False
         except (RedisError, DatabaseError, OSError) as error:
             logger.warning("Turn left for later", extra={"turn_id": turn_id, "error": type(error).__name__})
             is_store_away = True
-        except Exception:
+            await self._keep_log(turn_id)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:  # a library's exit, too, which would end the process and every other turn
             logger.exception("Turn left for later", extra={"turn_id": turn_id})
-            is_store_away = False
-        await self._keep_log(turn_id)
+            await self._keep_log(turn_id)
+        await self._leave((turn_id,))
         return is_store_away
 
     async def _keep_log(self, turn_id: UUID) -> None:
@@ -212,37 +219,80 @@ class Runner:
         with suppress(RedisError, OSError):
             await self._redis.expire(log_key(turn_id), KEPT_WHILE_OPEN_SECONDS)
 
+    async def _leave(self, turn_ids: Sequence[UUID]) -> None:
+        with suppress(RedisError, OSError):
+            await presence.leave_turns(self._redis, turn_ids, self.name)
+
     async def _is_stopped_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
         return self._stopping.is_set()
 
-    async def _run_or_end(self, turn_id: UUID, entry: bytes) -> None:
-        turn, claimed = await in_thread(find_and_claim, turn_id)
-        if claimed is not None:
-            await self._run(claimed, entry)
-        elif turn is not None and not turn.is_open:
-            await announce_end(self._redis, turn, queue_entry=entry)
-        elif self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):
-            return  # also if it was erased: its runner settles what the provider takes
-        elif turn is None:
-            await end_log(self._redis, turn_id, gen=0, queue_entry=entry)
-        elif turn.gen > 0:
-            await self._rescue(turn, entry)
+    async def _take_on_board(self, turn_id: UUID, entry: bytes) -> bool:
+        """Do what the turn needs, unless runners died of it; return whether it is over.
 
-    async def _rescue(self, turn: Turn, entry: bytes) -> None:
-        """Take over a turn whose runner is gone: close it if it showed something, else run it again."""
+        A turn that a runner died with may be what it died of. What it has shown is closed; else it runs again, alone.
+        """
+        deaths = await presence.board_turn(self._redis, turn_id, self.name)
+        if 0 < deaths < MAX_DEATHS and not (await replay_log(self._redis, turn_id)).must_be_kept:
+            return await self._take_on_board_alone(turn_id, entry)
+        return await self._run_or_end(turn_id, entry, may_run=deaths < MAX_DEATHS)
+
+    async def _take_on_board_alone(self, turn_id: UUID, entry: bytes) -> bool:
+        """Do that once none of the turns that are like it is silent any more: the next death counts for one of them."""
+        await self._leave((turn_id,))
+        while any(map(self._is_silent, self._suspects)):
+            if await self._is_stopped_within(SUSPECT_SECONDS):
+                return False
+        self._suspects.add(turn_id)
+        try:
+            deaths = await presence.board_turn(self._redis, turn_id, self.name)
+            return await self._run_or_end(turn_id, entry, may_run=deaths < MAX_DEATHS)
+        finally:
+            self._suspects.discard(turn_id)
+
+    def _is_silent(self, turn_id: UUID) -> bool:
+        claimed = self._claimed.get(turn_id)
+        return claimed is None or claimed.turn.first_token_at is None
+
+    async def _run_or_end(self, turn_id: UUID, entry: bytes, *, may_run: bool) -> bool:
+        """Run the turn, or end it if it is over or may not be run; return whether it is over."""
+        turn, claimed = await in_thread(find_and_claim, turn_id, may_run=may_run)
+        if claimed is not None:
+            return await self._run(claimed, entry)
+        if turn is not None and not turn.is_open:
+            await announce_end(self._redis, turn, queue_entry=entry)
+            return True
+        if self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):
+            return False  # also if it was erased: its runner settles what the provider takes
+        if turn is None:
+            await end_log(self._redis, turn_id, gen=0, queue_entry=entry)
+            return True
+        if turn.gen > 0 or not may_run:
+            return await self._rescue(turn, entry, may_run=may_run)
+        return False
+
+    async def _rescue(self, turn: Turn, entry: bytes, *, may_run: bool) -> bool:
+        """Take over a turn whose runner is gone: close it if it showed something or may not be run, else run it again.
+
+        Return whether it is over.
+        """
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
         outcome = await in_thread(outcome_from_log, turn, await replay_log(self._redis, turn.pk))
+        if outcome is None and not may_run:
+            outcome = give_up(turn)
         if outcome is not None:
-            await close_without_runner(self._redis, turn, outcome, closer=self.name, queue_entry=entry)
-        elif claimed := await in_thread(claim_turn, turn):
-            await self._run(claimed, entry)
-        elif not turn.is_open:
-            await announce_end(self._redis, turn, queue_entry=entry)
+            return await close_without_runner(self._redis, turn, outcome, closer=self.name, queue_entry=entry)
+        if claimed := await in_thread(claim_turn, turn):
+            return await self._run(claimed, entry)
+        if turn.is_open:
+            return False
+        await announce_end(self._redis, turn, queue_entry=entry)
+        return True
 
-    async def _run(self, claimed: ClaimedTurn, entry: bytes) -> None:
+    async def _run(self, claimed: ClaimedTurn, entry: bytes) -> bool:
+        """Answer the turn; return whether it is over: it may be another runner's, or be left for one."""
         turn = claimed.turn
         live = LiveText(turn, self.name)
         self._claimed[turn.pk] = claimed  # first: a stop that comes before the lease's answer must find it
@@ -250,12 +300,12 @@ class Runner:
         try:
             taken = await self._take_lease(claimed, live.holder)
             if not taken:
-                return  # a slow runner still has it; its appends are refused once its lease runs out
+                return False  # a slow runner still has it; its appends are refused once its lease runs out
             if taken == Taken.STOP:
                 claimed.stop("request")
             self._writer.open(live)
             if not await answer_turn(claimed, live, self._writer):
-                return
+                return False
         finally:
             self._writer.close(live)
             del self._claimed[turn.pk]
@@ -264,6 +314,7 @@ class Runner:
         await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry, cache_write=cache_write)
         if claimed.is_first_answer:
             self._titler.start(turn, end_user=claimed.request.end_user)
+        return True
 
     async def _take_lease(self, claimed: ClaimedTurn, holder: str) -> Taken:
         """Take the turn's lease, and with it the answer that the cache has, if it has one."""
@@ -321,7 +372,9 @@ class Runner:
                 await self._redis.xgroup_delconsumer(QUEUE, GROUP, consumer["name"])
 
     async def _drain(self) -> None:
-        """Let turns finish for DRAIN_SECONDS, then stop those that are left."""
+        """Let turns finish for DRAIN_SECONDS, then stop those that are left. Whatever ends this process now, it is not
+        what its turns did."""
+        await self._leave(list(self._tasks))
         deadline = monotonic() + settings.DRAIN_SECONDS
         while self._tasks and (left := deadline - monotonic()) > 0:
             await asyncio.wait(self._tasks.values(), timeout=left)

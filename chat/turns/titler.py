@@ -61,7 +61,7 @@ class Titler:
         except (ProviderError, TimeoutError, RedisError, DatabaseError, OSError) as error:
             fields = {"conversation_id": turn.conversation_id, "error": type(error).__name__}
             logger.warning("Title not made", extra=fields)
-        except Exception:
+        except (Exception, SystemExit, KeyboardInterrupt):  # asyncio lets the latter end the process
             logger.exception("Title not made", extra={"conversation_id": turn.conversation_id})
 
     async def _make_title(self, turn: Turn, end_user: str) -> None:

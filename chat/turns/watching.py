@@ -344,13 +344,16 @@ class Hub:
     def _deliver(self, entries: list[Entry]) -> None:
         now = monotonic()
         for entry in entries:
-            for watcher in self._watchers.get(entry.turn, ()):
-                if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
-                    watcher.last_heard_at = now
-                watcher.receive(entry)
-            if entry.kind in (EntryKind.OPENED, EntryKind.END) and entry.text:
-                for listener in tuple(self._listeners.get(int(entry.text), ())):
-                    listener(entry)
+            try:
+                for watcher in self._watchers.get(entry.turn, ()):
+                    if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
+                        watcher.last_heard_at = now
+                    watcher.receive(entry)
+                if entry.kind in (EntryKind.OPENED, EntryKind.END) and entry.text:
+                    for listener in tuple(self._listeners.get(int(entry.text), ())):
+                        listener(entry)
+            except Exception:  # of one turn: the readers of the others get theirs
+                logger.exception("Entry not delivered")
 
     def _check_silence(self) -> None:
         """Mark watchers that have heard nothing for long, and tell those whose turn is queued their position."""

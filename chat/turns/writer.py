@@ -26,6 +26,7 @@ from chat.turns.log import (
 )
 from core.lua import Value
 from core.threads import cancel_and_wait, in_thread
+from core.unicode import mend
 from history import progress
 from history.models import Turn
 
@@ -46,12 +47,14 @@ MAX_TURNS_PER_SCRIPT = 500
 class LiveText:
     """The text of one turn while this runner writes it: all of it, and how much of it the log has.
 
-    `outcome_logged` and `lost` are done when the log has the outcome, and when another runner has the turn.
+    `outcome_logged` and `lost` are done when the log has the outcome, and when another runner has the turn; `broken`
+    has an exception when its text cannot be written.
     """
 
     __slots__ = (
-        *("begun", "gen", "has_claimed_next", "is_dirty", "is_rewriting", "is_uncertain", "keys", "log_length"),
+        *("begun", "broken", "gen", "has_claimed_next", "is_dirty", "is_rewriting", "is_uncertain", "keys"),
         *(
+            "log_length",
             "lost",
             "outcome",
             "outcome_logged",
@@ -77,6 +80,7 @@ class LiveText:
         loop = asyncio.get_running_loop()
         self.outcome_logged: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[None] = loop.create_future()
+        self.broken: asyncio.Future[None] = loop.create_future()
         self.begun = ""  # who answers, as encode_begun wrote it
         self.outcome = ""  # how it ended, as encode_outcome wrote it
         self.is_uncertain = False  # what the log holds is unknown, or gone
@@ -98,11 +102,11 @@ class LiveText:
 
     @property
     def text(self) -> str:
-        return "".join(self._parts[EntryKind.TEXT])
+        return mend("".join(self._parts[EntryKind.TEXT]))
 
     @property
     def reasoning(self) -> str:
-        return "".join(self._parts[EntryKind.REASONING])
+        return mend("".join(self._parts[EntryKind.REASONING]))
 
     @property
     def is_empty(self) -> bool:
@@ -129,15 +133,16 @@ class LiveText:
     def take_pending(self) -> list[Entry]:
         """Return what the log does not have, now on its way: who answers, then reasoning, text, and how it ended."""
         turn = self.turn.pk.bytes
-        entries = []
+        entries, pending_parts = [], [0, 0]
         if self.begun and self.is_unsent:
             entries.append(Entry(turn, EntryKind.BEGUN, self.gen, 0, self.begun))
         for kind in (EntryKind.REASONING, EntryKind.TEXT):
             if new := self._parts[kind][self._sent_parts[kind] :]:
                 entries.append(Entry(turn, kind, self.gen, self._sent_characters[kind], "".join(new)))
-            self._pending_parts[kind] = len(self._parts[kind])
+            pending_parts[kind] = len(self._parts[kind])
         if self.outcome and not self._has_sent_outcome:
             entries.append(Entry(turn, EntryKind.OUTCOME, self.gen, 0, self.outcome))
+        self._pending_parts = pending_parts
         return entries
 
     def mark_sent(self, entries: list[Entry]) -> None:
@@ -151,6 +156,14 @@ class LiveText:
                 self._has_sent_outcome = True
                 if not self.outcome_logged.done():
                     self.outcome_logged.set_result(None)
+
+    def break_off(self, error: Exception) -> None:
+        """Drop what is not on its way into the log, as it cannot be written; the turn ends with `error`."""
+        for parts, pending in zip(self._parts, self._pending_parts, strict=True):
+            del parts[pending:]
+        if not self.broken.done():
+            self.broken.set_exception(error)
+            self.broken.exception()  # seen: whoever answers the turn may be gone
 
     def mark_lost(self) -> None:
         if not self.lost.done():
@@ -266,7 +279,18 @@ class LogWriter:
             self._start_rewrite(uncertain)
 
     async def _append_batch(self, batch: list[LiveText], now: float) -> None:
-        pending = [(live, live.take_pending()) for live in batch]
+        pending: list[tuple[LiveText, list[Entry]]] = []
+        encoded: list[Value] = []
+        for live in batch:
+            try:
+                entries = live.take_pending()
+                encoded += [encode_entry(entry) for entry in entries]
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one turn, the others are written
+                live.break_off(error)
+            else:
+                pending.append((live, entries))
+        if not pending:
+            return
         appends = [
             Append(
                 *live.keys,
@@ -277,10 +301,8 @@ class LogWriter:
             )
             for live, entries in pending
         ]
-        encoded: list[Value] = [encode_appends(appends)]
-        encoded += [encode_entry(entry) for _live, entries in pending for entry in entries]
         try:
-            answers = await self._append(encoded)
+            answers = await self._append([encode_appends(appends), *encoded])
         except (RedisError, OSError) as error:
             # Whether these entries arrived is unknown: appended again they could be there twice.
             logger.warning("Log unreachable", extra={"turns": len(batch), "error": type(error).__name__})

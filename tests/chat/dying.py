@@ -1,5 +1,6 @@
 """What is left when a process dies, and what happens meanwhile in another."""
 
+import asyncio
 import datetime as dt
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from billing.models import Reservation
 from chat.models import LanguageModel
 from chat.turns import log
 from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry
+from chat.turns.runner import Runner
 from core.redis_clients import sync_redis
 from history import progress
 from history.models import Turn
@@ -36,6 +38,12 @@ def elsewhere(happen: Callable[[], Any]) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+
+
+def kill(runner: Runner, running: "asyncio.Task[None]") -> None:
+    """End a runner of this loop as kill -9 would: wherever its turns are, they write nothing more, to no store."""
+    for task in (*runner._tasks.values(), running):
+        task.cancel()
 
 
 def lose_runner(turn: Turn, text: str = "") -> Turn:

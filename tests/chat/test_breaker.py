@@ -17,12 +17,15 @@ from chat.llm.breaker import (
     Report,
     api_key_digest,
     breaker_id,
+    may_be_the_questions,
     split_breaker_id,
     verdict_on,
 )
+from chat.llm.health.counters import Probe, save_probe
 from chat.llm.providers import errors
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
+from core.threads import in_thread
 from tests.chat.relay import relayed_redis
 
 ONE = "openai:0a0b0c0d:llama3:8b"
@@ -271,6 +274,77 @@ async def test_what_is_over_is_cleared_away(ours: Breakers, redis: Redis, short:
 )
 def test_what_an_error_says_of_a_breaker(error: ProviderError, has_begun: bool, verdict: tuple[str, int]):
     assert verdict_on(error, has_begun=has_begun) == verdict
+
+
+# --- What a question did ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "may_be"),
+    [
+        (errors.NotReached(), False),
+        (errors.AuthenticationFailed(status=401), False),
+        (errors.PermissionRefused(status=402), False),
+        (errors.ProviderRateLimited(status=429), False),
+        (errors.Overloaded(status=502), False),
+        (errors.Overloaded(status=503), False),
+        (errors.Overloaded(status=529), False),
+        (errors.Overloaded(status=500), True),
+        (errors.Overloaded(), True),
+        (errors.TimedOut(), True),
+        (errors.TimedOut(status=504), True),
+        (errors.ConnectionFailed(), True),
+        (errors.BadResponse(), True),
+        (errors.Truncated(), True),
+        (errors.PermissionRefused(status=403), True),
+        (errors.ModelNotFound(status=404), True),
+    ],
+    ids=repr,
+)
+def test_what_may_be_the_questions_fault(error: ProviderError, may_be: bool):
+    assert may_be_the_questions(error) == may_be
+
+
+async def test_a_question_that_fails_again_and_again_opens_nothing(ours: Breakers):
+    await tell(ours, *["failure"] * 20, asked=("question", "conversation"))
+    await tell(ours, *["failure"] * 20, asked=("question", "another conversation"))
+    await tell(ours, *["failure"] * 20, asked=("another question", "conversation"))
+    assert await opened(ours) is None
+    await tell(ours, *["failure"] * 4)
+    assert await opened(ours) is not None  # it was one of five
+
+
+async def test_a_question_that_fails_while_others_are_answered_opens_nothing(ours: Breakers):
+    for _ in range(20):
+        await tell(ours, "failure", asked=("question", "conversation"))
+        await tell(ours, "success")
+    assert await opened(ours) is None
+
+
+async def test_five_questions_that_fail_open_it(ours: Breakers):
+    for number in range(5):
+        assert await opened(ours) is None
+        await tell(ours, "failure", asked=(f"question {number}", f"conversation {number}"))
+    assert await opened(ours) is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds_ago", "opens"),
+    [("timeout", 10, True), ("timeout", 400, False), ("", 10, False), ("permission", 10, False)],
+)
+async def test_what_the_probe_confirms_is_no_questions_fault(
+    ours: Breakers, redis: Redis, code: str, seconds_ago: float, opens: bool
+):
+    await in_thread(save_probe, "openai", Probe(code, time.time() - seconds_ago))
+    await tell(ours, *["failure"] * 5, asked=("question", "conversation"))
+    assert (await opened(ours) is not None) == opens
+
+
+async def test_a_refusal_that_a_second_question_meets_opens_it(ours: Breakers):
+    await tell(ours, *["unusable"] * 3, asked=("question", "conversation"), code="permission")
+    assert await opened(ours) is None
+    await tell(ours, "unusable", asked=("another", "elsewhere"), code="permission")
+    assert (await seen(ours)).code == "permission"
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------

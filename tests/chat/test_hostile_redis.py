@@ -10,7 +10,7 @@ from accounts.models import User
 from billing import metering
 from chat.turns import leases, log, sweeping
 from chat.turns.leases import Taken, take_lease
-from chat.turns.log import Entry, EntryKind, encode_entry
+from chat.turns.log import Entry, EntryKind, encode_entries, encode_entry
 from chat.turns.queue import QUEUE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
@@ -19,6 +19,7 @@ from history import progress
 from history.models import Turn
 from tests.chat.asking import aask, is_held, saved
 from tests.chat.conftest import running
+from tests.chat.writing import follow, writing
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -89,6 +90,22 @@ async def test_a_queue_that_is_none_is_asked_for_seldom(redis: Redis, runner: Ru
     await asyncio.sleep(1)
     assert (await redis.info("commandstats")).get("cmdstat_xreadgroup", {"calls": 0})["calls"] < 10
     await redis.delete(QUEUE)
+
+
+async def test_an_entry_that_nobody_can_deliver_keeps_no_reader_waiting(
+    redis: Redis, carla: User, caplog: pytest.LogCaptureFixture
+):
+    """It comes in one message with what another turn's reader waits for."""
+    turn = await aask(carla)
+    hostile = Entry(b"0" * 16, EntryKind.END, 1, 0, "nobody")
+    async with writing(redis, turn) as it:
+        reader = asyncio.create_task(follow(turn))
+        await it.say_and_wait("hola")
+        text = Entry(turn.pk.bytes, EntryKind.TEXT, 1, 4, " mundo")
+        await redis.publish(log.WAKE_UPS, encode_entries([hostile, text]))
+        await redis.publish(log.WAKE_UPS, encode_entries([Entry(turn.pk.bytes, EntryKind.END, 1, 10, str(carla.pk))]))
+        assert (await reader).text == "hola mundo"
+    assert "Live text broke" not in [record.message for record in caplog.records]
 
 
 async def test_a_mark_without_an_end_does_not_make_an_orphan_old(redis: Redis, carla: User):

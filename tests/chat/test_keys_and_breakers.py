@@ -69,10 +69,13 @@ def candidate(url: str, name: str = "m", *keys: str, window: int = 8_000) -> Can
     )
 
 
-async def answer(*candidates: Candidate, cache_key: str = "") -> tuple[AnswerStarted | None, str, ProviderError | None]:
+async def answer(
+    *candidates: Candidate, cache_key: str = "", question: str = "one two three", end_user: str = ""
+) -> tuple[AnswerStarted | None, str, ProviderError | None]:
     """Return who answered, the text, and the error if there was one, once everything is reported."""
     who, text, error = None, "", None
-    prompt = AnswerRequest(messages=(Message("user", "one two three"),), max_output=100, cache_key=cache_key)
+    messages = (Message("user", question),)
+    prompt = AnswerRequest(messages=messages, max_output=100, cache_key=cache_key, end_user=end_user)
     try:
         async for event in dispatch.answer_with_failover(list(candidates), prompt):
             match event:
@@ -109,12 +112,19 @@ async def test_a_key_that_was_told_to_wait_is_followed_by_the_next(doorman: Door
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("status", ["401", "403"])
-async def test_a_key_that_is_refused_is_followed_by_the_next_and_not_asked_again(doorman: Doorman, status: str):
-    served = candidate(doorman.url, "m", f"sk-{status}", "sk-good")
+async def test_a_key_that_is_refused_is_followed_by_the_next_and_not_asked_again(doorman: Doorman):
+    served = candidate(doorman.url, "m", "sk-401", "sk-good")
     for _ in range(3):
         assert (await answer(served))[1] == "hi"
-    assert doorman.asked == [f"sk-{status}", *["sk-good"] * 3]
+    assert doorman.asked == ["sk-401", *["sk-good"] * 3]
+
+
+async def test_a_key_without_rights_is_asked_for_one_question_more(doorman: Doorman):
+    """The first one may be what a filter in front of the model refused."""
+    served = candidate(doorman.url, "m", "sk-403", "sk-good")
+    for question in ("one", "one", "two", "three"):
+        assert (await answer(served, question=question))[1] == "hi"
+    assert doorman.asked == [*["sk-403", "sk-good"] * 3, "sk-good"]
 
 
 async def test_a_weakness_of_the_provider_is_not_tried_with_every_key(doorman: Doorman):
@@ -210,6 +220,50 @@ async def test_what_is_not_the_providers_fault_opens_nothing(redis: Redis, provi
     for _ in range(12):
         await answer(candidate(provider.url, name))
     assert await redis.hlen(OPEN_BREAKERS) == 0
+
+
+POISON = ("status-500", "status-404", "fake-5t-0ms-rubbish0", "fake-0t-0ms-nofinish", "fake-5t-1ms-f0-cut2", "hang")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """What failed is tried again at once, and nobody is waited for."""
+    monkeypatch.setattr(dispatch.random, "uniform", lambda *_: 0.0)
+    settings.FIRST_TOKEN_SECONDS = 0.05
+
+
+@pytest.mark.parametrize("name", POISON)
+async def test_one_persons_question_takes_a_model_from_nobody(
+    redis: Redis, provider: FakeProvider, hasty: None, name: str
+):
+    """Whether it is asked again in one conversation, as a follow-up, or in new ones."""
+    model = candidate(provider.url, name)
+    for number in range(6):
+        assert (await answer(model, end_user="carla", cache_key=f"conversation {number}"))[2]
+        assert (await answer(model, end_user="carla", cache_key="conversation 0", question=f"and {number}?"))[2]
+        assert await redis.hlen(OPEN_BREAKERS) == 0
+
+
+@pytest.mark.parametrize("name", ["status-503", "status-429", "html-502", "nobody"])
+async def test_a_provider_that_is_down_is_passed_over_as_soon_as_one_person_met_it_five_times(
+    redis: Redis, provider: FakeProvider, hasty: None, name: str
+):
+    model = candidate("http://127.0.0.1:1" if name == "nobody" else provider.url, name)
+    for attempts in (2, 4):
+        await answer(model, end_user="carla", cache_key="conversation")
+        assert await redis.hlen(OPEN_BREAKERS) == 0, attempts
+    await answer(model, end_user="carla", cache_key="conversation")
+    assert await redis.hkeys(OPEN_BREAKERS) == [breaker_id(model.provider, name).encode()]
+
+
+async def test_the_same_question_of_five_people_says_that_the_provider_is_ill(
+    redis: Redis, provider: FakeProvider, hasty: None
+):
+    model = candidate(provider.url, "status-500")
+    for number in range(5):
+        assert await redis.hlen(OPEN_BREAKERS) == 0
+        await answer(model, end_user=f"person {number}", cache_key=f"conversation {number}")
+    assert await redis.hlen(OPEN_BREAKERS) == 1
 
 
 async def test_what_is_stopped_opens_nothing(redis: Redis, provider: FakeProvider):

@@ -11,9 +11,9 @@ from email.utils import format_datetime
 import pytest
 from pytest_django import Settings
 
-from chat.llm.providers import openai_chat
+from chat.llm.providers import http, openai_chat
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, Provider, TokenUsage
-from chat.llm.providers.errors import ProviderError
+from chat.llm.providers.errors import NotReached, ProviderError
 from chat.llm.providers.http import close_session
 from chat.provider_registry import KNOWN_PROVIDERS
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
@@ -328,6 +328,13 @@ async def test_a_refused_connection(provider: FakeProvider):
 async def test_a_host_that_does_not_exist():
     _, error = await failure_of(request_for("m", "http://127.0.0.1:1/v1"))
     assert error.code == "connection"
+    assert isinstance(error, NotReached)
+
+
+async def test_a_connection_that_takes_too_long_to_make(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http, "CONNECT_SECONDS", 1e-9)
+    _, error = await failure_of(request_for("fake-3t-0ms", provider.url))
+    assert isinstance(error, NotReached)
 
 
 async def test_an_answer_that_is_not_http():
@@ -352,6 +359,7 @@ async def test_a_page_with_status_200_is_no_answer():
         ('{"code":"context_length_exceeded"}', "context_exceeded"),
         ('{"type":"exceed_context_size_error"}', "context_exceeded"),
         ('{"message":"This model\'s maximum context length is 10 tokens"}', "context_exceeded"),
+        ('{"message":"Request too large for m on tokens per min (TPM): Limit 1, Requested 9"}', "context_exceeded"),
         ('{"code":"content_filter"}', "content_filter"),
         ('{"code":"insufficient_quota"}', "permission"),
         ('{"code":502,"message":"Provider returned error"}', "overloaded"),

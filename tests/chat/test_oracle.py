@@ -1,14 +1,15 @@
 """The official SDK as the oracle: against the same provider it reads the same text, usage, finish and kind of error."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import astuple, replace
 
 import pytest
 from pytest_django import Settings
 
 from chat.llm.providers import ADAPTERS, openai_chat, sdk
-from chat.llm.providers.base import Message, ModelRequest, Provider
+from chat.llm.providers.base import Delta, Event, Message, ModelRequest, Provider
+from chat.llm.providers.errors import NotReached
 from chat.llm.providers.http import close_session
 from testbed.provider import FakeProvider, Script, expected_reasoning, expected_text
 from tests.chat.reading import Read, read
@@ -122,6 +123,28 @@ async def test_a_fault_is_the_kind_of_error_the_sdk_raises(provider: FakeProvide
     ours, theirs = await by_adapter(model, provider.url), await by_sdk(model, provider.url)
     assert ours.error == theirs.error != ""
     assert theirs.text.startswith(ours.text)
+
+
+async def test_an_sdk_says_that_a_provider_could_not_be_reached(served_by: Provider):
+    for provider in (served_by, request_for("m", "").provider):
+        request = replace(request_for("m", ""), provider=replace(provider, base_url="http://127.0.0.1:1/v1"))
+        with pytest.raises(NotReached):
+            await anext(sdk.stream(request))
+
+
+async def test_an_sdk_that_panics_is_an_answer_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch):
+    """What Rust's panics become is no Exception; nobody would wait for the answer's end any more."""
+
+    class PanicException(BaseException):
+        pass
+
+    async def panic(_request: ModelRequest) -> AsyncGenerator[Event]:
+        yield Delta("hi")
+        raise PanicException
+
+    monkeypatch.setitem(sdk._STREAMS, "openai_chat", panic)
+    found = await by_sdk("any", "")
+    assert (found.text, found.error) == ("hi", "bad_response")
 
 
 DIALECTS = {"anthropic_messages": "", "gemini": "/v1beta"}

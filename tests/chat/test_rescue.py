@@ -1,32 +1,40 @@
 """A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
+from django.db import OperationalError
 from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
 from billing import metering
 from billing.models import Reservation
+from chat.llm.health.alerts import Alert, list_alerts
 from chat.llm.pricing import Stamp, price_of, read_stamp
+from chat.llm.providers import ADAPTERS
+from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.models import LanguageModel
-from chat.turns import leases, log
+from chat.turns import leases, log, presence
 from chat.turns import runner as runner_module
+from chat.turns import writer as writer_module
 from chat.turns.closing import can_continue
 from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry, encode_outcome
 from chat.turns.outcomes import priced_outcome
 from chat.turns.queue import GROUP, QUEUE
-from chat.turns.rescue import close_without_runner, outcome_from_log
+from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log
+from chat.turns.runner import Runner
 from core.threads import in_thread
 from history import progress
-from history.models import Turn
+from history.models import Turn, new_id
 from history.progress import Outcome
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
+from tests.chat.dying import kill
 from tests.chat.test_stamps import SCRIPTED, edit
 from tests.chat.writing import follow
 
@@ -43,14 +51,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
 
 @pytest.fixture
 def die(redis: Redis) -> Die:
-    """Return a function with which a runner takes a turn, writes `entries` into its log, and is never seen again."""
+    """Return a function with which a runner takes a turn, writes `entries` into its log, and is never seen again.
 
-    async def die(turn: Turn, *entries: tuple[EntryKind, str], deaths: int = 1) -> Turn:
+    With more `deaths` so many runners do, one after the other.
+    """
+
+    async def die(turn: Turn, *entries: tuple[EntryKind, str], deaths: int = 1, is_claimed: bool = True) -> Turn:
         if not await redis.exists(QUEUE) or not await redis.xinfo_groups(QUEUE):
             await redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
         await redis.xreadgroup(GROUP, "dead", {QUEUE: ">"})
         for _ in range(deaths):
-            assert await in_thread(progress.claim, turn)
+            await presence.board_turn(redis, turn.pk, f"dead-{new_id()}")
+            assert not is_claimed or await in_thread(progress.claim, turn)
         at = {EntryKind.TEXT: 0, EntryKind.REASONING: 0}
         for kind, text in entries:
             entry = Entry(turn.pk.bytes, kind, turn.gen, at.get(kind, 0), text)
@@ -269,19 +281,120 @@ async def test_an_answer_that_was_saved_and_not_announced_is_announced(redis: Re
     await in_thread(metering.release, turn.pk)
 
 
-async def test_three_deaths_without_a_word_are_enough(redis: Redis, carla: User, die: Die):
-    turn = await die(await aask(carla, "say:hola"), deaths=3)
+@pytest.mark.parametrize("is_claimed", [True, False], ids=["claimed", "before they claimed it"])
+async def test_what_two_runners_died_with_is_given_to_no_third(redis: Redis, carla: User, die: Die, is_claimed: bool):
+    turn = await die(await aask(carla, "say:hola"), deaths=2, is_claimed=is_claimed)
     async with running():
+        reading = await follow(turn)
         turn = await closed(turn)
-    assert (turn.status, turn.error, turn.gen, turn.cost_micros) == ("failed", "runner_lost", 3, None)
+    assert (turn.status, turn.error, turn.gen, turn.cost_micros) == ("failed", "given_up", 2 * is_claimed, None)
     assert (await in_thread(reservation_of, turn)).state == Reservation.State.RELEASED
+    assert reading.text == ""
+    assert await redis.xlen(QUEUE) == 0
+    alert = await eventually(lambda: in_thread(alert_of_given_up))
+    assert alert.fields == {"turn_id": str(turn.pk), "model": "scripted"}
+    assert "hola" not in repr(alert)
 
 
-async def test_two_deaths_are_not(redis: Redis, carla: User, die: Die):
-    turn = await die(await aask(carla, "say:hola"), deaths=2)
+def alert_of_given_up() -> Alert | None:
+    return next((alert for alert in list_alerts() if alert.subject == "runners:given_up:scripted"), None)
+
+
+async def test_what_one_runner_died_with_runs_again(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"))
     async with running():
         turn = await closed(turn)
-    assert (turn.status, turn.gen) == ("completed", 3)
+    assert (turn.status, turn.gen) == ("completed", 2)
+    assert not await redis.exists(presence.aboard_key(turn.pk))
+    assert alert_of_given_up() is None
+
+
+async def test_runners_that_were_told_to_stop_did_not_die(redis: Redis, carla: User, die: Die):
+    """Two are killed while they drain, one without warning; the fourth answers."""
+    turn = await aask(carla, "wait:0.5 say:hola")
+
+    async def is_aboard() -> bool:
+        return bool(await redis.exists(presence.aboard_key(turn.pk)))
+
+    async def is_left() -> bool:
+        return not await is_aboard()
+
+    for _ in range(2):
+        stopping, runner = asyncio.Event(), Runner()
+        task = asyncio.create_task(runner.run(stopping))
+        await eventually(is_aboard)
+        stopping.set()
+        await eventually(is_left)
+        kill(runner, task)
+    await die(await in_thread(saved, turn))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.answer) == ("completed", "hola ")
+
+
+async def test_a_runner_that_left_a_turn_for_later_did_not_die(
+    redis: Redis, carla: User, die: Die, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> bool:
+        raise OperationalError("away")
+
+    turn = await die(await aask(carla, "say:hola"))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "RETRY_PAUSES_SECONDS", ())
+        patch.setattr(progress, "claim", fail)
+        async with running() as runner:
+            await eventually(lambda: redis.sismember(presence.aboard_key(turn.pk), runner.name))
+            await eventually(lambda: asyncio.sleep(0, not runner._tasks))
+    async with running():
+        assert (await closed(turn)).status == "completed"
+
+
+async def test_a_turn_that_claims_too_often_ends_though_redis_forgot_who_died(redis: Redis, carla: User, die: Die):
+    turn = await die(await aask(carla, "say:hola"), deaths=MAX_GENERATIONS)
+    await redis.delete(presence.aboard_key(turn.pk))
+    async with running():
+        turn = await closed(turn)
+    assert (turn.status, turn.error, turn.cost_micros) == ("failed", "runner_lost", None)
+
+
+async def test_a_question_that_kills_its_runners_is_given_up_and_those_beside_it_are_answered(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """All six are silent when the first runner dies. The second runs those it had on board one by one."""
+    asked: list[str] = []
+    ours: list[tuple[Runner, asyncio.Task[None]]] = []
+
+    async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+        question = request.messages[-1].text
+        asked.append(question)
+        await asyncio.sleep(0.1)
+        if question == "poison":
+            kill(*ours.pop())
+        await asyncio.sleep(0.2)
+        yield Delta(question)
+        yield Finish("stop", None)
+
+    monkeypatch.setitem(ADAPTERS, "scripted", stream)
+    monkeypatch.setattr(writer_module, "LEASE_MS", leases.LEASE_MS)
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    healthy = [await aask(carla, f"healthy {number}") for number in range(3)]
+    poison = await aask(carla, "poison")
+    healthy += [await aask(carla, f"healthy {number}") for number in range(3, 5)]
+    died = 0
+    while not (found := [await in_thread(saved, turn) for turn in (poison, *healthy)]) or any(
+        turn.is_open for turn in found
+    ):
+        if not ours:
+            died += 1
+            runner = Runner()
+            ours.append((runner, asyncio.create_task(runner.run(asyncio.Event()))))
+        await asyncio.sleep(0.02)
+    kill(*ours.pop())
+    assert (found[0].status, found[0].error, found[0].cost_micros) == ("failed", "given_up", None)
+    assert [(turn.status, turn.answer) for turn in found[1:]] == [("completed", f"healthy {n}") for n in range(5)]
+    assert (asked.count("poison"), died) == (2, 3)
+    assert await eventually(lambda: in_thread(alert_of_given_up))
+    assert (await in_thread(reservation_of, poison)).state == Reservation.State.RELEASED
 
 
 async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User, die: Die):

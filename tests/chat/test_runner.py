@@ -18,6 +18,8 @@ from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.health.alerts import list_alerts
+from chat.llm.providers import ADAPTERS
+from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.turns import answering, claiming, ending, leases, log, presence, queue
@@ -539,6 +541,83 @@ async def test_nothing_private_is_logged(
     logged = " ".join(str(vars(record)) for record in caplog.records if record.name.startswith(("chat", "history")))
     for private in ("darkest", "t0 t1", "sk-secret-of-the-house", "Incorrect API key"):
         assert private not in logged
+
+
+# --- What one turn does to the others ---------------------------------------------------------------------------------
+
+
+async def odd(request: ModelRequest) -> AsyncGenerator[Event]:
+    """A provider whose answer to an odd question nobody can write, or whose library wants to end the process."""
+    match request.messages[-1].text:
+        case "surrogate":
+            yield Delta("a")
+            await asyncio.sleep(0.1)
+            yield Delta("b\ud83d", "h\ude00")
+        case "no text":
+            yield Delta("a")
+            await asyncio.sleep(0.1)
+            yield Delta(["b"])  # type: ignore[arg-type]
+            await asyncio.sleep(60)
+        case "no text at all":
+            yield Delta(["b"])  # type: ignore[arg-type]
+        case "exit":
+            yield Delta("a")
+            await asyncio.sleep(0.1)
+            raise SystemExit
+        case _:
+            for number in range(6):
+                yield Delta(f"{number} ")
+                await asyncio.sleep(0.05)
+    yield Finish("stop", None)
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "error", "answer"),
+    [
+        ("surrogate", "completed", "", "ab\ufffd"),
+        ("no text", "interrupted", "internal_error", "a"),
+        ("no text at all", "failed", "internal_error", ""),
+        ("exit", "interrupted", "internal_error", "a"),
+    ],
+)
+async def test_what_is_wrong_with_one_answer_is_no_others_affair(
+    redis: Redis,
+    runner: Runner,
+    carla: User,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    question: str,
+    status: str,
+    error: str,
+    answer: str,
+):
+    monkeypatch.setitem(ADAPTERS, "scripted", odd)
+    turns = [await aask(carla, text) for text in ("one", question, "two")]
+    reading = await follow(turns[1])
+    one, wrong, two = [await closed(turn) for turn in turns]
+    assert (wrong.status, wrong.error, wrong.answer) == (status, error, answer)
+    assert reading.text == answer
+    for healthy in (one, two):
+        assert (healthy.status, healthy.answer, healthy.gen) == ("completed", "0 1 2 3 4 5 ", 1)
+    assert "Loop broke" not in [record.message for record in caplog.records]
+    assert (wrong.gen, wrong.cost_micros is None) == (1, not answer)
+
+
+async def test_a_library_that_ends_the_process_while_a_turn_is_claimed_does_not(
+    redis: Redis, runner: Runner, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    claim = progress.claim
+
+    def leave(turn: Turn) -> bool:
+        if turn.question == "poison":
+            raise SystemExit
+        return claim(turn)
+
+    monkeypatch.setattr(progress, "claim", leave)
+    poison = await aask(carla, "poison")
+    assert (await closed(await aask(carla, "say:hola"))).status == "completed"
+    assert not await redis.exists(presence.aboard_key(poison.pk))
+    await stop_turn(await in_thread(saved, poison))
 
 
 # --- While it waited --------------------------------------------------------------------------------------------------

@@ -134,6 +134,21 @@ async def test_many_turns_share_a_script_and_not_a_fate(redis: Redis, carla: Use
     assert await texts(redis, turns[1]) == []
 
 
+async def test_a_log_that_is_none_costs_the_others_of_its_script_nothing(redis: Redis, carla: User):
+    turns = [await in_thread(ask, carla) for _ in range(2)]
+    async with writing(redis, turns[0]) as first, writing(redis, turns[1]) as second:
+        second.writer.close(second.live)
+        first.writer.open(second.live)
+        second.writer = first.writer
+        await redis.set(log.log_key(turns[0].pk), b"no log")
+        for it in (first, second):
+            it.say("hola")
+        await until(lambda: first.live.gen == 2 and not first.live.is_unsent)
+        await arrives(first)
+        await arrives(second)
+        assert second.live.gen == 1
+
+
 async def test_an_idle_turn_keeps_its_lease(redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
     async with writing(redis, turn) as it:

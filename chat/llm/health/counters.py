@@ -26,6 +26,8 @@ from chat.llm.breaker import (
     HOUR_MS,
     OPEN_BREAKERS,
     OPERATOR_CODES,
+    PROBES,
+    UNREACHABLE_CODES,
     OpenBreaker,
     parse_open_breakers,
     split_breaker_id,
@@ -40,9 +42,6 @@ STEPS_PER_OCTAVE = 4
 """A median is right within a tenth."""
 MIN_SPEED_TOKENS, MIN_SPEED_SECONDS = 20, 0.2
 """A shorter answer has no speed."""
-PROBES = "health:probes"
-UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "timeout"))
-"""Codes of a probe that mean the provider answers nobody."""
 PROVIDER_FAULT_CODES = FAILURE_CODES | OPERATOR_CODES
 
 BreakerKey = tuple[str, str, str]

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from redis.exceptions import RedisError
 
-from chat.llm.breaker import HOUR_MS, OpenBreaker, api_key_digest
+from chat.llm.breaker import HOUR_MS, PROBE_VALID_SECONDS, OpenBreaker, api_key_digest
 from chat.llm.catalog import list_offered
 from chat.llm.health.counters import BreakerKey, Counts, Probe, Tally, read_counts, read_open_breakers, tally_of
 from chat.llm.providers import list_providers
@@ -19,7 +19,6 @@ DEGRADED_SHARE, UNAVAILABLE_SHARE = 0.1, 0.5
 """Of the attempts, or of the probes, that failed."""
 MIN_FAILED = 2
 """One failure may be chance."""
-PROBE_VALID_SECONDS = 300
 UNAVAILABLE_CACHED_SECONDS, OVERVIEW_CACHED_SECONDS = 1.0, 5.0
 
 State: TypeAlias = Literal["operational", "degraded", "unavailable", "unknown"]

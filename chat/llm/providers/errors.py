@@ -45,6 +45,10 @@ class ConnectionFailed(ProviderError):
     retryable = True
 
 
+class NotReached(ConnectionFailed):
+    """No connection could be made: nothing was asked."""
+
+
 class PromptTooLong(ProviderError):
     code = "context_exceeded"
 

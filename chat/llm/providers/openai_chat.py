@@ -189,7 +189,8 @@ def _parse_error(error: Any, *, status: int | None, retry_after: float | None = 
     fields = error if isinstance(error, dict) else {}
     codes = {str(fields.get("code", "")), str(fields.get("type", ""))}
     message = str(fields.get("message", "")).lower()
-    if codes & {"context_length_exceeded", "exceed_context_size_error"} or "maximum context length" in message:
+    too_long = "maximum context length" in message or "request too large" in message  # the latter for a minute's tokens
+    if too_long or codes & {"context_length_exceeded", "exceed_context_size_error"}:
         return PromptTooLong(status=status)
     if "insufficient_quota" in codes:  # no credit left: waiting does not help
         return PermissionRefused(status=status)

@@ -22,6 +22,7 @@ from chat.llm.providers.errors import (
     BadResponse,
     ConnectionFailed,
     ContentFiltered,
+    NotReached,
     Overloaded,
     PermissionRefused,
     PromptTooLong,
@@ -102,7 +103,9 @@ async def _pump(request: ModelRequest, events: "asyncio.Queue[Event | ProviderEr
         async with aclosing(_STREAMS[request.provider.adapter](request)) as sdk_events:
             async for event in sdk_events:
                 events.put_nowait(event)
-    except Exception as error:  # noqa: BLE001  what they raise has no common class
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001  what they raise has no common class: a panic of Rust's is no Exception
         events.put_nowait(_error_of(error))
     else:
         events.put_nowait(None)
@@ -289,16 +292,23 @@ _ERROR_BY_CLASS: dict[str, type[ProviderError]] = {
     "ValidationError": BadResponse,
 }
 _SDK_PACKAGES = frozenset(("openai", "anthropic", "google", "httpx2", "json", "pydantic", "pydantic_core"))
-_TOO_LONG_PHRASES = ("prompt is too long", "maximum context length", "exceeds the maximum number of tokens")
+_TOO_LONG_PHRASES = (
+    "prompt is too long",
+    "maximum context length",
+    "exceeds the maximum number of tokens",
+    "request too large",
+)
 
 
-def _error_of(error: Exception) -> ProviderError:
+def _error_of(error: BaseException) -> ProviderError:
     """Return our error for one of an SDK: by its class, codes, status, and by phrases where there is no code."""
     if isinstance(error, ProviderError):
         return error
     if type(error).__module__.partition(".")[0] not in _SDK_PACKAGES:
         logger.error("An SDK broke", extra={"error": type(error).__name__})  # its text may be a provider's
         return BadResponse()
+    if {type(error).__name__, type(error.__cause__).__name__} & {"ConnectError", "ConnectTimeout"}:
+        return NotReached()
     for kind in type(error).__mro__:
         if error_class := _ERROR_BY_CLASS.get(kind.__name__):
             return error_class()
@@ -325,7 +335,7 @@ def _error_of(error: Exception) -> ProviderError:
     return Overloaded()  # an error event inside a stream
 
 
-def _retry_after_of(error: Exception) -> float | None:
+def _retry_after_of(error: BaseException) -> float | None:
     """Return the seconds to wait: by the header, or for Google by the body."""
     header = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     seconds = retry_after_of(header)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from chat.llm.providers import http
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
-from chat.llm.providers.errors import BadResponse, ConnectionFailed, ProviderError, TimedOut, Truncated
+from chat.llm.providers.errors import BadResponse, ConnectionFailed, NotReached, ProviderError, TimedOut, Truncated
 from chat.llm.providers.sse import SseDecoder
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
@@ -95,6 +95,8 @@ async def stream_answer(
                 yield delta
             if answer.error:
                 raise answer.error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise NotReached from error
     except TimeoutError as error:
         raise TimedOut from error
     except (aiohttp.ClientError, ConnectionError) as error:
