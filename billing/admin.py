@@ -96,9 +96,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         "output_tokens",
         "source",
         "cost_micros",
+        "above_because",
         "spent_micros",
     )
-    list_filter = ("source", "label")
+    list_filter = ("source", "above_because", "label")
     list_select_related = ("period__account__user",)
     search_fields = ("period__account__user__email", "=reservation__id")
     date_hierarchy = "recorded_at"

@@ -2,14 +2,16 @@
 
 The invariants, tested in tests/billing/test_metering.py on SQLite and PostgreSQL: a period's `reserved_micros` is the
 sum of its held reservations, `used_micros` the sum of its records, and a reservation is admitted only if used +
-reserved + amount <= allowance. Each key is settled or released once. The counters of a supplier's day
+reserved + amount <= allowance. Each key is settled or released once, and for no more than was reserved, unless its
+record says why. The counters of a supplier's day
 (billing/spending.py) are changed in the same transactions.
 """
 
 import datetime as dt
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -25,6 +27,8 @@ from billing.spending import SupplierHold
 from core import rows
 from core.errors import Conflict
 from core.sweeps import iterate_pages
+
+logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 """How often a reservation is tried, when what it was refused for is over a moment later."""
@@ -84,10 +88,20 @@ def reserve(
     return True
 
 
-def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str, supplier: str = "", spent_micros: int = 0) -> bool:
+def settle(
+    key: UUID,
+    *,
+    cost_micros: int,
+    usage: Usage,
+    label: str,
+    supplier: str = "",
+    spent_micros: int = 0,
+    above_because: Literal["input"] | None = None,
+) -> bool:
     """Record, once, what the work under `key` cost and what `supplier` charges us; return whether this call did it.
 
-    Work whose reservation was released is recorded too: it was done. A cost above the reservation is recorded in full.
+    Work whose reservation was released is recorded too: it was done. A cost above the reservation is charged only with
+    a reason, which is recorded; without one the reservation is what is charged.
     """
     spending_id = spending.id_of_today(supplier) if spent_micros else None
     with transaction.atomic():
@@ -101,6 +115,11 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str, supplier: s
             if not was_held:
                 _change_state(key, Reservation.State.RELEASED, Reservation.State.SETTLED)
         assert reservation is not None
+        is_above = cost_micros > reservation.amount_micros
+        if is_above and not above_because:
+            figures = {"cost_micros": cost_micros, "reserved_micros": reservation.amount_micros}
+            logger.error("Cost above its reservation without a reason", extra={"key": key, **figures})
+            cost_micros = reservation.amount_micros
         rows.insert(
             UsageRecord(
                 reservation_id=reservation.pk,  # the object itself would make a reference cycle
@@ -112,6 +131,7 @@ def settle(key: UUID, *, cost_micros: int, usage: Usage, label: str, supplier: s
                 output_tokens=usage.output,
                 source=usage.source,
                 cost_micros=cost_micros,
+                above_because=above_because if is_above else None,
                 spending_id=spending_id,
                 spent_micros=spent_micros,
             )

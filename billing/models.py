@@ -171,6 +171,11 @@ class UsageRecord(models.Model):
         PROVIDER = "provider", _("reported by the provider")
         ESTIMATED = "estimated", _("estimated")
 
+    class AboveBecause(models.TextChoices):
+        """Why a cost is above its reservation. There is no other reason."""
+
+        INPUT = "input", _("more input than estimated")
+
     reservation = models.OneToOneField(Reservation, models.PROTECT, related_name="record")
     period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records")
     label = models.CharField(_("what for"), max_length=120)
@@ -180,6 +185,9 @@ class UsageRecord(models.Model):
     output_tokens = models.PositiveIntegerField(_("output"), default=0)
     source = models.CharField(_("source"), max_length=9, choices=Source)
     cost_micros = models.BigIntegerField(_("cost"))
+    above_because = models.CharField(  # noqa: DJ001  null is also what a process writes that does not know it yet
+        _("why above its reservation"), max_length=9, choices=AboveBecause, null=True
+    )
     spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
     spent_micros = models.BigIntegerField(_("the supplier takes"), default=0)
     recorded_at = models.DateTimeField(_("at"), default=timezone.now, editable=False)

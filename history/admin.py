@@ -14,7 +14,15 @@ from history.models import Turn
 class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     fields = readonly_fields = (
         *("id", "owner_id", "conversation_id", "parent_id", "seq", "status", "gen", "requested_model", "model"),
-        *("provider", "max_output", "trimmed_turns", "input_tokens", "cache_read_tokens", "cache_write_tokens"),
+        *(
+            "provider",
+            "max_output",
+            "max_cost_micros",
+            "trimmed_turns",
+            "input_tokens",
+            "cache_read_tokens",
+            "cache_write_tokens",
+        ),
         *(
             "output_tokens",
             "reasoning_tokens",

@@ -70,6 +70,7 @@ class Turn(models.Model):
     `candidates` are the keys of the models that may answer, best first, `route` is the code of Auto's reason for them.
     `instead_of` is the model that should have answered and failed before its first token, `instead_because` the code
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
+    `max_cost_micros` is what was reserved for it, null where a process wrote it that does not know the field yet.
     """
 
     class Status(models.TextChoices):
@@ -108,6 +109,7 @@ class Turn(models.Model):
     instead_because = models.CharField(max_length=40, blank=True, default="")
     is_from_cache = models.BooleanField(_("from cache"), default=False)
     max_output = models.IntegerField(_("longest answer, tokens"))
+    max_cost_micros = models.BigIntegerField(_("reserved"), null=True)
     trimmed_turns = models.IntegerField(_("turns left out of the prompt"), default=0)
     input_tokens = models.IntegerField(_("input"), default=0)
     cache_read_tokens = models.IntegerField(default=0)

@@ -155,8 +155,11 @@ def write_stamp(stamp: Stamp) -> str:
 
 
 def read_stamp(text: str) -> Stamp | None:
-    """Return the stamp of a turn; None for one that has none."""
-    return msgspec.json.decode(text, type=Stamp) if text else None
+    """Return the stamp of a turn; None for one that has none, or none that can be read: the turn is shown without."""
+    try:
+        return msgspec.json.decode(text, type=Stamp) if text else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def write_price(price: Price) -> str:

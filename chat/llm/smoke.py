@@ -14,6 +14,7 @@ from chat.llm.pricing import cost_of, metered_usage, rates_with_markup
 from chat.llm.providers import ADAPTERS, sdk
 from chat.llm.providers.base import Delta, File, Finish, Message, ModelRequest, Stream
 from chat.llm.providers.errors import ProviderError
+from chat.llm.usage import doubt_about
 
 MAX_OUTPUT_TOKENS = 2_000
 """Enough for models that reason before they answer."""
@@ -137,7 +138,7 @@ async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal
         cache_key="smoke",
         end_user="smoke",
     )
-    text, reads, finish, error = "", 0, None, ""
+    text, reasoning, reads, finish, error = "", "", 0, None, ""
     begun = monotonic()
     first_seconds = 0.0
     try:
@@ -146,6 +147,7 @@ async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal
                 match event:
                     case Delta():
                         text += event.text
+                        reasoning += event.reasoning
                         reads += 1
                         first_seconds = first_seconds or monotonic() - begun
                     case Finish():
@@ -154,16 +156,19 @@ async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal
         error = f"error {caught.code}" + (f", status {caught.status}" if caught.status else "")
     except TimeoutError:
         error = f"no end after {ANSWER_TIMEOUT_SECONDS} s"
-    usage = finish.usage if finish else None
+    usage, doubt = finish.usage if finish else None, ""
+    if finish and usage:
+        shown, cap = (text, reasoning), request.max_output
+        doubt = doubt_about(finish, model=model, messages=request.messages, max_output=cap, shown=shown)
     cost_micros = None
-    if usage and model.is_priced:
+    if usage and not doubt and model.is_priced:
         cost_micros = cost_of(model, metered_usage(usage))
     return SmokeResult(
         provider=candidate.provider.slug,
         model=model.key,
         transport=transport,
         question=question.name,
-        differences=(error,) if error else tuple(_differences(question, text, reads, finish, cost_micros)),
+        differences=(error,) if error else tuple(_differences(question, text, reads, finish, cost_micros, doubt)),
         seconds=monotonic() - begun,
         first_seconds=first_seconds,
         tokens=(usage.input, usage.output) if usage else (0, 0),
@@ -172,7 +177,7 @@ async def _try(candidate: Candidate, question: SmokeQuestion, transport: Literal
 
 
 def _differences(
-    question: SmokeQuestion, text: str, reads: int, finish: Finish | None, cost_micros: int | None
+    question: SmokeQuestion, text: str, reads: int, finish: Finish | None, cost_micros: int | None, doubt: str
 ) -> list[str]:
     """Return what is not as it should be, in words."""
     differences = []
@@ -188,6 +193,8 @@ def _differences(
         differences.append("no usage")
     elif not (finish.usage.input and finish.usage.output):
         differences.append(f"usage is {finish.usage.input} in, {finish.usage.output} out")
+    if doubt:
+        differences.append(f"usage is not believed: {doubt}")
     if cost_micros is None:
         differences.append("cost is unknown")
     return differences

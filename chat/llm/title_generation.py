@@ -13,6 +13,7 @@ from chat.llm.catalog import Candidate, list_offered
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, max_cost, metered_usage
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, TokenUsage
+from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
 from chat.models import LanguageModel
 from core.unicode import normalise
 
@@ -86,16 +87,20 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
         effort=next(iter(model.efforts.split()), ""),
         end_user=end_user,
     )
-    text, usage, is_declined = "", None, False
+    text, reasoning, finish = "", "", None
     async with aclosing(stream_of(candidate.provider)(request)) as events:
         async for event in events:
             match event:
                 case Delta():
-                    text += event.text
+                    text, reasoning = text + event.text, reasoning + event.reasoning
+                    if len(text) + len(reasoning) > request.max_output * MAX_TOKEN_CHARACTERS:
+                        break  # it ignores its cap
                 case Finish():
-                    usage, is_declined = event.usage, event.reason not in ("stop", "length")
-    if usage is None:
-        usage = _estimate(request, text)
+                    finish = event
+    usage = believed_usage(
+        finish, model=model, messages=request.messages, max_output=request.max_output, shown=(text, reasoning)
+    ) or _estimate(request, text + reasoning)
+    is_declined = finish is not None and finish.reason not in ("stop", "length")
     return Title("" if is_declined else clean_title(text), usage, cost_of(model, metered_usage(usage)))
 
 
@@ -135,7 +140,7 @@ def _estimate(request: ModelRequest, text: str) -> TokenUsage:
         estimate_tokens(texts, bytes_per_token=SETTLE_BYTES_PER_TOKEN)
         for texts in ([message.text for message in request.messages], [text])
     ]
-    return TokenUsage(input=sizes[0], output=sizes[1])
+    return TokenUsage(input=sizes[0], output=min(sizes[1], request.max_output))
 
 
 def _printable(line: str) -> str:

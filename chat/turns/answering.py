@@ -18,6 +18,7 @@ from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish
 from chat.llm.providers.errors import ProviderError
+from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
 from chat.turns import answer_cache
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 FLUSH_PATIENCE_SECONDS = 10
 """How long a finished answer waits for an unreachable Redis before it is saved without it."""
 SAVE_PAUSES_SECONDS = (0.5, 2, 5)
-MAX_TOKEN_CHARACTERS = 32
-"""Characters a token, at most: a provider that ignores its cap is cut off at this many times the cap."""
 
 
 async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> bool:
@@ -62,7 +61,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
 
 
 async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
-    """Write the answer into `live` as it comes; raises what broke it off."""
+    """Write the answer into `live` as it comes; raises what broke it off. Who ignores its cap is cut off."""
     try:
         await _write_events(claimed, live, writer)
     except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the process, and every other turn
@@ -75,6 +74,10 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
         async for event in events:
             match event:
                 case Delta():
+                    claimed.characters += len(event.text) + len(event.reasoning)
+                    too_many = claimed.characters - max_characters
+                    if too_many > 0:
+                        event = _shorten(event, too_many)
                     is_first = live.is_empty
                     if event.reasoning:
                         if is_first:
@@ -86,8 +89,7 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
                     if is_first:
                         claimed.turn.first_token_at = timezone.now()
                     writer.schedule(live, urgently=is_first)
-                    claimed.characters += len(event.text) + len(event.reasoning)
-                    if claimed.characters > max_characters:
+                    if too_many > 0:
                         claimed.finish = Finish("length", None)
                         return
                 case AnswerStarted():
@@ -101,6 +103,12 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
                     )
                 case Finish():
                     claimed.finish = event
+
+
+def _shorten(delta: Delta, characters: int) -> Delta:
+    """Return a delta without its last characters; its text comes after its reasoning."""
+    text, whole = len(delta.text), len(delta.text) + len(delta.reasoning) - characters
+    return Delta(delta.text[: max(0, text - characters)], delta.reasoning[: max(0, whole)])
 
 
 def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> AsyncGenerator[AnswerEvent]:
@@ -128,7 +136,17 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     )
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
-    return priced_outcome(claimed.turn, ended, model=model, usage=finish.usage if finish else None)
+    usage = None
+    if model is not None:
+        usage = believed_usage(
+            finish,
+            model=model,
+            messages=claimed.request.messages,
+            max_output=claimed.request.max_output,
+            shown=(ended.answer, ended.reasoning),
+            turn_id=claimed.turn.pk,
+        )
+    return priced_outcome(claimed.turn, ended, model=model, usage=usage)
 
 
 def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """Closes a turn: the answer is saved and the reservation settled or released, each exactly once."""
 
+from math import ceil
+
 from billing import metering
 from billing.metering import Usage
 from chat.llm.pricing import read_stamp
@@ -37,7 +39,8 @@ def settle_deleted(turn: Turn, outcome: Outcome) -> None:
 def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated.
 
-    An answer from the cache used nothing, and is not in the ledger.
+    An answer from the cache used nothing, and is not in the ledger. What is charged above the reservation is input that
+    was estimated too low (chat/turns/outcomes.py); where nobody knows what was reserved, the ledger charges no more.
     """
     if outcome.cost_micros is None or outcome.is_from_cache:
         metering.release(turn.pk)
@@ -50,13 +53,16 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
         source=outcome.usage_source,
     )
     stamp = read_stamp(outcome.price)
+    cost_micros = ceil(outcome.cost_micros)  # a document may hold a fraction, whoever wrote it
+    is_above = turn.max_cost_micros is not None and cost_micros > turn.max_cost_micros
     metering.settle(
         turn.pk,
-        cost_micros=outcome.cost_micros,
+        cost_micros=cost_micros,
         usage=usage,
         label=outcome.model,
         supplier=outcome.provider,
-        spent_micros=stamp.provider_micros if stamp else outcome.cost_micros,
+        spent_micros=stamp.provider_micros if stamp else cost_micros,
+        above_because="input" if is_above else None,
     )
 
 

@@ -169,8 +169,9 @@ def decode_outcome(replay: Replay) -> Outcome | None:
         return None
     try:
         outcome = msgspec.json.decode(replay.outcome, type=Outcome)
-        read_stamp(outcome.price)
     except msgspec.MsgspecError:
+        outcome = None
+    if outcome is None or (outcome.price and read_stamp(outcome.price) is None):
         logger.warning("Log not believed", extra={"kind": "outcome"})
         return None
     return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)

@@ -259,6 +259,7 @@ def _make_turn(
         **selection_fields(question.model, offer.selection),
         effort=question.effort,
         max_output=offer.max_output,
+        max_cost_micros=offer.max_cost_micros,
         trimmed_turns=offer.prompt.trimmed_turns,
         input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider reports its own count
     )

@@ -1,8 +1,12 @@
-"""What a turn that ended cost."""
+"""What a turn that ended cost: never more than was reserved for it, except for input that was estimated too low."""
+
+import logging
+from dataclasses import replace
 
 import msgspec
 
 from chat.llm.pricing import (
+    RESERVE_BYTES_PER_TOKEN,
     SETTLE_BYTES_PER_TOKEN,
     Price,
     compute_cost,
@@ -13,8 +17,11 @@ from chat.llm.pricing import (
 )
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
+from chat.provider_registry import token_factor_of
 from history.models import Turn
 from history.progress import Outcome
+
+logger = logging.getLogger(__name__)
 
 
 def cached_outcome(ended: Outcome, model: LanguageModel) -> Outcome:
@@ -30,7 +37,7 @@ def priced_outcome(
     price: Price | None = None,
     usage: TokenUsage | None = None,
 ) -> Outcome:
-    """Return the outcome priced by what the provider reported, else by an estimate of what was shown.
+    """Return the outcome priced by what the provider reported and is believed, else by an estimate of what was shown.
 
     What showed nothing and reported nothing costs nothing. `model` is who answered, and `price` its price when it
     began; without one it is the price of when the question was asked, as far as it is known today.
@@ -42,7 +49,8 @@ def priced_outcome(
         return msgspec.structs.replace(
             ended, model=turn.model, provider=turn.provider, instead_of="", instead_because=""
         )
-    reckoning = compute_cost(price or price_of(model, turn.created_at), metered_usage(usage))
+    price = price or price_of(model, turn.created_at)
+    reckoning = compute_cost(price, metered_usage(usage))
     return msgspec.structs.replace(
         ended,
         model=model.key,
@@ -53,14 +61,33 @@ def priced_outcome(
         output_tokens=usage.output,
         reasoning_tokens=usage.reasoning,
         usage_source=usage_source,
-        cost_micros=reckoning.cost_micros,
+        cost_micros=_charge(turn, model, usage, price, reckoning.cost_micros),
         price=write_stamp(reckoning.stamp),
     )
 
 
+def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: Price, cost_micros: int) -> int:
+    """Return what of the cost is charged: at most what was reserved, and what the input costs that was counted beyond
+    the estimate. An answer longer than its cap, or a price that rose meanwhile, is not the person's to pay."""
+    reserved = turn.max_cost_micros
+    if reserved is None or cost_micros <= reserved:
+        return cost_micros
+    careful = turn.input_tokens * SETTLE_BYTES_PER_TOKEN * token_factor_of(model.provider) // RESERVE_BYTES_PER_TOKEN
+    in_cap = replace(usage, output=min(usage.output, turn.max_output))
+    as_estimated = replace(in_cap, input=min(usage.input, int(careful)))
+    beyond = compute_cost(price, metered_usage(in_cap)).cost_micros
+    beyond -= compute_cost(price, metered_usage(as_estimated)).cost_micros
+    charged = min(cost_micros, reserved + beyond)
+    fields = {"turn_id": turn.pk, "model": model.key, "provider": model.provider}
+    figures = {"cost_micros": cost_micros, "reserved_micros": reserved, "charged_micros": charged}
+    logger.warning("Cost above its reservation", extra=fields | figures)
+    return charged
+
+
 def _estimate(turn: Turn, ended: Outcome) -> TokenUsage:
     reasoning, answer = map(_estimate_text, (ended.reasoning, ended.answer))
-    return TokenUsage(input=turn.input_tokens, output=answer + reasoning, reasoning=reasoning)
+    output = min(turn.max_output, answer + reasoning)
+    return TokenUsage(input=turn.input_tokens, output=output, reasoning=min(output, reasoning))
 
 
 def _estimate_text(text: str) -> int:

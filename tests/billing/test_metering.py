@@ -69,8 +69,8 @@ def reserve(user: User, amount: int, key: UUID | None = None) -> UUID:
     return key
 
 
-def settle(key: UUID, cost: int) -> bool:
-    return metering.settle(key, cost_micros=cost, usage=USAGE, label="scripted")
+def settle(key: UUID, cost: int, **fields: str) -> bool:
+    return metering.settle(key, cost_micros=cost, usage=USAGE, label="scripted", **fields)
 
 
 def assert_balanced() -> None:
@@ -157,12 +157,34 @@ def test_an_unknown_key_is_neither_settled_nor_released(ana):
     assert counters(ana) == (0, 0, 0)
 
 
-def test_a_cost_above_the_reservation_is_recorded_as_it_is(ana):
+def test_without_a_reason_no_more_is_charged_than_was_reserved(ana, caplog):
+    key = reserve(ana, 10_000)
+    assert settle(key, 10_001)
+    assert counters(ana) == (10_000, 0, 0)
+    record = UsageRecord.objects.get()
+    assert (record.cost_micros, record.above_because) == (10_000, None)
+    assert "Cost above its reservation without a reason" in caplog.messages
+
+
+def test_without_a_reason_no_more_is_charged_than_was_released(ana):
+    key = reserve(ana, 10_000)
+    metering.release(key)
+    settle(key, 10**15)
+    assert counters(ana) == (10_000, 0, 0)
+
+
+def test_a_cost_above_the_reservation_is_recorded_with_its_reason(ana):
     key = reserve(ana, FREE)
-    settle(key, FREE + 20_000)
+    settle(key, FREE + 20_000, above_because="input")
     assert counters(ana) == (FREE + 20_000, 0, 0)
+    assert UsageRecord.objects.get().above_because == "input"
     with pytest.raises(AllowanceUsedUp):
         reserve(ana, 1)
+
+
+def test_a_cost_within_its_reservation_needs_no_reason_and_has_none(ana):
+    settle(reserve(ana, 10_000), 10_000, above_because="input")
+    assert UsageRecord.objects.get().above_because is None
 
 
 def test_what_is_settled_after_its_release_counts_and_frees_nothing_twice(carla):
@@ -437,14 +459,14 @@ def test_settle_and_hold_again_at_once_stay_balanced(bulk):
 
 
 class Book:
-    """What the ledger should say: for each key, the month it counts in and the amount."""
+    """What the ledger should say: for each key, the month it counts in and the amount, which is never exceeded."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.month = 1
         self.held: dict[UUID, tuple[int, int]] = {}
         self.settled: dict[UUID, tuple[int, int]] = {}
-        self.released: dict[UUID, int] = {}
+        self.released: dict[UUID, tuple[int, int]] = {}
 
     def counters(self) -> tuple[int, int, int]:
         return self._sum(self.settled), self._sum(self.held), self._holds()
@@ -463,18 +485,18 @@ class Book:
 
     def settle(self, key: UUID, micros: int) -> bool:
         if key in self.held:
-            month, _ = self.held.pop(key)
+            month, reserved = self.held.pop(key)
         elif key in self.released:
-            month = self.released.pop(key)
+            month, reserved = self.released.pop(key)
         else:
             return False
-        self.settled[key] = (month, micros)
+        self.settled[key] = (month, min(micros, reserved))
         return True
 
     def release(self, key: UUID) -> bool:
         if key not in self.held:
             return False
-        self.released[key], _ = self.held.pop(key)
+        self.released[key] = self.held.pop(key)
         return True
 
     def _sum(self, rows: dict[UUID, tuple[int, int]]) -> int:

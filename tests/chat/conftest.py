@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from django.db.models import F
 from pytest_django import Settings
 from redis.asyncio import Redis
 
 from billing import metering, spending
+from billing.models import UsageRecord
 from chat.llm.breaker import close_breakers
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
@@ -98,7 +100,8 @@ async def runner(redis: Redis, settings: Settings) -> AsyncIterator[Runner]:
 
 @pytest.fixture(autouse=True)
 def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test did: the counters of every period and of every day are still the sums of their rows."""
+    """Whatever a test did: the counters of every period and of every day are still the sums of their rows, and nobody
+    paid more than was reserved, unless it is said why."""
     if "catalog" not in request.fixturenames:
         yield
         return
@@ -106,6 +109,8 @@ def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     assert not metering.list_unbalanced_periods().exists()
     assert not spending.list_unbalanced_days().exists()
+    above = UsageRecord.objects.filter(cost_micros__gt=F("reservation__amount_micros"))
+    assert not above.filter(above_because=None).exists()
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
 """The end of a turn: saved once, paid once, whatever fails in between."""
 
+import logging
+
 import msgspec
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
+from django.test import Client
 
 from accounts.models import User
 from billing import metering
 from billing.models import Reservation, UsageRecord
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, Stamp, cost_of, estimate_tokens, read_stamp, write_stamp
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from chat.turns.closing import can_continue, close_queued, close_turn, settle_turn
 from chat.turns.outcomes import priced_outcome
+from core import rows
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
@@ -175,10 +179,58 @@ def test_what_was_released_too_early_is_paid_when_it_turns_out_to_be_used(ana: U
     assert (period_of(ana).used_micros, period_of(ana).reserved_micros, period_of(ana).holds) == (16, 0, 0)
 
 
-def test_a_cost_above_the_reservation_is_paid_as_it_is(ana: User, turn: Turn):
+def test_a_cost_above_the_reservation_is_paid_and_says_why(ana: User, turn: Turn):
     dear = reservation_of(turn).amount_micros + 1
+    assert turn.max_cost_micros == dear - 1
     close_turn(turn, msgspec.structs.replace(PAID, cost_micros=dear))
     assert period_of(ana).used_micros == dear
+    assert record_of(turn).above_because == "input"
+
+
+def test_where_nobody_knows_what_was_reserved_no_more_is_paid_than_that(ana: User, turn: Turn):
+    """As of a turn that a process of yesterday wrote."""
+    reserved, turn.max_cost_micros = turn.max_cost_micros, None
+    close_turn(turn, msgspec.structs.replace(PAID, cost_micros=reserved + 1))
+    assert period_of(ana).used_micros == reserved
+
+
+def write_fraction(turn: Turn) -> None:
+    """Write a cost that no process of ours writes, and prices with a fraction."""
+    rates = {"input": 1, "output": 2, "cache_read": 1, "cache_write": 1}
+    price = write_stamp(Stamp(**rates, above=0, markup_percent=0, as_of="", provider_micros=16)).replace(
+        '"provider_micros":16', '"provider_micros":16.5'
+    )
+    Turn.objects.filter(pk=turn.pk).update(price=price)
+    if rows.speaks_sql(Turn):
+        connection = connections["history"]
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {connection.ops.quote_name(Turn._meta.db_table)} SET cost_micros = 16.5")
+    else:
+        connections["history"].get_collection(Turn._meta.db_table).update_many({}, {"$set": {"cost_micros": 16.5}})
+
+
+@pytest.mark.stores
+def test_a_cost_with_a_fraction_is_paid_in_whole_micros(ana: User, turn: Turn):
+    progress.close(turn, PAID)
+    write_fraction(turn)
+    found = saved(turn)
+    settle_turn(found, found)
+    record = record_of(turn)
+    assert record.cost_micros == record.spent_micros == period_of(ana).used_micros
+    assert record.cost_micros in (16, 17)  # some stores round
+
+
+@pytest.mark.stores
+def test_a_cost_with_a_fraction_keeps_no_page_from_being_shown(ana: User, turn: Turn, client: Client, api):
+    progress.close(turn, PAID)
+    settle_turn(turn, PAID)
+    write_fraction(turn)
+    client.force_login(ana)
+    assert "hola" in client.get(f"/c/{turn.conversation_id}/").text
+    [found] = api(ana).get(f"/api/v1/conversations/{turn.conversation_id}/turns").json()["results"]
+    assert found == api(ana).get(f"/api/v1/turns/{turn.pk}").json()
+    assert [found] == api(ana).get("/api/v1/search?q=hola").json()["results"]
+    assert (found["cost_micros"] in (16, 17), found["price"]) == (True, None)
 
 
 # --- Turns nobody has begun -------------------------------------------------------------------------------------------
@@ -301,6 +353,48 @@ def test_a_part_of_a_micro_is_a_whole_one(turn: Turn, scripted: LanguageModel):
 def test_the_estimate_of_a_short_answer_fits_its_reservation(turn: Turn, scripted: LanguageModel):
     found = outcome_of(turn, scripted, "hola " * 100)
     assert found.cost_micros <= reservation_of(turn).amount_micros
+
+
+def test_a_long_answer_is_estimated_as_no_longer_than_its_cap(turn: Turn, scripted: LanguageModel):
+    found = outcome_of(turn, scripted, "hola " * 10_000, "hmm " * 10_000)
+    assert (found.output_tokens, found.reasoning_tokens) == (turn.max_output, turn.max_output)
+    assert found.cost_micros <= reservation_of(turn).amount_micros
+
+
+def test_output_beyond_the_cap_is_the_operators_to_pay(
+    turn: Turn, scripted: LanguageModel, caplog: pytest.LogCaptureFixture
+):
+    """It came, and its provider takes money for it; nobody asked for so much."""
+    usage = TokenUsage(input=turn.input_tokens, output=5 * turn.max_output)
+    found = outcome_of(turn, scripted, "hola", usage=usage)
+    assert (found.output_tokens, found.usage_source) == (5 * turn.max_output, "provider")
+    assert found.cost_micros == turn.max_cost_micros == reservation_of(turn).amount_micros
+    assert read_stamp(found.price).provider_micros == turn.input_tokens + 2 * 5 * turn.max_output
+    [record] = caplog.records
+    assert (record.levelno, record.message) == (logging.WARNING, "Cost above its reservation")
+    assert record.charged_micros == record.reserved_micros < record.cost_micros
+
+
+def test_input_beyond_the_estimate_is_charged(turn: Turn, scripted: LanguageModel):
+    usage = TokenUsage(input=turn.input_tokens + 900, output=turn.max_output)
+    found = outcome_of(turn, scripted, "hola", usage=usage)
+    assert turn.max_cost_micros + 850 < found.cost_micros <= usage.input + 2 * usage.output
+    assert close_turn(turn, found)
+    record = record_of(turn)
+    assert (record.cost_micros, record.above_because) == (found.cost_micros, "input")
+
+
+def test_output_beyond_the_cap_is_not_charged_as_input(turn: Turn, scripted: LanguageModel):
+    usage = TokenUsage(input=turn.input_tokens + 900, output=5 * turn.max_output)
+    found = outcome_of(turn, scripted, "hola", usage=usage)
+    assert turn.max_cost_micros < found.cost_micros <= turn.max_cost_micros + 900
+
+
+def test_a_price_that_rose_since_the_reservation_charges_no_more_than_that(turn: Turn, scripted: LanguageModel):
+    scripted.output_price *= 50
+    usage = TokenUsage(input=turn.input_tokens, output=turn.max_output)
+    assert outcome_of(turn, scripted, "hola", usage=usage).cost_micros == turn.max_cost_micros
+    assert outcome_of(turn, scripted, "hola " * 1_000).cost_micros == turn.max_cost_micros
 
 
 def test_an_answer_of_a_model_nobody_knows_any_more_keeps_its_text(turn: Turn):

@@ -296,13 +296,13 @@ async def test_the_events_of_a_turn_come_in_order_and_once(ana: User, runner: Ru
 
 async def test_after_the_end_the_allowance_is_what_is_left(ana: User, runner: Runner):
     async with page_of(ana) as page:
-        await page.start("say:hola usage:1000/500")
+        await page.start("say:hola usage:960/20")
         await page.next("turn.completed")
         changed = await page.next("allowance.changed")
     period = await in_thread(period_of, ana.pk)
     assert changed == {
         "type": "allowance.changed",
-        "used": 2.0,
+        "used": 1.0,
         "allowance": 500,
         "resets_at": period.period_end.isoformat(),
     }

@@ -93,6 +93,13 @@ def test_each_difference_has_its_words(offer: Offer, provider: FakeProvider, scr
     assert all(difference in line for line in lines if " plain " in line), lines
 
 
+def test_usage_that_is_not_believed_is_a_difference(offer: Offer, provider: FakeProvider):
+    offer("fake-40t-1ms-echo4", context_window=5, max_output=4)
+    lines, code = smoke()
+    assert code == 1
+    assert all("usage is not believed: input_above_window" in line for line in lines if " plain " in line), lines
+
+
 def test_a_model_that_takes_no_files_is_sent_none(offer: Offer, provider: FakeProvider):
     offer("fake-40t-1ms-echo4")
     lines, code = smoke()

@@ -14,8 +14,17 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from chat.llm.breaker import Report, breaker_id, breakers
+from chat.llm.catalog import Candidate
 from chat.llm.providers import list_providers
-from chat.llm.title_generation import INSTRUCTIONS, MAX_TITLE_CHARACTERS, cheapest_candidate, clean_title, title_prompt
+from chat.llm.providers.http import close_session
+from chat.llm.title_generation import (
+    INSTRUCTIONS,
+    MAX_TITLE_CHARACTERS,
+    cheapest_candidate,
+    clean_title,
+    make_title,
+    title_prompt,
+)
 from chat.models import LanguageModel
 from chat.turns import titler
 from chat.turns.runner import Runner
@@ -27,6 +36,8 @@ from testbed.provider import FakeProvider
 from tests.chat.asking import aask, closed, eventually, period_of, record_of
 from tests.chat.conftest import Offer, running
 from tests.chat.live import page_of
+from tests.chat.transcripts import Script, openai, whole
+from tests.chat.wire import answering
 
 # --- What a model wrote ----------------------------------------------------------------------------------------------
 
@@ -174,6 +185,26 @@ async def test_the_first_answer_brings_a_title(
     assert record.__dict__["model"] == MAKER
     assert record.__dict__["cost_micros"] == 1
     assert record.__dict__["output_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "title"),
+    [
+        (Script(text=("Robles",), usage=(9 * 10**18, 3, 0, 0, 0)), "Robles"),
+        (Script(text=("Robles",), usage=(0, 0, 0, 0, 0)), "Robles"),
+        (Script(text=("Robles",) + ("!" * 100,) * 500, usage=None), "Robles" + "!" * 53 + "…"),
+    ],
+    ids=["a false count", "nothing counted", "a title without an end"],
+)
+async def test_a_title_costs_no_more_than_it_can(offer: Offer, settings: Settings, script: Script, title: str):
+    model = await in_thread(offer, "told", input_price=1_000_000, output_price=1_000_000)
+    async with answering(*whole(openai(script))) as raw:
+        settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
+        found = await make_title(Candidate(model, list_providers()["compatible"]), "¿Qué?", "Robles.")
+    await close_session()
+    assert found.text == title
+    assert 0 < found.usage.output <= 64
+    assert found.cost_micros == found.usage.input + found.usage.output < 500
 
 
 async def test_the_person_is_not_charged(redis: Redis, runner: Runner, carla: User, maker: str):

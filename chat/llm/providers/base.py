@@ -2,7 +2,7 @@
 
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from chat.provider_registry import ChatParameters
@@ -97,10 +97,6 @@ class Delta:
     reasoning: str = ""
 
 
-MAX_TOKENS = 2**31 - 1
-"""What an INTEGER column holds."""
-
-
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Tokens as the provider counted them: `input` includes cached ones, `output` includes reasoning."""
@@ -111,11 +107,6 @@ class TokenUsage:
     cache_write: int = 0
     reasoning: int = 0
 
-    @property
-    def is_credible(self) -> bool:
-        """Whether every number fits its column; nobody is answered by so many tokens that it does not."""
-        return all(0 <= getattr(self, field.name) <= MAX_TOKENS for field in fields(self))
-
 
 FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "refusal", "tool_call"]
 """How an answer ended. `refusal`: the model itself declined, with or without words; `tool_call`: it wanted to use a
@@ -124,14 +115,10 @@ tool, though it was offered none."""
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of a stream. `usage` is None when the provider reported none, or none that can be believed."""
+    """The last event of a stream. `usage` is what the provider reported, true or not; None if it reported nothing."""
 
     reason: FinishReason
     usage: TokenUsage | None
-
-    def __post_init__(self) -> None:
-        if self.usage is not None and not self.usage.is_credible:
-            object.__setattr__(self, "usage", None)
 
 
 Event: TypeAlias = Delta | Finish

@@ -1,0 +1,110 @@
+"""Which of the usage that providers report is believed. What cannot be true is estimated, as if nothing was reported.
+
+A report is held against what was sent and what came: a token has at least one byte, and at most as many characters as
+the longest one any tokenizer is known to have. Tokens that send no bytes are bounded by the cap that was asked for.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from typing import Any
+
+from chat.llm.pricing import TOKENS_PER_MESSAGE
+from chat.llm.providers.base import File, Finish, Message, TokenUsage
+from chat.models import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+LONGEST_TOKEN_CHARACTERS = 128
+"""A run of spaces, in several tokenizers."""
+MAX_TOKEN_CHARACTERS = 32
+"""On the average of a whole answer: English has up to 9, a wide table 18, a list of the longest words 19. Only runs
+of one character have more; they are cut off here."""
+MAX_UNSEEN_TOKENS = 32
+"""Of an answer, besides its text: what marks its parts and its end."""
+MAX_ADDED_TOKENS = 1_000
+"""What a provider sends its model besides the prompt: instructions of its own, and a template."""
+MAX_IMAGE_TOKENS = 50_000
+"""More than any provider counts for a picture, however large."""
+
+
+def believed_usage(
+    finish: Finish | None,
+    *,
+    model: LanguageModel,
+    messages: Sequence[Message],
+    max_output: int,
+    shown: Sequence[str],
+    **log_fields: Any,
+) -> TokenUsage | None:
+    """Return what the provider reported, or None if it reported nothing that can be true; that is logged.
+
+    `shown` is what came of the answer: its text and its reasoning.
+    """
+    if finish is None or finish.usage is None:
+        return None
+    doubt = doubt_about(finish, model=model, messages=messages, max_output=max_output, shown=shown)
+    if not doubt:
+        return finish.usage
+    fields = {
+        "model": model.key,
+        "provider": model.provider,
+        "doubt": doubt,
+        "reported": repr(astuple(finish.usage)),  # a number may be too long for whatever reads the log
+        "max_output": max_output,
+        "shown_characters": sum(map(len, shown)),
+    }
+    logger.warning("Usage not believed", extra=fields | log_fields)
+    return None
+
+
+def doubt_about(
+    finish: Finish, *, model: LanguageModel, messages: Sequence[Message], max_output: int, shown: Sequence[str]
+) -> str:
+    """Return why the usage of `finish` cannot be true, as a code; empty if it can."""
+    usage = finish.usage
+    assert usage is not None
+    if not all(type(count) is int and count >= 0 for count in astuple(usage)):
+        return "no_count"
+    if usage.cache_read + usage.cache_write > usage.input or usage.reasoning > usage.output:
+        return "part_above_whole"
+    if usage.input > model.context_window:
+        return "input_above_window"
+    if usage.input > _most_input(messages):
+        return "input_above_prompt"
+    if _characters(message.text for message in messages) > usage.input * LONGEST_TOKEN_CHARACTERS:
+        return "input_below_prompt"
+    received = sum(len(text.encode()) for text in shown)
+    if usage.reasoning > max_output + MAX_UNSEEN_TOKENS:
+        return "reasoning_above_cap"
+    if usage.output > max(received, max_output) + MAX_UNSEEN_TOKENS:
+        return "output_above_cap"
+    if _is_all_shown(finish, model) and usage.output - usage.reasoning > received + MAX_UNSEEN_TOKENS:
+        return "output_above_answer"
+    if _characters(shown) > usage.output * LONGEST_TOKEN_CHARACTERS:
+        return "output_below_answer"
+    return ""
+
+
+def _is_all_shown(finish: Finish, model: LanguageModel) -> bool:
+    """Return whether the answer came whole, but for the reasoning that is reported.
+
+    What was filtered, or was a call of a tool, did not; and a model that reasons may keep that to itself, and say
+    nothing of it in its report.
+    """
+    return finish.reason in ("stop", "length") and not model.reasons
+
+
+def _most_input(messages: Iterable[Message]) -> int:
+    """Return how many tokens a prompt can be."""
+    return MAX_ADDED_TOKENS + sum(
+        TOKENS_PER_MESSAGE + len(message.text.encode()) + sum(map(_most_of_file, message.files)) for message in messages
+    )
+
+
+def _most_of_file(file: File) -> int:
+    return MAX_IMAGE_TOKENS if file.kind == "image" else max(MAX_IMAGE_TOKENS, len(file.data))
+
+
+def _characters(texts: Iterable[str]) -> int:
+    return sum(map(len, texts))
