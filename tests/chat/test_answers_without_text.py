@@ -209,7 +209,7 @@ async def test_a_refusal_to_make_a_title_is_no_title(transport: str, settings: S
     settings.SDK_PROVIDERS = ["openai"] if transport == "sdk" else []
     async with answering(STREAM + b"".join(map(event, ENDS["a refusal in words"][1]))) as raw:
         provider = Provider("openai", "OpenAI", "openai_chat", raw.url, "sk-secret")
-        prices = {"input_price": 1, "output_price": 1}
+        prices = {"input_price": 1, "output_price": 1, "context_window": 8_000}
         model = LanguageModel(key="m", provider="openai", provider_model="m", max_output=100, **prices)
         title = await make_title(Candidate(model, provider), "hola", "¿sí?")
     assert (title.text, title.usage.output) == ("", 7)
