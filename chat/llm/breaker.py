@@ -5,8 +5,8 @@ try, and closes it, or opens it for twice as long. When a provider says how long
 opens for just that time: a pause, which ends without a trial.
 
 A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at
-once when the provider refuses the API key or does not know the model. A client's mistakes and stopped answers never
-count.
+once when the provider refuses the API key, does not know the model or sends us elsewhere. A client's mistakes and
+stopped answers never count.
 
 The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
 to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.
@@ -66,7 +66,7 @@ HOUR_COUNTERS_TTL_SECONDS, FIVE_MINUTE_COUNTERS_TTL_SECONDS = 25 * 3600, 1800
 
 FAILURE_CODES = frozenset(("overloaded", "timeout", "connection", "bad_response", "rate_limited", "truncated"))
 """Codes that count as the provider's failure; `truncated` only before the first token."""
-OPERATOR_CODES = frozenset(("authentication", "permission", "not_found"))
+OPERATOR_CODES = frozenset(("authentication", "permission", "not_found", "redirected"))
 """Codes that waiting does not mend: an operator must act."""
 
 LAST_RESORT = "last resort"

@@ -41,7 +41,7 @@ STEPS_PER_OCTAVE = 4
 MIN_SPEED_TOKENS, MIN_SPEED_SECONDS = 20, 0.2
 """A shorter answer has no speed."""
 PROBES = "health:probes"
-UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "timeout"))
+UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "redirected", "timeout"))
 """Codes of a probe that mean the provider answers nobody."""
 PROVIDER_FAULT_CODES = FAILURE_CODES | OPERATOR_CODES
 
