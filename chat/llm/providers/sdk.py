@@ -34,7 +34,7 @@ from chat.llm.providers.errors import (
 )
 from chat.llm.providers.openai_chat import text_of
 from chat.llm.providers.sdk_http import Reading
-from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet
+from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -183,8 +183,15 @@ def _gemini_client(provider: Provider) -> tuple[Any, Closing]:
 
     base, _, version = provider.base_url.rstrip("/").rpartition("/")
     http = sdk_http.make_client(settings.STALL_SECONDS)  # without one it would use aiohttp, with other errors
-    timeout = round(settings.STALL_SECONDS * 1000)
-    options = types.HttpOptions(base_url=base, api_version=version, timeout=timeout, httpx_async_client=http)
+    tls = {"verify": sdk_http.tls_context(), "ssl": sdk_http.tls_context()}  # for clients that it makes and nobody uses
+    options = types.HttpOptions(
+        base_url=base,
+        api_version=version,
+        timeout=round(settings.STALL_SECONDS * 1000),
+        httpx_async_client=http,
+        client_args=tls,
+        async_client_args=tls,
+    )
     return genai.Client(api_key=provider.api_key, http_options=options), http.aclose
 
 
@@ -332,6 +339,7 @@ def _error_of(error: Exception, reading: Reading) -> ProviderError:
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     status = status if isinstance(status, int) and status >= 400 else None
     codes = {code for name in ("code", "type", "status") if isinstance(code := getattr(error, name, None), str)}
+    status = status or next(filter(None, map(status_of, codes)), None)
     message = getattr(error, "message", "")
     message = message.lower() if isinstance(message, str) else ""
     if codes & {"context_length_exceeded", "exceed_context_size_error"} or any(

@@ -145,13 +145,13 @@ class Answer(ABC, Generic[T]):
         text = reasoning = ""
         decode = self.decoder.decode
         for event in events:
-            if event == DONE:
-                self.is_done = True
-                break
             try:
                 try:
                     decoded = decode(event)
                 except UNREADABLE:
+                    if event == DONE:
+                        self.is_done = True
+                        break
                     self.characters.may_have_halves = True
                     decoded = decode_odd(event, self.decoder.type)
                 event_text, event_reasoning = self.read(decoded)
