@@ -139,6 +139,7 @@ SENTENCES: dict[str, str | Promise] = {
     "authentication": _("This model cannot be reached: its provider refuses our key. Please try another model."),
     "permission": _("This model cannot be reached: its provider refuses our key. Please try another model."),
     "not_found": _("The provider does not have this model any more. Please try another model."),
+    "redirected": _("This model cannot be reached at the moment. Please try another model."),
     "rate_limited": _("The provider is receiving too many questions. Wait a moment, or try another model."),
     "overloaded": _("The provider is overloaded. Wait a moment, or try another model."),
     "timeout": _("The provider stopped answering. Try again, or try another model."),

@@ -341,6 +341,7 @@ SDK_PROVIDERS = env.list("SDK_PROVIDERS", default=[])
 SCRIPTED_PROVIDER = False  # tests switch it on
 FIRST_TOKEN_SECONDS = env.float("FIRST_TOKEN_SECONDS", default=30)  # until a provider shows a sign of life
 STALL_SECONDS = env.float("STALL_SECONDS", default=60)  # longest silence inside an answer
+LOADING_SECONDS = env.float("LOADING_SECONDS", default=300)  # longest time with signs of life and no text
 TURN_SECONDS = env.float("TURN_SECONDS", default=900)  # longest answer
 QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a runner
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may wait for a runner

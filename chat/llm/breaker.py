@@ -5,7 +5,7 @@ try, and closes it, or opens it for twice as long. When a provider says how long
 opens for just that time: a pause, which ends without a trial.
 
 A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at
-once when the provider refuses the API key. A client's mistakes and stopped answers never count.
+once when the provider refuses the API key or sends us elsewhere. A client's mistakes and stopped answers never count.
 
 A question must not open it for others. What only a provider does counts each time: no connection, 401, 402, 429, and
 every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer in time,
@@ -70,14 +70,14 @@ HOUR_COUNTERS, FIVE_MINUTE_COUNTERS = "health:h:", "health:m:"
 """Prefixes of the counters' keys; chat/llm/health/counters.py reads them."""
 PROBES = "health:probes"
 PROBE_VALID_SECONDS = 300
-UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "timeout"))
+UNREACHABLE_CODES = frozenset(("authentication", "connection", "overloaded", "redirected", "timeout"))
 """Codes of a probe that mean the provider answers nobody."""
 HOUR_MS, FIVE_MINUTES_MS = 3_600_000, 300_000
 HOUR_COUNTERS_TTL_SECONDS, FIVE_MINUTE_COUNTERS_TTL_SECONDS = 25 * 3600, 1800
 
 FAILURE_CODES = frozenset(("overloaded", "timeout", "connection", "bad_response", "rate_limited", "truncated"))
 """Codes that count as the provider's failure; `truncated` only before the first token."""
-OPERATOR_CODES = frozenset(("authentication", "permission", "not_found"))
+OPERATOR_CODES = frozenset(("authentication", "permission", "not_found", "redirected"))
 """Codes that waiting does not mend: an operator must act."""
 
 LAST_RESORT = "last resort"

@@ -319,19 +319,22 @@ def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider 
 
 
 async def _stream_in_time(target: _Target, request: AnswerRequest) -> AsyncGenerator[Event]:
-    """Yield one model's events; raises TimedOut when the first does not come in time."""
+    """Yield one model's events; raises TimedOut when neither the first nor a sign of life comes in time."""
+
+    def wait_on() -> None:
+        if deadline.when() is not None and not deadline.expired():
+            deadline.reschedule(asyncio.get_running_loop().time() + target.timeout_seconds)
+
+    asked = replace(request_to(target.candidate, request, target.provider), note_life=wait_on)
     try:
-        async with asyncio.timeout(target.timeout_seconds) as deadline, aclosing(_stream(target, request)) as events:
-            async for event in events:
-                if deadline.when() is not None:
-                    deadline.reschedule(None)
-                yield event
+        async with asyncio.timeout(target.timeout_seconds) as deadline:
+            async with aclosing(stream_of(target.provider)(asked)) as events:
+                async for event in events:
+                    if deadline.when() is not None:
+                        deadline.reschedule(None)
+                    yield event
     except TimeoutError as error:
         raise TimedOut from error
-
-
-def _stream(target: _Target, request: AnswerRequest) -> AsyncGenerator[Event]:
-    return stream_of(target.provider)(request_to(target.candidate, request, target.provider))
 
 
 def _may_retry(error: ProviderError) -> bool:

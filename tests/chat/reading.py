@@ -16,6 +16,7 @@ class Read:
     finish: str | None = None
     usage: tuple[int, ...] | None = None
     error: str = ""
+    retry_after: float | None = None
 
 
 async def read(events: AsyncIterator[Event]) -> Read:
@@ -25,11 +26,12 @@ async def read(events: AsyncIterator[Event]) -> Read:
         async for event in events:
             match event:
                 case Delta():
+                    (event.text + event.reasoning).encode()  # whole characters alone
                     found.text += event.text
                     found.reasoning += event.reasoning
                 case Finish(reason, usage):
                     found.finish = reason
                     found.usage = usage and astuple(usage)
     except ProviderError as error:
-        found.error = error.code
+        found.error, found.retry_after = error.code, error.retry_after
     return found

@@ -14,46 +14,18 @@ import pytest
 from pytest_django import Settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk, streaming
-from chat.llm.providers.base import File, Message, ModelRequest, Provider, Stream, TokenUsage
+from chat.llm.providers.base import File, Message, Provider, Stream, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
 from chat.provider_registry import KNOWN_PROVIDERS
 from tests.chat import transcripts
-from tests.chat.reading import Read, read
-from tests.chat.transcripts import SCRIPTS, WRITTEN, Script, Speaker, cut, whole
+from tests.chat.dialects import ASKED, CHAT, DIALECTS, FAMILIES, GEMINI, KEY, MESSAGES, Dialect, both
+from tests.chat.reading import read
+from tests.chat.transcripts import SCRIPTS, WRITTEN, Script, cut, whole
 from tests.chat.wire import answering
 
 PATIENCE_SECONDS = 10
 """So that a busy machine is not taken for a silent provider."""
-KEY = "sk-secret-of-the-house"
-ASKED = (Message("system", "Be kind."), Message("user", "hola"), Message("assistant", "¿sí?"), Message("user", "adiós"))
-
-
-@dataclass(frozen=True)
-class Dialect:
-    name: str
-    stream: Stream
-    speak: Speaker
-
-    def request(self, url: str, **fields: Any) -> ModelRequest:
-        served_by = Provider(slug=self.name, name=self.name, adapter=self.name, base_url=url, api_key=KEY)
-        return ModelRequest(
-            **{"provider": served_by, "model": "m", "messages": ASKED, "max_output": 1_000, "reasons": True, **fields}
-        )
-
-    async def by_adapter(self, url: str) -> Read:
-        return await read(self.stream(self.request(url)))
-
-    async def by_sdk(self, url: str) -> Read:
-        return await read(sdk.stream(self.request(url)))
-
-
-DIALECTS = [
-    Dialect("openai_chat", openai_chat.stream, transcripts.openai),
-    Dialect("anthropic_messages", anthropic_messages.stream, transcripts.anthropic),
-    Dialect("gemini", gemini.stream, transcripts.gemini),
-]
-CHAT, MESSAGES, GEMINI = DIALECTS
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
@@ -68,11 +40,6 @@ async def session(settings: Settings) -> AsyncIterator[None]:
     yield
     await close_session()
     await sdk.close_clients()
-
-
-async def both(dialect: Dialect, *pieces: bytes, pause_seconds: float = 0.0) -> tuple[Read, Read]:
-    async with answering(*pieces, pause_seconds=pause_seconds) as raw:
-        return await dialect.by_adapter(raw.url), await dialect.by_sdk(raw.url)
 
 
 # --- Beside the oracle -----------------------------------------------------------------------------------------------
@@ -99,6 +66,7 @@ async def test_an_answer_cut_anywhere_is_read_whole(dialect: Dialect, every: int
     assert ours.text == "".join(script.text)
 
 
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
 async def test_a_read_may_end_after_any_byte(dialect: Dialect):
     """Every byte a read of its own: each character, line and event is cut wherever it can be."""
     script = Script(text=("ñ😀", "日e\u0301"), reasoning=("¿",))
@@ -110,7 +78,7 @@ async def test_a_read_may_end_after_any_byte(dialect: Dialect):
 
 
 async def test_a_cut_is_a_broken_connection(dialect: Dialect):
-    ours, theirs = await both(dialect, *cut(dialect.speak(Script())))
+    ours, theirs = await both(dialect, *cut(dialect.speak(Script(broken="nofinish"))))
     assert ours.error == theirs.error == "connection"
     assert ours.text
     assert theirs.text.startswith(ours.text)
@@ -118,7 +86,7 @@ async def test_a_cut_is_a_broken_connection(dialect: Dialect):
 
 async def test_silence_in_the_middle_is_a_timeout(dialect: Dialect, settings: Settings):
     settings.STALL_SECONDS = 0.3
-    ours, theirs = await both(dialect, *cut(dialect.speak(Script())), b"", pause_seconds=1)
+    ours, theirs = await both(dialect, *cut(dialect.speak(Script(broken="nofinish"))), b"", pause_seconds=1)
     assert ours.error == theirs.error == "timeout"
     assert ours.text == theirs.text != ""
 
@@ -379,7 +347,7 @@ async def test_files_go_before_their_question_and_change_nothing_else(dialect: D
     _, without = await body_of(dialect)
     _, body = await body_of(dialect, messages=WITH_FILES)
     name = "contents" if dialect is GEMINI else "messages"
-    assert body[name][-1] == SENT_FILES[dialect.name]
+    assert body[name][-1] == SENT_FILES[dialect.adapter]
     assert body[name][:-1] == without[name][:-1]
     assert {**body, name: None} == {**without, name: None}
 
@@ -389,6 +357,7 @@ def test_a_large_file_is_encoded_in_pieces_that_fit_together():
     assert File("image", "image/png", "x.png", data).base64 == base64.b64encode(data).decode()
 
 
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("transport", ["fast", "sdk"])
 async def test_a_body_of_many_megabytes_arrives_whole(dialect: Dialect, transport: str):
     stream = dialect.stream if transport == "fast" else sdk.stream
@@ -396,6 +365,7 @@ async def test_a_body_of_many_megabytes_arrives_whole(dialect: Dialect, transpor
     assert base64.b64encode(PHOTO.data).decode() in json.dumps(body).replace("_", "/").replace("-", "+")
 
 
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
 async def test_others_are_served_while_files_are_encoded(dialect: Dialect):
     rounds = 0
 
@@ -407,7 +377,7 @@ async def test_others_are_served_while_files_are_encoded(dialect: Dialect):
 
     others = asyncio.create_task(serve_others())
     request = dialect.request("", messages=(Message("user", "What is it?", (PHOTO,)),))
-    body = await streaming._encode(request, ADAPTER_BODIES[dialect.name])
+    body = await streaming._encode(request, ADAPTER_BODIES[dialect.adapter])
     others.cancel()
     assert isinstance(body, BytesIO)  # written piece by piece
     assert rounds > 5

@@ -11,6 +11,7 @@ from chat.llm import dispatch
 from chat.llm.breaker import breakers, close_breakers
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
+from chat.llm.providers import sdk
 from chat.llm.providers.base import Delta, Finish, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.llm.providers.http import close_session
@@ -18,6 +19,7 @@ from chat.models import LanguageModel
 from core.redis_clients import close_async_redis
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
 from tests.chat.asking import eventually
+from tests.chat.wire import STREAM, RawProvider, answering, events
 
 PROMPT = AnswerRequest(messages=(Message("user", "one two three"),), max_output=100)
 
@@ -30,7 +32,7 @@ async def session() -> AsyncIterator[None]:
     await close_async_redis()
 
 
-def candidates(provider: FakeProvider, *names: str, reasons: bool = False) -> list[Candidate]:
+def candidates(provider: FakeProvider | RawProvider, *names: str, reasons: bool = False) -> list[Candidate]:
     served_by = Provider(slug="compatible", name="Fake", adapter="openai_chat", base_url=provider.url)
     return [
         Candidate(LanguageModel(key=name, provider_model=name, reasons=reasons, context_window=8_000), served_by)
@@ -225,6 +227,24 @@ async def test_a_model_that_thinks_gets_more_time(provider: FakeProvider, settin
     settings.FIRST_TOKEN_SECONDS = 0.4
     _, text, error = await answer(candidates(provider, "fake-2t-0ms-f500", reasons=True))
     assert (text, error) == ("t0 t1 ", None)
+
+
+@pytest.mark.parametrize("by", ["fast", "sdk"])
+async def test_comments_are_signs_of_life_for_so_long(settings: Settings, by: str):
+    """OpenRouter sends them for minutes while a model is loading."""
+    settings.SDK_PROVIDERS = ["compatible"] if by == "sdk" else []
+    settings.FIRST_TOKEN_SECONDS, settings.LOADING_SECONDS = 0.5, 1.5
+    comments = [STREAM, *[b": OPENROUTER PROCESSING\n\n"] * 12]
+    said = events(['{"choices":[{"delta":{"content":"hola"},"finish_reason":"stop"}]}', "[DONE]"]).removeprefix(STREAM)
+    async with answering(*comments, said, pause_seconds=0.08) as raw:
+        [candidate] = candidates(raw, "m")
+        assert (await answer([candidate]))[1:] == ("hola", None)
+        raw.pieces = (*comments, *comments, *comments)
+        begun = time.monotonic()
+        who, text, error = await answer([candidate])
+    assert (who, text, error.code) == ([], "", "timeout")
+    assert time.monotonic() - begun > 1.5
+    await sdk.close_clients()
 
 
 async def test_an_abandoned_attempt_closes_its_connection(provider: FakeProvider, settings: Settings):

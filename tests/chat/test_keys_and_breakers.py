@@ -364,6 +364,22 @@ async def test_a_refused_key_is_an_alert_without_the_key(doorman: Doorman):
     assert "sk-401" not in repr(alert)
 
 
+async def test_a_provider_that_sends_us_elsewhere_is_an_alert_and_is_left_alone(
+    doorman: Doorman, provider: FakeProvider
+):
+    sent_on, other = candidate(doorman.url, "m", "sk-307"), candidate(provider.url, "fake-2t-0ms-f0")
+    for _ in range(2):
+        started = (await answer(sent_on, other))[0]
+        assert started == AnswerStarted(other, instead_of=sent_on, instead_because="redirected")
+    assert doorman.asked == ["sk-307"]
+
+    async def told() -> list[alerts.Alert]:
+        return alerts.list_alerts()
+
+    [alert] = await eventually(told)
+    assert alert.subject == f"compatible:redirected:{api_key_digest('sk-307')}"
+
+
 async def test_an_overloaded_provider_is_no_alert(redis: Redis, provider: FakeProvider):
     await answer(candidate(provider.url, "status-503"))
     alerts._thread.submit(lambda: None).result()

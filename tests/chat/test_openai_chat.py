@@ -239,24 +239,6 @@ async def test_comments_of_a_proxy_are_ignored():
     assert text == "x"
 
 
-@pytest.mark.parametrize("lone", [r"\ud83d", r"\ude00", r"a\ud83dz"])
-async def test_half_a_character_never_becomes_text(lone: str):
-    """A server that escapes and cuts anywhere sends half of a pair: text that cannot be written as UTF-8."""
-    async with answering(events(['{"choices":[{"delta":{"content":"%s"}}]}' % lone, FINISHED])) as raw:
-        try:
-            text, _, _ = await answer_of(request_for("m", raw.url))
-        except ProviderError as error:
-            assert error.code == "bad_response"
-        else:
-            text.encode()
-
-
-async def test_bytes_that_are_not_utf_8_are_a_bad_response():
-    async with answering(events([]) + b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n') as raw:
-        _, error = await failure_of(request_for("m", raw.url))
-    assert error.code == "bad_response"
-
-
 # --- Faults ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """Once a minute the providers are asked for their models; nothing else is."""
 
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import pytest
 from pytest_django import Settings
 
@@ -50,6 +53,27 @@ def test_a_key_that_is_refused_is_an_alert(catalog: None, settings: Settings, ll
     assert found()["openai"].code == "authentication"
     alerts._thread.submit(lambda: None).result()
     assert [one.subject for one in alerts.list_alerts()] == [f"openai:authentication:{api_key_digest('sk-old')}"]
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "http://127.0.0.1:9/v1/models")
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def test_a_provider_that_sends_us_elsewhere_is_down_and_an_alert(catalog: None, settings: Settings):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Thread(target=server.serve_forever).start()
+        settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "sk-old", f"http://127.0.0.1:{server.server_port}/v1"
+        probe()
+        server.shutdown()
+    assert (found()["openai"].code, found()["openai"].is_down) == ("redirected", True)
+    alerts._thread.submit(lambda: None).result()
+    assert [one.subject for one in alerts.list_alerts()] == [f"openai:redirected:{api_key_digest('sk-old')}"]
 
 
 def test_one_worker_a_minute_asks(catalog: None, provider: FakeProvider, settings: Settings):

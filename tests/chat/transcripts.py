@@ -1,4 +1,4 @@
-"""The same answers in the formats of OpenAI, Anthropic and Gemini: whole HTTP responses, for `wire.answering`."""
+"""The same answers in the formats of OpenAI, DeepSeek, Anthropic and Gemini: whole responses for `wire.answering`."""
 
 import json
 from collections.abc import Callable
@@ -63,6 +63,17 @@ def _openai_chunks(script: Script) -> list[Any]:
         }
         chunks.append({**base, "choices": [], "usage": usage})
     return [*chunks, b"[DONE]"]
+
+
+def deepseek(script: Script) -> list[bytes]:
+    """OpenAI's format; its cache is counted by names of its own, and writing to it is not counted."""
+    chunks = _openai_chunks(script)
+    for chunk in chunks:
+        if isinstance(chunk, dict) and (usage := chunk.get("usage")):
+            hits = usage["prompt_tokens_details"]["cached_tokens"]
+            usage |= {"prompt_cache_hit_tokens": hits, "prompt_cache_miss_tokens": usage["prompt_tokens"] - hits}
+            del usage["prompt_tokens_details"]
+    return [b"data: " + script.encode(data) + b"\n\n" for data in chunks]
 
 
 def anthropic(script: Script) -> list[bytes]:
@@ -173,7 +184,7 @@ def whole(events: list[bytes], *, every: int | None = None) -> list[bytes]:
 
 
 def cut(events: list[bytes]) -> list[bytes]:
-    """Return a response whose connection ends in the middle."""
+    """Return a response whose connection ends two events too early."""
     return [HEAD + b"".join(map(chunked, events[:-2]))]
 
 

@@ -10,9 +10,10 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: clo
 
 @dataclass
 class RawProvider:
-    """Where it listens, and the heads of the requests it got."""
+    """Where it listens, what it answers, and the heads of the requests it got."""
 
     url: str
+    pieces: tuple[bytes, ...]
     heads: list[bytes] = field(default_factory=list)
 
 
@@ -23,14 +24,14 @@ async def answering(*pieces: bytes, pause_seconds: float = 0.0) -> AsyncIterator
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raw.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        for piece in pieces:
+        for piece in raw.pieces:
             writer.write(piece)
             with suppress(TimeoutError):
                 await asyncio.wait_for(is_over.wait(), pause_seconds)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    raw = RawProvider(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+    raw = RawProvider(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", pieces)
     try:
         yield raw
     finally:

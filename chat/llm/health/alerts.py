@@ -28,8 +28,11 @@ ERROR_SENTENCES: dict[str, Promise] = {
     "authentication": _("%(provider)s refuses our key. Until it is replaced, people are not answered with it."),
     "permission": _("%(provider)s does not let our key use %(model)s: look at its rights, and at what is to be paid."),
     "not_found": _("%(provider)s does not know the model %(model)s. It may have been retired."),
+    "redirected": _("%(provider)s sends our requests to another address, which is not asked. Is its base URL right?"),
 }
 """What the operator reads, for each code that waiting does not mend."""
+WHOLE_PROVIDER_CODES = frozenset(("authentication", "redirected"))
+"""Those of them that no model of the provider is spared."""
 
 _SAVE = LuaScript(Path(__file__).with_name("save_alert.lua"))
 
@@ -65,7 +68,7 @@ def alert_of_error(provider: Provider, model: str, code: str) -> None:
     """Alert the operators of an error that waiting does not mend; ignore any other."""
     if sentence := ERROR_SENTENCES.get(code):
         digest = api_key_digest(provider.api_key)
-        where = provider.slug if code == "authentication" else f"{provider.slug}:{model}"
+        where = provider.slug if code in WHOLE_PROVIDER_CODES else f"{provider.slug}:{model}"
         text = str(sentence) % {"provider": provider.name, "model": model}
         alert(f"{where}:{code}:{digest}", text, provider=provider.slug, model=model, code=code, key=digest)
 

@@ -6,7 +6,7 @@ import logging
 from django.utils import timezone
 
 from chat.llm.breaker import api_key_digest
-from chat.llm.health.alerts import alert_of_error
+from chat.llm.health.alerts import WHOLE_PROVIDER_CODES, alert_of_error
 from chat.llm.health.counters import Probe, save_probe
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
@@ -44,7 +44,7 @@ async def _error_code(provider: Provider) -> str:
         return TimedOut.code
     except ProviderError as error:
         logger.warning("Probe failed", extra={"provider": provider.slug, "code": error.code, "status": error.status})
-        if error.code == "authentication":  # a key that may not list models may still answer
+        if error.code in WHOLE_PROVIDER_CODES:  # a key that may not list models may still answer
             alert_of_error(provider, "", error.code)
         return error.code
     return ""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from chat.llm.providers.base import Event, File, Finish, FinishReason, Message, ModelRequest, TokenUsage
+from chat.llm.providers.counts import NoReport, detail_of, details_of, total_of
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -21,27 +22,13 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer, words_of
 
 VERSION = "2026-10-21"
 
 
-class _OutputDetails(msgspec.Struct):
-    thinking_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Counts so far. `input_tokens` does not include what was read from or written to the cache."""
-
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
-    output_tokens_details: _OutputDetails | None = None
-
-
 class _Message(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -57,11 +44,9 @@ class _Event(msgspec.Struct, gc=False):
     delta: _Part | None = None
     content_block: _Part | None = None
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
 
-
-_decode = msgspec.json.Decoder(_Event).decode
 
 FINISH: dict[str, FinishReason] = {
     "max_tokens": "length",
@@ -92,60 +77,71 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     return stream_answer(_MessagesAnswer(), request, url, headers=headers, body_of=body_of)
 
 
-class _MessagesAnswer(Answer):
-    __slots__ = ("counts", "reason")
+class Counting:
+    """The token counts of an answer: they grow, and a later event may leave some out."""
+
+    __slots__ = ("_report",)
+
+    def __init__(self) -> None:
+        self._report: Any = None
+
+    def begin(self, report: Any) -> None:
+        """Note what `message_start` counts. Of the output that is only its first token."""
+        self._report = {**report, "output_tokens": None} if isinstance(report, dict) else report
+
+    def go_on(self, report: Any) -> None:
+        """Note what `message_delta` counts."""
+        if isinstance(self._report, dict) and isinstance(report, dict):
+            self._report |= {name: count for name, count in report.items() if count is not None}
+        elif report is not None:
+            self._report = report
+
+    def usage(self) -> TokenUsage | None:
+        """Return the tokens so far; None if the reports do not say how many there were in all."""
+        report = self._report
+        try:
+            read, written = (detail_of(report, f"cache_{name}_input_tokens") for name in ("read", "creation"))
+            return TokenUsage(
+                input=total_of(report, "input_tokens") + read + written,  # which are not in it
+                output=total_of(report, "output_tokens"),
+                cache_read=read,
+                cache_write=written,
+                reasoning=detail_of(details_of(report, "output_tokens_details"), "thinking_tokens"),
+            )
+        except NoReport:
+            return None
+
+
+class _MessagesAnswer(Answer[_Event]):
+    __slots__ = ("counting",)
+
+    decoder = msgspec.json.Decoder(_Event)
 
     def __init__(self) -> None:
         super().__init__()
-        self.reason: str | None = None
-        self.counts: dict[str, int] = {}
+        self.counting = Counting()
 
-    def read(self, event: bytes) -> tuple[str, str]:
-        decoded = _decode(event)
-        match decoded.type:
+    def read(self, event: _Event) -> tuple[str, str]:
+        match event.type:
             case "content_block_delta" | "content_block_start":
-                part = decoded.delta or decoded.content_block
+                part = event.delta or event.content_block
                 return (part.text or "", part.thinking or "") if part else NO_TEXT
-            case "message_start" if decoded.message:
-                self.count(decoded.message.usage)
+            case "message_start" if event.message:
+                self.counting.begin(event.message.usage)
             case "message_delta":
-                self.count(decoded.usage)
-                if decoded.delta and decoded.delta.stop_reason:
-                    self.reason = decoded.delta.stop_reason
+                self.counting.go_on(event.usage)
+                if event.delta and event.delta.stop_reason:
+                    self.reason = event.delta.stop_reason
             case "message_stop":
                 self.is_done = True
             case "error":
-                raise _parse_error(decoded.error, status=None)
+                raise _parse_error(event.error, status=None)
         return NO_TEXT
-
-    def count(self, usage: _Usage | None) -> None:
-        """Update the counts: they grow, and a later event may leave some out."""
-        if usage is not None:
-            details = usage.output_tokens_details
-            counts = {
-                "input": usage.input_tokens,
-                "cache_read": usage.cache_read_input_tokens,
-                "cache_write": usage.cache_creation_input_tokens,
-                "output": usage.output_tokens,
-                "reasoning": None if details is None else details.thinking_tokens,
-            }
-            self.counts |= {name: max(0, count) for name, count in counts.items() if count is not None}
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        counts = self.counts
-        usage = None
-        if "input" in counts and "output" in counts:
-            read, written = counts.get("cache_read", 0), counts.get("cache_write", 0)
-            usage = TokenUsage(
-                input=counts["input"] + read + written,
-                output=counts["output"],
-                cache_read=read,
-                cache_write=written,
-                reasoning=counts.get("reasoning", 0),
-            )
-        return Finish(FINISH.get(self.reason, "stop"), usage)
+        return Finish(FINISH.get(self.reason, "stop"), self.counting.usage())
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None
@@ -154,8 +150,8 @@ class _MessagesAnswer(Answer):
 
 def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error an Anthropic error object (`type`, `message`) means, with the HTTP status if it had one."""
-    fields = error if isinstance(error, dict) else {}
-    kind, message = str(fields.get("type", "")), str(fields.get("message", "")).lower()
+    kind, message = words_of(error, "type", "message")
+    message = message.lower()
     if kind == "invalid_request_error" and ("prompt is too long" in message or "context window" in message):
         return PromptTooLong(status=status)
     if kind == "invalid_request_error" and "credit balance" in message:  # no credit left: waiting does not help

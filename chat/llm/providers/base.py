@@ -65,6 +65,14 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 """Awaited between two reads from the network: what arrives meanwhile is one read."""
 
 
+SignOfLife: TypeAlias = Callable[[], None]
+"""Called at each read from the network that has no text: comments, pings, empty events."""
+
+
+def no_notice() -> None:
+    """For a reader that waits for the text alone."""
+
+
 async def no_pause() -> None:
     """The pace of a reader that wants every read at once."""
 
@@ -83,6 +91,7 @@ class ModelRequest:
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = no_pause
+    note_life: SignOfLife = no_notice
 
     @property
     def has_files(self) -> bool:

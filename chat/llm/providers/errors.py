@@ -1,15 +1,21 @@
 """Every error of a provider. A turn stores the `code`; a provider's own text goes no further than its adapter."""
 
+from math import isfinite
+
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+REDIRECTS = range(300, 400)
+
 
 class ProviderError(Exception):
-    """`retryable`: the same request may work in a moment. `retry_after`: seconds the provider asks to wait."""
+    """`retryable`: the same request may work in a moment. `retry_after`: seconds the provider asks to wait, at most a
+    day; None where it asked for nothing, or for what is not a time."""
 
     code = "unknown"
     retryable = False
 
     def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
         self.status = status
-        self.retry_after = retry_after
+        self.retry_after = _believe(retry_after)
         super().__init__(f"{self.code} (status {status})" if status else self.code)
 
 
@@ -53,6 +59,12 @@ class PromptTooLong(ProviderError):
     code = "context_exceeded"
 
 
+class Redirected(ProviderError):
+    """The provider sends us to another address, which would get the key and the question: nobody is followed."""
+
+    code = "redirected"
+
+
 class ContentFiltered(ProviderError):
     code = "content_filter"
 
@@ -73,6 +85,10 @@ class Truncated(ProviderError):
     retryable = True
 
 
+def _believe(seconds: float | None) -> float | None:
+    return None if seconds is None or not isfinite(seconds) else min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
+
+
 def error_from_status(status: int, *, retry_after: float | None = None) -> ProviderError:
     """Return the error that an HTTP status means when its body says nothing more."""
     kinds: dict[int, type[ProviderError]] = {
@@ -88,5 +104,5 @@ def error_from_status(status: int, *, retry_after: float | None = None) -> Provi
         429: ProviderRateLimited,
         504: TimedOut,
     }
-    kind = kinds.get(status) or (Overloaded if status >= 500 else ProviderError)
+    kind = kinds.get(status) or (Overloaded if status >= 500 else Redirected if status in REDIRECTS else ProviderError)
     return kind(status=status, retry_after=retry_after)

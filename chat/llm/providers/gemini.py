@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from chat.llm.providers.base import Event, Finish, FinishReason, Message, ModelRequest, TokenUsage
+from chat.llm.providers.counts import NoReport, detail_of, total_of
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -22,7 +23,7 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import Answer, stream_answer
+from chat.llm.providers.streaming import Answer, status_of, stream_answer, words_of
 
 
 class _Part(msgspec.Struct, rename="camel", gc=False):
@@ -36,17 +37,9 @@ class _Content(msgspec.Struct, gc=False):
 
 
 class _Candidate(msgspec.Struct, rename="camel", gc=False):
+    index: Any = 0
     content: _Content | None = None
     finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct, rename="camel", gc=False):
-    """Counts so far. What was read from the cache is in the prompt's; thoughts are not in the candidates'."""
-
-    prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    cached_content_token_count: int | None = None
 
 
 class _Feedback(msgspec.Struct, rename="camel"):
@@ -55,12 +48,10 @@ class _Feedback(msgspec.Struct, rename="camel"):
 
 class _Chunk(msgspec.Struct, rename="camel", gc=False):
     candidates: list[_Candidate] | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: Any = None
     prompt_feedback: _Feedback | None = None
     error: Any = None
 
-
-_decode = msgspec.json.Decoder(_Chunk).decode
 
 _FILTERS = frozenset(
     ("SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST", "SPII", "MODEL_ARMOR", "IMAGE_SAFETY", "LANGUAGE")
@@ -88,27 +79,29 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     return stream_answer(_GeminiAnswer(), request, url, headers=headers, body_of=body_of)
 
 
-class _GeminiAnswer(Answer):
+class _GeminiAnswer(Answer[_Chunk]):
     """It ends with the connection: the last event is not marked."""
 
-    __slots__ = ("calls_tool", "reason", "usage")
+    __slots__ = ("calls_tool", "report")
+
+    decoder = msgspec.json.Decoder(_Chunk)
 
     def __init__(self) -> None:
         super().__init__()
-        self.reason: str | None = None
         self.calls_tool = False
-        self.usage: _Usage | None = None
+        self.report: Any = None  # of its tokens
 
-    def read(self, event: bytes) -> tuple[str, str]:
-        chunk = _decode(event)
-        if chunk.error:
-            raise _parse_error(chunk.error, status=None)
-        if chunk.usage_metadata is not None:
-            self.usage = chunk.usage_metadata
-        if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
+    def read(self, event: _Chunk) -> tuple[str, str]:
+        if event.error:
+            raise _parse_error(event.error, status=None)
+        if event.usage_metadata is not None:
+            self.report = event.usage_metadata
+        if event.prompt_feedback is not None and event.prompt_feedback.block_reason:
             self.reason = "SAFETY"
         text = reasoning = ""
-        for candidate in chunk.candidates or ():
+        for candidate in event.candidates or ():
+            if candidate.index:  # another answer to the same question
+                continue
             if candidate.finish_reason:
                 self.reason = candidate.finish_reason
             for part in (candidate.content and candidate.content.parts) or ():
@@ -118,24 +111,13 @@ class _GeminiAnswer(Answer):
                     text += part.text or ""
                 if part.function_call is not None:
                     self.calls_tool = True
+            break
         return text, reasoning
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), self._usage())
-
-    def _usage(self) -> TokenUsage | None:
-        usage = self.usage
-        if usage is None:
-            return None
-        thoughts = max(0, usage.thoughts_token_count or 0)
-        return TokenUsage(
-            input=max(0, usage.prompt_token_count or 0),
-            output=max(0, usage.candidates_token_count or 0) + thoughts,
-            cache_read=max(0, usage.cached_content_token_count or 0),
-            reasoning=thoughts,
-        )
+        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), usage_of(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         if isinstance(body, list) and body:  # without `alt=sse`, and from some proxies with it
@@ -155,31 +137,48 @@ def gemini_finish_reason(reason: str, *, calls_tool: bool) -> FinishReason:
 
 def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error a Google error object (`code`, `status`, `message`, `details`) means."""
-    fields = error if isinstance(error, dict) else {}
     details = _details_of(error)
-    name, message = str(fields.get("status", "")), str(fields.get("message", "")).lower()
+    name, message, code = words_of(error, "status", "message", "code")
+    message = message.lower()
     if any(detail.get("reason") == "API_KEY_INVALID" for detail in details) or "api key not valid" in message:
         return AuthenticationFailed(status=status)  # a 400
     if name == "INVALID_ARGUMENT" and "token" in message and ("exceed" in message or "too long" in message):
         return PromptTooLong(status=status)
     if found := _ERRORS.get(name):
         return found(status=status, retry_after=retry_after if retry_after is not None else retry_delay_of(error))
-    code = fields.get("code")
-    if status is None and isinstance(code, int) and code >= 400:
-        return error_from_status(code)
+    if status is None and (status_in := status_of(code)):
+        return error_from_status(status_in)
     return error_from_status(status, retry_after=retry_after) if status is not None else Overloaded()
 
 
 def retry_delay_of(error: Any) -> float | None:
     """Return the seconds of an error object's `RetryInfo`, which Google sends in place of a Retry-After header."""
     for detail in _details_of(error):
-        delay = str(detail.get("retryDelay", ""))
+        [delay] = words_of(detail, "retryDelay")
         if delay.endswith("s"):
             try:
-                return max(0.0, float(delay[:-1]))
+                return float(delay[:-1])
             except ValueError:
                 pass
     return None
+
+
+def usage_of(report: Any) -> TokenUsage | None:
+    """Return the tokens that a report counts; None if it does not say how many there were in all.
+
+    What was read from the cache is in the prompt's; thoughts are not in the candidates', which are left out where
+    there are none.
+    """
+    try:
+        thoughts = detail_of(report, "thoughtsTokenCount")
+        return TokenUsage(
+            input=total_of(report, "promptTokenCount"),
+            output=total_of({"candidatesTokenCount": 0} | report, "candidatesTokenCount") + thoughts,
+            cache_read=detail_of(report, "cachedContentTokenCount"),
+            reasoning=thoughts,
+        )
+    except NoReport:
+        return None
 
 
 def _details_of(error: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from chat.llm.providers.base import Event, File, Finish, FinishReason, Message, ModelRequest, TokenUsage
+from chat.llm.providers.counts import NoReport, detail_of, details_of, total_of
 from chat.llm.providers.errors import (
+    BadResponse,
     ContentFiltered,
     Overloaded,
     PermissionRefused,
@@ -19,11 +21,11 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer
+from chat.llm.providers.streaming import NO_TEXT, Answer, status_of, stream_answer, words_of
 
 
 class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[Any] | None = None
     reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
     reasoning: str | None = None  # OpenRouter, newer vLLM
     refusal: str | None = None
@@ -31,34 +33,16 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
 
 
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None  # DeepSeek
-
-
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
 
-
-_decode = msgspec.json.Decoder(_Chunk).decode
 
 UNKNOWN_TO_SDK = frozenset(("thinking",))
 """Parameters that OpenAI does not have, and its SDK does not know."""
@@ -76,39 +60,38 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     return stream_answer(_ChatAnswer(), request, url, headers=_headers(request), body_of=body_of)
 
 
-class _ChatAnswer(Answer):
-    __slots__ = ("instead", "reason", "usage")
+class _ChatAnswer(Answer[_Chunk]):
+    __slots__ = ("instead", "report")
+
+    decoder = msgspec.json.Decoder(_Chunk)
 
     def __init__(self) -> None:
         super().__init__()
-        self.reason: str | None = None
         self.instead: FinishReason | None = None  # what came in place of an answer
-        self.usage: _Usage | None = None
+        self.report: Any = None  # of its tokens
 
-    def read(self, event: bytes) -> tuple[str, str]:
-        if event == b"[DONE]":
-            self.is_done = True
-            return NO_TEXT
-        chunk = _decode(event)
-        if chunk.error:
-            raise _parse_error(chunk.error, status=None)
-        if chunk.usage is not None:
-            self.usage = chunk.usage
-        text = reasoning = ""
-        for choice in chunk.choices or ():
+    def read(self, event: _Chunk) -> tuple[str, str]:
+        if event.error:
+            raise _parse_error(event.error, status=None)
+        if event.usage is not None:
+            self.report = event.usage
+        for choice in event.choices or ():
+            if choice.index:  # another answer to the same question
+                continue
             if choice.finish_reason:
                 self.reason = choice.finish_reason
-            if (delta := choice.delta) is not None:
-                text += delta.content or delta.refusal or ""
-                reasoning += delta.reasoning_content or delta.reasoning or ""
-                if delta.refusal or delta.tool_calls:
-                    self.instead = "refusal" if delta.refusal else "tool_call"
-        return text, reasoning
+            if (delta := choice.delta) is None:
+                break
+            if delta.refusal or delta.tool_calls:
+                self.instead = "refusal" if delta.refusal else "tool_call"
+            content = delta.content if isinstance(delta.content, str) else text_of(delta.content)
+            return content or delta.refusal or "", delta.reasoning_content or delta.reasoning or ""
+        return NO_TEXT
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(openai_finish_reason(self.reason, self.instead), _usage(self.usage) if self.usage else None)
+        return Finish(openai_finish_reason(self.reason, self.instead), usage_of(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None
@@ -127,17 +110,29 @@ def openai_finish_reason(reason: str, instead: FinishReason | None) -> FinishRea
     return found if found == "content_filter" else instead or found
 
 
-def _usage(usage: _Usage) -> TokenUsage:
-    cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
-    written = (usage.prompt_tokens_details and usage.prompt_tokens_details.cache_write_tokens) or 0
-    reasoning = (usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens) or 0
-    return TokenUsage(
-        input=max(0, usage.prompt_tokens),
-        output=max(0, usage.completion_tokens),
-        cache_read=max(0, cached or usage.prompt_cache_hit_tokens or 0),
-        cache_write=max(0, written),
-        reasoning=max(0, reasoning),
-    )
+def text_of(content: Any) -> str:
+    """Return the text of a delta's content, which some servers send as a list of parts. Raises BadResponse."""
+    if isinstance(content, list):
+        return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise BadResponse
+
+
+def usage_of(report: Any) -> TokenUsage | None:
+    """Return the tokens that a report counts; None if it does not say how many there were in all."""
+    try:
+        for_input = details_of(report, "prompt_tokens_details")
+        return TokenUsage(
+            input=total_of(report, "prompt_tokens"),
+            output=total_of(report, "completion_tokens"),
+            cache_read=detail_of(for_input, "cached_tokens")
+            or detail_of(report, "prompt_cache_hit_tokens"),  # DeepSeek
+            cache_write=detail_of(for_input, "cache_write_tokens"),
+            reasoning=detail_of(details_of(report, "completion_tokens_details"), "reasoning_tokens"),
+        )
+    except NoReport:
+        return None
 
 
 def body_of(request: ModelRequest) -> dict[str, Any]:
@@ -186,9 +181,8 @@ def _headers(request: ModelRequest) -> dict[str, str]:
 
 def _parse_error(error: Any, *, status: int | None, retry_after: float | None = None) -> ProviderError:
     """Return the error an OpenAI error object (`code`, `type`, `message`) means, with the HTTP status if it had one."""
-    fields = error if isinstance(error, dict) else {}
-    codes = {str(fields.get("code", "")), str(fields.get("type", ""))}
-    message = str(fields.get("message", "")).lower()
+    code, kind, message = words_of(error, "code", "type", "message")
+    codes, message = {code, kind}, message.lower()
     too_long = "maximum context length" in message or "request too large" in message  # the latter for a minute's tokens
     if too_long or codes & {"context_length_exceeded", "exceed_context_size_error"}:
         return PromptTooLong(status=status)
@@ -198,6 +192,8 @@ def _parse_error(error: Any, *, status: int | None, retry_after: float | None = 
         return ContentFiltered(status=status)
     if status is not None:
         return error_from_status(status, retry_after=retry_after)
+    if status_in := status_of(code):  # OpenRouter
+        return error_from_status(status_in)
     return _error_in_stream(codes)
 
 

@@ -10,13 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from time import monotonic
 from typing import Any, TypeAlias
 
 import msgspec
 from django.conf import settings
 
-from chat.llm.providers import anthropic_messages, gemini, openai_chat
-from chat.llm.providers.base import Delta, Event, Finish, FinishReason, ModelRequest, Provider, TokenUsage
+from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk_http
+from chat.llm.providers.base import Delta, Event, Finish, FinishReason, ModelRequest, Provider
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadResponse,
@@ -32,8 +33,9 @@ from chat.llm.providers.errors import (
     Truncated,
     error_from_status,
 )
-from chat.llm.providers.http import CONNECT_SECONDS
-from chat.llm.providers.streaming import BodyOf, retry_after_of
+from chat.llm.providers.openai_chat import text_of
+from chat.llm.providers.sdk_http import Reading
+from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -49,35 +51,47 @@ _clients: PerLoop[Clients] = PerLoop(dict)
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     """Yield Deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
     events: asyncio.Queue[Event | ProviderError | None] = asyncio.Queue()
-    task = asyncio.create_task(_pump(request, events))
+    characters, quiet = Characters(may_have_halves=True), Quiet(request)
+    finish, ends_at = None, None
+    task = asyncio.create_task(_pump(request, quiet, events))
     try:
         while True:
             text = reasoning = ""
-            last = await events.get()
+            last = await _next(events, ends_at)
             while isinstance(last, Delta):  # whatever has arrived is one Delta
                 text, reasoning = text + last.text, reasoning + last.reasoning
                 if events.empty():
                     break
                 last = events.get_nowait()
-            text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")
-            if text or reasoning:
-                yield Delta(text, reasoning)
-            if isinstance(last, ProviderError):
-                raise last
             if isinstance(last, Finish):
-                yield last
-                return
-            if last is None:
-                raise Truncated
-            await request.pace()
+                finish = last
+            delta = characters.delta_of(text, reasoning)
+            if delta:
+                quiet.note_text()
+                yield delta
+            if finish and (delta or ends_at is None):
+                ends_at = monotonic() + END_SECONDS
+            if last is None or isinstance(last, ProviderError):
+                break
+            if delta:
+                await request.pace()
     finally:
         # The SDKs close a connection at once when the task that reads it is cancelled, and only then.
         task.cancel()
         await asyncio.wait([task])
+    if delta := characters.rest():
+        yield delta
+    if isinstance(last, ProviderError) and not (finish and isinstance(last, BadResponse | ConnectionFailed)):
+        raise last
+    if finish is None:
+        raise Truncated
+    yield finish
 
 
 async def list_models(provider: Provider) -> list[str]:
     """Return the ids of the provider's models, which costs nothing; raises ProviderError."""
+    reading = Reading()
+    sdk_http.reading.set(reading)
     try:
         async with asyncio.timeout(LIST_TIMEOUT_SECONDS):
             client = await _client_of(provider)
@@ -87,7 +101,7 @@ async def list_models(provider: Provider) -> list[str]:
     except TimeoutError as error:
         raise TimedOut from error
     except Exception as error:  # the SDKs' errors have no common class
-        raise _error_of(error) from error
+        raise _error_of(error, reading) from error
 
 
 async def close_clients() -> None:
@@ -97,18 +111,34 @@ async def close_clients() -> None:
             await close()
 
 
-async def _pump(request: ModelRequest, events: "asyncio.Queue[Event | ProviderError | None]") -> None:
+async def _pump(request: ModelRequest, quiet: Quiet, events: "asyncio.Queue[Event | ProviderError | None]") -> None:
     """Read the SDK's events in a task of its own, which when it is cancelled is always waiting for the SDK."""
+    adapter = request.provider.adapter
+    reading = Reading(_WRITERS[adapter], quiet)
+    sdk_http.reading.set(reading)
     try:
-        async with aclosing(_STREAMS[request.provider.adapter](request)) as sdk_events:
+        async with aclosing(_STREAMS[adapter](request)) as sdk_events:
             async for event in sdk_events:
                 events.put_nowait(event)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  what they raise has no common class: a panic of Rust's is no Exception
-        events.put_nowait(_error_of(error))
+        events.put_nowait(_error_of(error, reading))
     else:
         events.put_nowait(None)
+
+
+async def _next(
+    events: "asyncio.Queue[Event | ProviderError | None]", ends_at: float | None
+) -> Event | ProviderError | None:
+    """Return what comes next; None after that moment, when a connection was left open."""
+    if ends_at is None:
+        return await events.get()
+    try:
+        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+            return await events.get()
+    except TimeoutError:
+        return None
 
 
 # --- Clients ---------------------------------------------------------------------------------------------------------
@@ -133,9 +163,9 @@ async def _client_of(provider: Provider) -> Any:
 def _openai_client(provider: Provider) -> tuple[Any, Closing]:
     import openai
 
-    timeout = openai.Timeout(settings.STALL_SECONDS, connect=CONNECT_SECONDS)
+    http = sdk_http.make_client(settings.STALL_SECONDS)
     client = openai.AsyncOpenAI(
-        api_key=provider.api_key or "none", base_url=provider.base_url, max_retries=0, timeout=timeout
+        api_key=provider.api_key or "none", base_url=provider.base_url, max_retries=0, http_client=http
     )
     return client, client.close
 
@@ -143,22 +173,28 @@ def _openai_client(provider: Provider) -> tuple[Any, Closing]:
 def _anthropic_client(provider: Provider) -> tuple[Any, Closing]:
     import anthropic
 
-    timeout = anthropic.Timeout(settings.STALL_SECONDS, connect=CONNECT_SECONDS)
+    http = sdk_http.make_client(settings.STALL_SECONDS)
     client = anthropic.AsyncAnthropic(
-        api_key=provider.api_key, base_url=provider.base_url, max_retries=0, timeout=timeout
+        api_key=provider.api_key, base_url=provider.base_url, max_retries=0, http_client=http
     )
     return client, client.close
 
 
 def _gemini_client(provider: Provider) -> tuple[Any, Closing]:
-    import httpx2
     from google import genai
     from google.genai import types
 
     base, _, version = provider.base_url.rstrip("/").rpartition("/")
-    http = httpx2.AsyncClient()  # or it would use aiohttp if that is installed, with other errors
-    timeout = round(settings.STALL_SECONDS * 1000)
-    options = types.HttpOptions(base_url=base, api_version=version, timeout=timeout, httpx_async_client=http)
+    http = sdk_http.make_client(settings.STALL_SECONDS)  # without one it would use aiohttp, with other errors
+    tls = {"verify": sdk_http.tls_context(), "ssl": sdk_http.tls_context()}  # for clients that it makes and nobody uses
+    options = types.HttpOptions(
+        base_url=base,
+        api_version=version,
+        timeout=round(settings.STALL_SECONDS * 1000),
+        httpx_async_client=http,
+        client_args=tls,
+        async_client_args=tls,
+    )
     return genai.Client(api_key=provider.api_key, http_options=options), http.aclose
 
 
@@ -176,6 +212,11 @@ async def _body(request: ModelRequest, body_of: BodyOf) -> dict[str, Any]:
     return await asyncio.to_thread(body_of, request) if request.has_files else body_of(request)
 
 
+def _plain(model: Any) -> Any:
+    """Return an SDK's object as its JSON was, whatever its type is."""
+    return model.model_dump(warnings=False) if hasattr(model, "model_dump") else model
+
+
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     instead: FinishReason | None = None
@@ -186,52 +227,37 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     async with answer:
         async for chunk in answer:
             for choice in chunk.choices or ():
+                if choice.index:  # another answer to the same question
+                    continue
                 finish_reason = choice.finish_reason or finish_reason
                 if (delta := choice.delta) is not None:
-                    refusal, calls = getattr(delta, "refusal", None), getattr(delta, "tool_calls", None)
+                    refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
                     if refusal or calls:
                         instead = "refusal" if refusal else "tool_call"
-                    text = delta.content or refusal or ""
-                    thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
-                    yield Delta(text, thought)
-            if counts := chunk.usage:
-                read, written = counts.prompt_tokens_details, counts.completion_tokens_details
-                usage = TokenUsage(
-                    input=max(0, counts.prompt_tokens),
-                    output=max(0, counts.completion_tokens),
-                    cache_read=(read and read.cached_tokens) or getattr(counts, "prompt_cache_hit_tokens", None) or 0,
-                    cache_write=(read and getattr(read, "cache_write_tokens", None)) or 0,
-                    reasoning=(written and written.reasoning_tokens) or 0,
-                )
-    if finish_reason:
-        yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
+                    thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+                    yield Delta(text_of(delta.content) or refusal, text_of(thought))
+            if chunk.usage is not None:
+                usage = openai_chat.usage_of(_plain(chunk.usage))
+            if finish_reason:
+                yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
 
 
 async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
-    stop_reason = None
-    counts: dict[str, Any] = {}
+    counting = anthropic_messages.Counting()
     client = await _client_of(request.provider)
     answer = await client.messages.create(**await _body(request, anthropic_messages.body_of))
     async with answer:
         async for event in answer:
             match event.type:
                 case "content_block_delta":
-                    yield Delta(getattr(event.delta, "text", None) or "", getattr(event.delta, "thinking", None) or "")
+                    delta = event.delta
+                    yield Delta(text_of(getattr(delta, "text", None)), text_of(getattr(delta, "thinking", None)))
                 case "message_start":
-                    counts |= event.message.usage.model_dump(exclude_none=True)
+                    counting.begin(_plain(event.message.usage))
                 case "message_delta":
-                    counts |= event.usage.model_dump(exclude_none=True)
-                    stop_reason = event.delta.stop_reason or stop_reason
-    if stop_reason:
-        read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
-        usage = TokenUsage(
-            input=counts["input_tokens"] + read + written,
-            output=counts["output_tokens"],
-            cache_read=read,
-            cache_write=written,
-            reasoning=counts.get("output_tokens_details", {}).get("thinking_tokens", 0),
-        )
-        yield Finish(anthropic_messages.FINISH.get(stop_reason, "stop"), usage)
+                    counting.go_on(_plain(event.usage))
+                    if reason := event.delta.stop_reason:
+                        yield Finish(anthropic_messages.FINISH.get(reason, "stop"), counting.usage())
 
 
 async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
@@ -240,8 +266,11 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     from pydantic import TypeAdapter
 
     body = await _body(request, gemini.body_of)
-    no_calls = {"automaticFunctionCalling": {"disable": True}}  # or it would log that we make none
-    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction"), **no_calls}
+    once = {
+        "automaticContinuation": False,  # or it would ask again, on a word of the provider's
+        "automaticFunctionCalling": {"disable": True},  # or it would log that we make none
+    }
+    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction"), **once}
     config = types.GenerateContentConfig.model_validate(generation)
     contents = body["contents"]
     if request.has_files:  # by JSON, or it would take base64 for the bytes themselves
@@ -252,29 +281,32 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
     async with aclosing(answer):
         async for chunk in answer:
             for candidate in chunk.candidates or ():
+                if candidate.index:  # another answer to the same question
+                    continue
                 if candidate.finish_reason:
                     reason = candidate.finish_reason.value
                 for part in (candidate.content and candidate.content.parts) or ():
                     calls_tool = calls_tool or part.function_call is not None
-                    yield Delta(reasoning=part.text or "") if part.thought else Delta(part.text or "")
+                    text = sdk_http.with_halves(part.text or "")
+                    yield Delta(reasoning=text) if part.thought else Delta(text)
             if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
                 reason = "SAFETY"
-            if counts := chunk.usage_metadata:
-                thoughts = counts.thoughts_token_count or 0
-                usage = TokenUsage(
-                    input=counts.prompt_token_count or 0,
-                    output=(counts.candidates_token_count or 0) + thoughts,
-                    cache_read=counts.cached_content_token_count or 0,
-                    reasoning=thoughts,
-                )
-    if reason:
-        yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
+            if chunk.usage_metadata:
+                usage = gemini.usage_of(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
+            if reason:
+                yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
 
 
 _STREAMS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {
     "openai_chat": _stream_openai,
     "anthropic_messages": _stream_anthropic,
     "gemini": _stream_gemini,
+}
+
+_WRITERS: dict[str, Callable[[bytes], bytes]] = {
+    "openai_chat": sdk_http.as_data,
+    "anthropic_messages": sdk_http.as_named_data,
+    "gemini": sdk_http.as_marked_data,
 }
 
 ADAPTERS = frozenset(_STREAMS)
@@ -300,11 +332,14 @@ _TOO_LONG_PHRASES = (
 )
 
 
-def _error_of(error: BaseException) -> ProviderError:
+def _error_of(error: BaseException, reading: Reading) -> ProviderError:
     """Return our error for one of an SDK: by its class, codes, status, and by phrases where there is no code."""
-    if isinstance(error, ProviderError):
-        return error
+    for raised in (error, error.__cause__):  # Anthropic's SDK wraps what our client raises
+        if isinstance(raised, ProviderError):
+            return raised
     if type(error).__module__.partition(".")[0] not in _SDK_PACKAGES:
+        if reading.status >= 400:  # it could not read the body
+            return error_from_status(reading.status, retry_after=reading.retry_after)
         logger.error("An SDK broke", extra={"error": type(error).__name__})  # its text may be a provider's
         return BadResponse()
     if {type(error).__name__, type(error.__cause__).__name__} & {"ConnectError", "ConnectTimeout"}:
@@ -314,8 +349,10 @@ def _error_of(error: BaseException) -> ProviderError:
             return error_class()
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     status = status if isinstance(status, int) and status >= 400 else None
-    codes = {str(getattr(error, name, None)) for name in ("code", "type", "status")}
-    message = str(getattr(error, "message", "")).lower()
+    codes = {code for name in ("code", "type", "status") if isinstance(code := getattr(error, name, None), str)}
+    status = status or next(filter(None, map(status_of, codes)), None)
+    message = getattr(error, "message", "")
+    message = message.lower() if isinstance(message, str) else ""
     if codes & {"context_length_exceeded", "exceed_context_size_error"} or any(
         phrase in message for phrase in _TOO_LONG_PHRASES
     ):
@@ -329,17 +366,15 @@ def _error_of(error: BaseException) -> ProviderError:
     if status == 504 or codes & {"timeout", "timeout_error"}:
         return TimedOut(status=status)
     if status is not None:
-        return error_from_status(status, retry_after=_retry_after_of(error))
+        return error_from_status(status, retry_after=_retry_after_of(error, reading))
     if any("rate_limit" in code for code in codes):
         return ProviderRateLimited()
     return Overloaded()  # an error event inside a stream
 
 
-def _retry_after_of(error: BaseException) -> float | None:
+def _retry_after_of(error: BaseException, reading: Reading) -> float | None:
     """Return the seconds to wait: by the header, or for Google by the body."""
-    header = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    seconds = retry_after_of(header)
     details = getattr(error, "details", None)
-    if seconds is None and isinstance(details, dict):
+    if reading.retry_after is None and isinstance(details, dict):
         return gemini.retry_delay_of(details.get("error"))
-    return seconds
+    return reading.retry_after

@@ -1,42 +1,136 @@
 """What all wire formats over HTTP share: a POST, server-sent events, and the errors of a connection."""
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any, TypeAlias
+from time import monotonic
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
+from django.conf import settings
 from django.utils import timezone
 
 from chat.llm.providers import http
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
-from chat.llm.providers.errors import BadResponse, ConnectionFailed, NotReached, ProviderError, TimedOut, Truncated
+from chat.llm.providers.errors import (
+    REDIRECTS,
+    BadResponse,
+    ConnectionFailed,
+    NotReached,
+    ProviderError,
+    Redirected,
+    TimedOut,
+    Truncated,
+)
 from chat.llm.providers.sse import SseDecoder
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 MAX_SINGLE_WRITE_BYTES = 1024 * 1024
 """A longer body is written in parts, so that other answers are read in between."""
+LARGE_READ_BYTES = 16 * 1024
+"""So much without any text is no sign of life but a flood, and is read at the pace of text."""
+END_SECONDS = 2.0
+"""How long the usage and the end of the stream are waited for after the finish reason and the last text."""
 
 BodyOf: TypeAlias = Callable[[ModelRequest], dict[str, Any]]
 
+DONE = b"[DONE]"
+"""The event that ends the streams of OpenAI and of some proxies."""
 NO_TEXT = ("", "")
 """The text and reasoning of an event that has neither."""
+UNREADABLE = (ValueError, RecursionError)
+"""What decoders raise: msgspec's errors, Unicode's and JSON's are ValueErrors; what is nested too deep is neither."""
+
+T = TypeVar("T")
 
 
-class Answer(ABC):
+def decode_odd(event: bytes, kind: type[T]) -> T:
+    """Decode JSON that msgspec refuses and some send: with half of a surrogate pair, or with bytes that are not UTF-8.
+
+    Raises BadResponse.
+    """
+    try:
+        return msgspec.convert(json.loads(event.decode(errors="replace")), kind)
+    except UNREADABLE as error:
+        raise BadResponse from error
+
+
+class Characters:
+    """Makes whole characters of the texts of an answer.
+
+    JavaScript cuts by UTF-16 units, so that the halves of an emoji may come in two events. They are joined; a half that
+    stays alone becomes U+FFFD. Text and reasoning are joined each by itself.
+    """
+
+    __slots__ = ("_text_half", "_thought_half", "may_have_halves")
+
+    def __init__(self, *, may_have_halves: bool = False) -> None:
+        self.may_have_halves = may_have_halves  # else nothing is looked for
+        self._text_half = self._thought_half = ""
+
+    def delta_of(self, text: str, reasoning: str) -> Delta | None:
+        """Return what has come as far as it can be shown; None if that is nothing."""
+        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
+        if self.may_have_halves:
+            text, self._text_half = _join_halves(self._text_half + text)
+            reasoning, self._thought_half = _join_halves(self._thought_half + reasoning)
+        return Delta(text, reasoning) if text or reasoning else None
+
+    def rest(self) -> Delta | None:
+        """Return the halves whose other half never came, at the end of the stream."""
+        text, reasoning = ("\ufffd" if half else "" for half in (self._text_half, self._thought_half))
+        self._text_half = self._thought_half = ""
+        return Delta(text, reasoning) if text or reasoning else None
+
+
+def _join_halves(text: str) -> tuple[str, str]:
+    """Return the text in whole characters, and the first half of one at its end, whose other half may come."""
+    half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+    whole = text[:-1] if half else text
+    return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), half
+
+
+class Quiet:
+    """How long a provider has given signs of life, such as comments, and no text."""
+
+    __slots__ = ("_note_life", "_since")
+
+    def __init__(self, request: ModelRequest) -> None:
+        self._note_life = request.note_life
+        self._since: float | None = None
+
+    def note_life(self) -> None:
+        """Note a read without text; raises TimedOut when there was no other for LOADING_SECONDS."""
+        now = monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._since > settings.LOADING_SECONDS:
+            raise TimedOut
+        self._note_life()
+
+    def note_text(self) -> None:
+        self._since = None
+
+
+class Answer(ABC, Generic[T]):
     """One answer as far as it was read. Each wire format says what its events mean, and how the answer ended."""
 
-    __slots__ = ("error", "is_done")
+    __slots__ = ("characters", "error", "is_done", "reason")
+
+    decoder: ClassVar[msgspec.json.Decoder[Any]]
 
     def __init__(self) -> None:
+        self.characters = Characters()
+        self.reason: str | None = None  # why it ended, in the provider's word; what still comes is its usage
         self.error: ProviderError | None = None  # raised after the text before it
         self.is_done = False  # whatever follows is ignored
 
     @abstractmethod
-    def read(self, event: bytes) -> tuple[str, str]:
+    def read(self, event: T) -> tuple[str, str]:
         """Return the text and reasoning of one event; raises ProviderError if it is an error."""
 
     @abstractmethod
@@ -50,25 +144,35 @@ class Answer(ABC):
     def read_all(self, events: list[bytes]) -> Delta | None:
         """Return the text and reasoning of the events before the first error as one Delta; None if there is none."""
         text = reasoning = ""
+        decode = self.decoder.decode
         for event in events:
             try:
-                event_text, event_reasoning = self.read(event)
+                try:
+                    decoded = decode(event)
+                except UNREADABLE:
+                    if event == DONE:
+                        self.is_done = True
+                        break
+                    self.characters.may_have_halves = True
+                    decoded = decode_odd(event, self.decoder.type)
+                event_text, event_reasoning = self.read(decoded)
+            except BadResponse as error:
+                if self.reason is None:
+                    self.error = error
+                self.is_done = True
+                break
             except ProviderError as error:
                 self.error = error
-                break
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                self.error = BadResponse()
                 break
             text += event_text
             reasoning += event_reasoning
             if self.is_done:
                 break
-        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
-        return Delta(text, reasoning) if text or reasoning else None
+        return self.characters.delta_of(text, reasoning)
 
 
 async def stream_answer(
-    answer: Answer, request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
+    answer: Answer[Any], request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
 ) -> AsyncGenerator[Event]:
     """Yield one Delta per network read, however many events it held, then the Finish."""
     headers = {
@@ -79,32 +183,54 @@ async def stream_answer(
     }
     body = await _encode(request, body_of)
     try:
-        async with http.session().post(url, data=body, headers=headers) as response:
+        async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
-            decoder = SseDecoder()
-            while not answer.is_done and (chunk := await response.content.readany()):
+            decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
+            while not (answer.is_done or answer.error):
+                chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                if not chunk:
+                    break
                 delta = answer.read_all(decoder.feed(chunk))
                 if delta:
+                    quiet.note_text()
                     yield delta
-                if answer.error:
-                    raise answer.error
-                if delta and not answer.is_done:
+                else:
+                    quiet.note_life()
+                if answer.reason is not None and (delta or ends_at is None):
+                    ends_at = monotonic() + END_SECONDS
+                if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
-            if delta := answer.read_all(decoder.end()):
-                yield delta
-            if answer.error:
-                raise answer.error
+            if not (answer.is_done or answer.error):
+                delta = answer.read_all(decoder.end())
+                if decoder.is_json:
+                    raise answer.error or BadResponse  # a whole answer, which nobody asked for
+                if delta:
+                    yield delta
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotReached from error
     except TimeoutError as error:
         raise TimedOut from error
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise ConnectionFailed from error
+        if answer.reason is None:
+            raise ConnectionFailed from error
+    if delta := answer.characters.rest():
+        yield delta
+    if answer.error:
+        raise answer.error
     finish = answer.finish()
     if finish is None:
         raise Truncated
     yield finish
+
+
+async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes:
+    """Return the next bytes; none after that moment, when a connection was left open."""
+    try:
+        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+            return await response.content.readany()
+    except TimeoutError:
+        return b""
 
 
 async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
@@ -117,12 +243,14 @@ async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
     return body if len(body) < MAX_SINGLE_WRITE_BYTES else BytesIO(body)
 
 
-async def _error_of(answer: Answer, response: aiohttp.ClientResponse) -> ProviderError:
+async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> ProviderError:
     """Return the error of a response. Its body may have a more exact code; its text goes no further."""
+    if response.status in REDIRECTS:
+        return Redirected(status=response.status)
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     try:
         body = msgspec.json.decode(await _read_body(response))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         body = None
     return answer.error_of(response.status, body, retry_after)
 
@@ -143,10 +271,22 @@ def retry_after_of(value: str) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        return float(value)
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(value) - timezone.now()).total_seconds())
-    except (ValueError, TypeError):
+        return (parsedate_to_datetime(value) - timezone.now()).total_seconds()
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def words_of(error: Any, *names: str) -> tuple[str, ...]:
+    """Return what an error object says under these names: words, or numbers; empty for anything else."""
+    fields = error if isinstance(error, dict) else {}
+    found = (fields.get(name) for name in names)
+    return tuple(value if isinstance(value, str) else str(value) if type(value) is int else "" for value in found)
+
+
+def status_of(code: str) -> int | None:
+    """Return the HTTP status of an error inside a stream, where its code is one."""
+    return int(code) if len(code) == 3 and code.isdecimal() and int(code) >= 400 else None
