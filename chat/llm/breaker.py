@@ -7,11 +7,11 @@ opens for just that time: a pause, which ends without a trial.
 A breaker opens after 5 failures in a row, or when at least half of at least 10 attempts within a minute failed; at
 once when the provider refuses the API key or sends us elsewhere. A client's mistakes and stopped answers never count.
 
-A question must not open it for others. What only a provider does counts each time: no connection, 401, 402, 429, and
-every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer in time,
-that breaks the model or meets a filter. That counts once for each question of a person, and once for each of their
-conversations, as long as it goes on; and each time while the last probe could not reach the provider. 403 and 404 open
-the breaker when a second question of another conversation meets them.
+A question must not open it for others. What only a provider does counts each time: no connection, a redirect, 401, 402,
+429, and every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer
+in time, that breaks the model or meets a filter. That counts once for each question of a person, and once for each of
+their conversations, as long as it goes on; and each time while the last probe could not reach the provider. 403 and 404
+open the breaker when a second question of another conversation meets them.
 
 The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
 to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.
@@ -155,7 +155,7 @@ def may_be_the_questions(error: ProviderError) -> bool:
     if isinstance(error, NotReached):
         return False
     match error.code:
-        case "authentication" | "rate_limited":
+        case "authentication" | "rate_limited" | "redirected":
             return False
         case "permission":
             return error.status == 403

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -157,7 +156,7 @@ async def test_a_question_that_gemini_blocks_is_filtered_whatever_the_reason(tra
 @pytest.mark.parametrize("said", [(), ({"content": "So."},)], ids=["at once", "after text"])
 async def test_a_provider_that_ran_out_of_room_failed(said: tuple[dict[str, Any], ...], transport: str):
     found = await read_from("deepseek", transport, *chat(*said, end="insufficient_system_resource"))
-    assert astuple(found) == ("".join(delta["content"] for delta in said), "", None, None, "overloaded")
+    assert found == Read("".join(delta["content"] for delta in said), error="overloaded")
 
 
 # --- Through the runner -----------------------------------------------------------------------------------------------
