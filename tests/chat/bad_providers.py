@@ -452,7 +452,7 @@ def _events_of(provider: str, script: Script) -> list[Event]:
     """Return the events of an answer, without its comments."""
     events = []
     for spoken in SPEAKERS[provider](script):
-        head, found, data = spoken.strip().rpartition(b"data: ")
+        head, found, data = spoken.strip().partition(b"data: ")
         if found:
             with suppress(ValueError):
                 data = json.loads(data)

@@ -1,6 +1,7 @@
 """Whatever a provider sends: each turn ends, is paid once and at most what was reserved, and no other turn notices."""
 
 import asyncio
+import importlib
 import itertools
 import logging
 import os
@@ -45,6 +46,7 @@ HEALTHY_EVERY = 10
 LOOKED_AT_EVERY = 10
 """One turn of so many is looked at on its page and by the API."""
 SILENCE_SECONDS = 2.0
+LOADING_SECONDS = 3.0
 LONGEST_SECONDS = 8.0
 PATIENCE_SECONDS = 15.0
 """How much later than the longest answer a turn may be closed, on a busy machine."""
@@ -84,7 +86,9 @@ async def test_nothing_that_a_provider_sends_harms_its_turn_or_another(
 ):
     caplog.set_level(logging.INFO)
     settings.FIRST_TOKEN_SECONDS = settings.STALL_SECONDS = SILENCE_SECONDS
+    settings.LOADING_SECONDS = LOADING_SECONDS
     settings.TURN_SECONDS = LONGEST_SECONDS
+    await asyncio.to_thread(import_sdks)
     cases_by_model: dict[str, Case] = {}
     async with serving(cases_by_model) as served:
         for known in SPEAKERS:
@@ -99,6 +103,12 @@ async def test_nothing_that_a_provider_sends_harms_its_turn_or_another(
             listed = "\n".join(map(str, complaints))
             pytest.fail(f"seed {SEED}, {CASES} cases:\n{listed}\nThe smallest:\n{smallest}")
     print(f"seed {SEED}: {CASES} cases")
+
+
+def import_sdks() -> None:
+    """Import them before they are needed: for the first turn it would take longer than a provider may be silent."""
+    for name in ("openai", "anthropic", "google.genai"):
+        importlib.import_module(name)
 
 
 def draw_case(number: int) -> Case:
