@@ -252,9 +252,24 @@ NO_HTTP = (
     ),
 )
 
+KINDS = ("no HTTP", "moved", "refused", "refused", "whole", "whole", "broken", "broken", "broken", "broken")
+
 # --- Drawing ----------------------------------------------------------------------------------------------------------
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def readable(text: list[str]) -> str:
+    """Return what a person reads of these pieces: halves of characters are joined, or replaced where one is alone."""
+    joined = "".join(text).replace("\0", "")
+    return HALVES.sub("\ufffd", joined.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"))
+
+
+def _is_readable(text: list[str]) -> bool:
+    """Whether there is something to read. With both NUL and halves, the order in which they are mended would matter."""
+    joined = "".join(text)
+    return bool(readable(text).strip()) and not ("\0" in joined and HALVES.search(joined))
+
 
 pieces = st.sampled_from(PIECES) | st.text(st.characters(), max_size=4)
 scripts = st.builds(
@@ -267,6 +282,7 @@ scripts = st.builds(
     broken=st.sampled_from(("", "", "", "", "error", "rubbish", "nofinish")),
     escaped=st.just(True),
 )
+readable_texts = st.lists(pieces, min_size=1, max_size=6).filter(_is_readable)
 
 
 @st.composite
@@ -275,12 +291,10 @@ def cases(draw: Draw) -> Case:
     draw(st.integers(0, 9_999))  # a search varies its first choice, whatever it is: all others are left to chance
     provider = draw(st.sampled_from(list(SPEAKERS)))
     transport = draw(st.sampled_from(("fast", "sdk")))
-    kind = draw(
-        st.sampled_from(("whole", "broken", "broken", "broken", "broken", "refused", "refused", "moved", "no HTTP"))
-    )
-    if kind == "whole":
-        return draw(whole_answers(provider, transport))
+    kind = draw(st.sampled_from(KINDS))
     match kind:
+        case "whole":
+            return _whole_answer(draw, provider, transport)
         case "broken":
             response = _response(draw, 200, _broken_stream(draw, provider), b"text/event-stream")
         case "refused":
@@ -298,28 +312,15 @@ def cases(draw: Draw) -> Case:
     return Case(provider, transport, _cut(draw, response), ending, dribble)
 
 
-@st.composite
-def whole_answers(draw: Draw, provider: str, transport: str) -> Case:
+def _whole_answer(draw: Draw, provider: str, transport: str) -> Case:
     """An answer that is odd, and yet says all that it has to: the person must read it."""
-    text = draw(st.lists(pieces, min_size=1, max_size=6).filter(_is_readable))
+    text = draw(readable_texts)
     end, usage = draw(st.sampled_from(("stop", "length"))), draw(st.sampled_from(((12, 40, 0, 0, 0), None)))
     script = Script(text=tuple(text), end=end, usage=usage, escaped=True)
-    stream = _lines(draw, _events_of(provider, script), line_ends=(b"\n", b"\r\n"), lines=LINES[:2])
+    stream = _lines(draw, _events_of(provider, script), line_ends=(b"\n", b"\r\n", b"\r"), lines=LINES[:2])
     length = draw(st.sampled_from(("close", "length", "chunked")))
     response = _framed(b"HTTP/1.1 200 OK", (b"Content-Type: text/event-stream",), stream, length)
     return Case(provider, transport, _cut(draw, response), answer=readable(text))
-
-
-def readable(text: list[str]) -> str:
-    """Return what a person reads of these pieces: halves of characters are joined, or replaced where one is alone."""
-    joined = "".join(text).replace("\0", "")
-    return HALVES.sub("\ufffd", joined.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"))
-
-
-def _is_readable(text: list[str]) -> bool:
-    """Whether there is something to read. With both NUL and halves, the order in which they are mended would matter."""
-    joined = "".join(text)
-    return bool(readable(text).strip()) and not ("\0" in joined and HALVES.search(joined))
 
 
 def _broken_stream(draw: Draw, provider: str) -> bytes:
