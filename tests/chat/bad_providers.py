@@ -582,10 +582,11 @@ async def _model_of(reader: asyncio.StreamReader) -> str:
 
 
 async def _send(case: Case, writer: asyncio.StreamWriter, stranger: bytes) -> None:
-    for read in case.reads:
+    for number, read in enumerate(case.reads):
+        if number:
+            await asyncio.sleep(READ_PAUSE_SECONDS)
         writer.write(read.replace(ELSEWHERE, stranger).replace(ELSEWHERE[5:], stranger[5:]))
         await writer.drain()
-        await asyncio.sleep(READ_PAUSE_SECONDS)
     while case.ending == "dribble" and not writer.is_closing():
         writer.write(case.dribble)
         await writer.drain()

@@ -54,7 +54,7 @@ PATIENCE_SECONDS = 15.0
 OURS = {"internal_error", "queue_timeout", "runner_lost"}
 """Codes of what goes wrong on our side: nothing that a provider sends may lead to one."""
 
-numbers = itertools.count()
+serial = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ async def test_nothing_that_a_provider_sends_harms_its_turn_or_another(
             setattr(settings, f"{known.upper()}_BASE_URL", served.url)
             setattr(settings, f"{known.upper()}_API_KEY", SECRET)
         trial = Trial(carla, settings, caplog, served, cases_by_model)
-        numbered = {draw_case(number): number for number in range(CASES)}
-        complaints = [complaint for group in groups_of(list(numbered)) for complaint in await trial.run(group)]
+        drawn = [draw_case(number) for number in range(CASES)]
+        complaints = [complaint for group in groups_of(drawn) for complaint in await trial.run(group)]
         if complaints:
-            suspects = [numbered[told.case] for told in complaints if told.case in numbered] or list(numbered.values())
+            suspects = [drawn.index(told.case) for told in complaints if told.case in drawn]
             smallest = await asyncio.to_thread(trial.find_smallest, suspects, asyncio.get_running_loop())
             listed = "\n".join(map(str, complaints))
             pytest.fail(f"seed {SEED}, {CASES} cases:\n{listed}\nThe smallest:\n{smallest}")
@@ -145,7 +145,7 @@ def groups_of(drawn: list[Case]) -> Iterator[list[Case]]:
 
 def healthy(transport: str) -> Case:
     """Return a provider that is well, another one each time, and takes a moment for its answer."""
-    provider = list(SPEAKERS)[next(numbers) % len(SPEAKERS)]
+    provider = list(SPEAKERS)[next(serial) % len(SPEAKERS)]
     script = Script(text=tuple(f"word{number} " for number in range(20)), usage=(12, 40, 0, 0, 0))
     [response] = whole(SPEAKERS[provider](script), every=100)
     reads = tuple(response[at : at + 100] for at in range(0, len(response), 100))
@@ -171,17 +171,16 @@ class Trial:
         self.settings.SDK_PROVIDERS = list(SPEAKERS) if transport == "sdk" else []
         asked = await self._ask(with_healthy(group, transport))
         asked += await self._ask([healthy(transport)])  # the runner is alive
-        found = [
-            *(Complaint(told, one.case) for one in asked for told in complaints_about(one)),
-            *(Complaint(f"a stranger was asked: {path}") for path in self.served.told_strangers),
-            *map(Complaint, self._of_logs()),
-            *map(Complaint, await in_thread(lambda: list(self._of_stores_and_pages(asked)))),
-        ]
+        found = [Complaint(told, one.case) for one in asked for told in complaints_about(one)]
+        for told in (*self._of_logs(), *(f"a stranger was asked: {line}" for line in self.served.told_strangers)):
+            cases_named = (one.case for one in asked if one.model in told or str(one.turn.pk) in told)
+            found.append(Complaint(told, next(cases_named, None)))
+        found += map(Complaint, await in_thread(lambda: list(self._of_stores_and_pages(asked))))
         await in_thread(self._withdraw)
         return found
 
     def find_smallest(self, suspects: list[int], loop: asyncio.AbstractEventLoop) -> str:
-        """Return what is left of the first of these cases that fails alone, too; called in a thread beside the loop."""
+        """Return what is left of the first of these cases that fails alone; called in a thread beside the loop."""
 
         def run_alone(case: Case) -> list[Complaint]:
             return asyncio.run_coroutine_threadsafe(self.run([case]), loop).result()
@@ -194,7 +193,7 @@ class Trial:
 
     async def _ask(self, group: list[Case]) -> list[Asked]:
         """Ask, AT_ONCE at a time; return all of it when each turn is over, or late."""
-        models = {f"bad-{next(numbers):06}": case for case in group}
+        models = {f"bad-{next(serial):06}": case for case in group}
         self.cases_by_model |= models
         await in_thread(offer, models)
         waiting = list(models)
@@ -215,7 +214,7 @@ class Trial:
         for record in self.caplog.records:
             line = formatter.format(record)
             if record.exc_info or SAID in line or SECRET in line:
-                yield f"logged {line[-1_000:]}"
+                yield f"logged {line[:300]} … {line[-700:]}"
         self.caplog.clear()
 
     def _of_stores_and_pages(self, asked: list[Asked]) -> Iterator[str]:
