@@ -291,23 +291,22 @@ def cases(draw: Draw) -> Case:
     draw(st.integers(0, 9_999))  # a search varies its first choice, whatever it is: all others are left to chance
     provider = draw(st.sampled_from(list(SPEAKERS)))
     transport = draw(st.sampled_from(("fast", "sdk")))
-    kind = draw(st.sampled_from(KINDS))
-    match kind:
+    ending = draw(st.sampled_from(("close",) * 9 + ("reset", "open", "dribble")))
+    match draw(st.sampled_from(KINDS)):
         case "whole":
             return _whole_answer(draw, provider, transport)
         case "broken":
-            response = _response(draw, 200, _broken_stream(draw, provider), b"text/event-stream")
+            response = _response(draw, ending, 200, _broken_stream(draw, provider), b"text/event-stream")
         case "refused":
-            response = _response(draw, draw(st.sampled_from((200, *STATUSES))), _error_body(draw, provider))
+            response = _response(draw, ending, draw(st.sampled_from((200, *STATUSES))), _error_body(draw, provider))
         case "moved":
             status = draw(st.sampled_from((301, 302, 303, 307, 308)))
             place = draw(st.sampled_from((ELSEWHERE, ELSEWHERE + b"/v1/chat", ELSEWHERE.removeprefix(b"http:"))))
-            response = _response(draw, status, b"", extra=(b"Location: " + place,))
+            response = _response(draw, ending, status, b"", extra=(b"Location: " + place,))
         case _:
             response = draw(st.sampled_from(NO_HTTP))
     if draw(st.sampled_from((False, False, False, True))):
         response = response[: draw(st.integers(0, len(response)))]  # it ends early, wherever that is
-    ending = draw(st.sampled_from(("close",) * 9 + ("reset", "open", "dribble")))
     dribble = draw(st.sampled_from(_dribbles(provider))) if ending == "dribble" else b""
     return Case(provider, transport, _cut(draw, response), ending, dribble)
 
@@ -318,8 +317,8 @@ def _whole_answer(draw: Draw, provider: str, transport: str) -> Case:
     end, usage = draw(st.sampled_from(("stop", "length"))), draw(st.sampled_from(((12, 40, 0, 0, 0), None)))
     script = Script(text=tuple(text), end=end, usage=usage, escaped=True)
     stream = _lines(draw, _events_of(provider, script), line_ends=(b"\n", b"\r\n", b"\r"), lines=LINES[:2])
-    length = draw(st.sampled_from(("close", "length", "chunked")))
-    response = _framed(b"HTTP/1.1 200 OK", (b"Content-Type: text/event-stream",), stream, length)
+    headers = (b"Content-Type: text/event-stream", b"Connection: close")
+    response = _framed(b"HTTP/1.1 200 OK", headers, stream, draw(st.sampled_from(("none", "right", "chunked"))))
     return Case(provider, transport, _cut(draw, response), answer=readable(text))
 
 
@@ -492,23 +491,29 @@ def _lines(draw: Draw, events: list[Event], *, line_ends: tuple[bytes, ...], lin
 
 
 def _response(
-    draw: Draw, status: int, body: bytes, media_type: bytes = b"application/json", *, extra: tuple[bytes, ...] = ()
+    draw: Draw,
+    ending: str,
+    status: int,
+    body: bytes,
+    media_type: bytes = b"application/json",
+    *,
+    extra: tuple[bytes, ...] = (),
 ) -> bytes:
     headers = (b"Content-Type: " + media_type, *extra)
+    if ending == "close":  # else another question may be sent on it just then, which would have to be asked again
+        headers += (b"Connection: close",)
     if draw(st.sampled_from((False, True) if status != 200 else (False, False, False, True))):
         headers += (b"Retry-After: " + draw(st.sampled_from(RETRY_AFTER)).encode(),)
     if draw(st.sampled_from((False,) * 5 + (True,))):
         headers += (draw(st.sampled_from(HEADERS)),)
-    length = draw(
-        st.sampled_from(("close", "close", "length", "length", "chunked", "chunked", "too short", "too long"))
-    )
+    length = draw(st.sampled_from(("none", "none", "right", "right", "chunked", "chunked", "too short", "too long")))
     return _framed(b"HTTP/1.1 %d Said" % status, headers, body, length)
 
 
 def _framed(first_line: bytes, headers: tuple[bytes, ...], body: bytes, length: str) -> bytes:
     match length:
-        case "close":
-            headers += (b"Connection: close",)
+        case "none":
+            pass
         case "chunked":
             headers += (b"Transfer-Encoding: chunked",)
             half = len(body) // 2
