@@ -51,8 +51,10 @@ LONGEST_SECONDS = 8.0
 PATIENCE_SECONDS = 15.0
 """How much later than the longest answer a turn may be closed, on a busy machine."""
 
-OURS = {"internal_error", "queue_timeout", "runner_lost"}
+OURS = {"internal_error", "queue_timeout", "runner_lost", "given_up"}
 """Codes of what goes wrong on our side: nothing that a provider sends may lead to one."""
+LOGGED_ERRORS = {"Operator needed", "An SDK broke"}
+"""Any other error in the log is one of ours."""
 
 serial = itertools.count()
 
@@ -213,7 +215,8 @@ class Trial:
         formatter = JsonFormatter()
         for record in self.caplog.records:
             line = formatter.format(record)
-            if record.exc_info or SAID in line or SECRET in line:
+            is_ours = record.levelno >= logging.ERROR and record.getMessage() not in LOGGED_ERRORS
+            if is_ours or record.exc_info or SAID in line or SECRET in line:
                 yield f"logged {line[:300]} … {line[-700:]}"
         self.caplog.clear()
 
@@ -289,10 +292,12 @@ def complaints_about(asked: Asked) -> Iterator[str]:
         yield f"it is {turn.status}"
     if asked.reservation.state == Reservation.State.HELD:
         yield "its reservation is held"
-    if asked.record and asked.record.cost_micros > asked.reservation.amount_micros:
+    if asked.record and asked.record.cost_micros > asked.reservation.amount_micros and not asked.record.above_because:
         yield f"charged {asked.record.cost_micros} where {asked.reservation.amount_micros} were reserved"
     if turn.answer and not (asked.record and asked.record.cost_micros):
         yield "the answer is free"
+    if turn.status == Turn.Status.COMPLETED and not turn.answer.strip():
+        yield "it is completed, and says nothing"
     if turn.error in OURS or (turn.error and turn.error not in SENTENCES):
         yield f"the error is {turn.error}"
     if HALVES.search(turn.answer + turn.reasoning) or "\0" in turn.answer + turn.reasoning:
