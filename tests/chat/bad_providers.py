@@ -151,7 +151,7 @@ ODD = (
     *(Raw("NaN"), Raw("Infinity"), Raw("-1e999"), Raw("1e400"), Raw("-0"), Raw("007"), Raw("1e308"), Raw("'a'")),
     *(Raw("9" * 5_000), Raw('{"text": "a", "text": "b"}'), Raw(""), Raw('"\\ud83d\\ude00\\udc00"'), Raw('"\\x"')),
     *(["hola", 7, None], {"text": "hola"}, [{"type": "text", "text": "hola"}], [{"text": ["hola"]}], {"value": {}}),
-    *("x" * 10_000, "日" * 40_000, "STOP", "stop", "tool_calls", "tool_use", "MALFORMED_FUNCTION_CALL", "error"),
+    *("x" * 10_000, "日" * 4_000, "STOP", "stop", "tool_calls", "tool_use", "MALFORMED_FUNCTION_CALL", "error"),
 )
 KEYS = (
     *(
@@ -194,7 +194,7 @@ FOREIGN = (
     *(b"\xff\xfe", b'{"choices": [{"delta": {"content": "\xf0\x9f"}}]}', b"null null", b"<html>", b'"' + b"x" * 5_000),
 )
 LINES = (
-    *(b": keep-alive", b":", b": " + b"x" * 100_000, b"id: 7", b"retry: 99999999999", b"event", b"data", b"\xff: 1"),
+    *(b": keep-alive", b":", b": " + b"x" * 20_000, b"id: 7", b"retry: 99999999999", b"event", b"data", b"\xff: 1"),
     *(b"event: message", b"unknown: " + SAID.encode(), b"\0", b"data:", b"event: error", b" data: {}", b"\xef\xbb\xbf"),
 )
 RETRY_AFTER = (
@@ -229,8 +229,8 @@ BODIES = (
     ),
     *(
         b"[" * 1_100 + b"]" * 1_100,
-        b'{"error":' * 30_000 + b"1" + b"}" * 30_000,
-        b"x" * 200_000,
+        b'{"error":' * 5_000 + b"1" + b"}" * 5_000,
+        b"x" * 70_000,
         b'{"error": "\\ud800"}',
     ),
     *(b'{"error": {"message": NaN, "code": 1e999}}', b'[{"error": {"code": 429, "status": 7}}]', b"9" * 5_000),

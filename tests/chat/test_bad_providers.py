@@ -43,7 +43,7 @@ GROUP = 250
 AT_ONCE = 25
 HEALTHY_EVERY = 10
 """After so many cases comes a turn whose provider is well."""
-LOOKED_AT_EVERY = 10
+LOOKED_AT_EVERY = 20
 """One turn of so many is looked at on its page and by the API."""
 SILENCE_SECONDS = 3.0
 LOADING_SECONDS = 3.0
