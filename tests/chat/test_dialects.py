@@ -558,3 +558,25 @@ async def test_a_cancelled_reader_closes_the_connection(dialect: Dialect, by: St
             await asyncio.wait([task])
             await listener.gone.wait()
         assert task.cancelled()
+
+
+async def test_what_comes_after_an_answer_is_not_the_answer_to_the_next_question(dialect: Dialect, by: Stream | None):
+    """The connection is kept, and the next question may be another person's."""
+
+    def answer(text: str) -> bytes:
+        body = b"".join(dialect.speak(Script(text=(text,))))
+        return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while b"stream" in await reader.read(65_536):
+            writer.write(answer("yours"))
+            await asyncio.sleep(0.05)
+            writer.write(answer("another's"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    for _ in range(3):
+        assert (await read((by or dialect.stream)(dialect.request(url)))).text == "yours"
+        await asyncio.sleep(0.1)  # in which it comes, while nobody asks
+    server.close()

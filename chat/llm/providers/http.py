@@ -1,7 +1,7 @@
 """One pooled HTTP session for each event loop: a connection, and its TLS handshake, serves many turns."""
 
 from asyncio import ReadTransport
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 from django.conf import settings
@@ -36,9 +36,21 @@ async def close_session() -> None:
         await open_session.close()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Keeps connections, and drops one on which something came after its answer: aiohttp would take that for the answer
+    to the next question, which may be another person's."""
+
+    async def _get(self, *arguments: Any) -> aiohttp.connector.Connection | None:
+        while (kept := await super()._get(*arguments)) is not None:
+            if kept.protocol is None or not kept.protocol.should_close:
+                break
+            kept.close()
+        return kept
+
+
 def _make_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        connector=_Connector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=settings.STALL_SECONDS),
         auto_decompress=False,
     )
