@@ -65,7 +65,7 @@ def _awaited() -> QuerySet[Any]:
 def _may_be_awaited(request: HttpRequest, user: User) -> bool:
     """Return whether somebody with the right password may come in before the address is confirmed: they are in already,
     or the log-in leads to the link that only the mailbox has."""
-    if request.user.is_authenticated:
+    if request.user == user:
         return True
     path = get_next_redirect_url(request) or ""
     try:

@@ -1,5 +1,5 @@
-"""Shows pages in a member's language and time zone (for visitors, the browser's language stays), and gives the page of a
-refused form its status."""
+"""Shows pages in a member's language and time zone (for visitors, the browser's language stays), and gives the page of
+a refused form its status."""
 
 import math
 

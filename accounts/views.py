@@ -18,7 +18,7 @@ from accounts.forms import ProfileForm
 from accounts.http import member_of, peer_of
 from accounts.limits import Act
 from accounts.middleware import use_locale_of
-from accounts.models import User
+from accounts.models import User, normalise_email
 
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -45,9 +45,10 @@ def profile(request: HttpRequest) -> HttpResponse:
 @login_required
 def change_email(request: HttpRequest) -> HttpResponse:
     """allauth's page of the address. A mail that is sent again is counted here, one to a new address by the form."""
-    email = request.POST.get("email", "").strip().lower()
-    if "action_send" in request.POST and EmailAddress.objects.filter(user=member_of(request), email=email).exists():
-        limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
+    if "action_send" in request.POST:
+        email = normalise_email(request.POST.get("email", ""))
+        if email in EmailAddress.objects.filter(user=member_of(request)).values_list("email", flat=True):
+            limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
     response: HttpResponse = allauth_views.email(request)
     return response
 
