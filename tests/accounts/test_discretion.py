@@ -179,14 +179,6 @@ def test_nobody_finds_out_by_logging_in_whether_their_sign_up_made_an_account(mu
     assert shown(door(ana.email, WRONG)) == shown(door("eva@example.com", WRONG)) == shown(door(NOBODY, WRONG))
 
 
-def test_being_logged_in_elsewhere_does_not_open_the_log_in_of_an_account_that_waits(must_confirm, ana):
-    sign_up_by_api("eva@example.com")
-    browser = Client()
-    browser.force_login(ana)
-    body = {"email": "eva@example.com", "password": PASSWORD}
-    assert browser.post("/api/v1/auth/login", body, content_type="application/json").status_code == 401
-
-
 @pytest.mark.parametrize("door", [sign_up_by_api, sign_up_by_page])
 def test_who_comes_with_the_link_of_the_mail_logs_in_and_confirms(must_confirm, door):
     door("eva@example.com")
