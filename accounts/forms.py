@@ -81,12 +81,17 @@ class SignUpForm(allauth_forms.SignupForm):
 
 class ResetPasswordForm(allauth_forms.ResetPasswordForm):
     def clean_email(self) -> str:
-        """Find whose the address is: not who is only about to change to it, and whose present one has the say."""
+        """Find whose the address is. Somebody who has only asked to change to it is not found by it."""
         email = normalise_email(self.cleaned_data["email"])
-        with shown_in_form():
-            limits.count(Act.RESET, peer=peer_of(context.request), account=email)
         self.users = list(User.objects.filter(email=email, is_active=True))
         return email
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        if not self.errors:
+            with shown_in_form():
+                limits.count(Act.RESET, peer=peer_of(context.request), account=cleaned["email"])
+        return cleaned
 
     def save(self, request: HttpRequest, **options: Any) -> str:
         email: str = self.cleaned_data["email"]
