@@ -1,13 +1,24 @@
-"""Adapts allauth: its error messages, and the way it sends mail."""
+"""Adapts allauth: its error messages, the check of a password, and the mails it sends."""
 
 from typing import Any, ClassVar
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.password_reset import get_reset_password_url
+from allauth.account.models import EmailAddress
 from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import update_session_auth_hash
 from django.core.mail import EmailMessage
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from kombu.exceptions import OperationalError
 
+from accounts import log_in
+from accounts.http import peer_of
+from accounts.log_in import MISMATCH
+from accounts.models import User
+from accounts.refusals import shown_in_form
 from core import mail
 
 
@@ -16,16 +27,46 @@ class AccountAdapter(DefaultAccountAdapter):
         **DefaultAccountAdapter.error_messages,
         "account_inactive": _("This account is suspended."),
         "duplicate_email": _("That is your address already."),
-        "email_password_mismatch": _("Address and password do not belong together. Check both, or reset the password."),
+        "email_password_mismatch": MISMATCH,
         "email_taken": _("That address has an account."),
         "enter_current_password": _("Please write the password you have now."),
         "incorrect_password": _("That is not your password."),
         "invalid_password_reset": _("This link does not work any more. Ask for a new one."),
-        "rate_limited": _("Too many requests. Please wait a moment."),
         "same_as_current": _("That is the one you have already."),
-        "too_many_login_attempts": _("Too many attempts. Please wait a few minutes, or reset the password."),
-        "unknown_email": _("No account has that address."),
     }
+
+    def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
+        """Return whose password this is: at the log-in, and where a member is asked for it again."""
+        with shown_in_form():
+            user = log_in.find_by_password(request, credentials["email"], credentials["password"])
+        member = request.user
+        if isinstance(member, User) and user == member and user.password != member.password:
+            update_session_auth_hash(request, user)  # the hash had old parameters; else it would end the session
+        return user
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return peer_of(request)
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        """Mark the address as confirmed, unless an account has taken it since its link was sent."""
+        try:
+            with transaction.atomic():
+                is_confirmed: bool = super().confirm_email(request, email_address)
+        except IntegrityError:
+            context = {"email": email_address.email}
+            self.add_message(request, messages.ERROR, "account/messages/email_confirmation_failed.txt", context)
+            return False
+        return is_confirmed
+
+    def send_confirmation_mail(self, request: HttpRequest, emailconfirmation: Any, signup: bool) -> None:
+        """Send the link. To an address that has an account of its own, say instead that somebody tried: who asked for
+        the link sees no difference."""
+        address = emailconfirmation.email_address
+        if User.objects.filter(email=address.email).exclude(pk=address.user_id).exists():
+            context = {"password_reset_url": get_reset_password_url(request)}
+            self.send_mail("account/email/address_has_account", address.email, context)
+        else:
+            super().send_confirmation_mail(request, emailconfirmation, signup)
 
     def format_email_subject(self, subject: str) -> str:
         return subject
@@ -33,6 +74,7 @@ class AccountAdapter(DefaultAccountAdapter):
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Render the mail now, in the request's language; a worker sends it, so that no page waits for the server."""
         context = {**context, "email": email, "site_name": settings.SITE_NAME}
+        context["must_confirm"] = settings.REQUIRE_VERIFIED_EMAIL
         send_or_queue(self.render_mail(template_prefix, email, context))
 
 

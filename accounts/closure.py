@@ -17,6 +17,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 
+from accounts import limits
 from accounts.models import Closure, User
 from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
@@ -32,6 +33,7 @@ def begin_closure(instance: User, **_signal: Any) -> None:
     would only lose their owner."""
     closure = Closure.objects.create(user_id=instance.pk)
     OutstandingToken.objects.filter(user=instance).delete()
+    transaction.on_commit(lambda: limits.forget_account(instance.email), robust=True)
     transaction.on_commit(lambda: _close(closure), robust=True)
 
 

@@ -1,21 +1,31 @@
-"""The forms of sign-up, of a new address and of the settings."""
+"""The forms of sign-up, passwords, a new address and the settings."""
 
 import zoneinfo
 from typing import Any
 
 from allauth.account import forms as allauth_forms
+from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.email_verification import send_verification_email_to_address
 from allauth.account.models import EmailAddress
+from allauth.account.utils import setup_user_email
+from allauth.core import context
 from django import forms
 from django.conf import settings
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 
+from accounts import events, limits, log_in, sign_up
 from accounts.context import theme_of
+from accounts.http import peer_of
+from accounts.limits import Act
 from accounts.models import User, normalise_email
+from accounts.refusals import shown_in_form
+from accounts.timing import equally_long
+from core.errors import RateLimited
 
 TRANSLATED_HERE = (gettext_noop("Forgot your password?"),)
 """Sentences of allauth's forms that our catalogues translate: its own translations are formal, ours are not."""
@@ -32,26 +42,96 @@ class SignUpForm(allauth_forms.SignupForm):
         email: str = super().clean_email()
         return normalise_email(email)
 
-    def save(self, request: HttpRequest) -> User:
-        user: User = super().save(request)
-        user.terms_accepted_at = timezone.now()
-        user.locale = translation.get_language() or settings.LANGUAGE_CODE
-        user.theme = theme_of(request)
+    def validate_unique_email(self, value: str) -> str:
+        """Where a mail says the rest, an address that has an account is as good as any."""
+        if not settings.REQUIRE_VERIFIED_EMAIL and User.objects.filter(email=normalise_email(value)).exists():
+            raise get_adapter().validation_error("email_taken")
+        return value
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        with shown_in_form():
+            try:
+                limits.count(Act.SIGN_UP, peer=peer_of(context.request))
+            except RateLimited:
+                self.errors.clear()  # one of them may tell whether the address has an account
+                raise
+            if not self.errors:
+                self.password_hash = sign_up.hash_new_password(cleaned["email"], cleaned["password1"])
+        return cleaned
+
+    def try_save(self, request: HttpRequest) -> tuple[User | None, HttpResponse | None]:
+        """Make the account; return it, or the page that says to look into the mail."""
+        account = {
+            "email": self.cleaned_data["email"],
+            "password_hash": self.password_hash,
+            "terms_accepted_at": timezone.now(),
+            "locale": translation.get_language() or settings.LANGUAGE_CODE,
+            "theme": theme_of(request),
+        }
         if self.cleaned_data["time_zone"] in zoneinfo.available_timezones():
-            user.time_zone = self.cleaned_data["time_zone"]
-        user.save(update_fields=["terms_accepted_at", "locale", "theme", "time_zone"])
-        return user
+            account["time_zone"] = self.cleaned_data["time_zone"]
+        if settings.REQUIRE_VERIFIED_EMAIL:
+            sign_up.sign_up_by_mail(request, **account)
+            return None, redirect("account_email_verification_sent")
+        user = sign_up.sign_up(request, **account)
+        setup_user_email(request, user, [])
+        return user, None
+
+
+class ResetPasswordForm(allauth_forms.ResetPasswordForm):
+    def clean_email(self) -> str:
+        """Find whose the address is. Somebody who has only asked to change to it is not found by it."""
+        email = normalise_email(self.cleaned_data["email"])
+        self.users = list(User.objects.filter(email=email, is_active=True))
+        return email
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        if not self.errors:
+            with shown_in_form():
+                limits.count(Act.RESET, peer=peer_of(context.request), account=cleaned["email"])
+        return cleaned
+
+    def save(self, request: HttpRequest, **options: Any) -> str:
+        email: str = self.cleaned_data["email"]
+        user_id = self.users[0].pk if self.users else None
+        events.record("reset_requested", peer=peer_of(request), user_id=user_id, email=email)
+        with equally_long():
+            super().save(request, **options)
+        return email
+
+
+class ChangePasswordForm(allauth_forms.ChangePasswordForm):
+    def clean_oldpassword(self) -> str:
+        password: str = self.cleaned_data["oldpassword"]
+        with shown_in_form():
+            user = log_in.find_by_password(context.request, self.user.email, password)
+        if user is None:
+            raise get_adapter().validation_error("enter_current_password")
+        return password
 
 
 class ChangeEmailForm(allauth_forms.AddEmailForm):
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        if not self.errors:
+            peer = peer_of(context.request)
+            with shown_in_form():
+                limits.count(Act.CHANGE_EMAIL, peer=peer, account=self.user.email)
+                limits.count(Act.CONFIRM_EMAIL, peer=peer, account=cleaned["email"])
+        return cleaned
+
     def save(self, request: HttpRequest) -> EmailAddress:
         """Keep the present address until the new one is confirmed. allauth would take a present address that was never
         confirmed for an earlier change and remove it, and leave the member without one."""
-        with transaction.atomic():
-            unconfirmed = EmailAddress.objects.filter(user=self.user, verified=False)
-            unconfirmed.exclude(email=self.user.email).delete()
-            address = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])
-        send_verification_email_to_address(request, address)
+        events.record("email_change_requested", peer=peer_of(request), user_id=self.user.pk)
+        with equally_long():
+            with transaction.atomic():
+                unconfirmed = EmailAddress.objects.filter(user=self.user, verified=False)
+                unconfirmed.exclude(email=self.user.email).delete()
+                address = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])
+            send_verification_email_to_address(request, address)
         return address
 
 

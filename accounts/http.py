@@ -1,5 +1,6 @@
-"""The user who sent a request, where only members may."""
+"""The user who sent a request, where only members may; the network address it came from."""
 
+from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
 
@@ -17,3 +18,12 @@ def member_of(request: HttpRequest) -> User:
     """Return the user who is logged in, in a view that only members reach."""
     assert isinstance(request.user, User)
     return request.user
+
+
+def peer_of(request: HttpRequest) -> str:
+    """Return the network address of the client: what the outermost of our proxies saw. Empty if nobody knows it."""
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
+    if not settings.TRUSTED_PROXIES or not forwarded:
+        return str(request.META.get("REMOTE_ADDR", ""))
+    addresses = forwarded.split(",")
+    return str(addresses[-min(settings.TRUSTED_PROXIES, len(addresses))].strip())

@@ -1,13 +1,19 @@
-"""Shows pages in a member's language and time zone; for visitors, the browser's language stays."""
+"""Shows pages in a member's language and time zone (for visitors, the browser's language stays), and gives the page of
+a refused form its status."""
+
+import math
 
 from django.conf import settings
 from django.db import OperationalError
+from django.forms import BaseForm
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.utils import timezone, translation
 from django.utils.deprecation import MiddlewareMixin
 from redis.exceptions import RedisError
 
 from accounts.models import User
+from accounts.refusals import find_refusal
 
 
 class MemberLocaleMiddleware(MiddlewareMixin):
@@ -28,3 +34,15 @@ def use_locale_of(user: User) -> None:
     """Switch this thread or task to the member's language and time zone."""
     translation.activate(user.locale)
     timezone.activate(user.zone)
+
+
+class RefusedFormMiddleware(MiddlewareMixin):
+    """The page with a form that a limit refused is a 429, and a 503 where too many are at it, with the time to wait."""
+
+    def process_template_response(self, request: HttpRequest, response: TemplateResponse) -> TemplateResponse:
+        form = (response.context_data or {}).get("form")
+        if isinstance(form, BaseForm) and (refusal := find_refusal(form)):
+            response.status_code = refusal.status
+            if refusal.retry_after is not None:
+                response["Retry-After"] = str(math.ceil(refusal.retry_after))
+        return response

@@ -1,5 +1,7 @@
-"""The settings page, and the switches of language and theme, which visitors have too."""
+"""The settings page, the page of the address, and the switches of language and theme, which visitors have too."""
 
+from allauth.account import views as allauth_views
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -10,10 +12,13 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
+from accounts import limits
 from accounts.context import THEME_COOKIE
 from accounts.forms import ProfileForm
+from accounts.http import member_of, peer_of
+from accounts.limits import Act
 from accounts.middleware import use_locale_of
-from accounts.models import User
+from accounts.models import User, normalise_email
 
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -34,6 +39,17 @@ def profile(request: HttpRequest) -> HttpResponse:
     response = redirect("profile")
     set_preference(response, settings.LANGUAGE_COOKIE_NAME, user.locale)
     set_preference(response, THEME_COOKIE, user.theme)
+    return response
+
+
+@login_required
+def change_email(request: HttpRequest) -> HttpResponse:
+    """allauth's page of the address. A mail that is sent again is counted here, one to a new address by the form."""
+    if "action_send" in request.POST:
+        email = normalise_email(request.POST.get("email", ""))
+        if email in EmailAddress.objects.filter(user=member_of(request)).values_list("email", flat=True):
+            limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
+    response: HttpResponse = allauth_views.email(request)
     return response
 
 

@@ -12,7 +12,7 @@ def check_mail(**_kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            "EMAIL_URL is not set: nobody can reset a password or confirm an address.",
+            "EMAIL_URL is not set: nobody can reset a password or confirm an address, as who signs up must.",
             hint="Set it to your mail server, such as smtp+tls://user:password@mail.example.com:587",
             id="tertulia.W001",
         )

@@ -84,5 +84,8 @@ class RefusalMiddleware(MiddlewareMixin):
             logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
         if isinstance(exception, DomainError):
-            return pages.error_page(request, exception.status, exception.code, str(exception.message))
+            response = pages.error_page(request, exception.status, exception.code, str(exception.message))
+            if exception.retry_after is not None:
+                response["Retry-After"] = str(max(1, round(exception.retry_after)))
+            return response
         return None

@@ -45,8 +45,8 @@ class GatedPool(redis.BlockingConnectionPool):
     def release(self, connection: Any) -> None:
         if connection.is_connected:
             self._gate.open()
-        else:  # it is closed when no answer came
-            self._gate.fail(connection.taken_at)
+        elif taken_at := getattr(connection, "taken_at", None):  # it is closed when no answer came
+            self._gate.fail(taken_at)
         super().release(connection)  # type: ignore[no-untyped-call]
 
 

@@ -30,15 +30,16 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 
 def _with_fresh_connections(function: Callable[[], R]) -> R:
     """Close database connections that are broken or too old, before the call and after it."""
-    _close_old_connections()
+    close_old_connections()
     try:
         return function()
     finally:
-        _close_old_connections()
+        close_old_connections()
 
 
-def _close_old_connections() -> None:
-    """As Django does, but SQLite's stay: opening them costs more than most queries, and these threads live on."""
+def close_old_connections() -> None:
+    """Close this thread's connections that are broken or too old, or give them back to their pool: as Django does, but
+    SQLite's stay, since opening them costs more than most queries. Inside a transaction nothing happens."""
     for connection in connections.all(initialized_only=True):
         if connection.vendor != "sqlite":
             connection.close_if_unusable_or_obsolete()

@@ -159,6 +159,7 @@ class Site:
             "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
             "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
             "MODEL_TITLES": "false",  # only questions reach the provider
+            "REQUIRE_VERIFIED_EMAIL": "false",  # nobody reads mail here
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",

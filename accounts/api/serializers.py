@@ -3,6 +3,7 @@
 import zoneinfo
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
@@ -25,6 +26,11 @@ class MeSerializer(serializers.ModelSerializer[User]):
         read_only_fields = ("id", "email", "created_at")
 
 
+class LogInSerializer(serializers.Serializer[dict[str, str]]):
+    email = serializers.CharField()
+    password = serializers.CharField(trim_whitespace=False)
+
+
 class RegisterSerializer(serializers.ModelSerializer[User]):
     """A new member. The address is stored in lower case; Django's validators check the password."""
 
@@ -38,7 +44,7 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
 
     def validate_email(self, value: str) -> str:
         email = normalise_email(value)
-        if User.objects.filter(email=email).exists():
+        if not settings.REQUIRE_VERIFIED_EMAIL and User.objects.filter(email=email).exists():
             raise serializers.ValidationError(_("That address has an account."), code="unique")
         return email
 
@@ -48,9 +54,6 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
         except ValidationError as error:
             raise serializers.ValidationError({"password": error.messages}) from error
         return attrs
-
-    def create(self, validated_data: dict[str, Any]) -> User:
-        return User.objects.create_user(**validated_data)
 
 
 class RefreshSerializer(serializers.Serializer[dict[str, str]]):

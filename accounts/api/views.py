@@ -3,35 +3,23 @@
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError
 from django.utils.translation import gettext as _
 from rest_framework import permissions, status
-from rest_framework.decorators import api_view, authentication_classes, permission_classes, throttle_classes
+from rest_framework.decorators import api_view, authentication_classes, permission_classes
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import AnonRateThrottle
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
-from rest_framework_simplejwt.serializers import TokenObtainPairSerializer
 from rest_framework_simplejwt.tokens import RefreshToken
 
-from accounts.api.serializers import MeSerializer, RefreshSerializer, RegisterSerializer
+from accounts import events, limits
+from accounts.api.serializers import LogInSerializer, MeSerializer, RefreshSerializer, RegisterSerializer
+from accounts.http import peer_of
+from accounts.limits import Act
+from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
-from core.errors import Conflict
-
-
-class SignUpThrottle(AnonRateThrottle):
-    scope = "sign_up"
-
-    def get_rate(self) -> str:
-        return f"{settings.SIGN_UPS_PER_HOUR}/hour"
-
-
-class LogInThrottle(AnonRateThrottle):
-    """Slows down guessing from one address; a person who mistypes does not reach it."""
-
-    scope = "log_in"
-    rate = "30/minute"
+from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 
 
 def tokens_for(user: User) -> dict[str, str]:
@@ -42,27 +30,39 @@ def tokens_for(user: User) -> dict[str, str]:
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
-@throttle_classes([SignUpThrottle])
 def register(request: Request) -> Response:
-    """Create an account and log it in. 201 with `user`, `access` and `refresh`."""
+    """Create an account and log it in. 201 with `user`, `access` and `refresh`.
+
+    Where addresses must be confirmed it is a 202 without them, whether the address has an account or not, and a mail
+    says the rest.
+    """
+    limits.count(Act.SIGN_UP, peer=peer_of(request))
     serializer = RegisterSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    try:
-        user = serializer.save()
-    except IntegrityError as error:  # the same address, signed up twice at once
-        raise Conflict(_("That address has an account.")) from error
+    account = serializer.validated_data
+    account["password_hash"] = hash_new_password(account["email"], account.pop("password"))
+    if settings.REQUIRE_VERIFIED_EMAIL:
+        sign_up_by_mail(request._request, **account)
+        return Response(
+            {"detail": _("We have sent you a mail with what to do next. It arrives within a few minutes.")},
+            status=status.HTTP_202_ACCEPTED,
+        )
+    user = sign_up(request._request, **account)
     return Response({"user": MeSerializer(user).data, **tokens_for(user)}, status=status.HTTP_201_CREATED)
 
 
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
-@throttle_classes([LogInThrottle])
 def login(request: Request) -> Response:
     """Exchange e-mail and password for `access` and `refresh`."""
-    serializer = TokenObtainPairSerializer(data=request.data)
+    serializer = LogInSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    return Response(serializer.validated_data)
+    user = find_by_password(request._request, **serializer.validated_data)
+    if user is None or not user.is_active:
+        raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
+    events.record("log_in", peer=peer_of(request), user_id=user.pk)
+    return Response(tokens_for(user))
 
 
 @api_view(["POST"])

@@ -92,6 +92,13 @@ def test_somebody_suspended_cannot_log_in_and_is_told_no_more_than_a_stranger(an
     assert (answer.json()["code"], answer.json()["detail"]) == (stranger.json()["code"], stranger.json()["detail"])
 
 
+def test_a_password_may_end_in_a_blank(ana):
+    ana.set_password(" una clave larga ")
+    ana.save()
+    assert log_in(password=" una clave larga ").status_code == 200
+    assert log_in(password=PASSWORD).status_code == 401
+
+
 def test_what_is_missing_is_named(catalog):
     answer = post("login")
     assert answer.status_code == 400
@@ -170,13 +177,6 @@ def test_a_changed_password_ends_refresh_tokens(tokens, ana):
     ana.set_password("otra clave larga")
     ana.save()
     assert post("refresh", refresh=tokens["refresh"]).status_code == 401
-
-
-def test_guessing_passwords_is_slowed_down(ana):
-    answers = [log_in(password=f"clave {number}") for number in range(31)]
-    assert 429 not in {answer.status_code for answer in answers[:30]}
-    assert answers[30].status_code == 429
-    assert 1 <= answers[30].json()["retry_after"] <= 60
 
 
 def test_a_refresh_token_sent_four_times_at_once_works_once(tokens):

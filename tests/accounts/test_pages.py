@@ -90,21 +90,6 @@ def test_who_is_suspended_does_not_get_in(browser, ana):
     assert browser.get("/settings/").status_code == 302
 
 
-@override_settings(ACCOUNT_RATE_LIMITS={"signup": "2/h/ip"})
-def test_signing_up_has_a_limit_that_is_told(browser):
-    answers = [sign_up(Client(), email=f"{number}@example.com", terms="") for number in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert 'href="/"' in answers[-1].text
-
-
-def test_guessing_passwords_is_slowed_down(browser, ana):
-    for _ in range(12):
-        answer = browser.post("/accounts/login/", {"login": ana.email, "password": "wrong"})
-    assert answer.status_code in (200, 429)
-    answer = browser.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
-    assert not answer.wsgi_request.user.is_authenticated
-
-
 def test_a_forgotten_password_is_replaced_through_a_mail(browser, ana):
     answer = browser.post("/accounts/password/reset/", {"email": ana.email})
     assert answer["Location"] == "/accounts/password/reset/done/"

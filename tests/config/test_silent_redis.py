@@ -75,6 +75,12 @@ def test_the_cache_of_every_thread_uses_the_connections_of_the_process():
     assert sync_redis().info("stats")["total_connections_received"] == before
 
 
+def test_a_redis_that_refuses_the_first_connection_is_an_error_of_redis_and_no_other():
+    closed = GatedPool.from_url("redis://127.0.0.1:1/0", **redis_clients.SYNC_POOL_OPTIONS)
+    with pytest.raises(redis.ConnectionError):
+        redis.Redis(connection_pool=closed).ping()
+
+
 async def test_a_socket_is_told_to_try_again_and_not_that_its_session_is_over(silence: SilentProxy, ana: User):
     cookie = await in_thread(session_cookie, ana)
     silence.is_silent = True

@@ -1,0 +1,160 @@
+"""How often something may be tried at the doors of the site, counted in one place for pages and API: see Act.
+
+Two things are counted for each act, and an attempt must find both free (count_attempt.lua):
+
+- **A network** (an IPv4 address, the /64 of an IPv6 one) has so many attempts in a time.
+- **An account** has some attempts that are free, and then pauses that grow up to a limit and never become a lock. It is
+  told by its address, whether anybody has that address or not: a refusal says nothing about that.
+
+Nobody can keep an owner out with it. Whoever guesses passwords makes strangers to the account wait, and not the
+networks from which somebody has got in before. An owner who comes from a new network in that moment asks for a new
+password. That cannot be kept from them either: each request that is counted has put a link into their mailbox, whoever
+sent it, and such a link logs in. Nor is a mailbox flooded: beyond the first few it gets one mail of a kind an hour.
+
+Addresses and networks are in Redis as digests only. Without Redis every door answers 503, as the rest of the site.
+"""
+
+import ipaddress
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from django.conf import settings
+from django.utils.crypto import salted_hmac
+from django.utils.translation import ngettext
+
+from accounts import events
+from accounts.models import normalise_email
+from core.errors import RateLimited
+from core.lua import LuaScript, Value
+from core.redis_clients import sync_redis
+
+_COUNT = LuaScript(Path(__file__).with_name("count_attempt.lua"))
+_REMEMBER = LuaScript(Path(__file__).with_name("remember_network.lua"))
+
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3_600, 86_400
+MOST_KNOWN_NETWORKS = 20
+KNOWN_SECONDS = 90 * DAY_SECONDS
+
+
+class Act(StrEnum):
+    LOG_IN = "log_in"
+    """Any check of a password: at the log-in, and where a member is asked for it again."""
+    SIGN_UP = "sign_up"
+    RESET = "reset"
+    CHANGE_EMAIL = "change_email"
+    """The account is the member's; the mail to the new address counts as CONFIRM_EMAIL too."""
+    CONFIRM_EMAIL = "confirm_email"
+    """A mail with a link to confirm an address, but for the one of the sign-up. The account is that address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """The first `free` attempts pass at once. Who tries nothing for `kept_seconds` begins anew."""
+
+    free: int
+    first_seconds: int
+    longest_seconds: int
+    kept_seconds: int
+
+
+PASSWORDS = Pauses(free=5, first_seconds=1, longest_seconds=MINUTE_SECONDS, kept_seconds=HOUR_SECONDS)
+"""1,500 guesses a day at most, from all strangers together."""
+MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECONDS, kept_seconds=DAY_SECONDS)
+
+
+def count(act: Act, *, peer: str | None = None, account: str | None = None) -> None:
+    """Count an attempt from this peer, at the account with this address, or both. Raises RateLimited with the time to
+    wait, and counts nothing then."""
+    pauses = PASSWORDS if act is Act.LOG_IN else MAILS
+    limit, window_seconds = _limit_of_network(act) if peer is not None else (0, 0)
+    here = network_of(peer or "")
+    named: dict[str, Value] = {}
+    if account is not None:
+        named = {
+            "account": _account_key(act, account),
+            "free": pauses.free,
+            "first_seconds": pauses.first_seconds,
+            "longest_seconds": pauses.longest_seconds,
+            "kept_seconds": pauses.kept_seconds,
+        }
+    if account is not None and act is Act.LOG_IN:
+        named |= {"known": _known_key(account), "account_here": _account_key(act, account, here), "here": _digest(here)}
+    network = f"limit:{act}:network:{_digest(here)}"
+    wait_ms = _COUNT(sync_redis(), network=network, limit=limit, window_seconds=window_seconds, **named)
+    if wait_ms:
+        events.record("limited", peer=peer, email=account and normalise_email(account), act=act)
+        raise _refusal(act, math.ceil(wait_ms / 1000))
+
+
+def remember_network(*, peer: str, account: str) -> None:
+    """Note that somebody got into the account from here, and give back what was counted."""
+    here = network_of(peer)
+    _REMEMBER(
+        sync_redis(),
+        account=_account_key(Act.LOG_IN, account),
+        known=_known_key(account),
+        account_here=_account_key(Act.LOG_IN, account, here),
+        here=_digest(here),
+        most_known=MOST_KNOWN_NETWORKS,
+        known_seconds=KNOWN_SECONDS,
+    )
+
+
+def forget_account(account: str) -> None:
+    """Drop what is kept of an account that was deleted. Raises RedisError."""
+    sync_redis().unlink(_known_key(account), *(_account_key(act, account) for act in Act))
+
+
+def network_of(peer: str) -> str:
+    """Return what counts as one network: an IPv4 address, the /64 of an IPv6 one (whoever has one address there has
+    them all); one name for everything that is no address."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _limit_of_network(act: Act) -> tuple[int, int]:
+    """Return how many attempts a network has in how many seconds."""
+    if act is Act.LOG_IN:
+        return 30, MINUTE_SECONDS
+    if act is not Act.SIGN_UP:
+        return 30, HOUR_SECONDS
+    if not settings.SIGN_UPS_PER_HOUR:
+        raise RateLimited
+    return settings.SIGN_UPS_PER_HOUR, HOUR_SECONDS
+
+
+def _account_key(act: Act, account: str, network: str = "") -> str:
+    return f"limit:{act}:account:{_digest(normalise_email(account))}" + (f":{_digest(network)}" if network else "")
+
+
+def _known_key(account: str) -> str:
+    return f"limit:known:{_digest(normalise_email(account))}"
+
+
+def _digest(value: str) -> str:
+    return salted_hmac("accounts.limits", value).hexdigest()[:32]
+
+
+def _refusal(act: Act, seconds: int) -> RateLimited:
+    if act is Act.LOG_IN:
+        sentence = ngettext(
+            "Too many attempts. Please try again in %(seconds)d second, or reset the password.",
+            "Too many attempts. Please try again in %(seconds)d seconds, or reset the password.",
+            seconds,
+        )
+    else:
+        sentence = ngettext(
+            "Too many requests. Please try again in %(seconds)d second.",
+            "Too many requests. Please try again in %(seconds)d seconds.",
+            seconds,
+        )
+    return RateLimited(sentence % {"seconds": seconds}, retry_after=seconds)

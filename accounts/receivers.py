@@ -1,0 +1,45 @@
+"""What follows from a log-in, a reset, and a change of password or address on the pages: a log line, and after a reset
+the account is its mailbox's."""
+
+from typing import Any
+
+from allauth.account import signals
+from allauth.account.models import EmailAddress
+from django.contrib.auth.signals import user_logged_in
+from django.dispatch import receiver
+from django.http import HttpRequest
+
+from accounts import events, limits
+from accounts.http import peer_of
+from accounts.models import User
+from accounts.signals import access_revoked
+
+
+@receiver(user_logged_in)
+def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
+    events.record("log_in", peer=peer_of(request), user_id=user.pk)
+
+
+@receiver(signals.password_reset)
+def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
+    """Whoever has the mailbox has the account, and nobody else: the link was in a mail to its address."""
+    EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
+    EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+    access_revoked.send_robust(User, user_id=user.pk)
+    limits.remember_network(peer=peer_of(request), account=user.email)
+    events.record("password_reset", peer=peer_of(request), user_id=user.pk)
+
+
+@receiver(signals.password_changed)
+def note_password_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+    events.record("password_changed", peer=peer_of(request), user_id=user.pk)
+
+
+@receiver(signals.email_changed)
+def note_email_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+    events.record("email_changed", peer=peer_of(request), user_id=user.pk)
+
+
+@receiver(signals.email_confirmed)
+def note_confirmation(request: HttpRequest, email_address: EmailAddress, **_signal: Any) -> None:
+    events.record("email_confirmed", peer=peer_of(request), user_id=email_address.user_id)

@@ -1,0 +1,49 @@
+"""Makes accounts, for page and API alike."""
+
+from typing import Any
+
+from allauth.account.adapter import get_adapter
+from allauth.account.models import EmailAddress
+from django.contrib.auth.hashers import make_password
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+
+from accounts import events, limits
+from accounts.http import peer_of
+from accounts.limits import Act
+from accounts.models import User
+from accounts.timing import equally_long
+from core.errors import Conflict
+
+
+def hash_new_password(email: str, password: str) -> str:
+    """Count a sign-up with this address, and return the password's hash. Raises RateLimited and Unavailable."""
+    limits.count(Act.SIGN_UP, account=email)
+    return make_password(password)
+
+
+def sign_up(request: HttpRequest, *, email: str, password_hash: str, **profile: Any) -> User:
+    """Create an account. Raises Conflict if another has the address."""
+    try:
+        with transaction.atomic():
+            user = User.objects.create(email=email, password=password_hash, **profile)
+    except IntegrityError as error:
+        raise Conflict(_("That address has an account.")) from error
+    events.record("sign_up", peer=peer_of(request), user_id=user.pk)
+    return user
+
+
+def sign_up_by_mail(request: HttpRequest, *, email: str, **account: Any) -> None:
+    """Create an account that waits until its address is confirmed; a mail has the link. If another has the address, the
+    mail says that somebody tried. Whoever signs up is told the same, and in the same time."""
+    with equally_long():
+        try:
+            with transaction.atomic():
+                user = sign_up(request, email=email, **account)
+                address = EmailAddress.objects.create(user=user, email=email, primary=True)
+        except Conflict:
+            events.record("sign_up_of_known", peer=peer_of(request), email=email)
+            get_adapter().send_account_already_exists_mail(email)
+        else:
+            address.send_confirmation(request, signup=True)
