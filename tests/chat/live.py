@@ -28,12 +28,13 @@ Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)  # the middleware 
 
 class Page:
     """A socket that is open, or was refused: `is_open`, `closed_with`, `denied_with` (the status of an answer to the
-    handshake) and every event in the order it came."""
+    handshake, whose body is `denial`) and every event in the order it came."""
 
     def __init__(self) -> None:
         self.is_open = False
         self.closed_with: int | None = None
         self.denied_with: int | None = None
+        self.denial: dict[str, Any] | None = None
         self.events: list[Event] = []
         self._read = 0
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -56,7 +57,7 @@ class Page:
         }
         self._task = asyncio.create_task(application(scope, self._incoming.get, self._take))
         await self._incoming.put({"type": "websocket.connect"})
-        await self._until(lambda: self.is_open or self.closed_with is not None or self.denied_with is not None)
+        await self._until(lambda: self.is_open or self.closed_with is not None or self.denial is not None)
 
     async def leave(self) -> None:
         """Go away as a browser does, and wait until the socket's work is over."""
@@ -124,6 +125,8 @@ class Page:
                     self.events.append(json.loads(message["text"]))
                 case "websocket.http.response.start":
                     self.denied_with = message["status"]
+                case "websocket.http.response.body":
+                    self.denial = json.loads(message["body"])
                 case "websocket.close":
                     self.closed_with = message.get("code", 1000)
                     self._incoming.put_nowait({"type": "websocket.disconnect", "code": self.closed_with})
