@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from config.embedded import supervision
 from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.supervision import NotReadyError, Process, Supervisor
+from config.management.commands import serve
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -108,6 +111,28 @@ def test_addresses_are_removed_with_what_was_read_from_them(tmp_path: Path):
     remove_addresses(environment, tmp_path)
     assert environment == {"SITE_URL": "http://another"}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        *[("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.9.9.9", True)],
+        *[("0.0.0.0", False), ("::", False), ("192.168.1.7", False), ("a.host.of.nobody.invalid", False)],
+    ],
+)
+def test_a_debugging_site_serves_this_machine_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, host: str, is_ours: bool
+):
+    def begin(_data_dir: Path) -> int:
+        raise AlreadyRunningError("It begins.")
+
+    monkeypatch.setattr(serve, "lock_data_dir", begin)
+    settings.DEBUG = True
+    with pytest.raises(CommandError, match=r"^It begins\.$" if is_ours else f"make run HOST={host} DEBUG=false"):
+        call_command("serve", host=host)
+    settings.DEBUG = False
+    with pytest.raises(CommandError, match="It begins"):
+        call_command("serve", host=host)
 
 
 def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
