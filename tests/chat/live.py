@@ -48,6 +48,7 @@ class Page:
         address, _, query = path.partition("?")
         scope = {
             "type": "websocket",
+            "scheme": "ws",
             "asgi": {"version": "3.0"},
             "path": address,
             "query_string": query.encode(),
@@ -155,11 +156,19 @@ class Page:
 
 @asynccontextmanager
 async def socket(
-    *, ticket: str = "", cookie: str = "", origin: str | None = OUR_ORIGIN, path: str = "/ws/"
+    *,
+    ticket: str = "",
+    cookie: str = "",
+    origin: str | None = OUR_ORIGIN,
+    path: str = "/ws/",
+    host: str = "localhost:8000",
+    proto: str = "",
 ) -> AsyncIterator[Page]:
-    """A page's socket, let in or not."""
+    """A page's socket, let in or not. `proto` is what a proxy says of its own connection."""
     page = Page()
-    headers = [(b"host", b"localhost:8000")]
+    headers = [(b"host", host.encode())]
+    if proto:
+        headers.append((b"x-forwarded-proto", proto.encode()))
     if origin is not None:
         headers.append((b"origin", origin.encode()))
     if cookie:
