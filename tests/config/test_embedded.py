@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from config.embedded import supervision
 from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
+from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
 from config.management.commands import serve
 
@@ -103,6 +106,28 @@ def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
         lock_data_dir(tmp_path)
     os.close(lock)
     os.close(lock_data_dir(tmp_path))
+
+
+def test_only_this_user_reads_the_addresses(tmp_path: Path):
+    (tmp_path / "services.env").touch(mode=0o644)  # of an earlier version
+    write_addresses({"REDIS_URL": "redis://:secret@ours"}, tmp_path)
+    assert (tmp_path / "services.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_path: Path):
+    found = [find_needed({"DEMO_MODEL_URL": ""}, tmp_path) for _ in range(2)]
+    passwords = {urlsplit(one.environment["REDIS_URL"]).password for one in found}
+    assert len(passwords) == 2
+    for one in found:
+        [valkey] = one.stores
+        assert not any(password in argument for argument in valkey.command for password in passwords)
+    assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_reads_the_embedded_valkey_without_its_password():
+    port = urlsplit(os.environ["REDIS_URL"]).port  # which the tests start as a site does
+    with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
 
 
 def test_addresses_are_removed_with_what_was_read_from_them(tmp_path: Path):
