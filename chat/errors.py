@@ -57,6 +57,12 @@ class TooManyStreams(DomainError):
     message = _("You are following too many answers at once. Close some of them first.")
 
 
+class TooManySockets(DomainError):
+    code = "too_many_sockets"
+    status = 429
+    message = _("You have the chat open too many times at once. Close some of its tabs first.")
+
+
 class BadCommand(DomainError):
     code = "bad_command"
     message = _("The page sent something we do not understand. Please reload it.")

@@ -1,4 +1,5 @@
-"""Catches mail while there is no mail server, in DEBUG only: it is kept in a folder, printed, and shown at `/mail/`."""
+"""Catches mail while there is no mail server, in DEBUG only: it is kept in a folder, printed, and shown at `/mail/`
+to this machine."""
 
 import time
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 from django.conf import settings
 from django.core.mail import EmailMessage as DjangoMessage
 from django.core.mail.backends.console import EmailBackend
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
+
+from config.loopback import comes_from_this_machine
 
 MAX_MAILS = 100
 
@@ -34,7 +37,10 @@ def list_files() -> list[Path]:
 
 @require_safe
 def caught(request: HttpRequest) -> HttpResponse:
-    """The mails that were caught, for whoever tries the site on their own machine."""
+    """The mails that were caught, for whoever tries the site on their own machine, and nobody else: their links reset
+    passwords."""
+    if not comes_from_this_machine(request):
+        raise Http404
     return render(request, "pages/mail.html", {"mails": [read_mail(path) for path in list_files()]})
 
 

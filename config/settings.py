@@ -253,6 +253,11 @@ CHANNEL_LAYERS = {
 }
 
 CELERY_BROKER_URL = REDIS_URL
+if REDIS_URL.startswith("unix://"):  # Celery has other words for it
+    CELERY_BROKER_URL = REDIS_URL.replace("unix", "redis+socket", 1).replace("?db=", "?virtual_host=")
+if REDIS_URL.startswith("rediss://"):  # by itself it would take any certificate
+    CELERY_BROKER_USE_SSL = {"ssl_cert_reqs": "required"}
+CELERY_ACCEPT_CONTENT = ["json"]  # never pickles
 CELERY_BROKER_TRANSPORT_OPTIONS = dict(REDIS_LIMITS)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

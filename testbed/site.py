@@ -41,7 +41,7 @@ class Site:
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
         self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
-        self._valkey = ports.any_free_port()
+        self._valkey, self._password = ports.any_free_port(), services.new_password()
         self._runners = [f"runner{number}" for number in range(runners)]
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -136,7 +136,7 @@ class Site:
 
     def _command(self, name: str) -> list[str]:
         if name == "valkey":
-            return list(services.valkey(self._valkey, self._folder / "valkey").command)
+            return list(services.valkey(self._valkey, self._password, self._folder / "valkey").command)
         if name in self._ports:
             server = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(self._ports[name])]
             return [*server, "--ws-per-message-deflate", "false", "--ws-max-size", "1048576", "--no-access-log"]
@@ -156,7 +156,7 @@ class Site:
             "DEBUG": "false",
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
-            "REDIS_URL": f"redis://127.0.0.1:{self._valkey}/0",
+            "REDIS_URL": services.valkey_address(self._valkey, self._password),
             "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
             "MODEL_TITLES": "false",  # only questions reach the provider
             "REQUIRE_VERIFIED_EMAIL": "false",  # nobody reads mail here

@@ -47,9 +47,9 @@ def start_stores() -> None:
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
     for name in ("MONGODB_URI", *keys, "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
         os.environ.pop(name, None)
-    port = ports.any_free_port()
-    start(services.valkey(port, SCRATCH / "valkey"), port)
-    os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+    port, password = ports.any_free_port(), services.new_password()
+    start(services.valkey(port, password, SCRATCH / "valkey"), port)
+    os.environ["REDIS_URL"] = services.valkey_address(port, password)
     if STORES in ("mongodb", "production"):
         port = ports.any_free_port()
         start(services.mongodb(port, SCRATCH / "mongo"), port)

@@ -1,12 +1,14 @@
 """Who opens a socket: the owner of a ticket, or the session of one of our own pages."""
 
+from io import BytesIO
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.contrib.auth import get_user
+from django.core.exceptions import DisallowedHost
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, parse_cookie
-from django.http.request import split_domain_port, validate_host
 
 from accounts.models import User
 from accounts.sessions import SessionStore
@@ -21,24 +23,27 @@ def find_socket_user(scope: dict[str, Any]) -> User | None:
     """
     headers = dict(scope["headers"])
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if origin and not _is_allowed_origin(origin):
+    if origin and not _is_our_origin(origin, scope):
         return None
     query = parse_qs(scope["query_string"].decode("latin-1"))
     if "ticket" in query:
         return _find_ticket_owner(query["ticket"][0])
-    if not origin:  # browsers always send one, so this is no page, and a cookie alone proves nothing
+    if not origin:  # only programs send none; a cookie is a browser's, and alone proves nothing
         return None
     return _find_session_user(headers.get(b"cookie", b"").decode("latin-1"))
 
 
-def _is_allowed_origin(origin: str) -> bool:
-    """Return whether the origin is one of our hosts; false for what is no address at all."""
+def _is_our_origin(origin: str, scope: dict[str, Any]) -> bool:
+    """Return whether the page is at SITE_URL, or at the scheme, host and port this handshake was sent to: the rule that
+    Django has for forms."""
+    if origin == settings.SITE_URL:
+        return True
+    scheme = scope["scheme"].replace("ws", "http")
+    request = ASGIRequest({**scope, "method": "GET", "scheme": scheme}, BytesIO())
     try:
-        netloc = urlsplit(origin).netloc  # with the brackets of IPv6, as ALLOWED_HOSTS has them
-        host, _port = split_domain_port(netloc)
-    except ValueError:
+        return origin == f"{request.scheme}://{request.get_host()}"  # by the trusted proxy and ALLOWED_HOSTS
+    except DisallowedHost:
         return False
-    return validate_host(host, settings.ALLOWED_HOSTS)
 
 
 def _find_ticket_owner(ticket: str) -> User | None:

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from redis.exceptions import RedisError
 
 from accounts.models import User
-from chat.errors import BadCommand
+from chat.errors import BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
 from chat.socket.authentication import find_socket_user
 from chat.socket.rendered_events import (
@@ -28,6 +28,7 @@ from chat.socket.rendered_events import (
     render_rejected,
     render_started,
 )
+from chat.socket.shares import Share, take_share
 from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
 from chat.turns import notices
 from chat.turns.known_turns import BeingWritten, await_written
@@ -37,6 +38,7 @@ from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
 from core.errors import DomainError, NotFound, RateLimited, Unavailable
+from core.http import error_body
 from core.threads import cancel_and_wait, in_thread
 from history import access
 from history.models import Turn
@@ -54,6 +56,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     """One page's socket."""
 
     user: User
+    share: Share  # of the process, which all sockets of this person have together
     watching: dict[UUID, "asyncio.Task[None]"]  # for each turn the page follows, what relays its live text
     opening: set[UUID]  # turns this page is asking for at the moment
     announced: set[UUID]  # open turns of other pages: this one was told of their start, and does not follow them
@@ -69,7 +72,6 @@ class TurnConsumer(AsyncWebsocketConsumer):
         layer = get_channel_layer(self.channel_layer_alias)
         assert layer is not None
         self.channel_layer = layer
-        self.channel_name = await self.channel_layer.new_channel()
         self.watching, self.opening, self.announced, self.background = {}, set(), set(), set()
         self.announcing = asyncio.Lock()
         try:
@@ -85,22 +87,35 @@ class TurnConsumer(AsyncWebsocketConsumer):
             user = await in_thread(find_socket_user, dict(self.scope))
         except (RedisError, OperationalError) as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
-            await self.refuse_for_now()
+            await self.refuse(Unavailable(retry_after=5))
             return
         if user is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
+        try:
+            self.share = take_share(user.pk)
+        except TooManySockets as error:
+            with localized_for(user):
+                await self.refuse(error)
+            return
         self.user = user
+        await self.share.pace()
+        self.channel_name = await self.channel_layer.new_channel()  # not before: nobody takes back one that is not used
         await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
         self.run_in_background(self.follow_notices())
         await hub().listen(user.pk, self.on_turn_news)
         await self.accept()
 
-    async def refuse_for_now(self) -> None:
-        """Answer the handshake with 503, which says that it may be tried again."""
-        start = {"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]}
+    async def refuse(self, error: DomainError) -> None:
+        """Answer the handshake as the API answers a request."""
+        headers = [(b"content-type", b"application/json")]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(round(error.retry_after)).encode()))
+        start = {"type": "websocket.http.response.start", "status": error.status, "headers": headers}
         await self.base_send(start)  # type: ignore[arg-type]  # an extension of ASGI that uvicorn has
-        await self.base_send({"type": "websocket.http.response.body", "body": b""})  # type: ignore[arg-type]
+        body = encode_json(error_body(error))
+        await self.base_send({"type": "websocket.http.response.body", "body": body})  # type: ignore[arg-type]
+        await asyncio.sleep(0)  # then uvicorn knows that the connection is over, and misses no answer in its log
         raise StopConsumer
 
     async def websocket_disconnect(self, message: Any) -> None:
@@ -109,14 +124,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def clean_up(self) -> None:
         """End whatever this socket began, however it ended itself."""
+        if hasattr(self, "share"):
+            self.share.leave()
         await cancel_and_wait((*self.watching.values(), *self.background))
-        if hasattr(self, "user"):
+        if hasattr(self, "channel_name"):
             hub().unlisten(self.user.pk, self.on_turn_news)
             await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.share.pace()
         turn_id = None
         try:
             command = parse_command(text_data or "")
@@ -154,7 +172,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.opening.discard(command.turn_id)
 
     async def open_in_slot(self, command: Start) -> None:
-        async with opening_limit().slot():
+        async with opening_limit().slot(self.user.pk):
             await self.open_and_watch(command)
 
     async def open_and_watch(self, command: Start) -> None:
@@ -200,7 +218,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         try:
             await self.relay_to_end(turn, place, watcher)
         except NotFound:  # deleted: the page may have missed the notice of it
-            await self.send_event(await in_thread(render_conversation, self.user, turn.conversation_id))
+            await self.send_event(await self.share.render(render_conversation, self.user, turn.conversation_id))
 
     async def relay_to_end(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
         send: Any = self.base_send  # Channels' own `send` does more for every message
@@ -224,7 +242,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.run_in_background(self.close(1011))  # the page connects again, and goes on where it was
 
     async def send_end(self, turn_id: UUID) -> None:
-        for event in await in_thread(render_ended, self.user, turn_id):
+        for event in await self.share.render(render_ended, self.user, turn_id):
             await self.send_event(event)
 
     async def send_event(self, event: SocketEvent) -> None:
@@ -247,7 +265,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def announce_start(self, turn_id: UUID) -> None:
         async with self.announcing:
-            turn, events = await in_thread(render_started, self.user, turn_id)
+            turn, events = await self.share.render(render_started, self.user, turn_id)
             for event in events:
                 await self.send_event(event)
             if not turn.is_open and turn_id in self.announced:  # the news of its end may have come first, or got lost
@@ -281,7 +299,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def notice_conversation(self, message: dict[str, Any]) -> None:
         """A conversation got another title, or is gone."""
-        await self.send_event(await in_thread(render_conversation, self.user, UUID(message["conversation_id"])))
+        await self.send_event(await self.share.render(render_conversation, self.user, UUID(message["conversation_id"])))
 
     async def notice_revoked(self, _message: dict[str, Any]) -> None:
         """The person was suspended or signed out everywhere."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from django.conf import settings
 from redis.asyncio import Redis
@@ -38,6 +39,8 @@ QUEUED_SECONDS = 600
 MAX_OPENING = 500
 """Questions a process opens and keeps waiting for that; one more is refused at once, and may come back. It protects the
 process; what the site takes in is QUEUE_LIMIT, counted in Redis for all its processes (limits.py)."""
+OPENING_EACH = 2
+"""Questions of one person among those. Whoever asks more at once waits for their own, and nobody else does."""
 OPENED_AT_ONCE = 1 if IS_SQLITE else 8
 """Turns that a process opens at once. With SQLite more would only keep the interpreter from the loop: one token in a
 hundred was 25 to 40 % later with two."""
@@ -86,18 +89,20 @@ class OpeningLimit:
     def __init__(self) -> None:
         self._inside = 0
         self._slots = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._places: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()  # by owner, while one is used
 
     @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None]:
-        """Wait for a slot; raises QueueFull at once, before anything is done, while MAX_OPENING questions wait."""
-        if self._inside >= MAX_OPENING:
-            raise queue_full()
-        self._inside += 1
-        try:
-            async with self._slots:
-                yield
-        finally:
-            self._inside -= 1
+    async def slot(self, owner_id: int) -> AsyncGenerator[None]:
+        """Wait for a slot; raises QueueFull before anything is done, while MAX_OPENING questions wait."""
+        async with self._places.setdefault(owner_id, asyncio.Semaphore(OPENING_EACH)):
+            if self._inside >= MAX_OPENING:
+                raise queue_full()
+            self._inside += 1
+            try:
+                async with self._slots:
+                    yield
+            finally:
+                self._inside -= 1
 
 
 _opening_limits = PerLoop(OpeningLimit)

@@ -1,5 +1,5 @@
 """The file with the addresses of the running services, so that `manage.py` in another terminal finds them: settings.py
-reads it."""
+reads it. They hold passwords, and so nobody else may."""
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -8,7 +8,14 @@ from pathlib import Path
 def write_addresses(environment: Mapping[str, str], data_dir: Path) -> None:
     lines = ["# Written by `manage.py serve`, and removed when it stops."]
     lines += [f"{name}={value}" for name, value in environment.items()]
-    _file_in(data_dir).write_text("\n".join(lines) + "\n")
+    write_private(_file_in(data_dir), "\n".join(lines) + "\n")
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only this user can read."""
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # it may have been there
+    file.write_text(text)
 
 
 def remove_addresses(environment: MutableMapping[str, str], data_dir: Path) -> None:

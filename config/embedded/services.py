@@ -6,12 +6,14 @@ Plain Python: neither Django nor the services' own packages are imported.
 import importlib.metadata
 import importlib.util
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.embedded.addresses import write_private
 from config.embedded.ports import pick_port
 from config.embedded.readiness import answers, answers_http
 from config.embedded.supervision import Process
@@ -42,9 +44,9 @@ def find_needed(configured: Mapping[str, str], data_dir: Path) -> Services:
     without."""
     stores, environment, missing = [], {}, []
     if not configured.get("REDIS_URL"):
-        port = pick_port(VALKEY_PORT)
-        stores.append(valkey(port, data_dir / "valkey"))
-        environment["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+        port, password = pick_port(VALKEY_PORT), new_password()
+        stores.append(valkey(port, password, data_dir / "valkey"))
+        environment["REDIS_URL"] = valkey_address(port, password)
     if configured.get("MONGODB") == "embedded" and not configured.get("MONGODB_URI"):
         port = pick_port(MONGODB_PORT)
         stores.append(mongodb(port, data_dir / "mongo"))
@@ -61,13 +63,25 @@ def find_needed(configured: Mapping[str, str], data_dir: Path) -> Services:
     return Services(tuple(stores), model, environment, tuple(missing))
 
 
-def valkey(port: int, data_dir: Path) -> Process:
+def new_password() -> str:
+    """Return a password for one run of a service. It needs no escaping in an address."""
+    return secrets.token_hex(24)
+
+
+def valkey_address(port: int, password: str) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def valkey(port: int, password: str, data_dir: Path) -> Process:
     data_dir.mkdir(parents=True, exist_ok=True)
+    configuration = data_dir / "valkey.conf"
+    write_private(configuration, f"requirepass {password}\n")  # every user of the machine can read a command line
     options = ["--port", str(port), "--bind", "127.0.0.1"]
     options += ["--loglevel", "warning", "--logfile", str(data_dir / "valkey.log")]
     durable = ["--save", "", "--appendonly", "yes", "--dir", str(data_dir)]
-    probe = answers(port, b"PING\r\n", b"+PONG")
-    return Process("valkey", [_valkey_program(), *options, *durable], probe=probe, stop_seconds=10)
+    probe = answers(port, f"AUTH {password}\r\nPING\r\n".encode(), b"+OK\r\n+PONG")
+    command = [_valkey_program(), str(configuration), *options, *durable]
+    return Process("valkey", command, probe=probe, stop_seconds=10)
 
 
 def demo_model(port: int) -> Process:

@@ -28,12 +28,13 @@ Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)  # the middleware 
 
 class Page:
     """A socket that is open, or was refused: `is_open`, `closed_with`, `denied_with` (the status of an answer to the
-    handshake) and every event in the order it came."""
+    handshake, whose body is `denial`) and every event in the order it came."""
 
     def __init__(self) -> None:
         self.is_open = False
         self.closed_with: int | None = None
         self.denied_with: int | None = None
+        self.denial: dict[str, Any] | None = None
         self.events: list[Event] = []
         self._read = 0
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -47,6 +48,7 @@ class Page:
         address, _, query = path.partition("?")
         scope = {
             "type": "websocket",
+            "scheme": "ws",
             "asgi": {"version": "3.0"},
             "path": address,
             "query_string": query.encode(),
@@ -56,7 +58,7 @@ class Page:
         }
         self._task = asyncio.create_task(application(scope, self._incoming.get, self._take))
         await self._incoming.put({"type": "websocket.connect"})
-        await self._until(lambda: self.is_open or self.closed_with is not None or self.denied_with is not None)
+        await self._until(lambda: self.is_open or self.closed_with is not None or self.denial is not None)
 
     async def leave(self) -> None:
         """Go away as a browser does, and wait until the socket's work is over."""
@@ -124,6 +126,8 @@ class Page:
                     self.events.append(json.loads(message["text"]))
                 case "websocket.http.response.start":
                     self.denied_with = message["status"]
+                case "websocket.http.response.body":
+                    self.denial = json.loads(message["body"])
                 case "websocket.close":
                     self.closed_with = message.get("code", 1000)
                     self._incoming.put_nowait({"type": "websocket.disconnect", "code": self.closed_with})
@@ -152,11 +156,19 @@ class Page:
 
 @asynccontextmanager
 async def socket(
-    *, ticket: str = "", cookie: str = "", origin: str | None = OUR_ORIGIN, path: str = "/ws/"
+    *,
+    ticket: str = "",
+    cookie: str = "",
+    origin: str | None = OUR_ORIGIN,
+    path: str = "/ws/",
+    host: str = "localhost:8000",
+    proto: str = "",
 ) -> AsyncIterator[Page]:
-    """A page's socket, let in or not."""
+    """A page's socket, let in or not. `proto` is what a proxy says of its own connection."""
     page = Page()
-    headers = [(b"host", b"localhost:8000")]
+    headers = [(b"host", host.encode())]
+    if proto:
+        headers.append((b"x-forwarded-proto", proto.encode()))
     if origin is not None:
         headers.append((b"origin", origin.encode()))
     if cookie:

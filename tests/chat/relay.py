@@ -24,7 +24,7 @@ class Relay:
         self.is_deaf_after = b""
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._target = urlsplit(settings.REDIS_URL)
+        self.target = urlsplit(settings.REDIS_URL)
 
     async def serve(self) -> asyncio.Server:
         return await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -48,7 +48,7 @@ class Relay:
         self._tasks.add(task)
         self._open.add(writer)
         if not self.is_down:
-            up_reader, up_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+            up_reader, up_writer = await asyncio.open_connection(self.target.hostname, self.target.port)
             self._open.add(up_writer)
             await asyncio.gather(self._pass(reader, up_writer), self._answer(up_reader, writer))
             up_writer.close()
@@ -78,7 +78,7 @@ async def relayed_redis() -> AsyncIterator[tuple[Relay, Redis]]:
     relay = Relay()
     server = await relay.serve()
     port = server.sockets[0].getsockname()[1]
-    url = f"redis://127.0.0.1:{port}/0"
+    url = settings.REDIS_URL.replace(f":{relay.target.port}/", f":{port}/")
     client = redis.asyncio.Redis.from_url(url, socket_timeout=2, retry=Retry(NoBackoff(), 0))
     try:
         yield relay, client

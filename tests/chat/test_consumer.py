@@ -56,6 +56,10 @@ async def until(check: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def issue_ticket_of(user: User) -> str:
+    return issue_ticket(user.pk)
+
+
 # --- Who is let in ----------------------------------------------------------------------------------------------------
 
 
@@ -74,10 +78,53 @@ async def test_a_session_opens_a_socket_from_our_own_pages(ana: User):
         assert page.is_open
 
 
-@pytest.mark.parametrize("origin", ["http://localhost", "http://127.0.0.1:8000", "http://[::1]:8000"])
-async def test_a_page_of_any_of_our_names_is_our_own(ana: User, origin: str):
-    async with socket(cookie=await in_thread(session_cookie, ana), origin=origin) as page:
+@pytest.mark.parametrize("host", ["localhost", "localhost:8443", "127.0.0.1:8000", "[::1]:8000"])
+async def test_a_page_of_any_of_our_names_is_our_own(ana: User, host: str):
+    async with socket(cookie=await in_thread(session_cookie, ana), origin=f"http://{host}", host=host) as page:
         assert page.is_open
+
+
+async def test_a_page_at_the_sites_address_is_our_own_whatever_a_proxy_makes_of_the_host(ana: User, settings: Settings):
+    settings.SITE_URL = "https://chat.example.com"
+    for host in ("localhost", "internal:8000"):
+        async with socket(cookie=await in_thread(session_cookie, ana), origin=settings.SITE_URL, host=host) as page:
+            assert page.is_open
+
+
+@pytest.mark.parametrize(
+    ("origin", "proto", "is_trusted", "is_ours"),
+    [
+        ("https://localhost:8000", "https", True, True),
+        ("http://localhost:8000", "https", True, False),
+        ("https://localhost:8000", "http", True, False),
+        ("https://localhost:8000", "https", False, False),
+    ],
+)
+async def test_what_scheme_a_page_has_is_said_by_a_proxy_that_is_trusted(
+    ana: User, settings: Settings, origin: str, proto: str, is_trusted: bool, is_ours: bool
+):
+    settings.SITE_URL = "https://chat.example.com"
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if is_trusted else None
+    async with socket(cookie=await in_thread(session_cookie, ana), origin=origin, proto=proto) as page:
+        assert page.is_open == is_ours
+
+
+@pytest.mark.parametrize("kind", ["cookie", "ticket"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://localhost:8000", "http://localhost:8001", "http://localhost", "http://127.0.0.1:8000"],
+)
+async def test_another_scheme_port_or_name_of_this_machine_is_a_foreign_page(ana: User, origin: str, kind: str):
+    """Any program of the machine may serve a page at another port of its own."""
+    grant = session_cookie if kind == "cookie" else issue_ticket_of
+    async with socket(**{kind: await in_thread(grant, ana)}, origin=origin) as page:
+        assert not page.is_open
+
+
+async def test_a_host_that_is_not_ours_makes_no_page_our_own(ana: User):
+    host = "evil.example"  # whose name leads here (DNS rebinding)
+    async with socket(cookie=await in_thread(session_cookie, ana), origin=f"http://{host}", host=host) as page:
+        assert not page.is_open
 
 
 async def test_a_ticket_works_once(ana: User):
@@ -834,5 +881,5 @@ async def test_marks_of_direction_turn_nothing_outside_their_own_text(ana: User,
     assert re.search(r'<div class="answer prose"\s+dir="auto"', html)
 
 
-def test_our_own_origin_is_one_of_the_sites_names(settings: Settings):
-    assert OUR_ORIGIN.split("//")[1].split(":")[0] in settings.ALLOWED_HOSTS
+def test_our_own_origin_is_the_sites(settings: Settings):
+    assert settings.SITE_URL == OUR_ORIGIN

@@ -176,3 +176,25 @@ async def test_a_process_that_opens_all_it_can_refuses_at_once(
     assert (refused["turn_id"], refused["code"]) == (str(turn_id), "queue_full")
     assert 5 <= refused["retry_after"] <= 20
     assert await in_thread(Turn.objects.count) == 0
+
+
+async def test_one_person_holds_only_a_few_places_of_a_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "MAX_OPENING", 3)
+    limit = queue.OpeningLimit()
+    is_done = asyncio.Event()
+    inside: list[int] = []
+
+    async def open_one(owner_id: int) -> None:
+        async with limit.slot(owner_id):
+            inside.append(owner_id)
+            await is_done.wait()
+
+    asking = [asyncio.create_task(open_one(1)) for _ in range(100)]
+    await asyncio.sleep(0)
+    asking.append(asyncio.create_task(open_one(2)))
+    await asyncio.sleep(0)
+    assert not asking[-1].done()  # it waits for a slot, or has it
+    is_done.set()
+    await asyncio.gather(*asking)  # nobody was refused
+    assert inside.index(2) <= queue.OPENING_EACH
+    assert len(inside) == 101

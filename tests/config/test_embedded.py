@@ -9,13 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import redis
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from config.embedded import supervision
 from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
+from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
+from config.management.commands import serve
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -102,12 +108,56 @@ def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
     os.close(lock_data_dir(tmp_path))
 
 
+def test_only_this_user_reads_the_addresses(tmp_path: Path):
+    (tmp_path / "services.env").touch(mode=0o644)  # of an earlier version
+    write_addresses({"REDIS_URL": "redis://:secret@ours"}, tmp_path)
+    assert (tmp_path / "services.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_path: Path):
+    found = [find_needed({"DEMO_MODEL_URL": ""}, tmp_path) for _ in range(2)]
+    passwords = {urlsplit(one.environment["REDIS_URL"]).password for one in found}
+    assert len(passwords) == 2
+    for one in found:
+        [valkey] = one.stores
+        assert not any(password in argument for argument in valkey.command for password in passwords)
+    assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_reads_the_embedded_valkey_without_its_password():
+    port = urlsplit(os.environ["REDIS_URL"]).port  # which the tests start as a site does
+    with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+
+
 def test_addresses_are_removed_with_what_was_read_from_them(tmp_path: Path):
     write_addresses({"REDIS_URL": "redis://ours", "SITE_URL": "http://ours"}, tmp_path)
     environment = {"REDIS_URL": "redis://ours", "SITE_URL": "http://another"}
     remove_addresses(environment, tmp_path)
     assert environment == {"SITE_URL": "http://another"}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        *[("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.9.9.9", True)],
+        *[("0.0.0.0", False), ("::", False), ("192.168.1.7", False), ("a.host.of.nobody.invalid", False)],
+    ],
+)
+def test_a_debugging_site_serves_this_machine_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, host: str, is_ours: bool
+):
+    def begin(_data_dir: Path) -> int:
+        raise AlreadyRunningError("It begins.")
+
+    monkeypatch.setattr(serve, "lock_data_dir", begin)
+    settings.DEBUG = True
+    with pytest.raises(CommandError, match=r"^It begins\.$" if is_ours else f"make run HOST={host} DEBUG=false"):
+        call_command("serve", host=host)
+    settings.DEBUG = False
+    with pytest.raises(CommandError, match="It begins"):
+        call_command("serve", host=host)
 
 
 def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from django.core.mail import EmailMessage, get_connection
 from django.db import OperationalError
+from django.http import Http404
 from django.test import Client, RequestFactory
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -94,6 +95,27 @@ def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
     assert mail.read_mail(mail.list_files()[0])["subject"] == f"Subject {mail.MAX_MAILS + 1}"
     assert mail.read_mail(mail.list_files()[0])["body"].strip() == "¡Hola! <b>"
     assert "Subject 3" in console.getvalue()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
+def test_caught_mail_is_shown_on_this_machine(settings, tmp_path, address):
+    settings.MAIL_DIR = tmp_path
+    request = RequestFactory().get("/mail/", REMOTE_ADDR=address)
+    assert mail.caught(request).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "headers"),
+    [
+        *[(address, {}) for address in ("192.168.1.7", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "", "localhost")],
+        *[("127.0.0.1", {name: "127.0.0.1"}) for name in ("X-Forwarded-For", "Forwarded")],  # a proxy is in between
+    ],
+)
+def test_caught_mail_with_its_working_links_is_shown_to_nobody_else(settings, tmp_path, address, headers):
+    settings.MAIL_DIR = tmp_path
+    request = RequestFactory().get("/mail/", REMOTE_ADDR=address, headers={"Host": "localhost", **headers})
+    with pytest.raises(Http404):
+        mail.caught(request)
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard/", "/settings/"])

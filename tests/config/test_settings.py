@@ -70,3 +70,29 @@ def mail_settings(url: str, data_dir: Path) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+READ_BROKERS = """
+import json, os, runpy, sys
+from kombu import Connection
+
+brokers = []
+for os.environ["REDIS_URL"] in sys.argv[1:]:
+    settings = runpy.run_module("config.settings")
+    with Connection(settings["CELERY_BROKER_URL"], ssl=settings.get("CELERY_BROKER_USE_SSL", False)) as connection:
+        brokers.append([connection.as_uri(include_password=True), connection.ssl])
+print(json.dumps(brokers))
+"""
+
+
+def test_celery_finds_redis_where_the_others_do_and_believes_no_certificate_more(tmp_path: Path):
+    addresses: dict[str, tuple[str, object]] = {
+        "redis://:pw@host:6379/1": ("redis://:pw@host:6379/1", False),
+        "unix://user:pw@/run/redis.sock?db=1": ("redis+socket://user:pw@/run/redis.sock?virtual_host=1", False),
+        "rediss://user:pw@host:6380/0": ("rediss://user:pw@host:6380/0", {"ssl_cert_reqs": "required"}),
+        "rediss://host:6380/0?ssl_ca_certs=/ca.pem": ("rediss://host:6380/0", {"ssl_ca_certs": "/ca.pem"}),
+    }
+    environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", READ_BROKERS, *addresses]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert [tuple(broker) for broker in json.loads(done.stdout)] == list(addresses.values())

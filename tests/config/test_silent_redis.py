@@ -25,8 +25,9 @@ LIMIT_SECONDS = 0.6
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentProxy]:
     """The way to Redis, which can fall silent."""
-    with SilentProxy(urlsplit(settings.REDIS_URL).port or 0) as proxy, monkeypatch.context() as patch:
-        patch.setattr(settings, "REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
+    port = urlsplit(settings.REDIS_URL).port or 0
+    with SilentProxy(port) as proxy, monkeypatch.context() as patch:
+        patch.setattr(settings, "REDIS_URL", settings.REDIS_URL.replace(f":{port}/", f":{proxy.port}/"))
         for options in (redis_clients.SYNC_OPTIONS, redis_clients.SYNC_POOL_OPTIONS):
             patch.setitem(options, "socket_timeout", LIMIT_SECONDS)
         sync_redis.cache_clear()

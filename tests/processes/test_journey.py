@@ -3,10 +3,13 @@
 import asyncio
 import json
 import time
+from contextlib import suppress
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from bench.websocket import Opcode, encode_frame, new_key
+from chat.socket.shares import COMMANDS_A_SECOND, COMMANDS_AT_ONCE, MAX_SOCKETS
 from testbed.provider import expected_text
 from tests.fakes.readers import Member, Shown, read_by_events, read_by_socket
 from tests.processes.stores import TestedSite
@@ -97,22 +100,72 @@ async def test_stop_reaches_the_provider_at_once(site: TestedSite) -> None:
 async def test_200_sends_against_an_allowance_for_50_admit_exactly_50(site: TestedSite) -> None:
     model = "fake-300t-200ms"  # a minute: none is settled, and so gives room back, before all have asked
     [prober] = site.people(1, **OPEN)
-    assert await start(prober, probe := str(uuid7()), model) == "turn.started"
+    assert await start(prober, [probe := str(uuid7())], model) == {probe: "turn.started"}
     micros = round((await prober.call("GET", "allowance"))[1]["reserved"] * 1000)
     [member] = site.people(1, **{**OPEN, "credits_per_month": -(-50 * micros // 1000)})
     turn_ids = [str(uuid7()) for _ in range(200)]
-    answers = await asyncio.gather(*(start(member, turn_id, model) for turn_id in turn_ids))
-    admitted = [turn_id for turn_id, answer in zip(turn_ids, answers, strict=True) if answer == "turn.started"]
+    tabs = (start(member, turn_ids[number::MAX_SOCKETS], model) for number in range(MAX_SOCKETS))
+    answers = {turn_id: answer for tab in await asyncio.gather(*tabs) for turn_id, answer in tab.items()}
+    admitted = [turn_id for turn_id, answer in answers.items() if answer == "turn.started"]
     for asker, turn_id in [(prober, probe), *((member, turn_id) for turn_id in admitted)]:
         await asker.call("POST", f"turns/{turn_id}/stop")
-    assert (len(admitted), answers.count("allowance_used_up")) == (50, 150)
+    assert (len(admitted), list(answers.values()).count("allowance_used_up")) == (50, 150)
 
 
-async def start(member: Member, turn_id: str, model: str) -> str:
-    """Send one question over a socket of its own; return what came of it: an event's type, or a refusal's code."""
+async def start(member: Member, turn_ids: list[str], model: str) -> dict[str, str]:
+    """Send questions over a socket of their own; return what came of each: an event's type, or a refusal's code."""
+    found: dict[str, str] = {}
     async with member.socket() as socket:
-        command = {"type": "turn.start", "turn_id": turn_id, "conversation_id": str(uuid7())}
-        await socket.send(json.dumps({**command, "model": model, "text": "¿Qué tal?"}))
-        while (event := json.loads(await socket.recv())).get("turn_id") != turn_id:
-            pass  # of the other tabs
-        return str(event.get("code", event["type"]))
+        for turn_id in turn_ids:
+            command = {"type": "turn.start", "turn_id": turn_id, "conversation_id": str(uuid7())}
+            await socket.send(json.dumps({**command, "model": model, "text": "¿Qué tal?"}))
+        while len(found) < len(turn_ids):
+            event = json.loads(await socket.recv())
+            if event.get("turn_id") in turn_ids:  # else it is of another tab
+                found.setdefault(event["turn_id"], event.get("code", event["type"]))
+    return found
+
+
+async def test_600_sockets_of_one_member_keep_nobody_else_from_asking(site: TestedSite) -> None:
+    """The attack that filled the line of a process: each socket repeats a question that is refused."""
+    hostile, other = site.people(2)
+    [session] = site.create_sessions([hostile.access])
+    host = f"127.0.0.1:{site.port()}"
+    fields = {
+        "Host": host,
+        "Origin": f"http://{host}",
+        "Cookie": f"sessionid={session}",
+        "Sec-WebSocket-Key": new_key(),
+    }
+    fields |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    lines = ["GET /ws/ HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "\r\n"]
+    refused = {"type": "turn.start", "turn_id": str(uuid7()), "conversation_id": str(uuid7()), "text": ""}
+    statuses: list[bytes] = []
+    answers = 0
+
+    async def attack() -> None:
+        nonlocal answers
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port())
+        try:
+            writer.write("\r\n".join(lines).encode())
+            statuses.append((await reader.readuntil(b"\r\n\r\n")).split()[1])
+            writer.write(encode_frame(Opcode.TEXT, json.dumps(refused).encode()) * 500)
+            with suppress(asyncio.IncompleteReadError):  # it was refused
+                while await reader.readuntil(b"text_empty"):
+                    answers += 1
+        finally:
+            writer.close()
+
+    begun = time.monotonic()
+    attacking = [asyncio.create_task(attack()) for _ in range(600)]
+    while len(statuses) < len(attacking):
+        await asyncio.sleep(0.05)
+    shown = Shown()
+    await ask(other, shown, "fake-20t-5ms")
+    seconds = time.monotonic() - begun
+    for task in attacking:
+        task.cancel()
+    await asyncio.wait(attacking)
+    assert (shown.status, shown.complaints, shown.connections) == ("completed", [], 1)
+    assert (statuses.count(b"101"), statuses.count(b"429")) == (MAX_SOCKETS, 600 - MAX_SOCKETS)
+    assert answers <= COMMANDS_AT_ONCE + COMMANDS_A_SECOND * seconds

@@ -19,6 +19,7 @@ from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.readiness import answers_http
 from config.embedded.services import ServiceMissingError, Services, find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
+from config.loopback import is_loopback
 from config.reachability import StoreUnreachableError, check_stores
 
 
@@ -34,6 +35,12 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        host = options["host"]
+        if settings.DEBUG and not is_loopback(host):
+            raise CommandError(
+                f"With DEBUG the site is for this machine alone, and HOST={host} would let others read its errors: "
+                f"`make run HOST={host} DEBUG=false`, with the site's name in ALLOWED_HOSTS."
+            )
         try:
             lock = lock_data_dir(settings.DATA_DIR)
             remove_addresses(os.environ, settings.DATA_DIR)
@@ -41,9 +48,7 @@ class Command(BaseCommand):
             needed = find_needed(os.environ, settings.DATA_DIR)
             with contextlib.suppress(asyncio.CancelledError):  # a signal stopped it
                 asyncio.run(
-                    serve_site(
-                        needed, options["host"], options["port"], lock, stop_with_parent=options["stop_with_parent"]
-                    )
+                    serve_site(needed, host, options["port"], lock, stop_with_parent=options["stop_with_parent"])
                 )
         except (AlreadyRunningError, ServiceMissingError, NotReadyError, StoreUnreachableError) as error:
             raise CommandError(str(error)) from error
