@@ -55,6 +55,17 @@ class ChangeEmailForm(allauth_forms.AddEmailForm):
         return address
 
 
+class ResetPasswordForm(allauth_forms.ResetPasswordForm):
+    users: list[User]
+
+    def clean_email(self) -> str:
+        """Send no link to an address that nobody has confirmed to be the member's. allauth's own would, to the one that
+        is to take the present one's place."""
+        email: str = super().clean_email()
+        self.users = [user for user in self.users if user.email == normalise_email(email)]
+        return email
+
+
 class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at run time
     time_zone = forms.ChoiceField(label=_("Time zone"))
 
@@ -70,3 +81,9 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
         field = self.fields["time_zone"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(zone, zone.replace("_", " ")) for zone in ("UTC", *extra, *zones)]
+
+    def save(self, commit: bool = True) -> User:
+        """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
+        self.instance.save(update_fields=self.Meta.fields)
+        user: User = self.instance
+        return user

@@ -7,8 +7,11 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
+from rest_framework_simplejwt.serializers import TokenObtainPairSerializer
+from rest_framework_simplejwt.tokens import RefreshToken
 
 from accounts.models import User, normalise_email
+from accounts.tokens import begin_family
 
 
 def check_time_zone(value: str) -> None:
@@ -23,6 +26,13 @@ class MeSerializer(serializers.ModelSerializer[User]):
         model = User
         fields = ("id", "email", "name", "locale", "time_zone", "theme", "created_at")
         read_only_fields = ("id", "email", "created_at")
+
+    def update(self, instance: User, validated_data: dict[str, Any]) -> User:
+        """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        instance.save(update_fields=validated_data)
+        return instance
 
 
 class RegisterSerializer(serializers.ModelSerializer[User]):
@@ -51,6 +61,12 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
 
     def create(self, validated_data: dict[str, Any]) -> User:
         return User.objects.create_user(**validated_data)
+
+
+class LogInSerializer(TokenObtainPairSerializer):
+    @classmethod
+    def get_token(cls, user: Any) -> RefreshToken:
+        return begin_family(user)
 
 
 class RefreshSerializer(serializers.Serializer[dict[str, str]]):
