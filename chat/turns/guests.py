@@ -52,7 +52,12 @@ class Guests:
             guest.expiry = asyncio.get_running_loop().call_later(seconds, self._shut_out, guest)
         if self._rechecking is None or self._rechecking.done():
             self._rechecking = asyncio.create_task(self._keep_asking())
-        await hub().listen(admission.user_id, self._on_news)
+        try:
+            await hub().listen(admission.user_id, self._on_news)
+        except BaseException:
+            self.dismiss(guest)
+            raise
+        self._ask_soon([guest])  # a notification may have come since they were let in, and before this
         return guest
 
     def dismiss(self, guest: Guest) -> None:
@@ -68,9 +73,12 @@ class Guests:
 
     def _on_news(self, entry: Entry) -> None:
         if entry.kind == EntryKind.REVOKED:
-            task = asyncio.create_task(self._ask(list(self._guests.get(int(entry.text), ()))))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._ask_soon(list(self._guests.get(int(entry.text), ())))
+
+    def _ask_soon(self, guests: Collection[Guest]) -> None:
+        task = asyncio.create_task(self._ask(guests))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     async def _keep_asking(self) -> None:
         while self._guests:
