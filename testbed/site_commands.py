@@ -23,7 +23,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.core.management import call_command  # noqa: E402
 from rest_framework_simplejwt.tokens import AccessToken  # noqa: E402
 
-from accounts.models import User  # noqa: E402
+from accounts.models import User, new_seal  # noqa: E402
 from accounts.tokens import begin_family  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
@@ -75,6 +75,11 @@ def create_sessions(access_tokens: list[Any]) -> list[str]:
         session.save()
         keys.append(session.session_key)
     return keys
+
+
+def end_access_silently(access_token: Any) -> None:
+    """Log the owner of an access token out everywhere, and let every notification of it get lost."""
+    User.objects.filter(pk=AccessToken(access_token)["user_id"]).update(seal=new_seal())
 
 
 def create_conversation(access_token: Any, turns: int) -> str:
@@ -133,6 +138,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
         create_members,
         create_operator,
         create_sessions,
+        end_access_silently,
         create_conversation,
         offer,
         audit,
