@@ -1,4 +1,4 @@
-"""What follows from changes elsewhere, such as a title, a deletion or a suspension.
+"""What follows from changes elsewhere, such as a title, a deletion or a log-out.
 
 A person's open tabs are notified, their cached answers are dropped, and files are erased with what they belong to.
 """
@@ -79,7 +79,7 @@ def _try_to_ask_guests(user_id: int) -> None:
 def _try_to_forget_answers(user_id: int) -> None:
     try:
         answer_cache.forget_answers(user_id)
-    except (RedisError, OSError):  # nobody comes back to a suspension: they live on for CACHE_TTL (docs/adr/0012)
+    except (RedisError, OSError):  # they live on for CACHE_TTL, for their owner alone (docs/adr/0012)
         logger.warning("Cached answers not forgotten", extra={"user_id": user_id})
 
 
