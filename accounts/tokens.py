@@ -14,7 +14,7 @@ from accounts.signals import access_revoked
 
 
 class TokenAuthentication(JWTAuthentication):
-    """Lets in whoever has an access token. One statement finds the user, the seal and the family."""
+    """Lets in whoever has an access token that is good, under the seal of today and of a family that is there."""
 
     def get_user(self, validated_token: Token) -> User:  # type: ignore[override]  # annotated for users of any kind
         user = find_admitted(admission_by_token(validated_token))
