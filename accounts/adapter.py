@@ -7,7 +7,6 @@ from allauth.account.internal.flows.password_reset import get_reset_password_url
 from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import update_session_auth_hash
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
@@ -38,11 +37,7 @@ class AccountAdapter(DefaultAccountAdapter):
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
         """Return whose password this is: at the log-in, and where a member is asked for it again."""
         with shown_in_form():
-            user = log_in.find_by_password(request, credentials["email"], credentials["password"])
-        member = request.user
-        if isinstance(member, User) and user == member and user.password != member.password:
-            update_session_auth_hash(request, user)  # the hash had old parameters; else it would end the session
-        return user
+            return log_in.find_by_password(request, credentials["email"], credentials["password"])
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return peer_of(request)

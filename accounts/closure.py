@@ -15,7 +15,6 @@ from django.db import transaction
 from django.db.models.signals import pre_delete
 from django.dispatch import receiver
 from django.utils import timezone
-from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 
 from accounts import limits
 from accounts.models import Closure, User
@@ -29,10 +28,8 @@ LATECOMERS = dt.timedelta(minutes=2) + MAX_CLOCK_DIFFERENCE
 
 @receiver(pre_delete, sender=User)
 def begin_closure(instance: User, **_signal: Any) -> None:
-    """In the transaction of the deletion: note what is to be erased when it is committed, and end the tokens, which
-    would only lose their owner."""
+    """In the transaction of the deletion: note what is to be erased when it is committed."""
     closure = Closure.objects.create(user_id=instance.pk)
-    OutstandingToken.objects.filter(user=instance).delete()
     transaction.on_commit(lambda: limits.forget_account(instance.email), robust=True)
     transaction.on_commit(lambda: _close(closure), robust=True)
 

@@ -150,3 +150,9 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
         field = self.fields["time_zone"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(zone, zone.replace("_", " ")) for zone in ("UTC", *extra, *zones)]
+
+    def save(self, commit: bool = True) -> User:
+        """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
+        self.instance.save(update_fields=self.Meta.fields)
+        user: User = self.instance
+        return user

@@ -1,12 +1,14 @@
 """Users."""
 
 import datetime as dt
+import secrets
 import zoneinfo
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -16,6 +18,10 @@ from accounts.signals import access_revoked
 def normalise_email(email: str) -> str:
     """Return the form in which an address is stored and compared: two spellings are one person."""
     return email.strip().lower()
+
+
+def new_seal() -> str:
+    return secrets.token_urlsafe(12)
 
 
 class UserManager(BaseUserManager["User"]):
@@ -59,7 +65,12 @@ class User(AbstractBaseUser, PermissionsMixin):
     created_at = models.DateTimeField(_("signed up"), default=timezone.now, editable=False)
     terms_accepted_at = models.DateTimeField(_("accepted the terms"), null=True, blank=True, editable=False)
 
+    seal = models.CharField(max_length=16, default=new_seal, editable=False)
+    """What every session, token and ticket of the person carries: with a new one, all that there were are void."""
+
     objects: ClassVar[UserManager] = UserManager()
+
+    _ends_access = False  # whether the next `save` does
 
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"
@@ -73,9 +84,41 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        super().save(*args, **kwargs)
-        if not self.is_active:
+        """Save; a new password and a suspension end every session, token, socket and stream there was.
+
+        A new password also forgets the address that was to take the present one's place: who asked for that may be who
+        the password was changed against.
+        """
+        # Django sets `_password` for a new password, and not where only the hash was made anew.
+        has_new_password = self._password is not None  # type: ignore[attr-defined]  # the stubs lack it
+        ends_access = self._ends_access or has_new_password or not self.is_active
+        self._ends_access = False
+        if self._state.adding or not ends_access:
+            super().save(*args, **kwargs)
+            return
+        self.seal = new_seal()
+        if (fields := kwargs.get("update_fields")) is not None:
+            kwargs["update_fields"] = {*fields, "seal"}
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            if has_new_password:
+                addresses = self.emailaddress_set  # type: ignore[attr-defined]  # allauth is untyped
+                addresses.filter(verified=False).exclude(email=self.email).delete()
             access_revoked.send(type(self), user_id=self.pk)
+
+    def set_unusable_password(self) -> None:
+        super().set_unusable_password()
+        self._ends_access = True
+
+    def end_access(self) -> None:
+        """Log the person out everywhere: no session, token, socket or stream of theirs lives on."""
+        self._ends_access = True
+        self.save(update_fields=["seal"])
+
+    def get_session_auth_hash(self) -> str:
+        """Return what a session is compared with. Django's own is made of the password's hash, and would end every
+        session when the parameters of hashing change."""
+        return self.seal
 
     @property
     def zone(self) -> dt.tzinfo:
@@ -88,6 +131,22 @@ class User(AbstractBaseUser, PermissionsMixin):
     def clean(self) -> None:
         super().clean()
         self.email = normalise_email(self.email)
+
+
+class TokenFamily(models.Model):
+    """One log-in over the API: its tokens are good while this is there.
+
+    It goes when they log out, and when a refresh token is used twice: then one of the two is not whose it was.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    user = models.ForeignKey(User, models.CASCADE, related_name="token_families")
+    refresh_jti = models.CharField(max_length=32)
+    """The id of the one refresh token that works."""
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.pk)
 
 
 class Closure(models.Model):

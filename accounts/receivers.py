@@ -12,7 +12,6 @@ from django.http import HttpRequest
 from accounts import events, limits
 from accounts.http import peer_of
 from accounts.models import User
-from accounts.signals import access_revoked
 
 
 @receiver(user_logged_in)
@@ -25,7 +24,6 @@ def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
     """Whoever has the mailbox has the account, and nobody else: the link was in a mail to its address."""
     EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
     EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
-    access_revoked.send_robust(User, user_id=user.pk)
     limits.remember_network(peer=peer_of(request), account=user.email)
     events.record("password_reset", peer=peer_of(request), user_id=user.pk)
 

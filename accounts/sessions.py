@@ -1,8 +1,14 @@
-"""Sessions in the cache, which is Redis, that do not end because Redis is away."""
+"""Sessions in the cache, which is Redis, that do not end because Redis is away. Where one ends, that is announced."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import cache
+from django.core.cache import cache as store
+
+from accounts.signals import access_revoked
+from core.redis_clients import sync_redis
 
 
 class SessionStore(cache.SessionStore):
@@ -14,3 +20,18 @@ class SessionStore(cache.SessionStore):
             return found
         self._session_key = None
         return {}
+
+    def flush(self) -> None:
+        """End the session, as every log-out does."""
+        user_id = self.get(SESSION_KEY)
+        super().flush()
+        if user_id is not None:
+            access_revoked.send_robust(type(self), user_id=int(user_id))
+
+
+def find_ended(session_keys: Sequence[str]) -> set[str]:
+    """Return which of these sessions are over. One round trip; raises RedisError."""
+    pipeline = sync_redis().pipeline(transaction=False)
+    for key in session_keys:
+        pipeline.exists(store.make_key(SessionStore.cache_key_prefix + key))
+    return {key for key, is_there in zip(session_keys, pipeline.execute(), strict=True) if not is_there}

@@ -3,7 +3,12 @@
 from django.dispatch import Signal
 
 access_revoked = Signal()
-"""Sent with `user_id` when a suspended user is saved, and when one was deleted: their open sockets close."""
+"""Sent with `user_id` when something that let this person in is over: a password was changed, a session or a family of
+tokens logged out, the person suspended or deleted. What they have open asks again whether it still may be
+(admission.py).
+
+Sent where it happens: a receiver waits for the commit.
+"""
 
 account_closed = Signal()
 """Sent with `user_id` and `patience_seconds` after a user was deleted: what is theirs is erased, but for sums without a

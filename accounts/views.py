@@ -1,9 +1,11 @@
-"""The settings page, the page of the address, and the switches of language and theme, which visitors have too."""
+"""The settings page, the page of the address, links that confirm one, and the switches of language and theme, which
+visitors have too."""
 
 from allauth.account import views as allauth_views
-from allauth.account.models import EmailAddress
+from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
@@ -51,6 +53,27 @@ def change_email(request: HttpRequest) -> HttpResponse:
             limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
     response: HttpResponse = allauth_views.email(request)
     return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def confirm_email(request: HttpRequest, key: str) -> HttpResponse:
+    """Confirm an address for the person it belongs to, who logs in first. Anybody else is told whose it is not."""
+    confirmation = EmailConfirmationHMAC.from_key(key)
+    if confirmation is not None and confirmation.email_address.user_id != request.user.pk:
+        return render(request, "account/email_confirm.html", {"is_of_another": True}, status=403)
+    response: HttpResponse = allauth_views.confirm_email(request, key=key)
+    return response
+
+
+@login_required
+@require_POST
+def log_out_everywhere(request: HttpRequest) -> HttpResponse:
+    """End every session and token of the member, this browser's too, and whatever is open with them."""
+    member_of(request).end_access()
+    logout(request)
+    messages.success(request, _("You are logged out everywhere."))
+    return redirect("account_login")
 
 
 @require_POST

@@ -63,6 +63,14 @@ class TooManySockets(DomainError):
     message = _("You have the chat open too many times at once. Close some of its tabs first.")
 
 
+class AccessEnded(DomainError):
+    """What somebody was let in with is over, while something of theirs was open."""
+
+    code = "access_ended"
+    status = 401
+    message = _("You were logged out. Please log in again.")
+
+
 class BadCommand(DomainError):
     code = "bad_command"
     message = _("The page sent something we do not understand. Please reload it.")

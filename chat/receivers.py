@@ -1,4 +1,4 @@
-"""What follows from changes elsewhere, such as a title, a deletion or a suspension.
+"""What follows from changes elsewhere, such as a title, a deletion or a log-out.
 
 A person's open tabs are notified, their cached answers are dropped, and files are erased with what they belong to.
 """
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from accounts.signals import access_revoked, account_closed
 from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
+from chat.turns.guests import announce_revocation
 from history.models import Conversation
 from history.signals import conversation_deleted
 
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 @receiver(access_revoked)
-def close_sockets_and_forget_answers(user_id: int, **_signal: Any) -> None:
-    _notify_when_committed("default", user_id, "revoked")
+def ask_guests_and_forget_answers(user_id: int, **_signal: Any) -> None:
+    _when_committed("default", lambda: _try_to_ask_guests(user_id))
     _when_committed("default", lambda: _try_to_forget_answers(user_id))
 
 
@@ -62,21 +63,24 @@ def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) ->
 
 
 def notify_of_change(conversation: Conversation) -> None:
-    _notify_when_committed("history", conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+    def notify() -> None:
+        async_to_sync(notices.send_notice)(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+
+    _when_committed("history", notify)
+
+
+def _try_to_ask_guests(user_id: int) -> None:
+    try:
+        announce_revocation(user_id)
+    except (RedisError, OSError):  # they are asked within RECHECK_SECONDS anyway
+        logger.warning("Guests not told", extra={"user_id": user_id})
 
 
 def _try_to_forget_answers(user_id: int) -> None:
     try:
         answer_cache.forget_answers(user_id)
-    except (RedisError, OSError):  # nobody comes back to a suspension: they live on for CACHE_TTL (docs/adr/0012)
+    except (RedisError, OSError):  # they live on for CACHE_TTL, for their owner alone (docs/adr/0012)
         logger.warning("Cached answers not forgotten", extra={"user_id": user_id})
-
-
-def _notify_when_committed(using: str, user_id: int, event: str, **fields: Any) -> None:
-    def notify() -> None:
-        async_to_sync(notices.send_notice)(user_id, event, **fields)
-
-    _when_committed(using, notify)
 
 
 def _when_committed(using: str, follow: Callable[[], None]) -> None:

@@ -101,6 +101,11 @@ class Site:
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
 
+    def mails_to(self, address: str) -> list[str]:
+        """Return the mails that were sent to somebody, the oldest first."""
+        paths = sorted((self._folder / "mail").glob("*"), key=lambda path: path.stat().st_mtime_ns)
+        return [text for path in paths if f"\nTo: {address}\n" in (text := path.read_text())]
+
     def is_alive(self, name: str) -> bool:
         return self._children[name].poll() is None
 
@@ -157,9 +162,10 @@ class Site:
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": services.valkey_address(self._valkey, self._password),
+            "EMAIL_URL": f"filemail:///{self._folder}/mail",  # its first slash is taken off
             "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
             "MODEL_TITLES": "false",  # only questions reach the provider
-            "REQUIRE_VERIFIED_EMAIL": "false",  # nobody reads mail here
+            "REQUIRE_VERIFIED_EMAIL": "false",  # who signs up here is in at once
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",
@@ -182,6 +188,10 @@ class Site:
         """Return a session key for each access token: the value of a browser's cookie."""
         keys: list[str] = self._run_command("create_sessions", access_tokens=access_tokens)
         return keys
+
+    def end_access_silently(self, access_token: str) -> None:
+        """Log the owner of an access token out everywhere, and let every notification of it get lost."""
+        self._run_command("end_access_silently", access_token=access_token)
 
     def create_conversation(self, access_token: str, turns: int) -> str:
         """Return the id of a new conversation with so many finished turns."""

@@ -21,9 +21,10 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
 from django.core.management import call_command  # noqa: E402
-from rest_framework_simplejwt.tokens import AccessToken, RefreshToken  # noqa: E402
+from rest_framework_simplejwt.tokens import AccessToken  # noqa: E402
 
-from accounts.models import User  # noqa: E402
+from accounts.models import User, new_seal  # noqa: E402
+from accounts.tokens import begin_family  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
 from chat.models import LanguageModel  # noqa: E402
@@ -50,7 +51,7 @@ def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:
         user.save()
         if new_plan is not None:
             BillingAccount.objects.create(user=user, plan=new_plan)
-        access_tokens.append(str(RefreshToken.for_user(user).access_token))
+        access_tokens.append(str(begin_family(user).access_token))
     if new_plan is not None:
         wait_until_processes_know()
     return access_tokens
@@ -59,7 +60,7 @@ def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:
 def create_operator() -> str:
     """Create an operator with a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
-    return str(RefreshToken.for_user(user).access_token)
+    return str(begin_family(user).access_token)
 
 
 def create_sessions(access_tokens: list[Any]) -> list[str]:
@@ -74,6 +75,11 @@ def create_sessions(access_tokens: list[Any]) -> list[str]:
         session.save()
         keys.append(session.session_key)
     return keys
+
+
+def end_access_silently(access_token: Any) -> None:
+    """Log the owner of an access token out everywhere, and let every notification of it get lost."""
+    User.objects.filter(pk=AccessToken(access_token)["user_id"]).update(seal=new_seal())
 
 
 def create_conversation(access_token: Any, turns: int) -> str:
@@ -132,6 +138,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
         create_members,
         create_operator,
         create_sessions,
+        end_access_silently,
         create_conversation,
         offer,
         audit,

@@ -25,6 +25,13 @@ class MeSerializer(serializers.ModelSerializer[User]):
         fields = ("id", "email", "name", "locale", "time_zone", "theme", "created_at")
         read_only_fields = ("id", "email", "created_at")
 
+    def update(self, instance: User, validated_data: dict[str, Any]) -> User:
+        """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        instance.save(update_fields=validated_data)
+        return instance
+
 
 class LogInSerializer(serializers.Serializer[dict[str, str]]):
     email = serializers.CharField()

@@ -7,5 +7,6 @@ urlpatterns = [
     path("auth/login", views.login),
     path("auth/refresh", views.refresh),
     path("auth/logout", views.logout),
+    path("auth/logout-everywhere", views.logout_everywhere),
     path("me", views.me),
 ]

@@ -1,7 +1,5 @@
 """The API of sign-up, log-in and the user's own account."""
 
-from typing import Any
-
 from django.conf import settings
 from django.utils.translation import gettext as _
 from rest_framework import permissions, status
@@ -9,7 +7,6 @@ from rest_framework.decorators import api_view, authentication_classes, permissi
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 from rest_framework_simplejwt.tokens import RefreshToken
 
@@ -20,10 +17,11 @@ from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
+from accounts.tokens import begin_family, end_family, renew
 
 
 def tokens_for(user: User) -> dict[str, str]:
-    refresh = RefreshToken.for_user(user)
+    refresh = begin_family(user)
     return {"access": str(refresh.access_token), "refresh": str(refresh)}
 
 
@@ -69,33 +67,38 @@ def login(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
 def refresh(request: Request) -> Response:
-    """Exchange a refresh token for a new pair; the old one is blacklisted, and works for one request only."""
+    """Exchange a refresh token for a new pair. A refresh token works once: used again, it ends its family."""
     serializer = RefreshSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     try:
         token = RefreshToken(serializer.validated_data["refresh"])
-        # Refuses suspended users, and tokens from before the password was changed.
-        user = JWTAuthentication().get_user(token.access_token)
-        blacklisted: Any = token.blacklist()  # annotated as the row, but it is get_or_create's pair
     except TokenError as error:
         raise InvalidToken from error
-    if not blacklisted[1]:  # the same token, sent twice at once
-        raise InvalidToken
-    assert isinstance(user, User)
-    return Response(tokens_for(user))
+    renew(token)
+    return Response({"access": str(token.access_token), "refresh": str(token)})
 
 
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
 def logout(request: Request) -> Response:
-    """Blacklist a refresh token. 204, also when it was no longer valid: the person is out either way."""
+    """End a refresh token and all that came of the same log-in. 204, also when it was no longer valid: the person is
+    out either way."""
     serializer = RefreshSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     try:
-        RefreshToken(serializer.validated_data["refresh"]).blacklist()
-    except TokenError:
+        end_family(RefreshToken(serializer.validated_data["refresh"]))
+    except (TokenError, InvalidToken):
         pass
+    return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+@api_view(["POST"])
+def logout_everywhere(request: Request) -> Response:
+    """End every session and token of yours, these too, and whatever is open with them. 204."""
+    user = request.user
+    assert isinstance(user, User)
+    user.end_access()
     return Response(status=status.HTTP_204_NO_CONTENT)
 
 

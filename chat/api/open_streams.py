@@ -6,6 +6,7 @@ from threading import Lock
 from time import monotonic
 from typing import Self
 
+from accounts.admission import Admission
 from chat.errors import TooManyStreams
 
 MAX_STREAMS = 32
@@ -18,8 +19,8 @@ at, Django drops the answer and tells nobody."""
 class OpenStream:
     """One of a person's streams: it counts until `close`. `with` it, its content is written."""
 
-    def __init__(self, owner_id: int) -> None:
-        self._owner_id = owner_id
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
         self._taken_at = monotonic()
         self._is_begun = False
 
@@ -37,7 +38,8 @@ class OpenStream:
     def close(self) -> None:
         """Count it no more; may be repeated."""
         with _lock:
-            _replace(self._owner_id, _open.get(self._owner_id, set()) - {self})
+            owner_id = self.admission.user_id
+            _replace(owner_id, _open.get(owner_id, set()) - {self})
 
 
 _open: dict[int, set[OpenStream]] = {}  # by owner
@@ -45,9 +47,9 @@ _lock = Lock()
 
 
 @contextmanager
-def one_more_stream(owner_id: int) -> Iterator[OpenStream]:
+def one_more_stream(admission: Admission) -> Iterator[OpenStream]:
     """Count one more stream of this person, and no more if the block fails; raises TooManyStreams."""
-    stream = _open_one(owner_id)
+    stream = _open_one(admission)
     try:
         yield stream
     except BaseException:
@@ -55,12 +57,13 @@ def one_more_stream(owner_id: int) -> Iterator[OpenStream]:
         raise
 
 
-def _open_one(owner_id: int) -> OpenStream:
+def _open_one(admission: Admission) -> OpenStream:
+    owner_id = admission.user_id
     with _lock:
         streams = {stream for stream in _open.get(owner_id, ()) if stream.counts}
         if len(streams) >= MAX_STREAMS:
             raise TooManyStreams
-        stream = OpenStream(owner_id)
+        stream = OpenStream(admission)
         _replace(owner_id, streams | {stream})
     return stream
 

@@ -1,5 +1,6 @@
 """Answers over HTTP: server-sent events that can be resumed, or one JSON document when the turn is finished."""
 
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -9,12 +10,15 @@ from asgiref.sync import SyncToAsync
 from django.db import connections
 from django.http import StreamingHttpResponse
 from django.utils import translation
+from msgspec.structs import replace
 
 from chat.api.open_streams import OpenStream
 from chat.api.serializers import TurnSerializer
+from chat.errors import AccessEnded
 from chat.shown.events import TextEvent, encode_json, ended_event, started_event, text_event, waiting_event
+from chat.turns.guests import guests
 from chat.turns.log import Entry, EntryKind
-from chat.turns.watching import Place, watch
+from chat.turns.watching import Place, Watcher, watch
 from core.errors import NotFound
 from core.http import error_body
 from core.threads import in_thread
@@ -61,7 +65,8 @@ def parse_event_id(value: str) -> Place | None:
 
 
 async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
-    with suppress(NotFound):  # it was deleted: the stream just ends, and who comes back for the rest gets a 404
+    # Where the turn was deleted or the reader is shut out, the stream just ends; who comes back is told why.
+    with suppress(NotFound, AccessEnded):
         async with _followed(turn, place, stream) as batches:
             yield _frame(_without_html(started_event(turn, "")), "")
             async for entries in batches:
@@ -92,7 +97,7 @@ async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGener
                     yield b" "
                     last_sent_at = time.monotonic()
         document = (await in_thread(_end_of, turn, language))["turn"]
-    except NotFound as error:  # it was deleted, when the status had been sent already
+    except (NotFound, AccessEnded) as error:  # when the status had been sent already
         with translation.override(language):
             document = error_body(error)
     yield encode_json(document)
@@ -100,11 +105,17 @@ async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGener
 
 @asynccontextmanager
 async def _followed(turn: Turn, place: Place | None, stream: OpenStream) -> AsyncIterator[AsyncGenerator[list[Entry]]]:
-    """Give what `watch` yields, without what a stream that waits does not need."""
+    """Give what `watch` yields, without what a stream that waits does not need. What lets its reader in may grow old
+    meanwhile, as no stream is longer than an answer; when that is over for another reason, AccessEnded is raised."""
+    watcher = Watcher(turn.pk, replace(place) if place else Place())
     with stream:
         _end_thread_of_request()
-        async with aclosing(watch(turn, place)) as batches:
-            yield batches
+        guest = await guests().admit(dataclasses.replace(stream.admission, expires_at=None), watcher.shut_out)
+        try:
+            async with aclosing(watch(turn, watcher=watcher)) as batches:
+                yield batches
+        finally:
+            guests().dismiss(guest)
 
 
 def _end_thread_of_request() -> None:

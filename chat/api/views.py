@@ -11,6 +11,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.admission import admission_of
 from accounts.http import user_id_of
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
@@ -68,7 +69,7 @@ def events(request: Request, turn_id: UUID) -> HttpResponseBase:
     last_event_id = request.headers.get("Last-Event-ID", "")
     if last_event_id == LAST_EVENT_ID:
         return Response(status=status.HTTP_204_NO_CONTENT)
-    with one_more_stream(user_id_of(request)) as stream:
+    with one_more_stream(admission_of(request)) as stream:
         return event_stream(turn, parse_event_id(last_event_id), stream)
 
 
@@ -124,7 +125,7 @@ def search(request: Request) -> Response:
 @api_view(["POST"])
 def socket_tickets(request: Request) -> Response:
     """A ticket that opens one socket: `/ws/?ticket=…`. 201 with `ticket` and `expires_in` (seconds)."""
-    ticket = issue_ticket(user_id_of(request))
+    ticket = issue_ticket(admission_of(request))
     return Response({"ticket": ticket, "expires_in": TICKET_SECONDS}, status=status.HTTP_201_CREATED)
 
 
@@ -141,7 +142,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         parent_id=fields.get("parent_id", LATEST),
         attachments=tuple(fields["attachments"]),
     )
-    with one_more_stream(user_id_of(request)) as stream:
+    with one_more_stream(admission_of(request)) as stream:
         opened = open_or_await_turn(user_id_of(request), question)
         response = event_stream(opened.turn, None, stream) if fields["stream"] else finished_turn(opened.turn, stream)
     if opened.limit is not None:

@@ -10,14 +10,15 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, parse_cookie
 
+from accounts.admission import Admission, admission_by_session, find_admitted
 from accounts.models import User
 from accounts.sessions import SessionStore
 from chat.socket.tickets import redeem_ticket
 
 
-def find_socket_user(scope: dict[str, Any]) -> User | None:
-    """Return whose socket this is, by the scope of its handshake (ASGI); None to refuse it. Sync: it asks stores,
-    whose errors (RedisError, OperationalError) mean that nobody knows.
+def find_socket_user(scope: dict[str, Any]) -> tuple[User, Admission] | None:
+    """Return whose socket this is and what lets them in, by the scope of its handshake (ASGI); None to refuse it. Sync:
+    it asks stores, whose errors (RedisError, OperationalError) mean that nobody knows.
 
     Channels' session middleware is not used: it would wrap every message that is sent.
     """
@@ -46,12 +47,16 @@ def _is_our_origin(origin: str, scope: dict[str, Any]) -> bool:
         return False
 
 
-def _find_ticket_owner(ticket: str) -> User | None:
-    return User.objects.filter(pk=redeem_ticket(ticket) or 0, is_active=True).first()
+def _find_ticket_owner(ticket: str) -> tuple[User, Admission] | None:
+    admission = redeem_ticket(ticket)
+    user = find_admitted(admission) if admission else None
+    return (user, admission) if user and admission else None
 
 
-def _find_session_user(cookies: str) -> User | None:
+def _find_session_user(cookies: str) -> tuple[User, Admission] | None:
     request = HttpRequest()
     request.session = SessionStore(parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME))
     user = get_user(request)
-    return user if isinstance(user, User) and user.is_active else None
+    if not isinstance(user, User):
+        return None
+    return user, admission_by_session(user, request.session)

@@ -15,8 +15,9 @@ from django.db import OperationalError
 from msgspec import UNSET
 from redis.exceptions import RedisError
 
+from accounts.admission import Admission, find_admitted
 from accounts.models import User
-from chat.errors import BadCommand, TooManySockets
+from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
 from chat.socket.authentication import find_socket_user
 from chat.socket.rendered_events import (
@@ -31,6 +32,7 @@ from chat.socket.rendered_events import (
 from chat.socket.shares import Share, take_share
 from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
 from chat.turns import notices
+from chat.turns.guests import Guest, guests
 from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
@@ -56,7 +58,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
     """One page's socket."""
 
     user: User
+    admission: Admission
     share: Share  # of the process, which all sockets of this person have together
+    guest: Guest | None = None
+    is_over = False  # whether whoever opened it may not be here any more
     watching: dict[UUID, "asyncio.Task[None]"]  # for each turn the page follows, what relays its live text
     opening: set[UUID]  # turns this page is asking for at the moment
     announced: set[UUID]  # open turns of other pages: this one was told of their start, and does not follow them
@@ -84,26 +89,28 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         try:
-            user = await in_thread(find_socket_user, dict(self.scope))
+            found = await in_thread(find_socket_user, dict(self.scope))
         except (RedisError, OperationalError) as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))
             return
-        if user is None:
+        if found is None:
             await self.close()  # before accept: the handshake is answered with 403
             return
+        user, admission = found
         try:
             self.share = take_share(user.pk)
         except TooManySockets as error:
             with localized_for(user):
                 await self.refuse(error)
             return
-        self.user = user
+        self.user, self.admission = user, admission
         await self.share.pace()
         self.channel_name = await self.channel_layer.new_channel()  # not before: nobody takes back one that is not used
+        self.guest = await guests().admit(admission, self.on_shut_out)
         await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
         self.run_in_background(self.follow_notices())
-        await hub().listen(user.pk, self.on_turn_news)
+        await hub().listen(self.user.pk, self.on_turn_news)
         await self.accept()
 
     async def refuse(self, error: DomainError) -> None:
@@ -127,19 +134,35 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if hasattr(self, "share"):
             self.share.leave()
         await cancel_and_wait((*self.watching.values(), *self.background))
+        if self.guest is not None:
+            guests().dismiss(self.guest)
         if hasattr(self, "channel_name"):
             hub().unlisten(self.user.pk, self.on_turn_news)
             await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
+
+    def on_shut_out(self) -> None:
+        self.run_in_background(self.shut_out())
+
+    async def shut_out(self) -> None:
+        """Close, as what it was opened with is over: nothing more is sent, and no command is taken."""
+        if not self.is_over:
+            self.is_over = True
+            await cancel_and_wait(tuple(self.watching.values()))
+            await self.close(4401)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self.share.pace()
+        if self.is_over:
+            return
         turn_id = None
         try:
             command = parse_command(text_data or "")
             turn_id = command.turn_id
             await self.execute(command)
+        except AccessEnded:
+            await self.shut_out()
         except DomainError as error:
             await self.reject(turn_id, error)
             self.bad_commands += isinstance(error, BadCommand)
@@ -181,7 +204,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if command.turn_id not in self.watching:
             watcher = await hub().add_new(command.turn_id)  # before a runner can write anything of the turn
         try:
-            opened, events = await in_thread(_open_and_render, self.user, question)
+            self.user, opened, events = await in_thread(_open_and_render, self.admission, question)
             for event in events:
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
@@ -198,7 +221,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
     # --- Live text out -----------------------------------------------------------------------------------------------
 
     def watch(self, turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None) -> None:
-        """Follow a turn from `place`; a turn that is followed already starts over from there."""
+        """Follow a turn from `place`; a turn that is followed already starts over from there. Raises RateLimited, and
+        AccessEnded if whoever opened this socket was shut out meanwhile."""
+        if self.is_over:
+            raise AccessEnded
         self.announced.discard(turn.pk)
         if previous := self.watching.pop(turn.pk, None):
             previous.cancel()
@@ -246,6 +272,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.send_event(event)
 
     async def send_event(self, event: SocketEvent) -> None:
+        if self.is_over:
+            return
         await self.send(text_data=encode_json(event).decode())
 
     # --- Turns of other pages ----------------------------------------------------------------------------------------
@@ -253,6 +281,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
     def on_turn_news(self, entry: Entry) -> None:
         """Announce that a turn of this person was opened or has ended, unless this page opens or follows it."""
         turn_id = UUID(bytes=entry.turn)
+        if entry.kind == EntryKind.REVOKED:
+            return  # guests.py asks what follows from it
         if entry.kind == EntryKind.OPENED:
             if turn_id not in self.watching and turn_id not in self.opening and turn_id not in self.announced:
                 self.announced.add(turn_id)
@@ -301,10 +331,6 @@ class TurnConsumer(AsyncWebsocketConsumer):
         """A conversation got another title, or is gone."""
         await self.send_event(await self.share.render(render_conversation, self.user, UUID(message["conversation_id"])))
 
-    async def notice_revoked(self, _message: dict[str, Any]) -> None:
-        """The person was suspended or signed out everywhere."""
-        await self.close(4401)
-
     # --- Background tasks --------------------------------------------------------------------------------------------
 
     def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -330,12 +356,15 @@ def _to_question(command: Start) -> Question:
     )
 
 
-def _open_and_render(user: User, question: Question) -> tuple[OpenedTurn, list[SocketEvent]]:
-    """Open the turn and render its events: one visit to a thread for both. Some errors get their sentence when they are
-    raised, hence the person's language."""
+def _open_and_render(admission: Admission, question: Question) -> tuple[User, OpenedTurn, list[SocketEvent]]:
+    """Ask once more who this is, open the turn and render its events: one visit to a thread for all. Some errors get
+    their sentence when they are raised, hence the person's language. Raises AccessEnded."""
+    user = find_admitted(admission)
+    if user is None:
+        raise AccessEnded
     with localized_for(user):
         opened = open_turn(user.pk, question)
-    return opened, render_opened(user, opened)
+    return user, opened, render_opened(user, opened)
 
 
 def _find_failure(task: "asyncio.Task[None]") -> BaseException | None:

@@ -1,20 +1,25 @@
 """Tickets: each opens one socket, for a client with a token and no session cookie. It cannot set headers there."""
 
 import secrets
+from typing import Any
 
+import msgspec
+
+from accounts.admission import Admission
 from core.redis_clients import sync_redis
 
 TICKET_SECONDS = 60
 
 
-def issue_ticket(user_id: int) -> str:
-    """Return a ticket for one socket, good for TICKET_SECONDS."""
+def issue_ticket(admission: Admission) -> str:
+    """Return a ticket for one socket, good for TICKET_SECONDS. The socket may stay for as long as what it was asked for
+    with is good."""
     ticket = secrets.token_urlsafe(32)
-    sync_redis().set(f"ticket:{ticket}", user_id, ex=TICKET_SECONDS)
+    sync_redis().set(f"ticket:{ticket}", msgspec.json.encode(admission), ex=TICKET_SECONDS)
     return ticket
 
 
-def redeem_ticket(ticket: str) -> int | None:
-    """Return whose ticket it is, once; None for one that is unknown, used or too old."""
-    user_id = sync_redis().getdel(f"ticket:{ticket}") if ticket else None
-    return int(user_id) if user_id else None
+def redeem_ticket(ticket: str) -> Admission | None:
+    """Return what a ticket was asked for with, once; None for one that is unknown, used or too old."""
+    found: Any = sync_redis().getdel(f"ticket:{ticket}") if ticket else None
+    return msgspec.json.decode(found, type=Admission) if found else None

@@ -1,4 +1,5 @@
-"""Low-rate notices to every open tab of a person, over the channel layer. Tokens never go this way.
+"""Low-rate notices to every open tab of a person, over the channel layer. Tokens never go this way, nor does anything
+that must be told.
 
 The layer drops messages silently when it is full or down: what a notice says is seen on the next page or turn anyway.
 """

@@ -18,6 +18,7 @@ import msgspec
 from django.db import OperationalError
 from redis.exceptions import RedisError
 
+from chat.errors import AccessEnded
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
 from chat.turns.queue import queue_positions
 from core.errors import NotFound
@@ -53,7 +54,7 @@ class Watcher:
     __slots__ = (
         *("_backlog", "_backlog_characters", "_came_while_reading", "_may_have_missed", "_pause_seconds"),
         *("_place_before_reading", "_queue_position", "_reads_at", "_waiter"),
-        *("has_gap", "is_ended", "is_silent", "last_heard_at", "place", "reads_whole_log", "turn_id"),
+        *("has_gap", "is_ended", "is_silent", "is_shut_out", "last_heard_at", "place", "reads_whole_log", "turn_id"),
     )
 
     def __init__(self, turn_id: UUID, place: Place) -> None:
@@ -64,6 +65,7 @@ class Watcher:
         self.reads_whole_log = True  # the place came from a client: of what is before it, anything may be missing
         self.last_heard_at = monotonic()
         self.is_silent = False  # nothing came for SILENCE_SECONDS
+        self.is_shut_out = False  # whether its reader may not be here any more
         self._queue_position = 0
         self._backlog: list[Entry] = []
         self._backlog_characters = 0
@@ -144,7 +146,7 @@ class Watcher:
 
     async def wait(self) -> None:
         """Return when there is something to deliver, a gap to close, or silence to look into; or earlier."""
-        if self._backlog or self.is_silent:
+        if self._backlog or self.is_silent or self.is_shut_out:
             return
         if not self.has_gap:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -186,6 +188,11 @@ class Watcher:
         if position != self._queue_position:
             self._queue_position = position
             self._keep(Entry(self.turn_id.bytes, EntryKind.WAITING, 0, position))
+
+    def shut_out(self) -> None:
+        """Let its reader get nothing more: `watch` raises AccessEnded."""
+        self.is_shut_out = True
+        self._wake()
 
     @property
     def is_queued(self) -> bool:
@@ -278,7 +285,8 @@ class Hub:
         return watcher
 
     async def listen(self, owner_id: int, listener: Listener) -> None:
-        """Call `listener` from now on for every turn of this person that is opened or ends.
+        """Call `listener` from now on for every turn of this person that is opened or ends, and when something that let
+        them in is over.
 
         It is not called for what happens while the subscription is down.
         """
@@ -349,7 +357,7 @@ class Hub:
                     if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
                         watcher.last_heard_at = now
                     watcher.receive(entry)
-                if entry.kind in (EntryKind.OPENED, EntryKind.END) and entry.text:
+                if entry.kind in (EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED) and entry.text:
                     for listener in tuple(self._listeners.get(int(entry.text), ())):
                         listener(entry)
             except Exception:  # of one turn: the readers of the others get theirs
@@ -394,7 +402,7 @@ async def watch(
 
     WAITING entries may come before the first of them, while the turn is queued. An empty list says that nothing came
     for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the
-    caller knows it; `watcher`, one that the hub has already.
+    caller knows it; `watcher`, one that was made already. Raises AccessEnded when the watcher is shut out.
     """
     if watcher is None:
         watcher = Watcher(turn.pk, msgspec.structs.replace(place) if place else Place())
@@ -403,6 +411,8 @@ async def watch(
         is_saved = not turn.is_open
         while not watcher.is_over:
             await watcher.wait()
+            if watcher.is_shut_out:
+                raise AccessEnded
             if watcher.must_read:
                 await _catch_up(watcher, turn, is_saved=is_saved)
             elif watcher.is_silent:

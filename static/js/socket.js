@@ -61,7 +61,8 @@ export class Socket {
     socket.addEventListener("close", (event) => {
       if (socket !== this.#socket) return;
       if (event.code === REVOKED) {
-        location.assign("/accounts/login/");
+        // Who is logged in anew by now, as after a new password, comes back here.
+        location.assign(`/accounts/login/?next=${encodeURIComponent(location.pathname)}`);
         return;
       }
       this.#lost();

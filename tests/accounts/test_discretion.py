@@ -100,6 +100,7 @@ def change_email(user: User, email: str) -> tuple[object, ...]:
     """Ask for a change; return what the member sees, with the new address left out."""
     browser = Client()
     browser.force_login(user)
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
     answer = browser.post("/accounts/email/", {"email": email, "action_add": ""})
     pages = [browser.get("/accounts/email/").text, browser.get("/accounts/email/").text]
     again = browser.post("/accounts/email/", {"email": email, "action_send": ""})
@@ -214,6 +215,7 @@ def test_without_the_setting_a_sign_up_says_that_an_address_is_taken(ana):
 def test_an_address_somebody_else_signed_up_is_reclaimed_through_its_mailbox(catalog):
     tokens = sign_up_by_api("victim@example.com").json()
     squatter = log_in_by_page("victim@example.com").client
+    squatter.post("/accounts/reauthenticate/", {"password": PASSWORD})
     squatter.post("/accounts/email/", {"email": "eve@example.com", "action_add": ""})
     mail.outbox.clear()
 

@@ -89,6 +89,7 @@ def test_changes_of_password_and_address_are_logged(ana, events):
     browser.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
     fields = {"oldpassword": PASSWORD, "password1": WRONG, "password2": WRONG}
     browser.post("/accounts/password/change/", fields)
+    browser.post("/accounts/reauthenticate/", {"password": WRONG})
     browser.post("/accounts/email/", {"email": "new@example.com", "action_add": ""})
     browser.post(links_in(mail.outbox[-1])[0])
     assert events() == [

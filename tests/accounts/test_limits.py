@@ -259,6 +259,7 @@ def test_the_page_of_a_reset_says_how_long_to_wait_and_keeps_the_address(ana):
 def test_changes_of_address_are_limited_and_the_page_keeps_what_was_typed(ana):
     browser = Client()
     browser.force_login(ana)
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
     for number in range(3):
         browser.post("/accounts/email/", {"email": f"{number}@example.org", "action_add": ""})
     answer = browser.post("/accounts/email/", {"email": "new@example.org", "action_add": ""})

@@ -1,9 +1,16 @@
 """Tokens: how they are got, renewed and ended."""
 
 import pytest
+from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 from rest_framework_simplejwt.tokens import AccessToken
 
+from accounts.api.serializers import MeSerializer
+from accounts.forms import ProfileForm
+from accounts.models import TokenFamily, User
+from accounts.tokens import TokenAuthentication
+from core.redis_clients import sync_redis
 from tests.billing.together import together
 
 PASSWORD = "una clave larga"
@@ -177,6 +184,114 @@ def test_a_changed_password_ends_refresh_tokens(tokens, ana):
     ana.set_password("otra clave larga")
     ana.save()
     assert post("refresh", refresh=tokens["refresh"]).status_code == 401
+
+
+# --- Families, and logging out ----------------------------------------------------------------------------------------
+
+
+def test_a_refresh_token_used_twice_ends_all_that_came_of_the_same_log_in(tokens):
+    renewed = post("refresh", refresh=tokens["refresh"]).json()
+    assert me(tokens["access"]).status_code == me(renewed["access"]).status_code == 200
+    assert post("refresh", refresh=tokens["refresh"]).status_code == 401
+    assert post("refresh", refresh=renewed["refresh"]).status_code == 401
+    assert me(tokens["access"]).status_code == me(renewed["access"]).status_code == 401
+
+
+def test_a_refresh_token_used_twice_ends_no_other_log_in(tokens):
+    other = log_in().json()
+    for _ in range(2):
+        post("refresh", refresh=tokens["refresh"])
+    assert me(other["access"]).status_code == 200
+    assert post("refresh", refresh=other["refresh"]).status_code == 200
+
+
+def test_logging_out_ends_the_access_token_too_and_no_other_log_in(tokens):
+    other = log_in().json()
+    renewed = post("refresh", refresh=tokens["refresh"]).json()
+    assert post("logout", refresh=renewed["refresh"]).status_code == 204
+    assert me(tokens["access"]).status_code == me(renewed["access"]).status_code == 401
+    assert me(other["access"]).status_code == 200
+
+
+def test_logging_out_with_a_token_that_was_used_ends_the_log_in_all_the_same(tokens):
+    renewed = post("refresh", refresh=tokens["refresh"]).json()
+    assert post("logout", refresh=tokens["refresh"]).status_code == 204
+    assert me(renewed["access"]).status_code == 401
+
+
+def test_a_token_that_ended_does_not_live_again_when_redis_is_emptied(tokens):
+    post("logout", refresh=tokens["refresh"])
+    sync_redis().flushall()
+    assert me(tokens["access"]).status_code == 401
+
+
+def test_logging_out_everywhere_ends_tokens_and_sessions_and_nobody_elses(tokens, ana, bo):
+    others, browser, foreign = log_in().json(), Client(), Client()
+    browser.force_login(ana)
+    foreign.force_login(bo)
+    answer = APIClient().post("/api/v1/auth/logout-everywhere", HTTP_AUTHORIZATION=f"Bearer {tokens['access']}")
+    assert (answer.status_code, answer.content) == (204, b"")
+    for pair in (tokens, others):
+        assert me(pair["access"]).status_code == 401
+        assert post("refresh", refresh=pair["refresh"]).status_code == 401
+    assert browser.get("/settings/").status_code == 302
+    assert foreign.get("/settings/").status_code == 200
+    assert me(log_in().json()["access"]).status_code == 200
+
+
+def test_logging_out_everywhere_is_for_members(catalog):
+    assert APIClient().post("/api/v1/auth/logout-everywhere").status_code == 401
+
+
+def test_tokens_of_somebody_suspended_do_not_come_back_with_them(tokens, ana):
+    ana.is_active = False
+    ana.save()
+    ana.is_active = True
+    ana.save()
+    assert me(tokens["access"]).status_code == 401
+    assert post("refresh", refresh=tokens["refresh"]).status_code == 401
+    assert me(log_in().json()["access"]).status_code == 200
+
+
+def test_a_password_that_is_taken_away_ends_tokens(tokens, ana):
+    ana.set_unusable_password()
+    ana.save()
+    assert me(tokens["access"]).status_code == 401
+
+
+def test_a_hash_that_is_made_anew_ends_nothing(tokens, ana, settings):
+    browser = Client()
+    browser.force_login(ana)
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.PBKDF2PasswordHasher", *settings.PASSWORD_HASHERS]
+    assert me(log_in().json()["access"]).status_code == 200
+    assert User.objects.get(pk=ana.pk).password.startswith("pbkdf2")
+    assert me(tokens["access"]).status_code == 200
+    assert browser.get("/settings/").status_code == 200
+
+
+def test_a_profile_saved_beside_a_new_password_does_not_undo_it(tokens, ana, settings):
+    """Who is thrown out keeps changing their profile, so that one of the requests began before."""
+    mine = TokenAuthentication().get_user(AccessToken(tokens["access"]))
+    page = ProfileForm({"name": "Eva", "locale": "es", "time_zone": "UTC", "theme": "dark"}, instance=mine)
+    change = MeSerializer(User.objects.get(pk=ana.pk), data={"name": "Eva"}, partial=True)
+    assert page.is_valid()
+    assert change.is_valid()
+    ana.set_password("otra clave larga")
+    ana.is_active = False
+    ana.save()
+    page.save()
+    change.save()
+    ana.refresh_from_db()
+    assert ana.name == "Eva"
+    assert ana.check_password("otra clave larga")
+    assert not ana.is_active
+    assert me(tokens["access"]).status_code == 401
+
+
+def test_log_ins_that_nobody_can_use_any_more_are_forgotten(tokens, ana):
+    TokenFamily.objects.update(expires_at=timezone.now())
+    log_in()
+    assert TokenFamily.objects.count() == 1
 
 
 def test_a_refresh_token_sent_four_times_at_once_works_once(tokens):

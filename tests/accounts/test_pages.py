@@ -1,6 +1,7 @@
 """Sign-up, log-in, passwords, addresses and settings, as pages."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -118,14 +119,126 @@ def test_a_member_changes_their_password(browser, ana):
 def test_a_new_address_replaces_the_old_one_when_it_is_confirmed(browser, ana, is_confirmed):
     EmailAddress.objects.create(user=ana, email=ana.email, primary=True, verified=is_confirmed)
     browser.force_login(ana)
-    browser.post("/accounts/email/", {"email": "mistyped@example.org", "action_add": ""})
-    browser.post("/accounts/email/", {"email": "ana@example.org", "action_add": ""})
+    ask_for(browser, "mistyped@example.org")
+    ask_for(browser, "ana@example.org")
     ana.refresh_from_db()
     assert ana.email == "ana@example.com"
     browser.post(link_in(mail.outbox[-1].body))
     ana.refresh_from_db()
     assert ana.email == "ana@example.org"
     assert [row.email for row in EmailAddress.objects.filter(user=ana)] == ["ana@example.org"]
+
+
+def ask_for(browser: Client, email: str) -> None:
+    """Ask for another address, and write the password."""
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    browser.post("/accounts/email/", {"email": email, "action_add": ""})
+
+
+def test_another_address_is_taken_only_after_the_password_was_written_again(browser, ana):
+    browser.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    answer = browser.post("/accounts/email/", {"email": "eva@example.org", "action_add": ""})
+    assert answer["Location"] == "/accounts/reauthenticate/?next=%2Faccounts%2Femail%2F"
+    browser.post(answer["Location"], {"password": "wrong", "next": "/accounts/email/"})
+    assert mail.outbox == []
+    assert not EmailAddress.objects.filter(email="eva@example.org").exists()
+    browser.post(answer["Location"], {"password": PASSWORD, "next": "/accounts/email/"})
+    assert mail.outbox[0].to == ["eva@example.org"]
+
+
+def reset_password(browser: Client, user: User) -> None:
+    browser.post("/accounts/password/reset/", {"email": user.email})
+    page = browser.get(link_in(mail.outbox[-1].body), follow=True).redirect_chain[-1][0]
+    browser.post(page, {"password1": "otra clave larga", "password2": "otra clave larga"})
+
+
+def change_password(browser: Client, user: User) -> None:
+    browser.post("/accounts/login/", {"login": user.email, "password": PASSWORD})
+    fields = {"oldpassword": PASSWORD, "password1": "otra clave larga", "password2": "otra clave larga"}
+    browser.post("/accounts/password/change/", fields)
+
+
+def change_for_them(_browser: Client, user: User) -> None:
+    """As an operator does in the admin."""
+    user.set_password("otra clave larga")
+    user.save()
+
+
+@pytest.mark.parametrize("way", [reset_password, change_password, change_for_them])
+def test_a_pending_address_does_not_outlive_the_password(browser, ana, way):
+    thief = Client()
+    thief.force_login(ana)
+    ask_for(thief, "thief@example.org")
+    link = link_in(mail.outbox[-1].body)
+    way(browser, ana)
+    assert thief.get("/settings/").status_code == 302
+    assert "Location" in thief.post(link)  # to log-in: the old password is none any more
+    browser.post("/accounts/login/", {"login": ana.email, "password": "otra clave larga"})
+    browser.post(link)
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.com"
+    assert not EmailAddress.objects.filter(email="thief@example.org").exists()
+    sent = len(mail.outbox)
+    thief.post("/accounts/password/reset/", {"email": "thief@example.org"})
+    assert not any("/accounts/password/reset/key/" in one.body for one in mail.outbox[sent:])
+
+
+def test_a_reset_is_not_sent_to_an_address_that_nobody_confirmed(browser, ana):
+    """It may be mistyped, and somebody else's."""
+    browser.force_login(ana)
+    ask_for(browser, "mistyped@example.org")
+    sent = len(mail.outbox)
+    Client().post("/accounts/password/reset/", {"email": "mistyped@example.org"})
+    assert not any("/accounts/password/reset/key/" in one.body for one in mail.outbox[sent:])
+
+
+def test_a_link_opened_signed_out_leads_to_log_in_and_then_confirms(browser, ana):
+    browser.force_login(ana)
+    ask_for(browser, "ana@example.org")
+    link = link_in(mail.outbox[-1].body)
+    phone = Client()
+    for answer in (phone.get(link), phone.post(link)):
+        assert unquote(answer["Location"]) == f"/accounts/login/?next={unquote(link)}"
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.com"
+    answer = phone.post("/accounts/login/", {"login": ana.email, "password": PASSWORD, "next": link})
+    assert unquote(answer["Location"]) == unquote(link)
+    assert "ana@example.org" in phone.get(link).text
+    phone.post(link)
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.org"
+
+
+def test_a_link_of_somebody_else_confirms_nothing_and_says_so(browser, ana, bo):
+    browser.force_login(ana)
+    ask_for(browser, "ana@example.org")
+    link = link_in(mail.outbox[-1].body)
+    other = Client()
+    other.force_login(bo)
+    for answer in (other.get(link), other.post(link)):
+        assert answer.status_code == 403
+        assert bo.email in answer.text
+        assert "ana@example.org" not in answer.text
+    assert other.get("/settings/").status_code == 200
+    ana.refresh_from_db()
+    assert ana.email == "ana@example.com"
+
+
+def test_a_link_that_works_no_more_says_so(browser, ana):
+    browser.force_login(ana)
+    assert "/accounts/email/" in browser.get("/accounts/confirm-email/nothing/").text
+
+
+def test_a_member_logs_out_everywhere(browser, ana):
+    phone = Client()
+    for client in (browser, phone):
+        client.force_login(ana)
+    assert "/settings/log-out-everywhere/" in browser.get("/settings/").text
+    assert browser.get("/settings/log-out-everywhere/").status_code == 405
+    answer = browser.post("/settings/log-out-everywhere/")
+    assert answer["Location"] == "/accounts/login/"
+    for client in (browser, phone):
+        assert client.get("/settings/").status_code == 302
 
 
 @pytest.mark.parametrize(("language", "words"), [("es", "contraseña"), ("en", "password"), ("pt-br", "senha")])

@@ -12,7 +12,9 @@ from uuid import UUID
 from django.conf import settings
 from django.test import Client
 
+from accounts.admission import Admission, admission_by_token
 from accounts.models import User
+from accounts.tokens import begin_family
 from chat.socket.tickets import issue_ticket
 from core.threads import in_thread
 from history.models import new_id
@@ -183,9 +185,18 @@ async def socket(
 @asynccontextmanager
 async def page_of(user: User) -> AsyncIterator[Page]:
     """A page of somebody who has a ticket."""
-    async with socket(ticket=await in_thread(issue_ticket, user.pk)) as page:
+    async with socket(ticket=await in_thread(ticket_for, user)) as page:
         assert page.is_open
         yield page
+
+
+def admission_for(user: User) -> Admission:
+    """Log somebody in over the API; return what lets them in then."""
+    return admission_by_token(begin_family(user).access_token)
+
+
+def ticket_for(user: User) -> str:
+    return issue_ticket(admission_for(user))
 
 
 def session_cookie(user: User) -> str:

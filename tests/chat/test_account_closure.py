@@ -16,11 +16,10 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 from redis.asyncio import Redis
-from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 
 from accounts import closure
 from accounts.api.views import tokens_for
-from accounts.models import Closure, User
+from accounts.models import Closure, TokenFamily, User
 from accounts.signals import access_revoked, account_closed
 from billing import entitlements
 from billing.models import BillingAccount, Spending, UsagePeriod, UsageRecord
@@ -128,7 +127,7 @@ async def test_nothing_of_a_deleted_person_is_left_but_sums_without_a_name(
     assert not await in_thread(Closure.objects.exists)
     assert await in_thread(found_secrets) == set()
     assert [row.owner_id for row in await in_thread(list, Turn.objects.all())] == [bo.pk]
-    assert not await in_thread(OutstandingToken.objects.exists)
+    assert not await in_thread(TokenFamily.objects.exists)
     assert (await in_thread(record_of, turn)).cost_micros > 0
     assert await in_thread(UsageRecord.objects.count) == used + 1
     spent = await in_thread(UsageRecord.objects.aggregate, Sum("spent_micros"))

@@ -9,6 +9,7 @@ import pytest
 from django.test import AsyncClient, Client
 from django.utils import translation
 
+from accounts.admission import Admission
 from accounts.api.views import tokens_for
 from accounts.models import User
 from billing.models import Plan
@@ -644,7 +645,7 @@ def test_a_ticket_is_whose_it_is_once(api: Any, ana: User):
     assert answer.status_code == 201
     assert answer.json().keys() == {"ticket", "expires_in"}
     assert answer.json()["expires_in"] == 60
-    assert redeem_ticket(answer.json()["ticket"]) == ana.pk
+    assert redeem_ticket(answer.json()["ticket"]) == Admission(ana.pk, ana.seal)
     assert redeem_ticket(answer.json()["ticket"]) is None
 
 

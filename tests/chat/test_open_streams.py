@@ -25,6 +25,7 @@ from history.models import Turn, new_id
 from history.progress import Outcome, close
 from tests.chat.asking import aask, eventually
 from tests.chat.http_streams import HttpStream, events_of, opened, request_of
+from tests.chat.live import admission_for
 
 pytestmark = pytest.mark.usefixtures("catalog", "redis")
 
@@ -212,7 +213,7 @@ async def break_off(user: User) -> None:
     """Follow a turn whose end cannot be told, as it was deleted."""
     turn = await aask(user)
     await in_thread(close, turn, Outcome("stopped"))
-    with one_more_stream(user.pk) as stream:
+    with one_more_stream(await in_thread(admission_for, user)) as stream:
         response = event_stream(turn, None, stream)
     await in_thread(Turn.objects.filter(pk=turn.pk).delete)
     async for _part in response:

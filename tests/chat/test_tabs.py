@@ -217,7 +217,8 @@ async def test_a_question_asked_again_by_another_page_is_told_to_both_once(ana: 
 async def test_a_page_that_leaves_listens_no_more(ana: User, bo: User):
     async with page_of(bo):
         async with page_of(ana), page_of(ana):
-            assert {owner: len(listeners) for owner, listeners in hub()._listeners.items()} == {ana.pk: 2, bo.pk: 1}
+            # Each page for its turns, and for each person one that hears of log-outs.
+            assert {owner: len(listeners) for owner, listeners in hub()._listeners.items()} == {ana.pk: 3, bo.pk: 2}
         assert list(hub()._listeners) == [bo.pk]
     assert hub()._listeners == {}
 

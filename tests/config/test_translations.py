@@ -13,7 +13,6 @@ from django.utils import translation
 from django.utils.translation import ngettext, to_locale
 
 from accounts.models import User
-from chat.socket.tickets import issue_ticket
 from config.asgi import application
 from config.management.commands.translate import (
     compiled,
@@ -27,6 +26,7 @@ from config.management.commands.translate import (
 from core.errors import NotFound
 from core.threads import in_thread
 from history.models import new_id
+from tests.chat.live import ticket_for
 
 LANGUAGES = [language for language, _name in settings.LANGUAGES]
 PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[a-z]|\{\w*\}")
@@ -115,7 +115,7 @@ def test_an_error_of_the_api_is_in_the_language_that_was_asked_for(api, carla, l
 @each_saying
 async def test_a_rejection_over_the_socket_is_in_the_language_of_the_account(carla, language, sentence):
     await User.objects.filter(pk=carla.pk).aupdate(locale=language)
-    ticket = await in_thread(issue_ticket, carla.pk)
+    ticket = await in_thread(ticket_for, carla)
     scope = {"type": "websocket", "path": "/ws/", "query_string": f"ticket={ticket}".encode(), "headers": []}
     socket = ApplicationCommunicator(application, scope)
     await socket.send_input({"type": "websocket.connect"})
