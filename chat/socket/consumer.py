@@ -110,8 +110,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.guest = await guests().admit(admission, self.on_shut_out)
         await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
         self.run_in_background(self.follow_notices())
-        await hub().listen(self.user.pk, self.on_turn_news)
-        await self.accept()
+        await hub().listen(user.pk, self.on_turn_news)
+        if not self.is_over:
+            await self.accept()
 
     async def refuse(self, error: DomainError) -> None:
         """Answer the handshake as the API answers a request."""
