@@ -36,7 +36,7 @@ class Case:
     """What a provider sends: `reads` one after another, and then the connection's `ending`.
 
     It may be closed, reset, left open, or go on with `dribble` for ever. `answer` is what a person reads where nothing
-    was lost or made up; None where nobody can say that. A healthy one stands for the other turns.
+    was lost or made up; None where nobody can say that.
     """
 
     provider: str
@@ -45,7 +45,6 @@ class Case:
     ending: Literal["close", "reset", "open", "dribble"] = "close"
     dribble: bytes = b""
     answer: str | None = None
-    is_healthy: bool = False
 
     @property
     def is_slow(self) -> bool:

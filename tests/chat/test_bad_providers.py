@@ -151,7 +151,7 @@ def healthy(transport: str) -> Case:
     script = Script(text=tuple(f"word{number} " for number in range(20)), usage=(12, 40, 0, 0, 0))
     [response] = whole(SPEAKERS[provider](script), every=100)
     reads = tuple(response[at : at + 100] for at in range(0, len(response), 100))
-    return Case(provider, transport, reads, answer="".join(script.text), is_healthy=True)
+    return Case(provider, transport, reads, answer="".join(script.text))
 
 
 @dataclass
