@@ -45,9 +45,9 @@ HEALTHY_EVERY = 10
 """After so many cases comes a turn whose provider is well."""
 LOOKED_AT_EVERY = 20
 """One turn of so many is looked at on its page and by the API."""
-SILENCE_SECONDS = 3.0
-LOADING_SECONDS = 3.0
-LONGEST_SECONDS = 8.0
+SILENCE_SECONDS = 5.0
+LOADING_SECONDS = 5.0
+LONGEST_SECONDS = 12.0
 PATIENCE_SECONDS = 15.0
 """How much later than the longest answer a turn may be closed, on a busy machine."""
 
