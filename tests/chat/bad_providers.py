@@ -74,30 +74,13 @@ class Event:
     data: Any
 
 
-# --- What is sent where everything is well ----------------------------------------------------------------------------
-
-
-def deepseek(script: Script) -> list[bytes]:
-    """OpenAI's format, with the cache's hits and misses beside the tokens of the prompt."""
-
-    def spoken(event: bytes) -> bytes:
-        data = event.removeprefix(b"data: ").strip()
-        if not data.startswith(b"{") or b'"usage": {' not in data:
-            return event
-        chunk = json.loads(data)
-        counts = chunk["usage"]
-        hit = counts.pop("prompt_tokens_details")["cached_tokens"]
-        counts |= {"prompt_cache_hit_tokens": hit, "prompt_cache_miss_tokens": counts["prompt_tokens"] - hit}
-        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
-
-    return [b": keep-alive\n\n", *map(spoken, transcripts.openai(script))]
-
+# --- What is said where everything is well ----------------------------------------------------------------------------
 
 SPEAKERS: dict[str, Callable[[Script], list[bytes]]] = {
     "openai": transcripts.openai,
     "anthropic": transcripts.anthropic,
     "gemini": transcripts.gemini,
-    "deepseek": deepseek,
+    "deepseek": transcripts.deepseek,
 }
 ERRORS: dict[str, tuple[Any, ...]] = {
     "openai": tuple(
