@@ -73,6 +73,7 @@ class Runner:
         self._claimed: dict[UUID, ClaimedTurn] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._suspects: dict[UUID, float] = {}  # turns that another runner died with, on board since when
+        self._blocked_until = 0.0  # when this loop last went on after it had stood still for long
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._stopping = asyncio.Event()
@@ -84,7 +85,13 @@ class Runner:
             writer = group.create_task(self._repeat(self._writer.run))
             loops = [
                 group.create_task(self._repeat(loop))
-                for loop in (self._read_queue, self._reclaim, self._receive_stop_requests, self._announce_presence)
+                for loop in (
+                    self._read_queue,
+                    self._reclaim,
+                    self._receive_stop_requests,
+                    self._announce_presence,
+                    self._notice_blocks,
+                )
             ]
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
@@ -328,6 +335,8 @@ class Runner:
                 claimed.stop("request")
             self._writer.open(live)
             if not await answer_turn(claimed, live, self._writer):
+                if live.is_lost and live.renewed_at < self._blocked_until:
+                    await presence.note_lost(self._redis, turn.pk, live.holder)
                 return False
         finally:
             self._writer.close(live)
@@ -386,6 +395,15 @@ class Runner:
         while True:
             await presence.announce_runner(self._redis, self.name)
             await asyncio.sleep(PRESENCE_SECONDS)
+
+    async def _notice_blocks(self) -> None:
+        """Note when this loop stood still for so long that leases may have run out: one of its turns may do that."""
+        while True:
+            since = monotonic()
+            await asyncio.sleep(leases.LEASE_MS / 15_000)
+            if (now := monotonic()) - since > leases.LEASE_MS / 2_000:
+                self._blocked_until = now
+                logger.warning("Runner stood still", extra={"seconds": round(now - since, 1)})
 
     async def _forget_dead_consumers(self) -> None:
         """Remove runners from the group that are long gone and have no entries left."""

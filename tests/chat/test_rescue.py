@@ -1,6 +1,7 @@
 """A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from chat.turns.queue import GROUP, QUEUE
 from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
+from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import progress
 from history.models import Turn, new_id
@@ -35,7 +37,7 @@ from history.progress import Outcome
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
-from tests.chat.dying import kill
+from tests.chat.dying import elsewhere, kill
 from tests.chat.test_stamps import SCRIPTED, edit
 from tests.chat.writing import follow
 
@@ -396,6 +398,41 @@ async def test_a_question_that_kills_its_runners_is_given_up_and_those_beside_it
     assert (asked.count("poison"), died) == (2, 3)
     assert await eventually(lambda: in_thread(alert_of_given_up))
     assert (await in_thread(reservation_of, poison)).state == Reservation.State.RELEASED
+
+
+async def test_a_question_that_blocks_its_runners_is_given_up_and_those_beside_it_are_answered(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """The runner stands still for longer than its leases last, and another takes its turns: twice."""
+    asked: list[str] = []
+    turns: list[Turn] = []
+
+    def take_all() -> None:
+        for turn in map(saved, turns):
+            if turn.is_open and progress.claim(turn):
+                sync_redis().set(leases.lease_key(turn.pk), f"other:{turn.gen}", px=leases.LEASE_MS)
+
+    async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+        question = request.messages[-1].text
+        asked.append(question)
+        await asyncio.sleep(0.2)
+        if question == "poison":
+            time.sleep(0.5)  # noqa: ASYNC251
+            elsewhere(take_all)
+        await asyncio.sleep(0.2)
+        yield Delta(question)
+        yield Finish("stop", None)
+
+    monkeypatch.setitem(ADAPTERS, "scripted", stream)
+    monkeypatch.setattr(writer_module, "LEASE_MS", leases.LEASE_MS)
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    turns += [await aask(carla, question) for question in ("healthy 0", "poison", "healthy 1")]
+    async with running():
+        found = [await closed(turn) for turn in turns]
+    assert [turn.status for turn in found] == ["completed", "failed", "completed"]
+    assert found[1].error == "given_up"
+    assert asked.count("poison") == 2
+    assert asked.count("healthy 0") > 1  # it was lost, too
 
 
 async def silent_suspects(carla: User, die: Die) -> list[Turn]:
