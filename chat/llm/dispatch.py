@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from time import monotonic
 from typing import TypeAlias
@@ -270,8 +271,19 @@ class _Attempt:
         has_begun = bool(self.first_at)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
-        asked = _names_of(self.request) if may_be_the_questions(error) else ()
-        self._report(verdict, error.code, pause_ms, failure_fields(self.target.candidate.model, error.code), asked)
+        model = self.target.candidate.model
+        tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
+        asker = self.request.end_user if may_be_the_questions(error) else ""
+        if not asker:
+            tell_operators()
+        self._report(
+            verdict,
+            error.code,
+            pause_ms,
+            failure_fields(model, error.code),
+            asker=asker,
+            when_opened=tell_operators if asker else None,
+        )
 
     def end(self) -> None:
         if self.trial:
@@ -283,22 +295,13 @@ class _Attempt:
         code: str = "",
         pause_ms: int = 0,
         counter_fields: tuple[str, ...] = (),
-        asked: tuple[str, ...] = (),
+        *,
+        asker: str = "",
+        when_opened: Callable[[], None] | None = None,
     ) -> None:
         trial, self.trial = self.trial, ""
-        breakers().report(Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields, asked))
-
-
-def _names_of(request: AnswerRequest) -> tuple[str, ...]:
-    """Return names of the person's question and of their conversation, whose text may be at fault as well. They cannot
-    be turned back."""
-    key = settings.SECRET_KEY.encode()[:64]
-    parts = (request.messages[-1].text, request.cache_key)
-    return tuple(
-        blake2b(f"{request.end_user} {part}".encode(errors="replace"), key=key, digest_size=8).hexdigest()
-        for part in parts
-        if part
-    )
+        report = Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields, asker)
+        breakers().report(report, when_opened=when_opened)
 
 
 def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider | None = None) -> ModelRequest:
@@ -342,8 +345,7 @@ def _may_retry(error: ProviderError) -> bool:
 
 
 def _log_failure(target: _Target, error: ProviderError, *, has_begun: bool) -> None:
-    """Log a failure by its code alone, and alert the operator of one that waiting does not mend."""
+    """Log a failure by its code alone."""
     model, digest = target.candidate.model.key, api_key_digest(target.provider.api_key)
     fields = {"model": model, "code": error.code, "status": error.status, "has_begun": has_begun}
     logger.warning("Provider failed", extra={**fields, "key": digest})
-    alert_of_error(target.provider, model, error.code)
