@@ -10,9 +10,10 @@ once when the provider refuses the API key or sends us elsewhere. A client's mis
 A question must not open it for others. What only a provider does counts each time: no connection, a redirect, 401, 402,
 429, and every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer
 in time, that breaks the model or meets a filter. That counts once for each person, whatever they ask, as long as it
-goes on; and each time while the last probe could not reach the provider. 403 and 404 open the breaker, and the operator
-is alerted, when a second person meets them. So for one person alone on a site a provider that is silent, and yet lists
-its models, opens no breaker: each question waits for it as the first one did, and is then asked of the next candidate.
+goes on; and each time while the last probe could not reach the provider. 403 and 404 open the breaker when a second
+person meets them within the window; only then is the operator alerted of a 403. So for one person alone on a site a
+provider that is silent, and yet lists its models, opens no breaker: each question waits for it as the first one did,
+and is then asked of the next candidate.
 
 The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
 to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.

@@ -274,7 +274,9 @@ class _Attempt:
         model = self.target.candidate.model
         tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
         asker = self.request.end_user if may_be_the_questions(error) else ""
-        if not asker:
+        # A 403 may be one question's filter; a model that is gone is told at once, as a small site has no second person.
+        waits_for_another = bool(asker) and error.code != "not_found"
+        if not waits_for_another:
             tell_operators()
         self._report(
             verdict,
@@ -282,7 +284,7 @@ class _Attempt:
             pause_ms,
             failure_fields(model, error.code),
             asker=asker,
-            when_opened=tell_operators if asker else None,
+            when_opened=tell_operators if waits_for_another else None,
         )
 
     def end(self) -> None:
