@@ -274,7 +274,7 @@ class _Attempt:
         model = self.target.candidate.model
         tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
         asker = self.request.end_user if may_be_the_questions(error) else ""
-        # A 403 may be one question's filter; a model that is gone is told at once, as a small site has no second person.
+        # A 403 may be one question's filter; a model that is gone is told at once: a small site has no second person.
         waits_for_another = bool(asker) and error.code != "not_found"
         if not waits_for_another:
             tell_operators()
