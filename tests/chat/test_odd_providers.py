@@ -286,6 +286,33 @@ async def test_nobody_is_followed_elsewhere(dialect: Dialect):
         assert stranger.heads == []
 
 
+# --- Other people's questions ----------------------------------------------------------------------------------------
+
+
+async def test_what_comes_after_an_answer_is_not_the_answer_to_the_next_question(dialect: Dialect):
+    """Two responses in one packet, on a connection that may be kept."""
+    first, second = (
+        refusal(200, b"".join(dialect.speak(Script(text=(text,))))).replace(b"Connection: close\r\n", b"")
+        for text in ("for Ana", "for Ana, again")
+    )
+    for ask in (dialect.by_adapter, dialect.by_sdk):
+        async with answering(first + second, stays_open=True) as raw:
+            assert (await ask(raw.url)).text == "for Ana"
+            raw.pieces = (first.replace(b"for Ana", b"for Bo!"),)
+            assert (await ask(raw.url)).text == "for Bo!"
+
+
+async def test_cookies_of_a_provider_are_not_kept(dialect: Dialect):
+    response = refusal(200, b"".join(dialect.speak(PLAIN)), Set_Cookie="session=1; Path=/")
+    async with answering(response) as raw:
+        at_a_name = raw.url.replace("127.0.0.1", "localhost")  # no cookies are kept of a number
+        for ask in (dialect.by_adapter, dialect.by_sdk):
+            for _ in range(2):
+                assert (await ask(at_a_name)).text == TEXT
+    assert len(raw.heads) == 4
+    assert not any(b"\r\ncookie:" in head.lower() for head in raw.heads)
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 

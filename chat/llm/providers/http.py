@@ -53,6 +53,7 @@ def _make_session() -> aiohttp.ClientSession:
         connector=_Connector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=settings.STALL_SECONDS),
         auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # a provider's cookies would go with other people's questions
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import msgspec
@@ -56,8 +57,10 @@ def make_client(timeout_seconds: float) -> Any:
     return httpx2.AsyncClient(
         verify=tls_context(),
         timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30),
+        # None is kept: what comes after an answer, it would take for the answer to the next question.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         headers={"Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # they would go with other people's questions
         follow_redirects=False,
         event_hooks={"response": [_receive]},
     )
