@@ -1,6 +1,7 @@
 """What providers really send, by each adapter and its SDK: it is an answer, or an error that keeps the text."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from time import monotonic, process_time
@@ -10,8 +11,9 @@ import pytest
 from pytest_django import Settings
 
 from chat.llm.providers import sdk, streaming
-from chat.llm.providers.errors import ProviderError
+from chat.llm.providers.errors import BadResponse, ProviderError
 from chat.llm.providers.http import close_session
+from chat.llm.providers.sdk_http import MAX_LIST_BYTES
 from chat.llm.providers.sse import MAX_EVENT_BYTES
 from tests.chat.dialects import CHAT, DEEPSEEK, DIALECTS, FAMILIES, GEMINI, MESSAGES, Dialect, both, both_of_each
 from tests.chat.transcripts import HEAD, LAST, Script, chunked, gemini_error
@@ -267,6 +269,50 @@ async def test_a_flood_of_comments_costs_little_and_ends(dialect: Dialect):
     for found in await both(dialect, STREAM + b":\n" * (MAX_EVENT_BYTES // 2 + 9)):
         assert (found.text, found.error) == ("", "bad_response")
     assert process_time() - begun < 5
+
+
+# --- Size ------------------------------------------------------------------------------------------------------------
+
+
+ENDLESS_LISTS = {
+    "openai_chat": b'{"id":"c","choices":[{"index":1,"delta":{"tool_calls":[%s]}}]}',
+    "anthropic_messages": b'{"type":"message_start","message":{"content":[%s]}}',
+    "gemini": b'{"candidates":[{"index":1,"content":{"parts":[%s]}}]}',
+}
+
+
+@pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)
+async def test_an_event_that_would_keep_its_sdk_busy_is_not_read(dialect: Dialect):
+    """Text before it is kept. No other answer is read while an SDK makes its objects."""
+    before = b"".join(dialect.speak(Script(broken="nofinish")))
+    data = ENDLESS_LISTS[dialect.name] % b",".join([b"{}"] * 30_000)
+    found = (await both(dialect, STREAM + before + b"data: " + data + b"\n\n"))[1]
+    assert (found.text, found.error) == (TEXT, "bad_response")
+
+
+async def test_a_text_that_comes_in_one_event_is_read(dialect: Dialect):
+    text = "palabra " * 5_000
+    for found in await both(dialect, STREAM, *dialect.speak(Script(text=(text,)))):
+        assert (found.text, found.finish, found.error) == (text, "stop", "")
+
+
+async def test_what_is_compressed_is_not_read(dialect: Dialect):
+    """Nobody asked for it, and a few bytes may become gigabytes."""
+    body = gzip.compress(b"x" * 50_000_000)
+    async with answering() as raw:
+        for status in (200, 500):
+            raw.pieces = (refusal(status, body, Content_Encoding="gzip"),)
+            for found in (await dialect.by_adapter(raw.url), await dialect.by_sdk(raw.url)):
+                assert (found.text, found.error) == ("", "bad_response")
+            with pytest.raises(BadResponse):
+                await sdk.list_models(dialect.provider(raw.url))
+    assert all(b"\r\naccept-encoding: identity\r\n" in head.lower() for head in raw.heads)
+
+
+async def test_a_list_of_models_is_read_up_to_a_limit(dialect: Dialect):
+    async with answering(refusal(200, b'{"data":[]}' + b" " * MAX_LIST_BYTES)) as raw:
+        with pytest.raises(BadResponse):
+            await sdk.list_models(dialect.provider(raw.url))
 
 
 # --- Elsewhere -------------------------------------------------------------------------------------------------------

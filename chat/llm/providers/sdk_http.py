@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -22,10 +23,16 @@ from chat.llm.providers.streaming import (
     MAX_ERROR_BODY_BYTES,
     UNREADABLE,
     Quiet,
+    check_encoding,
     decode_odd,
     retry_after_of,
 )
 
+MAX_EVENT_BYTES = 64 * 1024
+"""An SDK makes an object of each `{}`, and no other answer is read meanwhile: 64 KB of them take Anthropic's two
+seconds, and the others' half a second."""
+MAX_LIST_BYTES = 4 * 1024 * 1024
+"""Of a list of models; OpenRouter's is about 1 MB."""
 MARKS = 0x10_0000
 """Added to the code of half a character, it makes a private one of the last plane, which nobody writes."""
 
@@ -75,16 +82,20 @@ def tls_context() -> Any:
 
 
 async def _receive(response: Any) -> None:
-    """Look at a response before its SDK does. Raises Redirected."""
+    """Look at a response before its SDK does. Raises Redirected or BadResponse."""
     current = reading.get()
     current.status = response.status_code
     current.retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     if current.status in REDIRECTS:
         raise Redirected(status=current.status)
+    check_encoding(response.headers)
     if current.status != 200:
-        response.stream = _stream_class()(_beginning(response.stream), response.stream)
+        parts = _beginning(response.stream)
     elif current.write is not None and current.quiet is not None:
-        response.stream = _stream_class()(_plain_events(response.stream, current.write, current.quiet), response.stream)
+        parts = _plain_events(response.stream, current.write, current.quiet)
+    else:
+        parts = _whole_list(response.stream)
+    response.stream = _stream_class()(parts, response.stream)
 
 
 @cache
@@ -120,6 +131,15 @@ async def _beginning(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         return
 
 
+async def _whole_list(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a list of models; raises BadResponse for one that is too long."""
+    size = 0
+    async for part in source:
+        if (size := size + len(part)) > MAX_LIST_BYTES:
+            raise BadResponse
+        yield part
+
+
 async def _plain_events(
     source: AsyncIterator[bytes], write: Callable[[bytes], bytes], quiet: Quiet
 ) -> AsyncIterator[bytes]:
@@ -128,11 +148,18 @@ async def _plain_events(
     async for chunk in source:
         quiet.note_life()
         if events := decoder.feed(chunk):
-            yield b"".join(map(write, events))
+            short = list(takewhile(_is_short, events))
+            yield b"".join(map(write, short))
+            if len(short) < len(events):
+                raise BadResponse
     for event in decoder.end():
-        if decoder.is_json and not decode_odd(event, dict).get("error"):
-            raise BadResponse  # a whole answer, which nobody asked for
+        if not _is_short(event) or (decoder.is_json and not decode_odd(event, dict).get("error")):
+            raise BadResponse  # the latter is a whole answer, which nobody asked for
         yield write(event)
+
+
+def _is_short(event: bytes) -> bool:
+    return len(event) <= MAX_EVENT_BYTES
 
 
 # --- Events as the SDKs read them ------------------------------------------------------------------------------------

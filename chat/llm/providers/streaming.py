@@ -3,7 +3,7 @@
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from time import monotonic
@@ -186,6 +186,7 @@ async def stream_answer(
         async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
+            check_encoding(response.headers)
             decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
             while not (answer.is_done or answer.error):
                 chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
@@ -247,6 +248,7 @@ async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> Pr
     """Return the error of a response. Its body may have a more exact code; its text goes no further."""
     if response.status in REDIRECTS:
         return Redirected(status=response.status)
+    check_encoding(response.headers)
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     try:
         body = msgspec.json.decode(await _read_body(response))
@@ -264,6 +266,12 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
         pass
     return body
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raise BadResponse if a body is compressed, though nobody asked for that: a few bytes may become gigabytes."""
+    if headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise BadResponse
 
 
 def retry_after_of(value: str) -> float | None:
