@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from time import monotonic, process_time
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from pytest_django import Settings
 
 from chat.llm.providers import sdk, streaming
+from chat.llm.providers.base import Finish
 from chat.llm.providers.errors import BadResponse, ProviderError
 from chat.llm.providers.http import close_session
-from chat.llm.providers.sdk_http import MAX_LIST_BYTES
+from chat.llm.providers.sdk_http import MAX_LIST_BYTES, MAX_LIST_OBJECTS
 from chat.llm.providers.sse import MAX_EVENT_BYTES
 from tests.chat.dialects import CHAT, DEEPSEEK, DIALECTS, FAMILIES, GEMINI, MESSAGES, Dialect, both, both_of_each
 from tests.chat.transcripts import HEAD, LAST, Script, chunked, gemini_error
@@ -247,12 +249,50 @@ async def test_text_and_usage_after_the_finish_are_waited_for(dialect: Dialect, 
         assert (found.text, found.finish, found.usage, found.error) == (TEXT, "stop", PLAIN.usage, "")
 
 
-@pytest.mark.parametrize("after", [b"", b"data: {\n\n", b'data: {"us'], ids=["a cut", "rubbish", "half an event"])
+ENDINGS = {
+    "a cut": b"",
+    "rubbish": b"data: {\n\n",
+    "half an event": b'data: {"us',
+    "an error": b'event: error\ndata: {"type":"error","error":{"type":"server_error","code":429,"message":"m"}}\n\n',
+    "comments": b": x\n" * (MAX_EVENT_BYTES // 4 + 9),
+}
+
+
+@pytest.mark.parametrize("after", ENDINGS.values(), ids=ENDINGS)
 async def test_what_breaks_after_the_finish_breaks_no_answer(dialect: Dialect, after: bytes):
     response = HEAD + chunked(b"".join(until_finish(dialect)) + after)
     for pieces in ([response], [response, LAST]):
         for found in await both(dialect, *pieces):
             assert (found.text, found.finish, found.error) == (TEXT, "stop", "")
+
+
+async def test_usage_after_an_error_after_the_finish_is_read(dialect: Dialect):
+    """By the adapter: an SDK ends with the error."""
+    until, after = until_finish(dialect), b'data: {"type":"error","error":{"code":429,"message":"m"}}\n\n'
+    events = [*until, after, *dialect.speak(PLAIN)[len(until) :]]
+    async with answering(STREAM, *events) as raw:
+        assert (await dialect.by_adapter(raw.url)).usage == PLAIN.usage
+
+
+async def test_a_flood_after_the_finish_ends(dialect: Dialect, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streaming, "END_SECONDS", 0.3)
+    monkeypatch.setattr(sdk, "END_SECONDS", 0.3)
+    last = until_finish(dialect)[-1] * 500
+    begun = monotonic()
+    for found in await both(dialect, STREAM + b"".join(until_finish(dialect)), *[last] * 1_000, pause_seconds=0.01):
+        assert (found.text, found.finish, found.error) == (TEXT, "stop", "")
+    assert monotonic() - begun < 15
+
+
+async def test_a_stream_says_at_once_that_it_has_finished(dialect: Dialect):
+    """Whoever stops it while its usage is awaited has the rest of it."""
+    async with answering(STREAM + b"".join(until_finish(dialect)), pause_seconds=30) as raw:
+        for stream in (dialect.stream, sdk.stream):
+            async with asyncio.timeout(9), aclosing(stream(dialect.request(raw.url))) as events:
+                async for event in events:
+                    if isinstance(event, Finish):
+                        break
+            assert event.reason == "stop"
 
 
 # --- Comments --------------------------------------------------------------------------------------------------------
@@ -310,9 +350,11 @@ async def test_what_is_compressed_is_not_read(dialect: Dialect):
 
 
 async def test_a_list_of_models_is_read_up_to_a_limit(dialect: Dialect):
-    async with answering(refusal(200, b'{"data":[]}' + b" " * MAX_LIST_BYTES)) as raw:
-        with pytest.raises(BadResponse):
-            await sdk.list_models(dialect.provider(raw.url))
+    async with answering() as raw:
+        for body in (b'{"data":[]}' + b" " * MAX_LIST_BYTES, b'{"data":[' + b"{}," * MAX_LIST_OBJECTS + b"{}]}"):
+            raw.pieces = (refusal(200, body),)
+            with pytest.raises(BadResponse):
+                await sdk.list_models(dialect.provider(raw.url))
 
 
 # --- Elsewhere -------------------------------------------------------------------------------------------------------

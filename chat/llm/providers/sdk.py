@@ -49,7 +49,7 @@ _clients: PerLoop[Clients] = PerLoop(dict)
 
 
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
-    """Yield Deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
+    """Yield Deltas and the Finish: see `Stream`."""
     events: asyncio.Queue[Event | ProviderError | None] = asyncio.Queue()
     characters, quiet = Characters(may_have_halves=True), Quiet(request)
     finish, ends_at = None, None
@@ -71,6 +71,7 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
                 yield delta
             if finish and (delta or ends_at is None):
                 ends_at = monotonic() + END_SECONDS
+                yield finish
             if last is None or isinstance(last, ProviderError):
                 break
             if delta:
@@ -81,10 +82,8 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
         await asyncio.wait([task])
     if delta := characters.rest():
         yield delta
-    if isinstance(last, ProviderError) and not (finish and isinstance(last, BadResponse | ConnectionFailed)):
-        raise last
     if finish is None:
-        raise Truncated
+        raise last or Truncated
     yield finish
 
 
@@ -134,8 +133,11 @@ async def _next(
     """Return what comes next; None after that moment, when a connection was left open."""
     if ends_at is None:
         return await events.get()
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return None
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await events.get()
     except TimeoutError:
         return None

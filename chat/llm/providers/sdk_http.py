@@ -32,7 +32,8 @@ MAX_EVENT_BYTES = 64 * 1024
 """An SDK makes an object of each `{}`, and no other answer is read meanwhile: 64 KB of them take Anthropic's two
 seconds, and the others' half a second."""
 MAX_LIST_BYTES = 4 * 1024 * 1024
-"""Of a list of models; OpenRouter's is about 1 MB."""
+MAX_LIST_OBJECTS = 20_000
+"""Of a list of models; OpenRouter's is about 1 MB with a few thousand."""
 MARKS = 0x10_0000
 """Added to the code of half a character, it makes a private one of the last plane, which nobody writes."""
 
@@ -133,9 +134,10 @@ async def _beginning(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def _whole_list(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yield a list of models; raises BadResponse for one that is too long."""
-    size = 0
+    size = objects = 0
     async for part in source:
-        if (size := size + len(part)) > MAX_LIST_BYTES:
+        size, objects = size + len(part), objects + part.count(b"{") + part.count(b"[")
+        if size > MAX_LIST_BYTES or objects > MAX_LIST_OBJECTS:
             raise BadResponse
         yield part
 

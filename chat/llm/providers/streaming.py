@@ -156,12 +156,9 @@ class Answer(ABC, Generic[T]):
                     self.characters.may_have_halves = True
                     decoded = decode_odd(event, self.decoder.type)
                 event_text, event_reasoning = self.read(decoded)
-            except BadResponse as error:
-                if self.reason is None:
-                    self.error = error
-                self.is_done = True
-                break
             except ProviderError as error:
+                if self.reason is not None:
+                    continue  # the answer is whole, and its usage may still come
                 self.error = error
                 break
             text += event_text
@@ -174,7 +171,7 @@ class Answer(ABC, Generic[T]):
 async def stream_answer(
     answer: Answer[Any], request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
 ) -> AsyncGenerator[Event]:
-    """Yield one Delta per network read, however many events it held, then the Finish."""
+    """Yield one Delta per network read, however many events it held, and the Finish: see `Stream`."""
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream",
@@ -192,14 +189,22 @@ async def stream_answer(
                 chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
                 if not chunk:
                     break
-                delta = answer.read_all(decoder.feed(chunk))
+                try:
+                    events = decoder.feed(chunk)
+                except BadResponse:
+                    if answer.reason is None:
+                        raise
+                    break
+                delta = answer.read_all(events)
                 if delta:
                     quiet.note_text()
                     yield delta
-                else:
+                elif ends_at is None:
                     quiet.note_life()
                 if answer.reason is not None and (delta or ends_at is None):
                     ends_at = monotonic() + END_SECONDS
+                    if finish := answer.finish():
+                        yield finish
                 if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
             if not (answer.is_done or answer.error):
@@ -227,8 +232,11 @@ async def stream_answer(
 
 async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes:
     """Return the next bytes; none after that moment, when a connection was left open."""
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return b""
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await response.content.readany()
     except TimeoutError:
         return b""
