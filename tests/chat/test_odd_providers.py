@@ -295,6 +295,15 @@ async def test_a_stream_says_at_once_that_it_has_finished(dialect: Dialect):
             assert event.reason == "stop"
 
 
+async def test_text_before_an_error_of_http_is_shown(dialect: Dialect):
+    """Even in one packet with it, if the head came before."""
+    body = b"".join(dialect.speak(Script(broken="nofinish")))
+    short = HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % (len(body) + 9))
+    for pieces in ((HEAD, chunked(body) + b"zz\r\n"), (HEAD + chunked(body), b"zz\r\n"), (short, body)):
+        for found in await both(dialect, *pieces, pause_seconds=0.05):
+            assert (found.text, found.error) == (TEXT, "connection")
+
+
 # --- Comments --------------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +545,43 @@ async def test_any_other_json_with_status_200_is_a_bad_response(dialect: Dialect
 
 
 VALUES = ("x", 5, 1.5, True, None, [], [1], {}, {"a": [{}]})
+
+
+BESIDE_TEXT: dict[str, Callable[[Fields], object]] = {
+    "no tool call": lambda delta: delta.update(tool_calls=[]),
+    "an empty tool call": lambda delta: delta.update(tool_calls=[{}]),
+    "null for a tool call": lambda delta: delta.update(tool_calls=[None]),
+    "reasoning as an object": lambda delta: delta.update(reasoning={"a": 1}),
+    "reasoning as numbers": lambda delta: delta.update(reasoning_content=[1, {"text": 2}]),
+}
+
+
+@pytest.mark.parametrize("add", BESIDE_TEXT.values(), ids=BESIDE_TEXT)
+async def test_what_says_nothing_beside_a_text_changes_nothing(add: Callable[[Fields], object]):
+    def edit(fields: Fields) -> None:
+        for choice in fields["choices"]:
+            if choice["delta"].get("content"):
+                add(choice["delta"])
+
+    for found in await both(CHAT, STREAM, *edited(CHAT.speak(PLAIN), edit)):
+        assert (found.text, found.reasoning, found.finish, found.error) == (TEXT, REASONING, "stop", "")
+
+
+@pytest.mark.parametrize("error", [{}, {"code": 0, "message": ""}, "", False, [], 0], ids=repr)
+async def test_an_error_that_says_nothing_is_none(dialect: Dialect, error: Any):
+    events = edited(dialect.speak(PLAIN), lambda fields: fields.update(error=error))
+    for found in await both(dialect, STREAM, *events):
+        assert (found.text, found.finish, found.usage, found.error) == (TEXT, "stop", PLAIN.usage, "")
+
+
+@pytest.mark.parametrize("reason", [7, True, [7], {"a": 1}], ids=repr)
+async def test_a_finish_reason_that_is_no_word_is_an_end(reason: Any):
+    def edit(fields: Fields) -> None:
+        for choice in fields["choices"]:
+            choice["finish_reason"] = choice["finish_reason"] and reason
+
+    for found in await both(CHAT, STREAM, *edited(CHAT.speak(PLAIN), edit)):
+        assert (found.text, found.finish, found.usage, found.error) == (TEXT, "stop", PLAIN.usage, "")
 
 
 @pytest.mark.parametrize("dialect", FAMILIES, ids=lambda dialect: dialect.name)

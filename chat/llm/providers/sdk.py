@@ -33,9 +33,9 @@ from chat.llm.providers.errors import (
     Truncated,
     error_from_status,
 )
-from chat.llm.providers.openai_chat import text_of
+from chat.llm.providers.openai_chat import text_of, thought_of
 from chat.llm.providers.sdk_http import Reading
-from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, status_of
+from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, is_said, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -231,13 +231,14 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
             for choice in chunk.choices or ():
                 if choice.index:  # another answer to the same question
                     continue
-                finish_reason = choice.finish_reason or finish_reason
+                if choice.finish_reason:
+                    finish_reason = str(choice.finish_reason)
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
-                    if refusal or calls:
+                    if refusal or (calls and is_said(list(map(_plain, calls)) if isinstance(calls, list) else calls)):
                         instead = "refusal" if refusal else "tool_call"
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-                    yield Delta(text_of(delta.content) or refusal, text_of(thought))
+                    yield Delta(text_of(delta.content) or refusal, thought_of(thought))
             if chunk.usage is not None:
                 usage = openai_chat.usage_of(_plain(chunk.usage))
             if finish_reason:

@@ -4,6 +4,7 @@ The SDKs take comments, line ends, a byte order mark, bytes that are not UTF-8 a
 in its own way, and have no limit. So a stream goes through our decoder, and is written again in its plainest form.
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from chat.llm.providers.streaming import (
     Quiet,
     check_encoding,
     decode_odd,
+    is_said,
     retry_after_of,
 )
 
@@ -155,7 +157,7 @@ async def _plain_events(
             if len(short) < len(events):
                 raise BadResponse
     for event in decoder.end():
-        if not _is_short(event) or (decoder.is_json and not decode_odd(event, dict).get("error")):
+        if not _is_short(event) or (decoder.is_json and not is_said(decode_odd(event, dict).get("error"))):
             raise BadResponse  # the latter is a whole answer, which nobody asked for
         yield write(event)
 
@@ -176,9 +178,22 @@ _decode_type = msgspec.json.Decoder(_Typed).decode
 
 def as_data(event: bytes) -> bytes:
     """Return an event as OpenAI's SDK reads it."""
+    if b'"error"' in event:
+        event = _without_empty_error(event)
     if not event.isascii():
         event = event.decode(errors="replace").encode()
     return b"data: " + b"\ndata: ".join(event.splitlines()) + b"\n\n"
+
+
+def _without_empty_error(event: bytes) -> bytes:
+    """Return an event without an error that says nothing, which the SDK takes for one."""
+    try:
+        fields = decode_odd(event, dict)
+    except BadResponse:
+        return event
+    if not fields.get("error") or is_said(fields["error"]):
+        return event
+    return json.dumps({**fields, "error": None}).encode()
 
 
 def as_named_data(event: bytes) -> bytes:

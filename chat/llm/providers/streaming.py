@@ -186,7 +186,11 @@ async def stream_answer(
             check_encoding(response.headers)
             decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
             while not (answer.is_done or answer.error):
-                chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                try:
+                    chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                except (aiohttp.ClientError, ConnectionError):
+                    if not (chunk := http.take_buffered(response)):
+                        raise
                 if not chunk:
                     break
                 try:
@@ -294,6 +298,12 @@ def retry_after_of(value: str) -> float | None:
         return (parsedate_to_datetime(value) - timezone.now()).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def is_said(value: Any) -> bool:
+    """Return whether an error or a list of tool calls says anything: some send an empty one beside each text."""
+    parts = value if isinstance(value, list) else [value]
+    return any(any(part.values()) if isinstance(part, dict) else part for part in parts)
 
 
 def words_of(error: Any, *names: str) -> tuple[str, ...]:
