@@ -207,7 +207,7 @@ async def stream_answer(
                     quiet.note_life()
                 if answer.reason is not None and (delta or ends_at is None):
                     ends_at = monotonic() + END_SECONDS
-                    if finish := answer.finish():
+                    if not answer.is_done and (finish := answer.finish()):
                         yield finish
                 if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
