@@ -120,6 +120,9 @@ async def test_one_event_of_megabytes_ends_at_the_cap(
     redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
 ):
     turn = await answer(ana, family, settings, LONG)
+    if transport == "sdk":  # it would read so long that no other answer is
+        assert (turn.status, turn.error, turn.cost_micros) == ("failed", "bad_response", None)
+        return
     assert (turn.status, turn.finish_reason, turn.usage_source) == ("completed", "length", "estimated")
     assert (len(turn.answer), turn.output_tokens) == (32 * CAP, CAP)
     await assert_paid(turn)
@@ -145,13 +148,44 @@ async def test_a_turn_with_a_false_count_can_be_stopped(
     chunk = json.dumps({"choices": [{"delta": {"content": "hola"}}], "usage": false})
     async with answering(STREAM + b"data: " + chunk.encode() + b"\n\n", b"", pause_seconds=20) as raw:
         settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
-        turn = await aask(ana, "hola", model="told")
-
-        async def is_shown() -> bool:
-            return bool(log.replay(await log.read_log(redis, turn.pk)).text)
-
-        await eventually(is_shown)
-        await stop_turn(await in_thread(saved, turn))
-        turn = await closed(turn)
+        turn = await stopped_when_shown(redis, ana)
     assert (turn.status, turn.answer, turn.usage_source) == ("stopped", "hola", "estimated")
     await assert_paid(turn)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:1], ids=["openai"], indirect=True)
+async def test_a_stop_while_usage_is_awaited_does_not_make_reasoning_free(
+    redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
+):
+    await in_thread(LanguageModel.objects.update, reasons=True)
+    *events, usage, done = family.speak(replace(Script(), usage=(40, 900, 0, 0, 890)))
+    pieces = (STREAM + b"".join(events), usage + done)
+    async with provider_of(family, settings, *pieces, pause_seconds=1.2):
+        turn = await stopped_when_shown(redis, ana)
+    assert (turn.status, turn.answer, turn.usage_source) == ("completed", "".join(Script().text), "provider")
+    assert turn.cost_micros == 40 + 2 * 900
+    await assert_paid(turn)
+
+
+@pytest.mark.parametrize("family", FAMILIES[2:3], ids=["gemini"], indirect=True)
+async def test_who_says_with_each_event_why_it_ended_is_stopped_all_the_same(
+    redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
+):
+    text = {"content": {"parts": [{"text": "palabra "}]}, "finishReason": "STOP"}
+    event = b"data: " + json.dumps({"candidates": [text]}).encode() + b"\n\n"
+    async with provider_of(family, settings, STREAM, *[event] * 300, pause_seconds=0.1):
+        turn = await stopped_when_shown(redis, ana)
+    assert turn.status == "stopped"
+    await assert_paid(turn)
+
+
+async def stopped_when_shown(redis: Redis, user: User) -> Turn:
+    """Ask, stop as soon as there is a text, and return the turn when it is closed."""
+    turn = await aask(user, "hola", model="told")
+
+    async def is_shown() -> bool:
+        return bool(log.replay(await log.read_log(redis, turn.pk)).text)
+
+    await eventually(is_shown)
+    await stop_turn(await in_thread(saved, turn))
+    return await closed(turn, seconds=15)

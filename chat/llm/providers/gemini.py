@@ -23,7 +23,7 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import Answer, status_of, stream_answer, words_of
+from chat.llm.providers.streaming import Answer, is_said, status_of, stream_answer, words_of
 
 
 class _Part(msgspec.Struct, rename="camel", gc=False):
@@ -92,7 +92,7 @@ class _GeminiAnswer(Answer[_Chunk]):
         self.report: Any = None  # of its tokens
 
     def read(self, event: _Chunk) -> tuple[str, str]:
-        if event.error:
+        if event.error and is_said(event.error):
             raise _parse_error(event.error, status=None)
         if event.usage_metadata is not None:
             self.report = event.usage_metadata

@@ -21,13 +21,13 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import NO_TEXT, Answer, status_of, stream_answer, words_of
+from chat.llm.providers.streaming import NO_TEXT, Answer, is_said, status_of, stream_answer, words_of
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
-    reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
-    reasoning: str | None = None  # OpenRouter, newer vLLM
+    reasoning_content: Any = None  # DeepSeek, llama.cpp, vLLM
+    reasoning: Any = None  # OpenRouter, newer vLLM
     refusal: str | None = None
     tool_calls: Any = None
 
@@ -35,7 +35,7 @@ class _Delta(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: Any = 0
     delta: _Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -71,7 +71,7 @@ class _ChatAnswer(Answer[_Chunk]):
         self.report: Any = None  # of its tokens
 
     def read(self, event: _Chunk) -> tuple[str, str]:
-        if event.error:
+        if event.error and is_said(event.error):
             raise _parse_error(event.error, status=None)
         if event.usage is not None:
             self.report = event.usage
@@ -79,13 +79,14 @@ class _ChatAnswer(Answer[_Chunk]):
             if choice.index:  # another answer to the same question
                 continue
             if choice.finish_reason:
-                self.reason = choice.finish_reason
+                self.reason = str(choice.finish_reason)
             if (delta := choice.delta) is None:
                 break
-            if delta.refusal or delta.tool_calls:
+            if delta.refusal or (delta.tool_calls and is_said(delta.tool_calls)):
                 self.instead = "refusal" if delta.refusal else "tool_call"
             content = delta.content if isinstance(delta.content, str) else text_of(delta.content)
-            return content or delta.refusal or "", delta.reasoning_content or delta.reasoning or ""
+            thought = delta.reasoning_content or delta.reasoning or ""
+            return content or delta.refusal or "", thought if isinstance(thought, str) else thought_of(thought)
         return NO_TEXT
 
     def finish(self) -> Finish | None:
@@ -117,6 +118,14 @@ def text_of(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     raise BadResponse
+
+
+def thought_of(reasoning: Any) -> str:
+    """Return the text of a delta's reasoning; what has no text must not cost the answer beside it."""
+    try:
+        return text_of(reasoning)
+    except BadResponse:
+        return ""
 
 
 def usage_of(report: Any) -> TokenUsage | None:

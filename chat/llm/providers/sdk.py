@@ -33,9 +33,9 @@ from chat.llm.providers.errors import (
     Truncated,
     error_from_status,
 )
-from chat.llm.providers.openai_chat import text_of
+from chat.llm.providers.openai_chat import text_of, thought_of
 from chat.llm.providers.sdk_http import Reading
-from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, status_of
+from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, is_said, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -49,7 +49,7 @@ _clients: PerLoop[Clients] = PerLoop(dict)
 
 
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
-    """Yield Deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
+    """Yield Deltas and the Finish: see `Stream`."""
     events: asyncio.Queue[Event | ProviderError | None] = asyncio.Queue()
     characters, quiet = Characters(may_have_halves=True), Quiet(request)
     finish, ends_at = None, None
@@ -71,6 +71,7 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
                 yield delta
             if finish and (delta or ends_at is None):
                 ends_at = monotonic() + END_SECONDS
+                yield finish
             if last is None or isinstance(last, ProviderError):
                 break
             if delta:
@@ -81,10 +82,8 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
         await asyncio.wait([task])
     if delta := characters.rest():
         yield delta
-    if isinstance(last, ProviderError) and not (finish and isinstance(last, BadResponse | ConnectionFailed)):
-        raise last
     if finish is None:
-        raise Truncated
+        raise last or Truncated
     yield finish
 
 
@@ -134,8 +133,11 @@ async def _next(
     """Return what comes next; None after that moment, when a connection was left open."""
     if ends_at is None:
         return await events.get()
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return None
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await events.get()
     except TimeoutError:
         return None
@@ -229,13 +231,14 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
             for choice in chunk.choices or ():
                 if choice.index:  # another answer to the same question
                     continue
-                finish_reason = choice.finish_reason or finish_reason
+                if choice.finish_reason:
+                    finish_reason = str(choice.finish_reason)
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
-                    if refusal or calls:
+                    if refusal or (calls and is_said(list(map(_plain, calls)) if isinstance(calls, list) else calls)):
                         instead = "refusal" if refusal else "tool_call"
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-                    yield Delta(text_of(delta.content) or refusal, text_of(thought))
+                    yield Delta(text_of(delta.content) or refusal, thought_of(thought))
             if chunk.usage is not None:
                 usage = openai_chat.usage_of(_plain(chunk.usage))
             if finish_reason:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from time import monotonic
@@ -156,12 +156,9 @@ class Answer(ABC, Generic[T]):
                     self.characters.may_have_halves = True
                     decoded = decode_odd(event, self.decoder.type)
                 event_text, event_reasoning = self.read(decoded)
-            except BadResponse as error:
-                if self.reason is None:
-                    self.error = error
-                self.is_done = True
-                break
             except ProviderError as error:
+                if self.reason is not None:
+                    continue  # the answer is whole, and its usage may still come
                 self.error = error
                 break
             text += event_text
@@ -174,7 +171,7 @@ class Answer(ABC, Generic[T]):
 async def stream_answer(
     answer: Answer[Any], request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
 ) -> AsyncGenerator[Event]:
-    """Yield one Delta per network read, however many events it held, then the Finish."""
+    """Yield one Delta per network read, however many events it held, and the Finish: see `Stream`."""
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream",
@@ -186,19 +183,32 @@ async def stream_answer(
         async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
+            check_encoding(response.headers)
             decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
             while not (answer.is_done or answer.error):
-                chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                try:
+                    chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                except (aiohttp.ClientError, ConnectionError):
+                    if not (chunk := http.take_buffered(response)):
+                        raise
                 if not chunk:
                     break
-                delta = answer.read_all(decoder.feed(chunk))
+                try:
+                    events = decoder.feed(chunk)
+                except BadResponse:
+                    if answer.reason is None:
+                        raise
+                    break
+                delta = answer.read_all(events)
                 if delta:
                     quiet.note_text()
                     yield delta
-                else:
+                elif ends_at is None:
                     quiet.note_life()
                 if answer.reason is not None and (delta or ends_at is None):
                     ends_at = monotonic() + END_SECONDS
+                    if not answer.is_done and (finish := answer.finish()):
+                        yield finish
                 if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
             if not (answer.is_done or answer.error):
@@ -226,8 +236,11 @@ async def stream_answer(
 
 async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes:
     """Return the next bytes; none after that moment, when a connection was left open."""
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return b""
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await response.content.readany()
     except TimeoutError:
         return b""
@@ -247,6 +260,7 @@ async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> Pr
     """Return the error of a response. Its body may have a more exact code; its text goes no further."""
     if response.status in REDIRECTS:
         return Redirected(status=response.status)
+    check_encoding(response.headers)
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     try:
         body = msgspec.json.decode(await _read_body(response))
@@ -266,6 +280,12 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raise BadResponse if a body is compressed, though nobody asked for that: a few bytes may become gigabytes."""
+    if headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise BadResponse
+
+
 def retry_after_of(value: str) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date."""
     if not value:
@@ -278,6 +298,12 @@ def retry_after_of(value: str) -> float | None:
         return (parsedate_to_datetime(value) - timezone.now()).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def is_said(value: Any) -> bool:
+    """Return whether an error or a list of tool calls says anything: some send an empty one beside each text."""
+    parts = value if isinstance(value, list) else [value]
+    return any(any(part.values()) if isinstance(part, dict) else part for part in parts)
 
 
 def words_of(error: Any, *names: str) -> tuple[str, ...]:
