@@ -346,15 +346,17 @@ async def test_a_text_that_comes_in_one_event_is_read(dialect: Dialect):
 
 
 async def test_what_is_compressed_is_not_read(dialect: Dialect):
-    """Nobody asked for it, and a few bytes may become gigabytes."""
+    """Nobody asked for it, and a few bytes may become gigabytes. What its status says holds."""
     body = gzip.compress(b"x" * 50_000_000)
     async with answering() as raw:
-        for status in (200, 500):
-            raw.pieces = (refusal(status, body, Content_Encoding="gzip"),)
+        for status, code in ((200, "bad_response"), (429, "rate_limited")):
+            raw.pieces = (refusal(status, body, Content_Encoding="gzip", Retry_After="7"),)
             for found in (await dialect.by_adapter(raw.url), await dialect.by_sdk(raw.url)):
-                assert (found.text, found.error) == ("", "bad_response")
-            with pytest.raises(BadResponse):
+                assert (found.text, found.error) == ("", code)
+                assert found.retry_after == (7 if status == 429 else None)
+            with pytest.raises(ProviderError) as raised:
                 await sdk.list_models(dialect.provider(raw.url))
+            assert raised.value.code == code
     assert all(b"\r\naccept-encoding: identity\r\n" in head.lower() for head in raw.heads)
 
 

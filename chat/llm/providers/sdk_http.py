@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from chat.llm.providers.errors import REDIRECTS, BadResponse, Redirected
+from chat.llm.providers.errors import REDIRECTS, BadResponse, Redirected, error_from_status
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.sse import SseDecoder
 from chat.llm.providers.streaming import (
@@ -24,8 +24,8 @@ from chat.llm.providers.streaming import (
     MAX_ERROR_BODY_BYTES,
     UNREADABLE,
     Quiet,
-    check_encoding,
     decode_odd,
+    is_compressed,
     is_said,
     retry_after_of,
 )
@@ -85,13 +85,16 @@ def tls_context() -> Any:
 
 
 async def _receive(response: Any) -> None:
-    """Look at a response before its SDK does. Raises Redirected or BadResponse."""
+    """Look at a response before its SDK does. Raises what a redirect and a compressed body mean."""
     current = reading.get()
     current.status = response.status_code
     current.retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     if current.status in REDIRECTS:
         raise Redirected(status=current.status)
-    check_encoding(response.headers)
+    if is_compressed(response.headers):
+        if current.status == 200:
+            raise BadResponse
+        raise error_from_status(current.status, retry_after=current.retry_after)
     if current.status != 200:
         parts = _beginning(response.stream)
     elif current.write is not None and current.quiet is not None:

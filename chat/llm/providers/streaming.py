@@ -183,7 +183,8 @@ async def stream_answer(
         async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
-            check_encoding(response.headers)
+            if is_compressed(response.headers):
+                raise BadResponse
             decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
             while not (answer.is_done or answer.error):
                 try:
@@ -260,10 +261,9 @@ async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> Pr
     """Return the error of a response. Its body may have a more exact code; its text goes no further."""
     if response.status in REDIRECTS:
         return Redirected(status=response.status)
-    check_encoding(response.headers)
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     try:
-        body = msgspec.json.decode(await _read_body(response))
+        body = None if is_compressed(response.headers) else msgspec.json.decode(await _read_body(response))
     except UNREADABLE:
         body = None
     return answer.error_of(response.status, body, retry_after)
@@ -280,10 +280,9 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def check_encoding(headers: Mapping[str, str]) -> None:
-    """Raise BadResponse if a body is compressed, though nobody asked for that: a few bytes may become gigabytes."""
-    if headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-        raise BadResponse
+def is_compressed(headers: Mapping[str, str]) -> bool:
+    """Return whether a body is compressed, though nobody asked for that. It is not read: it may become gigabytes."""
+    return headers.get("Content-Encoding", "identity").lower() not in ("identity", "")
 
 
 def retry_after_of(value: str) -> float | None:
