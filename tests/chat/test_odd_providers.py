@@ -223,18 +223,17 @@ async def test_a_connection_left_open_after_the_finish_is_not_waited_for(
     dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(streaming, "END_SECONDS", 0.3)
-    monkeypatch.setattr(sdk, "END_SECONDS", 0.3)
     begun = monotonic()
     for found in await both(dialect, STREAM + b"".join(until_finish(dialect)), pause_seconds=30):
         assert (found.text, found.finish, found.error) == (TEXT, "stop", "")
         assert found.usage == (None if dialect in (CHAT, DEEPSEEK) else PLAIN.usage)
-    assert monotonic() - begun < 9
+    assert monotonic() - begun < 25
 
 
 async def test_text_and_usage_after_the_finish_are_waited_for(dialect: Dialect, monkeypatch: pytest.MonkeyPatch):
-    """Some say with each event why it ended."""
+    """Some say with each event why it ended. Where text came after that, a longer silence is no end either."""
     monkeypatch.setattr(streaming, "END_SECONDS", 1.5)
-    monkeypatch.setattr(sdk, "END_SECONDS", 1.5)
+    script = Script(text=("uno ", "dos ", "tres "))
 
     def finish_early(fields: Fields) -> None:
         for choice in fields.get("choices", ()):
@@ -242,11 +241,13 @@ async def test_text_and_usage_after_the_finish_are_waited_for(dialect: Dialect, 
         for candidate in fields.get("candidates", ()):
             candidate["finishReason"] = "STOP"
 
-    events = edited(dialect.speak(PLAIN), finish_early)
+    events = edited(dialect.speak(script), finish_early)
+    last_text = next(place for place, event in enumerate(events) if b"tres " in event)
+    events[last_text:last_text] = [b""] * 6
     async with answering(STREAM, *events, pause_seconds=0.3) as raw:
         both_found = await asyncio.gather(dialect.by_adapter(raw.url), dialect.by_sdk(raw.url))
     for found in both_found:
-        assert (found.text, found.finish, found.usage, found.error) == (TEXT, "stop", PLAIN.usage, "")
+        assert (found.text, found.finish, found.usage, found.error) == ("uno dos tres ", "stop", script.usage, "")
 
 
 ENDINGS = {
@@ -276,19 +277,18 @@ async def test_usage_after_an_error_after_the_finish_is_read(dialect: Dialect):
 
 async def test_a_flood_after_the_finish_ends(dialect: Dialect, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(streaming, "END_SECONDS", 0.3)
-    monkeypatch.setattr(sdk, "END_SECONDS", 0.3)
     last = until_finish(dialect)[-1] * 500
     begun = monotonic()
     for found in await both(dialect, STREAM + b"".join(until_finish(dialect)), *[last] * 1_000, pause_seconds=0.01):
         assert (found.text, found.finish, found.error) == (TEXT, "stop", "")
-    assert monotonic() - begun < 15
+    assert monotonic() - begun < 60
 
 
 async def test_a_stream_says_at_once_that_it_has_finished(dialect: Dialect):
     """Whoever stops it while its usage is awaited has the rest of it."""
     async with answering(STREAM + b"".join(until_finish(dialect)), pause_seconds=30) as raw:
         for stream in (dialect.stream, sdk.stream):
-            async with asyncio.timeout(9), aclosing(stream(dialect.request(raw.url))) as events:
+            async with asyncio.timeout(25), aclosing(stream(dialect.request(raw.url))) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         break
@@ -486,7 +486,7 @@ async def test_an_error_body_without_end_does_not_fill_the_memory(dialect: Diale
     begun = monotonic()
     for found in await both(dialect, endless, pause_seconds=30):
         assert found.error == "overloaded"
-    assert monotonic() - begun < 9
+    assert monotonic() - begun < 25
 
 
 async def test_so_it_is_where_models_are_listed(dialect: Dialect):

@@ -35,7 +35,7 @@ from chat.llm.providers.errors import (
 )
 from chat.llm.providers.openai_chat import text_of, thought_of
 from chat.llm.providers.sdk_http import Reading
-from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, is_said, status_of
+from chat.llm.providers.streaming import BodyOf, Characters, Quiet, end_seconds, is_said, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -69,13 +69,15 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
             if delta:
                 quiet.note_text()
                 yield delta
-            if finish and (delta or ends_at is None):
-                ends_at = monotonic() + END_SECONDS
+            may_end = finish is not None and (delta is not None or ends_at is None)
+            if may_end and finish:
                 yield finish
             if last is None or isinstance(last, ProviderError):
                 break
             if delta:
                 await request.pace()
+            if may_end:
+                ends_at = monotonic() + end_seconds(said_before=ends_at is not None)
     finally:
         # The SDKs close a connection at once when the task that reads it is cancelled, and only then.
         task.cancel()

@@ -206,12 +206,13 @@ async def stream_answer(
                     yield delta
                 elif ends_at is None:
                     quiet.note_life()
-                if answer.reason is not None and (delta or ends_at is None):
-                    ends_at = monotonic() + END_SECONDS
-                    if not answer.is_done and (finish := answer.finish()):
-                        yield finish
+                may_end = answer.reason is not None and (delta is not None or ends_at is None)
+                if may_end and not answer.is_done and (finish := answer.finish()):
+                    yield finish
                 if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
+                if may_end:
+                    ends_at = monotonic() + end_seconds(said_before=ends_at is not None)
             if not (answer.is_done or answer.error):
                 delta = answer.read_all(decoder.end())
                 if decoder.is_json:
@@ -220,11 +221,9 @@ async def stream_answer(
                     yield delta
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotReached from error
-    except TimeoutError as error:
-        raise TimedOut from error
-    except (aiohttp.ClientError, ConnectionError) as error:
+    except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
         if answer.reason is None:
-            raise ConnectionFailed from error
+            raise (TimedOut if isinstance(error, TimeoutError) else ConnectionFailed) from error
     if delta := answer.characters.rest():
         yield delta
     if answer.error:
@@ -233,6 +232,12 @@ async def stream_answer(
     if finish is None:
         raise Truncated
     yield finish
+
+
+def end_seconds(*, said_before: bool) -> float:
+    """Return how long an answer with a finish reason is read on. Text after the reason says that it means nothing."""
+    stall_seconds: float = settings.STALL_SECONDS
+    return stall_seconds if said_before else END_SECONDS
 
 
 async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes:
