@@ -16,7 +16,7 @@ from django.utils import timezone
 from chat.llm import dispatch
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.pricing import price_of
-from chat.llm.providers.base import Delta, Finish
+from chat.llm.providers.base import Delta, Finish, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
 from chat.turns import answer_cache
@@ -55,7 +55,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
         outcome = _outcome(claimed, live, live.broken.exception() if live.broken.done() else error)
     except Exception as broken:  # noqa: BLE001  left for later, it would be the same then, and never end
         live.break_off(broken)
-        claimed.finish = None
+        claimed.finish = claimed.usage = None
         outcome = _outcome(claimed, live, broken)
     return await _close(claimed, live, writer, outcome)
 
@@ -102,7 +102,7 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
                         is_from_cache=claimed.cached is not None,
                     )
                 case Finish():
-                    claimed.finish = event
+                    claimed.finish, claimed.usage = event, _believed_usage(claimed, live, event)
 
 
 def _shorten(delta: Delta, characters: int) -> Delta:
@@ -116,7 +116,20 @@ def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> AsyncGen
     pace = partial(writer.next_tick, live)
     if claimed.cached is not None:
         return answer_cache.stream_cached(claimed.cached, claimed.candidates[0], pace)
-    return dispatch.answer_with_failover(claimed.candidates, replace(claimed.request, pace=pace))
+    request = replace(claimed.request, pace=pace, find_usage=lambda: claimed.usage)
+    return dispatch.answer_with_failover(claimed.candidates, request)
+
+
+def _believed_usage(claimed: ClaimedTurn, live: LiveText, finish: Finish) -> TokenUsage | None:
+    assert claimed.started is not None
+    return believed_usage(
+        finish,
+        model=claimed.started.candidate.model,
+        messages=claimed.request.messages,
+        max_output=claimed.request.max_output,
+        shown=(live.text, live.reasoning),
+        turn_id=claimed.turn.pk,
+    )
 
 
 def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> Outcome:
@@ -136,17 +149,7 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     )
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
-    usage = None
-    if model is not None:
-        usage = believed_usage(
-            finish,
-            model=model,
-            messages=claimed.request.messages,
-            max_output=claimed.request.max_output,
-            shown=(ended.answer, ended.reasoning),
-            turn_id=claimed.turn.pk,
-        )
-    return priced_outcome(claimed.turn, ended, model=model, usage=usage)
+    return priced_outcome(claimed.turn, ended, model=model, usage=claimed.usage)
 
 
 def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> tuple[str, str]:
