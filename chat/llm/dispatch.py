@@ -231,6 +231,7 @@ class _Failover:
                 return target
             if not failed:
                 self.error = ProviderRateLimited(status=429, retry_after=seconds)
+                self.error.model = target.candidate.model.key
                 return None
         _opened, target = min(failed, key=lambda one: (one[0].code in OPERATOR_CODES, -one[0].failed_seconds_ago))
         return replace(target, trial=LAST_RESORT)
@@ -271,6 +272,7 @@ class _Attempt:
         self._report("success", counter_fields=fields)
 
     def note_failure(self, error: ProviderError) -> None:
+        error.model = self.target.candidate.model.key
         has_begun = bool(self.first_at)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)

@@ -19,6 +19,7 @@ from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
+from chat.models import LanguageModel
 from chat.turns import answer_cache
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
@@ -136,7 +137,7 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     """Return how the turn ended, by what the asking raised."""
     status, code = _status(claimed, live, error)
     started, finish = claimed.started, claimed.finish
-    model = started.candidate.model if started else None
+    model = started.candidate.model if started else _failed_model(claimed, error)
     ended = Outcome(
         status,
         live.text,
@@ -150,6 +151,12 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
     return priced_outcome(claimed.turn, ended, model=model, usage=claimed.usage)
+
+
+def _failed_model(claimed: ClaimedTurn, error: BaseException | None) -> LanguageModel | None:
+    """Return the last model that was asked where nobody began to answer."""
+    key = error.model if isinstance(error, ProviderError) else ""
+    return next((one.model for one in claimed.candidates if one.model.key == key), None)
 
 
 def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> tuple[str, str]:
