@@ -46,8 +46,8 @@ def priced_outcome(
 ) -> Outcome:
     """Return the outcome priced by what the provider reported and is believed, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing. `model` is who answered or failed, and `price` its price when
-    it began; without one it is the price of when the question was asked, as far as it is known today.
+    What showed nothing and reported nothing costs nothing. `model` is who answered or failed, and `price` its price
+    when it began; without one it is the price of when the question was asked, as far as it is known today.
     """
     usage_source = "provider" if usage else "estimated"
     if usage is None and (ended.answer or ended.reasoning):
