@@ -156,6 +156,11 @@ async def test_the_words_of_a_refusal_are_its_text(transport: str):
     assert found.text == "I would rather not."
 
 
+async def test_the_words_of_a_refusal_after_text_are_a_paragraph_of_their_own(transport: str):
+    said = chat({"content": "Hola"}, {"content": "."}, {"refusal": "I would "}, {"refusal": "rather not."}, end="stop")
+    assert (await read_from("openai", transport, *said)).text == "Hola.\n\nI would rather not."
+
+
 async def test_a_question_that_gemini_blocks_is_filtered_whatever_the_reason(transport: str):
     found = await read_from("gemini", transport, {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}})
     assert (found.text, found.finish, found.error) == ("", "content_filter", "")

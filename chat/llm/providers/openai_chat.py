@@ -61,7 +61,7 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 
 
 class _ChatAnswer(Answer[_Chunk]):
-    __slots__ = ("instead", "report")
+    __slots__ = ("has_text", "instead", "report")
 
     decoder = msgspec.json.Decoder(_Chunk)
 
@@ -69,6 +69,7 @@ class _ChatAnswer(Answer[_Chunk]):
         super().__init__()
         self.instead: FinishReason | None = None  # what came in place of an answer
         self.report: Any = None  # of its tokens
+        self.has_text = False  # a refusal that follows is a paragraph of its own
 
     def read(self, event: _Chunk) -> tuple[str, str]:
         if event.error:
@@ -82,9 +83,12 @@ class _ChatAnswer(Answer[_Chunk]):
                 self.reason = choice.finish_reason
             if (delta := choice.delta) is None:
                 break
+            if delta.refusal and self.has_text and self.instead != "refusal":
+                delta.refusal = f"\n\n{delta.refusal}"
             if delta.refusal or delta.tool_calls:
                 self.instead = "refusal" if delta.refusal else "tool_call"
             content = delta.content if isinstance(delta.content, str) else text_of(delta.content)
+            self.has_text = self.has_text or bool(content)
             return content or delta.refusal or "", delta.reasoning_content or delta.reasoning or ""
         return NO_TEXT
 

@@ -220,6 +220,7 @@ def _plain(model: Any) -> Any:
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     instead: FinishReason | None = None
+    has_text = False
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
     extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
@@ -232,9 +233,12 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                 finish_reason = choice.finish_reason or finish_reason
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
+                    if refusal and has_text and instead != "refusal":
+                        refusal = f"\n\n{refusal}"  # a paragraph of its own
                     if refusal or calls:
                         instead = "refusal" if refusal else "tool_call"
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+                    has_text = has_text or bool(delta.content)
                     yield Delta(text_of(delta.content) or refusal, text_of(thought))
             if chunk.usage is not None:
                 usage = openai_chat.usage_of(_plain(chunk.usage))
