@@ -56,7 +56,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
         outcome = _outcome(claimed, live, live.broken.exception() if live.broken.done() else error)
     except Exception as broken:  # noqa: BLE001  left for later, it would be the same then, and never end
         live.break_off(broken)
-        claimed.finish = claimed.usage = None
+        claimed.finish = None
         outcome = _outcome(claimed, live, broken)
     return await _close(claimed, live, writer, outcome)
 
@@ -103,7 +103,7 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
                         is_from_cache=claimed.cached is not None,
                     )
                 case Finish():
-                    claimed.finish, claimed.usage = event, _believed_usage(claimed, live, event)
+                    claimed.finish = event
 
 
 def _shorten(delta: Delta, characters: int) -> Delta:
@@ -117,20 +117,25 @@ def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> AsyncGen
     pace = partial(writer.next_tick, live)
     if claimed.cached is not None:
         return answer_cache.stream_cached(claimed.cached, claimed.candidates[0], pace)
-    request = replace(claimed.request, pace=pace, find_usage=lambda: claimed.usage)
+    request = replace(claimed.request, pace=pace, find_usage=lambda: _find_usage(claimed, live))
     return dispatch.answer_with_failover(claimed.candidates, request)
 
 
-def _believed_usage(claimed: ClaimedTurn, live: LiveText, finish: Finish) -> TokenUsage | None:
-    assert claimed.started is not None
-    return believed_usage(
-        finish,
-        model=claimed.started.candidate.model,
-        messages=claimed.request.messages,
-        max_output=claimed.request.max_output,
-        shown=(live.text, live.reasoning),
-        turn_id=claimed.turn.pk,
-    )
+def _find_usage(claimed: ClaimedTurn, live: LiveText) -> TokenUsage | None:
+    """Return what is believed of the reported usage. It is judged once, as a doubt is logged."""
+    if claimed.started is None or claimed.finish is None:
+        return None
+    if claimed.judged is not claimed.finish:
+        claimed.judged = claimed.finish
+        claimed.usage = believed_usage(
+            claimed.finish,
+            model=claimed.started.candidate.model,
+            messages=claimed.request.messages,
+            max_output=claimed.request.max_output,
+            shown=(live.text, live.reasoning),
+            turn_id=claimed.turn.pk,
+        )
+    return claimed.usage
 
 
 def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> Outcome:
@@ -150,7 +155,7 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     )
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
-    return priced_outcome(claimed.turn, ended, model=model, usage=claimed.usage)
+    return priced_outcome(claimed.turn, ended, model=model, usage=_find_usage(claimed, live))
 
 
 def _failed_model(claimed: ClaimedTurn, error: BaseException | None) -> LanguageModel | None:

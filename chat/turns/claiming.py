@@ -41,7 +41,8 @@ class ClaimedTurn:
     cached: CachedAnswer | None = None  # the answer that the cache has
     started: AnswerStarted | None = None
     finish: Finish | None = None
-    usage: TokenUsage | None = None  # what is believed of the usage that `finish` reports
+    judged: Finish | None = None  # the last one whose usage was believed or not
+    usage: TokenUsage | None = None  # what is believed of it
     characters: int = 0
     reasoning_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
     reasoning_ms: int = 0
