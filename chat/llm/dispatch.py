@@ -29,7 +29,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert_of_error
 from chat.llm.health.counters import failure_fields, success_fields
 from chat.llm.providers import stream_of
-from chat.llm.providers.base import Event, Finish, Message, ModelRequest, Pace, Provider, no_pause
+from chat.llm.providers.base import Event, Message, ModelRequest, Pace, Provider, TokenUsage, no_pause
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -67,7 +67,10 @@ class AnswerStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
-    """What is asked, whoever answers. `max_output` is in tokens; `effort` is sent to models that have that level."""
+    """What is asked, whoever answers. `max_output` is in tokens; `effort` is sent to models that have that level.
+
+    `find_usage` returns what is believed of the usage that the answer ended with; a speed is counted by nothing else.
+    """
 
     messages: tuple[Message, ...]
     max_output: int
@@ -75,6 +78,7 @@ class AnswerRequest:
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = no_pause
+    find_usage: Callable[[], TokenUsage | None] = lambda: None
 
 
 AnswerEvent: TypeAlias = AnswerStarted | Event
@@ -114,7 +118,7 @@ async def answer_with_failover(candidates: list[Candidate], request: AnswerReque
                         attempt.note_first_event()
                         yield failover.started_event(target)
                     yield event
-            attempt.note_success(event)
+            attempt.note_success()
             return
         except ProviderError as error:
             attempt.note_failure(error)
@@ -228,6 +232,7 @@ class _Failover:
                 return target
             if not failed:
                 self.error = ProviderRateLimited(status=429, retry_after=seconds)
+                self.error.model = target.candidate.model.key
                 return None
         _opened, target = min(failed, key=lambda one: (one[0].code in OPERATOR_CODES, -one[0].failed_seconds_ago))
         return replace(target, trial=LAST_RESORT)
@@ -261,13 +266,14 @@ class _Attempt:
         if self.trial:
             self._report("success")
 
-    def note_success(self, last: Event) -> None:
-        usage = last.usage if isinstance(last, Finish) else None
+    def note_success(self) -> None:
+        usage = self.request.find_usage()
         first_seconds, streaming_seconds = self.first_at - self.begun_at, monotonic() - self.first_at
         fields = success_fields(self.target.candidate.model, usage, first_seconds, streaming_seconds)
         self._report("success", counter_fields=fields)
 
     def note_failure(self, error: ProviderError) -> None:
+        error.model = self.target.candidate.model.key
         has_begun = bool(self.first_at)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)

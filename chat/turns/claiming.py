@@ -16,7 +16,7 @@ from chat.errors import SENTENCES
 from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
-from chat.llm.providers.base import Finish
+from chat.llm.providers.base import Finish, TokenUsage
 from chat.llm.providers.streaming import END_SECONDS
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
@@ -42,6 +42,8 @@ class ClaimedTurn:
     cached: CachedAnswer | None = None  # the answer that the cache has
     started: AnswerStarted | None = None
     finish: Finish | None = None
+    judged: Finish | None = None  # the last one whose usage was believed or not
+    usage: TokenUsage | None = None  # what is believed of it
     characters: int = 0
     reasoning_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
     reasoning_ms: int = 0

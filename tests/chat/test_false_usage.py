@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing.models import Reservation, UsageRecord
+from chat.llm.health.counters import read_counts, tally_of
 from chat.llm.providers import sdk
 from chat.models import LanguageModel
 from chat.turns import log
@@ -188,4 +189,28 @@ async def stopped_when_shown(redis: Redis, user: User) -> Turn:
 
     await eventually(is_shown)
     await stop_turn(await in_thread(saved, turn))
-    return await closed(turn, seconds=15)
+    return await closed(turn)
+
+
+async def test_a_false_count_is_no_speed_and_ends_no_answer(
+    redis: Redis, runner: Runner, ana: User, settings: Settings, offer: Offer
+):
+    """Speeds are shown to everybody; and a number of 309 digits is more than a float holds."""
+    await in_thread(offer, "told")
+    chunk = json.dumps({"choices": [{"delta": {"content": "palabra " * 30}}]}).encode()
+    for written in (3_000_000_000, int("9" * 309), 60):
+        usage = {"prompt_tokens": 50, "completion_tokens": written}
+        end = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}).encode()
+        pieces = (STREAM + b"data: " + chunk + b"\n\n", b"data: " + end + b"\n\ndata: [DONE]\n\n")
+        async with answering(*pieces, pause_seconds=0.3) as raw:
+            settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
+            turn = await closed(await aask(ana, "hola", model="told"))
+        assert (turn.status, turn.error) == ("completed", "")
+
+    async def are_counted() -> bool:
+        counts = await in_thread(read_counts)
+        told = tally_of(counts.slots, "compatible", "told")
+        assert told.tokens_per_second is None or told.tokens_per_second < 60 / 0.2
+        return (told.ok, sum(told.speed.values())) == (3, 1)
+
+    await eventually(are_counted)

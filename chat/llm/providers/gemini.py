@@ -117,7 +117,7 @@ class _GeminiAnswer(Answer[_Chunk]):
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), usage_of(self.report))
+        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), gemini_usage(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         if isinstance(body, list) and body:  # without `alt=sse`, and from some proxies with it
@@ -163,7 +163,7 @@ def retry_delay_of(error: Any) -> float | None:
     return None
 
 
-def usage_of(report: Any) -> TokenUsage | None:
+def gemini_usage(report: Any) -> TokenUsage | None:
     """Return the tokens that a report counts; None if it does not say how many there were in all.
 
     What was read from the cache is in the prompt's; thoughts are not in the candidates', which are left out where

@@ -61,7 +61,7 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 
 
 class _ChatAnswer(Answer[_Chunk]):
-    __slots__ = ("instead", "report")
+    __slots__ = ("has_text", "instead", "report")
 
     decoder = msgspec.json.Decoder(_Chunk)
 
@@ -69,6 +69,7 @@ class _ChatAnswer(Answer[_Chunk]):
         super().__init__()
         self.instead: FinishReason | None = None  # what came in place of an answer
         self.report: Any = None  # of its tokens
+        self.has_text = False  # a refusal that follows is a paragraph of its own
 
     def read(self, event: _Chunk) -> tuple[str, str]:
         if event.error and is_said(event.error):
@@ -82,9 +83,12 @@ class _ChatAnswer(Answer[_Chunk]):
                 self.reason = str(choice.finish_reason)
             if (delta := choice.delta) is None:
                 break
+            if delta.refusal and self.has_text and self.instead != "refusal":
+                delta.refusal = f"\n\n{delta.refusal}"
             if delta.refusal or (delta.tool_calls and is_said(delta.tool_calls)):
                 self.instead = "refusal" if delta.refusal else "tool_call"
             content = delta.content if isinstance(delta.content, str) else text_of(delta.content)
+            self.has_text = self.has_text or bool(content)
             thought = delta.reasoning_content or delta.reasoning or ""
             return content or delta.refusal or "", thought if isinstance(thought, str) else thought_of(thought)
         return NO_TEXT
@@ -92,7 +96,7 @@ class _ChatAnswer(Answer[_Chunk]):
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(openai_finish_reason(self.reason, self.instead), usage_of(self.report))
+        return Finish(openai_finish_reason(self.reason, self.instead), openai_usage(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None
@@ -128,7 +132,7 @@ def thought_of(reasoning: Any) -> str:
         return ""
 
 
-def usage_of(report: Any) -> TokenUsage | None:
+def openai_usage(report: Any) -> TokenUsage | None:
     """Return the tokens that a report counts; None if it does not say how many there were in all."""
     try:
         for_input = details_of(report, "prompt_tokens_details")

@@ -224,6 +224,7 @@ def _plain(model: Any) -> Any:
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     instead: FinishReason | None = None
+    has_text = False
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
     extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
@@ -237,12 +238,15 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                     finish_reason = str(choice.finish_reason)
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
+                    if refusal and has_text and instead != "refusal":
+                        refusal = f"\n\n{refusal}"  # a paragraph of its own
                     if refusal or (calls and is_said(list(map(_plain, calls)) if isinstance(calls, list) else calls)):
                         instead = "refusal" if refusal else "tool_call"
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+                    has_text = has_text or bool(delta.content)
                     yield Delta(text_of(delta.content) or refusal, thought_of(thought))
             if chunk.usage is not None:
-                usage = openai_chat.usage_of(_plain(chunk.usage))
+                usage = openai_chat.openai_usage(_plain(chunk.usage))
             if finish_reason:
                 yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
 
@@ -297,7 +301,7 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
             if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
                 reason = "SAFETY"
             if chunk.usage_metadata:
-                usage = gemini.usage_of(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
+                usage = gemini.gemini_usage(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
             if reason:
                 yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
 
