@@ -368,4 +368,4 @@ def test_less_effort_is_advised_only_where_there_are_levels(catalog: None):
 def test_a_stop_says_whether_something_was_kept(fields: dict[str, str], sentence: str):
     with translation.override("en"):
         html = turn_html(Turn(pk=new_id(), status="stopped", question="Why?", **fields))
-    assert re.findall(r"Stopped[^<]*", html) == [sentence]
+    assert [said.strip() for said in re.findall(r"Stopped[^<]*", html)] == [sentence]
