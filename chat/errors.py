@@ -159,8 +159,13 @@ SENTENCES: dict[str, str | Promise] = {
     "timeout": _("The provider stopped answering. Try again, or try another model."),
     "connection": _("The connection to the provider broke. Try again, or try another model."),
     "context_exceeded": _("This conversation is longer than the model can read. Try a model with a larger window."),
-    "content_filter": _("The provider declined to answer this."),
-    "refusal": _("The model declined to answer this. Ask in other words, or try another model."),
+    "content_filter": _(
+        "A filter of the provider withdrew the answer, or the rest of it. Ask in other words, or try another model."
+    ),
+    "refusal": _(
+        "The model declined to answer this; your next questions are sent without it. Ask in other words, or try "
+        "another model."
+    ),
     "tool_call": _("The model wanted to use a tool, and there is none here. Ask again, or try another model."),
     "empty_answer": _("The model ended without writing an answer. Ask again, or try another model."),
     "thought_too_long": _(
@@ -170,11 +175,11 @@ SENTENCES: dict[str, str | Promise] = {
     "bad_response": _("The provider sent something unreadable. Try again, or try another model."),
     "truncated": _("The answer broke off before its end. You can ask the model to go on."),
     "unknown": _("The provider failed. Try again, or try another model."),
-    "queue_timeout": _("Nobody was free to answer in time. Nothing was charged; please ask again."),
+    "queue_timeout": _("Nobody was free to answer in time. Please ask again."),
     "runner_lost": _("The answer was interrupted on our side. You can ask the model to go on."),
     "given_up": _(
-        "Answering this broke down on our side, twice, and was given up. Nothing was charged; please ask in another "
-        "way, or try another model."
+        "Answering this broke down on our side, twice, and was given up. Please ask in another way, or try another "
+        "model."
     ),
     "internal_error": _("Something went wrong on our side. Please ask again."),
     # What an operator changed while the turn waited.
@@ -182,7 +187,17 @@ SENTENCES: dict[str, str | Promise] = {
 }
 """For each error code of a finished turn, what a person reads."""
 
+OTHER_WAYS: dict[str, Promise] = {
+    "truncated": _("The answer broke off before its end. Ask again, or try another model."),
+    "runner_lost": _("The answer was interrupted on our side. Ask again, or try another model."),
+    "thought_too_long": _("The model used all the room for its answer on thinking. Try another model."),
+}
+"""The same, where the way on that SENTENCES names is not open: nothing to go on from, or no effort to choose."""
 
-def sentence_for(code: str) -> str:
+
+def sentence_for(code: str, *, is_way_open: bool = True) -> str:
     """Return what a person reads for a turn's error code; empty for none."""
-    return str(SENTENCES.get(code, SENTENCES["unknown"])) if code else ""
+    if not code:
+        return ""
+    other_way = None if is_way_open else OTHER_WAYS.get(code)
+    return str(other_way or SENTENCES.get(code, SENTENCES["unknown"]))

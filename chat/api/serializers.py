@@ -5,11 +5,12 @@ from typing import Any
 from rest_framework import serializers
 
 from chat.attachments.binding import decode_attached
-from chat.errors import file_sentence_for, sentence_for
+from chat.errors import file_sentence_for
 from chat.llm.catalog import Candidate
 from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
-from chat.shown.costs import charge_sentence, first_token_ms, price_details, usage_of
+from chat.shown.costs import first_token_ms, price_details, usage_of
+from chat.shown.sentences import charge_sentence, error_sentence
 from history.models import Turn
 
 
@@ -19,7 +20,8 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was given before: then
     `cost_micros` is 0 and `usage` null.
 
-    `cost_detail` says what was paid for where there is no answer to read, and is empty elsewhere.
+    `cost_detail` says what was paid for where there is no answer to read, and why it was more than was announced; else
+    it is empty.
 
     `first_token_ms` is from the question to the first token, null without one; `reasoning_ms` how long it thought.
     `price` is by which prices `cost_micros` was reckoned, null where it was not: micro-US-dollars a million tokens of
@@ -77,7 +79,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
         ]
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
-        return {"code": turn.error, "detail": sentence_for(turn.error)} if turn.error else None
+        return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
 
 
 class AskSerializer(serializers.Serializer[Any]):

@@ -9,9 +9,11 @@ once when the provider refuses the API key or sends us elsewhere. A client's mis
 
 A question must not open it for others. What only a provider does counts each time: no connection, a redirect, 401, 402,
 429, and every 5xx but 500 and 504. Whatever else goes wrong may be what was asked: a prompt that is too long to answer
-in time, that breaks the model or meets a filter. That counts once for each question of a person, and once for each of
-their conversations, as long as it goes on; and each time while the last probe could not reach the provider. 403 and 404
-open the breaker when a second question of another conversation meets them.
+in time, that breaks the model or meets a filter. That counts once for each person, whatever they ask, as long as it
+goes on; and each time while the last probe could not reach the provider. 403 and 404 open the breaker when a second
+person meets them within the window; only then is the operator alerted of a 403. So for one person alone on a site a
+provider that is silent, and yet lists its models, opens no breaker: each question waits for it as the first one did,
+and is then asked of the next candidate.
 
 The open breakers are one small hash. A runner reads it at most four times a second, and gets it again in the answer
 to each report. So a turn on a busy runner does not wait for Redis; on an idle one it waits for one round trip.
@@ -23,7 +25,7 @@ Without Redis every breaker is closed, and nothing is counted.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
@@ -63,7 +65,7 @@ GRACE_SECONDS = 0.05
 """A pause counts as over this much before its end: two clocks are compared."""
 TRIAL_GRACE_SECONDS = 5.0
 MIN_REFUSED = 2
-"""So many questions must have met a 403 or 404, which may mean the question."""
+"""So many people must have met a 403 or 404, which may mean the question."""
 
 OPEN_BREAKERS = "breakers:open"
 HOUR_COUNTERS, FIVE_MINUTE_COUNTERS = "health:h:", "health:m:"
@@ -107,8 +109,7 @@ class OpenBreaker(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, array_like=True):
     """What an attempt, or its first token, means for its breaker, and the fields to count in the health counters.
 
-    `asked` names who asked what, if that may be why it failed: counted is what has no name in common with a failure
-    before it.
+    `asker` names the person, if what they asked may be why it failed: they count once.
     """
 
     breaker: str
@@ -117,7 +118,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     pause_ms: int = 0
     trial: str = ""
     counter_fields: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
+    asker: str = ""
 
 
 def breaker_id(provider: Provider, model_key: str) -> str:
@@ -187,6 +188,7 @@ class Breakers:
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._reports: list[Report] = []
+        self._when_opened: dict[str, Callable[[], None]] = {}  # by breaker, for what is being reported
         self._sending: asyncio.Task[None] | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -231,9 +233,14 @@ class Breakers:
             return ""
         return (None, "", trial)[int(answer)]
 
-    def report(self, report: Report) -> None:
-        """Send a report in the background: a failure or a trial at once, a success with others of the same moment."""
+    def report(self, report: Report, *, when_opened: Callable[[], None] | None = None) -> None:
+        """Send a report in the background: a failure or a trial at once, a success with others of the same moment.
+
+        `when_opened` is called if it opens the breaker.
+        """
         self._reports.append(report)
+        if when_opened is not None:
+            self._when_opened[report.breaker] = when_opened
         if report.verdict != "success" or report.trial:
             self._send_now()
         elif self._send_timer is None:
@@ -262,6 +269,7 @@ class Breakers:
     async def _send(self) -> None:
         while self._reports:
             reports, self._reports = self._reports, []
+            when_opened, self._when_opened = self._when_opened, {}
             try:
                 answer = await _run_report(reports)
             except (RedisError, OSError) as error:
@@ -270,6 +278,8 @@ class Breakers:
             self._store(answer)
             for breaker in answer[2]:
                 self._log_opened(breaker.decode())
+                if call := when_opened.get(breaker.decode()):
+                    call()
 
     def _store(self, answer: Any) -> None:
         self._open, self._read_at = parse_open_breakers(answer), monotonic()

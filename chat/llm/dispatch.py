@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from time import monotonic
 from typing import TypeAlias
@@ -28,7 +29,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert_of_error
 from chat.llm.health.counters import failure_fields, success_fields
 from chat.llm.providers import stream_of
-from chat.llm.providers.base import Event, Finish, Message, ModelRequest, Pace, Provider, no_pause
+from chat.llm.providers.base import Event, Message, ModelRequest, Pace, Provider, TokenUsage, no_pause
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -66,7 +67,10 @@ class AnswerStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
-    """What is asked, whoever answers. `max_output` is in tokens; `effort` is sent to models that have that level."""
+    """What is asked, whoever answers. `max_output` is in tokens; `effort` is sent to models that have that level.
+
+    `find_usage` returns what is believed of the usage that the answer ended with; a speed is counted by nothing else.
+    """
 
     messages: tuple[Message, ...]
     max_output: int
@@ -74,6 +78,7 @@ class AnswerRequest:
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = no_pause
+    find_usage: Callable[[], TokenUsage | None] = lambda: None
 
 
 AnswerEvent: TypeAlias = AnswerStarted | Event
@@ -113,7 +118,7 @@ async def answer_with_failover(candidates: list[Candidate], request: AnswerReque
                         attempt.note_first_event()
                         yield failover.started_event(target)
                     yield event
-            attempt.note_success(event)
+            attempt.note_success()
             return
         except ProviderError as error:
             attempt.note_failure(error)
@@ -227,6 +232,7 @@ class _Failover:
                 return target
             if not failed:
                 self.error = ProviderRateLimited(status=429, retry_after=seconds)
+                self.error.model = target.candidate.model.key
                 return None
         _opened, target = min(failed, key=lambda one: (one[0].code in OPERATOR_CODES, -one[0].failed_seconds_ago))
         return replace(target, trial=LAST_RESORT)
@@ -260,18 +266,32 @@ class _Attempt:
         if self.trial:
             self._report("success")
 
-    def note_success(self, last: Event) -> None:
-        usage = last.usage if isinstance(last, Finish) else None
+    def note_success(self) -> None:
+        usage = self.request.find_usage()
         first_seconds, streaming_seconds = self.first_at - self.begun_at, monotonic() - self.first_at
         fields = success_fields(self.target.candidate.model, usage, first_seconds, streaming_seconds)
         self._report("success", counter_fields=fields)
 
     def note_failure(self, error: ProviderError) -> None:
+        error.model = self.target.candidate.model.key
         has_begun = bool(self.first_at)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
-        asked = _names_of(self.request) if may_be_the_questions(error) else ()
-        self._report(verdict, error.code, pause_ms, failure_fields(self.target.candidate.model, error.code), asked)
+        model = self.target.candidate.model
+        tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
+        asker = self.request.end_user if may_be_the_questions(error) else ""
+        # A 403 may be one question's filter; a model that is gone is told at once: a small site has no second person.
+        waits_for_another = bool(asker) and error.code != "not_found"
+        if not waits_for_another:
+            tell_operators()
+        self._report(
+            verdict,
+            error.code,
+            pause_ms,
+            failure_fields(model, error.code),
+            asker=asker,
+            when_opened=tell_operators if waits_for_another else None,
+        )
 
     def end(self) -> None:
         if self.trial:
@@ -283,22 +303,13 @@ class _Attempt:
         code: str = "",
         pause_ms: int = 0,
         counter_fields: tuple[str, ...] = (),
-        asked: tuple[str, ...] = (),
+        *,
+        asker: str = "",
+        when_opened: Callable[[], None] | None = None,
     ) -> None:
         trial, self.trial = self.trial, ""
-        breakers().report(Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields, asked))
-
-
-def _names_of(request: AnswerRequest) -> tuple[str, ...]:
-    """Return names of the person's question and of their conversation, whose text may be at fault as well. They cannot
-    be turned back."""
-    key = settings.SECRET_KEY.encode()[:64]
-    parts = (request.messages[-1].text, request.cache_key)
-    return tuple(
-        blake2b(f"{request.end_user} {part}".encode(errors="replace"), key=key, digest_size=8).hexdigest()
-        for part in parts
-        if part
-    )
+        report = Report(self.target.breaker, verdict, code, pause_ms, trial, counter_fields, asker)
+        breakers().report(report, when_opened=when_opened)
 
 
 def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider | None = None) -> ModelRequest:
@@ -342,8 +353,7 @@ def _may_retry(error: ProviderError) -> bool:
 
 
 def _log_failure(target: _Target, error: ProviderError, *, has_begun: bool) -> None:
-    """Log a failure by its code alone, and alert the operator of one that waiting does not mend."""
+    """Log a failure by its code alone."""
     model, digest = target.candidate.model.key, api_key_digest(target.provider.api_key)
     fields = {"model": model, "code": error.code, "status": error.status, "has_begun": has_begun}
     logger.warning("Provider failed", extra={**fields, "key": digest})
-    alert_of_error(target.provider, model, error.code)

@@ -42,13 +42,13 @@ local function is_unreachable(breaker)
     and string.find(' ' .. unreachable_codes .. ' ', ' ' .. found.code .. ' ', 1, true) ~= nil
 end
 
--- Returns whether a failure says something new. One that may be the question's does so once.
-local function is_new(breaker, asked)
-  if #asked == 0 then return true end
-  local key = 'breaker:' .. breaker .. ':asked'
-  local added = redis.call('SADD', key, unpack(asked))
+-- Returns whether a failure says something new. One that may be the question's does so once for each person.
+local function is_new(breaker, asker)
+  if asker == '' then return true end
+  local key = 'breaker:' .. breaker .. ':askers'
+  local added = redis.call('SADD', key, asker)
   redis.call('EXPIRE', key, math.ceil(slot_ms * slots / 1000) * 2)
-  return added == #asked or is_unreachable(breaker)
+  return added == 1 or is_unreachable(breaker)
 end
 
 -- Counts an attempt, and returns whether the breaker must open.
@@ -79,7 +79,7 @@ local function count_attempt(breaker, has_failed)
 end
 
 for _, report in ipairs(cmsgpack.unpack(reports)) do
-  local breaker, verdict, code, pause_ms, trial, counter_fields, asked = unpack(report)
+  local breaker, verdict, code, pause_ms, trial, counter_fields, asker = unpack(report)
   local is_own_trial = trial ~= '' and trial ~= last_resort
   local trial_key = 'breaker:' .. breaker .. ':trial'
   if is_own_trial and redis.call('GET', trial_key) == trial then
@@ -107,10 +107,10 @@ for _, report in ipairs(cmsgpack.unpack(reports)) do
       else
         save_entry(breaker, open_until, times_opened, code)
       end
-    elseif is_new(breaker, asked) then
+    elseif is_new(breaker, asker) then
       local opens = count_attempt(breaker, true)
       if verdict == 'unusable' and not opens then
-        opens = #asked == 0 or redis.call('HINCRBY', 'breaker:' .. breaker, 'refused', 1) >= tonumber(min_refused)
+        opens = asker == '' or redis.call('HINCRBY', 'breaker:' .. breaker, 'refused', 1) >= tonumber(min_refused)
       end
       if opens then open_breaker(breaker, 1, code) end
     end

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Any
 
+from django.utils.translation import gettext_lazy as _
+
+from chat.llm.health.alerts import alert
 from chat.llm.pricing import TOKENS_PER_MESSAGE
 from chat.llm.providers.base import File, Finish, Message, TokenUsage
 from chat.models import LanguageModel
@@ -26,6 +29,8 @@ MAX_ADDED_TOKENS = 1_000
 """What a provider sends its model besides the prompt: instructions of its own, and a template."""
 MAX_IMAGE_TOKENS = 50_000
 """More than any provider counts for a picture, however large."""
+
+NOT_BELIEVED = _("%(model)s reports tokens that cannot be true. They are estimated: look at what its provider sends.")
 
 
 def believed_usage(
@@ -55,6 +60,8 @@ def believed_usage(
         "shown_characters": sum(map(len, shown)),
     }
     logger.warning("Usage not believed", extra=fields | log_fields)
+    sentence = str(NOT_BELIEVED) % {"model": model.key}
+    alert(f"{model.provider}:{model.key}:usage", sentence, provider=model.provider, model=model.key, doubt=doubt)
     return None
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from django.utils.translation import gettext_lazy as _
 
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, estimate_tokens, rates_with_markup, read_stamp
 from chat.models import LanguageModel
@@ -16,10 +15,6 @@ TYPICAL_ANSWER_TOKENS = 500
 """How long an answer is expected to be while the conversation has none to judge by."""
 TYPICAL_REASONING_TOKENS = 500
 """What a model that reasons is expected to think for it."""
-CHARGED_FOR_READING = _("The charge is for reading your question.")
-CHARGED_FOR_WORK = _(
-    "The charge is for reading your question, and for what the model thought or tried without writing an answer."
-)
 
 
 def usage_of(turn: Turn) -> dict[str, Any] | None:
@@ -34,13 +29,6 @@ def usage_of(turn: Turn) -> dict[str, Any] | None:
         "reasoning": turn.reasoning_tokens,
         "source": turn.usage_source,
     }
-
-
-def charge_sentence(turn: Turn) -> str:
-    """Return what was paid for where there is no answer to read; empty for any other turn."""
-    if not turn.cost_micros or turn.is_open or turn.answer.strip():
-        return ""
-    return str(CHARGED_FOR_WORK if turn.output_tokens else CHARGED_FOR_READING)
 
 
 def first_token_ms(turn: Turn) -> int | None:

@@ -6,8 +6,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from chat.errors import sentence_for
-from chat.shown.costs import charge_sentence, usage_of
+from chat.shown.costs import usage_of
+from chat.shown.sentences import charge_sentence, error_sentence
 from chat.turns.closing import can_continue
 from chat.turns.log import Entry, EntryKind
 from history.models import Turn
@@ -65,6 +65,6 @@ def ended_event(turn: Turn, html: str) -> dict[str, Any]:
         "cost_detail": charge_sentence(turn),
         "from_cache": turn.is_from_cache,
         "code": turn.error,
-        "detail": sentence_for(turn.error),
+        "detail": error_sentence(turn),
         "can_continue": can_continue(turn),
     }

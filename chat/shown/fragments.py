@@ -15,12 +15,12 @@ from django.utils.translation import get_language
 from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.attachments.extract import PREVIEW_SIDE_PIXELS
-from chat.errors import sentence_for
 from chat.llm.catalog import find_model
 from chat.llm.difficulty import Route, route_label
 from chat.llm.pricing import read_stamp
 from chat.llm.selection import AUTO
-from chat.shown.costs import charge_sentence, first_token_ms, tokens_per_second
+from chat.shown.costs import first_token_ms, tokens_per_second
+from chat.shown.sentences import charge_sentence, error_sentence
 from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
 from history.models import Turn
@@ -62,7 +62,7 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "text": text,
         "label": _label(turn.model),
         "failed_label": _label(turn.instead_of),
-        "error_sentence": sentence_for(turn.error),
+        "error_sentence": error_sentence(turn),
         "charge_sentence": charge_sentence(turn),
         "time": date_format(asked_at, "TIME_FORMAT"),
         "date_and_time": "" if turn.is_open else date_format(asked_at, "SHORT_DATETIME_FORMAT"),

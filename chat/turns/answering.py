@@ -16,9 +16,10 @@ from django.utils import timezone
 from chat.llm import dispatch
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.pricing import price_of
-from chat.llm.providers.base import Delta, Finish
+from chat.llm.providers.base import Delta, Finish, TokenUsage
 from chat.llm.providers.errors import ProviderError
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
+from chat.models import LanguageModel
 from chat.turns import answer_cache
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
@@ -116,14 +117,32 @@ def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> AsyncGen
     pace = partial(writer.next_tick, live)
     if claimed.cached is not None:
         return answer_cache.stream_cached(claimed.cached, claimed.candidates[0], pace)
-    return dispatch.answer_with_failover(claimed.candidates, replace(claimed.request, pace=pace))
+    request = replace(claimed.request, pace=pace, find_usage=lambda: _find_usage(claimed, live))
+    return dispatch.answer_with_failover(claimed.candidates, request)
+
+
+def _find_usage(claimed: ClaimedTurn, live: LiveText) -> TokenUsage | None:
+    """Return what is believed of the reported usage. It is judged once, as a doubt is logged."""
+    if claimed.started is None or claimed.finish is None:
+        return None
+    if claimed.judged is not claimed.finish:
+        claimed.judged = claimed.finish
+        claimed.usage = believed_usage(
+            claimed.finish,
+            model=claimed.started.candidate.model,
+            messages=claimed.request.messages,
+            max_output=claimed.request.max_output,
+            shown=(live.text, live.reasoning),
+            turn_id=claimed.turn.pk,
+        )
+    return claimed.usage
 
 
 def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> Outcome:
     """Return how the turn ended, by what the asking raised."""
     status, code = _status(claimed, live, error)
     started, finish = claimed.started, claimed.finish
-    model = started.candidate.model if started else None
+    model = started.candidate.model if started else _failed_model(claimed, error)
     ended = Outcome(
         status,
         live.text,
@@ -136,17 +155,13 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     )
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
-    usage = None
-    if model is not None:
-        usage = believed_usage(
-            finish,
-            model=model,
-            messages=claimed.request.messages,
-            max_output=claimed.request.max_output,
-            shown=(ended.answer, ended.reasoning),
-            turn_id=claimed.turn.pk,
-        )
-    return priced_outcome(claimed.turn, ended, model=model, usage=usage)
+    return priced_outcome(claimed.turn, ended, model=model, usage=_find_usage(claimed, live))
+
+
+def _failed_model(claimed: ClaimedTurn, error: BaseException | None) -> LanguageModel | None:
+    """Return the last model that was asked where nobody began to answer."""
+    key = error.model if isinstance(error, ProviderError) else ""
+    return next((one.model for one in claimed.candidates if one.model.key == key), None)
 
 
 def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> tuple[str, str]:

@@ -16,7 +16,8 @@ from chat.errors import SENTENCES
 from chat.llm import dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
-from chat.llm.providers.base import Finish
+from chat.llm.providers.base import Finish, TokenUsage
+from chat.llm.providers.streaming import END_SECONDS
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
 from chat.turns.closing import close_turn
@@ -41,6 +42,8 @@ class ClaimedTurn:
     cached: CachedAnswer | None = None  # the answer that the cache has
     started: AnswerStarted | None = None
     finish: Finish | None = None
+    judged: Finish | None = None  # the last one whose usage was believed or not
+    usage: TokenUsage | None = None  # what is believed of it
     characters: int = 0
     reasoning_since: float | None = None  # time.monotonic() of the first reasoning, until the first text
     reasoning_ms: int = 0
@@ -60,10 +63,17 @@ class ClaimedTurn:
         return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
 
     def stop(self, reason: StopReason) -> None:
-        """Stop asking; what was shown is kept. The first reason holds."""
+        """Stop asking; what was shown is kept. The first reason holds.
+
+        After the finish reason nothing more is written, and the usage has its time: else a stop made hidden reasoning
+        free.
+        """
         if self.stop_reason is None:
             self.stop_reason = reason
-            self.cancel_asking()
+            if self.finish is None:
+                self.cancel_asking()
+            else:
+                asyncio.get_running_loop().call_later(END_SECONDS, self.cancel_asking)
 
     def cancel_asking(self) -> None:
         """Cancel it once: a second time would cut short what it does to clean up."""

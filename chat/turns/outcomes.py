@@ -4,7 +4,9 @@ import logging
 from dataclasses import replace
 
 import msgspec
+from django.utils.translation import gettext_lazy as _
 
+from chat.llm.health.alerts import alert
 from chat.llm.pricing import (
     RESERVE_BYTES_PER_TOKEN,
     SETTLE_BYTES_PER_TOKEN,
@@ -23,6 +25,11 @@ from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
+ABOVE_RESERVATION = _(
+    "An answer of %(model)s cost more than was reserved for it: its price rose, it ignores its limit, or its tokens "
+    "are estimated too low."
+)
+
 
 def cached_outcome(ended: Outcome, model: LanguageModel) -> Outcome:
     """Return the outcome of an answer that came from the cache: it is free, and used no tokens."""
@@ -39,22 +46,23 @@ def priced_outcome(
 ) -> Outcome:
     """Return the outcome priced by what the provider reported and is believed, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing. `model` is who answered, and `price` its price when it
-    began; without one it is the price of when the question was asked, as far as it is known today.
+    What showed nothing and reported nothing costs nothing. `model` is who answered or failed, and `price` its price
+    when it began; without one it is the price of when the question was asked, as far as it is known today.
     """
     usage_source = "provider" if usage else "estimated"
     if usage is None and (ended.answer or ended.reasoning):
         usage = _estimate(turn, ended)
-    if model is None or usage is None:
+    if model is None:
         return msgspec.structs.replace(
             ended, model=turn.model, provider=turn.provider, instead_of="", instead_because=""
         )
+    ended = msgspec.structs.replace(ended, model=model.key, provider=model.provider)
+    if usage is None:
+        return ended
     price = price or price_of(model, turn.created_at)
     reckoning = compute_cost(price, metered_usage(usage))
     return msgspec.structs.replace(
         ended,
-        model=model.key,
-        provider=model.provider,
         input_tokens=usage.input,
         cache_read_tokens=usage.cache_read,
         cache_write_tokens=usage.cache_write,
@@ -81,6 +89,8 @@ def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: Price, c
     fields = {"turn_id": turn.pk, "model": model.key, "provider": model.provider}
     figures = {"cost_micros": cost_micros, "reserved_micros": reserved, "charged_micros": charged}
     logger.warning("Cost above its reservation", extra=fields | figures)
+    sentence = str(ABOVE_RESERVATION) % {"model": model.key}
+    alert(f"{model.provider}:{model.key}:reservation", sentence, **fields, **figures)
     return charged
 
 

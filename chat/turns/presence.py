@@ -2,7 +2,8 @@
 
 Each announces itself every few seconds. When is said by Redis's clock, not by theirs. Before it does anything for a
 turn, a runner boards it, and it leaves a turn that it does not end, or when it is told to stop. Who is still noted when
-another boards has died with the turn on board, or has been silent for as long as that.
+another boards has died with the turn on board, or has been silent for as long as that. A runner whose event loop stood
+still until its leases had run out lives on, but an event of one of its turns may have done that: it is noted, too.
 """
 
 from collections.abc import Sequence
@@ -59,4 +60,12 @@ async def leave_turns(redis: Redis, turn_ids: Sequence[UUID], runner: str) -> No
     async with redis.pipeline(transaction=False) as pipeline:
         for turn_id in turn_ids:
             pipeline.srem(aboard_key(turn_id), runner)
+        await pipeline.execute()
+
+
+async def note_lost(redis: Redis, turn_id: UUID, holder: str) -> None:
+    """Note that a runner which lives lost the turn as if it had died with it. `holder`: a name it never boards with."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.sadd(aboard_key(turn_id), holder)
+        pipeline.expire(aboard_key(turn_id), ABOARD_SECONDS)
         await pipeline.execute()

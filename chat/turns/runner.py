@@ -28,7 +28,15 @@ from chat.turns.answer_cache import decode_answer
 from chat.turns.answering import answer_turn
 from chat.turns.claiming import ClaimedTurn, claim_turn, find_and_claim
 from chat.turns.ending import announce_end, end_log
-from chat.turns.leases import STOP_REQUESTS, Taken, find_holders, stop_key, take_lease, take_lease_and_read_cache
+from chat.turns.leases import (
+    STOP_REQUESTS,
+    Taken,
+    drop_lease,
+    find_holders,
+    stop_key,
+    take_lease,
+    take_lease_and_read_cache,
+)
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
 from chat.turns.queue import GROUP, QUEUE, turn_of
 from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log
@@ -48,8 +56,10 @@ RETRY_SECONDS = 0.5
 RETRY_PAUSES_SECONDS = (0.5, 2, 5)
 """When a turn is tried again after a store was away; after that it is found among those without a lease."""
 DEAD_CONSUMER_MS = 3_600_000
-SUSPECT_SECONDS = 0.1
-"""How often a turn that a runner died with looks whether it may begin."""
+SUSPECT_SECONDS = 0.2
+"""How often a turn that a runner died with looks whether it may begin, and renews its lease."""
+MAX_SUSPECT_SECONDS = 10
+"""How long it waits for another one that stays silent. What would kill its runner later than that is beside others."""
 
 
 class Runner:
@@ -62,7 +72,8 @@ class Runner:
         self._titler = Titler(self._redis)
         self._claimed: dict[UUID, ClaimedTurn] = {}
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
-        self._suspects: set[UUID] = set()  # turns that another runner died with, while they are on board
+        self._suspects: dict[UUID, float] = {}  # turns that another runner died with, on board since when
+        self._blocked_until = 0.0  # when this loop last went on after it had stood still for long
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._stopping = asyncio.Event()
@@ -74,7 +85,13 @@ class Runner:
             writer = group.create_task(self._repeat(self._writer.run))
             loops = [
                 group.create_task(self._repeat(loop))
-                for loop in (self._read_queue, self._reclaim, self._receive_stop_requests, self._announce_presence)
+                for loop in (
+                    self._read_queue,
+                    self._reclaim,
+                    self._receive_stop_requests,
+                    self._announce_presence,
+                    self._notice_blocks,
+                )
             ]
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
@@ -240,19 +257,32 @@ class Runner:
         return await self._run_or_end(turn_id, entry, may_run=deaths < MAX_DEATHS)
 
     async def _take_on_board_alone(self, turn_id: UUID, entry: bytes) -> bool:
-        """Do that once none of the turns that are like it is silent any more: the next death counts for one of them."""
+        """Do that once none of the turns that are like it is silent any more: the next death counts for one of them.
+
+        It waits with a lease, so that nobody else takes or ends it, until somebody wants it to be stopped.
+        """
         await self._leave((turn_id,))
+        holder = f"{self.name}:0"  # before any generation: its own will replace it
         while any(map(self._is_silent, self._suspects)):
-            if await self._is_stopped_within(SUSPECT_SECONDS):
+            taken = await take_lease(self._redis, turn_id, holder)
+            if not taken:
                 return False
-        self._suspects.add(turn_id)
+            if taken == Taken.STOP:
+                break
+            if await self._is_stopped_within(SUSPECT_SECONDS):
+                await drop_lease(self._redis, turn_id, holder)
+                return False
+        self._suspects[turn_id] = monotonic()
         try:
             deaths = await presence.board_turn(self._redis, turn_id, self.name)
             return await self._run_or_end(turn_id, entry, may_run=deaths < MAX_DEATHS)
         finally:
-            self._suspects.discard(turn_id)
+            del self._suspects[turn_id]
 
     def _is_silent(self, turn_id: UUID) -> bool:
+        """Return whether a suspect has shown nothing, and not had its time for it."""
+        if monotonic() - self._suspects[turn_id] > MAX_SUSPECT_SECONDS:
+            return False
         claimed = self._claimed.get(turn_id)
         return claimed is None or claimed.turn.first_token_at is None
 
@@ -305,6 +335,8 @@ class Runner:
                 claimed.stop("request")
             self._writer.open(live)
             if not await answer_turn(claimed, live, self._writer):
+                if live.is_lost and live.renewed_at < self._blocked_until:
+                    await presence.note_lost(self._redis, turn.pk, live.holder)
                 return False
         finally:
             self._writer.close(live)
@@ -363,6 +395,15 @@ class Runner:
         while True:
             await presence.announce_runner(self._redis, self.name)
             await asyncio.sleep(PRESENCE_SECONDS)
+
+    async def _notice_blocks(self) -> None:
+        """Note when this loop stood still for so long that leases may have run out: one of its turns may do that."""
+        while True:
+            since = monotonic()
+            await asyncio.sleep(leases.LEASE_MS / 15_000)
+            if (now := monotonic()) - since > leases.LEASE_MS / 2_000:
+                self._blocked_until = now
+                logger.warning("Runner stood still", extra={"seconds": round(now - since, 1)})
 
     async def _forget_dead_consumers(self) -> None:
         """Remove runners from the group that are long gone and have no entries left."""

@@ -196,7 +196,8 @@ function ended({ turn_id, html }) {
   live.delete(turn_id);
   if (!pending) composer.refuse(""); // "wait for the answer" no longer holds
   const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
-  const note = article.querySelector(".turn-note")?.textContent ?? "";
+  const notes = [...article.querySelectorAll(".turn-note-error"), ...article.querySelectorAll(".turn-note:not(.turn-note-error)")];
+  const note = notes.map((element) => element.textContent.trim()).join(" ");
   announcer.textContent = note || (words ? say("finished", { words: formatNumber(words) }) : say("ended"));
   showWriting();
   if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
@@ -331,7 +332,7 @@ function isOpen(article) {
 }
 
 function adopt(article) {
-  if (isOpen(article)) live.set(article.dataset.turn, new LiveTurn(article, growing));
+  if (isOpen(article)) live.set(article.dataset.turn, new LiveTurn(article, growing, announce));
   else enhance(article);
 }
 
@@ -377,6 +378,10 @@ function becomeKnown() {
   main.dataset.known = "";
   history.replaceState(null, "", `/c/${chatId}/`);
   composer.keepDraftOf(chatId);
+}
+
+function announce(text) {
+  announcer.textContent = text;
 }
 
 function showWriting() {

@@ -4,7 +4,11 @@
 const NEAR = 48; // px
 const jump = document.querySelector("[data-jump]");
 const bar = document.querySelector(".chat-bar");
+const dock = document.querySelector(".dock");
 const page = document.scrollingElement;
+
+// What has the focus must not be behind the dock.
+new ResizeObserver(([{ target }]) => page.style.setProperty("--dock", `${target.offsetHeight}px`)).observe(dock);
 
 let follows = isAtEnd();
 let anchor = null; // the question that must stay in sight

@@ -26,14 +26,17 @@ export class LiveTurn {
   #frame = 0;
   #writer = null;
 
-  /** `onGrowth(change)` wraps whatever makes the article taller. */
-  constructor(article, onGrowth) {
+  /** `onGrowth(change)` wraps whatever makes the article taller; `announce(text)` says it to who cannot see the page. */
+  constructor(article, onGrowth, announce) {
     this.article = article;
     this.id = article.dataset.turn;
     this.onGrowth = onGrowth;
     this.answer = article.querySelector("[data-answer]");
     this.answer.replaceChildren(); // what the server put there comes again, over the socket
-    this.waiting = setTimeout(() => this.#progress(say("waiting")), WAITING);
+    this.waiting = setTimeout(() => {
+      this.#progress(say("waiting"));
+      announce(say("waiting"));
+    }, WAITING);
   }
 
   /** Where to go on: the fields of a `turn.watch`. */
@@ -112,6 +115,7 @@ export class LiveTurn {
 
   #think(text) {
     this.article.querySelector("[data-reasoning]").hidden = false;
+    this.#progress(""); // its title says that the model thinks
     const node = this.article.querySelector("[data-reasoning-text]");
     if (node.firstChild) node.firstChild.appendData(text);
     else node.append(text);

@@ -36,7 +36,7 @@ class Case:
     """What a provider sends: `reads` one after another, and then the connection's `ending`.
 
     It may be closed, reset, left open, or go on with `dribble` for ever. `answer` is what a person reads where nothing
-    was lost or made up; None where nobody can say that. A healthy one stands for the other turns.
+    was lost or made up; None where nobody can say that.
     """
 
     provider: str
@@ -45,7 +45,6 @@ class Case:
     ending: Literal["close", "reset", "open", "dribble"] = "close"
     dribble: bytes = b""
     answer: str | None = None
-    is_healthy: bool = False
 
     @property
     def is_slow(self) -> bool:
@@ -75,30 +74,13 @@ class Event:
     data: Any
 
 
-# --- What is sent where everything is well ----------------------------------------------------------------------------
-
-
-def deepseek(script: Script) -> list[bytes]:
-    """OpenAI's format, with the cache's hits and misses beside the tokens of the prompt."""
-
-    def spoken(event: bytes) -> bytes:
-        data = event.removeprefix(b"data: ").strip()
-        if not data.startswith(b"{") or b'"usage": {' not in data:
-            return event
-        chunk = json.loads(data)
-        counts = chunk["usage"]
-        hit = counts.pop("prompt_tokens_details")["cached_tokens"]
-        counts |= {"prompt_cache_hit_tokens": hit, "prompt_cache_miss_tokens": counts["prompt_tokens"] - hit}
-        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
-
-    return [b": keep-alive\n\n", *map(spoken, transcripts.openai(script))]
-
+# --- What is said where everything is well ----------------------------------------------------------------------------
 
 SPEAKERS: dict[str, Callable[[Script], list[bytes]]] = {
     "openai": transcripts.openai,
     "anthropic": transcripts.anthropic,
     "gemini": transcripts.gemini,
-    "deepseek": deepseek,
+    "deepseek": transcripts.deepseek,
 }
 ERRORS: dict[str, tuple[Any, ...]] = {
     "openai": tuple(

@@ -40,8 +40,19 @@ def elsewhere(happen: Callable[[], Any]) -> None:
     thread.join()
 
 
+class Gone:
+    """In place of a client of a runner that was killed: who still uses it is cancelled."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise asyncio.CancelledError
+
+
 def kill(runner: Runner, running: "asyncio.Task[None]") -> None:
-    """End a runner of this loop as kill -9 would: wherever its turns are, they write nothing more, to no store."""
+    """End a runner of this loop as kill -9 would: wherever its turns are, they write nothing more, to no store.
+
+    Before Python 3.12 redis-py loses a cancellation now and then, and a loop would go on.
+    """
+    runner._redis = Gone()  # type: ignore[assignment]
     for task in (*runner._tasks.values(), running):
         task.cancel()
 

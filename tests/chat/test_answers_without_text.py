@@ -1,6 +1,7 @@
 """Answers that are none: the model declines, calls a tool, or ends without a word. Each says so, everywhere."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -13,7 +14,7 @@ from redis.asyncio import Redis
 
 from accounts.api.views import tokens_for
 from accounts.models import User
-from chat.errors import SENTENCES
+from chat.errors import OTHER_WAYS, SENTENCES
 from chat.llm.catalog import Candidate
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk
 from chat.llm.providers.base import Message, ModelRequest, Provider, Stream
@@ -21,7 +22,14 @@ from chat.llm.providers.http import close_session
 from chat.llm.title_generation import make_title
 from chat.models import LanguageModel
 from chat.provider_registry import KNOWN_PROVIDERS
-from chat.shown.costs import CHARGED_FOR_READING, CHARGED_FOR_WORK
+from chat.shown.fragments import turn_html
+from chat.shown.sentences import (
+    CHARGED_FOR_READING,
+    CHARGED_FOR_WORK,
+    CHARGED_MORE,
+    CHARGED_NOTHING,
+    error_sentence,
+)
 from chat.turns.answer_cache import cache_keys
 from chat.turns.closing import can_continue
 from chat.turns.prompts import fit_prompt
@@ -148,6 +156,11 @@ async def test_the_words_of_a_refusal_are_its_text(transport: str):
     assert found.text == "I would rather not."
 
 
+async def test_the_words_of_a_refusal_after_text_are_a_paragraph_of_their_own(transport: str):
+    said = chat({"content": "Hola"}, {"content": "."}, {"refusal": "I would "}, {"refusal": "rather not."}, end="stop")
+    assert (await read_from("openai", transport, *said)).text == "Hola.\n\nI would rather not."
+
+
 async def test_a_question_that_gemini_blocks_is_filtered_whatever_the_reason(transport: str):
     found = await read_from("gemini", transport, {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}})
     assert (found.text, found.finish, found.error) == ("", "content_filter", "")
@@ -267,7 +280,7 @@ async def test_the_api_gives_a_code_and_explains_the_charge(ana: User, runner: R
         body = {"text": script, "model": "scripted", "turn_id": str(new_id())}
         answer = await AsyncClient().post(path, json.dumps(body), content_type="application/json", headers=headers)
         turn = json.loads(b"".join([part async for part in answer.streaming_content]))
-        assert turn["error"] == {"code": code, "detail": said(SENTENCES[code])}
+        assert turn["error"] == {"code": code, "detail": said(OTHER_WAYS.get(code, SENTENCES[code]))}
         assert (turn["status"] != "completed", turn["cost_detail"]) == (True, said(charged))
         body["stream"] = True
         stream = await AsyncClient().post(path, json.dumps(body), content_type="application/json", headers=headers)
@@ -288,6 +301,7 @@ async def test_the_socket_gives_a_code_and_explains_the_charge(ana: User, runner
     assert end["cost_detail"] == said(CHARGED_FOR_READING, "es")
 
 
+CHARGES = (CHARGED_FOR_READING, CHARGED_FOR_WORK, CHARGED_NOTHING, CHARGED_MORE)
 CHARGED = {"status": "failed", "cost_micros": 16, "input_tokens": 10, "output_tokens": 3, "usage_source": "provider"}
 
 
@@ -297,7 +311,13 @@ CHARGED = {"status": "failed", "cost_micros": 16, "input_tokens": 10, "output_to
         (CHARGED | {"error": "empty_answer"}, CHARGED_FOR_WORK, {"again"}),
         (CHARGED | {"error": "empty_answer", "output_tokens": 0}, CHARGED_FOR_READING, {"again"}),
         (CHARGED | {"error": "thought_too_long", "finish_reason": "length"}, CHARGED_FOR_WORK, {"again"}),
-        (CHARGED | {"error": "tool_call", "cost_micros": 0}, "", {"again"}),  # of a model that is free
+        (CHARGED | {"error": "tool_call", "cost_micros": 0}, CHARGED_NOTHING, {"again"}),  # of a model that is free
+        ({"error": "overloaded", "status": "failed"}, CHARGED_NOTHING, {"again"}),
+        (
+            CHARGED | {"error": "refusal", "answer": "No.", "max_cost_micros": 15},
+            CHARGED_MORE,
+            {"again", "copy-answer"},
+        ),
         (CHARGED | {"error": "refusal", "status": "interrupted", "answer": "No."}, "", {"again", "copy-answer"}),
         (CHARGED | {"error": "tool_call", "status": "interrupted", "answer": "So."}, "", {"again", "copy-answer"}),
     ],
@@ -313,11 +333,39 @@ def test_the_page_says_what_happened_and_what_was_paid_for(
     browser = Client()
     browser.force_login(ana)
     page = browser.get(f"/c/{conversation.pk}/").text
-    assert said(SENTENCES[fields["error"]]) in page
+    assert said(OTHER_WAYS.get(fields["error"], SENTENCES[fields["error"]])) in page
     assert fields.get("answer", "") in page
     assert "greatest length" not in page
-    paid_for = {charge for charge in (CHARGED_FOR_READING, CHARGED_FOR_WORK) if said(charge) in page}
+    paid_for = {charge for charge in CHARGES if said(charge) in page}
     assert paid_for == ({sentence} if sentence else set())
     offered = {name for name in ("again", "copy-answer") if f"data-{name}\n" in page or f"data-{name}>" in page}
     assert offered == buttons
     assert "Go on where you stopped" not in page
+
+
+@pytest.mark.parametrize("error", ["truncated", "runner_lost"])
+def test_only_an_answer_that_can_go_on_says_so(error: str):
+    with translation.override("en"):
+        assert error_sentence(Turn(status="interrupted", answer="So.", error=error)) == SENTENCES[error]
+        for answer in ("", " "):
+            assert error_sentence(Turn(status="failed", answer=answer, error=error)) == OTHER_WAYS[error]
+
+
+def test_less_effort_is_advised_only_where_there_are_levels(catalog: None):
+    turn = Turn(status="failed", error="thought_too_long", model="scripted")
+    with translation.override("en"):
+        assert error_sentence(turn) == OTHER_WAYS["thought_too_long"]
+        model = LanguageModel.objects.get(key="scripted")
+        model.efforts = "low high"
+        model.save()
+        assert error_sentence(turn) == SENTENCES["thought_too_long"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [({}, "Stopped before anything was written."), ({"answer": "So."}, "Stopped. What was written is kept.")],
+)
+def test_a_stop_says_whether_something_was_kept(fields: dict[str, str], sentence: str):
+    with translation.override("en"):
+        html = turn_html(Turn(pk=new_id(), status="stopped", question="Why?", **fields))
+    assert [said.strip() for said in re.findall(r"Stopped[^<]*", html)] == [sentence]

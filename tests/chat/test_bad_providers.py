@@ -45,16 +45,18 @@ HEALTHY_EVERY = 10
 """After so many cases comes a turn whose provider is well."""
 LOOKED_AT_EVERY = 20
 """One turn of so many is looked at on its page and by the API."""
-SILENCE_SECONDS = 3.0
-LOADING_SECONDS = 3.0
-LONGEST_SECONDS = 8.0
+SILENCE_SECONDS = 5.0
+LOADING_SECONDS = 5.0
+LONGEST_SECONDS = 12.0
 PATIENCE_SECONDS = 15.0
 """How much later than the longest answer a turn may be closed, on a busy machine."""
 
 OURS = {"internal_error", "queue_timeout", "runner_lost", "given_up"}
 """Codes of what goes wrong on our side: nothing that a provider sends may lead to one."""
 LOGGED_ERRORS = {"Operator needed", "An SDK broke"}
-"""Any other error in the log is one of ours."""
+"""Any other error in the log is one of ours, but for GARBAGE."""
+GARBAGE = "aclose(): asynchronous generator is already running"
+"""What asyncio logs at times: the SDKs leave the generators of a stream that broke to the garbage collector."""
 
 serial = itertools.count()
 
@@ -84,9 +86,16 @@ class Asked:
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 async def test_nothing_that_a_provider_sends_harms_its_turn_or_another(
-    redis: Redis, runner: Runner, carla: User, settings: Settings, caplog: pytest.LogCaptureFixture
+    redis: Redis,
+    runner: Runner,
+    carla: User,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     caplog.set_level(logging.INFO)
+    console = next(handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler)
+    monkeypatch.setattr(console, "level", logging.CRITICAL)  # what is expected is thousands of lines long
     settings.FIRST_TOKEN_SECONDS = settings.STALL_SECONDS = SILENCE_SECONDS
     settings.LOADING_SECONDS = LOADING_SECONDS
     settings.TURN_SECONDS = LONGEST_SECONDS
@@ -151,7 +160,7 @@ def healthy(transport: str) -> Case:
     script = Script(text=tuple(f"word{number} " for number in range(20)), usage=(12, 40, 0, 0, 0))
     [response] = whole(SPEAKERS[provider](script), every=100)
     reads = tuple(response[at : at + 100] for at in range(0, len(response), 100))
-    return Case(provider, transport, reads, answer="".join(script.text), is_healthy=True)
+    return Case(provider, transport, reads, answer="".join(script.text))
 
 
 @dataclass
@@ -215,8 +224,9 @@ class Trial:
         formatter = JsonFormatter()
         for record in self.caplog.records:
             line = formatter.format(record)
-            is_ours = record.levelno >= logging.ERROR and record.getMessage() not in LOGGED_ERRORS
-            if is_ours or record.exc_info or SAID in line or SECRET in line:
+            is_error = record.levelno >= logging.ERROR and record.getMessage() not in LOGGED_ERRORS
+            is_ours = (is_error or record.exc_info) and GARBAGE not in line
+            if is_ours or SAID in line or SECRET in line:
                 yield f"logged {line[:300]} … {line[-700:]}"
         self.caplog.clear()
 

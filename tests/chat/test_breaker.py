@@ -305,26 +305,24 @@ def test_what_may_be_the_questions_fault(error: ProviderError, may_be: bool):
     assert may_be_the_questions(error) == may_be
 
 
-async def test_a_question_that_fails_again_and_again_opens_nothing(ours: Breakers):
-    await tell(ours, *["failure"] * 20, asked=("question", "conversation"))
-    await tell(ours, *["failure"] * 20, asked=("question", "another conversation"))
-    await tell(ours, *["failure"] * 20, asked=("another question", "conversation"))
+async def test_what_fails_again_and_again_for_one_person_opens_nothing(ours: Breakers):
+    await tell(ours, *["failure"] * 20, asker="carla")
     assert await opened(ours) is None
     await tell(ours, *["failure"] * 4)
     assert await opened(ours) is not None  # it was one of five
 
 
-async def test_a_question_that_fails_while_others_are_answered_opens_nothing(ours: Breakers):
+async def test_what_fails_for_one_person_while_others_are_answered_opens_nothing(ours: Breakers):
     for _ in range(20):
-        await tell(ours, "failure", asked=("question", "conversation"))
+        await tell(ours, "failure", asker="carla")
         await tell(ours, "success")
     assert await opened(ours) is None
 
 
-async def test_five_questions_that_fail_open_it(ours: Breakers):
+async def test_what_fails_for_five_people_opens_it(ours: Breakers):
     for number in range(5):
         assert await opened(ours) is None
-        await tell(ours, "failure", asked=(f"question {number}", f"conversation {number}"))
+        await tell(ours, "failure", asker=f"person {number}")
     assert await opened(ours) is not None
 
 
@@ -336,14 +334,14 @@ async def test_what_the_probe_confirms_is_no_questions_fault(
     ours: Breakers, redis: Redis, code: str, seconds_ago: float, opens: bool
 ):
     await in_thread(save_probe, "openai", Probe(code, time.time() - seconds_ago))
-    await tell(ours, *["failure"] * 5, asked=("question", "conversation"))
+    await tell(ours, *["failure"] * 5, asker="carla")
     assert (await opened(ours) is not None) == opens
 
 
-async def test_a_refusal_that_a_second_question_meets_opens_it(ours: Breakers):
-    await tell(ours, *["unusable"] * 3, asked=("question", "conversation"), code="permission")
+async def test_a_refusal_that_a_second_person_meets_opens_it(ours: Breakers):
+    await tell(ours, *["unusable"] * 3, asker="carla", code="permission")
     assert await opened(ours) is None
-    await tell(ours, "unusable", asked=("another", "elsewhere"), code="permission")
+    await tell(ours, "unusable", asker="ana", code="permission")
     assert (await seen(ours)).code == "permission"
 
 

@@ -370,8 +370,9 @@ def test_output_beyond_the_cap_is_the_operators_to_pay(
     assert (found.output_tokens, found.usage_source) == (5 * turn.max_output, "provider")
     assert found.cost_micros == turn.max_cost_micros == reservation_of(turn).amount_micros
     assert read_stamp(found.price).provider_micros == turn.input_tokens + 2 * 5 * turn.max_output
-    [record] = caplog.records
+    record, needed = caplog.records[:2]
     assert (record.levelno, record.message) == (logging.WARNING, "Cost above its reservation")
+    assert (needed.message, needed.subject) == ("Operator needed", "scripted:scripted:reservation")
     assert record.charged_micros == record.reserved_micros < record.cost_micros
 
 

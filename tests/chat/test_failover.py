@@ -103,3 +103,16 @@ async def test_a_model_that_was_named_is_never_replaced(
     await in_thread(offer_two, offer, "status-500", "fake-3t-0ms")
     turn = await answered(carla, model="status-500")
     assert (turn.status, turn.error, turn.instead_of, turn.cost_micros) == ("failed", "overloaded", "", None)
+    assert (turn.model, turn.provider) == ("status-500", "compatible")
+
+
+async def test_when_all_fail_the_page_names_who_was_asked_last(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, catalog: None
+):
+    await in_thread(offer_two, offer, "status-500", "status-502")
+    turn = await answered(carla)
+    assert (turn.status, turn.model, turn.provider, turn.instead_of) == ("failed", "status-502", "compatible", "")
+    html = await in_thread(html_in, "en", turn)
+    assert "Auto → <bdi>Second</bdi>" in html
+    assert "Answered by" not in html
+    assert "Nothing was charged." in html

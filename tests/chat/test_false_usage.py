@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing.models import Reservation, UsageRecord
+from chat.llm.health.counters import read_counts, tally_of
 from chat.llm.providers import sdk
 from chat.models import LanguageModel
 from chat.turns import log
@@ -120,6 +121,9 @@ async def test_one_event_of_megabytes_ends_at_the_cap(
     redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
 ):
     turn = await answer(ana, family, settings, LONG)
+    if transport == "sdk":  # it would read so long that no other answer is
+        assert (turn.status, turn.error, turn.cost_micros) == ("failed", "bad_response", None)
+        return
     assert (turn.status, turn.finish_reason, turn.usage_source) == ("completed", "length", "estimated")
     assert (len(turn.answer), turn.output_tokens) == (32 * CAP, CAP)
     await assert_paid(turn)
@@ -145,13 +149,68 @@ async def test_a_turn_with_a_false_count_can_be_stopped(
     chunk = json.dumps({"choices": [{"delta": {"content": "hola"}}], "usage": false})
     async with answering(STREAM + b"data: " + chunk.encode() + b"\n\n", b"", pause_seconds=20) as raw:
         settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
-        turn = await aask(ana, "hola", model="told")
-
-        async def is_shown() -> bool:
-            return bool(log.replay(await log.read_log(redis, turn.pk)).text)
-
-        await eventually(is_shown)
-        await stop_turn(await in_thread(saved, turn))
-        turn = await closed(turn)
+        turn = await stopped_when_shown(redis, ana)
     assert (turn.status, turn.answer, turn.usage_source) == ("stopped", "hola", "estimated")
     await assert_paid(turn)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:1], ids=["openai"], indirect=True)
+async def test_a_stop_while_usage_is_awaited_does_not_make_reasoning_free(
+    redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
+):
+    await in_thread(LanguageModel.objects.update, reasons=True)
+    *events, usage, done = family.speak(replace(Script(), usage=(40, 900, 0, 0, 890)))
+    pieces = (STREAM + b"".join(events), usage + done)
+    async with provider_of(family, settings, *pieces, pause_seconds=1.2):
+        turn = await stopped_when_shown(redis, ana)
+    assert (turn.status, turn.answer, turn.usage_source) == ("completed", "".join(Script().text), "provider")
+    assert turn.cost_micros == 40 + 2 * 900
+    await assert_paid(turn)
+
+
+@pytest.mark.parametrize("family", FAMILIES[2:3], ids=["gemini"], indirect=True)
+async def test_who_says_with_each_event_why_it_ended_is_stopped_all_the_same(
+    redis: Redis, runner: Runner, ana: User, family: Family, transport: str, settings: Settings
+):
+    text = {"content": {"parts": [{"text": "palabra "}]}, "finishReason": "STOP"}
+    event = b"data: " + json.dumps({"candidates": [text]}).encode() + b"\n\n"
+    async with provider_of(family, settings, STREAM, *[event] * 300, pause_seconds=0.1):
+        turn = await stopped_when_shown(redis, ana)
+    assert turn.status == "stopped"
+    await assert_paid(turn)
+
+
+async def stopped_when_shown(redis: Redis, user: User) -> Turn:
+    """Ask, stop as soon as there is a text, and return the turn when it is closed."""
+    turn = await aask(user, "hola", model="told")
+
+    async def is_shown() -> bool:
+        return bool(log.replay(await log.read_log(redis, turn.pk)).text)
+
+    await eventually(is_shown)
+    await stop_turn(await in_thread(saved, turn))
+    return await closed(turn)
+
+
+async def test_a_false_count_is_no_speed_and_ends_no_answer(
+    redis: Redis, runner: Runner, ana: User, settings: Settings, offer: Offer
+):
+    """Speeds are shown to everybody; and a number of 309 digits is more than a float holds."""
+    await in_thread(offer, "told")
+    chunk = json.dumps({"choices": [{"delta": {"content": "palabra " * 30}}]}).encode()
+    for written in (3_000_000_000, int("9" * 309), 60):
+        usage = {"prompt_tokens": 50, "completion_tokens": written}
+        end = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}).encode()
+        pieces = (STREAM + b"data: " + chunk + b"\n\n", b"data: " + end + b"\n\ndata: [DONE]\n\n")
+        async with answering(*pieces, pause_seconds=0.3) as raw:
+            settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
+            turn = await closed(await aask(ana, "hola", model="told"))
+        assert (turn.status, turn.error) == ("completed", "")
+
+    async def are_counted() -> bool:
+        counts = await in_thread(read_counts)
+        told = tally_of(counts.slots, "compatible", "told")
+        assert told.tokens_per_second is None or told.tokens_per_second < 60 / 0.2
+        return (told.ok, sum(told.speed.values())) == (3, 1)
+
+    await eventually(are_counted)

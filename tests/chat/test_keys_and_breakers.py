@@ -119,11 +119,11 @@ async def test_a_key_that_is_refused_is_followed_by_the_next_and_not_asked_again
     assert doorman.asked == ["sk-401", *["sk-good"] * 3]
 
 
-async def test_a_key_without_rights_is_asked_for_one_question_more(doorman: Doorman):
-    """The first one may be what a filter in front of the model refused."""
+async def test_a_key_without_rights_is_asked_until_a_second_person_meets_it(doorman: Doorman):
+    """The first one may have asked what a filter in front of the model refuses."""
     served = candidate(doorman.url, "m", "sk-403", "sk-good")
-    for question in ("one", "one", "two", "three"):
-        assert (await answer(served, question=question))[1] == "hi"
+    for person in ("carla", "carla", "ana", "bo"):
+        assert (await answer(served, end_user=person))[1] == "hi"
     assert doorman.asked == [*["sk-403", "sk-good"] * 3, "sk-good"]
 
 
@@ -233,14 +233,17 @@ def hasty(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("name", POISON)
-async def test_one_persons_question_takes_a_model_from_nobody(
+async def test_one_persons_questions_take_a_model_from_nobody(
     redis: Redis, provider: FakeProvider, hasty: None, name: str
 ):
-    """Whether it is asked again in one conversation, as a follow-up, or in new ones."""
-    model = candidate(provider.url, name)
-    for number in range(6):
-        assert (await answer(model, end_user="carla", cache_key=f"conversation {number}"))[2]
-        assert (await answer(model, end_user="carla", cache_key="conversation 0", question=f"and {number}?"))[2]
+    """And who asks them is answered by the next candidate."""
+    model, next_one = candidate(provider.url, name), candidate(provider.url, "fake-2t-0ms-f0")
+    for number in range(1, 13):
+        started, text, _ = await answer(
+            model, next_one, end_user="carla", cache_key=f"conversation {number}", question=f"and {number}?"
+        )
+        assert started.candidate is model or text == "t0 t1 "
+        assert asked(provider).count(name) <= 2 * number
         assert await redis.hlen(OPEN_BREAKERS) == 0
 
 
@@ -378,6 +381,19 @@ async def test_a_provider_that_sends_us_elsewhere_is_an_alert_and_is_left_alone(
 
     [alert] = await eventually(told)
     assert alert.subject == f"compatible:redirected:{api_key_digest('sk-307')}"
+
+
+async def test_a_refusal_is_an_alert_when_a_second_person_meets_it(doorman: Doorman):
+    def told() -> list[str]:
+        alerts._thread.submit(lambda: None).result()
+        return [alert.subject for alert in alerts.list_alerts()]
+
+    served = candidate(doorman.url, "m", "sk-403")
+    for question in ("one", "two", "three"):
+        await answer(served, end_user="carla", question=question)
+    assert told() == []
+    await answer(served, end_user="ana")
+    assert told() == [f"compatible:m:permission:{api_key_digest('sk-403')}"]
 
 
 async def test_an_overloaded_provider_is_no_alert(redis: Redis, provider: FakeProvider):

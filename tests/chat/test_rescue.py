@@ -1,6 +1,7 @@
 """A turn whose runner died: run again if nothing was shown, else closed with what its log says."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ from chat.turns.outcomes import priced_outcome
 from chat.turns.queue import GROUP, QUEUE
 from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log
 from chat.turns.runner import Runner
+from chat.turns.stopping import stop_turn
+from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import progress
 from history.models import Turn, new_id
@@ -34,7 +37,7 @@ from history.progress import Outcome
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
-from tests.chat.dying import kill
+from tests.chat.dying import elsewhere, kill
 from tests.chat.test_stamps import SCRIPTED, edit
 from tests.chat.writing import follow
 
@@ -395,6 +398,93 @@ async def test_a_question_that_kills_its_runners_is_given_up_and_those_beside_it
     assert (asked.count("poison"), died) == (2, 3)
     assert await eventually(lambda: in_thread(alert_of_given_up))
     assert (await in_thread(reservation_of, poison)).state == Reservation.State.RELEASED
+
+
+async def test_a_question_that_blocks_its_runners_is_given_up_and_those_beside_it_are_answered(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    """The runner stands still for longer than its leases last, and another takes its turns: twice."""
+    asked: list[str] = []
+    turns: list[Turn] = []
+
+    def take_all() -> None:
+        for turn in map(saved, turns):
+            if turn.is_open and progress.claim(turn):
+                sync_redis().set(leases.lease_key(turn.pk), f"other:{turn.gen}", px=leases.LEASE_MS)
+
+    async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+        question = request.messages[-1].text
+        asked.append(question)
+        await asyncio.sleep(0.2)
+        if question == "poison":
+            time.sleep(0.5)  # noqa: ASYNC251
+            elsewhere(take_all)
+        await asyncio.sleep(0.2)
+        yield Delta(question)
+        yield Finish("stop", None)
+
+    monkeypatch.setitem(ADAPTERS, "scripted", stream)
+    monkeypatch.setattr(writer_module, "LEASE_MS", leases.LEASE_MS)
+    monkeypatch.setattr(writer_module, "RENEW_SECONDS", 0.1)
+    turns += [await aask(carla, question) for question in ("healthy 0", "poison", "healthy 1")]
+    async with running():
+        found = [await closed(turn) for turn in turns]
+    assert [turn.status for turn in found] == ["completed", "failed", "completed"]
+    assert found[1].error == "given_up"
+    assert asked.count("poison") == 2
+    assert asked.count("healthy 0") > 1  # it was lost, too
+
+
+async def silent_suspects(carla: User, die: Die) -> list[Turn]:
+    """Return two turns that a runner died with, and that will be silent for a minute."""
+    return [await die(await aask(carla, "wait:60 say:hola")) for _ in range(2)]
+
+
+async def generations(turns: list[Turn]) -> list[int]:
+    return sorted([(await in_thread(saved, turn)).gen for turn in turns])
+
+
+async def test_a_silent_turn_that_a_runner_died_with_keeps_another_waiting_for_a_short_time(
+    redis: Redis, carla: User, die: Die, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner_module, "MAX_SUSPECT_SECONDS", 0.5)
+    turns = await silent_suspects(carla, die)
+
+    async def are_both_run() -> bool:
+        return await generations(turns) == [2, 2]
+
+    async with running():
+        await eventually(are_both_run)
+        for turn in turns:
+            await stop_turn(await in_thread(saved, turn))
+            assert (await closed(turn)).status == "stopped"
+
+
+async def test_a_turn_that_waits_for_another_has_a_lease_and_is_stopped_at_once(
+    redis: Redis, carla: User, die: Die, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner_module, "MAX_SUSPECT_SECONDS", 60)
+    monkeypatch.setattr(runner_module, "SUSPECT_SECONDS", 0.05)
+    turns = await silent_suspects(carla, die)
+
+    async def is_one_run() -> bool:
+        return await generations(turns) == [1, 2]
+
+    async def have_leases() -> bool:
+        return len(await leases.find_holders(redis, [turn.pk for turn in turns])) == 2
+
+    async with running() as runner:
+        await eventually(is_one_run)
+        await asyncio.sleep(2 * leases.LEASE_MS / 1_000)
+        await eventually(have_leases)
+        [waiting, other] = sorted([await in_thread(saved, turn) for turn in turns], key=lambda turn: turn.gen)
+        aboard = await redis.smembers(presence.aboard_key(waiting.pk))
+        assert runner.name.encode() not in aboard  # if it dies now, that was not with this turn
+        await stop_turn(waiting)
+        assert (await closed(waiting)).status == "stopped"
+        assert (await in_thread(saved, other)).is_open
+        await stop_turn(other)
+        assert (await closed(other)).status == "stopped"
 
 
 async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User, die: Die):

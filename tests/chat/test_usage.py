@@ -126,8 +126,9 @@ def test_what_is_not_believed_is_logged_in_numbers_and_no_words(caplog: pytest.L
     finish = Finish("stop", TokenUsage(20, 9 * 10**18))
     common = {"model": model, "messages": ASKED, "max_output": CAP, "shown": (ANSWER, "")}
     assert believed_usage(finish, **common, turn_id="t") is None
-    [record] = caplog.records
+    record, needed = caplog.records[:2]
     assert (record.levelno, record.message) == (logging.WARNING, "Usage not believed")
+    assert (needed.message, needed.subject) == ("Operator needed", "openai:m:usage")
     logged = vars(record)
     assert (logged["turn_id"], logged["model"], logged["provider"]) == ("t", "m", "openai")
     assert (logged["doubt"], logged["reported"]) == ("output_above_cap", "(20, 9000000000000000000, 0, 0, 0)")

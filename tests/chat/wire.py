@@ -1,6 +1,7 @@
 """A provider that answers with the very bytes a test gives it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,17 +19,31 @@ class RawProvider:
 
 
 @asynccontextmanager
-async def answering(*pieces: bytes, pause_seconds: float = 0.0) -> AsyncIterator[RawProvider]:
-    """Serve on the loopback interface: to every request these pieces, with a pause between them, and the end."""
+async def answering(*pieces: bytes, pause_seconds: float = 0.0, stays_open: bool = False) -> AsyncIterator[RawProvider]:
+    """Serve on the loopback interface: to every request these pieces, with a pause between them, and the end.
+
+    A connection that stays open may bring more requests.
+    """
     is_over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raw.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await answer(reader, writer)
+                if not stays_open:
+                    break
+        writer.close()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        raw.heads.append(head)
+        if stays_open:
+            [length] = re.findall(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length))
         for piece in raw.pieces:
             writer.write(piece)
             with suppress(TimeoutError):
                 await asyncio.wait_for(is_over.wait(), pause_seconds)
-        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     raw = RawProvider(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", pieces)

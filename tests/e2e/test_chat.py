@@ -161,12 +161,21 @@ async def test_the_allowance_moves(tab: Tab) -> None:
 
 async def test_reasoning_is_there_for_whoever_opens_it(tab: Tab) -> None:
     await tab.page.goto("/")
+    await tab.page.evaluate(
+        """() => {
+          const seen = (name) => document.querySelector(name)?.hidden === false;
+          window.signs = 0;
+          new MutationObserver(() => (signs += seen("[data-reasoning]") && seen("[data-progress]")))
+            .observe(document.querySelector("[data-turns]"), { childList: true, subtree: true, attributes: true });
+        }"""
+    )
     await tab.ask("Think.", "fake-60t-20ms-r20")
     reasoning = tab.last.locator("[data-reasoning]")
     await expect(reasoning).to_be_visible()
     await reasoning.locator("summary").click()
     await tab.finished()
     await expect(tab.last.locator("[data-reasoning-text]")).to_contain_text("r0 r1 r2")
+    assert await tab.page.evaluate("signs") == 0, "“Thinking…” and “Writing…” at once"
 
 
 async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> None:
@@ -274,6 +283,13 @@ async def test_what_is_said_aloud_is_the_state_and_not_the_tokens(tab: Tab) -> N
     await tab.finished()
     assert await tab.page.evaluate("said") == ["Writing the answer.", "The answer is complete: 60 words."]
     assert await tab.last.locator("[data-answer]").evaluate("node => node.closest('[aria-live], [role=log]')") is None
+
+
+async def test_the_meter_writes_a_number_as_it_does_after_a_reload(tab: Tab) -> None:
+    await tab.page.goto("/")
+    written = "number => import('words').then(({ formatNumber }) => formatNumber(number, 1))"
+    for number, text in ((0, "0"), (2, "2"), (2.04, "2.0"), (0.704, "0.7"), (1234.56, "1,234.6")):
+        assert await tab.page.evaluate(written, number) == text
 
 
 async def test_copying_gives_the_source(tab: Tab) -> None:

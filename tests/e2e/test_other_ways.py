@@ -11,6 +11,16 @@ from tests.fakes.proxy import CuttingProxy
 UNICODE = "fake-600t-10ms-unicode"
 
 # The field's ring is drawn by its box.
+FOCUS_BEHIND_THE_DOCK = """
+() => [...document.querySelectorAll(".turn-foot :is(button, summary)")].filter(one => one.offsetHeight).map(one => {
+  scrollBy(0, one.getBoundingClientRect().bottom - innerHeight + 10);
+  one.focus();
+  const found = one.getBoundingClientRect().bottom <= document.querySelector(".dock").getBoundingClientRect().top;
+  one.blur();
+  return found;
+})
+"""
+"""Scroll each button to where the dock is, and return whether it is above that once it has the focus."""
 HAS_RING = """
 () => {
   const element = document.activeElement.closest("[data-text]")?.parentElement ?? document.activeElement;
@@ -108,6 +118,18 @@ async def test_with_the_keyboard_alone(tab: Tab) -> None:
         seen.append(await page.evaluate("document.activeElement.className"))
         assert await page.evaluate(HAS_RING), seen[-1]
     assert {"skip-link", "conversation-link"} <= {name.split()[0] for name in seen if name}
+
+
+async def test_on_a_phone_what_has_the_focus_is_not_behind_the_composer(tab: Tab) -> None:
+    page = tab.page
+    await page.set_viewport_size({"width": 320, "height": 568})
+    await page.emulate_media(reduced_motion="reduce")
+    await page.goto("/")
+    await tab.ask("uno dos " * 60, "fake-60t-20ms-r20")
+    await tab.finished()
+    seen = await page.evaluate(FOCUS_BEHIND_THE_DOCK)
+    assert seen
+    assert all(seen)
 
 
 async def test_escape_closes_the_menu_before_it_stops_the_answer(tab: Tab) -> None:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from tests.e2e.browsing import OPEN, Person, Tab
 from tests.fakes.proxy import CuttingProxy
@@ -111,6 +111,22 @@ async def test_a_provider_that_fails_says_so_in_its_place(tab: Tab) -> None:
     turn = await tab.finished("failed")
     await expect(turn.locator(".turn-note-error")).to_contain_text("try another model")
     await expect(turn.get_by_role("button", name="Ask again")).to_be_visible()
+
+
+async def test_what_failed_is_said_aloud_before_any_other_note(tab: Tab) -> None:
+    def add_note(message: str | bytes) -> str | bytes:
+        error = '<p class=\\"turn-note turn-note-error\\">'
+        return str(message).replace(error, f'<p class=\\"turn-note\\">A note.</p>{error}')
+
+    def relay(page_side: WebSocketRoute) -> None:
+        page_side.connect_to_server().on_message(lambda message: page_side.send(add_note(message)))
+
+    await tab.page.route_web_socket(re.compile("/ws/"), relay)
+    await tab.page.goto("/")
+    await tab.ask("Hello?", "status-503")
+    await tab.finished("failed")
+    await expect(tab.last.locator(".turn-note")).to_have_count(2)
+    await expect(tab.page.locator("[data-announce]")).to_have_text(re.compile("overloaded.* A note."))
 
 
 async def test_what_is_somebody_elses_looks_as_if_it_were_not_there(tab: Tab, crowd: list[Person]) -> None:

@@ -127,7 +127,10 @@ class Counts:
 def success_fields(
     model: LanguageModel, usage: TokenUsage | None, first_seconds: float, streaming_seconds: float
 ) -> tuple[str, ...]:
-    """Return the fields to count for an answer: the time to its first token, and its speed after that."""
+    """Return the fields to count for an answer: the time to its first token, and its speed after that.
+
+    `usage` is what is believed of what the provider reported: everybody sees the speed.
+    """
     of_model = f"|{model.provider}|{model.key}"
     fields = [f"ok{of_model}", f"first:{_step(first_seconds * 1000)}{of_model}"]
     if usage and usage.output >= MIN_SPEED_TOKENS and streaming_seconds >= MIN_SPEED_SECONDS:

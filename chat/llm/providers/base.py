@@ -124,7 +124,8 @@ tool, though it was offered none."""
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of a stream. `usage` is what the provider reported, true or not; None if it reported nothing."""
+    """How an answer ended, as far as it is known. `usage` is what the provider reported, true or not; None if it
+    reported nothing."""
 
     reason: FinishReason
     usage: TokenUsage | None
@@ -132,4 +133,7 @@ class Finish:
 
 Event: TypeAlias = Delta | Finish
 Stream: TypeAlias = Callable[[ModelRequest], AsyncGenerator[Event]]
-"""An adapter: yields deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
+"""An adapter: yields deltas, and a Finish at the end; raises ProviderError. Closing the iterator closes the connection.
+
+A Finish comes also as soon as the provider says why the answer ended, while its usage is awaited: the last one holds.
+"""

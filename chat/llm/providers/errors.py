@@ -8,7 +8,8 @@ REDIRECTS = range(300, 400)
 
 class ProviderError(Exception):
     """`retryable`: the same request may work in a moment. `retry_after`: seconds the provider asks to wait, at most a
-    day; None where it asked for nothing, or for what is not a time."""
+    day; None where it asked for nothing, or for what is not a time. `model` is the key of the model that failed, once
+    that is known."""
 
     code = "unknown"
     retryable = False
@@ -16,6 +17,7 @@ class ProviderError(Exception):
     def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
         self.status = status
         self.retry_after = _believe(retry_after)
+        self.model = ""
         super().__init__(f"{self.code} (status {status})" if status else self.code)
 
 

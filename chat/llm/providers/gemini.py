@@ -23,7 +23,7 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import Answer, status_of, stream_answer, words_of
+from chat.llm.providers.streaming import Answer, is_said, status_of, stream_answer, words_of
 
 
 class _Part(msgspec.Struct, rename="camel", gc=False):
@@ -92,7 +92,7 @@ class _GeminiAnswer(Answer[_Chunk]):
         self.report: Any = None  # of its tokens
 
     def read(self, event: _Chunk) -> tuple[str, str]:
-        if event.error:
+        if event.error and is_said(event.error):
             raise _parse_error(event.error, status=None)
         if event.usage_metadata is not None:
             self.report = event.usage_metadata
@@ -117,7 +117,7 @@ class _GeminiAnswer(Answer[_Chunk]):
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), usage_of(self.report))
+        return Finish(gemini_finish_reason(self.reason, calls_tool=self.calls_tool), gemini_usage(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         if isinstance(body, list) and body:  # without `alt=sse`, and from some proxies with it
@@ -163,7 +163,7 @@ def retry_delay_of(error: Any) -> float | None:
     return None
 
 
-def usage_of(report: Any) -> TokenUsage | None:
+def gemini_usage(report: Any) -> TokenUsage | None:
     """Return the tokens that a report counts; None if it does not say how many there were in all.
 
     What was read from the cache is in the prompt's; thoughts are not in the candidates', which are left out where

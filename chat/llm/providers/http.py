@@ -1,9 +1,11 @@
 """One pooled HTTP session for each event loop: a connection, and its TLS handshake, serves many turns."""
 
 from asyncio import ReadTransport
+from functools import partial
 from typing import Any, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from django.conf import settings
 
 from chat.llm.providers.base import Pace
@@ -36,9 +38,31 @@ async def close_session() -> None:
         await open_session.close()
 
 
+def take_buffered(response: aiohttp.ClientResponse) -> bytes:
+    """Return what came before the connection broke and was not read: aiohttp raises before it."""
+    parts = response.content._buffer
+    buffered = b"".join(parts)
+    parts.clear()
+    return buffered
+
+
+class _Protocol(ResponseHandler):
+    """Ends a body whose chunks could not be read: aiohttp tells nobody who reads it, and they would wait for ever."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        body = self._payload
+        super().connection_lost(exc)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError())
+
+
 class _Connector(aiohttp.TCPConnector):
     """Keeps connections, and drops one on which something came after its answer: aiohttp would take that for the answer
     to the next question, which may be another person's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = partial(_Protocol, loop=self._loop)  # type: ignore[assignment]  # a partial is invariant
 
     async def _get(self, *arguments: Any) -> aiohttp.connector.Connection | None:
         while (kept := await super()._get(*arguments)) is not None:
@@ -53,6 +77,7 @@ def _make_session() -> aiohttp.ClientSession:
         connector=_Connector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=settings.STALL_SECONDS),
         auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),  # a provider's cookies would go with other people's questions
     )
 
 

@@ -21,13 +21,13 @@ from chat.llm.providers.errors import (
     TimedOut,
     error_from_status,
 )
-from chat.llm.providers.streaming import NO_TEXT, Answer, status_of, stream_answer, words_of
+from chat.llm.providers.streaming import NO_TEXT, Answer, is_said, status_of, stream_answer, words_of
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
-    reasoning_content: str | None = None  # DeepSeek, llama.cpp, vLLM
-    reasoning: str | None = None  # OpenRouter, newer vLLM
+    reasoning_content: Any = None  # DeepSeek, llama.cpp, vLLM
+    reasoning: Any = None  # OpenRouter, newer vLLM
     refusal: str | None = None
     tool_calls: Any = None
 
@@ -35,7 +35,7 @@ class _Delta(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: Any = 0
     delta: _Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -61,7 +61,7 @@ def stream(request: ModelRequest) -> AsyncGenerator[Event]:
 
 
 class _ChatAnswer(Answer[_Chunk]):
-    __slots__ = ("instead", "report")
+    __slots__ = ("has_text", "instead", "report")
 
     decoder = msgspec.json.Decoder(_Chunk)
 
@@ -69,9 +69,10 @@ class _ChatAnswer(Answer[_Chunk]):
         super().__init__()
         self.instead: FinishReason | None = None  # what came in place of an answer
         self.report: Any = None  # of its tokens
+        self.has_text = False  # a refusal that follows is a paragraph of its own
 
     def read(self, event: _Chunk) -> tuple[str, str]:
-        if event.error:
+        if event.error and is_said(event.error):
             raise _parse_error(event.error, status=None)
         if event.usage is not None:
             self.report = event.usage
@@ -79,19 +80,23 @@ class _ChatAnswer(Answer[_Chunk]):
             if choice.index:  # another answer to the same question
                 continue
             if choice.finish_reason:
-                self.reason = choice.finish_reason
+                self.reason = str(choice.finish_reason)
             if (delta := choice.delta) is None:
                 break
-            if delta.refusal or delta.tool_calls:
+            if delta.refusal and self.has_text and self.instead != "refusal":
+                delta.refusal = f"\n\n{delta.refusal}"
+            if delta.refusal or (delta.tool_calls and is_said(delta.tool_calls)):
                 self.instead = "refusal" if delta.refusal else "tool_call"
             content = delta.content if isinstance(delta.content, str) else text_of(delta.content)
-            return content or delta.refusal or "", delta.reasoning_content or delta.reasoning or ""
+            self.has_text = self.has_text or bool(content)
+            thought = delta.reasoning_content or delta.reasoning or ""
+            return content or delta.refusal or "", thought if isinstance(thought, str) else thought_of(thought)
         return NO_TEXT
 
     def finish(self) -> Finish | None:
         if self.reason is None:
             return None
-        return Finish(openai_finish_reason(self.reason, self.instead), usage_of(self.report))
+        return Finish(openai_finish_reason(self.reason, self.instead), openai_usage(self.report))
 
     def error_of(self, status: int, body: Any, retry_after: float | None) -> ProviderError:
         error = body.get("error") if isinstance(body, dict) else None
@@ -119,7 +124,15 @@ def text_of(content: Any) -> str:
     raise BadResponse
 
 
-def usage_of(report: Any) -> TokenUsage | None:
+def thought_of(reasoning: Any) -> str:
+    """Return the text of a delta's reasoning; what has no text must not cost the answer beside it."""
+    try:
+        return text_of(reasoning)
+    except BadResponse:
+        return ""
+
+
+def openai_usage(report: Any) -> TokenUsage | None:
     """Return the tokens that a report counts; None if it does not say how many there were in all."""
     try:
         for_input = details_of(report, "prompt_tokens_details")

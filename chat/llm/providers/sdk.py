@@ -33,9 +33,9 @@ from chat.llm.providers.errors import (
     Truncated,
     error_from_status,
 )
-from chat.llm.providers.openai_chat import text_of
+from chat.llm.providers.openai_chat import text_of, thought_of
 from chat.llm.providers.sdk_http import Reading
-from chat.llm.providers.streaming import END_SECONDS, BodyOf, Characters, Quiet, status_of
+from chat.llm.providers.streaming import BodyOf, Characters, Quiet, end_seconds, is_said, status_of
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -49,7 +49,7 @@ _clients: PerLoop[Clients] = PerLoop(dict)
 
 
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
-    """Yield Deltas, then one Finish; raises ProviderError. Closing the iterator closes the connection."""
+    """Yield Deltas and the Finish: see `Stream`."""
     events: asyncio.Queue[Event | ProviderError | None] = asyncio.Queue()
     characters, quiet = Characters(may_have_halves=True), Quiet(request)
     finish, ends_at = None, None
@@ -69,22 +69,23 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
             if delta:
                 quiet.note_text()
                 yield delta
-            if finish and (delta or ends_at is None):
-                ends_at = monotonic() + END_SECONDS
+            may_end = finish is not None and (delta is not None or ends_at is None)
+            if may_end and finish:
+                yield finish
             if last is None or isinstance(last, ProviderError):
                 break
             if delta:
                 await request.pace()
+            if may_end:
+                ends_at = monotonic() + end_seconds(said_before=ends_at is not None)
     finally:
         # The SDKs close a connection at once when the task that reads it is cancelled, and only then.
         task.cancel()
         await asyncio.wait([task])
     if delta := characters.rest():
         yield delta
-    if isinstance(last, ProviderError) and not (finish and isinstance(last, BadResponse | ConnectionFailed)):
-        raise last
     if finish is None:
-        raise Truncated
+        raise last or Truncated
     yield finish
 
 
@@ -134,8 +135,11 @@ async def _next(
     """Return what comes next; None after that moment, when a connection was left open."""
     if ends_at is None:
         return await events.get()
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return None
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await events.get()
     except TimeoutError:
         return None
@@ -220,6 +224,7 @@ def _plain(model: Any) -> Any:
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     instead: FinishReason | None = None
+    has_text = False
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
     extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
@@ -229,15 +234,19 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
             for choice in chunk.choices or ():
                 if choice.index:  # another answer to the same question
                     continue
-                finish_reason = choice.finish_reason or finish_reason
+                if choice.finish_reason:
+                    finish_reason = str(choice.finish_reason)
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
-                    if refusal or calls:
+                    if refusal and has_text and instead != "refusal":
+                        refusal = f"\n\n{refusal}"  # a paragraph of its own
+                    if refusal or (calls and is_said(list(map(_plain, calls)) if isinstance(calls, list) else calls)):
                         instead = "refusal" if refusal else "tool_call"
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
-                    yield Delta(text_of(delta.content) or refusal, text_of(thought))
+                    has_text = has_text or bool(delta.content)
+                    yield Delta(text_of(delta.content) or refusal, thought_of(thought))
             if chunk.usage is not None:
-                usage = openai_chat.usage_of(_plain(chunk.usage))
+                usage = openai_chat.openai_usage(_plain(chunk.usage))
             if finish_reason:
                 yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
 
@@ -292,7 +301,7 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
             if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
                 reason = "SAFETY"
             if chunk.usage_metadata:
-                usage = gemini.usage_of(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
+                usage = gemini.gemini_usage(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
             if reason:
                 yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
 

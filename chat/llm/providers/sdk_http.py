@@ -4,16 +4,19 @@ The SDKs take comments, line ends, a byte order mark, bytes that are not UTF-8 a
 in its own way, and have no limit. So a stream goes through our decoder, and is written again in its plainest form.
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from chat.llm.providers.errors import REDIRECTS, BadResponse, Redirected
+from chat.llm.providers.errors import REDIRECTS, BadResponse, Redirected, error_from_status
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.sse import SseDecoder
 from chat.llm.providers.streaming import (
@@ -22,9 +25,17 @@ from chat.llm.providers.streaming import (
     UNREADABLE,
     Quiet,
     decode_odd,
+    is_compressed,
+    is_said,
     retry_after_of,
 )
 
+MAX_EVENT_BYTES = 64 * 1024
+"""An SDK makes an object of each `{}`, and no other answer is read meanwhile: 64 KB of them take Anthropic's two
+seconds, and the others' half a second."""
+MAX_LIST_BYTES = 4 * 1024 * 1024
+MAX_LIST_OBJECTS = 20_000
+"""Of a list of models; OpenRouter's is about 1 MB with a few thousand."""
 MARKS = 0x10_0000
 """Added to the code of half a character, it makes a private one of the last plane, which nobody writes."""
 
@@ -56,8 +67,10 @@ def make_client(timeout_seconds: float) -> Any:
     return httpx2.AsyncClient(
         verify=tls_context(),
         timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30),
+        # None is kept: what comes after an answer, it would take for the answer to the next question.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
         headers={"Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # they would go with other people's questions
         follow_redirects=False,
         event_hooks={"response": [_receive]},
     )
@@ -72,16 +85,23 @@ def tls_context() -> Any:
 
 
 async def _receive(response: Any) -> None:
-    """Look at a response before its SDK does. Raises Redirected."""
+    """Look at a response before its SDK does. Raises what a redirect and a compressed body mean."""
     current = reading.get()
     current.status = response.status_code
     current.retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     if current.status in REDIRECTS:
         raise Redirected(status=current.status)
+    if is_compressed(response.headers):
+        if current.status == 200:
+            raise BadResponse
+        raise error_from_status(current.status, retry_after=current.retry_after)
     if current.status != 200:
-        response.stream = _stream_class()(_beginning(response.stream), response.stream)
+        parts = _beginning(response.stream)
     elif current.write is not None and current.quiet is not None:
-        response.stream = _stream_class()(_plain_events(response.stream, current.write, current.quiet), response.stream)
+        parts = _plain_events(response.stream, current.write, current.quiet)
+    else:
+        parts = _whole_list(response.stream)
+    response.stream = _stream_class()(parts, response.stream)
 
 
 @cache
@@ -117,6 +137,16 @@ async def _beginning(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         return
 
 
+async def _whole_list(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a list of models; raises BadResponse for one that is too long."""
+    size = objects = 0
+    async for part in source:
+        size, objects = size + len(part), objects + part.count(b"{") + part.count(b"[")
+        if size > MAX_LIST_BYTES or objects > MAX_LIST_OBJECTS:
+            raise BadResponse
+        yield part
+
+
 async def _plain_events(
     source: AsyncIterator[bytes], write: Callable[[bytes], bytes], quiet: Quiet
 ) -> AsyncIterator[bytes]:
@@ -125,11 +155,18 @@ async def _plain_events(
     async for chunk in source:
         quiet.note_life()
         if events := decoder.feed(chunk):
-            yield b"".join(map(write, events))
+            short = list(takewhile(_is_short, events))
+            yield b"".join(map(write, short))
+            if len(short) < len(events):
+                raise BadResponse
     for event in decoder.end():
-        if decoder.is_json and not decode_odd(event, dict).get("error"):
-            raise BadResponse  # a whole answer, which nobody asked for
+        if not _is_short(event) or (decoder.is_json and not is_said(decode_odd(event, dict).get("error"))):
+            raise BadResponse  # the latter is a whole answer, which nobody asked for
         yield write(event)
+
+
+def _is_short(event: bytes) -> bool:
+    return len(event) <= MAX_EVENT_BYTES
 
 
 # --- Events as the SDKs read them ------------------------------------------------------------------------------------
@@ -144,9 +181,22 @@ _decode_type = msgspec.json.Decoder(_Typed).decode
 
 def as_data(event: bytes) -> bytes:
     """Return an event as OpenAI's SDK reads it."""
+    if b'"error"' in event:
+        event = _without_empty_error(event)
     if not event.isascii():
         event = event.decode(errors="replace").encode()
     return b"data: " + b"\ndata: ".join(event.splitlines()) + b"\n\n"
+
+
+def _without_empty_error(event: bytes) -> bytes:
+    """Return an event without an error that says nothing, which the SDK takes for one."""
+    try:
+        fields = decode_odd(event, dict)
+    except BadResponse:
+        return event
+    if not fields.get("error") or is_said(fields["error"]):
+        return event
+    return json.dumps({**fields, "error": None}).encode()
 
 
 def as_named_data(event: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from time import monotonic
@@ -156,12 +156,9 @@ class Answer(ABC, Generic[T]):
                     self.characters.may_have_halves = True
                     decoded = decode_odd(event, self.decoder.type)
                 event_text, event_reasoning = self.read(decoded)
-            except BadResponse as error:
-                if self.reason is None:
-                    self.error = error
-                self.is_done = True
-                break
             except ProviderError as error:
+                if self.reason is not None:
+                    continue  # the answer is whole, and its usage may still come
                 self.error = error
                 break
             text += event_text
@@ -174,7 +171,7 @@ class Answer(ABC, Generic[T]):
 async def stream_answer(
     answer: Answer[Any], request: ModelRequest, url: str, *, headers: dict[str, str], body_of: BodyOf
 ) -> AsyncGenerator[Event]:
-    """Yield one Delta per network read, however many events it held, then the Finish."""
+    """Yield one Delta per network read, however many events it held, and the Finish: see `Stream`."""
     headers = {
         "Content-Type": "application/json",
         "Accept": "text/event-stream",
@@ -186,21 +183,36 @@ async def stream_answer(
         async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
+            if is_compressed(response.headers):
+                raise BadResponse
             decoder, quiet, ends_at = SseDecoder(), Quiet(request), None
             while not (answer.is_done or answer.error):
-                chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                try:
+                    chunk = await (response.content.readany() if ends_at is None else _read_until(ends_at, response))
+                except (aiohttp.ClientError, ConnectionError):
+                    if not (chunk := http.take_buffered(response)):
+                        raise
                 if not chunk:
                     break
-                delta = answer.read_all(decoder.feed(chunk))
+                try:
+                    events = decoder.feed(chunk)
+                except BadResponse:
+                    if answer.reason is None:
+                        raise
+                    break
+                delta = answer.read_all(events)
                 if delta:
                     quiet.note_text()
                     yield delta
-                else:
+                elif ends_at is None:
                     quiet.note_life()
-                if answer.reason is not None and (delta or ends_at is None):
-                    ends_at = monotonic() + END_SECONDS
+                may_end = answer.reason is not None and (delta is not None or ends_at is None)
+                if may_end and not answer.is_done and (finish := answer.finish()):
+                    yield finish
                 if (delta or len(chunk) > LARGE_READ_BYTES) and not (answer.is_done or answer.error):
                     await http.pause_reading(response, request.pace)
+                if may_end:
+                    ends_at = monotonic() + end_seconds(said_before=ends_at is not None)
             if not (answer.is_done or answer.error):
                 delta = answer.read_all(decoder.end())
                 if decoder.is_json:
@@ -209,11 +221,9 @@ async def stream_answer(
                     yield delta
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotReached from error
-    except TimeoutError as error:
-        raise TimedOut from error
-    except (aiohttp.ClientError, ConnectionError) as error:
+    except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
         if answer.reason is None:
-            raise ConnectionFailed from error
+            raise (TimedOut if isinstance(error, TimeoutError) else ConnectionFailed) from error
     if delta := answer.characters.rest():
         yield delta
     if answer.error:
@@ -224,10 +234,19 @@ async def stream_answer(
     yield finish
 
 
+def end_seconds(*, said_before: bool) -> float:
+    """Return how long an answer with a finish reason is read on. Text after the reason says that it means nothing."""
+    stall_seconds: float = settings.STALL_SECONDS
+    return stall_seconds if said_before else END_SECONDS
+
+
 async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes:
     """Return the next bytes; none after that moment, when a connection was left open."""
+    seconds = ends_at - monotonic()
+    if seconds <= 0:  # there may always be more to read
+        return b""
     try:
-        async with asyncio.timeout(max(0.0, ends_at - monotonic())):
+        async with asyncio.timeout(seconds):
             return await response.content.readany()
     except TimeoutError:
         return b""
@@ -249,7 +268,7 @@ async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> Pr
         return Redirected(status=response.status)
     retry_after = retry_after_of(response.headers.get("Retry-After", ""))
     try:
-        body = msgspec.json.decode(await _read_body(response))
+        body = None if is_compressed(response.headers) else msgspec.json.decode(await _read_body(response))
     except UNREADABLE:
         body = None
     return answer.error_of(response.status, body, retry_after)
@@ -266,6 +285,11 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
+def is_compressed(headers: Mapping[str, str]) -> bool:
+    """Return whether a body is compressed, though nobody asked for that. It is not read: it may become gigabytes."""
+    return headers.get("Content-Encoding", "identity").lower() not in ("identity", "")
+
+
 def retry_after_of(value: str) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date."""
     if not value:
@@ -278,6 +302,12 @@ def retry_after_of(value: str) -> float | None:
         return (parsedate_to_datetime(value) - timezone.now()).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def is_said(value: Any) -> bool:
+    """Return whether an error or a list of tool calls says anything: some send an empty one beside each text."""
+    parts = value if isinstance(value, list) else [value]
+    return any(any(part.values()) if isinstance(part, dict) else part for part in parts)
 
 
 def words_of(error: Any, *names: str) -> tuple[str, ...]:
