@@ -86,7 +86,8 @@ LAST_RESORT = "last resort"
 """In place of a trial's id: the breaker is open, and it is asked because nobody else can be."""
 
 Verdict: TypeAlias = Literal["success", "failure", "unusable", "pause", "neutral"]
-"""`unusable` opens the breaker at once, `pause` opens it for the time the provider said, `neutral` changes nothing."""
+"""`unusable` opens the breaker at once, or where it may be what was asked, at the second person; `pause` opens it for
+the time the provider said; `neutral` changes nothing."""
 
 _READ = LuaScript(Path(__file__).with_name("read_open_breakers.lua"))
 _REPORT = LuaScript(Path(__file__).with_name("report_attempts.lua"))

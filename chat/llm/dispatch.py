@@ -330,10 +330,13 @@ def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider 
 
 
 async def _stream_in_time(target: _Target, request: AnswerRequest) -> AsyncGenerator[Event]:
-    """Yield one model's events; raises TimedOut when neither the first nor a sign of life comes in time."""
+    """Yield one model's events; raises TimedOut when neither the first nor a sign of life comes in time.
+
+    A trial gets no more time for signs of life: its claim of the breaker would end, and somebody else would try, too.
+    """
 
     def wait_on() -> None:
-        if deadline.when() is not None and not deadline.expired():
+        if not target.trial and deadline.when() is not None and not deadline.expired():
             deadline.reschedule(asyncio.get_running_loop().time() + target.timeout_seconds)
 
     asked = replace(request_to(target.candidate, request, target.provider), note_life=wait_on)

@@ -62,7 +62,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
 
 
 async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
-    """Write the answer into `live` as it comes; raises what broke it off. Who ignores its cap is cut off."""
+    """Write the answer into `live` as it comes; raises what broke it off."""
     try:
         await _write_events(claimed, live, writer)
     except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the process, and every other turn
@@ -70,6 +70,7 @@ async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
 
 
 async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
+    """The same. A model that ignores its cap is cut off."""
     max_characters = claimed.turn.max_output * MAX_TOKEN_CHARACTERS
     async with asyncio.timeout(settings.TURN_SECONDS), aclosing(_stream(claimed, live, writer)) as events:
         async for event in events:

@@ -157,6 +157,10 @@ class LiveText:
                 if not self.outcome_logged.done():
                     self.outcome_logged.set_result(None)
 
+    def put_back(self) -> None:
+        """Note that what was taken last is not on its way."""
+        self._pending_parts = self._sent_parts.copy()
+
     def break_off(self, error: Exception) -> None:
         """Drop what is not on its way into the log, as it cannot be written; the turn ends with `error`."""
         for parts, pending in zip(self._parts, self._pending_parts, strict=True):
@@ -286,6 +290,7 @@ class LogWriter:
                 entries = live.take_pending()
                 encoded += [encode_entry(entry) for entry in entries]
             except Exception as error:  # noqa: BLE001  whatever is wrong with one turn, the others are written
+                live.put_back()
                 live.break_off(error)
             else:
                 pending.append((live, entries))

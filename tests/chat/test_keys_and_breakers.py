@@ -20,6 +20,7 @@ from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import eventually
+from tests.chat.wire import STREAM, answering
 
 ANSWER = 'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 
@@ -307,6 +308,18 @@ async def test_a_last_resort_gets_less_time(redis: Redis, provider: FakeProvider
     _, _, error = await answer(only)
     assert (error.code, asked(provider)) == ("timeout", ["hang"])
     assert time.monotonic() - begun < 3
+
+
+async def test_signs_of_life_give_no_trial_more_time(redis: Redis, settings: Settings):
+    """Its claim would end before it, and everybody would wait for a provider that only says that it is alive."""
+    settings.FIRST_TOKEN_SECONDS = 3
+    async with answering(STREAM, *[b": LOADING\n\n"] * 300, pause_seconds=0.1) as raw:
+        only = candidate(raw.url, "m")
+        await trip(only)
+        begun = time.monotonic()
+        _, _, error = await answer(only)
+    assert error.code == "timeout"
+    assert time.monotonic() - begun < 15
 
 
 async def test_a_refused_key_is_the_last_of_last_resorts(doorman: Doorman):

@@ -17,7 +17,7 @@ from accounts.models import User
 from billing import metering
 from chat.turns import leases, log
 from chat.turns import writer as writer_module
-from chat.turns.log import Entry, EntryKind
+from chat.turns.log import Entry, EntryKind, encode_entry
 from chat.turns.writer import LiveText
 from core.threads import in_thread
 from history import progress
@@ -437,3 +437,21 @@ async def test_what_was_saved_without_redis_is_not_written_again(
         await asyncio.sleep(0.2)
         assert (await log.read_log(redis, turn.pk))[-1].kind == EntryKind.END
         assert not await redis.exists(leases.lease_key(turn.pk))
+
+
+async def test_what_cannot_be_encoded_is_dropped_and_the_end_is_written(
+    redis: Redis, turn: Turn, monkeypatch: pytest.MonkeyPatch
+):
+    async with writing(redis, turn) as it:
+        await it.say_and_wait("good ")
+
+        def fail(entry: Entry) -> bytes:
+            if "bad" in entry.text:
+                raise ValueError
+            return encode_entry(entry)
+
+        monkeypatch.setattr(writer_module, "encode_entry", fail)
+        it.say("bad")
+        await asyncio.wait((it.live.broken,), timeout=20)
+        assert it.live.text == "good "
+        await it.say_and_wait("end")

@@ -66,7 +66,7 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 
 
 SignOfLife: TypeAlias = Callable[[], None]
-"""Called at each read from the network that has no text: comments, pings, empty events."""
+"""Called at reads from the network that may have no text: comments, pings, empty events."""
 
 
 def no_notice() -> None:
