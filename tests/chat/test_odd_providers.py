@@ -255,7 +255,7 @@ ENDINGS = {
     "rubbish": b"data: {\n\n",
     "half an event": b'data: {"us',
     "an error": b'event: error\ndata: {"type":"error","error":{"type":"server_error","code":429,"message":"m"}}\n\n',
-    "comments": b": x\n" * (MAX_EVENT_BYTES // 4 + 9),
+    "comments": (b": " + b"x" * 9_000 + b"\n") * (MAX_EVENT_BYTES // 9_000 + 30),
 }
 
 

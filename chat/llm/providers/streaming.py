@@ -199,6 +199,7 @@ async def stream_answer(
                 except BadResponse:
                     if answer.reason is None:
                         raise
+                    answer.is_done = True
                     break
                 delta = answer.read_all(events)
                 if delta:
