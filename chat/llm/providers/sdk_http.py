@@ -6,7 +6,8 @@ in its own way, and have no limit. So a stream goes through our decoder, and is 
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -110,7 +111,7 @@ def _stream_class() -> Any:
     import httpx2
 
     class Stream(httpx2.AsyncByteStream):
-        def __init__(self, parts: AsyncIterator[bytes], source: Any) -> None:
+        def __init__(self, parts: AsyncGenerator[bytes], source: Any) -> None:
             self._parts = parts
             self._source = source
 
@@ -118,12 +119,16 @@ def _stream_class() -> Any:
             return self._parts
 
         async def aclose(self) -> None:
+            """Close both. An SDK that is cancelled leaves what it reads to the garbage collector, and may close this
+            while that is being read: then it ends with its source."""
+            with suppress(RuntimeError):
+                await self._parts.aclose()
             await self._source.aclose()
 
     return Stream
 
 
-async def _beginning(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _beginning(source: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """Yield as much of an error's body as is read of one, or what came before its connection broke."""
     import httpx2
 
@@ -137,7 +142,7 @@ async def _beginning(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         return
 
 
-async def _whole_list(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _whole_list(source: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """Yield a list of models; raises BadResponse for one that is too long."""
     size = objects = 0
     async for part in source:
@@ -149,7 +154,7 @@ async def _whole_list(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def _plain_events(
     source: AsyncIterator[bytes], write: Callable[[bytes], bytes], quiet: Quiet
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the events of a stream as its SDK reads them. Raises ProviderError."""
     decoder = SseDecoder()
     async for chunk in source:
