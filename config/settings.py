@@ -359,6 +359,14 @@ QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may 
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
 
+# --- Mercado Pago ----------------------------------------------------------------------------------------------------
+
+MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
+MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])  # two, while one follows the other
+MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY
+MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; test sellers have tokens like real ones
+SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
+
 # --- Attachments -----------------------------------------------------------------------------------------------------
 
 ATTACHMENT_BYTES = env.int("ATTACHMENT_BYTES", default=20_000_000)  # the largest file
