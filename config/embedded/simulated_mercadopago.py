@@ -183,19 +183,14 @@ class SimulatedMercadoPago(SimulatedGateway):
         months = subscription["auto_recurring"]["frequency"]
         begun = read_time(subscription["auto_recurring"]["start_date"])
         number = 1 + sum(1 for _ in self._instalments_of(subscription))
-        subscription["next_payment_date"] = write_time(self._after(begun, months, at))
+        count = number  # one that was renewed early is not charged for the same month again
+        while shapes.add_months(begun, count * months) <= at + DAY:
+            count += 1
+        subscription["next_payment_date"] = write_time(shapes.add_months(begun, count * months))
         instalment = shapes.instalment(self._next_number(), subscription, at, at)
         self.state["instalments"][str(instalment["id"])] = instalment
         self._tell("subscription_authorized_payment", instalment["id"], "created")
         self._charge(instalment, at, is_first=number == 1)
-
-    @staticmethod
-    def _after(begun: int, months: int, at: int) -> int:
-        """Return the first of the days on which instalments fall due that is well after `at`."""
-        count = 1
-        while (due := shapes.add_months(begun, count * months)) <= at + DAY:
-            count += 1
-        return due
 
     def _charge(self, instalment: Json, at: int, *, is_first: bool = False) -> None:
         subscription = self.state["preapprovals"][instalment["preapproval_id"]]
@@ -542,17 +537,15 @@ class SimulatedMercadoPago(SimulatedGateway):
         return answer
 
     def _renew(self, asked: Json) -> None:
-        """Go on to the next time the subscription is charged: the clock of everything moves."""
+        """Charge the subscription now, for the time it would be charged for next."""
         subscription = self._find("preapprovals", asked["id"])
         if subscription["status"] != "authorized":
             raise _bad_request("it is not authorized")
-        retries = [
-            read_time(found["next_retry_date"])
-            for found in self._instalments_of(subscription)
-            if found["status"] == "recycling"
-        ]
-        due = min([read_time(subscription["next_payment_date"]), *retries])
-        self.set_clock(max(self.now(), due), stopped=self.state["clock"]["stopped"])
+        waiting = [found for found in self._instalments_of(subscription) if found["status"] == "recycling"]
+        if waiting:
+            self._charge(waiting[0], self.now())
+        else:
+            self._begin_instalment(subscription, self.now())
 
     def _set_card(self, asked: Json) -> None:
         self.state["cards"][self._find("preapprovals", asked["id"])["id"]] = asked["card"]

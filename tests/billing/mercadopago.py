@@ -75,6 +75,14 @@ class Simulation:
     def forward(self, **time: float) -> None:
         self.control("clock", forward=dt.timedelta(**time).total_seconds(), stopped=True)
 
+    def charge_next(self, reference: str) -> None:
+        """Go on to when the subscription is charged next."""
+        with self.server.lock:
+            instalments = self.server.state["instalments"].values()
+            retries = [found["next_retry_date"] for found in instalments if found["status"] == "recycling"]
+            due = min([self.server.state["preapprovals"][reference]["next_payment_date"], *retries])
+        self.control("clock", to=dt.datetime.fromisoformat(due).timestamp(), stopped=True)
+
     def snapshot(self, kind: str, reference: str) -> Snapshot:
         found = self.gateway().fetch(Reference("mercadopago", kind, reference))
         assert found is not None

@@ -67,7 +67,7 @@ def test_a_processed_instalment_is_not_paid(mp: Simulation):
     reference = mp.buy()
     mp.control("card", id=reference, card="bad")
     for _attempt in range(4):
-        mp.control("renew", id=reference)
+        mp.charge_next(reference)
     last = list(mp.server.state["instalments"].values())[-1]
     assert (last["status"], last["payment"]["status"]) == ("processed", "rejected")
     found = mp.subscription(reference)
@@ -87,22 +87,32 @@ def test_the_charge_that_tries_a_card_pays_for_nothing(mp: Simulation):
 
 def test_each_renewal_pays_for_the_month_after(mp: Simulation):
     reference = mp.buy()
-    mp.control("renew", id=reference)
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
+    mp.charge_next(reference)
     first, second, third = mp.subscription(reference).payments
     assert first.period_end == second.period_start
     assert second.period_end == third.period_start
     assert third.period_end - first.period_start >= 3 * MONTH
 
 
+def test_a_renewal_before_its_time_pays_for_the_next_month(mp: Simulation):
+    reference = mp.buy()
+    mp.control("renew", id=reference)
+    first, second = mp.subscription(reference).payments
+    assert second.period_start == first.period_end
+    assert second.paid_at < second.period_start
+    mp.charge_next(reference)
+    assert mp.subscription(reference).payments[2].period_start == second.period_end
+
+
 def test_a_payment_that_succeeds_at_a_later_attempt_pays_for_the_month_it_was_due_in(mp: Simulation):
     reference = mp.buy()
     mp.control("card", id=reference, card="bad")
-    mp.control("renew", id=reference)
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
+    mp.charge_next(reference)
     assert mp.subscription(reference).status == "past_due"
     mp.control("card", id=reference, card="good")
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     found = mp.subscription(reference)
     assert found.status == "active"
     paid = [payment for payment in found.payments if payment.status == "paid"]
@@ -114,9 +124,9 @@ def test_a_month_nobody_paid_is_not_paid_by_the_next_payment(mp: Simulation):
     reference = mp.buy()
     mp.control("card", id=reference, card="bad")
     for _attempt in range(4):
-        mp.control("renew", id=reference)
+        mp.charge_next(reference)
     mp.control("card", id=reference, card="good")
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     paid = [payment for payment in mp.subscription(reference).payments if payment.status == "paid"]
     assert paid[1].period_start - paid[0].period_end >= MONTH
     assert abs(paid[1].paid_at - paid[1].period_start) < dt.timedelta(days=1)
@@ -134,7 +144,7 @@ def test_three_rejected_instalments_end_a_subscription(mp: Simulation):
 def test_a_yearly_price_is_taken_every_twelve_months(mp: Simulation):
     order = other(ORDER, price_reference="premium-year", amount_minor=15_000_000, interval="year")
     reference = mp.buy(order)
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     first, second = mp.subscription(reference).payments
     assert (second.period_start.year, first.period_end) == (first.period_start.year + 1, second.period_start)
 
@@ -225,7 +235,7 @@ def test_cancelling_ends_a_subscription_now_and_keeps_what_was_paid(mp: Simulati
 def test_cancelling_while_a_payment_is_due_stops_its_attempts(mp: Simulation):
     reference = mp.buy()
     mp.control("card", id=reference, card="bad")
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     mp.gateway().cancel_now(reference, key="cancel-1")
     mp.control("card", id=reference, card="good")
     mp.forward(days=20)
@@ -255,7 +265,7 @@ def test_another_price_counts_from_the_next_payment(mp: Simulation):
     changed = mp.subscription(reference)
     assert (changed.price_reference, changed.anchor) == ("enterprise-month", before.anchor)
     assert changed.payments == before.payments
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     first, second = mp.subscription(reference).payments
     assert (first.price_reference, first.amount_minor) == ("premium-month", 1_500_000)
     assert (second.price_reference, second.amount_minor) == ("enterprise-month", 7_500_000)
@@ -274,7 +284,7 @@ def test_a_price_for_another_time_or_in_another_currency_is_refused(mp: Simulati
 def test_a_price_is_not_changed_while_a_payment_of_the_old_one_is_due(mp: Simulation):
     reference = mp.buy()
     mp.control("card", id=reference, card="bad")
-    mp.control("renew", id=reference)
+    mp.charge_next(reference)
     with pytest.raises(GatewayRefused, match="payment_is_due"):
         mp.gateway().change_price_at_period_end(reference, "enterprise-month", key="change-1")
 
@@ -360,6 +370,21 @@ def test_an_expired_checkout_takes_its_vouchers_along(mp: Simulation):
     assert len(payments_of(mp)) == 1
 
 
+def test_a_month_that_is_paid_twice_is_two_months(mp: Simulation):
+    checkout = mp.gateway().start_checkout(PREPAID)
+    mp.pay(checkout, "rapipago")
+    mp.pay(checkout, "approved")
+    voucher = next(found for found in payments_of(mp) if found["payment_method_id"] == "rapipago")
+    mp.forward(days=1)
+    mp.control("settle", id=voucher["id"], status="approved")
+    found = mp.snapshot("purchase", checkout.reference.id)
+    spans = sorted((payment.period_start, payment.period_end) for payment in found.payments)
+    assert spans[0][1] == spans[1][0]
+    assert found.cancels_at == spans[1][1] == add_months(found.anchor, 2)
+    mp.gateway().refund(str(voucher["id"]), amount_minor=1_500_000, key="refund-1")
+    assert mp.snapshot("purchase", checkout.reference.id).cancels_at == add_months(found.anchor, 1)
+
+
 def test_a_rejected_card_may_be_followed_by_another(mp: Simulation):
     checkout = mp.gateway().start_checkout(PACK)
     mp.pay(checkout, "rejected")
@@ -440,7 +465,7 @@ def test_a_search_is_read_page_after_page(mp: Simulation, monkeypatch: pytest.Mo
     monkeypatch.setattr(client, "PAGE", 2)
     reference = mp.buy()
     for _ in range(4):
-        mp.control("renew", id=reference)
+        mp.charge_next(reference)
     assert len(mp.subscription(reference).payments) == 5
 
 
@@ -471,7 +496,8 @@ def test_a_payment_that_was_not_agreed_counts_for_nothing_and_is_logged(
     payment[field] = value
     found = mp.subscription(reference)
     assert (found.status, found.payments) == ("pending", ())
-    assert f"Mercado Pago's payment {payment['id']} counts for nothing" in caplog.text
+    subjects = {getattr(record, "subject", "") for record in caplog.records}
+    assert f"mercadopago:payment:{payment['id']}" in subjects
 
 
 def test_a_subscription_of_another_seller_is_refused(mp: Simulation):

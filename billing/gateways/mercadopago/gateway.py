@@ -45,6 +45,7 @@ from billing.gateways.mercadopago.snapshots import (
     read_time,
     subscription_of,
 )
+from billing.models import Price
 
 CHECKOUT_TIME = dt.timedelta(days=1)
 """How long a single payment may be begun."""
@@ -441,7 +442,7 @@ _accounts: dict[tuple[str, str], Account] = {}
 """Whose an access token is, by token and address."""
 
 
-def from_settings(find_price: Callable[[str], PriceTerms | None]) -> MercadoPago:
+def from_settings() -> MercadoPago:
     return MercadoPago(
         settings.MERCADOPAGO_ACCESS_TOKEN,
         settings.MERCADOPAGO_WEBHOOK_SECRETS,
@@ -450,6 +451,12 @@ def from_settings(find_price: Callable[[str], PriceTerms | None]) -> MercadoPago
         find_price=find_price,
         base_url=settings.SIMULATED_MERCADOPAGO_URL or API,
     )
+
+
+def find_price(reference: str) -> PriceTerms | None:
+    """Return what a price of ours is; None for one there is not."""
+    price = Price.objects.filter(gateway=GATEWAY, reference=reference).first()
+    return PriceTerms(price.amount_minor, price.currency, price.months) if price else None
 
 
 @contextmanager

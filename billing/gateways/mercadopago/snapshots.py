@@ -6,15 +6,15 @@ An approved payment is the only proof: a subscription that is `authorized` is no
 
 import calendar
 import datetime as dt
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from django.utils.translation import gettext
+
 from billing.gateways.base import PaymentSnapshot, PaymentStatus, Snapshot, SubscriptionStatus
 from billing.gateways.mercadopago.agreements import GATEWAY, NEVER, Agreement, read_agreement, to_minor
-
-logger = logging.getLogger(__name__)
+from core.alerts import alert
 
 Json = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def subscription_of(payment: Json) -> str:
 def read_subscription(
     preapproval: Json, agreement: Agreement, payments: Iterable[Json], seller: Seller, observed_at: dt.datetime
 ) -> Snapshot:
-    """Return the subscription with all its payments. A payment that is not what was agreed is left out, and logged."""
+    """Return the subscription with all its payments; one that is not what was agreed is left out, with an alert."""
     known = _in_order(payments)
     snapshots = [(payment, _read_payment(payment, agreement, seller)) for payment in known]
     read = [(payment, snapshot) for payment, snapshot in snapshots if snapshot is not None]
@@ -87,12 +87,11 @@ def read_purchase(
     """Return a period or a pack that was bought once, with every attempt at paying it."""
     known = _in_order(payments)
     read = [snapshot for snapshot in (_read_payment(payment, agreement, seller) for payment in known) if snapshot]
-    first_paid = min((found.paid_at for found in read if found.paid_at), default=None)
+    first_paid = min((found.paid_at for found in read if _counts(found) and found.paid_at), default=None)
     anchor = max(first_paid or observed_at, agreement.since)
     ends_at = None
     if agreement.kind == "prepaid":
-        ends_at = add_months(anchor, agreement.months)
-        read = [replace(found, period_start=anchor, period_end=ends_at) if found.paid_at else found for found in read]
+        read, ends_at = _date_prepaid(read, agreement, anchor)
     return Snapshot(
         gateway=GATEWAY,
         reference=reference,
@@ -103,7 +102,7 @@ def read_purchase(
         anchor=anchor,
         observed_at=observed_at,
         payments=tuple(read),
-        cancels_at=ends_at if first_paid else None,
+        cancels_at=ends_at,
         card_fingerprint=_fingerprint_of(next((_payer_of(payment).get("id") for payment in known), None)),
     )
 
@@ -131,7 +130,8 @@ def _read_payment(payment: Json, agreement: Agreement, seller: Seller) -> Paymen
     status = STATUSES.get(str(payment.get("status")))
     objection = _objection_to(payment, own, agreement, seller)
     if objection or status is None:
-        logger.error("Mercado Pago's payment %s counts for nothing: %s.", payment["id"], objection or "its status")
+        sentence = gettext("A payment at Mercado Pago is not what was agreed: it counts for nothing.")
+        alert(f"{GATEWAY}:payment:{payment['id']}", sentence, payment=payment["id"], reason=objection or "its status")
         return None
     is_paid = status == "paid"
     transaction = (payment.get("point_of_interaction") or {}).get("transaction_data") or {}
@@ -243,6 +243,28 @@ def _date_payments(
     return tuple(dated)
 
 
+def _date_prepaid(
+    payments: Sequence[PaymentSnapshot], agreement: Agreement, anchor: dt.datetime
+) -> tuple[list[PaymentSnapshot], dt.datetime | None]:
+    """Return the payments with what they pay for, and when the last of it ends. Whoever pays a second time, with a
+    card beside a voucher, gets the time after it.
+    """
+    dated, count = [], 0
+    for payment in payments:
+        start = add_months(anchor, count * agreement.months)
+        end = add_months(anchor, (count + 1) * agreement.months)
+        is_paid = payment.status == "paid"
+        dated.append(replace(payment, period_start=start, period_end=end) if is_paid else payment)
+        count += _counts(payment)
+    return dated, add_months(anchor, count * agreement.months) if count else None
+
+
+def _counts(payment: PaymentSnapshot) -> bool:
+    """Return whether it was paid, and not given back or taken back."""
+    is_given_back = payment.refunded_minor >= payment.amount_minor
+    return payment.status == "paid" and not is_given_back and payment.dispute != "lost"
+
+
 def _due_date(payment: Json) -> dt.datetime | None:
     """Return the day the payment was due, in the middle of which it is put: it is a date without a time."""
     transaction = (payment.get("point_of_interaction") or {}).get("transaction_data") or {}
@@ -272,9 +294,8 @@ def _status_of(
 def _status_of_purchase(
     payments: Sequence[PaymentSnapshot], ends_at: dt.datetime | None, observed_at: dt.datetime
 ) -> SubscriptionStatus:
-    paid = [payment for payment in payments if payment.status == "paid"]
-    if not paid:
+    if not any(payment.status == "paid" for payment in payments):
         return "pending"
-    if all(payment.dispute == "lost" or payment.refunded_minor >= payment.amount_minor for payment in paid):
+    if not any(map(_counts, payments)):
         return "ended"
     return "ended" if ends_at and ends_at <= observed_at else "active"
