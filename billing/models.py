@@ -66,6 +66,11 @@ class BillingAccount(models.Model):
     def __str__(self) -> str:
         return str(self.pk)  # the admin's log keeps it: no name
 
+    @property
+    def email(self) -> str:
+        """The address a gateway's customer has; empty once the user was deleted. dj-stripe asks for it, too."""
+        return self.user.email if self.user else ""
+
 
 class UsagePeriod(models.Model):
     """One account's month. The row is the grant: a second grant cannot exist.
