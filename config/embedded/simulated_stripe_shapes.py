@@ -37,10 +37,8 @@ def account() -> Shape:
 
 
 def product(object_id: str, created: int, name: str) -> Shape:
-    fields = {"active": True, "description": None, "images": [], "marketing_features": [], "name": name}
-    return shape(
-        "product", object_id, created, **fields, type="service", updated=created, default_price=None, url=None
-    )
+    found = shape("product", object_id, created, active=True, description=None, default_price=None, images=[])
+    return {**found, "marketing_features": [], "name": name, "type": "service", "updated": created, "url": None}
 
 
 def price(object_id: str, created: int, product_id: str, currency: str, unit_amount: int, interval: str) -> Shape:
