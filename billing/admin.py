@@ -63,13 +63,14 @@ class BillingAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class UsagePeriodAdmin(ReadOnlyAdmin):
     list_display = (
         "user",
+        "kind",
         "period_start",
         "period_end",
         "allowance_micros",
         "used_micros",
         "reserved_micros",
-        "holds",
     )
+    list_filter = ("kind",)
     list_select_related = ("account__user",)
     search_fields = ("account__user__email",)
     date_hierarchy = "period_start"

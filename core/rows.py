@@ -71,6 +71,11 @@ def execute(model: type[Model], statement: str, parameters: Sequence[Any]) -> in
     return int(_table(model).execute(statement, parameters).rowcount)
 
 
+def fetch(model: type[Model], statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run a statement as `execute` does; return what it returns, as the driver has it."""
+    return [tuple(values) for values in _table(model).execute(statement, parameters).fetchall()]
+
+
 def speaks_sql(model: type[Model]) -> bool:
     """Return whether the rows are in an SQL database; one that is has transactions."""
     return _table(model).speaks_sql

@@ -6,7 +6,6 @@ from dataclasses import replace
 import msgspec
 from django.utils.translation import gettext_lazy as _
 
-from chat.llm.health.alerts import alert
 from chat.llm.pricing import (
     RESERVE_BYTES_PER_TOKEN,
     SETTLE_BYTES_PER_TOKEN,
@@ -20,6 +19,7 @@ from chat.llm.pricing import (
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from chat.provider_registry import token_factor_of
+from core.alerts import alert
 from history.models import Turn
 from history.progress import Outcome
 

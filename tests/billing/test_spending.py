@@ -11,7 +11,7 @@ from accounts.models import User
 from billing import metering, spending
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.metering import Usage
-from billing.models import Reservation, Spending, UsagePeriod, UsageRecord
+from billing.models import BillingAccount, Reservation, Spending, UsagePeriod, UsageRecord
 from billing.spending import SpendingToday, SupplierHold, spending_today
 from tests.billing.together import together
 
@@ -102,7 +102,7 @@ def test_at_the_limit_the_next_one_is_refused_and_nothing_written(carla: User):
     assert (refused.value.code, refused.value.status) == ("spend_limit", 503)
     assert 0 < refused.value.retry_after <= 24 * 3600
     assert Reservation.objects.count() == 10
-    assert UsagePeriod.objects.get().holds == 10
+    assert BillingAccount.objects.get().holds == 10
     assert today() == (0, LIMIT)
 
 

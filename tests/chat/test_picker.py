@@ -95,7 +95,9 @@ def test_a_usual_answer_has_a_price(ana, prices, shown, in_spanish):
 
 def test_the_page_has_the_list_and_the_picker(browser):
     change("claude-haiku-5-5", sees_images=True, reads_pdfs=True)
-    Plan.objects.create(key="premium", name="<Premium>", rank=3, best_tier="strong")
+    premium = Plan.objects.get(key="premium")
+    premium.name = "<Premium>"
+    premium.save()
     page = browser.get("/").text
     assert re.search(
         r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>'

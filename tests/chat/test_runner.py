@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
-from chat.llm.health.alerts import list_alerts
 from chat.llm.providers import ADAPTERS
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.http import close_session
@@ -32,6 +31,7 @@ from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
+from core.alerts import list_alerts
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
 from history import access, deletion, progress
