@@ -24,6 +24,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -377,7 +378,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):
-            logger.error("A request broke", exc_info=True)
+            logger.error("A request broke.\n%s", traceback.format_exc())
 
 
 def _handler_of(gateway: SimulatedGateway) -> type[BaseHTTPRequestHandler]:

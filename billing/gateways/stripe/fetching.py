@@ -6,10 +6,13 @@ import stripe
 from django.utils import timezone
 
 from billing.gateways.stripe.client import Data, every, is_missing, plain
-from billing.gateways.stripe.snapshots import ACCOUNT, KIND, FetchedSession, FetchedSubscription, intent_ids
+from billing.gateways.stripe.snapshots import ACCOUNT, KIND, FetchedSession, FetchedSubscription, intent_ids, price_id
 
 LIMIT = 100
 """How many objects a page of a list has: the most there may be."""
+
+references: dict[str, str] = {}
+"""The site's names of the prices that were met, by id. Nothing of a price changes."""
 
 
 def find_purchase(
@@ -86,7 +89,17 @@ def _fetch_subscription(
         charges=charges,
         disputes=_fetch_disputes(client, charges),
         intents={one: plain(api.payment_intents.retrieve(one)) for one in waiting},
+        references=_name_prices(client, found, invoices),
     )
+
+
+def _name_prices(client: stripe.StripeClient, subscription: Data, invoices: list[Data]) -> dict[str, str]:
+    prices = [item["price"] for item in subscription["items"]["data"]]
+    references.update({price["id"]: price["lookup_key"] or price["id"] for price in prices})
+    mentioned = {price_id(line) for invoice in invoices for line in invoice["lines"]["data"] if line["pricing"]}
+    for unknown in mentioned - references.keys():
+        references[unknown] = plain(client.v1.prices.retrieve(unknown))["lookup_key"] or unknown
+    return dict(references)
 
 
 def _fetch_session(client: stripe.StripeClient, session: Data, observed_at: dt.datetime) -> FetchedSession | None:
@@ -94,8 +107,8 @@ def _fetch_session(client: stripe.StripeClient, session: Data, observed_at: dt.d
         return None
     customer, intent, charge = session["customer"], None, None
     if session["payment_intent"]:
-        expand = {"expand": ["latest_charge"]}
-        intent = plain(client.v1.payment_intents.retrieve(session["payment_intent"], expand))
+        found = client.v1.payment_intents.retrieve(session["payment_intent"], {"expand": ["latest_charge"]})
+        intent = plain(found)
         charge = intent["latest_charge"]
     disputes = _fetch_disputes(client, [charge] if charge else [])
     return FetchedSession(observed_at, session, customer, intent, charge, disputes)

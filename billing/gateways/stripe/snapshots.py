@@ -44,15 +44,17 @@ DISPUTES: dict[str, Literal["open", "won", "lost"]] = {
 
 @dataclass(frozen=True, slots=True)
 class FetchedSubscription:
-    """A subscription with all that belongs to it. `intents` are those of open invoices alone, by id."""
+    """A subscription with all that belongs to it. `intents` are those of open invoices alone, by id; `references` has
+    the site's name of every price that is mentioned, by its id."""
 
     observed_at: dt.datetime
     subscription: Data
     customer: Data
     invoices: list[Data]
     charges: list[Data]
-    disputes: list[Data] = field(default_factory=list)
-    intents: dict[str, Data] = field(default_factory=dict)
+    disputes: list[Data]
+    intents: dict[str, Data]
+    references: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def subscription_snapshot(fetched: FetchedSubscription) -> Snapshot:
         kind="subscription",
         account_id=account_of(found) or 0,
         status=status,
-        price_reference=items[0]["price"]["id"],
+        price_reference=fetched.references[items[0]["price"]["id"]],
         anchor=moment(found["billing_cycle_anchor"]),
         observed_at=fetched.observed_at,
         payments=tuple(_payments(fetched)),
@@ -127,6 +129,10 @@ def intent_ids(invoice: Data) -> list[str]:
     return [payment["payment_intent"] for payment in payments if payment.get("payment_intent")]
 
 
+def price_id(line: Data) -> str:
+    return str(line["pricing"]["price_details"]["price"])
+
+
 def _payments(fetched: FetchedSubscription) -> list[PaymentSnapshot]:
     trial_end = fetched.subscription["trial_end"] or 0
     found = []
@@ -149,7 +155,7 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
     return PaymentSnapshot(
         reference=invoice["id"],
         status=status,
-        price_reference=max(counted, key=lambda line: line["amount"])["pricing"]["price_details"]["price"],
+        price_reference=fetched.references[price_id(max(counted, key=lambda line: line["amount"]))],
         amount_minor=invoice["total"],
         currency=invoice["currency"].upper(),
         period_start=moment(min(line["period"]["start"] for line in counted)),
@@ -234,8 +240,10 @@ def _dispute_of(charge: Data | None, disputes: list[Data]) -> Literal["", "open"
     """Return how the disputes about a charge stand, the worst of them."""
     if charge is None or not charge["disputed"]:
         return ""
-    states = {_known(DISPUTES, one["status"]) for one in disputes if one["charge"] == charge["id"]}
-    return next((state for state in ("lost", "open", "won") if state in states), "open")
+    states = [_known(DISPUTES, one["status"]) for one in disputes if one["charge"] == charge["id"]]
+    if "lost" in states:
+        return "lost"
+    return "won" if states and "open" not in states else "open"
 
 
 def _find_end(subscription: Data) -> dt.datetime | None:
