@@ -42,6 +42,7 @@ JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
 INSTALLED_APPS = [
     "config",
     "accounts",
+    "djstripe",  # before billing, whose admin takes the place of its admin
     "billing",
     "history",
     "chat",
@@ -320,6 +321,22 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when 
 
 GRACE_DAYS = env.int("GRACE_DAYS", default=7)  # for so long a plan goes on after a renewal that was not paid yet
 GATEWAYS: dict[str, str] = {}  # by name, where the gateway is made
+
+STRIPE_SECRET_KEY = env("STRIPE_SECRET_KEY", default="")  # empty: nothing is sold through Stripe
+if STRIPE_SECRET_KEY:
+    GATEWAYS["stripe"] = "billing.gateways.stripe.gateway.StripeGateway"
+STRIPE_PUBLIC_KEY = env("STRIPE_PUBLISHABLE_KEY", default="")
+STRIPE_WEBHOOK_SECRETS = env.list("STRIPE_WEBHOOK_SECRET", default=[])  # two, while one takes the other's place
+STRIPE_WEBHOOK_UUID = env("STRIPE_WEBHOOK_UUID", default="")  # a part of the webhook's address
+STRIPE_LIVE_MODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
+STRIPE_API_VERSION = "2026-05-27.dahlia"  # otherwise a newer SDK would change the shape of what Stripe sends
+STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons taxes; it must be set up there
+if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
+    STRIPE_API_HOST = SIMULATED_STRIPE_URL
+DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
+# One migration in place of its own, which take more than a minute.
+MIGRATION_MODULES = {"djstripe": "billing.gateways.stripe.djstripe_migrations"}
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,10 @@ import os
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +103,7 @@ class SimulatedGateway:
         self.notice_url, self.notice_secret = notice_url, notice_secret
         self.url = ""
         self.lock = threading.RLock()
-        self._file = file
+        self._file, self._written = file, ""
         self._wakes = threading.Condition(self.lock)
         self._stops = False
         self._faults: list[dict[str, Any]] = []
@@ -121,7 +123,7 @@ class SimulatedGateway:
         raise NotImplementedError
 
     def on_clock(self) -> None:
-        """Do what is due by now: the clock was moved."""
+        """Do what is due by now: called before every request, and when the clock was moved."""
 
     # --- Clock -------------------------------------------------------------------------------------------------------
 
@@ -222,9 +224,9 @@ class SimulatedGateway:
         if fault == "html":
             return Answer("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
         with self.lock:
+            self.on_clock()
             answer = self._carry_out(request)
-            if request.method != "GET":
-                self._write_state()
+            self._write_state()
         return None if fault == "lost" else answer
 
     def _carry_out(self, request: Request) -> Answer:
@@ -324,9 +326,12 @@ class SimulatedGateway:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        written = self._file.with_suffix(".new")
-        written.write_text(json.dumps(self.state))
-        written.replace(self._file)
+        text = json.dumps(self.state)
+        if text != self._written:
+            new = self._file.with_suffix(".new")
+            new.write_text(text)
+            new.replace(self._file)
+            self._written = text
 
 
 def page(title: str, *parts: str) -> Answer:
@@ -372,7 +377,8 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("A client went away: %s", client_address)
+        if not isinstance(sys.exception(), ConnectionError):
+            logger.error("A request broke.\n%s", traceback.format_exc())
 
 
 def _handler_of(gateway: SimulatedGateway) -> type[BaseHTTPRequestHandler]:
