@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext
 from rest_framework import serializers
 
 from billing.models import Plan, Price
@@ -53,7 +54,9 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
         attrs.setdefault("to", self.context["today"])
         attrs.setdefault("from", attrs["to"].replace(day=1))
         if not 0 <= (attrs["to"] - attrs["from"]).days < MAX_DAYS:
-            raise serializers.ValidationError({"from": f"Up to {MAX_DAYS} days, from the first to the last."})
+            raise serializers.ValidationError(
+                {"from": gettext("Up to %(days)s days, from the first to the last.") % {"days": MAX_DAYS}}
+            )
         return attrs
 
 

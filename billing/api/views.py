@@ -31,7 +31,9 @@ def allowance(request: Request) -> Response:
 def plans(request: Request) -> Response:
     """The plan of everybody, and those that are for sale with their prices, the lowest first."""
     prices = list_for_sale()
-    shown = Plan.objects.filter(pk__in={price.plan_id for price in prices} | {entitlements.default_plan().pk})
+    shown = Plan.objects.filter(
+        pk__in={price.plan_id for price in prices if price.plan_id is not None} | {entitlements.default_plan().pk}
+    )
     results = PlanSerializer(shown.order_by("rank"), many=True, context={"prices": prices}).data
     packs = [price_fields(price) for price in prices if price.plan_id is None]
     return Response({"results": results, "packs": packs, "next": None})
