@@ -203,23 +203,22 @@ def test_packs_are_used_one_by_one_after_the_allowance(prices: Any, at: Any, ste
     """Each piece of work is paid by one row: the month if it has room, else the pack that expires first and has."""
     user, price = User.objects.create_user(f"{uuid4()}@example.com"), prices["pack-5000"]
     assert isinstance(price, Price)
-    rows, today = [GIVES["free"]], 0
-    packs: list[str] = []
-    at(BIRTH.replace(day=1))
-    for what, amount in steps:
-        today += 1
-        at(BIRTH.replace(day=1) + dt.timedelta(hours=today))
+    rows, packs, first = [GIVES["free"]], list[str](), BIRTH.replace(day=1)
+    at(first)
+    for number, (what, amount) in enumerate(steps):
+        moment = first + dt.timedelta(hours=number)
+        at(moment)
         if what == "buy":
             packs.append(str(uuid4()))
             rows.append(5_000_000)
-            apply(bought(user, price, packs[-1], at=BIRTH.replace(day=1) + dt.timedelta(hours=today)))
+            apply(bought(user, price, packs[-1], at=moment))
         elif what == "refund" and packs:
             which = amount % len(packs)
             apply(change_payment(f"{packs[which]}-p1", refunded_minor=price.amount_minor))
             rows[which + 1] = 0
         elif what == "use":
             micros = amount * 700_000
-            payer = next((number for number, left in enumerate(rows) if left >= micros), None)
+            payer = next((row for row, left in enumerate(rows) if left >= micros), None)
             assert use(user, micros) == (payer is not None)
             if payer is not None:
                 rows[payer] -= micros
