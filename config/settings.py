@@ -333,6 +333,13 @@ STRIPE_API_VERSION = "2026-05-27.dahlia"  # otherwise a newer SDK would change t
 STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons taxes; it must be set up there
 if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
     STRIPE_API_HOST = SIMULATED_STRIPE_URL
+MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
+if MERCADOPAGO_ACCESS_TOKEN:
+    GATEWAYS["mercadopago"] = "billing.gateways.mercadopago.gateway.from_settings"
+MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])  # two, as above
+MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
+MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
+SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
 # One migration in place of its own, which take more than a minute.
@@ -380,14 +387,6 @@ QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a ru
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may wait for a runner
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
-
-# --- Mercado Pago ----------------------------------------------------------------------------------------------------
-
-MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
-MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])  # two, while one follows the other
-MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY
-MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; test sellers have tokens like real ones
-SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
 
 # --- Attachments -----------------------------------------------------------------------------------------------------
 

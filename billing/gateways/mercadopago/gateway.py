@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from billing.gateways.base import (
     ChangePreview,
@@ -46,6 +47,7 @@ from billing.gateways.mercadopago.snapshots import (
     subscription_of,
 )
 from billing.models import Price
+from core.alerts import alert
 
 CHECKOUT_TIME = dt.timedelta(days=1)
 """How long a single payment may be begun."""
@@ -374,6 +376,8 @@ class MercadoPago:
         seller = self._seller(client)
         currency = preapproval["auto_recurring"]["currency_id"]
         if str(preapproval.get("collector_id")) != seller.id or currency != seller.currency:
+            sentence = gettext("A subscription at Mercado Pago is another seller's: it counts for nothing.")
+            alert(f"{GATEWAY}:subscription:{preapproval['id']}", sentence, subscription=preapproval["id"])
             raise GatewayRefused("subscription_of_another_seller")
         payments = self._payments_of(client, preapproval)
         return read_subscription(preapproval, agreement, payments, seller, observed_at)
