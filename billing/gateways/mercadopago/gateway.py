@@ -94,7 +94,7 @@ class MercadoPago:
         self._access_token, self._base_url = access_token, base_url
         self._webhook_secrets = tuple(webhook_secrets)
         self._country = COUNTRIES.get(country)
-        self._country_code, self._mode = country, mode
+        self._country_code, self.mode = country, mode
         self._find_price = find_price
 
     # --- Buying ------------------------------------------------------------------------------------------------------
@@ -225,9 +225,9 @@ class MercadoPago:
         if self._country is None or account.site != self._country.site:
             known = next((code for code, country in COUNTRIES.items() if country.site == account.site), account.site)
             mistakes.append(f"MERCADOPAGO_COUNTRY is {self._country_code or 'not set'}, and the account's is {known}.")
-        if self._mode != ("test" if account.is_test else "live"):
+        if self.mode != ("test" if account.is_test else "live"):
             kind = "a test account's" if account.is_test else "a real account's"
-            mistakes.append(f"MERCADOPAGO_MODE is {self._mode or 'not set'}, and MERCADOPAGO_ACCESS_TOKEN is {kind}.")
+            mistakes.append(f"MERCADOPAGO_MODE is {self.mode or 'not set'}, and MERCADOPAGO_ACCESS_TOKEN is {kind}.")
         return mistakes
 
     def _account(self, client: Client) -> Account:
