@@ -26,7 +26,11 @@ PaymentStatus = Literal["pending", "paid", "failed", "void"]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Something at a gateway, by the gateway's own words: what a notification is about, never what it says."""
+    """Something at a gateway, by the gateway's own words: what a notification is about, never what it says.
+
+    Two types are every gateway's: with the `reference` of a snapshot, `subscription` is one that renews, and `purchase`
+    what was bought once.
+    """
 
     gateway: str
     type: str
