@@ -51,6 +51,7 @@ class Access:
     terms: PeriodTerms
     until: dt.datetime | None = None
     subscription: Subscription | None = None
+    is_grace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +127,15 @@ def access_of(account: BillingAccount) -> Access:
 
 
 def list_access(account: BillingAccount) -> list[Access]:
-    """Return what holds now beside the default plan: a grant, and what was paid. For most people that is nothing."""
+    """Return what holds now beside the default plan: a grant, and what was paid, else what is in grace. For most people
+    that is nothing."""
     now, plans, found = timezone.now(), _plans.get(), list[Access]()
     if account.plan_id in plans and (account.grant_until is None or now < account.grant_until):
         found.append(_granted(plans[account.plan_id], account.grant_until, now))
     if account.subscribed_until is not None and now < account.subscribed_until:
         subscriptions = rows.select(Subscription, {"account": account.pk})
-        paid = [_paid(subscription, plans, now) for subscription in subscriptions]
-        found += [access for access in paid if access is not None]
+        paid = [access for one in subscriptions if (access := _paid(one, plans, now)) is not None]
+        found += [access for access in paid if not access.is_grace] or paid
     return found
 
 
@@ -204,7 +206,7 @@ def _paid(subscription: Subscription, plans: dict[int, Plan], now: dt.datetime) 
     start, full_end = anchored_month_of(subscription.anchor, now)
     end = min(until, full_end)
     terms = PeriodTerms(UsagePeriod.Kind.PAID, start, end, full_end, plan.pk, plan.allowance_micros)
-    return Access(plan, terms, until, subscription)
+    return Access(plan, terms, until, subscription, is_grace=not is_paid)
 
 
 def _entitlements(plan: Plan) -> Entitlements:

@@ -1,13 +1,41 @@
-"""What the tests of the gateways share."""
+"""A gateway in memory, prices there, and a clock; and the simulated Stripe."""
 
-from collections.abc import Iterator
-from typing import Any
+import datetime as dt
+from collections.abc import Callable, Iterator
 
 import pytest
+from django.utils import timezone
+from pytest_django import Settings
 
 from accounts.models import User
-from billing.models import BillingAccount
-from tests.billing import stripe_site
+from billing.models import BillingAccount, Price
+from billing.seeds import load_prices
+from tests.billing import fake_gateway, stripe_site
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[dt.datetime], None]:
+    """Return how to set the clock."""
+
+    def set_clock(moment: dt.datetime) -> None:
+        monkeypatch.setattr(timezone, "now", lambda: moment)
+
+    return set_clock
+
+
+@pytest.fixture
+def gateway(settings: Settings, catalog: None) -> fake_gateway.State:
+    """The state of the fake gateway, which sells the seeded plans."""
+    settings.GATEWAYS = {"fake": "tests.billing.fake_gateway.FakeGateway"}
+    fake_gateway.state.__init__()  # type: ignore[misc]  # as new
+    load_prices("fake", "USD")
+    return fake_gateway.state
+
+
+@pytest.fixture
+def prices(gateway: fake_gateway.State) -> dict[str, Price]:
+    """The prices by their references without the currency: `premium-month`."""
+    return {price.reference.removesuffix("-usd"): price for price in Price.objects.select_related("plan")}
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +44,8 @@ def simulated_stripe() -> Iterator[str]:
 
 
 @pytest.fixture
-def shop(simulated_stripe: str, settings: Any, ana: User) -> stripe_site.Shop:
-    """An empty simulated Stripe, which nobody is told of, and Ana, who buys."""
+def shop(simulated_stripe: str, settings: Settings, ana: User) -> stripe_site.Shop:
+    """An empty simulated Stripe, which tells nobody, and Ana, who buys."""
     settings.SIMULATED_STRIPE_URL = simulated_stripe
     for name, value in stripe_site.SETTINGS.items():
         setattr(settings, name, value)

@@ -170,7 +170,7 @@ def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatc
                 end()
     assert today() == (0, 100)
     assert not UsageRecord.objects.exists()
-    assert UsagePeriod.objects.get().holds == 1
+    assert BillingAccount.objects.get().holds == 1
     settle(key, 30)
     assert today() == (30, 0)
 
