@@ -333,6 +333,9 @@ STRIPE_API_VERSION = "2026-05-27.dahlia"  # otherwise a newer SDK would change t
 STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons taxes; it must be set up there
 if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
     STRIPE_API_HOST = SIMULATED_STRIPE_URL
+if STRIPE_SECRET_KEY:  # a form that begins a checkout ends there
+    checkout_pages = [SIMULATED_STRIPE_URL] if SIMULATED_STRIPE_URL else ["https://*.stripe.com"]
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
 # One migration in place of its own, which take more than a minute.

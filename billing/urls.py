@@ -1,0 +1,7 @@
+from django.urls import path
+
+from billing import webhooks
+
+urlpatterns = [
+    path("stripe/webhook/<uuid:uuid>/", webhooks.stripe, name="stripe_webhook"),
+]
