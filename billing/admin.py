@@ -7,7 +7,10 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from billing.gateways.stripe import admin as stripe_admin
 from billing.models import BillingAccount, Plan, Spending, UsagePeriod, UsageRecord
+
+stripe_admin.register()
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

@@ -333,6 +333,9 @@ STRIPE_API_VERSION = "2026-05-27.dahlia"  # otherwise a newer SDK would change t
 STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons taxes; it must be set up there
 if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
     STRIPE_API_HOST = SIMULATED_STRIPE_URL
+if STRIPE_SECRET_KEY:  # a form that begins a checkout ends there
+    checkout_pages = [SIMULATED_STRIPE_URL] if SIMULATED_STRIPE_URL else ["https://*.stripe.com"]
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
 MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
 if MERCADOPAGO_ACCESS_TOKEN:
     GATEWAYS["mercadopago"] = "billing.gateways.mercadopago.gateway.from_settings"
@@ -340,6 +343,12 @@ MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])
 MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
 MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
 SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
+if MERCADOPAGO_ACCESS_TOKEN:  # its checkout sends people on to the log-in of its sister, in each country's domain
+    endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
+    checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
+    checkout_pages.append("https://*.mercadolivre.com.br")
+    checkout_pages = [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
 # One migration in place of its own, which take more than a minute.

@@ -7,7 +7,8 @@ test does so with the controls of `simulated_gateway.py` and with
 - `POST /_control/card` `{"id": subscription, "card": "good" | "bad"}`: whether its card can be charged from now on;
 - `POST /_control/settle` `{"id": payment, "status": "approved" | "rejected" | "expired"}`: what a pending one comes to;
 - `POST /_control/dispute` `{"id": payment, "result": "open" | "won" | "lost"}`: its payer's bank takes it back;
-- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is;
+- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is. One that ends with a country,
+  such as `TEST-simulated-MX`, says so itself;
 - `POST /_control/signature` `{"unit": "s" | "ms"}`: how notifications tell the time.
 """
 
@@ -588,6 +589,8 @@ class SimulatedMercadoPago(SimulatedGateway):
             kind, _, token = request.headers.get("authorization", "").partition(" ")
             if kind != "Bearer" or not token.startswith(("TEST-", "APP_USR-")):
                 raise Refusal({"message": "invalid access token", "error": "unauthorized", "status": 401}, 401)
+            if (country := token.rpartition("-")[2]) in shapes.COUNTRIES:
+                self.state["seller"]["site_id"] = shapes.COUNTRIES[country]
             return handler(request, *groups)
 
         return answer

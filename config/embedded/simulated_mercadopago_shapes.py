@@ -15,6 +15,7 @@ ZONE = dt.timezone(-dt.timedelta(hours=4))
 """Mercado Pago tells every time in the zone of Manaos."""
 
 SITES = {"ARS": "MLA", "BRL": "MLB", "CLP": "MLC", "COP": "MCO", "MXN": "MLM", "PEN": "MPE", "UYU": "MLU"}
+COUNTRIES = {"AR": "MLA", "BR": "MLB", "CL": "MLC", "CO": "MCO", "MX": "MLM", "PE": "MPE", "UY": "MLU"}
 CASH = {
     "ARS": (("rapipago", "Rapipago"),),
     "BRL": (("pix", "Pix"), ("bolbradesco", "Boleto")),

@@ -27,6 +27,7 @@ def mercado_pago(server: Simulation, settings: Any, monkeypatch: pytest.MonkeyPa
     settings.MERCADOPAGO_WEBHOOK_SECRETS = [SECRET]
     settings.MERCADOPAGO_COUNTRY, settings.MERCADOPAGO_MODE = "AR", "live"
     settings.SIMULATED_MERCADOPAGO_URL = ""
+    settings.SITE_URL = "https://chat.example.com"
     return settings
 
 
@@ -46,15 +47,16 @@ def test_a_site_that_does_not_is_told_nothing(settings: Any):
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("SIMULATED_MERCADOPAGO_URL", "http://127.0.0.1:1", ["tertulia.E010"]),
-        ("MERCADOPAGO_WEBHOOK_SECRETS", [], ["tertulia.E011"]),
-        ("MERCADOPAGO_WEBHOOK_SECRETS", [""], ["tertulia.E011"]),
-        ("MERCADOPAGO_COUNTRY", "", ["tertulia.E012"]),
-        ("MERCADOPAGO_COUNTRY", "US", ["tertulia.E012"]),
-        ("MERCADOPAGO_MODE", "", ["tertulia.E013"]),
-        ("MERCADOPAGO_COUNTRY", "BR", ["tertulia.E014"]),
-        ("MERCADOPAGO_MODE", "test", ["tertulia.E014", "tertulia.W011"]),
-        ("MERCADOPAGO_ACCESS_TOKEN", "nonsense", ["tertulia.E015"]),
+        ("SIMULATED_MERCADOPAGO_URL", "http://127.0.0.1:1", ["tertulia.W023"]),
+        ("MERCADOPAGO_WEBHOOK_SECRETS", [], ["tertulia.W020"]),
+        ("MERCADOPAGO_WEBHOOK_SECRETS", [""], ["tertulia.W020"]),
+        ("MERCADOPAGO_COUNTRY", "", ["tertulia.W021"]),
+        ("MERCADOPAGO_COUNTRY", "US", ["tertulia.W021"]),
+        ("MERCADOPAGO_MODE", "", ["tertulia.W022"]),
+        ("MERCADOPAGO_COUNTRY", "BR", ["tertulia.W025"]),
+        ("MERCADOPAGO_MODE", "test", ["tertulia.W025"]),
+        ("SITE_URL", "http://chat.example.com", ["tertulia.W024"]),
+        ("MERCADOPAGO_ACCESS_TOKEN", "nonsense", ["tertulia.W027"]),
     ],
 )
 def test_what_is_missing_or_contradicts_is_named(mercado_pago: Any, name: str, value: object, told: list[str]):
@@ -64,4 +66,4 @@ def test_what_is_missing_or_contradicts_is_named(mercado_pago: Any, name: str, v
 
 def test_a_mercado_pago_that_does_not_answer_is_a_warning(mercado_pago: Any, server: Simulation):
     server.control("faults", kind="cut", path="/users/me")
-    assert found() == ["tertulia.W010"]
+    assert found() == ["tertulia.W026"]
