@@ -142,7 +142,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
 
 # Nothing inline, nothing from elsewhere: what a model writes can neither run nor call home.
-CONTENT_SECURITY_POLICY = {
+CONTENT_SECURITY_POLICY: dict[str, dict[str, list[Any]]] = {
     "DIRECTIVES": {
         "default-src": ["'none'"],
         "script-src": ["'self'", NONCE],

@@ -7,8 +7,8 @@ test does so with the controls of `simulated_gateway.py` and with
 - `POST /_control/card` `{"id": subscription, "card": "good" | "bad"}`: whether its card can be charged from now on;
 - `POST /_control/settle` `{"id": payment, "status": "approved" | "rejected" | "expired"}`: what a pending one comes to;
 - `POST /_control/dispute` `{"id": payment, "result": "open" | "won" | "lost"}`: its payer's bank takes it back;
-- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is. One that ends with a country,
-  such as `TEST-simulated-MX`, says so itself;
+- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is. One that ends
+  with a country, such as `TEST-simulated-MX`, says so itself;
 - `POST /_control/signature` `{"unit": "s" | "ms"}`: how notifications tell the time.
 """
 
@@ -35,7 +35,7 @@ from config.embedded.simulated_gateway import (
     redirect,
     run,
 )
-from config.embedded.simulated_mercadopago_shapes import Json, read_time, write_time
+from config.embedded.simulated_mercadopago_shapes import Json, format_time, parse_time
 
 FIRST_INSTALMENT_SECONDS = 5
 """Mercado Pago takes up to an hour. Nobody would wait so long for a simulation."""
@@ -103,7 +103,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             at, act = due
             act(at)
         for voucher in self._pending_payments():
-            if voucher["date_of_expiration"] and read_time(voucher["date_of_expiration"]) <= self.now():
+            if voucher["date_of_expiration"] and parse_time(voucher["date_of_expiration"]) <= self.now():
                 self._set_payment(voucher, "cancelled", "expired")
 
     def _due_notices(self) -> list[Json]:
@@ -115,12 +115,12 @@ class SimulatedMercadoPago(SimulatedGateway):
         found: list[tuple[int, str, Callable[[int], None]]] = []
         for subscription in self.state["preapprovals"].values():
             if subscription["status"] == "authorized":
-                due = read_time(subscription["next_payment_date"])
+                due = parse_time(subscription["next_payment_date"])
                 found.append((due, subscription["id"], partial(self._begin_instalment, subscription)))
         for instalment in self.state["instalments"].values():
             subscription = self.state["preapprovals"][instalment["preapproval_id"]]
             if instalment["status"] == "recycling" and subscription["status"] == "authorized":
-                due = read_time(instalment["next_retry_date"])
+                due = parse_time(instalment["next_retry_date"])
                 found.append((due, str(instalment["id"]), partial(self._charge, instalment)))
         at, _key, act = min(found, key=lambda thing: thing[:2], default=(self.now() + 1, "", self._do_nothing))
         return (at, act) if at <= self.now() else None
@@ -166,13 +166,13 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _set_preapproval(self, subscription: Json, status: str) -> None:
         if status == "authorized" and subscription["status"] == "paused":  # what fell due meanwhile is left out
-            months, due = subscription["auto_recurring"]["frequency"], read_time(subscription["next_payment_date"])
+            months, due = subscription["auto_recurring"]["frequency"], parse_time(subscription["next_payment_date"])
             begun, missed = due, 0
             while due <= self.now():
                 missed += 1
-                due = shapes.add_months(begun, missed * months)
-            subscription["next_payment_date"] = write_time(due)
-        subscription |= {"status": status, "last_modified": write_time(self.now())}
+                due = shapes.months_after(begun, missed * months)
+            subscription["next_payment_date"] = format_time(due)
+        subscription |= {"status": status, "last_modified": format_time(self.now())}
         subscription["version"] += 1
         if status == "cancelled":
             for instalment in self._instalments_of(subscription):
@@ -182,12 +182,12 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _begin_instalment(self, subscription: Json, at: int) -> None:
         months = subscription["auto_recurring"]["frequency"]
-        begun = read_time(subscription["auto_recurring"]["start_date"])
+        begun = parse_time(subscription["auto_recurring"]["start_date"])
         number = 1 + sum(1 for _ in self._instalments_of(subscription))
         count = number  # one that was renewed early is not charged for the same month again
-        while shapes.add_months(begun, count * months) <= at + DAY:
+        while shapes.months_after(begun, count * months) <= at + DAY:
             count += 1
-        subscription["next_payment_date"] = write_time(shapes.add_months(begun, count * months))
+        subscription["next_payment_date"] = format_time(shapes.months_after(begun, count * months))
         instalment = shapes.instalment(self._next_number(), subscription, at, at)
         self.state["instalments"][str(instalment["id"])] = instalment
         self._tell("subscription_authorized_payment", instalment["id"], "created")
@@ -204,17 +204,17 @@ class SimulatedMercadoPago(SimulatedGateway):
         )
         made |= {
             "operation_type": "recurring_payment",
-            "point_of_interaction": shapes.recurring_data(subscription, read_time(instalment["debit_date"])),
+            "point_of_interaction": shapes.recurring_data(subscription, parse_time(instalment["debit_date"])),
             "metadata": {"preapproval_id": subscription["id"]} if is_first else {},  # it may be missing
         }
         is_good = self.state["cards"].get(subscription["id"]) == "good"
         self._set_payment(made, *(("approved", "accredited") if is_good else ("rejected", "cc_rejected_other_reason")))
         attempt = instalment["retry_attempt"]
-        instalment |= {"payment": _in_short(made), "last_modified": write_time(at), "retry_attempt": attempt + 1}
+        instalment |= {"payment": _in_short(made), "last_modified": format_time(at), "retry_attempt": attempt + 1}
         if is_good or attempt >= len(RETRY_DAYS):
             instalment |= {"status": "processed", "next_retry_date": None}
         else:
-            instalment |= {"status": "recycling", "next_retry_date": write_time(at + RETRY_DAYS[attempt] * DAY)}
+            instalment |= {"status": "recycling", "next_retry_date": format_time(at + RETRY_DAYS[attempt] * DAY)}
         self._tell("subscription_authorized_payment", instalment["id"], "updated")
         self._end_if_rejected(subscription)
 
@@ -236,7 +236,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _set_payment(self, payment: Json, status: str, detail: str, at: int = 0) -> None:
         is_new = payment["status"] == "pending" and payment["date_created"] == payment["date_last_updated"]
-        moment = write_time(at or max(self.now(), read_time(payment["date_created"])))
+        moment = format_time(at or max(self.now(), parse_time(payment["date_created"])))
         payment |= {"status": status, "status_detail": detail, "date_last_updated": moment}
         if status == "approved" and not payment["date_approved"]:
             payment["date_approved"] = (
@@ -270,7 +270,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             "payment_id": payment["id"],
             "amount": amount,
             "status": "approved",
-            "date_created": write_time(self.now()),
+            "date_created": format_time(self.now()),
         }
         payment["refunds"].append(refund)
         payment["transaction_amount_refunded"] += amount
@@ -301,7 +301,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _is_over(self, preference: Json) -> bool:
         until = preference["expires"] and preference["expiration_date_to"]
-        return bool(until) and read_time(until) <= self.now()
+        return bool(until) and parse_time(until) <= self.now()
 
     # --- Searching ---------------------------------------------------------------------------------------------------
 
@@ -334,7 +334,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             known
             for known in self.state["payments"].values()
             if reference in (None, known["external_reference"])
-            and (begun is None or read_time(known[by]) >= read_time(begun))
+            and (begun is None or parse_time(known[by]) >= parse_time(begun))
         ]
         return _page_of(found, request)
 
@@ -380,13 +380,13 @@ class SimulatedMercadoPago(SimulatedGateway):
         """The payer agreed. The card is tried with a small charge, which is given back; the first instalment comes."""
         self.state["cards"][subscription["id"]] = card
         recurring = subscription["auto_recurring"]
-        begins = max(self.now() + FIRST_INSTALMENT_SECONDS, read_time(recurring["start_date"]))
-        recurring["start_date"] = write_time(begins)
+        begins = max(self.now() + FIRST_INSTALMENT_SECONDS, parse_time(recurring["start_date"]))
+        recurring["start_date"] = format_time(begins)
         subscription |= {
             "payer_id": shapes.PAYER_ID + int(hashlib.sha256(self._email_of(subscription)).hexdigest()[:6], 16),
             "payment_method_id": "visa",
             "card_id": str(self._next_number()),
-            "next_payment_date": write_time(begins),
+            "next_payment_date": format_time(begins),
         }
         self._set_preapproval(subscription, "authorized")
         trial = self._new_payment(
@@ -448,7 +448,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _voucher(self, payment: Json, method: str, preference: Json) -> Json:
         url, number = f"{self.url}/payments/{payment['id']}/ticket", str(payment["id"])
-        until = preference["date_of_expiration"] or write_time(self.now() + VOUCHER_SECONDS)
+        until = preference["date_of_expiration"] or format_time(self.now() + VOUCHER_SECONDS)
         details = {**payment["transaction_details"], "external_resource_url": url}
         data = {}
         if method == "pix":
@@ -571,7 +571,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             known = shapes.chargeback(str(self._next_number()), payment, self.now())
             self.state["chargebacks"][known["id"]] = known
         known |= {"coverage_applied": {"open": None, "won": True, "lost": False}[result]}
-        known["date_last_updated"] = write_time(self.now())
+        known["date_last_updated"] = format_time(self.now())
         detail = {"open": "in_process", "won": "reimbursed", "lost": "settled"}[result]
         self._set_payment(payment, "charged_back", detail)
         self._tell("topic_chargebacks_wh", known["id"], "updated")
@@ -628,7 +628,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             "type": topic,
             "action": f"{topic}.{act}",
             "api_version": "v1",
-            "date_created": write_time(self.now()),
+            "date_created": format_time(self.now()),
             "live_mode": True,
             "user_id": shapes.SELLER_ID,
             "data": {"id": str(number)},

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Order, Reference
 from billing.gateways.mercadopago import agreements, client, gateway, smoke
-from billing.gateways.mercadopago.snapshots import add_months
+from billing.periods import add_months
 from tests.billing.mercadopago import ORDER, PACK, PREPAID, Simulation, simulated_mercado_pago
 
 MONTH = dt.timedelta(days=28)

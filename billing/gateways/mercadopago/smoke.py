@@ -7,7 +7,7 @@ from uuid import uuid4
 from django.utils import timezone
 
 from billing.gateways.base import Kind, Order, Reference
-from billing.gateways.mercadopago.agreements import COUNTRIES, to_minor
+from billing.gateways.mercadopago.agreements import COUNTRIES, read_amount
 from billing.gateways.mercadopago.gateway import MercadoPago
 
 AMOUNTS = {"ARS": 5_000, "BRL": 20, "CLP": 5_000, "COP": 20_000, "MXN": 100, "PEN": 20, "UYU": 200}
@@ -45,7 +45,7 @@ def _try(kind: Kind, gateway: MercadoPago, currency: str, payer_email: str) -> I
         kind=kind,
         price_reference="smoke",
         description="Smoke",
-        amount_minor=to_minor(AMOUNTS[currency], currency),
+        amount_minor=read_amount(AMOUNTS[currency], currency),
         currency=currency,
         interval="month",
         return_url="https://example.com/",
