@@ -1,18 +1,23 @@
-"""What somebody has who bought through Mercado Pago: from the checkout to what their plan allows."""
+"""What somebody has who bought through Mercado Pago: from the checkout and its notifications to what a plan allows."""
 
 import datetime as dt
+import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
+from billing import inbox
 from billing.entitlements import account_of, current_period, entitlements_of
 from billing.gateways import get_gateway
 from billing.gateways.base import Order, Reference
-from billing.models import GatewayTask, Payment, Price, Subscription
+from billing.models import GatewayEvent, GatewayTask, Payment, Price, Subscription
 from billing.seeds import load_prices
-from billing.subscriptions import handle
+from billing.subscriptions import apply, handle
 from tests.billing.mercadopago import SECRET, Simulation, simulated_mercado_pago
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -177,6 +182,8 @@ def test_a_month_paid_with_a_voucher_begins_when_it_is_paid(shop: Shop):
     assert shop.plan == "free"
     pending = Payment.objects.get()
     assert (pending.status, pending.action) == ("pending", "voucher")
+    assert pending.action_code
+    assert pending.action_url.startswith(shop.mp.url)
     assert pending.expires_at - timezone.now() > 2 * DAY
     shop.forward(days=2)
     shop.mp.control("settle", id=pending.reference, status="approved")
@@ -211,8 +218,107 @@ def test_the_list_heals_what_no_notification_told(shop: Shop):
     checkout = shop.begin()
     shop.mp.pay(checkout)
     shop.forward(minutes=30)
-    from billing.subscriptions import apply
-
     for snapshot in get_gateway("mercadopago").list_recent(timezone.now() - DAY):
         apply(snapshot)
     assert shop.plan == "premium"
+
+
+# --- Notifications
+
+WEBHOOK = "/webhooks/mercadopago/"
+
+
+def deliver(client: Client, mp: Simulation, notice: dict[str, Any], **other: Any) -> int:
+    """Post a notification as Mercado Pago does; return what was answered."""
+    body, headers, query = mp.sent(notice)
+    given = {"body": body, "headers": headers, "query": query, **other}
+    address = f"{WEBHOOK}?{urlencode(given['query'])}"
+    answer = client.post(address, given["body"], content_type="application/json", headers=given["headers"])
+    return answer.status_code
+
+
+def events() -> set[tuple[str, str]]:
+    return set(GatewayEvent.objects.values_list("reference_type", "reference_id"))
+
+
+def test_notifications_alone_make_a_member_premium(shop: Shop, client: Client):
+    checkout = shop.begin()
+    shop.mp.pay(checkout)
+    shop.forward(minutes=30)
+    notices = shop.mp.notices()
+    for notice in reversed(notices):
+        for _ in range(2):
+            assert deliver(client, shop.mp, notice) == 200
+    assert GatewayEvent.objects.count() == len(notices)
+    assert {kind for kind, _id in events()} == {"subscription", "instalment", "payment"}
+    assert shop.plan == "free"
+    inbox.handle_due()
+    assert shop.plan == "premium"
+    assert Payment.objects.count() == 1
+    assert not GatewayEvent.objects.filter(done_at=None).exists()
+
+
+def test_a_notification_is_taken_while_mercado_pago_does_not_answer(shop: Shop, client: Client):
+    checkout = shop.begin()
+    shop.mp.pay(checkout)
+    shop.mp.control("faults", kind="cut", path="/", times=100)
+    assert deliver(client, shop.mp, shop.mp.notices()[0]) == 200
+    inbox.handle_due()
+    assert GatewayEvent.objects.filter(done_at=None).count() == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"null",
+        b"5",
+        b"[]",
+        b"",
+        b"\0",
+        b'{"type": "payment", "data": {"id": "\0"}}',
+        b"{" * 3_000_000,
+        b"x" * 3_000_000,
+    ],
+)
+def test_a_malformed_notification_is_refused_and_leaves_nothing(shop: Shop, client: Client, body: bytes):
+    shop.begin()
+    (notice,) = shop.mp.notices()
+    assert deliver(client, shop.mp, notice, body=body) == 401
+    assert events() == set()
+
+
+def test_a_forged_or_stale_notification_is_refused_and_leaves_nothing(
+    shop: Shop, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+):
+    shop.begin()
+    (notice,) = shop.mp.notices()
+    _body, headers, _query = shop.mp.sent(notice)
+    assert deliver(client, shop.mp, notice, headers={}) == 401
+    assert deliver(client, shop.mp, notice, headers={**headers, "x-request-id": "another"}) == 401
+    assert deliver(client, shop.mp, notice, query={"data.id": "another"}) == 401
+    settings.MERCADOPAGO_WEBHOOK_SECRETS = ["another"]
+    assert deliver(client, shop.mp, notice) == 401
+    settings.MERCADOPAGO_WEBHOOK_SECRETS = [""]
+    assert deliver(client, shop.mp, notice) == 401
+    settings.MERCADOPAGO_WEBHOOK_SECRETS = ["another", SECRET]
+    with monkeypatch.context() as patched:
+        patched.setattr("billing.gateways.mercadopago.notifications.time.time", lambda: time.monotonic())
+        assert deliver(client, shop.mp, notice, headers=headers) == 401
+    assert events() == set()
+    assert deliver(client, shop.mp, notice) == 200
+    assert len(events()) == 1
+
+
+def test_a_notification_of_no_interest_and_an_unsigned_one_of_old_leave_nothing(shop: Shop, client: Client):
+    shop.begin()
+    (notice,) = shop.mp.notices()
+    body = json.dumps({**notice["body"], "type": "subscription_preapproval_plan"}).encode()
+    assert deliver(client, shop.mp, notice, body=body) == 200
+    assert client.post(f"{WEBHOOK}?topic=payment&id=1", b"", content_type="application/json").status_code == 401
+    assert client.get(WEBHOOK).status_code == 405
+    assert events() == set()
+
+
+def test_without_mercado_pago_there_is_no_address_for_its_notifications(shop: Shop, client: Client, settings: Any):
+    settings.GATEWAYS = {}
+    assert client.post(WEBHOOK).status_code == 404
