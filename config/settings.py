@@ -142,7 +142,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
 
 # Nothing inline, nothing from elsewhere: what a model writes can neither run nor call home.
-CONTENT_SECURITY_POLICY = {
+CONTENT_SECURITY_POLICY: dict[str, dict[str, list[Any]]] = {
     "DIRECTIVES": {
         "default-src": ["'none'"],
         "script-src": ["'self'", NONCE],
@@ -334,8 +334,7 @@ STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons tax
 if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
     STRIPE_API_HOST = SIMULATED_STRIPE_URL
 if STRIPE_SECRET_KEY:  # a form that begins a checkout ends there
-    checkout_pages = [SIMULATED_STRIPE_URL] if SIMULATED_STRIPE_URL else ["https://*.stripe.com"]
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(SIMULATED_STRIPE_URL or "https://*.stripe.com")
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
 # One migration in place of its own, which take more than a minute.
