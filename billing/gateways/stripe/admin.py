@@ -63,7 +63,7 @@ class CustomerAdmin(MirrorAdmin):
 
 
 class OwnedAdmin(MirrorAdmin):
-    list_display = ("id", "customer", "status", "created", "livemode")
+    list_display: Any = ("id", "customer", "status", "created", "livemode")
     list_select_related = ("customer",)
     search_fields = ("id", "customer__id", "customer__email")
 
