@@ -47,6 +47,9 @@ check-djstripe: packages dev-packages  ## Compare our one migration of dj-stripe
 smoke-providers: packages  ## Ask every provider whose key is set, in earnest: it costs a fraction of a cent
 	$(BIN)/python manage.py smoke_providers
 
+smoke-payments: packages  ## Buy, change, refund and cancel in Stripe's test mode, in earnest, with a test key
+	$(BIN)/python manage.py smoke_payments
+
 bench-quick: packages dev-packages
 	$(BIN)/python -m bench.run --quick
 

@@ -182,7 +182,6 @@ class BillingAccount(models.Model):
     holds = models.IntegerField(_("open reservations"), default=0, editable=False)
     subscribed_until = models.DateTimeField(null=True, editable=False)
     packs_until = models.DateTimeField(null=True, editable=False)
-    currency = models.CharField(_("currency"), max_length=3, blank=True, editable=False)
     trial_at = models.DateTimeField(_("had a trial"), null=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -248,23 +247,6 @@ class UsagePeriod(models.Model):
         if self.allowance_micros is None:
             return None
         return self.allowance_micros - self.used_micros - self.reserved_micros
-
-
-class AllowanceNotice(models.Model):
-    """That so much of a period's allowance is used: to be mailed, and shown until it was seen."""
-
-    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="notices")
-    percent = models.PositiveSmallIntegerField()
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-    mailed_at = models.DateTimeField(null=True)
-    seen_at = models.DateTimeField(null=True)
-
-    class Meta:
-        constraints = (models.UniqueConstraint(fields=["period", "percent"], name="one_notice_a_percentage"),)
-        indexes = (models.Index(fields=["created_at"], condition=Q(mailed_at=None), name="notices_to_mail"),)
-
-    def __str__(self) -> str:
-        return f"{self.period_id} {self.percent}%"
 
 
 class Spending(models.Model):
@@ -485,6 +467,7 @@ class Payment(models.Model):
     receipt_url = models.TextField(blank=True)
     action_url = models.TextField(blank=True)
     action = models.CharField(max_length=7, choices=Action, blank=True)
+    action_code = models.TextField(blank=True)
     expires_at = models.DateTimeField(_("expires"), null=True)
     usage_period = models.OneToOneField(UsagePeriod, models.PROTECT, null=True, related_name="payment")
     refund_requested_at = models.DateTimeField(_("refund asked for"), null=True)
@@ -517,6 +500,7 @@ class Purchase(models.Model):
     reference_type = models.CharField(max_length=40, blank=True)
     reference_id = models.CharField(max_length=100, blank=True)
     url = models.TextField(blank=True)
+    payer_email = models.EmailField(blank=True)
     starts_at = models.DateTimeField(null=True)
     trial_days = models.PositiveSmallIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -568,6 +552,21 @@ class Errand(models.Model):
         self.refresh_from_db(fields=["attempts"])
         delay = min(dt.timedelta(minutes=2 ** min(self.attempts, 10) / 2), dt.timedelta(hours=6))
         type(self).objects.filter(pk=self.pk).update(due_at=timezone.now() + delay, error=error[:200])
+
+
+class AllowanceNotice(Errand):
+    """That so much of a period's allowance is used: to be mailed, and shown until it was seen."""
+
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="notices")
+    percent = models.PositiveSmallIntegerField()
+    seen_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["period", "percent"], name="one_notice_a_percentage"),)
+        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="notices_to_mail"),)
+
+    def __str__(self) -> str:
+        return f"{self.period_id} {self.percent}%"
 
 
 class GatewayEvent(Errand):

@@ -59,6 +59,12 @@ def apply(snapshot: Snapshot) -> Subscription:
         raise
 
 
+def reference_of(subscription: Subscription) -> Reference:
+    """Return what to ask the gateway about."""
+    renews = subscription.kind == Subscription.Kind.SUBSCRIPTION
+    return Reference(subscription.gateway, "subscription" if renews else "purchase", subscription.reference)
+
+
 def lock_account(account_id: int) -> BillingAccount:
     """Return the account, locked until the end of the transaction; rows that point to it can still be written."""
     return BillingAccount.objects.select_for_update(no_key=True).get(pk=account_id)
@@ -139,7 +145,7 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
         _judge(account, subscription, payments)
         _derive(subscription, payments)
     subscription.save()
-    _note_purchase(account, subscription, payments)
+    _close_purchases(account, subscription, payments)
     write_access(account)
     return subscription
 
@@ -187,7 +193,7 @@ def _copy_payment(told: PaymentSnapshot, payment: Payment, gateway: str, price: 
     payment.period_start, payment.period_end = told.period_start, told.period_end
     payment.tax_country, payment.tax_id = told.tax_country, told.tax_id
     payment.receipt_url, payment.action_url = told.receipt_url, told.action_url
-    payment.action, payment.expires_at = told.action, told.expires_at
+    payment.action, payment.action_code, payment.expires_at = told.action, told.action_code, told.expires_at
 
 
 def _reckon(anchor: dt.datetime, payments: list[Payment]) -> dt.datetime:
@@ -384,16 +390,11 @@ def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> Non
             add_task(subscription.account, subscription.gateway, act, subscription.reference, key=key)
 
 
-def _note_purchase(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
-    """The checkout it came from is over; and the account pays in this currency from now on."""
+def _close_purchases(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
+    """The checkout it came from is over."""
     if subscription.status != Subscription.Status.PENDING or any(payment.counts for payment in payments):
-        account.purchases.filter(price__gateway=subscription.gateway, kind=subscription.kind, closed_at=None).update(
-            closed_at=timezone.now()
-        )
-    paid = [payment.currency for payment in payments if payment.counts]
-    if paid and not account.currency:
-        account.currency = paid[0]
-        account.save(update_fields=["currency"])
+        begun = account.purchases.filter(price__gateway=subscription.gateway, kind=subscription.kind, closed_at=None)
+        begun.update(closed_at=timezone.now())
 
 
 def _write_periods(account: BillingAccount, held: list[Access]) -> None:

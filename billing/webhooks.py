@@ -12,9 +12,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from billing import inbox
 from billing.gateways import get_gateway
 from billing.gateways.base import BadNotification
-from billing.models import GatewayEvent
 
 MAX_BYTES = 512 * 1024
 
@@ -36,10 +36,7 @@ def _take(request: HttpRequest, name: str, *, refusal: int) -> HttpResponse:
     except BadNotification as error:
         logger.warning("Notification refused", extra={"gateway": name, "reason": error.reason})
         return HttpResponse(status=refusal)
-    reference = notification.reference
-    if reference is not None:
-        fields = {"event_type": notification.event_type, "reference_type": reference.type, "reference_id": reference.id}
-        GatewayEvent.objects.get_or_create(gateway=name, event_id=notification.event_id, defaults=fields)
+    inbox.receive(name, notification)
     return HttpResponse()
 
 

@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 
 from core.sweeps import SWEEP_INTERVAL
 
@@ -16,4 +17,8 @@ app.conf.beat_schedule = {
     "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": SWEEP_INTERVAL, "options": {"expires": 15}},
     "probe-providers": {"task": "chat.tasks.probe", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
+    "work-off-billing": {"task": "billing.tasks.work_off", "schedule": 60.0, "options": {"expires": 50}},
+    "ask-about-expected": {"task": "billing.tasks.ask_about_expected", "schedule": 600.0, "options": {"expires": 500}},
+    "reconcile": {"task": "billing.tasks.reconcile", "schedule": 6 * 3600.0, "options": {"expires": 3600}},
+    "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }
