@@ -1,4 +1,4 @@
-"""One purchase from beginning to end: in Stripe's test mode by `manage.py smoke_payments`, in tests where it is simulated."""
+"""One purchase from beginning to end: in Stripe's test mode by `manage.py smoke_payments`, in tests simulated."""
 
 from collections.abc import Iterator
 
