@@ -334,8 +334,12 @@ STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons tax
 if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
     STRIPE_API_HOST = SIMULATED_STRIPE_URL
 if STRIPE_SECRET_KEY:  # a form that begins a checkout ends there
-    checkout_pages = [SIMULATED_STRIPE_URL] if SIMULATED_STRIPE_URL else ["https://*.stripe.com"]
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(SIMULATED_STRIPE_URL or "https://*.stripe.com")
+DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
+# One migration in place of its own, which take more than a minute.
+MIGRATION_MODULES = {"djstripe": "billing.gateways.stripe.djstripe_migrations"}
+
 MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
 if MERCADOPAGO_ACCESS_TOKEN:
     GATEWAYS["mercadopago"] = "billing.gateways.mercadopago.gateway.from_settings"
@@ -343,16 +347,14 @@ MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])
 MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
 MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
 SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
-if MERCADOPAGO_ACCESS_TOKEN:  # its checkout sends people on to the log-in of its sister, in each country's domain
+MERCADOPAGO_TEST_PAYER = env("MERCADOPAGO_TEST_PAYER", default="")  # for `make smoke-payments`
+if MERCADOPAGO_ACCESS_TOKEN:  # a form ends there; and its checkout sends people on to its sister's log-in
     endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
     checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
     checkout_pages.append("https://*.mercadolivre.com.br")
-    checkout_pages = [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
-DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
-DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
-# One migration in place of its own, which take more than a minute.
-MIGRATION_MODULES = {"djstripe": "billing.gateways.stripe.djstripe_migrations"}
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += (
+        [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
+    )
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ KINDS = {
     "billing_portal/configurations": "billing_portal.configuration",
 }
 ENDED = ("canceled", "incomplete_expired")
+TEST_CARDS = {
+    "pm_card_visa": "ok",
+    "pm_card_chargeCustomerFail": "decline",
+    "pm_card_authenticationRequired": "confirm",
+}
 EXPANDABLE = {
     "customer": "customer",
     "default_payment_method": "payment_method",
@@ -130,7 +135,9 @@ class SimulatedStripe(SimulatedGateway):
             "subscription_schedules": self._create_schedule,
             "subscription_schedules/([^/]+)": self._update_schedule,
             "subscription_schedules/([^/]+)/release": self._release_schedule,
+            "subscriptions": self._create_subscription,
             "subscriptions/([^/]+)": self._update_subscription,
+            "payment_methods/([^/]+)/attach": self._attach,
             "invoices/create_preview": self._preview,
             "invoices/([^/]+)/void": self._void_invoice,
             "refunds": self._refund,
@@ -343,6 +350,22 @@ class SimulatedStripe(SimulatedGateway):
         return self.lives.keep(made | changes(made, asked))
 
     # --- Subscriptions -----------------------------------------------------------------------------------------------
+
+    def _create_subscription(self, asked: Shape) -> Shape:
+        lives, price = self.lives, self._object("price", asked["items"][0]["price"])
+        self._object("customer", asked["customer"])
+        found = lives.start(asked["customer"], price, {"metadata": asked.get("metadata", {})})
+        lives.charge(lives.get("invoice", found["latest_invoice"]))
+        return found
+
+    def _attach(self, asked: Shape, test_card: str) -> Shape:
+        """Take one of the cards that Stripe has for tests."""
+        if test_card not in TEST_CARDS:
+            raise refused(f"No such PaymentMethod: '{test_card}'", code="resource_missing", status=404)
+        self._object("customer", asked["customer"])
+        card = self.lives.card_of(asked["customer"])
+        card["outcome"] = TEST_CARDS[test_card]
+        return self._object("payment_method", card["method"])
 
     def _update_subscription(self, asked: Shape, object_id: str) -> Shape:
         lives, found = self.lives, self._object("subscription", object_id)

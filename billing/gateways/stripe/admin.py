@@ -21,7 +21,7 @@ from core.money import format_money
 class MirrorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Rows of one type of Stripe's objects."""
 
-    list_display: ClassVar[Any] = ("id", "created", "livemode")
+    list_display: Any = ("id", "created", "livemode")
     fields: ClassVar[Any] = ("id", "created", "livemode", "sent")
     readonly_fields: ClassVar[Any] = ("sent",)
     search_fields: ClassVar[Any] = ("id",)
@@ -63,7 +63,7 @@ class CustomerAdmin(MirrorAdmin):
 
 
 class OwnedAdmin(MirrorAdmin):
-    list_display = ("id", "customer", "status", "created", "livemode")
+    list_display: Any = ("id", "customer", "status", "created", "livemode")
     list_select_related = ("customer",)
     search_fields = ("id", "customer__id", "customer__email")
 
