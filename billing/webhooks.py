@@ -29,6 +29,15 @@ def stripe(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return _take(request, "stripe", refusal=400)
 
 
+@csrf_exempt
+@require_POST
+def mercado_pago(request: HttpRequest) -> HttpResponse:
+    """Its old notifications (IPN) are not signed, and so refused like forged ones."""
+    if "mercadopago" not in settings.GATEWAYS:
+        raise Http404
+    return _take(request, "mercadopago", refusal=401)
+
+
 def _take(request: HttpRequest, name: str, *, refusal: int) -> HttpResponse:
     """Store what is genuine; a repeated notification is the same row. Answer what is not with `refusal`."""
     try:

@@ -21,7 +21,7 @@ FORM_BYTES = 100_000
 
 UPLOADS = "/api/v1/attachments"
 CONVERSATIONS = "/c/"
-NOTIFICATIONS = ("/stripe/webhook/", "/mercadopago/webhook/")
+NOTIFICATIONS = ("/stripe/webhook/", "/webhooks/mercadopago/")
 NOTIFICATION_BYTES = 512 * 1024
 
 

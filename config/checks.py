@@ -6,6 +6,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Info, Tags, Warning, register
 from django.db import DatabaseError
 
+from billing.gateways.base import GatewayRefused, GatewayUnavailable
+from billing.gateways.mercadopago.agreements import COUNTRIES
+from billing.gateways.mercadopago.gateway import from_settings
 from billing.models import Price
 
 
@@ -29,7 +32,7 @@ def check_selling(**_kwargs: Any) -> list[CheckMessage]:
     return [
         Info(
             "No payment gateway has a key: nobody can buy a plan, and an operator grants them.",
-            hint="Set STRIPE_SECRET_KEY: docs/billing.md says how, step by step.",
+            hint="Set STRIPE_SECRET_KEY or MERCADOPAGO_ACCESS_TOKEN: docs/billing.md says how, step by step.",
             id="tertulia.I001",
         )
     ]
@@ -67,6 +70,53 @@ def check_stripe(**_kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(what, hint=hint, id=f"tertulia.{name}") for name, (what, hint, is_well) in found.items() if not is_well
     ]
+
+
+@register(Tags.security, deploy=True)
+def check_mercado_pago(**_kwargs: Any) -> list[CheckMessage]:
+    """Say what is missing to sell through Mercado Pago; if nothing is, Mercado Pago is asked whose the token is."""
+    if not settings.MERCADOPAGO_ACCESS_TOKEN:
+        return []
+    found = {
+        "W020": (
+            "MERCADOPAGO_WEBHOOK_SECRET is not set: every notification of a payment is refused.",
+            "It is shown where the address of the webhook is entered: see docs/billing.md.",
+            any(settings.MERCADOPAGO_WEBHOOK_SECRETS),
+        ),
+        "W021": (
+            "MERCADOPAGO_COUNTRY is not the country of an account: nothing is sold.",
+            f"Set it to one of {', '.join(COUNTRIES)}.",
+            settings.MERCADOPAGO_COUNTRY in COUNTRIES,
+        ),
+        "W022": (
+            "MERCADOPAGO_MODE is neither test nor live: nothing is sold.",
+            "Set it to live, or to test with the access token of a test seller.",
+            settings.MERCADOPAGO_MODE in ("test", "live"),
+        ),
+        "W023": (
+            "SIMULATED_MERCADOPAGO_URL is set: payments are not real.",
+            "Remove it where others can reach the site.",
+            not settings.SIMULATED_MERCADOPAGO_URL,
+        ),
+        "W024": (
+            "Real payments need a site that is reached over https.",
+            "Set SITE_URL to its https address.",
+            settings.MERCADOPAGO_MODE != "live" or settings.SITE_URL.startswith("https://"),
+        ),
+    }
+    messages: list[CheckMessage] = [
+        Warning(what, hint=hint, id=f"tertulia.{name}") for name, (what, hint, is_well) in found.items() if not is_well
+    ]
+    return messages or _ask_mercado_pago()
+
+
+def _ask_mercado_pago() -> list[CheckMessage]:
+    try:
+        return [Warning(mistake, id="tertulia.W025") for mistake in from_settings().find_mistakes()]
+    except GatewayUnavailable:
+        return [Warning("Mercado Pago cannot be asked whose MERCADOPAGO_ACCESS_TOKEN is.", id="tertulia.W026")]
+    except GatewayRefused:
+        return [Warning("Mercado Pago refuses MERCADOPAGO_ACCESS_TOKEN.", id="tertulia.W027")]
 
 
 def _check_prices(gateway: str) -> list[CheckMessage]:

@@ -340,6 +340,20 @@ DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
 # One migration in place of its own, which take more than a minute.
 MIGRATION_MODULES = {"djstripe": "billing.gateways.stripe.djstripe_migrations"}
 
+MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
+if MERCADOPAGO_ACCESS_TOKEN:
+    GATEWAYS["mercadopago"] = "billing.gateways.mercadopago.gateway.from_settings"
+MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])  # two, as above
+MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
+MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
+SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
+if MERCADOPAGO_ACCESS_TOKEN:  # its checkout sends people on to the log-in of its sister, in each country's domain
+    endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
+    checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
+    checkout_pages.append("https://*.mercadolivre.com.br")
+    checkout_pages = [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
+
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan

@@ -22,6 +22,7 @@ VALKEY_PORT = 16379
 DEMO_MODEL_PORT = 18081
 MONGODB_PORT = 17017
 SIMULATED_STRIPE_PORT = 18421
+SIMULATED_MERCADOPAGO_PORT = 18422
 WEBHOOK_UUID = "5bd0b1d8-6c55-4d3c-9e44-2f6f5f7f2a10"
 """The same in every run: a simulated gateway keeps notifications that were not taken."""
 
@@ -66,6 +67,19 @@ def find_needed(configured: Mapping[str, str], data_dir: Path, *, simulates_for:
             "STRIPE_PUBLISHABLE_KEY": "pk_test_simulated0123456789abcdef",
             "STRIPE_WEBHOOK_SECRET": secret,
             "STRIPE_WEBHOOK_UUID": WEBHOOK_UUID,
+        }
+    if simulates_for and not configured.get("MERCADOPAGO_ACCESS_TOKEN"):
+        port, secret = pick_port(SIMULATED_MERCADOPAGO_PORT), new_password()
+        country = configured.get("MERCADOPAGO_COUNTRY", "").upper() or "MX"
+        gateways.append(
+            simulated_gateway("mercadopago", port, f"{simulates_for}/webhooks/mercadopago/", secret, data_dir)
+        )
+        environment |= {
+            "SIMULATED_MERCADOPAGO_URL": f"http://127.0.0.1:{port}",
+            "MERCADOPAGO_ACCESS_TOKEN": f"TEST-simulated-{country}",  # it says whose it is
+            "MERCADOPAGO_WEBHOOK_SECRET": secret,
+            "MERCADOPAGO_COUNTRY": country,
+            "MERCADOPAGO_MODE": "test",
         }
     model = None
     if "DEMO_MODEL_URL" not in configured:  # set but empty: no Demo model wanted

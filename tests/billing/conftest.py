@@ -1,4 +1,4 @@
-"""A gateway in memory, prices there, and a clock; and the simulated Stripe."""
+"""A gateway in memory, prices there, a clock, and simulated gateways."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator

@@ -7,8 +7,12 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.seeds import load_prices
 from config.reachability import StoreUnreachableError, check_stores
+
+US_CENT = {"ARS": 1_000, "BRL": 5, "CLP": 10, "COP": 4_000, "MXN": 20, "PEN": 4, "UYU": 40}
+"""About how many minor units of a currency a US cent is worth: what is simulated should look like prices."""
 
 
 class Command(BaseCommand):
@@ -28,5 +32,8 @@ class Command(BaseCommand):
         if settings.SIMULATED_STRIPE_URL:
             load_prices("stripe", "USD")
             call_command("set_up_stripe", stdout=io.StringIO())
+        if settings.SIMULATED_MERCADOPAGO_URL:
+            currency = COUNTRIES[settings.MERCADOPAGO_COUNTRY].currency
+            load_prices("mercadopago", currency, cents=US_CENT[currency])
         if not settings.DEBUG:
             call_command("collectstatic", verbosity=0, interactive=False)
