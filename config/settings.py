@@ -352,9 +352,8 @@ if MERCADOPAGO_ACCESS_TOKEN:  # a form ends there; and its checkout sends people
     endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
     checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
     checkout_pages.append("https://*.mercadolivre.com.br")
-    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += (
-        [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
-    )
+    checkout_pages = [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 

@@ -25,15 +25,15 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from config.embedded import simulated_mercadopago_shapes as shapes
 from config.embedded.simulated_gateway import (
-    Answer,
     Refusal,
+    Reply,
     Request,
     Route,
     SimulatedGateway,
     button,
     page,
     redirect,
-    run,
+    run_gateway,
 )
 from config.embedded.simulated_mercadopago_shapes import Json, format_time, parse_time
 
@@ -130,7 +130,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Subscriptions -----------------------------------------------------------------------------------------------
 
-    def _create_preapproval(self, request: Request) -> Answer:
+    def _create_preapproval(self, request: Request) -> Reply:
         asked = request.json()
         missing = [name for name in ("reason", "payer_email", "back_url", "auto_recurring") if not asked.get(name)]
         if missing or asked.get("status") != "pending":
@@ -147,7 +147,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         self._tell("subscription_preapproval", number, "created")
         return self._answer_once(request, made, 201)
 
-    def _update_preapproval(self, request: Request, number: str) -> Answer:
+    def _update_preapproval(self, request: Request, number: str) -> Reply:
         subscription, asked = self._find("preapprovals", number), request.json()
         if subscription["status"] == "cancelled":
             raise _bad_request("You can not modify a cancelled preapproval.")
@@ -162,7 +162,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         if status == "authorized" and subscription["status"] == "pending":
             raise _bad_request("card_token_id is required")
         self._set_preapproval(subscription, status)
-        return Answer(subscription)
+        return Reply(subscription)
 
     def _set_preapproval(self, subscription: Json, status: str) -> None:
         if status == "authorized" and subscription["status"] == "paused":  # what fell due meanwhile is left out
@@ -247,17 +247,17 @@ class SimulatedMercadoPago(SimulatedGateway):
     def _pending_payments(self) -> list[Json]:
         return [found for found in self.state["payments"].values() if found["status"] == "pending"]
 
-    def _update_payment(self, request: Request, number: str) -> Answer:
+    def _update_payment(self, request: Request, number: str) -> Reply:
         payment = self._find("payments", number)
         if request.json().get("status") != "cancelled" or payment["status"] not in ("pending", "in_process"):
             raise _bad_request("Invalid state for this operation")
         self._set_payment(payment, "cancelled", "by_collector")
-        return Answer(payment)
+        return Reply(payment)
 
-    def _list_refunds(self, _request: Request, number: str) -> Answer:
-        return Answer(self._find("payments", number)["refunds"])
+    def _list_refunds(self, _request: Request, number: str) -> Reply:
+        return Reply(self._find("payments", number)["refunds"])
 
-    def _create_refund(self, request: Request, number: str) -> Answer:
+    def _create_refund(self, request: Request, number: str) -> Reply:
         if known := self._answered(request):
             return known
         payment = self._find("payments", number)
@@ -280,7 +280,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Checkout Pro ------------------------------------------------------------------------------------------------
 
-    def _create_preference(self, request: Request) -> Answer:
+    def _create_preference(self, request: Request) -> Reply:
         if known := self._answered(request):
             return known
         asked = request.json()
@@ -294,10 +294,10 @@ class SimulatedMercadoPago(SimulatedGateway):
         self.state["preferences"][number] = made
         return self._answer_once(request, made, 201)
 
-    def _update_preference(self, request: Request, number: str) -> Answer:
+    def _update_preference(self, request: Request, number: str) -> Reply:
         preference = self._find("preferences", number)
         preference |= {name: value for name, value in request.json().items() if name in preference}
-        return Answer(preference)
+        return Reply(preference)
 
     def _is_over(self, preference: Json) -> bool:
         until = preference["expires"] and preference["expiration_date_to"]
@@ -305,11 +305,11 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Searching ---------------------------------------------------------------------------------------------------
 
-    def _show_seller(self, _request: Request) -> Answer:
+    def _show_seller(self, _request: Request) -> Reply:
         known = self.state["seller"]
-        return Answer(shapes.seller(known["site_id"], is_test=known["is_test"]))
+        return Reply(shapes.seller(known["site_id"], is_test=known["is_test"]))
 
-    def _search_preapprovals(self, request: Request) -> Answer:
+    def _search_preapprovals(self, request: Request) -> Reply:
         email, status = request.query.get("payer_email"), request.query.get("status")
         found = [
             known
@@ -318,7 +318,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         ]
         return _page_of(found, request)
 
-    def _search_instalments(self, request: Request) -> Answer:
+    def _search_instalments(self, request: Request) -> Reply:
         wanted, payment = request.query.get("preapproval_id"), request.query.get("payment_id")
         found = [
             known
@@ -327,7 +327,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         ]
         return _page_of(found, request)
 
-    def _search_payments(self, request: Request) -> Answer:
+    def _search_payments(self, request: Request) -> Reply:
         reference, by = request.query.get("external_reference"), request.query.get("range", "date_created")
         begun = request.query.get("begin_date")
         found = [
@@ -338,13 +338,13 @@ class SimulatedMercadoPago(SimulatedGateway):
         ]
         return _page_of(found, request)
 
-    def _search_preferences(self, request: Request) -> Answer:
+    def _search_preferences(self, request: Request) -> Reply:
         reference = request.query.get("external_reference")
         found = [known for known in self.state["preferences"].values() if known["external_reference"] == reference]
         return _page_of(found, request, name="elements")
 
-    def _show(self, kind: str) -> Callable[..., Answer]:
-        return lambda _request, number: Answer(self._find(kind, number))
+    def _show(self, kind: str) -> Callable[..., Reply]:
+        return lambda _request, number: Reply(self._find(kind, number))
 
     def _find(self, kind: str, number: object) -> Json:
         found: Json | None = self.state[kind].get(str(number))
@@ -354,7 +354,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Pages -------------------------------------------------------------------------------------------------------
 
-    def _show_subscription_checkout(self, request: Request) -> Answer:
+    def _show_subscription_checkout(self, request: Request) -> Reply:
         subscription = self._find("preapprovals", request.query.get("preapproval_id"))
         if subscription["status"] != "pending":
             return page("Mercado Pago", _text(f"Suscripción: {subscription['status']}."), _link("/subscriptions"))
@@ -369,7 +369,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             button(action, "do", "leave", "Volver sin pagar · Go back unpaid · Voltar sem pagar"),
         )
 
-    def _pay_subscription(self, request: Request) -> Answer:
+    def _pay_subscription(self, request: Request) -> Reply:
         subscription = self._find("preapprovals", request.query.get("preapproval_id"))
         choice = dict(request.form()).get("do")
         if choice in ("pay", "bad") and subscription["status"] == "pending":
@@ -404,7 +404,7 @@ class SimulatedMercadoPago(SimulatedGateway):
     def _email_of(self, subscription: Json) -> bytes:
         return str(self.state["emails"][subscription["id"]]).encode()
 
-    def _show_checkout(self, request: Request) -> Answer:
+    def _show_checkout(self, request: Request) -> Reply:
         preference = self._find("preferences", request.query.get("pref_id"))
         item = preference["items"][0]
         parts = [_text(item["title"]), _text(f"{item['unit_price']:.2f} {item['currency_id']}")]
@@ -418,7 +418,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         parts.append(button(action, "do", "leave", "Volver sin pagar · Go back unpaid · Voltar sem pagar"))
         return page("Mercado Pago", *parts)
 
-    def _pay_preference(self, request: Request) -> Answer:
+    def _pay_preference(self, request: Request) -> Reply:
         preference, choice = self._find("preferences", request.query.get("pref_id")), dict(request.form()).get("do", "")
         back_urls, told = preference["back_urls"], {"preference_id": preference["id"]}
         if choice == "leave" or self._is_over(preference):
@@ -476,7 +476,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         payment["order"] = {"id": number, "type": "mercadopago"}
         self._tell("topic_merchant_order_wh", number, "created")
 
-    def _show_voucher(self, _request: Request, number: str) -> Answer:
+    def _show_voucher(self, _request: Request, number: str) -> Reply:
         payment = self._find("payments", number)
         parts = [_text(f"{payment['transaction_amount']:.2f} {payment['currency_id']}: {payment['status']}")]
         if payment["status"] == "pending":
@@ -484,7 +484,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             parts.append(_act_button("settle", number, "expired", "Dejarlo vencer · Let it expire · Deixar expirar"))
         return page("Mercado Pago", *parts)
 
-    def _show_overview(self, _request: Request) -> Answer:
+    def _show_overview(self, _request: Request) -> Reply:
         parts = []
         for subscription in self.state["preapprovals"].values():
             number = subscription["id"]
@@ -509,7 +509,7 @@ class SimulatedMercadoPago(SimulatedGateway):
                 parts.append(_act_button("dispute", number, "open", "Contracargo · Chargeback · Estorno"))
         return page("Mercado Pago", *parts)
 
-    def _act(self, request: Request) -> Answer:
+    def _act(self, request: Request) -> Reply:
         asked = dict(request.form())
         act, number, value = asked["act"].split(" ", 2)
         handler = {**self._controls(), "pause": self._pause, "cancel": self._cancel}[act]
@@ -530,10 +530,10 @@ class SimulatedMercadoPago(SimulatedGateway):
             "cancel": self._cancel,
         }
 
-    def _control(self, handler: Callable[[Json], object]) -> Callable[[Request], Answer]:
-        def answer(request: Request) -> Answer:
+    def _control(self, handler: Callable[[Json], object]) -> Callable[[Request], Reply]:
+        def answer(request: Request) -> Reply:
             handler(request.json())
-            return Answer({})
+            return Reply({})
 
         return answer
 
@@ -584,8 +584,8 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Wire --------------------------------------------------------------------------------------------------------
 
-    def _authorized(self, handler: Callable[..., Answer]) -> Callable[..., Answer]:
-        def answer(request: Request, *groups: str) -> Answer:
+    def _authorized(self, handler: Callable[..., Reply]) -> Callable[..., Reply]:
+        def answer(request: Request, *groups: str) -> Reply:
             kind, _, token = request.headers.get("authorization", "").partition(" ")
             if kind != "Bearer" or not token.startswith(("TEST-", "APP_USR-")):
                 raise Refusal({"message": "invalid access token", "error": "unauthorized", "status": 401}, 401)
@@ -595,21 +595,21 @@ class SimulatedMercadoPago(SimulatedGateway):
 
         return answer
 
-    def _answered(self, request: Request) -> Answer | None:
+    def _answered(self, request: Request) -> Reply | None:
         """Return what was answered to the same request before. The same key with another one is refused."""
         known = self.state["answers"].get(request.headers.get("x-idempotency-key"))
         if known is None:
             return None
         if known["asked"] != [request.path, request.body.decode()]:
             raise Refusal({"message": "The idempotency key was used before", "error": "conflict", "status": 409}, 409)
-        return Answer(known["content"], known["status"])
+        return Reply(known["content"], known["status"])
 
-    def _answer_once(self, request: Request, content: Json, status: int) -> Answer:
+    def _answer_once(self, request: Request, content: Json, status: int) -> Reply:
         if key := request.headers.get("x-idempotency-key"):
             asked = [request.path, request.body.decode()]
             kept = json.loads(json.dumps(content))
             self.state["answers"][key] = {"asked": asked, "content": kept, "status": status}
-        return Answer(content, status)
+        return Reply(content, status)
 
     def _check_currency(self, currency: str) -> None:
         if shapes.SITES.get(currency) != self.state["seller"]["site_id"]:
@@ -648,10 +648,10 @@ def _bad_request(message: str) -> Refusal:
     return Refusal({"message": message, "error": "bad_request", "status": 400, "cause": []}, 400)
 
 
-def _page_of(found: list[Json], request: Request, *, name: str = "results") -> Answer:
+def _page_of(found: list[Json], request: Request, *, name: str = "results") -> Reply:
     offset, limit = int(request.query.get("offset", 0)), int(request.query.get("limit", 30))
     paging = {"offset": offset, "limit": limit, "total": len(found)}
-    return Answer({"paging": paging, name: found[offset : offset + limit]})
+    return Reply({"paging": paging, name: found[offset : offset + limit]})
 
 
 def _in_short(payment: Json) -> Json:
@@ -675,4 +675,4 @@ def _act_button(act: str, number: str, value: str, label: str) -> str:
 
 
 if __name__ == "__main__":
-    run(SimulatedMercadoPago)
+    run_gateway(SimulatedMercadoPago)

@@ -384,7 +384,7 @@ class Lives:
         return self.keep(made)
 
     def refund(self, made: Shape, amount: int) -> Shape:
-        given = self.keep(shapes.refund(self.new_id("re"), self.now(), made, amount))
+        given = self.keep(shapes.repayment(self.new_id("re"), self.now(), made, amount))
         made["amount_refunded"] += amount
         made["refunded"] = made["amount_refunded"] == made["amount"]
         self._emit("charge.refunded", made)

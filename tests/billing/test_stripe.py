@@ -600,6 +600,16 @@ def test_setting_up_makes_prices_portal_and_webhook_once(shop: Shop, settings: A
     assert endpoint["secret"] not in str(row.stripe_data)
 
 
+def test_a_new_webhook_gives_both_secrets(shop: Shop, settings: Any) -> None:
+    said = io.StringIO()
+    for is_new_wanted in (False, True):
+        Command(stdout=said)._make_webhook(is_new_wanted=is_new_wanted)
+    _first, second = shop.objects("webhook_endpoint")
+    (old_secret,) = settings.STRIPE_WEBHOOK_SECRETS
+    assert f"STRIPE_WEBHOOK_SECRET={second['secret']},{old_secret}\n" in said.getvalue()
+    assert rows.WebhookEndpoint.objects.get().id == second["id"]
+
+
 def test_setting_up_without_a_key_says_so(db: None) -> None:
     with pytest.raises(CommandError, match="STRIPE_SECRET_KEY"):
         call_command("set_up_stripe")

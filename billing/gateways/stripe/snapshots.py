@@ -76,7 +76,7 @@ class _Voucher:
     expires_at: dt.datetime | None
 
 
-def account_of(found: Data) -> int | None:
+def find_account_id(found: Data) -> int | None:
     """Return whose an object is; None if it is not of this site."""
     account = (found.get("metadata") or {}).get(ACCOUNT, "")
     return int(account) if account.isdecimal() else None
@@ -94,7 +94,7 @@ def subscription_snapshot(fetched: FetchedSubscription) -> Snapshot:
         gateway=NAME,
         reference=found["id"],
         kind="subscription",
-        account_id=account_of(found) or 0,
+        account_id=find_account_id(found) or 0,
         status=status,
         price_reference=fetched.references[items[0]["price"]["id"]],
         anchor=moment(found["billing_cycle_anchor"]),
@@ -116,7 +116,7 @@ def session_snapshot(fetched: FetchedSession) -> Snapshot:
         gateway=NAME,
         reference=found["id"],
         kind=cast(Kind, metadata[KIND]),
-        account_id=account_of(found) or 0,
+        account_id=find_account_id(found) or 0,
         status=status,
         price_reference=metadata[PRICE],
         anchor=payment.paid_at or moment(found["created"]),
