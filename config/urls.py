@@ -20,6 +20,7 @@ urlpatterns = [
     path("terms/", pages.terms, name="terms"),
     path("status/", pages.status, name="status"),
     path("", include("accounts.urls")),
+    path("", include("billing.urls")),
     path("", include("billing.pages.urls")),
     path("", include("history.urls")),
     path("", include("chat.urls")),

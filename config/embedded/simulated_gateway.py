@@ -69,7 +69,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """One answer: `content` is sent as JSON, or as a page if it is text."""
 
     content: object = None
@@ -82,14 +82,14 @@ class Refusal(Exception):
 
     def __init__(self, content: object, status: int) -> None:
         super().__init__(status)
-        self.answer = Answer(content, status)
+        self.answer = Reply(content, status)
 
 
-def redirect(url: str) -> Answer:
-    return Answer("", 303, {"Location": url})
+def redirect(url: str) -> Reply:
+    return Reply("", 303, {"Location": url})
 
 
-Handler = Callable[..., Answer]
+Handler = Callable[..., Reply]
 Route = tuple[str, str, Handler]
 """Method, a pattern of the whole path, and who answers: called with the request and the pattern's groups."""
 
@@ -216,27 +216,27 @@ class SimulatedGateway:
             server.server_close()
             self._stops = False
 
-    def answer(self, request: Request) -> Answer | None:
+    def answer(self, request: Request) -> Reply | None:
         """Return the answer; None cuts the connection."""
         fault = None if request.path.startswith("/_control/") else self._take_fault(request.path)
         if fault == "cut":
             return None
         if fault == "html":
-            return Answer("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
+            return Reply("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
         with self.lock:
             self.on_clock()
             answer = self._carry_out(request)
             self._write_state()
         return None if fault == "lost" else answer
 
-    def _carry_out(self, request: Request) -> Answer:
+    def _carry_out(self, request: Request) -> Reply:
         for method, pattern, handler in self._routes:
             if method == request.method and (match := pattern.fullmatch(request.path)):
                 try:
                     return handler(request, *match.groups())
                 except Refusal as refusal:
                     return refusal.answer
-        return Answer({"error": {"message": f"Unrecognized request URL ({request.method}: {request.path})."}}, 404)
+        return Reply({"error": {"message": f"Unrecognized request URL ({request.method}: {request.path})."}}, 404)
 
     def _take_fault(self, path: str) -> str | None:
         with self.lock:
@@ -264,28 +264,28 @@ class SimulatedGateway:
             *self.routes(),
         ]
 
-    def _show_clock(self, _request: Request) -> Answer:
-        return Answer({"now": self.now()})
+    def _show_clock(self, _request: Request) -> Reply:
+        return Reply({"now": self.now()})
 
-    def _move_clock(self, request: Request) -> Answer:
+    def _move_clock(self, request: Request) -> Reply:
         asked = request.json()
         at = asked["to"] if "to" in asked else self.now() + asked["forward"]
         self.set_clock(at, stopped=asked.get("stopped", self.state["clock"]["stopped"]))
-        return Answer({"now": self.now()})
+        return Reply({"now": self.now()})
 
-    def _add_fault(self, request: Request) -> Answer:
+    def _add_fault(self, request: Request) -> Reply:
         self._faults.append(request.json())
-        return Answer({})
+        return Reply({})
 
-    def _list_notices(self, _request: Request) -> Answer:
-        return Answer({"notices": self.state["notices"]})
+    def _list_notices(self, _request: Request) -> Reply:
+        return Reply({"notices": self.state["notices"]})
 
-    def _set_notices_mode(self, request: Request) -> Answer:
+    def _set_notices_mode(self, request: Request) -> Reply:
         self.state["notices_mode"] = request.json()["mode"]
         self._wakes.notify_all()
-        return Answer({})
+        return Reply({})
 
-    def deliver_now(self, request: Request) -> Answer:
+    def deliver_now(self, request: Request) -> Reply:
         """Called without the lock: the site asks back before it answers."""
         asked = request.json()
         with self.lock:
@@ -293,18 +293,18 @@ class SimulatedGateway:
         chosen = [waiting[key] for key in asked.get("ids", waiting)]
         if asked.get("newest_first"):
             chosen.reverse()
-        return Answer({"delivered": self._deliver(chosen, asked.get("copies", 1))})
+        return Reply({"delivered": self._deliver(chosen, asked.get("copies", 1))})
 
-    def _drop_notices(self, request: Request) -> Answer:
+    def _drop_notices(self, request: Request) -> Reply:
         lost = request.json().get("ids")
         kept = [notice for notice in self.state["notices"] if lost is not None and notice["id"] not in lost]
         self.state["notices"] = kept
-        return Answer({})
+        return Reply({})
 
-    def _reset(self, _request: Request) -> Answer:
+    def _reset(self, _request: Request) -> Reply:
         self._faults.clear()
         self.state = self._fresh_state()
-        return Answer({})
+        return Reply({})
 
     # --- State -------------------------------------------------------------------------------------------------------
 
@@ -334,13 +334,13 @@ class SimulatedGateway:
             self._written = text
 
 
-def page(title: str, *parts: str) -> Answer:
+def page(title: str, *parts: str) -> Reply:
     """Return a plain page that says it is a simulation. `parts` are HTML: escape what comes from elsewhere."""
     notices = "".join(
         f'<p lang="{language}">{html.escape(sentence)}</p>'
         for language, sentence in zip(("es", "en", "pt-BR"), SIMULATION, strict=True)
     )
-    return Answer(
+    return Reply(
         '<!doctype html><html lang="es"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;"
@@ -359,7 +359,7 @@ def button(action: str, name: str, value: str, label: str) -> str:
     )
 
 
-def run(gateway_class: type[SimulatedGateway]) -> None:
+def run_gateway(gateway_class: type[SimulatedGateway]) -> None:
     """Serve a gateway as a process of its own. The secret of its notifications is the variable NOTICE_SECRET."""
     parser = argparse.ArgumentParser(description=gateway_class.__doc__)
     parser.add_argument("--port", type=int, required=True)
@@ -404,7 +404,7 @@ def _handler_of(gateway: SimulatedGateway) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815  the names http.server looks for
 
-        def _send(self, answer: Answer) -> None:
+        def _send(self, answer: Reply) -> None:
             is_page = isinstance(answer.content, str)
             body = str(answer.content).encode() if is_page else json.dumps(answer.content).encode()
             self.send_response(answer.status)

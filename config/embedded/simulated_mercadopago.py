@@ -7,7 +7,8 @@ test does so with the controls of `simulated_gateway.py` and with
 - `POST /_control/card` `{"id": subscription, "card": "good" | "bad"}`: whether its card can be charged from now on;
 - `POST /_control/settle` `{"id": payment, "status": "approved" | "rejected" | "expired"}`: what a pending one comes to;
 - `POST /_control/dispute` `{"id": payment, "result": "open" | "won" | "lost"}`: its payer's bank takes it back;
-- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is;
+- `POST /_control/seller` `{"site_id": "MLB", "is_test": true}`: whose the access token is. One that ends
+  with a country, such as `TEST-simulated-MX`, says so itself;
 - `POST /_control/signature` `{"unit": "s" | "ms"}`: how notifications tell the time.
 """
 
@@ -24,17 +25,17 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from config.embedded import simulated_mercadopago_shapes as shapes
 from config.embedded.simulated_gateway import (
-    Answer,
     Refusal,
+    Reply,
     Request,
     Route,
     SimulatedGateway,
     button,
     page,
     redirect,
-    run,
+    run_gateway,
 )
-from config.embedded.simulated_mercadopago_shapes import Json, read_time, write_time
+from config.embedded.simulated_mercadopago_shapes import Json, format_time, parse_time
 
 FIRST_INSTALMENT_SECONDS = 5
 """Mercado Pago takes up to an hour. Nobody would wait so long for a simulation."""
@@ -102,7 +103,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             at, act = due
             act(at)
         for voucher in self._pending_payments():
-            if voucher["date_of_expiration"] and read_time(voucher["date_of_expiration"]) <= self.now():
+            if voucher["date_of_expiration"] and parse_time(voucher["date_of_expiration"]) <= self.now():
                 self._set_payment(voucher, "cancelled", "expired")
 
     def _due_notices(self) -> list[Json]:
@@ -114,12 +115,12 @@ class SimulatedMercadoPago(SimulatedGateway):
         found: list[tuple[int, str, Callable[[int], None]]] = []
         for subscription in self.state["preapprovals"].values():
             if subscription["status"] == "authorized":
-                due = read_time(subscription["next_payment_date"])
+                due = parse_time(subscription["next_payment_date"])
                 found.append((due, subscription["id"], partial(self._begin_instalment, subscription)))
         for instalment in self.state["instalments"].values():
             subscription = self.state["preapprovals"][instalment["preapproval_id"]]
             if instalment["status"] == "recycling" and subscription["status"] == "authorized":
-                due = read_time(instalment["next_retry_date"])
+                due = parse_time(instalment["next_retry_date"])
                 found.append((due, str(instalment["id"]), partial(self._charge, instalment)))
         at, _key, act = min(found, key=lambda thing: thing[:2], default=(self.now() + 1, "", self._do_nothing))
         return (at, act) if at <= self.now() else None
@@ -129,7 +130,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Subscriptions -----------------------------------------------------------------------------------------------
 
-    def _create_preapproval(self, request: Request) -> Answer:
+    def _create_preapproval(self, request: Request) -> Reply:
         asked = request.json()
         missing = [name for name in ("reason", "payer_email", "back_url", "auto_recurring") if not asked.get(name)]
         if missing or asked.get("status") != "pending":
@@ -146,7 +147,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         self._tell("subscription_preapproval", number, "created")
         return self._answer_once(request, made, 201)
 
-    def _update_preapproval(self, request: Request, number: str) -> Answer:
+    def _update_preapproval(self, request: Request, number: str) -> Reply:
         subscription, asked = self._find("preapprovals", number), request.json()
         if subscription["status"] == "cancelled":
             raise _bad_request("You can not modify a cancelled preapproval.")
@@ -161,17 +162,17 @@ class SimulatedMercadoPago(SimulatedGateway):
         if status == "authorized" and subscription["status"] == "pending":
             raise _bad_request("card_token_id is required")
         self._set_preapproval(subscription, status)
-        return Answer(subscription)
+        return Reply(subscription)
 
     def _set_preapproval(self, subscription: Json, status: str) -> None:
         if status == "authorized" and subscription["status"] == "paused":  # what fell due meanwhile is left out
-            months, due = subscription["auto_recurring"]["frequency"], read_time(subscription["next_payment_date"])
+            months, due = subscription["auto_recurring"]["frequency"], parse_time(subscription["next_payment_date"])
             begun, missed = due, 0
             while due <= self.now():
                 missed += 1
-                due = shapes.add_months(begun, missed * months)
-            subscription["next_payment_date"] = write_time(due)
-        subscription |= {"status": status, "last_modified": write_time(self.now())}
+                due = shapes.months_after(begun, missed * months)
+            subscription["next_payment_date"] = format_time(due)
+        subscription |= {"status": status, "last_modified": format_time(self.now())}
         subscription["version"] += 1
         if status == "cancelled":
             for instalment in self._instalments_of(subscription):
@@ -181,12 +182,12 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _begin_instalment(self, subscription: Json, at: int) -> None:
         months = subscription["auto_recurring"]["frequency"]
-        begun = read_time(subscription["auto_recurring"]["start_date"])
+        begun = parse_time(subscription["auto_recurring"]["start_date"])
         number = 1 + sum(1 for _ in self._instalments_of(subscription))
         count = number  # one that was renewed early is not charged for the same month again
-        while shapes.add_months(begun, count * months) <= at + DAY:
+        while shapes.months_after(begun, count * months) <= at + DAY:
             count += 1
-        subscription["next_payment_date"] = write_time(shapes.add_months(begun, count * months))
+        subscription["next_payment_date"] = format_time(shapes.months_after(begun, count * months))
         instalment = shapes.instalment(self._next_number(), subscription, at, at)
         self.state["instalments"][str(instalment["id"])] = instalment
         self._tell("subscription_authorized_payment", instalment["id"], "created")
@@ -203,17 +204,17 @@ class SimulatedMercadoPago(SimulatedGateway):
         )
         made |= {
             "operation_type": "recurring_payment",
-            "point_of_interaction": shapes.recurring_data(subscription, read_time(instalment["debit_date"])),
+            "point_of_interaction": shapes.recurring_data(subscription, parse_time(instalment["debit_date"])),
             "metadata": {"preapproval_id": subscription["id"]} if is_first else {},  # it may be missing
         }
         is_good = self.state["cards"].get(subscription["id"]) == "good"
         self._set_payment(made, *(("approved", "accredited") if is_good else ("rejected", "cc_rejected_other_reason")))
         attempt = instalment["retry_attempt"]
-        instalment |= {"payment": _in_short(made), "last_modified": write_time(at), "retry_attempt": attempt + 1}
+        instalment |= {"payment": _in_short(made), "last_modified": format_time(at), "retry_attempt": attempt + 1}
         if is_good or attempt >= len(RETRY_DAYS):
             instalment |= {"status": "processed", "next_retry_date": None}
         else:
-            instalment |= {"status": "recycling", "next_retry_date": write_time(at + RETRY_DAYS[attempt] * DAY)}
+            instalment |= {"status": "recycling", "next_retry_date": format_time(at + RETRY_DAYS[attempt] * DAY)}
         self._tell("subscription_authorized_payment", instalment["id"], "updated")
         self._end_if_rejected(subscription)
 
@@ -235,7 +236,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _set_payment(self, payment: Json, status: str, detail: str, at: int = 0) -> None:
         is_new = payment["status"] == "pending" and payment["date_created"] == payment["date_last_updated"]
-        moment = write_time(at or max(self.now(), read_time(payment["date_created"])))
+        moment = format_time(at or max(self.now(), parse_time(payment["date_created"])))
         payment |= {"status": status, "status_detail": detail, "date_last_updated": moment}
         if status == "approved" and not payment["date_approved"]:
             payment["date_approved"] = (
@@ -246,17 +247,17 @@ class SimulatedMercadoPago(SimulatedGateway):
     def _pending_payments(self) -> list[Json]:
         return [found for found in self.state["payments"].values() if found["status"] == "pending"]
 
-    def _update_payment(self, request: Request, number: str) -> Answer:
+    def _update_payment(self, request: Request, number: str) -> Reply:
         payment = self._find("payments", number)
         if request.json().get("status") != "cancelled" or payment["status"] not in ("pending", "in_process"):
             raise _bad_request("Invalid state for this operation")
         self._set_payment(payment, "cancelled", "by_collector")
-        return Answer(payment)
+        return Reply(payment)
 
-    def _list_refunds(self, _request: Request, number: str) -> Answer:
-        return Answer(self._find("payments", number)["refunds"])
+    def _list_refunds(self, _request: Request, number: str) -> Reply:
+        return Reply(self._find("payments", number)["refunds"])
 
-    def _create_refund(self, request: Request, number: str) -> Answer:
+    def _create_refund(self, request: Request, number: str) -> Reply:
         if known := self._answered(request):
             return known
         payment = self._find("payments", number)
@@ -269,7 +270,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             "payment_id": payment["id"],
             "amount": amount,
             "status": "approved",
-            "date_created": write_time(self.now()),
+            "date_created": format_time(self.now()),
         }
         payment["refunds"].append(refund)
         payment["transaction_amount_refunded"] += amount
@@ -279,7 +280,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Checkout Pro ------------------------------------------------------------------------------------------------
 
-    def _create_preference(self, request: Request) -> Answer:
+    def _create_preference(self, request: Request) -> Reply:
         if known := self._answered(request):
             return known
         asked = request.json()
@@ -293,22 +294,22 @@ class SimulatedMercadoPago(SimulatedGateway):
         self.state["preferences"][number] = made
         return self._answer_once(request, made, 201)
 
-    def _update_preference(self, request: Request, number: str) -> Answer:
+    def _update_preference(self, request: Request, number: str) -> Reply:
         preference = self._find("preferences", number)
         preference |= {name: value for name, value in request.json().items() if name in preference}
-        return Answer(preference)
+        return Reply(preference)
 
     def _is_over(self, preference: Json) -> bool:
         until = preference["expires"] and preference["expiration_date_to"]
-        return bool(until) and read_time(until) <= self.now()
+        return bool(until) and parse_time(until) <= self.now()
 
     # --- Searching ---------------------------------------------------------------------------------------------------
 
-    def _show_seller(self, _request: Request) -> Answer:
+    def _show_seller(self, _request: Request) -> Reply:
         known = self.state["seller"]
-        return Answer(shapes.seller(known["site_id"], is_test=known["is_test"]))
+        return Reply(shapes.seller(known["site_id"], is_test=known["is_test"]))
 
-    def _search_preapprovals(self, request: Request) -> Answer:
+    def _search_preapprovals(self, request: Request) -> Reply:
         email, status = request.query.get("payer_email"), request.query.get("status")
         found = [
             known
@@ -317,7 +318,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         ]
         return _page_of(found, request)
 
-    def _search_instalments(self, request: Request) -> Answer:
+    def _search_instalments(self, request: Request) -> Reply:
         wanted, payment = request.query.get("preapproval_id"), request.query.get("payment_id")
         found = [
             known
@@ -326,24 +327,24 @@ class SimulatedMercadoPago(SimulatedGateway):
         ]
         return _page_of(found, request)
 
-    def _search_payments(self, request: Request) -> Answer:
+    def _search_payments(self, request: Request) -> Reply:
         reference, by = request.query.get("external_reference"), request.query.get("range", "date_created")
         begun = request.query.get("begin_date")
         found = [
             known
             for known in self.state["payments"].values()
             if reference in (None, known["external_reference"])
-            and (begun is None or read_time(known[by]) >= read_time(begun))
+            and (begun is None or parse_time(known[by]) >= parse_time(begun))
         ]
         return _page_of(found, request)
 
-    def _search_preferences(self, request: Request) -> Answer:
+    def _search_preferences(self, request: Request) -> Reply:
         reference = request.query.get("external_reference")
         found = [known for known in self.state["preferences"].values() if known["external_reference"] == reference]
         return _page_of(found, request, name="elements")
 
-    def _show(self, kind: str) -> Callable[..., Answer]:
-        return lambda _request, number: Answer(self._find(kind, number))
+    def _show(self, kind: str) -> Callable[..., Reply]:
+        return lambda _request, number: Reply(self._find(kind, number))
 
     def _find(self, kind: str, number: object) -> Json:
         found: Json | None = self.state[kind].get(str(number))
@@ -353,7 +354,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Pages -------------------------------------------------------------------------------------------------------
 
-    def _show_subscription_checkout(self, request: Request) -> Answer:
+    def _show_subscription_checkout(self, request: Request) -> Reply:
         subscription = self._find("preapprovals", request.query.get("preapproval_id"))
         if subscription["status"] != "pending":
             return page("Mercado Pago", _text(f"Suscripción: {subscription['status']}."), _link("/subscriptions"))
@@ -368,7 +369,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             button(action, "do", "leave", "Volver sin pagar · Go back unpaid · Voltar sem pagar"),
         )
 
-    def _pay_subscription(self, request: Request) -> Answer:
+    def _pay_subscription(self, request: Request) -> Reply:
         subscription = self._find("preapprovals", request.query.get("preapproval_id"))
         choice = dict(request.form()).get("do")
         if choice in ("pay", "bad") and subscription["status"] == "pending":
@@ -379,13 +380,13 @@ class SimulatedMercadoPago(SimulatedGateway):
         """The payer agreed. The card is tried with a small charge, which is given back; the first instalment comes."""
         self.state["cards"][subscription["id"]] = card
         recurring = subscription["auto_recurring"]
-        begins = max(self.now() + FIRST_INSTALMENT_SECONDS, read_time(recurring["start_date"]))
-        recurring["start_date"] = write_time(begins)
+        begins = max(self.now() + FIRST_INSTALMENT_SECONDS, parse_time(recurring["start_date"]))
+        recurring["start_date"] = format_time(begins)
         subscription |= {
             "payer_id": shapes.PAYER_ID + int(hashlib.sha256(self._email_of(subscription)).hexdigest()[:6], 16),
             "payment_method_id": "visa",
             "card_id": str(self._next_number()),
-            "next_payment_date": write_time(begins),
+            "next_payment_date": format_time(begins),
         }
         self._set_preapproval(subscription, "authorized")
         trial = self._new_payment(
@@ -403,7 +404,7 @@ class SimulatedMercadoPago(SimulatedGateway):
     def _email_of(self, subscription: Json) -> bytes:
         return str(self.state["emails"][subscription["id"]]).encode()
 
-    def _show_checkout(self, request: Request) -> Answer:
+    def _show_checkout(self, request: Request) -> Reply:
         preference = self._find("preferences", request.query.get("pref_id"))
         item = preference["items"][0]
         parts = [_text(item["title"]), _text(f"{item['unit_price']:.2f} {item['currency_id']}")]
@@ -417,7 +418,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         parts.append(button(action, "do", "leave", "Volver sin pagar · Go back unpaid · Voltar sem pagar"))
         return page("Mercado Pago", *parts)
 
-    def _pay_preference(self, request: Request) -> Answer:
+    def _pay_preference(self, request: Request) -> Reply:
         preference, choice = self._find("preferences", request.query.get("pref_id")), dict(request.form()).get("do", "")
         back_urls, told = preference["back_urls"], {"preference_id": preference["id"]}
         if choice == "leave" or self._is_over(preference):
@@ -447,7 +448,7 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     def _voucher(self, payment: Json, method: str, preference: Json) -> Json:
         url, number = f"{self.url}/payments/{payment['id']}/ticket", str(payment["id"])
-        until = preference["date_of_expiration"] or write_time(self.now() + VOUCHER_SECONDS)
+        until = preference["date_of_expiration"] or format_time(self.now() + VOUCHER_SECONDS)
         details = {**payment["transaction_details"], "external_resource_url": url}
         data = {}
         if method == "pix":
@@ -475,7 +476,7 @@ class SimulatedMercadoPago(SimulatedGateway):
         payment["order"] = {"id": number, "type": "mercadopago"}
         self._tell("topic_merchant_order_wh", number, "created")
 
-    def _show_voucher(self, _request: Request, number: str) -> Answer:
+    def _show_voucher(self, _request: Request, number: str) -> Reply:
         payment = self._find("payments", number)
         parts = [_text(f"{payment['transaction_amount']:.2f} {payment['currency_id']}: {payment['status']}")]
         if payment["status"] == "pending":
@@ -483,7 +484,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             parts.append(_act_button("settle", number, "expired", "Dejarlo vencer · Let it expire · Deixar expirar"))
         return page("Mercado Pago", *parts)
 
-    def _show_overview(self, _request: Request) -> Answer:
+    def _show_overview(self, _request: Request) -> Reply:
         parts = []
         for subscription in self.state["preapprovals"].values():
             number = subscription["id"]
@@ -508,7 +509,7 @@ class SimulatedMercadoPago(SimulatedGateway):
                 parts.append(_act_button("dispute", number, "open", "Contracargo · Chargeback · Estorno"))
         return page("Mercado Pago", *parts)
 
-    def _act(self, request: Request) -> Answer:
+    def _act(self, request: Request) -> Reply:
         asked = dict(request.form())
         act, number, value = asked["act"].split(" ", 2)
         handler = {**self._controls(), "pause": self._pause, "cancel": self._cancel}[act]
@@ -529,10 +530,10 @@ class SimulatedMercadoPago(SimulatedGateway):
             "cancel": self._cancel,
         }
 
-    def _control(self, handler: Callable[[Json], object]) -> Callable[[Request], Answer]:
-        def answer(request: Request) -> Answer:
+    def _control(self, handler: Callable[[Json], object]) -> Callable[[Request], Reply]:
+        def answer(request: Request) -> Reply:
             handler(request.json())
-            return Answer({})
+            return Reply({})
 
         return answer
 
@@ -570,7 +571,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             known = shapes.chargeback(str(self._next_number()), payment, self.now())
             self.state["chargebacks"][known["id"]] = known
         known |= {"coverage_applied": {"open": None, "won": True, "lost": False}[result]}
-        known["date_last_updated"] = write_time(self.now())
+        known["date_last_updated"] = format_time(self.now())
         detail = {"open": "in_process", "won": "reimbursed", "lost": "settled"}[result]
         self._set_payment(payment, "charged_back", detail)
         self._tell("topic_chargebacks_wh", known["id"], "updated")
@@ -583,30 +584,32 @@ class SimulatedMercadoPago(SimulatedGateway):
 
     # --- Wire --------------------------------------------------------------------------------------------------------
 
-    def _authorized(self, handler: Callable[..., Answer]) -> Callable[..., Answer]:
-        def answer(request: Request, *groups: str) -> Answer:
+    def _authorized(self, handler: Callable[..., Reply]) -> Callable[..., Reply]:
+        def answer(request: Request, *groups: str) -> Reply:
             kind, _, token = request.headers.get("authorization", "").partition(" ")
             if kind != "Bearer" or not token.startswith(("TEST-", "APP_USR-")):
                 raise Refusal({"message": "invalid access token", "error": "unauthorized", "status": 401}, 401)
+            if (country := token.rpartition("-")[2]) in shapes.COUNTRIES:
+                self.state["seller"]["site_id"] = shapes.COUNTRIES[country]
             return handler(request, *groups)
 
         return answer
 
-    def _answered(self, request: Request) -> Answer | None:
+    def _answered(self, request: Request) -> Reply | None:
         """Return what was answered to the same request before. The same key with another one is refused."""
         known = self.state["answers"].get(request.headers.get("x-idempotency-key"))
         if known is None:
             return None
         if known["asked"] != [request.path, request.body.decode()]:
             raise Refusal({"message": "The idempotency key was used before", "error": "conflict", "status": 409}, 409)
-        return Answer(known["content"], known["status"])
+        return Reply(known["content"], known["status"])
 
-    def _answer_once(self, request: Request, content: Json, status: int) -> Answer:
+    def _answer_once(self, request: Request, content: Json, status: int) -> Reply:
         if key := request.headers.get("x-idempotency-key"):
             asked = [request.path, request.body.decode()]
             kept = json.loads(json.dumps(content))
             self.state["answers"][key] = {"asked": asked, "content": kept, "status": status}
-        return Answer(content, status)
+        return Reply(content, status)
 
     def _check_currency(self, currency: str) -> None:
         if shapes.SITES.get(currency) != self.state["seller"]["site_id"]:
@@ -625,7 +628,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             "type": topic,
             "action": f"{topic}.{act}",
             "api_version": "v1",
-            "date_created": write_time(self.now()),
+            "date_created": format_time(self.now()),
             "live_mode": True,
             "user_id": shapes.SELLER_ID,
             "data": {"id": str(number)},
@@ -645,10 +648,10 @@ def _bad_request(message: str) -> Refusal:
     return Refusal({"message": message, "error": "bad_request", "status": 400, "cause": []}, 400)
 
 
-def _page_of(found: list[Json], request: Request, *, name: str = "results") -> Answer:
+def _page_of(found: list[Json], request: Request, *, name: str = "results") -> Reply:
     offset, limit = int(request.query.get("offset", 0)), int(request.query.get("limit", 30))
     paging = {"offset": offset, "limit": limit, "total": len(found)}
-    return Answer({"paging": paging, name: found[offset : offset + limit]})
+    return Reply({"paging": paging, name: found[offset : offset + limit]})
 
 
 def _in_short(payment: Json) -> Json:
@@ -672,4 +675,4 @@ def _act_button(act: str, number: str, value: str, label: str) -> str:
 
 
 if __name__ == "__main__":
-    run(SimulatedMercadoPago)
+    run_gateway(SimulatedMercadoPago)

@@ -15,6 +15,7 @@ ZONE = dt.timezone(-dt.timedelta(hours=4))
 """Mercado Pago tells every time in the zone of Manaos."""
 
 SITES = {"ARS": "MLA", "BRL": "MLB", "CLP": "MLC", "COP": "MCO", "MXN": "MLM", "PEN": "MPE", "UYU": "MLU"}
+COUNTRIES = {"AR": "MLA", "BR": "MLB", "CL": "MLC", "CO": "MCO", "MX": "MLM", "PE": "MPE", "UY": "MLU"}
 CASH = {
     "ARS": (("rapipago", "Rapipago"),),
     "BRL": (("pix", "Pix"), ("bolbradesco", "Boleto")),
@@ -28,15 +29,15 @@ CASH = {
 BANK_TRANSFERS = ("pix", "pse", "webpay")
 
 
-def write_time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, ZONE).isoformat(timespec="milliseconds")
 
 
-def read_time(text: str) -> int:
+def parse_time(text: str) -> int:
     return int(dt.datetime.fromisoformat(text).timestamp())
 
 
-def add_months(seconds: int, months: int) -> int:
+def months_after(seconds: int, months: int) -> int:
     """Return the same day and time so many months later; the last day of a month that has no such day."""
     begun = dt.datetime.fromtimestamp(seconds, dt.UTC)
     year, month = divmod(begun.year * 12 + begun.month - 1 + months, 12)
@@ -69,19 +70,19 @@ def preapproval(number: str, asked: Json, now: int, init_point: str) -> Json:
         "status": "pending",
         "reason": asked["reason"],
         "external_reference": asked.get("external_reference", ""),
-        "date_created": write_time(now),
-        "last_modified": write_time(now),
+        "date_created": format_time(now),
+        "last_modified": format_time(now),
         "init_point": init_point,
         "auto_recurring": {
             "frequency": recurring["frequency"],
             "frequency_type": recurring["frequency_type"],
             "transaction_amount": recurring["transaction_amount"],
             "currency_id": recurring["currency_id"],
-            "start_date": recurring.get("start_date") or write_time(now),
+            "start_date": recurring.get("start_date") or format_time(now),
             "free_trial": None,
         },
         "summarized": None,
-        "next_payment_date": recurring.get("start_date") or write_time(now),
+        "next_payment_date": recurring.get("start_date") or format_time(now),
         "payment_method_id": None,
         "card_id": None,
         "version": 0,
@@ -92,14 +93,14 @@ def instalment(number: int, subscription: Json, due: int, now: int) -> Json:
     return {
         "id": number,
         "type": "scheduled",
-        "date_created": write_time(now),
-        "last_modified": write_time(now),
+        "date_created": format_time(now),
+        "last_modified": format_time(now),
         "preapproval_id": subscription["id"],
         "reason": subscription["reason"],
         "external_reference": subscription["external_reference"],
         "currency_id": subscription["auto_recurring"]["currency_id"],
         "transaction_amount": subscription["auto_recurring"]["transaction_amount"],
-        "debit_date": write_time(due),
+        "debit_date": format_time(due),
         "next_retry_date": None,
         "retry_attempt": 0,
         "status": "scheduled",
@@ -111,9 +112,9 @@ def payment(number: int, now: int, *, amount: float, currency: str, reference: s
     """Return a payment that nothing is known of yet but what it is for."""
     return {
         "id": number,
-        "date_created": write_time(now),
+        "date_created": format_time(now),
         "date_approved": None,
-        "date_last_updated": write_time(now),
+        "date_last_updated": format_time(now),
         "date_of_expiration": None,
         "operation_type": "regular_payment",
         "status": "pending",
@@ -161,7 +162,7 @@ def preference(number: str, asked: Json, now: int, init_point: str) -> Json:
     return {
         "id": number,
         "collector_id": SELLER_ID,
-        "date_created": write_time(now),
+        "date_created": format_time(now),
         "init_point": init_point,
         "sandbox_init_point": init_point,
         "items": asked["items"],
@@ -187,7 +188,7 @@ def chargeback(number: str, disputed: Json, now: int) -> Json:
         "coverage_applied": None,
         "documentation_required": True,
         "documentation_status": "pending",
-        "date_created": write_time(now),
-        "date_last_updated": write_time(now),
+        "date_created": format_time(now),
+        "date_last_updated": format_time(now),
         "live_mode": True,
     }

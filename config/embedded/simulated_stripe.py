@@ -24,15 +24,15 @@ from urllib.parse import parse_qsl
 
 from config.embedded import simulated_stripe_shapes as shapes
 from config.embedded.simulated_gateway import (
-    Answer,
     Refusal,
+    Reply,
     Request,
     Route,
     SimulatedGateway,
     button,
     page,
     redirect,
-    run,
+    run_gateway,
 )
 from config.embedded.simulated_stripe_lives import Lives, item_of, subscription_of
 from config.embedded.simulated_stripe_shapes import Shape
@@ -58,6 +58,11 @@ KINDS = {
     "billing_portal/configurations": "billing_portal.configuration",
 }
 ENDED = ("canceled", "incomplete_expired")
+TEST_CARDS = {
+    "pm_card_visa": "ok",
+    "pm_card_chargeCustomerFail": "decline",
+    "pm_card_authenticationRequired": "confirm",
+}
 EXPANDABLE = {
     "customer": "customer",
     "default_payment_method": "payment_method",
@@ -130,7 +135,9 @@ class SimulatedStripe(SimulatedGateway):
             "subscription_schedules": self._create_schedule,
             "subscription_schedules/([^/]+)": self._update_schedule,
             "subscription_schedules/([^/]+)/release": self._release_schedule,
+            "subscriptions": self._create_subscription,
             "subscriptions/([^/]+)": self._update_subscription,
+            "payment_methods/([^/]+)/attach": self._attach,
             "invoices/create_preview": self._preview,
             "invoices/([^/]+)/void": self._void_invoice,
             "refunds": self._refund,
@@ -139,10 +146,10 @@ class SimulatedStripe(SimulatedGateway):
         found += [("POST", f"/v1/{path}", self._api(act)) for path, act in posts.items()]
         return [*found, *self._pages(), *self._more_controls()]
 
-    def _api(self, act: Callable[..., Shape]) -> Callable[..., Answer]:
+    def _api(self, act: Callable[..., Shape]) -> Callable[..., Reply]:
         """Return what answers an API request: key, version, idempotency and `expand` are the same for all."""
 
-        def answer(request: Request, *parts: str) -> Answer:
+        def answer(request: Request, *parts: str) -> Reply:
             kind = request.headers.get("authorization", "").removeprefix("Bearer ")[:8]
             if kind not in ("sk_test_", "rk_test_"):
                 raise refused("Invalid API Key provided.", status=401)
@@ -153,8 +160,8 @@ class SimulatedStripe(SimulatedGateway):
             expand = asked.pop("expand", [])
             key = request.headers.get("idempotency-key", "")
             if request.method != "POST" or not key:
-                return Answer(self._shown(act(asked, *parts), expand))
-            return Answer(self._once(key, f"{request.path} {text}", lambda: self._shown(act(asked, *parts), expand)))
+                return Reply(self._shown(act(asked, *parts), expand))
+            return Reply(self._once(key, f"{request.path} {text}", lambda: self._shown(act(asked, *parts), expand)))
 
         return answer
 
@@ -344,6 +351,22 @@ class SimulatedStripe(SimulatedGateway):
 
     # --- Subscriptions -----------------------------------------------------------------------------------------------
 
+    def _create_subscription(self, asked: Shape) -> Shape:
+        lives, price = self.lives, self._object("price", asked["items"][0]["price"])
+        self._object("customer", asked["customer"])
+        found = lives.start(asked["customer"], price, {"metadata": asked.get("metadata", {})})
+        lives.charge(lives.get("invoice", found["latest_invoice"]))
+        return found
+
+    def _attach(self, asked: Shape, test_card: str) -> Shape:
+        """Take one of the cards that Stripe has for tests."""
+        if test_card not in TEST_CARDS:
+            raise refused(f"No such PaymentMethod: '{test_card}'", code="resource_missing", status=404)
+        self._object("customer", asked["customer"])
+        card = self.lives.card_of(asked["customer"])
+        card["outcome"] = TEST_CARDS[test_card]
+        return self._object("payment_method", card["method"])
+
     def _update_subscription(self, asked: Shape, object_id: str) -> Shape:
         lives, found = self.lives, self._object("subscription", object_id)
         if found["status"] in ENDED:
@@ -512,7 +535,7 @@ class SimulatedStripe(SimulatedGateway):
             ("GET", "/receipt/([^/]+)", self._receipt),
         ]
 
-    def _checkout(self, _request: Request, object_id: str, said: str = "") -> Answer:
+    def _checkout(self, _request: Request, object_id: str, said: str = "") -> Reply:
         session = self._object("checkout.session", object_id)
         if session["status"] != "open":
             return page(
@@ -534,7 +557,7 @@ class SimulatedStripe(SimulatedGateway):
             button(here, "do", "leave", "Volver sin pagar · Leave without paying · Voltar sem pagar"),
         )
 
-    def _use_checkout(self, request: Request, object_id: str) -> Answer:
+    def _use_checkout(self, request: Request, object_id: str) -> Reply:
         session, done = self._object("checkout.session", object_id), dict(request.form()).get("do", "")
         here = f"/checkout/{object_id}"
         if done == "leave" or session["status"] != "open":
@@ -550,7 +573,7 @@ class SimulatedStripe(SimulatedGateway):
             )
         return self._checkout(request, object_id, "Pago rechazado. · The card was declined. · Cartão recusado.")
 
-    def _portal(self, _request: Request, object_id: str) -> Answer:
+    def _portal(self, _request: Request, object_id: str) -> Reply:
         session, here = self._object("billing_portal.session", object_id), f"/portal/{object_id}"
         outcome = self.lives.card_of(session["customer"])["outcome"]
         return page(
@@ -562,7 +585,7 @@ class SimulatedStripe(SimulatedGateway):
             link(session["return_url"] or "/", "Volver · Back · Voltar"),
         )
 
-    def _use_portal(self, request: Request, object_id: str) -> Answer:
+    def _use_portal(self, request: Request, object_id: str) -> Reply:
         session = self._object("billing_portal.session", object_id)
         outcome = dict(request.form()).get("outcome", "ok")
         self.lives.card_of(session["customer"])["outcome"] = outcome
@@ -571,33 +594,33 @@ class SimulatedStripe(SimulatedGateway):
                 self.lives.pay(unpaid)
         return self._portal(request, object_id)
 
-    def _invoice(self, _request: Request, object_id: str) -> Answer:
+    def _invoice(self, _request: Request, object_id: str) -> Reply:
         found, here = self._object("invoice", object_id), f"/invoice/{object_id}"
         parts = [paragraph(f"{found['number']}: {amount_of(found['total'], found['currency'])}, {found['status']}")]
         if found["status"] == "open":
             parts.append(button(here, "do", "pay", "Confirmar y pagar · Confirm and pay · Confirmar e pagar"))
         return page("Stripe", *parts)
 
-    def _use_invoice(self, request: Request, object_id: str) -> Answer:
+    def _use_invoice(self, request: Request, object_id: str) -> Reply:
         self._control_invoice({"id": object_id, "do": "pay"})
         return self._invoice(request, object_id)
 
-    def _voucher(self, _request: Request, object_id: str) -> Answer:
+    def _voucher(self, _request: Request, object_id: str) -> Reply:
         found = self._object("payment_intent", object_id)
         parts = [paragraph(f"{amount_of(found['amount'], found['currency'])}, {found['status']}")]
         if found["status"] == "requires_action":
             parts.append(button(f"/voucher/{object_id}", "do", "pay", "Pagar · Pay · Pagar"))
         return page("Boleto", *parts)
 
-    def _use_voucher(self, request: Request, object_id: str) -> Answer:
+    def _use_voucher(self, request: Request, object_id: str) -> Reply:
         self._control_voucher({"intent": object_id})
         return self._voucher(request, object_id)
 
-    def _receipt(self, _request: Request, object_id: str) -> Answer:
+    def _receipt(self, _request: Request, object_id: str) -> Reply:
         found = self._object("charge", object_id)
         return page("Stripe", paragraph(f"{amount_of(found['amount'], found['currency'])}, {found['status']}"))
 
-    def _panel(self, _request: Request) -> Answer:
+    def _panel(self, _request: Request) -> Reply:
         clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.now()))
         parts = [paragraph(f"Reloj · Clock · Relógio: {clock}")]
         for found in self.lives.all_of("subscription"):
@@ -610,7 +633,7 @@ class SimulatedStripe(SimulatedGateway):
             parts.append(button("/", "dispute", found["id"], "Contracargo · Dispute · Contestação"))
         return page("Stripe", *parts)
 
-    def _use_panel(self, request: Request) -> Answer:
+    def _use_panel(self, request: Request) -> Reply:
         for done, object_id in request.form():
             if done == "dispute":
                 charge = self._last_charge(object_id)
@@ -634,8 +657,8 @@ def refused(message: str, *, kind: str = "invalid_request_error", code: str = ""
     return Refusal({"error": {"type": kind, "message": message, **({"code": code} if code else {})}}, status)
 
 
-def answer_json(act: Callable[[Shape], Shape]) -> Callable[[Request], Answer]:
-    return lambda request: Answer(act(request.json()))
+def answer_json(act: Callable[[Shape], Shape]) -> Callable[[Request], Reply]:
+    return lambda request: Reply(act(request.json()))
 
 
 def nested(pairs: Iterable[tuple[str, str]]) -> Shape:
@@ -727,4 +750,4 @@ def amount_of(minor: int, currency: str) -> str:
 
 
 if __name__ == "__main__":
-    run(SimulatedStripe)
+    run_gateway(SimulatedStripe)

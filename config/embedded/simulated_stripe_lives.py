@@ -218,9 +218,7 @@ class Lives:
         found["pending_update"] = None
 
     def _drop_update(self, found: Shape) -> None:
-        waiting = self.objects["pending"].pop(found["id"])
-        found["pending_update"] = None
-        self.void(self.get("invoice", waiting["invoice"]))
+        self.void(self.get("invoice", self.objects["pending"][found["id"]]["invoice"]))
         self._emit("customer.subscription.pending_update_expired", found)
 
     # --- Invoices ----------------------------------------------------------------------------------------------------
@@ -296,6 +294,11 @@ class Lives:
     def void(self, billed: Shape) -> None:
         billed |= {"status": "void", "next_payment_attempt": None, "auto_advance": False}
         billed["status_transitions"]["voided_at"] = self.now()
+        found = self.get("subscription", subscription_of(billed))
+        pending = self.objects.get("pending", {})
+        if pending.get(found["id"], {}).get("invoice") == billed["id"]:  # and with it goes what it was to pay for
+            del pending[found["id"]]
+            found["pending_update"] = None
         self._emit("invoice.voided", billed)
 
     def _note_failure(self, billed: Shape) -> None:
@@ -381,7 +384,7 @@ class Lives:
         return self.keep(made)
 
     def refund(self, made: Shape, amount: int) -> Shape:
-        given = self.keep(shapes.refund(self.new_id("re"), self.now(), made, amount))
+        given = self.keep(shapes.repayment(self.new_id("re"), self.now(), made, amount))
         made["amount_refunded"] += amount
         made["refunded"] = made["amount_refunded"] == made["amount"]
         self._emit("charge.refunded", made)

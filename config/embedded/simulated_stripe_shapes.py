@@ -315,7 +315,7 @@ def charge(object_id: str, created: int, intent: Shape, method: Shape, base: str
     )
 
 
-def refund(object_id: str, created: int, charge_: Shape, amount: int) -> Shape:
+def repayment(object_id: str, created: int, charge_: Shape, amount: int) -> Shape:
     fields = {"charge": charge_["id"], "payment_intent": charge_["payment_intent"], "reason": None}
     found = shape(
         "refund", object_id, created, amount=amount, currency=charge_["currency"], status="succeeded", **fields

@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -45,8 +44,8 @@ def simulated_stripe() -> Iterator[str]:
 
 
 @pytest.fixture
-def shop(simulated_stripe: str, settings: Any, ana: User) -> stripe_site.Shop:
-    """An empty simulated Stripe, which nobody is told of, and Ana, who buys."""
+def shop(simulated_stripe: str, settings: Settings, ana: User) -> stripe_site.Shop:
+    """An empty simulated Stripe, which tells nobody, and Ana, who buys."""
     settings.SIMULATED_STRIPE_URL = simulated_stripe
     for name, value in stripe_site.SETTINGS.items():
         setattr(settings, name, value)

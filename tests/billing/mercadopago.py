@@ -50,9 +50,9 @@ class Simulation:
     def url(self) -> str:
         return self.server.url
 
-    def gateway(self, **other: Any) -> MercadoPago:
+    def gateway(self, *, token: str = "TEST-token", **other: Any) -> MercadoPago:
         given = {"country": "AR", "mode": "test", "webhook_secrets": [SECRET], "base_url": self.url, **other}
-        return MercadoPago("TEST-token", find_price=PRICES.get, **given)
+        return MercadoPago(token, find_price=PRICES.get, **given)
 
     def control(self, act: str, **what: Any) -> dict[str, Any]:
         answer = requests.post(f"{self.url}/_control/{act}", json=what, timeout=10)

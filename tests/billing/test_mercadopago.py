@@ -9,8 +9,8 @@ import pytest
 from django.utils import timezone
 
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Order, Reference
-from billing.gateways.mercadopago import agreements, client, gateway
-from billing.gateways.mercadopago.snapshots import add_months
+from billing.gateways.mercadopago import agreements, client, gateway, smoke
+from billing.periods import add_months
 from tests.billing.mercadopago import ORDER, PACK, PREPAID, Simulation, simulated_mercado_pago
 
 MONTH = dt.timedelta(days=28)
@@ -610,3 +610,21 @@ def test_json_that_says_something_else_is_unavailable(mp: Simulation):
 def test_a_token_that_is_refused_is_no_bad_day(mp: Simulation):
     with pytest.raises(GatewayRefused, match="unauthorized"):
         gateway.MercadoPago("unknown", [], "AR", "test", find_price=lambda _: None, base_url=mp.url).find_mistakes()
+
+
+# --- Trying the real one
+
+
+def test_the_smoke_test_begins_and_ends_what_it_tries(mp: Simulation):
+    lines = list(smoke.try_out(mp.gateway(), "AR", "buyer@testuser.com"))
+    assert lines[-1] == "The list of what changed within the hour has 1 purchases."
+    assert [found["status"] for found in mp.server.state["preapprovals"].values()] == ["cancelled"]
+    assert payments_of(mp) == []
+
+
+def test_the_smoke_test_never_runs_with_a_real_account(mp: Simulation):
+    mp.control("seller", is_test=False)
+    for mode, sentence in (("live", "MERCADOPAGO_MODE is not test"), ("test", "a real account's")):
+        with pytest.raises(smoke.SmokeFailure, match=sentence):
+            list(smoke.try_out(mp.gateway(mode=mode, token="APP_USR-1"), "AR", "buyer@testuser.com"))
+    assert mp.server.state["preapprovals"] == {}

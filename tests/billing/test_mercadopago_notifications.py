@@ -32,7 +32,7 @@ def signed(
 
 def read(headers: Mapping[str, str], *, body: object = BODY, query: Mapping[str, str] = QUERY, secrets=(SECRET,)):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return notifications.read(raw, headers, query, secrets)
+    return notifications.read_signed(raw, headers, query, secrets)
 
 
 def test_a_signed_notification_is_a_reference():
@@ -135,7 +135,9 @@ def test_the_same_notification_has_the_same_id_whatever_is_not_signed():
 )
 def test_no_notification_breaks_the_reading(signature: str, request_id: str, data_id: str, body: bytes):
     with pytest.raises(BadNotification):
-        notifications.read(body, {"x-signature": signature, "x-request-id": request_id}, {"data.id": data_id}, [SECRET])
+        notifications.read_signed(
+            body, {"x-signature": signature, "x-request-id": request_id}, {"data.id": data_id}, [SECRET]
+        )
 
 
 # --- What is simulated
@@ -167,7 +169,7 @@ def test_what_the_simulation_signs_is_genuine_to_us_and_to_the_sdk(mp: Simulatio
     }
     for notice in notices:
         body, headers, query = mp.sent(notice)
-        found = notifications.read(body, headers, query, [SECRET])
+        found = notifications.read_signed(body, headers, query, [SECRET])
         assert found.reference is not None
         assert found.reference.id == notice["body"]["data"]["id"]
         tolerance = 300 if unit == "s" else None  # the SDK refuses milliseconds when it compares them
@@ -180,7 +182,7 @@ def test_what_the_simulation_signs_is_genuine_to_us_and_to_the_sdk(mp: Simulatio
 def test_what_is_notified_again_has_the_same_id(mp: Simulation):
     mp.gateway().start_checkout(ORDER)
     (notice,) = mp.notices()
-    first, second = (notifications.read(*mp.sent(notice), [SECRET]) for _ in range(2))
+    first, second = (notifications.read_signed(*mp.sent(notice), [SECRET]) for _ in range(2))
     assert first.event_id == second.event_id
 
 

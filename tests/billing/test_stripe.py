@@ -2,18 +2,27 @@
 
 import dataclasses
 import datetime as dt
+import io
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import stripe
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
 from djstripe import models as rows
 
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
-from tests.billing.stripe_site import Shop
+from billing.gateways.stripe import client, gateway, mirror
+from billing.gateways.stripe.snapshots import DISPUTES, STATUSES
+from billing.management.commands.set_up_stripe import Command
+from billing.models import Price
+from billing.seeds import load_prices
+from tests.billing.stripe_site import Shop, simulated
 
 MONTH = dt.timedelta(days=31)
 
@@ -101,6 +110,7 @@ def test_a_voucher_stays_pending_until_it_is_paid(shop: Shop) -> None:
     (payment,) = bought.payments
     assert (bought.status, payment.status, payment.action) == ("pending", "pending", "voucher")
     assert payment.expires_at is not None
+    assert payment.action_code.isdecimal()
     (intent,) = shop.objects("payment_intent")
     shop.control("voucher", intent=intent["id"])
     paid = shop.fetch(bought)
@@ -129,7 +139,7 @@ def test_a_pack_is_paid_once(shop: Shop) -> None:
     assert (pack.kind, pack.status, pack.price_reference) == ("pack", "active", "pack-5000-usd")
     assert (payment.status, payment.amount_minor) == ("paid", 600)
     shop.gateway.refund(payment.reference, amount_minor=600, key="refund-1")
-    assert shop.fetch(pack).payments[0].refunded_minor == 600
+    assert shop.fetch(Reference("stripe", "purchase", pack.reference)).payments[0].refunded_minor == 600
 
 
 def test_a_trial_costs_nothing_and_is_no_paid_month(shop: Shop) -> None:
@@ -278,8 +288,6 @@ def test_a_refund_is_made_once_even_after_stripe_forgot_its_key(shop: Shop) -> N
     bought = shop.buy()
     for _ in range(2):
         shop.gateway.refund(bought.payments[0].reference, amount_minor=700, key="refund-1")
-    from tests.billing.stripe_site import simulated
-
     simulated.state["keys"].clear()
     shop.gateway.refund(bought.payments[0].reference, amount_minor=700, key="refund-1")
     assert shop.fetch(bought).payments[0].refunded_minor == 700
@@ -328,12 +336,6 @@ def test_a_status_that_nobody_has_heard_of_is_refused_loudly(shop: Shop) -> None
 
 
 def test_every_status_of_the_sdk_is_known() -> None:
-    import re
-
-    import stripe
-
-    from billing.gateways.stripe.snapshots import DISPUTES, STATUSES
-
     def words(field: Any) -> set[str]:
         return set(re.findall(r"'(\w+)'", str(field)))
 
@@ -365,14 +367,10 @@ def test_one_purchase_that_cannot_be_read_hides_no_other(shop: Shop) -> None:
 
 def test_more_subscriptions_than_a_page_has_are_all_seen(shop: Shop) -> None:
     bought = shop.buy()
-    from tests.billing.stripe_site import simulated
-
     subscriptions = simulated.state["objects"]["subscription"]
     for number in range(120):
         subscriptions[f"sub_{number}"] = {**subscriptions[bought.reference], "id": f"sub_{number}"}
-    from billing.gateways.stripe.gateway import _list_alive
-
-    assert len({reference.id for reference in _list_alive()}) == 121
+    assert len({reference.id for reference in gateway._list_alive()}) == 121
 
 
 # --- The customer --------------------------------------------------------------------------------------------------
@@ -391,8 +389,6 @@ def test_a_customer_deleted_at_stripe_gets_a_new_one(shop: Shop) -> None:
     order = shop.order()
     shop.gateway.start_checkout(order)
     (first,) = shop.objects("customer")
-    from tests.billing.stripe_site import simulated
-
     del simulated.state["objects"]["customer"][first["id"]]
     checkout = shop.gateway.start_checkout(order)
     (second,) = shop.objects("customer")
@@ -402,17 +398,10 @@ def test_a_customer_deleted_at_stripe_gets_a_new_one(shop: Shop) -> None:
 
 
 def test_six_tabs_at_once_make_one_customer(shop: Shop) -> None:
-    from billing.gateways.stripe.client import asking
-    from billing.gateways.stripe.gateway import _ensure_customer
-
     def ensure(_: int) -> str:
-        with asking() as client:
-            found = _ensure_customer_without_rows(client)
-        return str(found["id"])
-
-    def _ensure_customer_without_rows(client: Any) -> Any:
         try:
-            return _ensure_customer(client, shop.account_id, "ana@example.com")
+            with client.asking() as asked:
+                return str(gateway._ensure_customer(asked, shop.account_id, "ana@example.com")["id"])
         finally:
             connection.close()
 
@@ -460,8 +449,6 @@ def test_what_is_fetched_is_mirrored_for_the_admin(shop: Shop) -> None:
 
 
 def test_a_broken_mirror_breaks_no_purchase(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from billing.gateways.stripe import mirror
-
     def broken(*_arguments: Any) -> None:
         raise ValueError
 
@@ -470,8 +457,6 @@ def test_a_broken_mirror_breaks_no_purchase(shop: Shop, monkeypatch: pytest.Monk
 
 
 def test_nothing_is_asked_inside_a_transaction(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stripe
-
     asked: list[bool] = []
     request = stripe.RequestsClient.request
 
@@ -522,8 +507,6 @@ def test_a_checkout_whose_answer_is_lost_is_the_same_when_it_is_asked_for_again(
 
 
 def test_a_slow_answer_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from billing.gateways.stripe import client
-
     bought = shop.buy()
     monkeypatch.setattr(client.asking.__wrapped__, "__defaults__", (0.5,))
     shop.control("faults", kind="slow", seconds=3, path="/v1/")
@@ -553,11 +536,9 @@ def test_a_price_that_costs_something_else_at_stripe_is_refused(shop: Shop) -> N
 
 
 def test_a_discount_takes_off_the_first_payment(shop: Shop) -> None:
-    from billing.gateways.stripe.client import asking
-
-    with asking() as client:
-        coupon = client.v1.coupons.create({"percent_off": 25, "duration": "once"})
-        promotion = client.v1.promotion_codes.create(
+    with client.asking() as asked:
+        coupon = asked.v1.coupons.create({"percent_off": 25, "duration": "once"})
+        promotion = asked.v1.promotion_codes.create(
             {"code": "HOLA", "promotion": {"type": "coupon", "coupon": coupon.id}}
         )
     bought = shop.buy(discount_reference=promotion.id)
@@ -574,3 +555,61 @@ def test_a_gateway_that_hangs_keeps_no_writer_waiting(shop: Shop) -> None:
         rows.Product.objects.create(id="prod_meanwhile", name="Meanwhile")
     assert time.monotonic() - began < 1.4
     asking.join()
+
+
+# --- What an operator runs -----------------------------------------------------------------------------------------
+
+
+def test_the_smoke_test_finds_everything_as_expected_here(shop: Shop) -> None:
+    said = io.StringIO()
+    call_command("smoke_payments", stdout=said)
+    lines = said.getvalue().splitlines()
+    assert len(lines) > 12
+    assert [line for line in lines if not line.startswith(("as expected: ", "Skipped: MERCADOPAGO"))] == []
+
+
+@pytest.mark.parametrize("key", ["", "sk_live_0123456789abcdef01234567"])
+def test_the_smoke_test_is_skipped_without_a_test_key(shop: Shop, settings: Any, key: str) -> None:
+    settings.STRIPE_SECRET_KEY = key
+    said = io.StringIO()
+    call_command("smoke_payments", stdout=said)
+    assert said.getvalue().startswith("Skipped: STRIPE_SECRET_KEY is no key of Stripe's test mode.\n")
+    assert shop.objects("customer") == []
+
+
+def test_setting_up_makes_prices_portal_and_webhook_once(shop: Shop, settings: Any) -> None:
+    settings.STRIPE_WEBHOOK_SECRETS = []
+    settings.SITE_URL = "https://chat.example.com"
+    load_prices("stripe", "USD")
+    said = io.StringIO()
+    call_command("set_up_stripe", stdout=said)
+    assert "STRIPE_WEBHOOK_UUID" not in said.getvalue()  # the simulated one was told when it started
+    for _ in range(2):
+        Command(stdout=said)._make_webhook(is_new_wanted=False)
+        call_command("set_up_stripe", stdout=said)
+    references = set(Price.objects.filter(gateway="stripe").values_list("reference", flat=True))
+    assert {price["lookup_key"] for price in shop.objects("price")} == references
+    assert set(rows.Price.objects.values_list("lookup_key", flat=True)) == references
+    assert len(shop.objects("billing_portal.configuration")) == 1
+    (endpoint,) = shop.objects("webhook_endpoint")
+    assert endpoint["url"] == f"https://chat.example.com/stripe/webhook/{settings.STRIPE_WEBHOOK_UUID}/"
+    assert endpoint["api_version"] == settings.STRIPE_API_VERSION
+    assert f"STRIPE_WEBHOOK_SECRET={endpoint['secret']}\n" in said.getvalue()
+    row = rows.WebhookEndpoint.objects.get()
+    assert (str(row.djstripe_uuid), row.url) == (settings.STRIPE_WEBHOOK_UUID, endpoint["url"])
+    assert endpoint["secret"] not in str(row.stripe_data)
+
+
+def test_a_new_webhook_gives_both_secrets(shop: Shop, settings: Any) -> None:
+    said = io.StringIO()
+    for is_new_wanted in (False, True):
+        Command(stdout=said)._make_webhook(is_new_wanted=is_new_wanted)
+    _first, second = shop.objects("webhook_endpoint")
+    (old_secret,) = settings.STRIPE_WEBHOOK_SECRETS
+    assert f"STRIPE_WEBHOOK_SECRET={second['secret']},{old_secret}\n" in said.getvalue()
+    assert rows.WebhookEndpoint.objects.get().id == second["id"]
+
+
+def test_setting_up_without_a_key_says_so(db: None) -> None:
+    with pytest.raises(CommandError, match="STRIPE_SECRET_KEY"):
+        call_command("set_up_stripe")

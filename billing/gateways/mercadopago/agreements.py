@@ -120,12 +120,12 @@ def read_agreement(external_reference: object) -> Agreement | None:
     )
 
 
-def to_amount(amount_minor: int, currency: str) -> float:
+def write_amount(amount_minor: int, currency: str) -> float:
     """Return what Mercado Pago calls the amount: a decimal number of the currency's main unit."""
     return float(money.to_decimal(amount_minor, currency))
 
 
-def to_minor(amount: object, currency: str) -> int:
+def read_amount(amount: object, currency: str) -> int:
     """Return Mercado Pago's amount in minor units. Raises ValueError where it is none, or has a fraction of one."""
     if isinstance(amount, bool) or not isinstance(amount, int | float):
         raise ValueError(f"{amount} {currency}")

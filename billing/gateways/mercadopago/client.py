@@ -30,7 +30,7 @@ class NothingThere(GatewayRefused):
     """Mercado Pago does not know the thing that was asked for."""
 
 
-class Client:
+class MercadoPagoClient:
     """One conversation with Mercado Pago: however many requests it takes, it is over after SECONDS."""
 
     def __init__(self, access_token: str, base_url: str) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from billing.gateways.base import (
     ChangePreview,
@@ -35,19 +36,20 @@ from billing.gateways.mercadopago.agreements import (
     Agreement,
     agree,
     read_agreement,
-    to_amount,
+    write_amount,
 )
-from billing.gateways.mercadopago.client import API, Client
+from billing.gateways.mercadopago.client import API, MercadoPagoClient
 from billing.gateways.mercadopago.snapshots import (
     Json,
     Seller,
     is_purchase,
+    preapproval_of,
     read_purchase,
     read_subscription,
     read_time,
-    subscription_of,
 )
 from billing.models import Price
+from core.alerts import alert
 
 CHECKOUT_TIME = dt.timedelta(days=1)
 """How long a single payment may be begun."""
@@ -98,7 +100,7 @@ class MercadoPago:
         self._access_token, self._base_url = access_token, base_url
         self._webhook_secrets = tuple(webhook_secrets)
         self._country = COUNTRIES.get(country)
-        self._country_code, self._mode = country, mode
+        self._country_code, self.mode = country, mode
         self._find_price = find_price
 
     @property
@@ -178,7 +180,7 @@ class MercadoPago:
         terms = {
             "external_reference": str(changed),
             "auto_recurring": {
-                "transaction_amount": to_amount(price.amount_minor, price.currency),
+                "transaction_amount": write_amount(price.amount_minor, price.currency),
                 "currency_id": price.currency,
             },
         }
@@ -210,7 +212,7 @@ class MercadoPago:
     def refund(self, payment_reference: str, *, amount_minor: int, key: str) -> None:
         client = self._client()
         payment = client.ask(client.sdk.payment().get, payment_reference)
-        amount = to_amount(amount_minor, str(payment.get("currency_id")))
+        amount = write_amount(amount_minor, str(payment.get("currency_id")))
         client.ask(client.sdk.refund().create, payment_reference, {"amount": amount}, key=key)
 
     def payment_method_url(self, account_id: int, reference: str, return_url: str) -> str:
@@ -224,7 +226,7 @@ class MercadoPago:
         """Do nothing: the payer's account is theirs, and Mercado Pago keeps nothing about them for us."""
 
     def read_notification(self, body: bytes, headers: Mapping[str, str], query: Mapping[str, str]) -> Notification:
-        return notifications.read(body, headers, query, self._webhook_secrets)
+        return notifications.read_signed(body, headers, query, self._webhook_secrets)
 
     # --- Whose account it is -----------------------------------------------------------------------------------------
 
@@ -235,12 +237,12 @@ class MercadoPago:
         if self._country is None or account.site != self._country.site:
             known = next((code for code, country in COUNTRIES.items() if country.site == account.site), account.site)
             mistakes.append(f"MERCADOPAGO_COUNTRY is {self._country_code or 'not set'}, and the account's is {known}.")
-        if self._mode != ("test" if account.is_test else "live"):
+        if self.mode != ("test" if account.is_test else "live"):
             kind = "a test account's" if account.is_test else "a real account's"
-            mistakes.append(f"MERCADOPAGO_MODE is {self._mode or 'not set'}, and MERCADOPAGO_ACCESS_TOKEN is {kind}.")
+            mistakes.append(f"MERCADOPAGO_MODE is {self.mode or 'not set'}, and MERCADOPAGO_ACCESS_TOKEN is {kind}.")
         return mistakes
 
-    def _account(self, client: Client) -> Account:
+    def _account(self, client: MercadoPagoClient) -> Account:
         """Return whose the token is: asked once, since it does not change."""
         known = _accounts.get((self._access_token, self._base_url))
         if known is None:
@@ -249,17 +251,17 @@ class MercadoPago:
             _accounts[self._access_token, self._base_url] = known
         return known
 
-    def _seller(self, client: Client) -> Seller:
+    def _seller(self, client: MercadoPagoClient) -> Seller:
         if self._country is None:
             raise GatewayRefused("country_not_set")
         return Seller(self._account(client).id, self._country_code, self._country.currency)
 
-    def _client(self) -> Client:
-        return Client(self._access_token, self._base_url)
+    def _client(self) -> MercadoPagoClient:
+        return MercadoPagoClient(self._access_token, self._base_url)
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 
-    def _start_subscription(self, client: Client, order: Order, agreement: Agreement) -> Checkout:
+    def _start_subscription(self, client: MercadoPagoClient, order: Order, agreement: Agreement) -> Checkout:
         payer_email = order.payer_email or order.email
         for pending in client.search(
             client.sdk.preapproval().search, {"payer_email": payer_email, "status": "pending"}
@@ -272,7 +274,7 @@ class MercadoPago:
         recurring: dict[str, object] = {
             "frequency": agreement.months,
             "frequency_type": "months",
-            "transaction_amount": to_amount(order.amount_minor, order.currency),
+            "transaction_amount": write_amount(order.amount_minor, order.currency),
             "currency_id": order.currency,
         }
         if agreement.since != NEVER:
@@ -288,7 +290,7 @@ class MercadoPago:
         made = client.ask(client.sdk.preapproval().create, terms, key=order.key)
         return _checkout_of("subscription", made.get("id"), made)
 
-    def _start_purchase(self, client: Client, order: Order, agreement: Agreement) -> Checkout:
+    def _start_purchase(self, client: MercadoPagoClient, order: Order, agreement: Agreement) -> Checkout:
         now = timezone.now()
         terms = {
             "items": [
@@ -296,7 +298,7 @@ class MercadoPago:
                     "id": agreement.price_reference,
                     "title": order.description,
                     "quantity": 1,
-                    "unit_price": to_amount(order.amount_minor, order.currency),
+                    "unit_price": write_amount(order.amount_minor, order.currency),
                     "currency_id": order.currency,
                 }
             ],
@@ -312,14 +314,14 @@ class MercadoPago:
         made = client.ask(client.sdk.preference().create, terms, key=order.key)
         return _checkout_of("purchase", str(agreement), made)
 
-    def _cancel_pending(self, client: Client, preapproval: Json) -> None:
+    def _cancel_pending(self, client: MercadoPagoClient, preapproval: Json) -> None:
         if preapproval.get("status") == "cancelled":
             return
         if preapproval.get("status") != "pending":
             raise GatewayRefused("checkout_completed")
         client.ask(client.sdk.preapproval().update, preapproval["id"], {"status": "cancelled"})
 
-    def _expire_purchase(self, client: Client, external_reference: str) -> None:
+    def _expire_purchase(self, client: MercadoPagoClient, external_reference: str) -> None:
         ended = {"expires": True, "expiration_date_to": _write_time(timezone.now())}
         for preference in client.search(client.sdk.preference().search, {"external_reference": external_reference}):
             client.ask(client.sdk.preference().update, preference["id"], ended)
@@ -332,7 +334,7 @@ class MercadoPago:
 
     # --- Looking -----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, client: Client, reference: Reference, observed_at: dt.datetime) -> Snapshot | None:
+    def _fetch(self, client: MercadoPagoClient, reference: Reference, observed_at: dt.datetime) -> Snapshot | None:
         """Follow the reference to what was bought, and read that."""
         match reference.type:
             case "subscription":
@@ -358,20 +360,22 @@ class MercadoPago:
                 return self._fetch_payment(client, reference.id, observed_at)
         return None
 
-    def _fetch_payment(self, client: Client, payment_id: str, observed_at: dt.datetime) -> Snapshot | None:
+    def _fetch_payment(self, client: MercadoPagoClient, payment_id: str, observed_at: dt.datetime) -> Snapshot | None:
         payment = client.find(client.sdk.payment().get, payment_id)
         if payment is None or not is_purchase(payment):
             return None
         agreement = read_agreement(payment.get("external_reference"))
         if agreement and agreement.kind != "subscription":
             return self._fetch_purchase(client, str(payment["external_reference"]), observed_at)
-        subscription = subscription_of(payment)
+        subscription = preapproval_of(payment)
         if not subscription and agreement:
             found = client.search(client.sdk.invoice().search, {"payment_id": payment_id})
             subscription = next((str(instalment["preapproval_id"]) for instalment in found), "")
         return self._fetch_subscription(client, subscription, observed_at) if subscription else None
 
-    def _fetch_subscription(self, client: Client, preapproval_id: str, observed_at: dt.datetime) -> Snapshot | None:
+    def _fetch_subscription(
+        self, client: MercadoPagoClient, preapproval_id: str, observed_at: dt.datetime
+    ) -> Snapshot | None:
         preapproval = client.find(client.sdk.preapproval().get, preapproval_id)
         if preapproval is None:
             return None
@@ -381,16 +385,18 @@ class MercadoPago:
         return self._read_subscription(client, preapproval, agreement, observed_at)
 
     def _read_subscription(
-        self, client: Client, preapproval: Json, agreement: Agreement, observed_at: dt.datetime
+        self, client: MercadoPagoClient, preapproval: Json, agreement: Agreement, observed_at: dt.datetime
     ) -> Snapshot:
         seller = self._seller(client)
         currency = preapproval["auto_recurring"]["currency_id"]
         if str(preapproval.get("collector_id")) != seller.id or currency != seller.currency:
+            sentence = gettext("A subscription at Mercado Pago is another seller's: it counts for nothing.")
+            alert(f"{GATEWAY}:subscription:{preapproval['id']}", sentence, subscription=preapproval["id"])
             raise GatewayRefused("subscription_of_another_seller")
         payments = self._payments_of(client, preapproval)
         return read_subscription(preapproval, agreement, payments, seller, observed_at)
 
-    def _payments_of(self, client: Client, preapproval: Json) -> list[Json]:
+    def _payments_of(self, client: MercadoPagoClient, preapproval: Json) -> list[Json]:
         """Return the subscription's payments. They are found by its external reference, which a change of price
         changes; its instalments know the earlier ones, and payments that the search does not show (yet).
         """
@@ -408,7 +414,9 @@ class MercadoPago:
                 payments[payment_id] = client.ask(client.sdk.payment().get, payment_id)
         return list(payments.values())
 
-    def _fetch_purchase(self, client: Client, external_reference: str, observed_at: dt.datetime) -> Snapshot | None:
+    def _fetch_purchase(
+        self, client: MercadoPagoClient, external_reference: str, observed_at: dt.datetime
+    ) -> Snapshot | None:
         agreement = read_agreement(external_reference)
         if agreement is None or agreement.kind == "subscription":
             return None
@@ -431,10 +439,10 @@ class MercadoPago:
             agreement = read_agreement(payment.get("external_reference"))
             if agreement and agreement.kind != "subscription":
                 yield Reference(GATEWAY, "purchase", str(payment["external_reference"]))
-            elif subscription := subscription_of(payment):
+            elif subscription := preapproval_of(payment):
                 yield Reference(GATEWAY, "subscription", subscription)
 
-    def _subscription(self, client: Client, reference: str) -> tuple[Json, Agreement]:
+    def _subscription(self, client: MercadoPagoClient, reference: str) -> tuple[Json, Agreement]:
         preapproval = client.ask(client.sdk.preapproval().get, reference)
         agreement = read_agreement(preapproval.get("external_reference"))
         if agreement is None:
@@ -460,12 +468,12 @@ def from_settings() -> MercadoPago:
         settings.MERCADOPAGO_WEBHOOK_SECRETS,
         settings.MERCADOPAGO_COUNTRY,
         settings.MERCADOPAGO_MODE,
-        find_price=find_price,
+        find_price=find_terms,
         base_url=settings.SIMULATED_MERCADOPAGO_URL or API,
     )
 
 
-def find_price(reference: str) -> PriceTerms | None:
+def find_terms(reference: str) -> PriceTerms | None:
     """Return what a price of ours is; None for one there is not."""
     price = Price.objects.filter(gateway=GATEWAY, reference=reference).first()
     return PriceTerms(price.amount_minor, price.currency, price.months) if price else None

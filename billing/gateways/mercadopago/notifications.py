@@ -30,7 +30,9 @@ TOPICS: Mapping[str, str] = {
 ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-def read(body: bytes, headers: Mapping[str, str], query: Mapping[str, str], secrets: Iterable[str]) -> Notification:
+def read_signed(
+    body: bytes, headers: Mapping[str, str], query: Mapping[str, str], secrets: Iterable[str]
+) -> Notification:
     """Return what a genuine notification is about. Raises BadNotification. The old unsigned IPN is never genuine."""
     given = {name.lower(): value for name, value in headers.items()}
     request_id, data_id = given.get("x-request-id", ""), query.get("data.id", "")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from django.utils.translation import gettext
 
 from billing.gateways.base import PaymentSnapshot, PaymentStatus, Snapshot, SubscriptionStatus
-from billing.gateways.mercadopago.agreements import GATEWAY, NEVER, Agreement, read_agreement, to_minor
+from billing.gateways.mercadopago.agreements import GATEWAY, NEVER, Agreement, read_agreement, read_amount
 from core.alerts import alert
 
 Json = Mapping[str, Any]
@@ -48,7 +48,7 @@ def is_purchase(payment: Json) -> bool:
     return payment.get("operation_type") != "card_validation"
 
 
-def subscription_of(payment: Json) -> str:
+def preapproval_of(payment: Json) -> str:
     """Return the id of the subscription that a payment belongs to; empty for one that stands alone. Either place may
     be empty.
     """
@@ -112,8 +112,8 @@ def read_time(text: object) -> dt.datetime | None:
     return dt.datetime.fromisoformat(str(text)).astimezone(dt.UTC) if text else None
 
 
-def add_months(moment: dt.datetime, months: int) -> dt.datetime:
-    """Return the moment so many months later; the last day of the month where it has no such day."""
+def _add_months(moment: dt.datetime, months: int) -> dt.datetime:
+    """Return the moment so many months later, as `billing.periods` does, which stands above the gateways."""
     year, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
     day = min(moment.day, calendar.monthrange(year, month + 1)[1])
     return moment.replace(year=year, month=month + 1, day=day)
@@ -146,7 +146,7 @@ def _read_payment(payment: Json, agreement: Agreement, seller: Seller) -> Paymen
         paid_at=(read_time(payment.get("date_approved")) or read_time(payment["date_created"])) if is_paid else None,
         refunded_minor=_refunded_of(payment, own, seller) if is_paid else 0,
         dispute=_dispute_of(payment),
-        tax_minor=to_minor(payment.get("taxes_amount") or 0, seller.currency),
+        tax_minor=read_amount(payment.get("taxes_amount") or 0, seller.currency),
         tax_country=seller.country,
         tax_id=str((_payer_of(payment).get("identification") or {}).get("number") or ""),
         action_url=action_url,
@@ -167,14 +167,14 @@ def _objection_to(payment: Json, own: Agreement, agreement: Agreement, seller: S
     if currency != seller.currency:
         return "its currency is another"
     try:
-        amount_minor = to_minor(payment.get("transaction_amount"), currency)
+        amount_minor = read_amount(payment.get("transaction_amount"), currency)
     except ValueError:
         return "it has no amount"
     return "" if amount_minor == own.amount_minor else "its amount is another"
 
 
 def _refunded_of(payment: Json, own: Agreement, seller: Seller) -> int:
-    refunded = to_minor(payment.get("transaction_amount_refunded") or 0, seller.currency)
+    refunded = read_amount(payment.get("transaction_amount_refunded") or 0, seller.currency)
     return own.amount_minor if payment["status"] == "refunded" else min(refunded, own.amount_minor)
 
 
@@ -236,7 +236,7 @@ def _date_payments(
     for payment, snapshot in payments:
         due = _due_date(payment) or snapshot.paid_at or read_time(payment["date_created"]) or anchor
         instalment = max(round((due - anchor).total_seconds() / 86_400 / DAYS_OF_A_MONTH / months), last + 1)
-        start, end = add_months(anchor, instalment * months), add_months(anchor, (instalment + 1) * months)
+        start, end = _add_months(anchor, instalment * months), _add_months(anchor, (instalment + 1) * months)
         dated.append(replace(snapshot, period_start=start, period_end=end))
         if snapshot.status == "paid":
             last = instalment
@@ -251,12 +251,12 @@ def _date_prepaid(
     """
     dated, count = [], 0
     for payment in payments:
-        start = add_months(anchor, count * agreement.months)
-        end = add_months(anchor, (count + 1) * agreement.months)
+        start = _add_months(anchor, count * agreement.months)
+        end = _add_months(anchor, (count + 1) * agreement.months)
         is_paid = payment.status == "paid"
         dated.append(replace(payment, period_start=start, period_end=end) if is_paid else payment)
         count += _counts(payment)
-    return dated, add_months(anchor, count * agreement.months) if count else None
+    return dated, _add_months(anchor, count * agreement.months) if count else None
 
 
 def _counts(payment: PaymentSnapshot) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import stripe
 from django.conf import settings
 
-from billing.gateways.base import GatewayRefused
+from billing.gateways.base import GatewayRefused, Interval
 from billing.gateways.stripe import mirror
 from billing.gateways.stripe.client import Data, every, plain
 
@@ -50,7 +50,7 @@ class Sellable:
     name: str
     amount_minor: int
     currency: str
-    interval: Literal["month", "year", ""]
+    interval: Interval
 
 
 def ensure_price(client: stripe.StripeClient, wanted: Sellable) -> str:

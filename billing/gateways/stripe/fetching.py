@@ -27,7 +27,7 @@ def find_purchase(
         while True:
             if kind == "subscription":
                 return _fetch_subscription(client, object_id, observed_at)
-            if kind == "checkout.session":
+            if kind in ("checkout.session", "purchase"):
                 session = plain(client.v1.checkout.sessions.retrieve(object_id, {"expand": ["customer"]}))
                 if session["mode"] != "subscription":
                     return _fetch_session(client, session, observed_at)

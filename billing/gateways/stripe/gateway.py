@@ -32,7 +32,7 @@ from billing.gateways.stripe.snapshots import (
     PRICE,
     FetchedSession,
     FetchedSubscription,
-    account_of,
+    find_account_id,
     moment,
     session_snapshot,
     subscription_snapshot,
@@ -362,7 +362,7 @@ def _paid_intent(client: stripe.StripeClient, payment_reference: str) -> str:
 def _list_alive() -> list[Reference]:
     with asking() as client:
         found = every(client.v1.subscriptions.list({"limit": LIMIT}))
-    return [Reference(NAME, "subscription", one["id"]) for one in found if account_of(one) is not None]
+    return [Reference(NAME, "subscription", one["id"]) for one in found if find_account_id(one) is not None]
 
 
 def _list_changed(since: dt.datetime) -> list[Reference]:

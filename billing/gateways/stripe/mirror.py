@@ -73,6 +73,8 @@ def write_session(fetched: FetchedSession, account_id: int) -> None:
 
 
 def write_webhook_endpoint(found: Data, *, uuid: str, secret: str) -> None:
+    """Write the endpoint, in place of another one at the same address."""
+    models.WebhookEndpoint.objects.filter(djstripe_uuid=uuid).exclude(id=found["id"]).delete()
     _write(
         models.WebhookEndpoint,
         found,

@@ -22,15 +22,22 @@ def read(body: bytes, headers: Mapping[str, str]) -> Notification:
     event = _parse(body)
     if event.get("livemode") is not settings.STRIPE_LIVE_MODE:
         raise BadNotification("mode")
-    event_id, event_type = event.get("id"), event.get("type")
     data = event.get("data")
     about = data.get("object") if isinstance(data, dict) else None
-    if not (isinstance(event_id, str) and isinstance(event_type, str) and isinstance(about, dict)):
+    if not isinstance(about, dict):
         raise BadNotification("no event")
+    event_id, event_type = _word(event.get("id")), _word(event.get("type"))
     reference = None
-    if event_type in EVENTS and isinstance(about.get("id"), str) and isinstance(about.get("object"), str):
-        reference = Reference(NAME, about["object"], about["id"])
+    if event_type in EVENTS:
+        reference = Reference(NAME, _word(about.get("object")), _word(about.get("id")))
     return Notification(event_id, event_type, reference)
+
+
+def _word(found: Any) -> str:
+    """Return a string that a database keeps; PostgreSQL keeps no NUL."""
+    if not isinstance(found, str) or "\0" in found:
+        raise BadNotification("no event")
+    return found
 
 
 def _is_signed(body: bytes, signature: str, secret: str) -> bool:
@@ -46,6 +53,6 @@ def _parse(body: bytes) -> dict[str, Any]:
         event = json.loads(body)
     except ValueError:
         raise BadNotification("no JSON") from None
-    if not isinstance(event, dict) or "\0" in str(event):  # PostgreSQL keeps no NUL
+    if not isinstance(event, dict):
         raise BadNotification("no JSON object")
     return event

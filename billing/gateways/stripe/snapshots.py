@@ -1,7 +1,7 @@
 """What Stripe's objects mean: pure functions from what was fetched to a `Snapshot`."""
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from billing.gateways.base import (
@@ -61,17 +61,24 @@ class FetchedSubscription:
 
 @dataclass(frozen=True, slots=True)
 class FetchedSession:
-    """A checkout of a payment that is made once; the rest is None before somebody paid."""
+    """A checkout of a payment that is made once; before somebody paid, there is no intent and no charge."""
 
     observed_at: dt.datetime
     session: Data
     customer: Data
-    intent: Data | None = None
-    charge: Data | None = None
-    disputes: list[Data] = field(default_factory=list)
+    intent: Data | None
+    charge: Data | None
+    disputes: list[Data]
 
 
-def account_of(found: Data) -> int | None:
+@dataclass(frozen=True, slots=True)
+class _Voucher:
+    url: str
+    code: str
+    expires_at: dt.datetime | None
+
+
+def find_account_id(found: Data) -> int | None:
     """Return whose an object is; None if it is not of this site."""
     account = (found.get("metadata") or {}).get(ACCOUNT, "")
     return int(account) if account.isdecimal() else None
@@ -89,7 +96,7 @@ def subscription_snapshot(fetched: FetchedSubscription) -> Snapshot:
         gateway=NAME,
         reference=found["id"],
         kind="subscription",
-        account_id=account_of(found) or 0,
+        account_id=find_account_id(found) or 0,
         status=status,
         price_reference=fetched.references[items[0]["price"]["id"]],
         anchor=moment(found["billing_cycle_anchor"]),
@@ -112,7 +119,7 @@ def session_snapshot(fetched: FetchedSession) -> Snapshot:
         gateway=NAME,
         reference=found["id"],
         kind=cast(Kind, metadata[KIND]),
-        account_id=account_of(found) or 0,
+        account_id=find_account_id(found) or 0,
         status=status,
         price_reference=metadata[PRICE],
         anchor=payment.paid_at or moment(found["created"]),
@@ -154,7 +161,8 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
     ids = intent_ids(invoice)
     charge = next((one for one in fetched.charges if one["payment_intent"] in ids and one["paid"]), None)
     intent = next((fetched.intents[one] for one in ids if one in fetched.intents), None)
-    status, action, action_url, expires_at = _open_state(invoice, intent)
+    status, action, action_url = _open_state(invoice, intent)
+    voucher = _voucher(intent)
     return PaymentSnapshot(
         reference=invoice["id"],
         status=status,
@@ -173,36 +181,37 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
         receipt_url=invoice.get("hosted_invoice_url") or "",
         action=action,
         action_url=action_url,
-        expires_at=expires_at,
+        action_code=voucher.code,
+        expires_at=voucher.expires_at,
     )
 
 
 def _open_state(
     invoice: Data, intent: Data | None
-) -> tuple[PaymentStatus, Literal["", "confirm", "voucher", "pay"], str, dt.datetime | None]:
+) -> tuple[PaymentStatus, Literal["", "confirm", "voucher", "pay"], str]:
     if invoice["status"] == "paid":
-        return "paid", "", "", None
+        return "paid", "", ""
     if invoice["status"] == "void":
-        return "void", "", "", None
+        return "void", "", ""
     page = invoice.get("hosted_invoice_url") or ""
     state = intent["status"] if intent else ""
     if state == "processing":
-        return "pending", "", "", None
-    if intent is not None and state == "requires_action":
-        url, expires_at = _voucher(intent)
-        return ("pending", "voucher", url or page, expires_at) if expires_at else ("pending", "confirm", page, None)
-    return ("failed" if invoice["attempted"] else "pending"), "pay", page, None
+        return "pending", "", ""
+    if state == "requires_action":
+        voucher = _voucher(intent)
+        return ("pending", "voucher", voucher.url or page) if voucher.expires_at else ("pending", "confirm", page)
+    return ("failed" if invoice["attempted"] else "pending"), "pay", page
 
 
 def _one_payment(fetched: FetchedSession) -> PaymentSnapshot:
     found, intent, charge = fetched.session, fetched.intent, fetched.charge
     status: PaymentStatus = "void" if found["status"] == "expired" else "pending"
     action: Literal["", "voucher", "pay"] = "pay" if found["status"] == "open" else ""
-    url, expires_at = found["url"] or "", None
+    url, voucher = found["url"] or "", _voucher(intent)
     if found["payment_status"] in ("paid", "no_payment_required"):
         status = "paid"
     elif intent is not None and intent["status"] == "requires_action":
-        action, (url, expires_at) = "voucher", _voucher(intent)
+        action, url = "voucher", voucher.url
     elif intent is not None and intent["status"] in ("requires_payment_method", "canceled"):
         status = "failed"
     details = found.get("customer_details") or {}
@@ -221,16 +230,20 @@ def _one_payment(fetched: FetchedSession) -> PaymentSnapshot:
         receipt_url=(charge or {}).get("receipt_url") or "",
         action=action,
         action_url=url if action else "",
-        expires_at=expires_at,
+        action_code=voucher.code,
+        expires_at=voucher.expires_at,
     )
 
 
-def _voucher(intent: Data) -> tuple[str, dt.datetime | None]:
-    """Return where a payment by cash or bank is explained, and until when it can be made."""
-    action = intent["next_action"]
-    details = action.get(action["type"]) or {}
-    url = details.get("hosted_voucher_url") or details.get("hosted_instructions_url") or ""
-    return url, _find_moment(details.get("expires_at") or details.get("expires_after"))
+def _voucher(intent: Data | None) -> "_Voucher":
+    """Return how a payment by cash or bank is made, if it waits for that."""
+    action = intent["next_action"] if intent else None
+    details = (action[action["type"]] or {}) if action else {}
+    return _Voucher(
+        url=details.get("hosted_voucher_url") or details.get("hosted_instructions_url") or "",
+        code=details.get("data") or details.get("number") or "",  # Pix's text, the number of a boleto or an OXXO
+        expires_at=_find_moment(details.get("expires_at") or details.get("expires_after")),
+    )
 
 
 def _is_proration(line: Data) -> bool:
