@@ -154,11 +154,13 @@ class Site:
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
         foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_", "STRIPE_")
+        foreign += ("SIMULATED_", "MERCADOPAGO_")
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "SECRET_KEY": secrets.token_urlsafe(50),
             "DEBUG": "false",
+            "SITE_URL": f"http://localhost:{self.port()}",
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": services.valkey_address(self._valkey, self._password),
