@@ -194,7 +194,7 @@ def test_a_month_that_was_paid_for_is_summed_up_once(premium: User, at: Any, sen
         letters.note_statements()
         letters.send_due()
     assert subjects(sent) == ["Your month: January 2027"]
-    assert "- a-model: 2.5" in sent[0].body
+    assert "- a-model: 2.500" in sent[0].body
     assert "20.00" in sent[0].body
 
 
