@@ -102,6 +102,13 @@ def test_a_site_that_sells_nothing_says_so(catalog: None, settings: Any):
     assert "Nothing is sold on this site." in text_of(page)
 
 
+def test_the_admin_says_that_payments_are_not_real(prices: Any, olga: User, settings: Any):
+    operator = browser_of(olga)
+    assert "Simulated payments: no money moves." in operator.get("/admin/").text
+    settings.GATEWAYS = {}
+    assert "no money moves" not in operator.get("/admin/").text
+
+
 # --- Checkout ---------------------------------------------------------------------------------------------------------
 
 
