@@ -1,0 +1,39 @@
+"""`manage.py check --deploy` refuses what would let strangers in."""
+
+from collections.abc import Callable
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+
+GOOD = "another-one-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture
+def found(settings) -> Callable[[], list[str]]:
+    settings.ALLOWED_HOSTS = ["chat.example.com"]
+    settings.JWT_SECRET_KEY = GOOD
+
+    def check() -> list[str]:
+        messages: list[CheckMessage] = run_checks(include_deployment_checks=True)
+        return [message.id for message in messages if message.id.startswith("tertulia.E")]
+
+    return check
+
+
+def test_good_settings_are_not_refused(found):
+    assert found() == []
+
+
+def test_any_name_for_the_site_is_refused(found, settings):
+    settings.ALLOWED_HOSTS = ["chat.example.com", "*"]
+    assert found() == ["tertulia.E001"]
+    with pytest.raises(SystemCheckError):
+        call_command("check", deploy=True)
+
+
+@pytest.mark.parametrize("key", ["the same", "short"])
+def test_a_key_for_tokens_that_is_missing_the_same_or_short_is_refused(found, settings, key: str):
+    settings.JWT_SECRET_KEY = settings.SECRET_KEY if key == "the same" else GOOD[:49]
+    assert found() == ["tertulia.E002"]
