@@ -35,7 +35,7 @@ class TooMuch(Exception):
     """A client sends more than it may."""
 
 
-class Reading:
+class ReadingPace:
     """How a client takes what it is sent: whether it has made the server wait for a whole window."""
 
     def __init__(self) -> None:
@@ -56,16 +56,16 @@ class Reading:
         return False
 
 
-class Watch:
+class ConnectionWatch:
     """Looks at all connections of a loop again and again."""
 
     def __init__(self) -> None:
-        self.connections: set[Connection | Socket] = set()
-        self.waiting: dict[Connection, None] = {}
+        self.connections: set[ClientConnection | ClientSocket] = set()
+        self.waiting: dict[ClientConnection, None] = {}
         """Where the client has to do something now, in the order in which that began."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, connection: "Connection | Socket") -> None:
+    def add(self, connection: "ClientConnection | ClientSocket") -> None:
         self.connections.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
@@ -89,16 +89,16 @@ class Watch:
             connection.look(now)
 
 
-_watches = PerLoop(Watch)
+_watches = PerLoop(ConnectionWatch)
 
 
-class Connection(HttpToolsProtocol):
+class ClientConnection(HttpToolsProtocol):
     """A connection on which requests come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._watch = _watches.get()
-        self._reading = Reading()
+        self._reading = ReadingPace()
         self._receiving: str | None = "head"  # or "body"; None between two requests
         self._since = self.loop.time()  # when that began, or this window of it
         self._received = 0  # of the body, in this window
@@ -252,14 +252,14 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(CLOSING_SECONDS, self.transport.close)
 
 
-class Socket(WebSocketsSansIOProtocol):
+class ClientSocket(WebSocketsSansIOProtocol):
     """A WebSocket, from its handshake on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._watch = _watches.get()
         self._watch.add(self)
-        self._reading = Reading()
+        self._reading = ReadingPace()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.connections.discard(self)

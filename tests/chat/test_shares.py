@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from channels.layers import get_channel_layer
 from django.utils import translation
 
 from accounts.models import User
@@ -17,6 +16,7 @@ from chat.socket import consumer, shares
 from chat.socket.shares import Share, take_share
 from chat.turns import notices
 from chat.turns.runner import Runner
+from chat.turns.watching import hub
 from core.threads import in_thread
 from history.models import new_id
 from tests.chat.asking import aask
@@ -70,14 +70,13 @@ async def test_a_person_has_so_many_sockets_and_is_told_why_not_more(
 
 
 async def test_a_socket_that_is_refused_leaves_nothing_behind(ana: User, monkeypatch: pytest.MonkeyPatch):
-    """A channel that nobody reads would stay, and with it a subscription of the process."""
     monkeypatch.setattr(shares, "MAX_SOCKETS", 1)
-    channels = get_channel_layer().channels
     async with page_of(ana):
-        before = set(channels)
+        [before] = hub()._listeners.values()
+        before = set(before)
         async with socket(), socket(cookie=await in_thread(session_cookie, ana)) as page:
             assert page.denied_with == 429
-        assert set(channels) == before
+        assert list(hub()._listeners.values()) == [before]
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
@@ -159,7 +158,7 @@ async def test_what_all_tabs_are_told_is_rendered_once(ana: User, runner: Runner
         for tab in tabs:
             assert (await tab.ended())["turn_id"] == str(turn.pk)
         assert rendered == ["render_started", "render_ended"]
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(turn.conversation_id))
+        await in_thread(notices.send_notice, ana.pk, turn.conversation_id)
         for tab in tabs:
             await tab.next("conversation.changed")
         assert rendered == ["render_started", "render_ended", "render_conversation"]

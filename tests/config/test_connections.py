@@ -12,7 +12,7 @@ import uvicorn
 
 from bench.websocket import Opcode, encode_frame, new_key
 from config import connections
-from config.connections import Connection, Socket
+from config.connections import ClientConnection, ClientSocket
 from config.management.commands.run_web import allow_open_files
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -110,7 +110,7 @@ async def until(check: Callable[[], bool]) -> None:
 async def serving() -> AsyncIterator[Client]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Client(listener.getsockname()[1])
-        options: dict[str, Any] = {"http": Connection, "ws": Socket, "lifespan": "off", "log_config": None}
+        options: dict[str, Any] = {"http": ClientConnection, "ws": ClientSocket, "lifespan": "off", "log_config": None}
         server = uvicorn.Server(uvicorn.Config(client.app, timeout_graceful_shutdown=5, **options))
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand
 
-from config.connections import MAX_CONNECTIONS, Connection, Socket
+from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
 
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
@@ -29,8 +29,8 @@ class Command(BaseCommand):
             host=options["host"],
             port=options["port"],
             loop="uvloop",
-            http=Connection,
-            ws=Socket,
+            http=ClientConnection,
+            ws=ClientSocket,
             ws_per_message_deflate=False,
             ws_max_size=1_048_576,
             timeout_graceful_shutdown=5,
