@@ -11,8 +11,10 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from chat.socket.routing import socket_urlpatterns  # noqa: E402
 from config.bodies import limit_bodies  # noqa: E402
+from config.requests_at_once import limit_requests  # noqa: E402
 from core import interpreter  # noqa: E402
 
-application = ProtocolTypeRouter({"http": limit_bodies(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+pages_and_api = limit_bodies(limit_requests(http))  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": pages_and_api, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 interpreter.tune_for_serving()

@@ -18,7 +18,7 @@ from accounts.admission import Admission, find_admitted
 from accounts.models import User
 from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
-from chat.socket.authentication import find_socket_user
+from chat.socket.authentication import find_in_turn
 from chat.socket.rendered_events import (
     SocketEvent,
     localized_for,
@@ -83,7 +83,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         try:
-            found = await in_thread(find_socket_user, dict(self.scope))
+            found = await find_in_turn(dict(self.scope))
+        except RateLimited as error:
+            await self.refuse(error)
+            return
         except (RedisError, OperationalError) as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))
