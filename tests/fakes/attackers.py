@@ -107,12 +107,11 @@ class Attack:
 
     async def log_in(self, email: str) -> None:
         body = json.dumps({"email": email, "password": "una clave larga"})
-        head = f"POST /api/v1/auth/login HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nX-Forwarded-For: {NETWORK}\r\n"
+        lines = ["POST /api/v1/auth/login HTTP/1.1", f"Host: 127.0.0.1:{self.port}", f"X-Forwarded-For: {NETWORK}"]
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close", "", body]
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(
-                f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
-            )
+            writer.write("\r\n".join(lines).encode())
             answer = await reader.read()
             count(self.report.log_ins, answer.split(maxsplit=2)[1].decode() if answer else "none")
         finally:
