@@ -12,11 +12,13 @@ from django.utils import translation
 
 from accounts.models import User
 from chat.errors import TooManySockets
-from chat.socket import consumer, shares
+from chat.socket import authentication, consumer, shares
 from chat.socket.shares import Share, take_share
 from chat.turns import notices
 from chat.turns.runner import Runner
 from chat.turns.watching import hub
+from core.fair_line import FairLine
+from core.loops import PerLoop
 from core.threads import in_thread
 from history.models import new_id
 from tests.chat.asking import aask
@@ -77,6 +79,32 @@ async def test_a_socket_that_is_refused_leaves_nothing_behind(ana: User, monkeyp
         async with socket(), socket(cookie=await in_thread(session_cookie, ana)) as page:
             assert page.denied_with == 429
         assert list(hub()._listeners.values()) == [before]
+
+
+async def test_handshakes_of_one_network_come_in_one_after_the_other(ana: User, monkeypatch: pytest.MonkeyPatch):
+    """Else a crowd of them would be before every question in the line for the threads."""
+    monkeypatch.setattr(authentication, "_lines", PerLoop(lambda: FairLine(2, 1, 1)))
+    find, asking, may_go_on = authentication.find_socket_user, [], Event()
+
+    def find_slowly(scope: dict[str, Any]) -> Any:
+        asking.append(scope)
+        may_go_on.wait(20)
+        return find(scope)
+
+    monkeypatch.setattr(authentication, "find_socket_user", find_slowly)
+    cookie = await in_thread(session_cookie, ana)
+
+    async def open_socket() -> tuple[bool, int | None]:
+        async with socket(cookie=cookie) as page:
+            return page.is_open, page.denied_with
+
+    opening = [asyncio.create_task(open_socket()) for _ in range(2)]
+    await until(lambda: bool(asking))
+    await asyncio.sleep(0.1)
+    assert len(asking) == 1
+    assert await open_socket() == (False, 429)  # no more than so many wait
+    may_go_on.set()
+    assert await asyncio.gather(*opening) == [(True, None)] * 2
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
