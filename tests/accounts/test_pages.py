@@ -248,6 +248,18 @@ def test_mail_speaks_the_language_of_the_page_it_was_asked_on(browser, ana, lang
     assert mail.outbox[0].from_email.startswith("Tertulia <")
 
 
+def test_links_in_mails_lead_to_the_site_wherever_they_were_asked_for(browser, ana, settings):
+    """A stranger asks, with a Host of their own choice; the owner opens the link."""
+    settings.SITE_URL = "https://chat.example.com"
+    settings.REQUIRE_VERIFIED_EMAIL = True
+    asked_at = {"host": "localhost:31337"}
+    for email in (ana.email, "nobody@example.com"):
+        browser.post("/accounts/password/reset/", {"email": email}, headers=asked_at)
+        browser.post("/accounts/signup/", {**SIGN_UP, "email": email}, headers=asked_at)
+    links = [re.findall(r"https?://[^/\s]+/", message.body) for message in mail.outbox]
+    assert links == [["https://chat.example.com/"]] * 4
+
+
 def test_with_a_mail_server_a_worker_sends(browser, ana, settings, monkeypatch):
     sent = []
     monkeypatch.setattr(core_mail.send_mail, "delay", lambda **fields: sent.append(fields))
