@@ -16,12 +16,14 @@ Addresses and networks are in Redis as digests only. Without Redis every door an
 
 import ipaddress
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
+from django.utils.encoding import punycode
 from django.utils.translation import ngettext
 
 from accounts import events
@@ -47,6 +49,8 @@ class Act(StrEnum):
     """The account is the member's; the mail to the new address counts as CONFIRM_EMAIL too."""
     CONFIRM_EMAIL = "confirm_email"
     """A mail with a link to confirm an address, but for the one of the sign-up. The account is that address."""
+
+    # Where mails are counted, and not passwords, the account is its mailbox.
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,19 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
-    return f"limit:{act}:account:{_digest(normalise_email(account))}" + (f":{_digest(network)}" if network else "")
+    name = normalise_email(account)
+    if act is not Act.LOG_IN:
+        name = _mailbox_of(name)
+    return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
+
+
+def _mailbox_of(email: str) -> str:
+    """Return one name for the addresses whose mail goes to the same place: without a tag, and with the host's name as
+    mail servers have it, which has many spellings in Unicode."""
+    name, at, host = email.rpartition("@")
+    with suppress(UnicodeError):  # no host has such a name
+        host = punycode(host)
+    return name.partition("+")[0] + at + host.lower()
 
 
 def _known_key(account: str) -> str:
