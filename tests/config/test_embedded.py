@@ -122,6 +122,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
         [valkey] = one.stores
         assert not any(password in argument for argument in valkey.command for password in passwords)
     assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
 def test_nobody_reads_the_embedded_valkey_without_its_password():
