@@ -352,6 +352,8 @@ def test_an_operators_password_is_not_guessed_in_the_admin_either(olga):
     browser.force_login(olga)
     answer = browser.post("/admin/password_change/", {"old_password": WRONG, "new_password1": WRONG})
     assert answer["Location"] == "/accounts/password/change/"
+    answer = browser.post("/admin/login/", {"username": olga.email, "password": PASSWORD})
+    assert answer["Location"] == "/admin/"
 
 
 def test_no_sign_ups_at_all_where_none_are_wanted(catalog, settings):
