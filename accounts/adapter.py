@@ -49,6 +49,13 @@ class AccountAdapter(DefaultAccountAdapter):
     def get_client_ip(self, request: HttpRequest) -> str:
         return peer_of(request)
 
+    def is_safe_url(self, url: str) -> bool:
+        """Return whether a page may lead there. `http://[` is no address at all, which allauth does not expect."""
+        try:
+            return bool(super().is_safe_url(url))
+        except ValueError:
+            return False
+
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
         """Mark the address as confirmed, unless an account has taken it since its link was sent, or the member's
         password was changed meanwhile, which forgets the address: allauth would write it anew."""

@@ -310,6 +310,21 @@ def test_the_switches_lead_nowhere_else(browser, where):
     assert browser.post("/theme/", {"theme": "dark", "next": where})["Location"] == "/"
 
 
+@pytest.mark.parametrize(
+    "where", ["https://evil.example.com/", "//evil.example.com", "http://[", "//[::1", "http://a]b/"]
+)
+@pytest.mark.parametrize("page", ["login", "logout", "signup", "password/reset"])
+def test_no_door_leads_elsewhere_or_breaks_by_where_it_is_told_to_lead(browser, page, where):
+    answer = browser.get(f"/accounts/{page}/", {"next": where})
+    assert answer.status_code == 200 or answer["Location"] == "/"
+
+
+def test_a_log_in_leads_nowhere_else(browser, ana):
+    for where in ("https://evil.example.com/", "http://["):
+        answer = Client().post("/accounts/login/", {"login": ana.email, "password": PASSWORD, "next": where})
+        assert (answer.status_code, answer["Location"]) == (302, "/")
+
+
 @pytest.mark.parametrize("choice", [{"theme": "<script>"}, {}])
 def test_a_theme_there_is_not_changes_nothing(browser, choice):
     assert browser.post("/theme/", choice).cookies == {}
