@@ -128,10 +128,15 @@ def encode_candidates(chosen: Sequence[Candidate]) -> str:
 def decode_candidates(keys: str, allowed: Entitlements) -> list[Candidate]:
     """Return those of `keys` that are still on offer and in the plan; raises NoModel when none is."""
     offered = {candidate.model.key: candidate for candidate in list_offered()}
-    found = [offered[key] for key in map(unquote, keys.split(" ")) if key in offered]
+    found = [offered[key] for key in decode_keys(keys) if key in offered]
     if not (included := [candidate for candidate in found if allowed.includes_tier(candidate.model.tier)]):
         raise NoModel
     return included
+
+
+def decode_keys(keys: str) -> list[str]:
+    """Return the keys that `encode_candidates` wrote."""
+    return [unquote(key) for key in keys.split()]
 
 
 def check_effort(effort: str, requested: str) -> None:

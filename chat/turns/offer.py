@@ -57,8 +57,9 @@ def make_offer(request: OfferRequest) -> Offer:
     )
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
+    models = [candidate.model for candidate in candidates]
     prompt = prompts.build_prompt(
-        candidates, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
+        models, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
     )
     tokens = prompt.tokens()
     return Offer(
