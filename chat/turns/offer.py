@@ -20,9 +20,11 @@ from history.models import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
-    """What an offer is made for: the question, which model it names, and what goes with it."""
+    """What an offer is made for: the question, which model it names, and what goes with it. `only_free`: the person may
+    cost nothing yet."""
 
     model: str
+    only_free: bool
     entitlements: Entitlements
     profile: QuestionProfile
     files: Sequence[Attached]
@@ -54,6 +56,7 @@ def make_offer(request: OfferRequest) -> Offer:
         profile,
         unavailable=unavailable_models(),
         stopped=spending.stopped_providers(),
+        only_free=request.only_free,
     )
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
