@@ -389,6 +389,7 @@ def test_nor_does_one_for_whom_an_operator_changed_or_removed_a_model(ana: User,
     assert claimed_from(turn).request.messages[-1].files == ()
 
 
+@pytest.mark.stores
 def test_a_runner_tells_no_more_of_the_conversation_than_was_reserved(ana: User, catalog: None):
     """The window of the one that is left may be larger than that of who is gone."""
     turn = None

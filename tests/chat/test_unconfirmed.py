@@ -45,6 +45,7 @@ def confirm(user: User) -> None:
     EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
 
 
+@pytest.mark.stores
 @pytest.mark.parametrize("model", ["scripted", "auto", ""])
 def test_nobody_asks_a_model_with_a_price_before_their_address_is_confirmed(ana: User, demo: None, model: str):
     with pytest.raises(EmailUnconfirmed):
