@@ -1,6 +1,6 @@
 """How many tokens a model makes of an image and of a page of a PDF, as its provider counts them. Pure functions.
 
-Read in November 2026:
+As of November 2026, by these pages, and by what others quote of them and have measured:
 https://developers.openai.com/api/docs/guides/images-vision
 https://platform.claude.com/docs/en/build-with-claude/vision and …/pdf-support
 https://ai.google.dev/gemini-api/docs/media-resolution and …/tokens
@@ -95,7 +95,11 @@ def _unknown_image(width: int, height: int) -> int:
 
 _UNKNOWN = _Family("", (), _unknown_image)
 _FAMILIES = (  # the first that fits
-    _Family("openai", ("gpt-5.4-mini", "gpt-5-mini"), partial(_openai_patches, percent=162, most=1_536)),
+    _Family(
+        "openai",
+        ("gpt-5.4-mini", "gpt-5.1-codex-mini", "gpt-5-mini"),
+        partial(_openai_patches, percent=162, most=1_536),
+    ),
     _Family("openai", ("gpt-5.4-nano", "gpt-5-nano"), partial(_openai_patches, percent=246, most=1_536)),
     _Family("openai", ("gpt-5.4",), partial(_openai_patches, percent=120, most=2_500)),
     _Family("openai", ("gpt-5.1", "gpt-5.2", "gpt-5.3"), partial(_openai_patches, percent=120, most=1_536)),

@@ -29,7 +29,7 @@ TRIM_STEP = 4
 TOKENS_PER_MENTION = 240
 """Of the words around a file's text, or about a file that is not sent, and of the longest name."""
 LEAST_TOKENS_PER_IMAGE = 258
-"""No model takes an image, or a page of a scan, for less (chat/llm/file_tokens.py)."""
+"""About what an image, or a page of a scan, is to the model that makes least of it (chat/llm/file_tokens.py)."""
 MAX_FILE_BYTES = 14_000_000
 """Of all files in one request: in base64 19 MB, and Gemini takes 20."""
 MAX_NATIVE_PAGES = 100
