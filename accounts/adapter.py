@@ -38,7 +38,7 @@ class AccountAdapter(DefaultAccountAdapter):
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
         """Return whose password this is: at the log-in, and where a member is asked for it again."""
         with shown_in_form():
-            return log_in.find_by_password(request, credentials["email"], credentials["password"])
+            return log_in.find_by_password(request, credentials.get("email", ""), credentials["password"])
 
     def set_password(self, user: User, password: str) -> None:
         """Save the password alone. A hash takes time: whoever was suspended, deleted or lost a right meanwhile, stays

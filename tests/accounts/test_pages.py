@@ -164,6 +164,13 @@ def change_for_them(_browser: Client, user: User) -> None:
     user.save()
 
 
+def test_somebody_without_an_address_is_asked_for_their_password_without_an_error(browser, ana):
+    User.objects.filter(pk=ana.pk).update(email="")
+    browser.force_login(ana)
+    answer = browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    assert answer.status_code == 302
+
+
 @pytest.mark.parametrize("way", [reset_password, change_password, change_for_them])
 def test_a_pending_address_does_not_outlive_the_password(browser, ana, way):
     thief = Client()
