@@ -4,7 +4,8 @@ Two things are counted for each act, and an attempt must find both free (count_a
 
 - **A network** (an IPv4 address, the /64 of an IPv6 one) has so many attempts in a time.
 - **An account** has some attempts that are free, and then pauses that grow up to a limit and never become a lock. It is
-  told by its address, whether anybody has that address or not: a refusal says nothing about that.
+  told by its address, whether anybody has that address or not: a refusal says nothing about that. Where mails are
+  counted, and not passwords, all spellings of an address are its one mailbox.
 
 Nobody can keep an owner out with it. Whoever guesses passwords makes strangers to the account wait, and not the
 networks from which somebody has got in before. An owner who comes from a new network in that moment asks for a new
@@ -49,8 +50,6 @@ class Act(StrEnum):
     """The account is the member's; the mail to the new address counts as CONFIRM_EMAIL too."""
     CONFIRM_EMAIL = "confirm_email"
     """A mail with a link to confirm an address, but for the one of the sign-up. The account is that address."""
-
-    # Where mails are counted, and not passwords, the account is its mailbox.
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from core.redis_clients import Cache, sync_redis
 from tests.accounts.doors import PASSWORD, ask_for_reset, links_in, log_in_by_api
 from tests.billing.together import together
 
+pytestmark = pytest.mark.stores
+
 NEW_PASSWORD = "la clave de la dueña"
 
 
@@ -151,7 +153,6 @@ def test_a_reset_takes_the_account_back_from_an_address_that_is_confirmed_beside
     assert [(one.email, one.verified) for one in EmailAddress.objects.all()] == [("ana@example.com", True)]
 
 
-@pytest.mark.stores
 def test_two_tabs_that_ask_for_the_same_address_at_once_are_no_error(ana):
     tabs = [browser_of(ana) for _ in range(3)]
     for tab in tabs:
