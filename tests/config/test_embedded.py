@@ -194,7 +194,8 @@ async def test_the_web_process_believes_no_proxy_but_those_of_the_settings(
         started.append(process)
 
     monkeypatch.setattr(Supervisor, "start", start)
-    await serve.start_site(Supervisor(tmp_path), "127.0.0.1", 8000)
+    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
+        await serve.start_site(supervisor, "127.0.0.1", 8000)
     [web] = [process for process in started if process.name == "web"]
     assert "--no-proxy-headers" in web.command
     assert "--no-proxy-headers" in (ROOT / "docs" / "production.md").read_text()
