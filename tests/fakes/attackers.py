@@ -17,8 +17,8 @@ from testbed.many_connections import allow_many_sockets, new_fast_loop
 
 REFUSED = json.dumps({"type": "turn.start", "turn_id": str(uuid4()), "conversation_id": str(uuid4()), "text": ""})
 FRAME = encode_frame(Opcode.TEXT, REFUSED.encode())
-NETWORK = "203.0.113.9"
-"""Where they come from, as a proxy of this machine tells the server."""
+NETWORK = "127.0.0.9"
+"""Where they come from: another network than the members of the tests."""
 LOST = (OSError, asyncio.IncompleteReadError, EOFError)
 
 
@@ -55,7 +55,7 @@ class Attack:
             await asyncio.sleep(1)
 
     async def attack_by_socket(self, session: str) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(NETWORK, 0))
         try:
             writer.write(self.handshake(session))
             status = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
@@ -88,7 +88,6 @@ class Attack:
         host = f"127.0.0.1:{self.port}"
         fields = {
             "Host": host,
-            "X-Forwarded-For": NETWORK,
             "Origin": f"http://{host}",
             "Cookie": f"sessionid={session}",
             "Sec-WebSocket-Key": new_key(),
@@ -107,9 +106,9 @@ class Attack:
 
     async def log_in(self, email: str) -> None:
         body = json.dumps({"email": email, "password": "una clave larga"})
-        lines = ["POST /api/v1/auth/login HTTP/1.1", f"Host: 127.0.0.1:{self.port}", f"X-Forwarded-For: {NETWORK}"]
+        lines = ["POST /api/v1/auth/login HTTP/1.1", f"Host: 127.0.0.1:{self.port}"]
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close", "", body]
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(NETWORK, 0))
         try:
             writer.write("\r\n".join(lines).encode())
             answer = await reader.read()

@@ -34,6 +34,7 @@ class Command(BaseCommand):
             ws_per_message_deflate=False,
             ws_max_size=1_048_576,
             timeout_graceful_shutdown=5,
+            proxy_headers=False,  # else it believes any proxy on this machine: TRUSTED_PROXIES says
             access_log=False,
             log_config=None,  # as in settings.py
         )
