@@ -24,7 +24,7 @@ from chat.shown.fragments import turn_html
 from chat.turns import answer_cache, ending, log, rescue
 from chat.turns.answer_cache import cache_keys, decode_answer, encode_answer, question_digest
 from chat.turns.log import Entry, EntryKind, encode_begun
-from chat.turns.rescue import outcome_from_log
+from chat.turns.rescue import outcome_from_log, read_remains
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core.redis_clients import sync_redis
@@ -446,7 +446,7 @@ async def test_a_runner_that_dies_while_replaying_leaves_a_free_answer(redis: Re
     ]
     for entry in entries:
         await redis.xadd(log.log_key(turn.pk), {"e": log.encode_entry(entry)})
-    words = await in_thread(outcome_from_log, turn, log.replay(await log.read_log(redis, turn.pk)))
+    words = await in_thread(outcome_from_log, turn, await read_remains(redis, turn.pk))
     assert words is not None
     assert await rescue.close_without_runner(redis, turn, words, closer="another")
     turn = await in_thread(saved, turn)

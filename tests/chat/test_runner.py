@@ -29,6 +29,7 @@ from chat.turns.closing import can_continue
 from chat.turns.leases import Taken
 from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
+from chat.turns.sent_requests import SentRequests
 from chat.turns.stopping import stop_turn
 from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
@@ -416,7 +417,8 @@ async def test_a_stopped_turn_that_is_lost_too_may_clean_up(
             is_clean.set()
 
     monkeypatch.setattr(answering, "_stream", stream)
-    answer = asyncio.create_task(answering.answer_turn(claimed, live, writer))
+    sent = SentRequests(redis, turn, live.runner)
+    answer = asyncio.create_task(answering.answer_turn(claimed, live, writer, sent))
     await is_asked.wait()
     for what in order:
         if what == "stop":

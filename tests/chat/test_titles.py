@@ -24,6 +24,7 @@ from chat.llm.title_generation import (
     clean_title,
     make_title,
     title_prompt,
+    title_request,
 )
 from chat.models import LanguageModel
 from chat.turns import titler
@@ -183,7 +184,7 @@ async def test_the_first_answer_brings_a_title(
     assert sent["max_tokens"] == 64
     (record,) = [record for record in caplog.records if record.message == "Title made"]
     assert record.__dict__["model"] == MAKER
-    assert record.__dict__["cost_micros"] == 1
+    assert record.__dict__["spent_micros"] == 1
     assert record.__dict__["output_tokens"] == 3
 
 
@@ -200,11 +201,12 @@ async def test_a_title_costs_no_more_than_it_can(offer: Offer, settings: Setting
     model = await in_thread(offer, "told", input_price=1_000_000, output_price=1_000_000)
     async with answering(*whole(openai(script))) as raw:
         settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
-        found = await make_title(Candidate(model, list_providers()["compatible"]), "¿Qué?", "Robles.")
+        candidate = Candidate(model, list_providers()["compatible"])
+        found = await make_title(candidate, title_request(candidate, "¿Qué?", "Robles."))
     await close_session()
     assert found.text == title
     assert 0 < found.usage.output <= 64
-    assert found.cost_micros == found.usage.input + found.usage.output < 500
+    assert found.spent_micros == found.usage.input + found.usage.output < 500
 
 
 async def test_the_person_is_not_charged(redis: Redis, runner: Runner, carla: User, maker: str):
