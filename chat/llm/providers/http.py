@@ -3,6 +3,7 @@
 from asyncio import ReadTransport
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,13 +25,13 @@ def session() -> aiohttp.ClientSession:
 
 
 class Sending:
-    """Calls `note_sent` when so many bytes of a request's body have been given to its connection. It is given to the
-    session as `trace_request_ctx`."""
+    """Calls `note_sent` when all of a request's body has been given to its connection. It goes to the session as
+    `trace_request_ctx`."""
 
     __slots__ = ("_left", "_note_sent")
 
-    def __init__(self, size: int, note_sent: Callable[[], None]) -> None:
-        self._left = size
+    def __init__(self, body: bytes | BytesIO, note_sent: Callable[[], None]) -> None:
+        self._left = len(body) if isinstance(body, bytes) else body.getbuffer().nbytes
         self._note_sent = note_sent
 
     def note_chunk(self, size: int) -> None:

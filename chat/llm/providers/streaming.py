@@ -178,8 +178,8 @@ async def stream_answer(
         "Accept-Encoding": "identity",
         **headers,
     }
-    body, size = await _encode(request, body_of)
-    sending = http.Sending(size, request.note_sent)
+    body = await _encode(request, body_of)
+    sending = http.Sending(body, request.note_sent)
     try:
         async with http.session().post(
             url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=sending
@@ -256,14 +256,14 @@ async def _read_until(ends_at: float, response: aiohttp.ClientResponse) -> bytes
         return b""
 
 
-async def _encode(request: ModelRequest, body_of: BodyOf) -> tuple[bytes | BytesIO, int]:
-    """Return the body as JSON, and its size. Files are megabytes, and encoded in a thread: other answers would wait."""
+async def _encode(request: ModelRequest, body_of: BodyOf) -> bytes | BytesIO:
+    """Return the body as JSON. Files are megabytes, and are encoded in a thread: other answers would wait."""
 
     def encode() -> bytes:
         return msgspec.json.encode(body_of(request))
 
     body = await asyncio.to_thread(encode) if request.has_files else encode()
-    return body if len(body) < MAX_SINGLE_WRITE_BYTES else BytesIO(body), len(body)
+    return body if len(body) < MAX_SINGLE_WRITE_BYTES else BytesIO(body)
 
 
 async def _error_of(answer: Answer[Any], response: aiohttp.ClientResponse) -> ProviderError:
