@@ -102,13 +102,13 @@ def find_holders_sync(redis: SyncRedis, turn_ids: Sequence[UUID]) -> dict[UUID, 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:
     """Ask whoever runs the turn to stop it, as its person wants. The key outlives a lost message."""
-    await _request_stop(redis, turn_id, is_persons=True)
+    await _request_stop(redis, turn_id)
 
 
 def request_stops(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
-    """Do that for turns that are deleted, of which nobody pays what was not shown."""
+    """Do that for turns that are deleted: whoever deletes what is being answered stops it."""
     for turn_id in turn_ids:
-        _request_stop(redis, turn_id, is_persons=False)
+        _request_stop(redis, turn_id)
 
 
 async def find_stopped_holder(redis: Redis, turn_id: UUID) -> str:
@@ -117,7 +117,7 @@ async def find_stopped_holder(redis: Redis, turn_id: UUID) -> str:
     return holder.decode(errors="replace") if holder else ""
 
 
-def _request_stop(redis: SyncRedis | Redis, turn_id: UUID, *, is_persons: bool) -> Any:
+def _request_stop(redis: SyncRedis | Redis, turn_id: UUID) -> Any:
     return _REQUEST_STOP(
         redis,
         stop_request=stop_key(turn_id),
@@ -125,7 +125,6 @@ def _request_stop(redis: SyncRedis | Redis, turn_id: UUID, *, is_persons: bool) 
         turn=turn_id.bytes,
         channel=STOP_REQUESTS,
         kept_seconds=STOP_SECONDS,
-        is_persons="1" if is_persons else "0",
     )
 
 
