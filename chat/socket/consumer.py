@@ -166,7 +166,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.shut_out()
         except DomainError as error:
             await self.reject(turn_id, error)
-            self.bad_commands += isinstance(error, BadCommand)
+            self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.close(1008)
         except Exception:
