@@ -17,8 +17,8 @@ at it, be it to say what is wrong with it."""
 
 class StrictJsonParser(JSONParser):
     """JSON by RFC 8259, in UTF-8 whatever the request says: REST framework's own takes lone surrogates, which no answer
-    can hold, and falls over what is nested too deeply. It limits the length of a body for its own parser alone, and those
-    derived from it."""
+    can hold, and falls over what is nested too deeply. It limits the length of a body for its own parser alone, and
+    those derived from it."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None

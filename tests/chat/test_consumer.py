@@ -613,6 +613,16 @@ async def test_who_makes_too_many_mistakes_is_hung_up_on(ana: User):
         assert await page.closing() == 1008
 
 
+async def test_a_command_behind_the_last_mistake_is_not_taken(ana: User):
+    """It may have come with the mistakes, before the socket was closed."""
+    async with page_of(ana) as page:
+        for _ in range(MAX_BAD_COMMANDS + 1):
+            await page.send_text("nonsense")
+        turn_id = await page.start()
+        assert await page.closing() == 1008
+    assert await in_thread(access.find_turn, turn_id) is None
+
+
 @pytest.mark.parametrize("kind", ["turn.stop", "turn.watch"])
 async def test_who_guesses_ids_is_hung_up_on_as_one_who_sends_rubbish(ana: User, bo: User, kind: str):
     turn = await aask(bo)

@@ -24,6 +24,9 @@ class Answer:
     headers: dict[str, str]
     body: bytes
 
+    def __str__(self) -> str:
+        return f"{self.status} {self.body[:300]!r}"
+
     @property
     def media_type(self) -> str:
         return self.headers.get("content-type", "").partition(";")[0]
