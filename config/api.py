@@ -14,7 +14,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from core.errors import BadRequest, DomainError, NotFound, RateLimited, Unavailable
+from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         case RequestDataTooBig():
             return error_response(TooLarge(_("That is too large to send.")), request)
         case SuspiciousOperation():  # such as a form of more than 1,000 fields
-            return error_response(BadRequest(), request)
+            return error_response(UnreadableRequest(), request)
         case exceptions.Throttled():
             return error_response(RateLimited(retry_after=getattr(error, "wait", None)), request)
         case exceptions.ValidationError():

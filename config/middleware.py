@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
-from core.errors import BadRequest, DomainError, Unavailable
+from core.errors import DomainError, Unavailable, UnreadableRequest
 
 logger = log.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class RefusalMiddleware(MiddlewareMixin):
             exception = Unavailable(retry_after=5)
         if isinstance(exception, ValueError | OverflowError | DataError) and _is_admins(request):
             logger.warning("Refused in the admin", extra={"path": request.path, "error": repr(exception)[:200]})
-            exception = BadRequest()
+            exception = UnreadableRequest()
         if isinstance(exception, DomainError):
             response = pages.error_page(request, exception.status, exception.code, str(exception.message))
             if exception.retry_after is not None:

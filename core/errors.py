@@ -24,7 +24,7 @@ class DomainError(Exception):
         super().__init__(self.code)
 
 
-class BadRequest(DomainError):
+class UnreadableRequest(DomainError):
     code = "bad_request"
     message = _("We could not read that request. Please go back and try again.")
 
