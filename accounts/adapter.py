@@ -42,6 +42,14 @@ class AccountAdapter(DefaultAccountAdapter):
     def get_client_ip(self, request: HttpRequest) -> str:
         return peer_of(request)
 
+    def is_safe_url(self, url: str | None) -> bool:
+        """Return whether an address that a form names as its next is on this site. allauth falls over one like
+        `https://[`, which is no address."""
+        try:
+            return bool(super().is_safe_url(url))
+        except ValueError:
+            return False
+
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
         """Mark the address as confirmed, unless an account has taken it since its link was sent."""
         try:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
+from django.core.exceptions import FieldDoesNotExist
 from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
@@ -23,6 +24,8 @@ from core.errors import DomainError, Unavailable, UnreadableRequest
 
 logger = log.getLogger(__name__)
 
+OF_THE_ADMIN = (ValueError, OverflowError, DataError, FieldDoesNotExist)
+"""What Django's admin, which is left as it is, raises for some values that no field takes."""
 VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -111,7 +114,7 @@ class RefusalMiddleware(MiddlewareMixin):
         if isinstance(exception, RedisError | OperationalError):
             logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
-        if isinstance(exception, ValueError | OverflowError | DataError) and _is_admins(request):
+        if isinstance(exception, OF_THE_ADMIN) and _is_admins(request):
             logger.warning("Refused in the admin", extra={"path": request.path, "error": repr(exception)[:200]})
             exception = UnreadableRequest()
         if isinstance(exception, DomainError):

@@ -16,6 +16,7 @@ from tests.fuzz.judging import Answer
 CUT_SECONDS = 0.1
 """When the client goes away from an answer that is still being written."""
 PATIENCE_SECONDS = 30
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def send(request: Request) -> Answer:
@@ -72,15 +73,16 @@ async def send_to(port: int, request: Request) -> Answer | None:
     lines = [request.method.encode() + b" " + target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in (*request.headers, (b"connection", b"close"))]
     writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + request.body)
-    received = bytearray()
+    received, has_begun = bytearray(), False
     async with asyncio.timeout(PATIENCE_SECONDS):
         with suppress(TimeoutError, ConnectionError):  # of a stream that goes on, the beginning is enough
-            while part := await asyncio.wait_for(reader.read(65_536), CUT_SECONDS if received else None):
+            while part := await asyncio.wait_for(reader.read(65_536), CUT_SECONDS if has_begun else None):
+                has_begun = bytes(received + part) != CONTINUE
                 received += part
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
-    head, _, body = bytes(received).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    head, _, body = bytes(received).removeprefix(CONTINUE).partition(b"\r\n\r\n")
     first, *fields = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
     if "x-request-id" not in headers and body == b"Invalid HTTP request received.":
