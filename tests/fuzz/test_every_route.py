@@ -7,8 +7,10 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client
 from pytest_django import Settings
+from redis import Redis
 from rest_framework.test import APIClient
 
+from accounts import limits
 from accounts.models import User
 from accounts.tokens import begin_family
 from core.redis_clients import sync_redis
@@ -68,6 +70,13 @@ def test_counting_a_request_is_one_call_of_redis(program: APIClient):
     assert program.get("/api/v1/conversations").status_code == 200
     inside = 3  # TIME, GET and SET of the script count, too
     assert (scripts() - before[0], calls() - before[1]) == (1, 1 + inside)
+
+
+def test_where_redis_is_away_the_api_says_so(program: APIClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "sync_redis", lambda: Redis(port=1))
+    for door, method in REQUESTS:
+        answer: Any = program.generic(method, door.route % dict.fromkeys(door.parameters, new_id()))
+        assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "unavailable", "5")
 
 
 # --- What is kept -----------------------------------------------------------------------------------------------------
