@@ -7,7 +7,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client
 from pytest_django import Settings
-from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.test import APIClient
 
 from accounts import limits
@@ -73,7 +73,10 @@ def test_counting_a_request_is_one_call_of_redis(program: APIClient):
 
 
 def test_where_redis_is_away_the_api_says_so(program: APIClient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(limits, "sync_redis", lambda: Redis(port=1))
+    def fail() -> None:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(limits, "sync_redis", fail)
     for door, method in REQUESTS:
         answer: Any = program.generic(method, door.route % dict.fromkeys(door.parameters, new_id()))
         assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "unavailable", "5")
