@@ -48,8 +48,9 @@ def profile(request: HttpRequest) -> HttpResponse:
 def change_email(request: HttpRequest) -> HttpResponse:
     """allauth's page of the address. A mail that is sent again is counted here, one to a new address by the form."""
     if "action_send" in request.POST:
-        email = normalise_email(request.POST.get("email", ""))
-        if email in EmailAddress.objects.filter(user=member_of(request)).values_list("email", flat=True):
+        email, member = normalise_email(request.POST.get("email", "")), member_of(request)
+        # allauth makes the row of a member's own address, if there is none, before it sends the mail.
+        if email == member.email or EmailAddress.objects.filter(user=member, email=email).exists():
             limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
     response: HttpResponse = allauth_views.email(request)
     return response

@@ -27,15 +27,16 @@ from accounts.models import User, new_seal  # noqa: E402
 from accounts.tokens import begin_family  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
-from chat.models import LanguageModel  # noqa: E402
+from chat.models import LanguageModel, ProviderLimit  # noqa: E402
 from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
 def prepare() -> None:
-    """Do what `manage.py prepare` does."""
+    """Do what `manage.py prepare` does, without the limits of a new installation: a load spends more in a minute."""
     call_command("prepare", verbosity=0)
+    ProviderLimit.objects.all().delete()
 
 
 def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:

@@ -10,11 +10,26 @@ from chat.llm.health.alerts import alert
 from chat.llm.price_list import MICROS_PER_DOLLAR
 from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
-from chat.models import ProviderLimit
+from chat.models import LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
 from core.caching import CachedTable, CachedValue
 
 ALERT_PERCENTS = (80, 100)
 """Percent of the limit."""
+FIRST_DOLLARS_A_DAY = 20
+"""What each provider may take in a new installation, until the operator says otherwise."""
+
+
+def load_first_limits() -> bool:
+    """Give every provider that sends bills a limit, if there is no model yet: then the installation is new, and
+    `load_catalog` comes next. Return whether it is."""
+    if LanguageModel.objects.exists():
+        return False
+    micros = FIRST_DOLLARS_A_DAY * MICROS_PER_DOLLAR
+    first = [ProviderLimit(provider=slug, daily_micros=micros) for slug in BILLING_PROVIDERS]
+    ProviderLimit.objects.bulk_create(first, ignore_conflicts=True)  # somebody may have died, or be, between the two
+    _limits.changed()
+    return True
 
 
 def stopped_providers() -> frozenset[str]:

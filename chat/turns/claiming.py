@@ -5,6 +5,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 from uuid import UUID
 
@@ -13,11 +14,13 @@ from django.conf import settings
 from billing import entitlements
 from chat.attachments.binding import decode_attached
 from chat.errors import SENTENCES
-from chat.llm import dispatch, selection
+from chat.llm import catalog, dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN
 from chat.llm.providers.base import Finish, TokenUsage
 from chat.llm.providers.streaming import END_SECONDS
+from chat.models import LanguageModel
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
 from chat.turns.closing import close_turn
@@ -115,7 +118,13 @@ def _prepare(turn: Turn) -> ClaimedTurn:
     candidates = prompts.filter_capable(_list_candidates(turn), files)
     parent = access.find_turn(turn.parent_id) if turn.parent_id else None
     prompt = prompts.build_prompt(
-        candidates, tree.path_to_root(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+        _list_models(turn, candidates),
+        takewhile(lambda past: past.depth >= turn.trimmed_turns, tree.path_to_root(parent)),
+        turn.question,
+        files,
+        max_output=turn.max_output,
+        max_tokens=turn.input_tokens * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
+        owner_id=turn.owner_id,
     )
     request = AnswerRequest(
         messages=prompt.messages,
@@ -146,6 +155,16 @@ def _list_candidates(turn: Turn) -> list[Candidate]:
     if turn.requested_model == selection.AUTO:
         return selection.decode_candidates(turn.candidates, allowed)
     return [selection.get_named(turn.requested_model, allowed)]
+
+
+def _list_models(turn: Turn, candidates: list[Candidate]) -> list[LanguageModel]:
+    """Return the models the prompt was made for when the question was asked, on offer or not.
+
+    Nothing dearer is sent than what was reserved: were those forgotten that cannot answer any more, a PDF might go as
+    its pages where its text was reserved. What an operator changed meanwhile is left to the limit of tokens.
+    """
+    chosen = map(catalog.find_model, selection.decode_keys(turn.candidates))
+    return [model for model in chosen if model is not None] or [candidate.model for candidate in candidates]
 
 
 def _pseudonym(owner_id: int) -> str:

@@ -20,9 +20,11 @@ from history.models import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
-    """What an offer is made for: the question, which model it names, and what goes with it."""
+    """What an offer is made for: the question, which model it names, and what goes with it. `only_free`: the person may
+    cost nothing yet."""
 
     model: str
+    only_free: bool
     entitlements: Entitlements
     profile: QuestionProfile
     files: Sequence[Attached]
@@ -54,11 +56,13 @@ def make_offer(request: OfferRequest) -> Offer:
         profile,
         unavailable=unavailable_models(),
         stopped=spending.stopped_providers(),
+        only_free=request.only_free,
     )
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
+    models = [candidate.model for candidate in candidates]
     prompt = prompts.build_prompt(
-        candidates, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
+        models, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
     )
     tokens = prompt.tokens()
     return Offer(

@@ -115,6 +115,22 @@ def test_nobody_counts_as_many_by_the_addresses_of_one_network(one, other, is_on
     assert (limits.network_of(one) == limits.network_of(other)) is is_one
 
 
+@pytest.mark.parametrize("door", [sign_up_by_api, sign_up_by_page])
+@pytest.mark.parametrize(
+    ("peers", "elsewhere"),
+    [
+        (("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:DB8:1:2::3"), "2001:db8:1:3::1"),
+        (("192.0.2.7", "::ffff:192.0.2.7", "::FFFF:c000:207"), "::ffff:192.0.2.8"),
+    ],
+)
+def test_nobody_signs_up_more_often_by_changing_addresses_within_a_network(catalog, settings, door, peers, elsewhere):
+    settings.SIGN_UPS_PER_HOUR = 2
+    statuses = [door(f"{number}@example.com", peer=peer).status_code for number, peer in enumerate(peers)]
+    assert [status in (201, 302) for status in statuses] == [True, True, False]
+    assert statuses[-1] == 429
+    assert door("other@example.com", peer=elsewhere).status_code in (201, 302)
+
+
 def test_what_is_refused_is_not_counted():
     assert [wait_of(Act.LOG_IN, account="ana@example.com") for _ in range(9)] == [0] * 5 + [1] * 4
     assert [wait_of(Act.SIGN_UP, account="ana@example.com") for _ in range(9)] == [0] * 3 + [60] * 6

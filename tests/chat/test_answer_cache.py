@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing.models import Reservation
-from chat.attachments.binding import Attached, encode_attached
+from chat.attachments.binding import Attached
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.models import LanguageModel
@@ -216,8 +216,9 @@ async def test_a_question_with_something_attached_is_asked(
 ):
     await answered(carla)
     await kept(carla)
-    attached = encode_attached([Attached(new_id(), "text", "a.txt", "text/plain", 3)])
-    monkeypatch.setattr("chat.turns.opening.encode_attached", lambda _files: attached)
+    files = (Attached(new_id(), "text", "a.txt", "text/plain", 3),)
+    monkeypatch.setattr("chat.turns.opening.get_usable_files", lambda *_, **__: files)
+    monkeypatch.setattr("chat.turns.opening.bind_files", lambda *_, **__: None)
     assert not (await answered(carla)).is_from_cache
     assert len(provider.requests) == 2
 

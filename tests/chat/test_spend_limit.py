@@ -1,9 +1,11 @@
 """The operator's daily limit of a provider: it stops paid turns, says so plainly, and is told of before."""
 
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -15,6 +17,7 @@ from billing.models import Spending
 from chat.llm import spending
 from chat.llm.spending import stopped_providers
 from chat.models import LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
@@ -42,6 +45,59 @@ def test_without_a_limit_nobody_is_stopped(carla: User, django_assert_num_querie
     spending.forget_spending()
     with django_assert_num_queries(0):
         assert stopped_providers() == frozenset()
+
+
+# --- A new installation -----------------------------------------------------------------------------------------------
+
+
+def limits_of() -> dict[str, int]:
+    return dict(ProviderLimit.objects.values_list("provider", "daily_micros"))
+
+
+def prepare_models() -> str:
+    printed = StringIO()
+    call_command("load_catalog", stdout=printed)
+    return printed.getvalue()
+
+
+@pytest.mark.stores
+def test_a_new_installation_limits_every_provider_that_sends_bills_and_says_so(db: None):
+    assert "US$20 a day" in prepare_models()
+    assert limits_of() == dict.fromkeys(BILLING_PROVIDERS, 20 * MICROS)
+    assert prepare_models() == ""
+
+
+def test_what_an_operator_made_of_the_first_limits_stays(db: None):
+    prepare_models()
+    ProviderLimit.objects.filter(provider="openai").update(daily_micros=5)
+    ProviderLimit.objects.exclude(provider="openai").delete()
+    prepare_models()
+    assert limits_of() == {"openai": 5}
+
+
+def test_an_installation_that_was_there_gets_no_limits(catalog: None):
+    LanguageModel.objects.exclude(key="scripted").delete()
+    assert prepare_models() == ""
+    assert limits_of() == {}
+
+
+def test_who_died_between_the_limits_and_the_models_begins_again(db: None):
+    ProviderLimit.objects.create(provider="openai", daily_micros=20 * MICROS)
+    assert "US$20 a day" in prepare_models()
+    assert limits_of() == dict.fromkeys(BILLING_PROVIDERS, 20 * MICROS)
+
+
+def test_the_first_limits_stop_a_provider(db: None):
+    prepare_models()
+    assert spending.spending_by_provider()["openai"][1] == 20 * MICROS
+
+
+@pytest.mark.django_db(databases=["default", "history"])
+def test_the_admin_says_where_a_new_installation_begins(admin_client: Client):
+    assert "20" in admin_client.get("/admin/chat/providerlimit/").context["subtitle"]
+
+
+# --- A limit ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_on_its_way_is_counted_in(carla: User):

@@ -100,6 +100,16 @@ def test_nothing_outlives_a_supervisor_that_is_killed():
         time.sleep(0.05)
 
 
+async def test_what_prepare_says_of_a_new_installation_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    says = Process("prepare", [sys.executable, "-c", "print('A limit was set.')"])
+    monkeypatch.setattr(serve, "Process", lambda *_args: says)
+    async with Supervisor(tmp_path) as supervisor:
+        await serve.prepare_release(supervisor)
+    assert "serve | A limit was set." in capfd.readouterr().out
+
+
 def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
     lock = lock_data_dir(tmp_path)
     with pytest.raises(AlreadyRunningError):

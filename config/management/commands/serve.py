@@ -103,9 +103,9 @@ async def wait_for_end_of(parent: int) -> None:
 async def prepare_release(supervisor: Supervisor) -> None:
     supervisor.print_line("Preparing the databases.")
     code, printed = await supervisor.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
+    for line in printed.splitlines():
+        supervisor.print_line(line)
     if code:
-        for line in printed.splitlines():
-            supervisor.print_line(line)
         raise CommandError("The databases could not be prepared: the reason is above.")
 
 
