@@ -55,7 +55,7 @@ RETRY_SECONDS = 1.0
 
 # Why a socket is closed, for its client (RFC 6455, section 7.4).
 TOO_MANY_MISTAKES = 1008
-OUR_ERROR = 1011
+OUR_ERROR = 1011  # the page connects again, and goes on where it was
 SHUT_OUT = 4401
 
 
