@@ -4,7 +4,8 @@ Two things are counted for each act, and an attempt must find both free (count_a
 
 - **A network** (an IPv4 address, the /64 of an IPv6 one) has so many attempts in a time.
 - **An account** has some attempts that are free, and then pauses that grow up to a limit and never become a lock. It is
-  told by its address, whether anybody has that address or not: a refusal says nothing about that.
+  told by its address, whether anybody has that address or not: a refusal says nothing about that. Where mails are
+  counted, and not passwords, all spellings of an address are its one mailbox.
 
 Nobody can keep an owner out with it. Whoever guesses passwords makes strangers to the account wait, and not the
 networks from which somebody has got in before. An owner who comes from a new network in that moment asks for a new
@@ -19,12 +20,14 @@ Addresses and networks are in Redis as digests only. Without Redis every door an
 
 import ipaddress
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
+from django.utils.encoding import punycode
 from django.utils.translation import ngettext
 
 from accounts import events
@@ -145,7 +148,19 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
-    return f"limit:{act}:account:{_digest(normalise_email(account))}" + (f":{_digest(network)}" if network else "")
+    name = normalise_email(account)
+    if act is not Act.LOG_IN:
+        name = _mailbox_of(name)
+    return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
+
+
+def _mailbox_of(email: str) -> str:
+    """Return one name for the addresses whose mail goes to the same place: without a tag, and with the host's name as
+    mail servers have it, which has many spellings in Unicode."""
+    name, at, host = email.rpartition("@")
+    with suppress(UnicodeError):  # no host has such a name
+        host = punycode(host)
+    return name.partition("+")[0] + at + host.lower()
 
 
 def _known_key(account: str) -> str:

@@ -132,6 +132,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
         [valkey] = one.stores
         assert not any(password in argument for argument in valkey.command for password in passwords)
     assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
 def test_nobody_reads_the_embedded_valkey_without_its_password():
@@ -182,3 +183,19 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
     assert done.returncode == 1
     problem = f"Cannot serve on 127.0.0.1:{port} (address already in use)"
     assert done.stderr == f"{problem}: take another one with `make run PORT={port + 1}`.\n"
+
+
+async def test_the_web_process_believes_no_proxy_but_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[Process] = []
+
+    async def start(_supervisor: Supervisor, process: Process) -> None:
+        started.append(process)
+
+    monkeypatch.setattr(Supervisor, "start", start)
+    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
+        await serve.start_site(supervisor, "127.0.0.1", 8000)
+    [web] = [process for process in started if process.name == "web"]
+    assert "--no-proxy-headers" in web.command
+    assert "--no-proxy-headers" in (ROOT / "docs" / "production.md").read_text()
