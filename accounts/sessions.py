@@ -11,8 +11,14 @@ from django.core.cache import cache as store
 from accounts.signals import access_revoked
 from core.redis_clients import JsonSerializer, sync_redis
 
+KEY_CHARACTERS = 32
+
 
 class SessionStore(cache.SessionStore):
+    def _validate_session_key(self, key: str | None) -> bool:
+        """Return whether a key can be one of ours. Django's own would ask Redis for a cookie of any length."""
+        return key is not None and len(key) == KEY_CHARACTERS and key.isascii() and key.isalnum()
+
     def load(self) -> dict[str, Any]:
         """Return what the session holds. Raises RedisError: Django's own takes any error for the end of the session,
         and has the browser's cookie deleted."""

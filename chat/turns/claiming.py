@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Literal
@@ -24,6 +25,8 @@ from chat.models import LanguageModel
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
 from chat.turns.closing import close_turn
+from chat.turns.outcomes import with_unanswered
+from chat.turns.sent_requests import SentRequest
 from core.errors import DomainError
 from history import access, progress, tree
 from history.models import Turn
@@ -41,6 +44,7 @@ class ClaimedTurn:
     turn: Turn
     candidates: list[Candidate]
     request: AnswerRequest
+    sent_before: Sequence[SentRequest] = ()  # by runners that had the turn and are gone
     cache_slot: CacheSlot | None = None  # None where the cache is not used
     cached: CachedAnswer | None = None  # the answer that the cache has
     started: AnswerStarted | None = None
@@ -97,8 +101,9 @@ def find_and_claim(turn_id: UUID, *, may_run: bool) -> tuple[Turn | None, Claime
     return turn, claim_turn(turn) if may_run and turn is not None and turn.is_open and turn.gen == 0 else None
 
 
-def claim_turn(turn: Turn) -> ClaimedTurn | None:
-    """Claim the turn under its next generation; None if somebody else was faster.
+def claim_turn(turn: Turn, sent_before: Sequence[SentRequest] = ()) -> ClaimedTurn | None:
+    """Claim the turn under its next generation; None if somebody else was faster. `sent_before` are the requests of
+    runners that are gone.
 
     None, too, if it cannot be run any more, because its model is gone, say: then the turn is closed as failed. What may
     fail comes before the claim: a store that is away uses up no generation.
@@ -108,8 +113,9 @@ def claim_turn(turn: Turn) -> ClaimedTurn | None:
     except DomainError as error:
         logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
         code = error.code if error.code in SENTENCES else "not_found"
-        close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
+        close_turn(turn, with_unanswered(turn, Outcome(Turn.Status.FAILED, error=code), sent_before))
         return None
+    claimed.sent_before = sent_before
     return claimed if progress.claim(turn) else None
 
 
@@ -133,7 +139,8 @@ def _prepare(turn: Turn) -> ClaimedTurn:
         cache_key=str(turn.conversation_id),
         end_user=_pseudonym(turn.owner_id),
     )
-    return ClaimedTurn(turn, candidates, request, _find_cache_slot(turn, parent, candidates[0], request))
+    slot = _find_cache_slot(turn, parent, candidates[0], request)
+    return ClaimedTurn(turn, candidates, request, cache_slot=slot)
 
 
 def _find_cache_slot(turn: Turn, parent: Turn | None, first: Candidate, request: AnswerRequest) -> CacheSlot | None:

@@ -35,7 +35,7 @@ class OfferRequest:
 class Offer:
     """Who may answer, what they are sent, and the most that can cost.
 
-    `supplier_hold` is what the first candidate may take of its provider's daily limit.
+    `supplier_holds` are what the candidates may take of their providers' daily limits.
     """
 
     request: OfferRequest
@@ -44,7 +44,7 @@ class Offer:
     prompt_tokens: int
     max_output: int
     max_cost_micros: int
-    supplier_hold: SupplierHold | None
+    supplier_holds: tuple[SupplierHold, ...]
 
 
 def make_offer(request: OfferRequest) -> Offer:
@@ -74,7 +74,7 @@ def make_offer(request: OfferRequest) -> Offer:
         max_cost_micros=max(
             max_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
         ),
-        supplier_hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
+        supplier_holds=spending.supplier_holds_for(candidates, input_tokens=tokens, output_tokens=max_output),
     )
 
 

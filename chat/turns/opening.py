@@ -213,7 +213,7 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> Offer:
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_hold=offer.supplier_hold
+                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_holds=offer.supplier_holds
             )
             if not is_ours:
                 refuse_reserved(key)

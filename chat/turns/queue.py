@@ -5,6 +5,7 @@ A turn's entry stays in the stream `turns`, claimed by a runner, until the turn 
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -139,7 +140,7 @@ class OpeningLimit:
 
     def _asked_of_late(self, owner_id: int) -> float:
         asked, at = self._asked.get(owner_id, (0.0, 0.0))
-        return asked * 0.5 ** ((monotonic() - at) / HALF_FORGOTTEN_SECONDS)
+        return asked * math.exp2((at - monotonic()) / HALF_FORGOTTEN_SECONDS)
 
 
 _opening_limits = PerLoop(OpeningLimit)

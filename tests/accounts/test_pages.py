@@ -32,6 +32,15 @@ def sign_up(browser: Client, **changes: str):
     return browser.post("/accounts/signup/", {**SIGN_UP, **changes})
 
 
+@pytest.mark.parametrize("path", ["/accounts/login/", "/accounts/logout/", "/accounts/signup/"])
+@pytest.mark.parametrize("address", ["https://[", "//evil.example/", "https://[::1"])
+def test_a_form_leads_nowhere_that_is_no_address_of_ours(browser, ana, path, address):
+    fields = {"login": ana.email, "password": PASSWORD, **SIGN_UP, "next": address}
+    answer = browser.post(path, fields)
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    assert browser.get(path, {"next": address}).status_code in (200, 302)
+
+
 def test_who_signs_up_is_logged_in_and_what_was_accepted_is_recorded(browser):
     browser.cookies["theme"] = "dark"
     answer = browser.post("/accounts/signup/", SIGN_UP, headers={"Accept-Language": "pt-BR"})

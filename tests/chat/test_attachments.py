@@ -578,7 +578,7 @@ def test_a_file_is_served_as_nothing_a_browser_runs(ana: User):
         assert answer["Content-Disposition"].startswith(disposition)
         assert answer["X-Content-Type-Options"] == "nosniff"
         assert answer["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
-        assert answer["Cache-Control"].startswith("private")
+        assert answer["Cache-Control"] == "no-store"
     assert "script-src" in client.get("/")["Content-Security-Policy"]
 
 

@@ -18,10 +18,12 @@ from chat.llm import spending
 from chat.llm.spending import stopped_providers
 from chat.models import LanguageModel, ProviderLimit
 from chat.provider_registry import BILLING_PROVIDERS
+from chat.turns.closing import close_turn
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
 from history.models import Turn
+from history.progress import Outcome
 from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of, saved
 from tests.chat.conftest import Offer
 
@@ -170,6 +172,48 @@ def test_a_limit_is_one_more_statement_and_only_where_there_is_one(carla: User):
         ask(carla)  # the row of the day is made, and then known
     stopped_providers()
     assert statements() == without + 1
+
+
+def test_every_provider_that_may_answer_is_held_of_its_day(carla: User, offer: Offer):
+    """Of each one what its dearest candidate can take, until the turn ends."""
+    offer("fake-1t-0ms", position=2, input_price=2_000_000)
+    offer("fake-2t-0ms", position=3, input_price=3_000_000)
+    limit(MICROS)
+    limit(MICROS, "compatible")
+    limit(MICROS, "openai")
+    turn = ask(carla, model="auto")
+    assert set(turn.candidates.split()) == {"scripted", "fake-1t-0ms", "fake-2t-0ms"}
+    held = dict(Spending.objects.values_list("supplier", "reserved_micros"))
+    assert held.keys() == {"scripted", "compatible"}
+    assert held["compatible"] == turn.max_cost_micros > held["scripted"] > 0
+    close_turn(turn, Outcome(Turn.Status.STOPPED))
+    assert set(Spending.objects.values_list("reserved_micros", flat=True)) == {0}
+
+
+def test_a_provider_without_room_left_is_no_fallback_either(carla: User, offer: Offer):
+    """This process does not know yet; it is told by the gate, and asks the other one alone."""
+    offer("fake-1t-0ms", position=2)
+    limit(MICROS)
+    limit(1, "compatible")
+    assert set(ask(carla, model="auto").candidates.split()) == {"scripted", "fake-1t-0ms"}
+    assert stopped_providers() == frozenset()
+    turn = ask(carla, model="auto")
+    assert turn.candidates == "scripted"
+    assert Spending.objects.get(supplier="compatible").reserved_micros < 2 * turn.max_cost_micros
+
+
+def test_a_turn_ends_with_no_more_statements_than_before_where_there_is_no_limit(
+    carla: User, django_assert_num_queries: Callable[..., Any]
+):
+    """Released: the state, the reservation, the period, and the transaction around them."""
+    turn = ask(carla)
+    with django_assert_num_queries(5, using="default"):
+        close_turn(turn, Outcome(Turn.Status.STOPPED))
+    turn = ask(carla)
+    limit(MICROS)
+    ask(carla)
+    with django_assert_num_queries(5, using="default"):
+        close_turn(turn, Outcome(Turn.Status.STOPPED))
 
 
 def test_auto_with_nobody_left_is_refused(carla: User):

@@ -1,6 +1,7 @@
 """The operator's pages: what happened can be seen, never what was said; what was metered cannot be changed."""
 
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -444,6 +445,20 @@ def test_a_turn_cannot_be_added_changed_or_deleted(operator, turn):
 def test_a_turn_that_does_not_exist_is_no_error(operator, turn):
     answer = operator.get(f"/admin/history/turn/{uuid4()}/change/")
     assert (answer.status_code, answer["Location"]) == (302, "/admin/")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "fields"),
+    [
+        ("auth/group/", {}, {"action": "delete_selected", "_selected_action": "None"}),
+        ("auth/group/add/", {}, {"name": "x", "permissions": "9" * 30}),
+        ("auth/group/add/", {"_to_field": ""}, {}),
+    ],
+)
+def test_a_value_that_no_field_takes_is_a_page_that_says_so(operator, path, query, fields):
+    answer = operator.post(f"/admin/{path}?{urlencode(query)}", fields)
+    assert answer.status_code in (200, 302, 400)
+    assert answer.status_code != 400 or "We could not read that request." in answer.text
 
 
 def edit(operator: Client, user: User, **changes: str):
