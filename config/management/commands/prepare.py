@@ -12,13 +12,13 @@ from config.reachability import StoreUnreachableError, check_stores
 class Command(BaseCommand):
     help = "Migrate both databases, add the plans and models that are missing, and collect static files (not in DEBUG)."
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def handle(self, *_args: Any, verbosity: int, **_options: Any) -> None:
         try:
             check_stores()
         except StoreUnreachableError as error:
             raise CommandError(str(error)) from None
         call_command("migrate", verbosity=0, interactive=False)
         call_command("migrate", database="history", verbosity=0, interactive=False)
-        call_command("load_catalog")
+        call_command("load_catalog", verbosity=verbosity, stdout=self.stdout)
         if not settings.DEBUG:
             call_command("collectstatic", verbosity=0, interactive=False)
