@@ -1,12 +1,18 @@
-"""What a user may do: their plan, its limits, and the credits that are left. Every surface calls these functions."""
+"""What a user may do: their plan, its limits, and the credits that are left. Every surface calls these functions.
+
+Access is a function of local rows and the clock: the default plan, the one an operator granted, or the one that was
+paid, whichever of the last two is higher. No gateway is asked, and nothing needs to arrive for a plan to end.
+"""
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from django.db import IntegrityError
 from django.utils import timezone
 
-from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, UsagePeriod, month_of
+from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, Subscription, UsagePeriod
+from billing.periods import PeriodTerms, anchored_month_of, find_or_grant, month_of
 from core import rows
 from core.caching import CachedTable
 from core.errors import NotFound
@@ -28,9 +34,24 @@ class Entitlements:
     question_characters: int
     answer_tokens: int
     best_tier: str
+    upload_bytes: int | None = None
+    has_api: bool = True
+    has_batches: bool = False
+    history_days: int | None = None
 
     def includes_tier(self, tier: str) -> bool:
         return TIERS.index(tier) <= TIERS.index(self.best_tier)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The plan that holds, why, and the period that pays under it. `until` None: until something is changed."""
+
+    plan: Plan
+    terms: PeriodTerms
+    until: dt.datetime | None = None
+    subscription: Subscription | None = None
+    is_grace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +66,19 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a user may do, and the period their work is paid from, as it was when it was read."""
+    """What a user may do, and what their work is paid from, as it was when it was read: the period, if it has room,
+    else one of the packs, which are in the order in which they expire."""
 
     entitlements: Entitlements
     period: UsagePeriod
+    packs: Sequence[UsagePeriod] = field(default=())
 
     @property
     def left_micros(self) -> int | None:
-        """What is neither used nor reserved; None means no limit. Negative after work that cost more than was reserved
-        for it."""
-        return self.period.left_micros
+        """The most that one piece of work can be paid with: what is neither used nor reserved of the period, or of the
+        fullest pack. None means no limit. Negative after work that cost more than was reserved for it."""
+        left = [period.left_micros for period in (self.period, *self.packs)]
+        return None if None in left else max(micros for micros in left if micros is not None)
 
 
 def entitlements_of(user_id: int) -> Entitlements:
@@ -68,14 +92,14 @@ def allowance_of(user_id: int) -> Allowance:
 
 def entitlements_and_allowance_of(user_id: int) -> tuple[Entitlements, Allowance]:
     """Return both, with one reading of the period."""
-    period = period_of(user_id)
-    return _entitlements(plan_of(period.account)), _allowance(period)
+    access, account = _access_of_user(user_id)
+    return _entitlements(access.plan), _allowance(find_or_grant(account, access.terms))
 
 
 def budget_of(user_id: int) -> Budget:
-    """Return what the user may do and the period that pays for it, for `metering.reserve`."""
-    period = period_of(user_id)
-    return Budget(_entitlements(plan_of(period.account)), period)
+    """Return what the user may do and what pays for it, for `metering.reserve`."""
+    access, account = _access_of_user(user_id)
+    return Budget(_entitlements(access.plan), find_or_grant(account, access.terms), packs_of(account))
 
 
 def period_of(user_id: int) -> UsagePeriod:
@@ -92,9 +116,37 @@ def account_of(user_id: int) -> BillingAccount:
 
 
 def plan_of(account: BillingAccount) -> Plan:
-    """Return the plan the account was granted, else the default one."""
-    plans = _plans.get()
-    return plans[account.plan_id] if account.plan_id in plans else default_plan()
+    """Return the plan that holds now."""
+    return access_of(account).plan
+
+
+def access_of(account: BillingAccount) -> Access:
+    """Return the plan that holds now: of what was granted and what was paid the higher one, else the default."""
+    found = list_access(account)
+    return max(found, key=lambda access: (access.plan.rank, access.subscription is not None)) if found else _default()
+
+
+def list_access(account: BillingAccount) -> list[Access]:
+    """Return what holds now beside the default plan: a grant, and what was paid, else what is in grace. For most people
+    that is nothing."""
+    now, plans, found = timezone.now(), _plans.get(), list[Access]()
+    if account.plan_id in plans and (account.grant_until is None or now < account.grant_until):
+        found.append(_granted(plans[account.plan_id], account.grant_until, now))
+    if account.subscribed_until is not None and now < account.subscribed_until:
+        subscriptions = rows.select(Subscription, {"account": account.pk})
+        paid = [access for one in subscriptions if (access := _paid(one, plans, now)) is not None]
+        found += [access for access in paid if not access.is_grace] or paid
+    return found
+
+
+def packs_of(account: BillingAccount) -> list[UsagePeriod]:
+    """Return the packs that can pay, the first to expire first."""
+    now = timezone.now()
+    if account.packs_until is None or now >= account.packs_until:
+        return []
+    where = {"account": account.pk, "kind": UsagePeriod.Kind.PACK}
+    packs = rows.select(UsagePeriod, where, order_by="period_end")
+    return [pack for pack in packs if pack.period_start <= now < pack.period_end]
 
 
 def default_plan() -> Plan:
@@ -115,32 +167,50 @@ def lowest_plan_name_with(tier: str) -> str:
 
 def current_period(account: BillingAccount) -> UsagePeriod:
     """Return the period that contains this moment; creating it, on first use, grants its allowance."""
-    start, end = month_of(timezone.now())
-    period = rows.find(UsagePeriod, account=account.pk, period_start=start)
-    if period is None:
-        defaults = {"period_end": end, "allowance_micros": plan_of(account).allowance_micros}
-        period, _ = UsagePeriod.objects.get_or_create(account=account, period_start=start, defaults=defaults)
-    period.account = account
-    return _follow_plan(period)
+    return find_or_grant(account, access_of(account).terms)
 
 
 def credits_of(micros: int) -> float:
     return micros / MICROS_PER_CREDIT
 
 
-def load_plans() -> None:
-    """Create the plans that do not exist; what an operator changed stays."""
-    free = {"name": "Free", "is_default": True, "credits_per_month": 500, "turns_per_hour": 20, "turns_at_once": 1}
-    Plan.objects.get_or_create(key="free", defaults=free)
+def _access_of_user(user_id: int) -> tuple[Access, BillingAccount]:
+    account = account_of(user_id)
+    return access_of(account), account
 
 
-def _follow_plan(period: UsagePeriod) -> UsagePeriod:
-    """Give the period the allowance its plan has now, and return it; what was used stays used."""
-    allowance = plan_of(period.account).allowance_micros
-    if period.allowance_micros != allowance:
-        period.allowance_micros = allowance
-        period.save(update_fields=["allowance_micros"])
-    return period
+def _default() -> Access:
+    plan, (start, end) = default_plan(), month_of(timezone.now())
+    return Access(plan, PeriodTerms(UsagePeriod.Kind.MONTH, start, end, end, plan.pk, plan.allowance_micros))
+
+
+def _granted(plan: Plan, until: dt.datetime | None, now: dt.datetime) -> Access:
+    """A granted plan gives whole calendar months, the first and the last one too."""
+    start, end = month_of(now)
+    terms = PeriodTerms(UsagePeriod.Kind.PAID, start, end, end, plan.pk, plan.allowance_micros)
+    return Access(plan, terms, until)
+
+
+def _paid(subscription: Subscription, plans: dict[int, Plan], now: dt.datetime) -> Access | None:
+    begins, until = subscription.access_from, subscription.access_until
+    if begins is None or until is None or not begins <= now < until:
+        return None
+    paid_until, trial_end = subscription.paid_until, subscription.trial_end
+    if subscription.trial_start and trial_end and now < trial_end and (paid_until is None or paid_until <= trial_end):
+        plan = plans.get(subscription.plan_id or 0)
+        if plan is None:
+            return None
+        start, micros = subscription.trial_start, plan.trial_micros
+        terms = PeriodTerms(UsagePeriod.Kind.PAID, start, trial_end, trial_end, None, micros)
+        return Access(plan, terms, trial_end, subscription)
+    is_paid = paid_until is not None and now < paid_until
+    plan = plans.get((subscription.plan_id if is_paid else subscription.grace_plan_id) or 0)
+    if plan is None:  # made a moment ago, in another process
+        return None
+    start, full_end = anchored_month_of(subscription.anchor, now)
+    end = min(until, full_end)
+    terms = PeriodTerms(UsagePeriod.Kind.PAID, start, end, full_end, plan.pk, plan.allowance_micros)
+    return Access(plan, terms, until, subscription, is_grace=not is_paid)
 
 
 def _entitlements(plan: Plan) -> Entitlements:
@@ -152,6 +222,10 @@ def _entitlements(plan: Plan) -> Entitlements:
         question_characters=plan.question_characters,
         answer_tokens=plan.answer_tokens,
         best_tier=plan.best_tier,
+        upload_bytes=plan.upload_bytes,
+        has_api=plan.has_api,
+        has_batches=plan.has_batches,
+        history_days=plan.history_days,
     )
 
 

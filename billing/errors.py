@@ -46,3 +46,76 @@ class SpendLimitReached(DomainError):
         "What this site may spend on this model's provider today is used up. Choose another model, or come back "
         "tomorrow. Nothing was charged."
     )
+
+
+class UnknownPrice(Exception):
+    """A gateway says that somebody pays a price which is no row of ours: nothing is granted."""
+
+    def __init__(self, gateway: str, reference: str) -> None:
+        super().__init__(f"{gateway} {reference}")
+
+
+class WrongAccount(Exception):
+    """What a gateway says belongs to no account of ours, or to another one than before: nothing is granted."""
+
+
+class AlreadySubscribed(DomainError):
+    """Something else is live. `until` is when it ends, None while it renews."""
+
+    code = "already_subscribed"
+    status = 409
+
+    def __init__(self, *, until: dt.datetime | None = None) -> None:
+        self.until = until
+        if until is None:
+            sentence = gettext(
+                "You have a subscription already. Change it, or cancel it and come back when it has ended."
+            )
+        else:
+            when = date_format(timezone.localtime(until), "DATETIME_FORMAT")
+            sentence = gettext("You have a subscription already, which ends on %(when)s.") % {"when": when}
+        super().__init__(sentence)
+
+
+class PaymentOverdue(DomainError):
+    code = "payment_overdue"
+    status = 409
+    message = _("A payment of your subscription is overdue. Pay it, or cancel the subscription first.")
+
+
+class NotSubscribed(DomainError):
+    code = "not_subscribed"
+    status = 409
+    message = _("You have no subscription that could be changed.")
+
+
+class NotForSale(DomainError):
+    code = "not_for_sale"
+    status = 404
+    message = _("That is not for sale any more. Look at the prices again.")
+
+
+class OtherCurrency(DomainError):
+    code = "other_currency"
+    status = 409
+    message = _("You have paid in another currency before. Choose a price in that one.")
+
+
+class NothingToRefund(DomainError):
+    code = "nothing_to_refund"
+    status = 409
+    message = _("That payment cannot be refunded.")
+
+
+class GatewaySilent(DomainError):
+    """A gateway did not answer in time. Trying again is harmless."""
+
+    code = "gateway_silent"
+    status = 503
+    message = _("The payment service does not answer. Nothing was changed. Try again in a minute.")
+
+
+class GatewayDeclined(DomainError):
+    code = "gateway_declined"
+    status = 502
+    message = _("The payment service refused that. Nothing was changed.")

@@ -1,10 +1,12 @@
 """Reserves, settles and releases credits: the only module that writes usage.
 
 The invariants, tested in tests/billing/test_metering.py on SQLite and PostgreSQL: a period's `reserved_micros` is the
-sum of its held reservations, `used_micros` the sum of its records, and a reservation is admitted only if used +
-reserved + amount <= allowance. Each key is settled or released once, and for no more than was reserved, unless its
-record says why. The counters of a supplier's day
-(billing/spending.py) are changed in the same transactions.
+sum of its held reservations, `used_micros` the sum of its records, an account's `holds` the number of its held
+reservations, and a reservation is admitted only if used + reserved + amount <= allowance of the one row that pays it.
+Each key is settled or released once, and for no more than was reserved, unless its record says why. The counters of a
+supplier's day (billing/spending.py) are changed in the same transactions.
+
+Rows are locked in one order: the reservation, the account, the period, the supplier's day.
 """
 
 import datetime as dt
@@ -15,14 +17,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Aggregate, Count, F, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Count, F, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from billing import spending
-from billing.entitlements import Budget, period_of, plan_of
+from billing.entitlements import Budget, budget_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
-from billing.models import Reservation, UsagePeriod, UsageRecord
+from billing.models import AllowanceNotice, BillingAccount, Reservation, UsagePeriod, UsageRecord
 from billing.spending import DayHolds, SupplierHold, UnpaidRequest
 from core import rows
 from core.errors import Conflict
@@ -33,15 +35,22 @@ logger = logging.getLogger(__name__)
 MAX_TRIES = 3
 """How often a reservation is tried, when what it was refused for is over a moment later."""
 
-_PERIODS = UsagePeriod._meta.db_table
+NOTICE_PERCENT = (80, 100)
+"""At how much of an allowance people are told."""
+
+_HOLD = f"UPDATE {BillingAccount._meta.db_table} SET holds = holds + 1 WHERE id = %s"  # noqa: S608  a name of ours
+_WHILE_FEWER_ARE_HELD = " AND holds < %s"
 _RESERVE_IN_PERIOD = f"""
-UPDATE {_PERIODS} SET reserved_micros = reserved_micros + %s, holds = holds + 1
+UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s
 WHERE id = %s AND (allowance_micros IS NULL OR allowance_micros >= used_micros + reserved_micros + %s)
-"""  # noqa: S608  a name of ours
-# Work of the month before may still be held. Whoever waited for the lock of the row on PostgreSQL sees that row as it
-# is then, and the others as they were before: hence its own `holds` is not part of the sum.
-_WHILE_FEWER_ARE_HELD = f"""
-AND holds + (SELECT COALESCE(SUM(holds), 0) FROM {_PERIODS} WHERE account_id = %s AND id <> %s) < %s
+"""  # noqa: S608  the same
+_END_HOLD = f"""
+UPDATE {BillingAccount._meta.db_table} SET holds = holds - 1
+WHERE id = (SELECT account_id FROM {UsagePeriod._meta.db_table} WHERE id = %s)
+"""  # noqa: S608  the same
+_SETTLE_IN_PERIOD = f"""
+UPDATE {UsagePeriod._meta.db_table} SET used_micros = used_micros + %s, reserved_micros = reserved_micros - %s
+WHERE id = %s RETURNING allowance_micros, used_micros, noticed_percent
 """  # noqa: S608  the same
 
 
@@ -64,28 +73,28 @@ def reserve(
     budget: Budget | None = None,
     supplier_holds: Sequence[SupplierHold] = (),
 ) -> bool:
-    """Reserve `amount_micros` of the user's current period under `key`, and `supplier_holds` of suppliers' days, one
-    for each supplier; return whether this call did it.
+    """Reserve `amount_micros` under `key`, of the user's current period or else of a pack, and `supplier_holds` of
+    suppliers' days, one for each supplier; return whether this call did it.
 
     `budget` is the user's, where the caller has read it already; after a refusal it says what is left. Calling again
     with the same key changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written,
     and Conflict when the key is another user's.
     """
-    period = budget.period if budget else period_of(user_id)
+    budget = budget or budget_of(user_id)
     day_holds = spending.days_of_holds(supplier_holds)
     hold_fields = spending.hold_fields(day_holds)
     try:
         with transaction.atomic():
-            rows.insert(Reservation(pk=key, period=period, amount_micros=amount_micros, **hold_fields))
-            _reserve_in_period(period, amount_micros)
+            rows.insert(Reservation(pk=key, period=budget.period, amount_micros=amount_micros, **hold_fields))
+            _reserve_in_one(budget, key, amount_micros)
             spending.take_holds(key, day_holds)
     except IntegrityError:
         existing = Reservation.objects.select_related("period").filter(pk=key).first()
         if existing is None:
             raise
-        if existing.period.account_id != period.account_id:
+        if existing.period.account_id != budget.period.account_id:
             raise Conflict from None
-        return _reserve_again(period, key, amount_micros, day_holds)
+        return _reserve_again(budget, key, amount_micros, day_holds)
     return True
 
 
@@ -148,14 +157,14 @@ def release(key: UUID, unpaid: Sequence[UnpaidRequest] = ()) -> bool:
     """
     unpaid_days = spending.days_of_unpaid(unpaid)
     with transaction.atomic():
-        was_held = _change_state(key, Reservation.State.HELD, Reservation.State.RELEASED)
-        if not was_held and not (unpaid and _is_released_without_requests(key)):
+        held = _end_held(key, Reservation.State.RELEASED)
+        if held is None and not (unpaid and _is_released_without_requests(key)):
             return False
-        reservation = rows.find(Reservation, pk=key)
+        reservation = held or rows.find(Reservation, pk=key)
         assert reservation is not None
-        if was_held:
-            _settle_in_period(reservation, was_held=True, used_micros=0)
-        spending.end_holds(reservation, was_held=was_held, unpaid=unpaid_days)
+        if held is not None:
+            _settle_in_period(held, was_held=True, used_micros=0)
+        spending.end_holds(reservation, was_held=held is not None, unpaid=unpaid_days)
     return True
 
 
@@ -180,19 +189,26 @@ def list_held_among(keys: Sequence[UUID]) -> list[UUID]:
 def list_unbalanced_periods() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows: none, unless something is broken."""
 
-    def of_period(queryset: QuerySet[Any], aggregate: Aggregate) -> Coalesce:
+    def of_period(queryset: QuerySet[Any], amount: str) -> Coalesce:
         grouped = queryset.filter(period=OuterRef("pk")).order_by().values("period")
-        return Coalesce(Subquery(grouped.annotate(result=aggregate).values("result")), 0)
+        return Coalesce(Subquery(grouped.annotate(result=Sum(amount)).values("result")), 0)
 
     held = Reservation.objects.filter(state=Reservation.State.HELD)
     return UsagePeriod.objects.annotate(
-        recorded=of_period(UsageRecord.objects.all(), Sum("cost_micros")),
-        reserved=of_period(held, Sum("amount_micros")),
-        held=of_period(held, Count("pk")),
-    ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"), held=F("holds"))
+        recorded=of_period(UsageRecord.objects.all(), "cost_micros"), reserved=of_period(held, "amount_micros")
+    ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"))
 
 
-def _reserve_again(period: UsagePeriod, key: UUID, amount_micros: int, day_holds: DayHolds) -> bool:
+def list_unbalanced_accounts() -> QuerySet[BillingAccount]:
+    """Return the accounts that do not count as many holds as they have: none, unless something is broken."""
+    held = Reservation.objects.filter(state=Reservation.State.HELD, period__account=OuterRef("pk"))
+    grouped = held.order_by().values("period__account").annotate(result=Count("pk"))
+    return BillingAccount.objects.annotate(held=Coalesce(Subquery(grouped.values("result")), 0)).exclude(
+        held=F("holds")
+    )
+
+
+def _reserve_again(budget: Budget, key: UUID, amount_micros: int, day_holds: DayHolds) -> bool:
     """Make a released reservation held again; return whether it was released.
 
     When a process dies between reserving and writing the work, the sweep releases the reservation; the same request may
@@ -201,44 +217,43 @@ def _reserve_again(period: UsagePeriod, key: UUID, amount_micros: int, day_holds
     hold_fields = spending.hold_fields(day_holds)
     with transaction.atomic():
         released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
-        fields = {"state": Reservation.State.HELD, "period": period, "amount_micros": amount_micros}
+        fields = {"state": Reservation.State.HELD, "period": budget.period, "amount_micros": amount_micros}
         if not released.update(**fields, **hold_fields, created_at=timezone.now()):
             return False
-        _reserve_in_period(period, amount_micros)
+        _reserve_in_one(budget, key, amount_micros)
         spending.take_holds(key, day_holds)
     return True
 
 
-def _reserve_in_period(period: UsagePeriod, amount_micros: int) -> None:
-    """Reserve the amount if it fits: one conditional statement, so that two calls cannot take the same credits."""
-    turns_at_once = plan_of(period.account).turns_at_once
-    statement, parameters = _RESERVE_IN_PERIOD, [amount_micros, period.pk, amount_micros]
+def _reserve_in_one(budget: Budget, key: UUID, amount_micros: int) -> None:
+    """Take one of the account's holds, and reserve the amount of the first row that has room for it. Each is one
+    conditional statement, so that two calls cannot take the same."""
+    account_id, turns_at_once = budget.period.account_id, budget.entitlements.turns_at_once
+    statement, parameters = _HOLD, [account_id]
     if turns_at_once is not None:
-        statement += _WHILE_FEWER_ARE_HELD
-        parameters += [period.account_id, period.pk, turns_at_once]
+        statement, parameters = _HOLD + _WHILE_FEWER_ARE_HELD, [account_id, turns_at_once]
+    if not rows.execute(BillingAccount, statement, parameters):
+        raise TooManyAtOnce
+    payers = (budget.period, *budget.packs)
     for _ in range(MAX_TRIES):
-        if rows.execute(UsagePeriod, statement, parameters):
-            return
-        period.refresh_from_db(fields=["used_micros", "reserved_micros", "allowance_micros"])
-        if turns_at_once is not None and _count_holds(period.account_id) >= turns_at_once:
-            break
-        left_micros = period.left_micros
+        for payer in payers:
+            if rows.execute(UsagePeriod, _RESERVE_IN_PERIOD, [amount_micros, payer.pk, amount_micros]):
+                if payer is not budget.period:
+                    rows.update(Reservation, {"pk": key}, {"period_id": payer.pk})
+                return
+        for payer in payers:
+            payer.refresh_from_db(fields=["used_micros", "reserved_micros", "allowance_micros"])
+        left_micros = budget.left_micros
         if left_micros is not None and left_micros < amount_micros:
-            raise AllowanceUsedUp(resets_at=period.period_end)
+            break
         # What was in the way has just ended.
-    raise TooManyAtOnce
-
-
-def _count_holds(account_id: int) -> int:
-    """Return how many reservations the account holds, in whatever month."""
-    periods = UsagePeriod.objects.filter(account_id=account_id)
-    return int(periods.aggregate(holds=Coalesce(Sum("holds"), 0))["holds"])
+    raise AllowanceUsedUp(resets_at=budget.period.period_end)
 
 
 def _begin_settlement(key: UUID) -> tuple[Reservation | None, bool]:
     """Lock a reservation and make it settled; return it, None if it was settled before, and whether it was held."""
-    if _change_state(key, Reservation.State.HELD, Reservation.State.SETTLED):
-        return rows.find(Reservation, pk=key), True
+    if held := _end_held(key, Reservation.State.SETTLED):
+        return held, True
     reservation = Reservation.objects.select_for_update().filter(pk=key).first()
     if reservation is None or reservation.state == Reservation.State.SETTLED:
         return None, False
@@ -254,14 +269,29 @@ def _is_released_without_requests(key: UUID) -> bool:
     return released.first() is not None and not spending.has_unpaid(key)
 
 
+def _end_held(key: UUID, after: Reservation.State) -> Reservation | None:
+    """Change the state of a reservation that is held, and return it, locked; None if it is not held."""
+    found = rows.update_and_fetch(Reservation, {"pk": key, "state": Reservation.State.HELD}, {"state": after})
+    return found[0] if found else None
+
+
 def _change_state(key: UUID, before: Reservation.State, after: Reservation.State) -> bool:
     """Change the state of a reservation; return whether it was `before`."""
     return rows.update(Reservation, {"pk": key, "state": before}, {"state": after}) == 1
 
 
 def _settle_in_period(reservation: Reservation, *, was_held: bool, used_micros: int) -> None:
-    """Add what was used to the period, and take off what was reserved."""
-    plus = {"used_micros": used_micros}
+    """Add what was used to the period, take off what was reserved, end the account's hold, and note when so much of the
+    allowance is used that its owner should know."""
+    reserved_micros = 0
     if was_held:
-        plus |= {"reserved_micros": -reservation.amount_micros, "holds": -1}
-    rows.update(UsagePeriod, {"pk": reservation.period_id}, {}, plus=plus)
+        reserved_micros = reservation.amount_micros
+        rows.execute(BillingAccount, _END_HOLD, [reservation.period_id])
+    parameters = [used_micros, reserved_micros, reservation.period_id]
+    ((allowance_micros, used_in_all, noticed_percent),) = rows.fetch(UsagePeriod, _SETTLE_IN_PERIOD, parameters)
+    if not allowance_micros or not used_micros:
+        return
+    reached = [percent for percent in NOTICE_PERCENT if used_in_all * 100 >= allowance_micros * percent]
+    if reached and reached[-1] > noticed_percent:
+        rows.update(UsagePeriod, {"pk": reservation.period_id}, {"noticed_percent": reached[-1]})
+        AllowanceNotice.objects.get_or_create(period_id=reservation.period_id, percent=reached[-1])

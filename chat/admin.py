@@ -20,7 +20,6 @@ from billing.spending import SpendingToday
 from chat.errors import sentence_for
 from chat.llm import spending
 from chat.llm.catalog import update_list_prices
-from chat.llm.health.alerts import Alert, list_alerts
 from chat.llm.health.error_counts import read_error_counts
 from chat.llm.price_list import MICROS_PER_DOLLAR, ListPrice, read_list_prices_in_subprocess
 from chat.llm.pricing import price_of
@@ -29,6 +28,7 @@ from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit
 from chat.provider_registry import BILLING_PROVIDERS
+from core.alerts import Alert, list_alerts
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 
 from core.sweeps import SWEEP_INTERVAL
 
@@ -21,4 +22,12 @@ app.conf.beat_schedule = {
         "options": {"expires": 600},
     },
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
+    "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},
+    "ask-gateways": {"task": "billing.tasks.ask_gateways", "schedule": 600.0, "options": {"expires": 500}},
+    "compare-with-gateways": {
+        "task": "billing.tasks.compare_with_gateways",
+        "schedule": 6 * 3600.0,
+        "options": {"expires": 3600},
+    },
+    "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }

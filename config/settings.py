@@ -318,6 +318,11 @@ MAIL_DIR = DATA_DIR / "mail"
 DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", default=f"{SITE_NAME} <noreply@{urlsplit(SITE_URL).hostname}>")
 OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when a provider refuses our key, and the like
 
+# --- Payments --------------------------------------------------------------------------------------------------------
+
+GRACE_DAYS = env.int("GRACE_DAYS", default=7)  # for so long a plan goes on after a renewal that was not paid yet
+GATEWAYS: dict[str, str] = {}  # by name, where the gateway is made
+
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan

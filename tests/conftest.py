@@ -17,8 +17,8 @@ from rest_framework.test import APIClient
 
 from accounts import timing
 from accounts.models import User
-from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
+from billing.seeds import load_plans
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching

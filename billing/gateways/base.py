@@ -26,7 +26,11 @@ PaymentStatus = Literal["pending", "paid", "failed", "void"]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Something at a gateway, by the gateway's own words: what a notification is about, never what it says."""
+    """Something at a gateway, by the gateway's own words: what a notification is about, never what it says.
+
+    Two types are every gateway's: with the `reference` of a snapshot, `subscription` is one that renews, and `purchase`
+    what was bought once.
+    """
 
     gateway: str
     type: str
@@ -59,6 +63,8 @@ class PaymentSnapshot:
     action_url: str = ""
     """Where the payer must go: a bank's confirmation, a voucher, the hosted invoice. Empty: nowhere."""
     action: Literal["", "confirm", "voucher", "pay"] = ""
+    action_code: str = ""
+    """What a voucher is paid with, if it has one: Pix's text, a bar code's digits, the number of a cash payment."""
     expires_at: dt.datetime | None = None
     """When a voucher is worth nothing any more."""
 
@@ -105,6 +111,8 @@ class Order:
     """When the first period begins, if not now: what is paid elsewhere until then."""
     trial_days: int = 0
     discount_reference: str = ""
+    payer_email: str = ""
+    """The address of the payer's account at the gateway, if it is not `email`: Mercado Pago's checkout wants that."""
 
 
 @dataclass(frozen=True, slots=True)

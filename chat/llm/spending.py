@@ -8,12 +8,12 @@ from django.utils.translation import override as language
 from billing import spending
 from billing.spending import SpendingToday, SupplierHold
 from chat.llm.catalog import Candidate
-from chat.llm.health.alerts import alert
 from chat.llm.price_list import MICROS_PER_DOLLAR
 from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
 from chat.models import LanguageModel, ProviderLimit
 from chat.provider_registry import BILLING_PROVIDERS
+from core.alerts import alert
 from core.caching import CachedTable, CachedValue
 
 ALERT_PERCENTS = (80, 100)

@@ -11,10 +11,10 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from chat.llm.health.alerts import alert
 from chat.llm.pricing import TOKENS_PER_MESSAGE
 from chat.llm.providers.base import File, Finish, Message, TokenUsage
 from chat.models import LanguageModel
+from core.alerts import alert
 
 logger = logging.getLogger(__name__)
 

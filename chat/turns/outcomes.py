@@ -7,11 +7,10 @@ from dataclasses import replace
 import msgspec
 from django.utils.translation import gettext_lazy as _
 
-from chat.llm.health.alerts import alert
 from chat.llm.pricing import (
     RESERVE_BYTES_PER_TOKEN,
     SETTLE_BYTES_PER_TOKEN,
-    Price,
+    ModelPrice,
     compute_cost,
     estimate_tokens,
     metered_usage,
@@ -22,6 +21,7 @@ from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from chat.provider_registry import token_factor_of
 from chat.turns.sent_requests import SentRequest, encode_unanswered
+from core.alerts import alert
 from history.models import Turn
 from history.progress import Outcome
 
@@ -43,7 +43,7 @@ def priced_outcome(
     ended: Outcome,
     *,
     model: LanguageModel | None,
-    price: Price | None = None,
+    price: ModelPrice | None = None,
     usage: TokenUsage | None = None,
     stopped: SentRequest | None = None,
 ) -> Outcome:
@@ -78,7 +78,7 @@ def priced_outcome(
     )
 
 
-def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: Price, cost_micros: int) -> int:
+def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: ModelPrice, cost_micros: int) -> int:
     """Return what of the cost is charged: at most what was reserved, and what the input costs that was counted beyond
     the estimate. An answer longer than its cap, or a price that rose meanwhile, is not the person's to pay."""
     reserved = turn.max_cost_micros

@@ -11,7 +11,6 @@ from django.utils.translation import gettext_lazy as _
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
-from chat.llm.health.alerts import alert
 from chat.llm.pricing import read_price
 from chat.turns.closing import close_turn
 from chat.turns.ending import announce_end
@@ -19,6 +18,7 @@ from chat.turns.leases import drop_lease, find_stopped_holder, take_lease
 from chat.turns.log import Replay, decode_begun, decode_outcome, replay_log
 from chat.turns.outcomes import cached_outcome, priced_outcome, with_unanswered
 from chat.turns.sent_requests import SentRequest, find_stopped, read_sent
+from core.alerts import alert
 from core.threads import in_thread
 from history import access
 from history.models import Turn

@@ -20,7 +20,6 @@ from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError, ResponseError
 
 from chat.llm.breaker import breakers, close_breakers
-from chat.llm.health.alerts import alert
 from chat.llm.providers import sdk
 from chat.llm.providers.http import close_session
 from chat.turns import leases, presence
@@ -43,6 +42,7 @@ from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome
 from chat.turns.sent_requests import SentRequests
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
+from core.alerts import alert
 from core.redis_clients import async_redis, close_async_redis
 from core.threads import cancel_and_wait, in_thread
 from history.models import Turn

@@ -12,9 +12,11 @@ from django.db.models import ProtectedError
 from django.utils import timezone
 
 from billing import metering
-from billing.entitlements import account_of, allowance_of, current_period, entitlements_of, load_plans
+from billing.entitlements import account_of, allowance_of, current_period, entitlements_of
 from billing.metering import Usage
-from billing.models import BillingAccount, Plan, UsagePeriod, month_of
+from billing.models import BillingAccount, Plan, UsagePeriod
+from billing.periods import month_of
+from billing.seeds import load_plans
 from core import caching
 from tests.billing.together import together
 
@@ -23,9 +25,7 @@ TIERS = ["demo", "cheap", "mid", "strong"]
 
 @pytest.fixture
 def premium(catalog):
-    return Plan.objects.create(
-        key="premium", name="Premium", rank=5, credits_per_month=20_000, turns_at_once=4, best_tier="strong"
-    )
+    return Plan.objects.get(key="premium")
 
 
 def test_without_a_grant_the_default_plan_holds(ana):

@@ -12,7 +12,7 @@ from accounts.models import User
 from billing import metering, spending
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.metering import Usage
-from billing.models import Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
+from billing.models import BillingAccount, Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
 from billing.spending import OwnWork, SpendingToday, SupplierHold, UnpaidRequest, spending_today
 from tests.billing.together import together
 
@@ -103,7 +103,7 @@ def test_at_the_limit_the_next_one_is_refused_and_nothing_written(carla: User):
     assert (refused.value.code, refused.value.status) == ("spend_limit", 503)
     assert 0 < refused.value.retry_after <= 24 * 3600
     assert Reservation.objects.count() == 10
-    assert UsagePeriod.objects.get().holds == 10
+    assert BillingAccount.objects.get().holds == 10
     assert today() == (0, LIMIT)
 
 
@@ -171,7 +171,7 @@ def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatc
                 end()
     assert today() == (0, 100)
     assert not UsageRecord.objects.exists()
-    assert UsagePeriod.objects.get().holds == 1
+    assert BillingAccount.objects.get().holds == 1
     settle(key, 30)
     assert today() == (30, 0)
 
@@ -264,7 +264,7 @@ def test_what_nobody_pays_is_given_back_and_its_requests_count_once(carla: User)
     for _ in range(3):
         together([lambda: metering.release(key, unpaid), lambda: metering.release(lost, unpaid)] * 2)
     assert (today(), today("anthropic"), today("gemini")) == ((10, 0), (14, 0), (0, 0))
-    assert (UsagePeriod.objects.get().used_micros, UsagePeriod.objects.get().holds) == (0, 0)
+    assert (UsagePeriod.objects.get().used_micros, BillingAccount.objects.get().holds) == (0, 0)
     assert set(Reservation.objects.values_list("state", flat=True)) == {Reservation.State.RELEASED}
 
 

@@ -24,11 +24,11 @@ from accounts.models import User
 from billing import metering
 from billing.models import Reservation, UsageRecord
 from chat.errors import SENTENCES
-from chat.llm.health.alerts import list_alerts
 from chat.models import LanguageModel
 from chat.turns.runner import Runner
 from config.logging import JsonFormatter
 from core import caching
+from core.alerts import list_alerts
 from core.threads import in_thread
 from history.models import Turn
 from tests.chat.asking import ask

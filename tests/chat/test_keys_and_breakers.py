@@ -14,10 +14,10 @@ from chat.llm import breaker, dispatch
 from chat.llm.breaker import OPEN_BREAKERS, api_key_digest, breaker_id, breakers
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
-from chat.llm.health import alerts
 from chat.llm.providers.base import Delta, Message, Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import LanguageModel
+from core import alerts
 from testbed.provider import FakeProvider, expected_text
 from tests.chat.asking import eventually
 from tests.chat.wire import STREAM, answering

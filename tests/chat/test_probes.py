@@ -8,10 +8,11 @@ from pytest_django import Settings
 
 from chat import tasks
 from chat.llm.breaker import api_key_digest
-from chat.llm.health import alerts, probes
+from chat.llm.health import probes
 from chat.llm.health.counters import PROBES, Probe
 from chat.llm.health.error_counts import read_error_counts
 from chat.tasks import probe
+from core import alerts
 from core.redis_clients import sync_redis
 from testbed.provider import FakeProvider
 

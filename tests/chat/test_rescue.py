@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from accounts.models import User
 from billing import metering
 from billing.models import Reservation
-from chat.llm.health.alerts import Alert, list_alerts
 from chat.llm.pricing import Stamp, price_of, read_stamp
 from chat.llm.providers import ADAPTERS
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
@@ -29,6 +28,7 @@ from chat.turns.queue import GROUP, QUEUE
 from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log, read_remains
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
+from core.alerts import Alert, list_alerts
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import progress

@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from accounts.models import User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
-from chat.llm.health.alerts import list_alerts
 from chat.llm.providers import ADAPTERS
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.http import close_session
@@ -33,6 +32,7 @@ from chat.turns.sent_requests import SentRequests
 from chat.turns.stopping import stop_turn
 from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
+from core.alerts import list_alerts
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
 from history import access, deletion, progress
@@ -109,7 +109,7 @@ async def test_what_was_used_is_recorded_once(redis: Redis, runner: Runner, carl
     assert (record.input_tokens, record.output_tokens, record.source, record.label) == (12, 34, "provider", "scripted")
     assert record.cost_micros == turn.cost_micros == 12 + 68
     period = await in_thread(period_of, carla)
-    assert (period.used_micros, period.reserved_micros, period.holds) == (80, 0, 0)
+    assert (period.used_micros, period.reserved_micros, period.account.holds) == (80, 0, 0)
     assert (await in_thread(reservation_of, turn)).state == Reservation.State.SETTLED
 
 

@@ -86,7 +86,7 @@ def taken(supplier: str = "compatible") -> int:
 
 async def used(user: User) -> int:
     period = await in_thread(period_of, user)
-    assert (period.reserved_micros, period.holds) == (0, 0)
+    assert (period.reserved_micros, period.account.holds) == (0, 0)
     return period.used_micros
 
 

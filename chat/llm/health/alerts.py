@@ -1,28 +1,11 @@
-"""Alerts for the operator: logged, mailed at most once an hour for each subject, and listed in the admin."""
+"""What operators are told of providers."""
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
-
-import msgspec
-from django.conf import settings
-from django.utils import timezone, translation
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
-from redis.exceptions import RedisError
 
 from chat.llm.breaker import api_key_digest
 from chat.llm.providers.base import Provider
-from core.lua import LuaScript
-from core.mail import send_mail
-from core.redis_clients import sync_redis
-
-logger = logging.getLogger(__name__)
-
-HOUR_SECONDS = 3600
-ALERTS = "alerts"
-MAX_ALERTS = 100
+from core.alerts import alert
 
 ERROR_SENTENCES: dict[str, Promise] = {
     "authentication": _("%(provider)s refuses our key. Until it is replaced, people are not answered with it."),
@@ -34,35 +17,6 @@ ERROR_SENTENCES: dict[str, Promise] = {
 WHOLE_PROVIDER_CODES = frozenset(("authentication", "redirected"))
 """Those of them that no model of the provider is spared."""
 
-_SAVE = LuaScript(Path(__file__).with_name("save_alert.lua"))
-
-# In a thread of its own: the caller may be an event loop that streams tokens, and Redis or the broker may not answer.
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")
-
-
-class Alert(msgspec.Struct, frozen=True):
-    """Something that happened `times` times; the moments are seconds since 1970."""
-
-    subject: str
-    sentence: str
-    first_at: float
-    last_at: float
-    times: int = 1
-    fields: dict[str, str] = {}
-
-
-def alert(subject: str, sentence: str | Promise, **fields: object) -> None:
-    """Alert the operators, and return at once. Never pass an API key, or a provider's text.
-
-    `subject` identifies the problem (`openai:authentication:3fa2…`): the same one is mailed at most once an hour.
-    """
-    logger.error("Operator needed", extra={"subject": subject, **fields})
-    with translation.override(settings.LANGUAGE_CODE):
-        translated = str(sentence)
-    now = round(timezone.now().timestamp(), 3)  # Lua's JSON has fourteen digits
-    strings = {name: str(value) for name, value in fields.items()}
-    _thread.submit(_save_and_mail, Alert(subject, translated, now, now, fields=strings))
-
 
 def alert_of_error(provider: Provider, model: str, code: str) -> None:
     """Alert the operators of an error that waiting does not mend; ignore any other."""
@@ -71,32 +25,3 @@ def alert_of_error(provider: Provider, model: str, code: str) -> None:
         where = provider.slug if code in WHOLE_PROVIDER_CODES else f"{provider.slug}:{model}"
         text = str(sentence) % {"provider": provider.name, "model": model}
         alert(f"{where}:{code}:{digest}", text, provider=provider.slug, model=model, code=code, key=digest)
-
-
-def list_alerts() -> list[Alert]:
-    """Return the last alerts, the latest first; none without Redis."""
-    try:
-        values: Any = sync_redis().hvals(ALERTS)
-    except RedisError:
-        return []
-    return sorted((msgspec.json.decode(value, type=Alert) for value in values), key=lambda alert: -alert.last_at)
-
-
-def _save_and_mail(new: Alert) -> None:
-    """Save an alert, and mail it unless that was done within the hour. If neither works, it was logged."""
-    try:
-        redis = sync_redis()
-        if _SAVE(redis, alerts=ALERTS, subject=new.subject, alert_json=msgspec.json.encode(new)) > MAX_ALERTS:
-            oldest = [alert.subject for alert in list_alerts()[MAX_ALERTS:]]
-            redis.hdel(ALERTS, *oldest)
-        to = settings.OPERATOR_EMAIL
-        if to and redis.set(f"alert:{new.subject}", b"1", nx=True, ex=HOUR_SECONDS):
-            _mail(new, to)
-    except Exception as error:  # noqa: BLE001  no error may stop the next alert
-        logger.warning("Alert not sent", extra={"subject": new.subject, "error": type(error).__name__})
-
-
-def _mail(new: Alert, to: list[str]) -> None:
-    details = "\n".join(f"{name}: {value}" for name, value in new.fields.items())
-    subject = f"[{settings.SITE_NAME}] {new.sentence}"
-    send_mail.delay(subject=subject[:200], body=f"{new.sentence}\n\n{details}\n\n{settings.SITE_URL}/admin/", to=to)

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from billing.entitlements import load_plans
+from billing.seeds import load_plans
 from chat.llm.catalog import load_catalog
 from chat.llm.spending import FIRST_DOLLARS_A_DAY, load_first_limits
 

@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as Away
 
-from chat.llm.health import alerts
-from chat.llm.health.alerts import Alert, alert, list_alerts
+from core import alerts
+from core.alerts import Alert, alert, list_alerts
 from core.redis_clients import sync_redis
 
 
@@ -30,7 +30,7 @@ def test_it_is_logged_mailed_and_kept(caplog: pytest.LogCaptureFixture):
     [found] = told()
     assert (found.subject, found.sentence, found.times) == ("openai:authentication:3fa2", "OpenAI refuses our key.", 1)
     assert found.fields == {"provider": "openai", "key": "3fa2"}
-    [record] = [record for record in caplog.records if record.name == "chat.llm.health.alerts"]
+    [record] = [record for record in caplog.records if record.name == "core.alerts"]
     assert (record.levelname, record.subject, record.provider) == ("ERROR", "openai:authentication:3fa2", "openai")
     [message] = mail.outbox
     assert message.to == ["olga@example.com"]

@@ -1,0 +1,18 @@
+"""What follows from changes elsewhere: who goes away is charged no more."""
+
+from typing import Any
+
+from django.db.models.signals import pre_delete
+from django.dispatch import receiver
+
+from accounts.models import User
+from billing.models import BillingAccount
+from billing.purchasing import close_account
+
+
+@receiver(pre_delete, sender=User)
+def end_subscriptions(instance: User, **_signal: Any) -> None:
+    """In the transaction of the deletion: what is to be done at the gateways is written down, or nothing is deleted."""
+    account = BillingAccount.objects.filter(user_id=instance.pk).first()
+    if account is not None:
+        close_account(instance.pk, account)

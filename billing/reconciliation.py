@@ -1,0 +1,123 @@
+"""What beat sends: what was told and is to be done, what nobody told us, notices of allowances, and proofs."""
+
+import datetime as dt
+
+from django.db.models import Q
+from django.utils import timezone, translation
+from django.utils.translation import gettext, ngettext
+
+from billing import inbox, outbox, periods, spending
+from billing.gateways import get_gateway, list_gateways
+from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
+from billing.metering import list_unbalanced_accounts, list_unbalanced_periods
+from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Purchase, Subscription
+from billing.subscriptions import apply, reference_of
+from core.alerts import alert
+from core.mail import send_mail
+from core.sweeps import PAGE_SIZE, guard
+
+ASK_AGAIN = dt.timedelta(minutes=30)
+"""How long after a subscription was asked about it is asked about again, while something is expected of it."""
+LOOK_BACK = dt.timedelta(days=3)
+KEEP = dt.timedelta(days=30)
+"""For how long it is kept what gateways told, and what was done there."""
+
+
+def work_off() -> None:
+    """Do what is due: notifications, tasks at gateways, mails."""
+    inbox.handle_due()
+    outbox.do_due()
+    mail_notices()
+
+
+def ask_about_expected() -> None:
+    """Ask about subscriptions that should have been renewed, and about checkouts that are not over: their
+    notifications may be lost."""
+    now = timezone.now()
+    is_over = Q(paid_until__lte=now) | Q(paid_until=None)
+    renews = Q(kind=Subscription.Kind.SUBSCRIPTION) & ~Q(status=Subscription.Status.PENDING)
+    is_awaited = Q(status=Subscription.Status.PENDING, created_at__gt=now - KEEP)
+    waiting = Subscription.objects.filter(is_over, renews | is_awaited, ended_at=None, observed_at__lt=now - ASK_AGAIN)
+    for subscription in waiting.order_by("observed_at")[:PAGE_SIZE]:
+        with guard("subscription", subscription=subscription.pk):
+            _ask(reference_of(subscription))
+    begun = Purchase.objects.filter(closed_at=None, created_at__lt=now - ASK_AGAIN).exclude(reference_id="")
+    for purchase in begun.select_related("price").order_by("created_at")[:PAGE_SIZE]:
+        with guard("purchase", purchase=purchase.pk):
+            if purchase.created_at < now - KEEP:
+                Purchase.objects.filter(pk=purchase.pk).update(closed_at=now)
+                continue
+            _ask(Reference(purchase.price.gateway, purchase.reference_type, purchase.reference_id))
+
+
+def reconcile() -> None:
+    """Apply everything that is alive at a gateway, or changed lately. What is wrong with one does not stop the next."""
+    since = timezone.now() - LOOK_BACK
+    for name in list_gateways():
+        with guard("gateway", gateway=name):
+            for snapshot in get_gateway(name).list_recent(since):
+                with guard("purchase", gateway=name, reference=snapshot.reference):
+                    apply(snapshot)
+
+
+def prove() -> int:
+    """Compare every counter with the rows it counts; tell the operator of those that differ, and return how many."""
+    wrong = {
+        "periods": list(list_unbalanced_periods().values_list("pk", flat=True)[:PAGE_SIZE]),
+        "accounts": list(list_unbalanced_accounts().values_list("pk", flat=True)[:PAGE_SIZE]),
+        "days": list(spending.list_unbalanced_days().values_list("pk", flat=True)[:PAGE_SIZE]),
+    }
+    count = sum(map(len, wrong.values()))
+    if count:
+        sentence = gettext("The ledger does not add up: counters differ from the rows they count.")
+        alert("ledger", sentence, **{name: str(ids[:10]) for name, ids in wrong.items()})
+    return count
+
+
+def follow_plans() -> None:
+    """Let running periods have what their plans give more since: an edit may have come from outside of the admin, or
+    while a process still knew the plan as it was."""
+    for plan in Plan.objects.all():
+        periods.raise_to_plan(plan)
+
+
+def prune() -> None:
+    """Delete what was handled and done long ago."""
+    before = timezone.now() - KEEP
+    for model in (GatewayEvent, GatewayTask):
+        model.objects.filter(done_at__lt=before).delete()
+    Purchase.objects.filter(closed_at__lt=before, trial_days=0).delete()
+
+
+def mail_notices() -> None:
+    """Tell people how much of their allowance is used: each notice once, and nobody who went away."""
+    waiting = AllowanceNotice.objects.due().select_related("period__account__user")
+    for notice in waiting[:PAGE_SIZE]:
+        with guard("notice", notice=notice.pk):
+            if notice.claim():
+                _mail(notice)
+                notice.finish()
+
+
+def _mail(notice: AllowanceNotice) -> None:
+    user, resets_at = notice.period.account.user, notice.period.period_end
+    if user is None or resets_at <= timezone.now():
+        return
+    days = max(1, round((resets_at - timezone.now()) / dt.timedelta(days=1)))
+    with translation.override(user.locale):
+        if notice.percent >= 100:
+            sentence = gettext("Your credits are used up.")
+        else:
+            sentence = gettext("%(percent)s%% of your credits are used.") % {"percent": notice.percent}
+        until = ngettext("You get new ones tomorrow.", "You get new ones in %(days)s days.", days) % {"days": days}
+        send_mail.delay(subject=sentence, body=f"{sentence} {until}\n", to=[user.email])
+
+
+def _ask(about: Reference) -> None:
+    """Ask now; a gateway that is silent is asked with the next round."""
+    try:
+        snapshot = get_gateway(about.gateway).fetch(about)
+    except (GatewayUnavailable, GatewayRefused, KeyError):
+        return
+    if snapshot is not None:
+        apply(snapshot)

@@ -1,0 +1,457 @@
+"""Turns what a gateway says into rows: `apply` is the one writer of subscriptions, payments and what they grant.
+
+Webhook, return page, reconciliation and the admin's "resync" all go the same way: a reference is fetched, and the
+snapshot applied. What was fetched is a fact about a moment (`observed_at`); an older one never replaces a newer one,
+and the same one again changes nothing. Whatever follows at a gateway (a refund, a cancellation) is a row of the outbox,
+written in the same transaction.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import replace
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from billing import periods
+from billing.entitlements import Access, list_access
+from billing.errors import UnknownPrice, WrongAccount
+from billing.gateways import get_gateway
+from billing.gateways.base import PaymentSnapshot, Reference, Snapshot
+from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Subscription, UsagePeriod
+from core.alerts import alert
+
+CLOCK_TOLERANCE = dt.timedelta(minutes=1)
+"""Gateways round the moments they are told."""
+LIVE = (Subscription.Status.TRIALING, Subscription.Status.ACTIVE, Subscription.Status.PAST_DUE)
+
+
+def handle(reference: Reference) -> Subscription | None:
+    """Ask the gateway what the reference belongs to, and apply that; return None where it is nothing we sell.
+
+    The caller holds no transaction. Raises what the gateway and `apply` do.
+    """
+    snapshot = get_gateway(reference.gateway).fetch(reference)
+    return apply(snapshot) if snapshot else None
+
+
+def apply(snapshot: Snapshot) -> Subscription:
+    """Make our rows say what the snapshot says, and return the subscription.
+
+    Raises UnknownPrice or WrongAccount, with an alert and nothing written.
+    """
+    try:
+        prices = _known_prices(snapshot)
+        with transaction.atomic():
+            return _apply(snapshot, prices)
+    except (UnknownPrice, WrongAccount) as error:
+        sentence = gettext("What %(gateway)s says of a payment is not believed: nothing was granted.")
+        alert(
+            f"{snapshot.gateway}:{snapshot.reference}:{type(error).__name__}",
+            sentence % {"gateway": snapshot.gateway},
+            gateway=snapshot.gateway,
+            reference=snapshot.reference,
+            error=f"{type(error).__name__}: {error}",
+        )
+        raise
+
+
+def reference_of(subscription: Subscription) -> Reference:
+    """Return what to ask the gateway about."""
+    renews = subscription.kind == Subscription.Kind.SUBSCRIPTION
+    return Reference(subscription.gateway, "subscription" if renews else "purchase", subscription.reference)
+
+
+def lock_account(account_id: int) -> BillingAccount:
+    """Return the account, locked until the end of the transaction; rows that point to it can still be written."""
+    return BillingAccount.objects.select_for_update(no_key=True).get(pk=account_id)
+
+
+def write_access(account: BillingAccount) -> None:
+    """Write what follows of the account's subscriptions and its grant: until when to look, and the running periods.
+
+    The caller holds the account's lock.
+    """
+    subscriptions = list(account.subscriptions.exclude(kind=Subscription.Kind.PACK))
+    ends = [one.access_until for one in subscriptions if one.access_until is not None]
+    account.subscribed_until = max(ends, default=None)
+    account.save(update_fields=["subscribed_until"])
+    _write_periods(account, list_access(account))
+
+
+def add_task(
+    account: BillingAccount,
+    gateway: str,
+    act: GatewayTask.Act,
+    reference: str = "",
+    *,
+    key: str,
+    amount_minor: int = 0,
+    reference_type: str = "",
+) -> GatewayTask:
+    """Write down what is to be done at a gateway, once for each key."""
+    fields = {"account": account, "gateway": gateway, "act": act, "reference": reference}
+    task, _ = GatewayTask.objects.get_or_create(
+        key=key[:64], defaults={**fields, "amount_minor": amount_minor, "reference_type": reference_type}
+    )
+    return task
+
+
+def add_refund(account: BillingAccount, payment: Payment, *, key: str, amount_minor: int | None = None) -> GatewayTask:
+    """Write down that a payment is to be refunded; without an amount, what is left of it."""
+    left = payment.amount_minor - payment.refunded_minor
+    act, amount = GatewayTask.Act.REFUND, left if amount_minor is None else min(left, amount_minor)
+    return add_task(account, payment.gateway, act, payment.reference, key=key, amount_minor=amount)
+
+
+def _known_prices(snapshot: Snapshot) -> dict[str, Price]:
+    """Return the prices the snapshot names; raises UnknownPrice when one of them is not ours, or costs something else's
+    currency."""
+    names = {snapshot.price_reference, *(payment.price_reference for payment in snapshot.payments)}
+    found = Price.objects.select_related("plan").filter(gateway=snapshot.gateway, reference__in=names)
+    prices = {price.reference: price for price in found}
+    if unknown := sorted(names - prices.keys()):
+        raise UnknownPrice(snapshot.gateway, unknown[0])
+    is_pack = snapshot.kind == "pack"
+    for price in prices.values():
+        if (price.plan is None) != is_pack:
+            raise UnknownPrice(snapshot.gateway, f"{price.reference} is no {snapshot.kind}")
+    for payment in snapshot.payments:
+        if payment.currency.upper() != prices[payment.price_reference].currency:
+            raise UnknownPrice(snapshot.gateway, f"{payment.price_reference} in {payment.currency}")
+    return prices
+
+
+def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
+    try:
+        account = lock_account(snapshot.account_id)
+    except BillingAccount.DoesNotExist as error:
+        raise WrongAccount(f"{snapshot.account_id} does not exist") from error
+    same = Subscription.objects.filter(gateway=snapshot.gateway, reference=snapshot.reference).first()
+    if same is not None and same.account_id != account.pk:
+        raise WrongAccount(f"{snapshot.account_id} instead of {same.account_id}")
+    if same is not None and snapshot.observed_at < same.observed_at:
+        return same
+    subscription = same or Subscription(gateway=snapshot.gateway, reference=snapshot.reference)
+    subscription.account = account
+    _copy(snapshot, subscription, prices[snapshot.price_reference])
+    payments = _save_payments(subscription, snapshot, prices)
+    if subscription.kind == Subscription.Kind.PACK:
+        _follow_packs(account, subscription, payments)
+    else:
+        _judge(account, subscription, payments)
+        _derive(subscription, payments)
+    subscription.save()
+    _close_purchases(account, subscription, payments)
+    write_access(account)
+    return subscription
+
+
+def _copy(snapshot: Snapshot, subscription: Subscription, price: Price) -> None:
+    subscription.kind = Subscription.Kind(snapshot.kind)
+    subscription.status = Subscription.Status(snapshot.status)
+    subscription.price = price
+    subscription.anchor = snapshot.anchor
+    subscription.cancels_at = snapshot.cancels_at
+    subscription.trial_end = snapshot.trial_end
+    subscription.card_fingerprint = snapshot.card_fingerprint or subscription.card_fingerprint
+    subscription.observed_at = snapshot.observed_at
+    if snapshot.status != "ended":
+        subscription.ended_at = None
+    elif subscription.ended_at is None:
+        subscription.ended_at = snapshot.observed_at
+    if subscription._state.adding:
+        subscription.save()
+
+
+def _save_payments(subscription: Subscription, snapshot: Snapshot, prices: dict[str, Price]) -> list[Payment]:
+    """Save the payments, and return all of the subscription's, in the order in which they were paid."""
+    known = {payment.reference: payment for payment in subscription.payments.select_related("price__plan")}
+    for told in snapshot.payments:
+        payment = known.setdefault(told.reference, Payment(subscription=subscription, reference=told.reference))
+        _copy_payment(told, payment, subscription.gateway, prices[told.price_reference])
+    payments = sorted(known.values(), key=lambda payment: (payment.paid_at or payment.created_at, payment.reference))
+    if subscription.kind != Subscription.Kind.PACK:
+        says_nothing = {told.reference for told in snapshot.payments if told.period_end is None}
+        subscription.anchor = _reckon(
+            subscription.anchor, [payment for payment in payments if payment.reference in says_nothing]
+        )
+    for payment in payments:
+        _save_payment(payment)
+    return payments
+
+
+def _copy_payment(told: PaymentSnapshot, payment: Payment, gateway: str, price: Price) -> None:
+    payment.gateway, payment.price = gateway, price
+    payment.status, payment.dispute = Payment.Status(told.status), told.dispute
+    payment.amount_minor, payment.currency = told.amount_minor, told.currency.upper()
+    payment.refunded_minor, payment.tax_minor = told.refunded_minor, told.tax_minor
+    payment.is_proration, payment.paid_at = told.is_proration, told.paid_at
+    payment.period_start, payment.period_end = told.period_start, told.period_end
+    payment.tax_country, payment.tax_id = told.tax_country, told.tax_id
+    payment.receipt_url, payment.action_url = told.receipt_url, told.action_url
+    payment.action, payment.action_code, payment.expires_at = told.action, told.action_code, told.expires_at
+
+
+def _reckon(anchor: dt.datetime, payments: list[Payment]) -> dt.datetime:
+    """Give payments whose gateway does not say for what time they are the months they pay for; return their anchor.
+
+    The first one's begin when it was paid, or at the anchor if that is later. Each of the others goes on where the one
+    before ended; after a gap longer than the grace, the months begin anew when it was paid.
+    """
+    begin = end = None
+    months = 0
+    for payment in payments:
+        if payment.is_proration or payment.paid_at is None:
+            continue
+        if begin is None or end is None:
+            begin = end = max(payment.paid_at, anchor)
+        elif payment.paid_at > end + _grace():
+            begin, end, months = payment.paid_at, payment.paid_at, 0
+        months += payment.price.months
+        payment.period_start, payment.period_end = end, periods.add_months(begin, months)
+        end = payment.period_end
+    return begin or anchor
+
+
+def _save_payment(payment: Payment) -> None:
+    try:
+        with transaction.atomic():
+            payment.save()
+    except IntegrityError as error:
+        raise WrongAccount(f"payment {payment.reference} is another subscription's") from error
+
+
+def _follow_packs(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
+    """Give each paid pack its period, once, and let it pay for as long as its own payment counts."""
+    now = timezone.now()
+    for payment in payments:
+        if payment.paid_at is None:
+            continue
+        expires_at = periods.add_months(payment.paid_at, payment.price.months)
+        gives = payment.counts and payment.dispute != Payment.Dispute.OPEN
+        if payment.usage_period is None and gives:
+            micros = payment.price.pack_micros
+            payment.usage_period = periods.grant_pack(account, micros, payment.paid_at, expires_at)
+            payment.save(update_fields=["usage_period"])
+        if payment.usage_period is not None:
+            payment.usage_period.period_end = expires_at
+            periods.close_period(payment.usage_period, expires_at if gives else now)
+    packs = account.periods.filter(kind=UsagePeriod.Kind.PACK)
+    account.packs_until = packs.aggregate(until=Max("period_end"))["until"]
+    account.save(update_fields=["packs_until"])
+    subscription.is_frozen = any(payment.dispute == Payment.Dispute.OPEN for payment in payments)
+
+
+def _judge(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
+    """Decide, while it has given nothing yet, whether it was bought twice, and whether it has a trial."""
+    is_bought = subscription.status in LIVE or any(payment.counts for payment in payments)
+    if is_bought and subscription.access_from is None and not subscription.is_double:
+        others = account.subscriptions.exclude(pk=subscription.pk)
+        judgements = [_is_double_beside(other, subscription, account) for other in others]
+        subscription.is_double = any(judgements)
+    if subscription.is_double:
+        _undo(account, subscription, payments)
+    elif subscription.status == Subscription.Status.TRIALING and not subscription.is_trial:
+        _begin_trial(account, subscription)
+
+
+def _is_double_beside(other: Subscription, subscription: Subscription, account: BillingAccount) -> bool:
+    """Return whether nobody should have both. What is not paid gives way to what is; what begins when the other one's
+    paid time ends takes its place."""
+    now = timezone.now()
+    if not other.is_live(now):
+        return False
+    paid_until = max(filter(None, (other.paid_until, other.trial_end if other.is_trial else None)), default=None)
+    if other.is_frozen or (paid_until is not None and now < paid_until):
+        if paid_until is None or subscription.anchor < paid_until - CLOCK_TOLERANCE:
+            return True
+        if other.renews:
+            act = GatewayTask.Act.CANCEL_AT_PERIOD_END
+            key = f"replaced:{other.pk}:{subscription.pk}"
+            add_task(account, other.gateway, act, other.reference, key=key)
+    else:
+        key = f"unpaid:{other.pk}:{subscription.pk}"
+        add_task(account, other.gateway, GatewayTask.Act.CANCEL_NOW, other.reference, key=key)
+    return False
+
+
+def _undo(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
+    """End what was bought twice, and give the money back."""
+    gateway, reference = subscription.gateway, subscription.reference
+    if subscription.status != Subscription.Status.ENDED:
+        add_task(account, gateway, GatewayTask.Act.CANCEL_NOW, reference, key=f"double:{subscription.pk}")
+    for payment in payments:
+        if payment.counts and payment.amount_minor > 0:
+            add_refund(account, payment, key=f"double-payment:{payment.pk}")
+    sentence = gettext("Somebody bought a subscription twice. The second one is cancelled and refunded.")
+    fields = {"gateway": gateway, "reference": reference, "account": account.pk}
+    transaction.on_commit(lambda: alert(f"double:{gateway}:{reference}", sentence, **fields))
+
+
+def _begin_trial(account: BillingAccount, subscription: Subscription) -> None:
+    """Let it have the trial that was part of the checkout: one for an account, and one for a card where that is known.
+
+    A gateway also says that something is in a trial when it only begins later: that is none.
+    """
+    if not account.purchases.filter(price__gateway=subscription.gateway, trial_days__gt=0).exists():
+        return
+    of_card = Subscription.objects.exclude(card_fingerprint="").filter(
+        gateway=subscription.gateway, card_fingerprint=subscription.card_fingerprint, trial_start__isnull=False
+    )
+    if account.trial_at is not None or of_card.exists():
+        key = f"trial:{subscription.pk}"
+        add_task(account, subscription.gateway, GatewayTask.Act.CANCEL_NOW, subscription.reference, key=key)
+        return
+    subscription.trial_start = account.trial_at = subscription.observed_at
+    account.save(update_fields=["trial_at"])
+
+
+def _derive(subscription: Subscription, payments: list[Payment]) -> None:
+    """Work out from the payments what the subscription gives, and until when."""
+    disputes = {payment.dispute for payment in payments}
+    subscription.is_frozen = Payment.Dispute.OPEN in disputes
+    counting = _list_counting(subscription, payments)
+    regular = [payment for payment in counting if not payment.is_proration]
+    paid_until = max((_end_of(payment) for payment in regular), default=None)
+    subscription.paid_until = paid_until
+    subscription.plan = _plan_paid(counting, timezone.now()) or subscription.price.plan
+    subscription.grace_plan = _lower(subscription.plan, subscription.price.plan)
+    subscription.access_from = min((_start_of(payment) for payment in regular), default=None)
+    subscription.access_until = paid_until
+    if paid_until is not None and subscription.renews and not _was_taken_back(payments, paid_until):
+        subscription.access_until = paid_until + _grace()
+    _add_trial(subscription)
+    if subscription.is_double or subscription.is_frozen or Payment.Dispute.LOST in disputes:
+        subscription.access_until = None
+    _answer_disputes(subscription, payments)
+
+
+def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> list[Payment]:
+    """Return the payments that give something, in the order of their times. That of an upgrade gives something while
+    the payment of the time it is in does; an invoice over nothing, for a trial, pays for nothing."""
+    counting = [one for one in payments if one.counts and one.period_start is not None and one.period_end is not None]
+    regular = [
+        one
+        for one in counting
+        if not one.is_proration
+        and not (one.amount_minor == 0 and subscription.trial_end and _end_of(one) <= subscription.trial_end)
+    ]
+    prorations = [
+        one
+        for one in counting
+        if one.is_proration and any(_start_of(base) <= _start_of(one) < _end_of(base) for base in regular)
+    ]
+    return sorted(regular + prorations, key=lambda one: (_start_of(one), one.paid_at or one.created_at))
+
+
+def _plan_paid(counting: list[Payment], at: dt.datetime) -> Plan | None:
+    """Return the plan of the latest payment whose time has begun, or of the first."""
+    begun = [payment for payment in counting if _start_of(payment) <= at] or counting[:1]
+    return begun[-1].price.plan if begun else None
+
+
+def _lower(plan: Plan | None, other: Plan | None) -> Plan | None:
+    """Return the lower plan: what is not paid yet is neither the one that was nor a better one."""
+    return min((one for one in (plan, other) if one is not None), key=lambda one: one.rank, default=None)
+
+
+def _was_taken_back(payments: list[Payment], paid_until: dt.datetime) -> bool:
+    """Whether a later time was paid and refunded: then there is nothing to wait for."""
+    return any(
+        payment.status == Payment.Status.PAID
+        and not payment.counts
+        and payment.period_end is not None
+        and payment.period_end > paid_until
+        for payment in payments
+    )
+
+
+def _add_trial(subscription: Subscription) -> None:
+    if subscription.trial_start is None or subscription.trial_end is None:
+        return
+    subscription.access_from = subscription.trial_start
+    if subscription.status != Subscription.Status.ENDED:
+        ends = (subscription.access_until, subscription.trial_end)
+        subscription.access_until = max(end for end in ends if end is not None)
+
+
+def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> None:
+    """While a payment is disputed nothing more is charged; when the dispute is lost, the subscription is over."""
+    if not subscription.renews:
+        return
+    acts = {"open": GatewayTask.Act.CANCEL_AT_PERIOD_END, "lost": GatewayTask.Act.CANCEL_NOW}
+    for payment in payments:
+        if act := acts.get(payment.dispute):
+            key = f"dispute-{payment.dispute}:{payment.pk}"
+            add_task(subscription.account, subscription.gateway, act, subscription.reference, key=key)
+
+
+def _close_purchases(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
+    """The checkout it came from is over."""
+    if subscription.status != Subscription.Status.PENDING or any(payment.counts for payment in payments):
+        begun = account.purchases.filter(price__gateway=subscription.gateway, kind=subscription.kind, closed_at=None)
+        begun.update(closed_at=timezone.now())
+
+
+def _write_periods(account: BillingAccount, held: list[Access]) -> None:
+    """Close running periods that nothing stands behind any more, and make those that something does say what it gives.
+
+    A period that another one takes the place of ends where that begins.
+    """
+    now = timezone.now()
+    by_start = {access.terms.start: access for access in sorted(held, key=lambda access: access.plan.rank)}
+    running = account.periods.select_for_update(no_key=True).filter(kind=UsagePeriod.Kind.PAID, period_end__gt=now)
+    for period in running:
+        if period.period_start not in by_start:
+            began = [start for start in by_start if period.period_start < start <= now]
+            periods.close_period(period, min(began, default=now))
+    for access in by_start.values():
+        if access.subscription is None:
+            period = periods.find_or_grant(account, access.terms)
+            changed_at = access.terms.start
+        else:
+            period, changed_at = _find_paid_period(account, access, access.subscription)
+        locked = UsagePeriod.objects.select_for_update(no_key=True).get(pk=period.pk)
+        periods.follow(locked, access.terms, changed_at=changed_at)
+
+
+def _find_paid_period(
+    account: BillingAccount, access: Access, subscription: Subscription
+) -> tuple[UsagePeriod, dt.datetime]:
+    """Return the period, and since when its plan holds. One that is made only now begins with the plan that was paid
+    when it began."""
+    now = timezone.now()
+    terms = access.terms
+    if terms.plan_id is None or subscription.paid_until is None or now >= subscription.paid_until:
+        return periods.find_or_grant(account, terms), terms.start
+    counting = _list_counting(subscription, subscription.payments.select_related("price__plan"))
+    begun = [payment for payment in counting if _start_of(payment) <= now]
+    first_plan, changed_at = _plan_paid(counting, terms.start), terms.start
+    for payment, before in zip(reversed(begun), [*reversed(begun[:-1]), None], strict=True):
+        changed_at = _start_of(payment)
+        if before is None or before.price.plan_id != terms.plan_id:
+            break
+    first_terms = terms
+    if first_plan is not None and first_plan.pk != terms.plan_id:
+        first_terms = replace(terms, plan_id=first_plan.pk, plan_micros=first_plan.allowance_micros)
+    period = periods.find_or_grant(account, first_terms)
+    is_lower = period.plan_micros is not None and (terms.plan_micros or 0) < period.plan_micros
+    return period, now if is_lower else changed_at
+
+
+def _start_of(payment: Payment) -> dt.datetime:
+    assert payment.period_start is not None
+    return payment.period_start
+
+
+def _end_of(payment: Payment) -> dt.datetime:
+    assert payment.period_end is not None
+    return payment.period_end
+
+
+def _grace() -> dt.timedelta:
+    return dt.timedelta(days=settings.GRACE_DAYS)
