@@ -47,7 +47,7 @@ check-djstripe: packages dev-packages  ## Compare our one migration of dj-stripe
 smoke-providers: packages  ## Ask every provider whose key is set, in earnest: it costs a fraction of a cent
 	$(BIN)/python manage.py smoke_providers
 
-smoke-payments: packages  ## Buy, change, refund and cancel in Stripe's test mode, in earnest, with a test key
+smoke-payments: packages  ## Try Stripe and Mercado Pago in their test modes, in earnest, with test keys
 	$(BIN)/python manage.py smoke_payments
 
 bench-quick: packages dev-packages

@@ -347,7 +347,8 @@ MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])
 MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
 MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
 SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
-if MERCADOPAGO_ACCESS_TOKEN:  # its checkout sends people on to the log-in of its sister, in each country's domain
+MERCADOPAGO_TEST_PAYER = env("MERCADOPAGO_TEST_PAYER", default="")  # for `make smoke-payments`
+if MERCADOPAGO_ACCESS_TOKEN:  # a form ends there; and its checkout sends people on to its sister's log-in
     endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
     checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
     checkout_pages.append("https://*.mercadolivre.com.br")

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -322,3 +323,14 @@ def test_a_notification_of_no_interest_and_an_unsigned_one_of_old_leave_nothing(
 def test_without_mercado_pago_there_is_no_address_for_its_notifications(shop: Shop, client: Client, settings: Any):
     settings.GATEWAYS = {}
     assert client.post(WEBHOOK).status_code == 404
+
+
+def test_the_smoke_command_says_what_is_not_as_expected(shop: Shop, settings: Any, capsys: pytest.CaptureFixture[str]):
+    settings.STRIPE_SECRET_KEY = ""
+    settings.MERCADOPAGO_TEST_PAYER = "buyer@testuser.com"
+    call_command("smoke_payments")
+    assert "as expected: It is ended (prepaid)." in capsys.readouterr().out
+    settings.MERCADOPAGO_COUNTRY = "BR"
+    with pytest.raises(SystemExit):
+        call_command("smoke_payments")
+    assert "NOT AS EXPECTED: Mercado Pago: SmokeFailure: MERCADOPAGO_COUNTRY is BR" in capsys.readouterr().out

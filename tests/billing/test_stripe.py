@@ -565,7 +565,7 @@ def test_the_smoke_test_finds_everything_as_expected_here(shop: Shop) -> None:
     call_command("smoke_payments", stdout=said)
     lines = said.getvalue().splitlines()
     assert len(lines) > 12
-    assert [line for line in lines if not line.startswith("as expected: ")] == []
+    assert [line for line in lines if not line.startswith(("as expected: ", "Skipped: MERCADOPAGO"))] == []
 
 
 @pytest.mark.parametrize("key", ["", "sk_live_0123456789abcdef01234567"])
@@ -573,7 +573,7 @@ def test_the_smoke_test_is_skipped_without_a_test_key(shop: Shop, settings: Any,
     settings.STRIPE_SECRET_KEY = key
     said = io.StringIO()
     call_command("smoke_payments", stdout=said)
-    assert said.getvalue() == "Skipped: STRIPE_SECRET_KEY is no key of Stripe's test mode.\n"
+    assert said.getvalue().startswith("Skipped: STRIPE_SECRET_KEY is no key of Stripe's test mode.\n")
     assert shop.objects("customer") == []
 
 

@@ -147,6 +147,7 @@ def print_greeting(supervisor: Supervisor, port: int, needed: Services) -> None:
     python = os.path.relpath(sys.executable, settings.BASE_DIR)
     supervisor.print_line(f"Tertulia is ready: http://localhost:{port}/")
     supervisor.print_line(f"To become an operator: {python} manage.py createsuperuser")
-    if address := needed.environment.get("SIMULATED_STRIPE_URL"):
-        supervisor.print_line(f"Nothing costs money: Stripe is simulated, and renews or fails on demand at {address}/")
+    for name, variable in (("Stripe", "SIMULATED_STRIPE_URL"), ("Mercado Pago", "SIMULATED_MERCADOPAGO_URL")):
+        if address := needed.environment.get(variable):
+            supervisor.print_line(f"{name} is simulated, and costs nothing: renew, fail and dispute at {address}/")
     supervisor.print_line("Ctrl-C stops it.")
