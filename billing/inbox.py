@@ -21,7 +21,7 @@ from core.sweeps import PAGE_SIZE, guard
 
 logger = logging.getLogger(__name__)
 
-WORK_OFF = "billing.tasks.work_off"
+WORK_OFF = "billing.tasks.work_off_billing"
 """The task that does what is due; beat sends it, too."""
 
 

@@ -93,7 +93,7 @@ def follow(period: UsagePeriod, terms: PeriodTerms, *, changed_at: dt.datetime) 
     period.save(update_fields=["period_end", "full_end", "granted_until", "plan", "plan_micros", "allowance_micros"])
 
 
-def close(period: UsagePeriod, at: dt.datetime) -> None:
+def close_period(period: UsagePeriod, at: dt.datetime) -> None:
     """End the period: nothing more is paid from it; what was reserved settles there."""
     period.period_end = max(period.period_start + SHORTEST, min(at, period.period_end))
     period.save(update_fields=["period_end"])

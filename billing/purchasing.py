@@ -304,6 +304,7 @@ def _write_purchase(
                 "starts_at": starts_at,
                 "trial_days": trial_days,
                 "payer_email": payer_email,
+                "created_at": timezone.now(),
             },
         )
     return purchase

@@ -41,7 +41,7 @@ def refund(payment: Payment, *, by: User, reason: str, amount_minor: int | None 
     return outbox.do_task(task)
 
 
-def cancel(subscription: Subscription, *, by: User, reason: str, at_once: bool = False) -> bool:
+def cancel_for(subscription: Subscription, *, by: User, reason: str, at_once: bool = False) -> bool:
     """Cancel somebody's subscription; return whether it is done: if not, it will be."""
     act = GatewayTask.Act.CANCEL_NOW if at_once else GatewayTask.Act.CANCEL_AT_PERIOD_END
     with transaction.atomic():

@@ -239,7 +239,7 @@ def _follow_packs(account: BillingAccount, subscription: Subscription, payments:
             payment.save(update_fields=["usage_period"])
         if payment.usage_period is not None:
             payment.usage_period.period_end = expires_at
-            periods.close(payment.usage_period, expires_at if gives else now)
+            periods.close_period(payment.usage_period, expires_at if gives else now)
     packs = account.periods.filter(kind=UsagePeriod.Kind.PACK)
     account.packs_until = packs.aggregate(until=Max("period_end"))["until"]
     account.save(update_fields=["packs_until"])
@@ -408,7 +408,7 @@ def _write_periods(account: BillingAccount, held: list[Access]) -> None:
     for period in running:
         if period.period_start not in by_start:
             began = [start for start in by_start if period.period_start < start <= now]
-            periods.close(period, min(began, default=now))
+            periods.close_period(period, min(began, default=now))
     for access in by_start.values():
         if access.subscription is None:
             period = periods.find_or_grant(account, access.terms)

@@ -7,19 +7,19 @@ from core.sweeps import guard
 
 
 @shared_task(expires=60)
-def work_off() -> None:
+def work_off_billing() -> None:
     """Do what gateways told and what is to be done there. Runs every minute, and whenever something came in."""
     reconciliation.work_off()
 
 
 @shared_task(expires=600)
-def ask_about_expected() -> None:
+def ask_gateways() -> None:
     """Ask about what should have been heard of. Runs every ten minutes."""
     reconciliation.ask_about_expected()
 
 
 @shared_task(expires=3600)
-def reconcile() -> None:
+def compare_with_gateways() -> None:
     """Compare with everything that is alive at the gateways. Runs every six hours."""
     reconciliation.reconcile()
 

@@ -17,8 +17,12 @@ app.conf.beat_schedule = {
     "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": SWEEP_INTERVAL, "options": {"expires": 15}},
     "probe-providers": {"task": "chat.tasks.probe", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
-    "work-off-billing": {"task": "billing.tasks.work_off", "schedule": 60.0, "options": {"expires": 50}},
-    "ask-about-expected": {"task": "billing.tasks.ask_about_expected", "schedule": 600.0, "options": {"expires": 500}},
-    "reconcile": {"task": "billing.tasks.reconcile", "schedule": 6 * 3600.0, "options": {"expires": 3600}},
+    "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},
+    "ask-gateways": {"task": "billing.tasks.ask_gateways", "schedule": 600.0, "options": {"expires": 500}},
+    "compare-with-gateways": {
+        "task": "billing.tasks.compare_with_gateways",
+        "schedule": 6 * 3600.0,
+        "options": {"expires": 3600},
+    },
     "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }

@@ -6,7 +6,7 @@ process: `python -m testbed.provider --port 9100`.
     GET  /v1/models             a few example names; every name in the grammar works
     POST /v1/chat/completions   streamed or not
     POST /v1/messages, /v1beta/models/<model>:streamGenerateContent
-    GET  /stats                 counters and the last request bodies, see `Snapshot`
+    GET  /stats                 counters and the last request bodies, see `Counters`
     POST /reset                 sets them back, and drops every running stream
 """
 
@@ -26,10 +26,10 @@ from testbed import openai_format
 from testbed.formats import WireFormat, format_at
 from testbed.http1 import LAST_CHUNK, MAX_HEAD_BYTES, Dechunker, Head, MalformedError
 from testbed.many_connections import allow_many_sockets
-from testbed.provider_state import ProviderState, RunningAnswer, Snapshot
+from testbed.provider_state import Counters, ProviderState, RunningAnswer
 from testbed.script import Script, UnknownScriptError, expected_reasoning, expected_text
 
-__all__ = ["FakeProvider", "Script", "Snapshot", "expected_reasoning", "expected_text"]
+__all__ = ["FakeProvider", "Script", "Counters", "expected_reasoning", "expected_text"]
 
 T = TypeVar("T")
 
@@ -313,7 +313,7 @@ class FakeProvider:
         """The last request bodies, oldest first."""
         return self.stats().requests
 
-    def stats(self) -> Snapshot:
+    def stats(self) -> Counters:
         return self._call(self._provider.snapshot)
 
     def reset(self) -> None:

@@ -32,7 +32,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Counters:
     started: int  # answers, streamed or not, without refusals
     finished: int
     aborted: int  # the client closed while an answer ran
@@ -65,10 +65,10 @@ class ProviderState:
         self.counters = _Counters()
         self._calls: Counter[str] = Counter()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Counters:
         counters = asdict(self.counters)
         counters["tokens"] += sum(running.answer.sent for running in self.running)
-        return Snapshot(active=len(self.running), requests=list(self.requests), **counters)
+        return Counters(active=len(self.running), requests=list(self.requests), **counters)
 
     def reset(self) -> None:
         """Set the counters back, and drop running answers, so that they do not count for the next test."""

@@ -31,7 +31,7 @@ class Rates(msgspec.Struct, frozen=True):
     cache_write: int
 
 
-class Price(msgspec.Struct, frozen=True):
+class ModelPrice(msgspec.Struct, frozen=True):
     """What a model costs at one moment: its rates, those of the shortest input first, and the markup.
 
     `as_of` is the day its list price was read, empty where the operator's own prices hold.
@@ -75,7 +75,7 @@ def question_room(model: LanguageModel, max_output: int) -> int:
     return int((model.context_window - max_output) / token_factor_of(model.provider))
 
 
-def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
+def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> ModelPrice:
     """Return what a model costs at a moment, by default now.
 
     Each price of the operator's comes before the one of the list. An unknown cache price is the input price.
@@ -86,7 +86,7 @@ def price_of(model: LanguageModel, moment: dt.datetime | None = None) -> Price:
     steps = {name: listed.get(name, ()) if price is None else ((0, price),) for name, price in own.items()}
     thresholds = {above for pairs in steps.values() for above, _rate in pairs} | {0}
     is_listed = any(price is None and name in listed for name, price in own.items())
-    return Price(
+    return ModelPrice(
         tuple(_rates_above(above, steps) for above in sorted(thresholds)),
         model.markup_percent,
         list_price.get("as_of", "") if is_listed else "",
@@ -103,7 +103,7 @@ def rates_with_markup(model: LanguageModel, moment: dt.datetime | None = None) -
     )
 
 
-def compute_cost(price: Price, usage: Usage) -> Cost:
+def compute_cost(price: ModelPrice, usage: Usage) -> Cost:
     """Return the cost of `usage` at `price`. The length of the whole input decides the tier, for all of it."""
     rates = price.rates_for(usage.input)
     provider_total = (
@@ -162,12 +162,12 @@ def read_stamp(text: str) -> Stamp | None:
         return None
 
 
-def write_price(price: Price) -> str:
+def write_price(price: ModelPrice) -> str:
     return msgspec.json.encode(price).decode()
 
 
-def read_price(text: str) -> Price:
-    return msgspec.json.decode(text, type=Price)
+def read_price(text: str) -> ModelPrice:
+    return msgspec.json.decode(text, type=ModelPrice)
 
 
 def _max_total(model: LanguageModel, input_tokens: int, output_tokens: int, moment: dt.datetime | None) -> int:

@@ -19,7 +19,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from chat.llm.pricing import Price, read_price, read_stamp, write_price
+from chat.llm.pricing import ModelPrice, read_price, read_stamp, write_price
 from chat.models import LanguageModel
 from core.lua import LuaScript
 from core.unicode import mend
@@ -133,7 +133,7 @@ def encode_begun(
     instead_of: str = "",
     instead_because: str = "",
     *,
-    price: Price | None = None,
+    price: ModelPrice | None = None,
     is_from_cache: bool = False,
 ) -> str:
     """Return the text of a BEGUN entry. With the price, whoever ends the turn charges as this process would."""

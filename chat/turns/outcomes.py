@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from chat.llm.pricing import (
     RESERVE_BYTES_PER_TOKEN,
     SETTLE_BYTES_PER_TOKEN,
-    Price,
+    ModelPrice,
     compute_cost,
     estimate_tokens,
     metered_usage,
@@ -41,7 +41,7 @@ def priced_outcome(
     ended: Outcome,
     *,
     model: LanguageModel | None,
-    price: Price | None = None,
+    price: ModelPrice | None = None,
     usage: TokenUsage | None = None,
 ) -> Outcome:
     """Return the outcome priced by what the provider reported and is believed, else by an estimate of what was shown.
@@ -74,7 +74,7 @@ def priced_outcome(
     )
 
 
-def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: Price, cost_micros: int) -> int:
+def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: ModelPrice, cost_micros: int) -> int:
     """Return what of the cost is charged: at most what was reserved, and what the input costs that was counted beyond
     the estimate. An answer longer than its cap, or a price that rose meanwhile, is not the person's to pay."""
     reserved = turn.max_cost_micros

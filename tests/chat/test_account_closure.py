@@ -134,8 +134,8 @@ async def test_nothing_of_a_deleted_person_is_left_but_sums_without_a_name(
     assert await in_thread(Spending.objects.aggregate, Sum("used_micros")) == {
         "used_micros__sum": spent["spent_micros__sum"]
     }
-    [period] = await in_thread(list, UsagePeriod.objects.filter(account__user=None))
-    assert (period.holds, period.reserved_micros) == (0, 0)
+    [period] = await in_thread(list, UsagePeriod.objects.select_related("account").filter(account__user=None))
+    assert (period.account.holds, period.reserved_micros) == (0, 0)
 
 
 async def test_the_sockets_of_a_deleted_person_are_closed(redis: Redis, ana: User, bo: User):
@@ -269,7 +269,7 @@ def test_a_question_that_was_being_opened_is_caught_afterwards(
     asyncio.run(repair_turns())
     assert found_secrets() == set()
     assert not Conversation.objects.exists()
-    assert not UsagePeriod.objects.exclude(holds=0).exists()
+    assert not BillingAccount.objects.exclude(holds=0).exists()
     assert Closure.objects.exists()
 
 

@@ -95,7 +95,7 @@ async def test_an_answer_from_the_cache_is_free_and_used_nothing(redis: Redis, r
     assert (await in_thread(reservation_of, second)).state == Reservation.State.RELEASED
     assert await in_thread(record_of, second) is None
     period = await in_thread(period_of, carla)
-    assert (period.used_micros, period.reserved_micros, period.holds) == (first.cost_micros, 0, 0)
+    assert (period.used_micros, period.reserved_micros, period.account.holds) == (first.cost_micros, 0, 0)
 
 
 async def test_it_is_streamed_in_parts(redis: Redis, runner: Runner, carla: User, model: str):

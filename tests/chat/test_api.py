@@ -490,7 +490,7 @@ def test_503_when_no_model_is_there(api: Any, ana: User):
 def test_a_refusal_costs_nothing(api: Any, ana: User):
     refused(api(ana), 404, "unknown_model", model="gpt-0")
     period = period_of(ana)
-    assert (period.used_micros, period.reserved_micros, period.holds) == (0, 0, 0)
+    assert (period.used_micros, period.reserved_micros, period.account.holds) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("method", "path"), [("get", ""), ("get", "/events"), ("post", "/stop")])

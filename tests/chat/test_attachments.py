@@ -687,7 +687,7 @@ def test_of_two_uses_at_once_one_wins(carla: User, seeing: LanguageModel):
     assert len(turns) == 1
     assert Turn.objects.count() == 1
     assert Attachment.objects.get(pk=file.pk).turn_id == turns[0].pk
-    assert period_of(carla).holds == 1
+    assert period_of(carla).account.holds == 1
 
 
 def test_a_race_that_is_lost_gives_everything_back(ana: User, seeing: LanguageModel):
@@ -712,7 +712,7 @@ def test_a_store_that_breaks_while_files_are_bound_leaves_nothing_held(
     with pytest.raises(OperationalError):
         open_turn(ana.pk, asked)
     monkeypatch.undo()
-    assert (period_of(ana).reserved_micros, period_of(ana).holds) == (0, 0)
+    assert (period_of(ana).reserved_micros, period_of(ana).account.holds) == (0, 0)
     assert open_turn(ana.pk, asked).is_new
 
 
@@ -752,7 +752,7 @@ def test_files_that_cannot_be_used_refuse_the_question(
     with pytest.raises(expected):
         ask(ana, attachments=wanted)
     assert not Turn.objects.exists()
-    assert period_of(ana).holds == 0
+    assert period_of(ana).account.holds == 0
 
 
 def test_a_model_that_cannot_see_says_so(ana: User, catalog: None):

@@ -176,7 +176,7 @@ def test_a_saved_turn_settles_like_its_outcome(ana: User, turn: Turn):
 def test_what_was_released_too_early_is_paid_when_it_turns_out_to_be_used(ana: User, turn: Turn):
     metering.release(turn.pk)
     assert close_turn(turn, PAID)
-    assert (period_of(ana).used_micros, period_of(ana).reserved_micros, period_of(ana).holds) == (16, 0, 0)
+    assert (period_of(ana).used_micros, period_of(ana).reserved_micros, period_of(ana).account.holds) == (16, 0, 0)
 
 
 def test_a_cost_above_the_reservation_is_paid_and_says_why(ana: User, turn: Turn):

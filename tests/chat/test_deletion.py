@@ -67,7 +67,7 @@ def nothing_left() -> bool:
 
 def holds_of(user: User) -> tuple[int, int]:
     period = period_of(user)
-    return period.holds, period.reserved_micros
+    return period.account.holds, period.reserved_micros
 
 
 @pytest.fixture

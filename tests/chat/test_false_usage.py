@@ -114,7 +114,7 @@ async def test_a_false_count_is_estimated_and_the_next_question_has_its_place(
         record = await assert_paid(turn)
         assert record.spent_micros == turn.cost_micros == turn.input_tokens + 2 * turn.output_tokens > 0
     period = await in_thread(period_of, ana)
-    assert (period.holds, period.reserved_micros) == (0, 0)
+    assert (period.account.holds, period.reserved_micros) == (0, 0)
 
 
 async def test_one_event_of_megabytes_ends_at_the_cap(

@@ -70,7 +70,7 @@ def test_a_used_id_is_a_conflict_at_once(ana: User):
         open_or_await_turn(ana.pk, asked)
     assert (type(refused.value), refused.value.status) == (Conflict, 409)
     assert len(statements) < 5
-    assert period_of(ana).holds == 0
+    assert period_of(ana).account.holds == 0
 
 
 def test_an_id_that_is_held_for_long_is_refused_until_the_sweep_releases_it(carla: User):
@@ -98,7 +98,7 @@ def test_opening_does_not_wait_for_a_turn_that_is_being_written(carla: User):
     with CaptureQueriesContext(connections["history"]) as statements, pytest.raises(BeingWritten):
         open_turn(carla.pk, asked)
     assert len(statements) < 5
-    assert period_of(carla).holds == 1
+    assert period_of(carla).account.holds == 1
 
 
 # --- Every door waits, and one turn comes out -------------------------------------------------------------------------
@@ -145,7 +145,7 @@ async def test_a_question_that_is_sent_while_it_is_being_written_is_one_turn(car
     await in_thread(write, carla, asked)
     assert await waiting == "turn.started"
     assert await in_thread(Turn.objects.count) == 1
-    assert (await in_thread(period_of, carla)).holds == 1
+    assert (await in_thread(period_of, carla)).account.holds == 1
 
 
 @pytest.mark.usefixtures("redis", "patience")

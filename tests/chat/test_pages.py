@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing import metering
 from billing.models import BillingAccount, Plan
+from billing.periods import raise_to_plan
 from chat.models import LanguageModel
 from history import tree
 from history.models import Conversation, Turn, new_id
@@ -254,6 +255,7 @@ def test_numbers_plurals_and_dates_are_those_of_the_language(browser, ana, langu
     assert re.search(moment, page)
     plan.credits_per_month = 12_345
     plan.save()
+    raise_to_plan(plan)
     page = browser.get("/").text
     assert ">0 " in page
     assert f"{thousands}<" in page.replace("\xa0", ".")  # Django's Spanish groups with a space that does not break

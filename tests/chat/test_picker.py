@@ -62,6 +62,7 @@ def test_tiers_and_models_are_in_the_operators_order(ana):
 
 
 def test_a_locked_model_names_the_least_plan_that_has_it(ana):
+    Plan.objects.filter(is_default=False).delete()
     for name, rank, tier in (("All", 9, "strong"), ("Premium", 3, "strong"), ("Plus", 2, "mid")):
         Plan.objects.create(key=name.lower(), name=name, rank=rank, best_tier=tier)
     assert choice_of(ana, "claude-opus-5-5").locked == "Not in your plan: Premium has it."
@@ -71,6 +72,7 @@ def test_a_locked_model_names_the_least_plan_that_has_it(ana):
 
 
 def test_a_model_no_plan_has_is_locked_all_the_same(ana):
+    Plan.objects.filter(is_default=False).delete()
     assert choice_of(ana, "claude-opus-5-5").locked == "Not in your plan."
     assert not choice_of(ana, "claude-opus-5-5").is_included
 

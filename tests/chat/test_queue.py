@@ -84,7 +84,7 @@ async def test_a_full_line_takes_nobody_in_and_costs_nothing(redis: Redis, group
     assert refusal.value.status == 503
     assert 5 <= (refusal.value.retry_after or 0) <= 20
     after = await in_thread(period_of, carla)
-    assert (after.reserved_micros, after.holds) == (before.reserved_micros, before.holds)
+    assert (after.reserved_micros, after.account.holds) == (before.reserved_micros, before.account.holds)
     assert await in_thread(Turn.objects.count) == await in_thread(Conversation.objects.count) == len(known)
     assert not await in_thread(Reservation.objects.filter(pk=refused.turn_id).exists)
 

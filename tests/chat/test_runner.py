@@ -108,7 +108,7 @@ async def test_what_was_used_is_recorded_once(redis: Redis, runner: Runner, carl
     assert (record.input_tokens, record.output_tokens, record.source, record.label) == (12, 34, "provider", "scripted")
     assert record.cost_micros == turn.cost_micros == 12 + 68
     period = await in_thread(period_of, carla)
-    assert (period.used_micros, period.reserved_micros, period.holds) == (80, 0, 0)
+    assert (period.used_micros, period.reserved_micros, period.account.holds) == (80, 0, 0)
     assert (await in_thread(reservation_of, turn)).state == Reservation.State.SETTLED
 
 

@@ -74,7 +74,7 @@ def test_the_refused_question_counts_for_nothing(ana: User):
     limit(MICROS)
     spending.forget_spending()
     ask(ana)
-    assert period_of(ana).holds == 1
+    assert period_of(ana).account.holds == 1
 
 
 def test_the_same_question_again_is_its_turn_though_the_day_is_over(carla: User):
@@ -249,7 +249,7 @@ def test_a_free_model_with_a_cache_price_is_stopped_like_any_that_costs(carla: U
     limit(0)
     with pytest.raises(SpendLimitReached):
         ask(carla, model=model)
-    assert (Turn.objects.count(), period_of(carla).holds) == (0, 0)
+    assert (Turn.objects.count(), period_of(carla).account.holds) == (0, 0)
 
 
 def test_auto_goes_on_with_what_is_really_free(carla: User, offer: Offer):

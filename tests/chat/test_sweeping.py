@@ -261,7 +261,7 @@ def test_a_reservation_of_a_turn_never_written_is_released(carla: User):
     for _ in range(2):
         settle_unsettled()
         assert Reservation.objects.get(pk=key).state == Reservation.State.RELEASED
-        assert (period_of(carla).reserved_micros, period_of(carla).holds) == (0, 0)
+        assert (period_of(carla).reserved_micros, period_of(carla).account.holds) == (0, 0)
 
 
 def test_a_finished_turn_that_was_not_settled_is_settled(carla: User):

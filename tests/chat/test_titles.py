@@ -213,7 +213,7 @@ async def test_the_person_is_not_charged(redis: Redis, runner: Runner, carla: Us
     record = await in_thread(record_of, turn)
     period = await in_thread(period_of, carla)
     assert record is not None
-    assert (period.used_micros, period.holds) == (record.cost_micros, 0)
+    assert (period.used_micros, period.account.holds) == (record.cost_micros, 0)
 
 
 async def test_the_open_tabs_learn_of_it(redis: Redis, runner: Runner, carla: User, bo: User, offer: Offer):

@@ -9,9 +9,9 @@ from django.test import Client
 
 from accounts.models import User
 from billing import metering
-from billing.entitlements import account_of, entitlements_of
+from billing.entitlements import account_of, current_period, entitlements_of
 from billing.metering import Usage
-from billing.models import BillingAccount, Plan, UsagePeriod, UsageRecord
+from billing.models import BillingAccount, Plan, Price, StaffAct, UsagePeriod, UsageRecord
 from chat.llm.catalog import find_model, list_offered
 from chat.models import LanguageModel
 from history import progress
@@ -81,6 +81,8 @@ def test_the_operator_logs_in_with_an_address(olga):
     "path",
     [
         *("accounts/user/", "billing/plan/", "billing/billingaccount/", "billing/usageperiod/"),
+        *("billing/price/", "billing/subscription/", "billing/payment/", "billing/gatewayevent/"),
+        *("billing/gatewaytask/", "billing/staffact/"),
         *("billing/usagerecord/", "chat/languagemodel/", "history/turn/"),
     ],
 )
@@ -138,7 +140,7 @@ def change_free(client: Client, **fields: object):
     free = Plan.objects.get(key="free")
     names = (
         *("key", "name", "rank", "is_default", "credits_per_month", "turns_per_hour", "turns_at_once"),
-        *("question_characters", "answer_tokens", "best_tier"),
+        *("question_characters", "answer_tokens", "best_tier", "trial_days", "trial_credits", "has_api"),
     )
     form = {name: getattr(free, name) for name in names} | fields
     return client.post(f"/admin/billing/plan/{free.pk}/change/", form)
@@ -166,8 +168,46 @@ def test_the_operator_grants_a_plan(operator, ana):
     best = Plan.objects.create(key="best", name="Best", best_tier="strong")
     account = account_of(ana.pk)
     body = {"user": ana.pk, "plan": best.pk}
+    assert operator.post(f"/admin/billing/billingaccount/{account.pk}/change/", body).status_code == 200  # why?
+    assert entitlements_of(ana.pk).plan == "free"
+    body["grant_reason"] = "Press."
     assert operator.post(f"/admin/billing/billingaccount/{account.pk}/change/", body).status_code == 302
     assert entitlements_of(ana.pk).plan == "best"
+    act = StaffAct.objects.get()
+    assert (act.act, act.reason, act.by.email) == ("grant", "Press.", "olga@example.com")
+
+
+def test_what_a_plan_gives_more_counts_at_once_and_what_it_gives_less_next_month(operator, ana):
+    def allowance() -> int | None:
+        return current_period(account_of(ana.pk)).allowance_micros
+
+    assert allowance() == 500_000
+    change_free(operator, credits_per_month=700)
+    assert allowance() == 700_000
+    change_free(operator, credits_per_month=100)
+    assert allowance() == 700_000
+
+
+def test_a_price_never_changes_but_for_being_for_sale(operator):
+    fields = {"plan": Plan.objects.get(key="premium"), "gateway": "stripe", "currency": "USD", "interval": "month"}
+    price = Price.objects.create(amount_minor=2_000, **fields)
+    body = {"amount_minor": 1, "currency": "EUR", "interval": "year", "is_for_sale": ""}
+    assert operator.post(f"/admin/billing/price/{price.pk}/change/", body).status_code == 302
+    price.refresh_from_db()
+    assert (price.amount_minor, price.currency, price.interval, price.is_for_sale) == (2_000, "USD", "month", False)
+    price.amount_minor = 1
+    with pytest.raises(ValueError, match="amount_minor"):
+        price.save()
+    with pytest.raises(ValueError, match="currency"):
+        Price.objects.update(currency="EUR")
+    assert operator.post(f"/admin/billing/price/{price.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_a_price_is_of_a_plan_or_of_a_pack(operator):
+    body = {"plan": "", "gateway": "stripe", "currency": "usd", "amount_minor": 600, "interval": "", "reference": "p"}
+    assert operator.post("/admin/billing/price/add/", body | {"pack_credits": 9, "pack_months": 0}).status_code == 200
+    assert operator.post("/admin/billing/price/add/", body | {"pack_credits": 9, "pack_months": 1}).status_code == 302
+    assert Price.objects.get().currency == "USD"
 
 
 def test_a_model_the_operator_withdraws_is_not_offered(operator):
@@ -360,7 +400,7 @@ def test_who_used_something_is_deleted_and_the_ledger_keeps_it_without_a_name(op
 def test_what_a_deleted_person_used_becomes_nobody_elses(operator, olga, ana, record):
     account = record.period.account
     ana.delete()
-    body = {"user": olga.pk, "plan": Plan.objects.get(key="free").pk}
+    body = {"user": olga.pk, "grant_reason": "Press.", "plan": Plan.objects.get(key="free").pk}
     assert operator.post(f"/admin/billing/billingaccount/{account.pk}/change/", body).status_code == 302
     account.refresh_from_db()
     assert account.user is None

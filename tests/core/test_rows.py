@@ -398,17 +398,17 @@ def test_plus_counts_on_and_back():
 
 @both_ways
 def test_plus_counts_in_every_row_that_fits():
-    month = period(used_micros=GREATEST - 1, reserved_micros=10, holds=1)
+    month = period(used_micros=GREATEST - 1, reserved_micros=10, noticed_percent=1)
     month.save()
     other = period(reserved_micros=10)
     other.save()
-    plus = {"used_micros": 1, "reserved_micros": -10, "holds": -1}
+    plus = {"used_micros": 1, "reserved_micros": -10, "noticed_percent": -1}
     assert rows.update(UsagePeriod, {"pk": month.pk}, {}, plus=plus) == 1
-    assert rows.update(UsagePeriod, {"pk": (month.pk, other.pk)}, {}, plus={"holds": 5}) == 2
+    assert rows.update(UsagePeriod, {"pk": (month.pk, other.pk)}, {}, plus={"noticed_percent": 5}) == 2
     month.refresh_from_db()
     other.refresh_from_db()
-    assert (month.used_micros, month.reserved_micros, month.holds) == (GREATEST, 0, 5)
-    assert (other.used_micros, other.reserved_micros, other.holds) == (0, 10, 5)
+    assert (month.used_micros, month.reserved_micros, month.noticed_percent) == (GREATEST, 0, 5)
+    assert (other.used_micros, other.reserved_micros, other.noticed_percent) == (0, 10, 5)
 
 
 @of_every_model
@@ -461,17 +461,17 @@ def test_a_number_that_is_taken_is_an_integrity_error(talk: list[Turn]):
 
 @both_ways
 def test_what_a_constraint_forbids_is_an_integrity_error():
-    month = period(holds=1)
+    month = period(reserved_micros=1)
     rows.insert(month)
     for refused in (
-        lambda: rows.update(UsagePeriod, same(month), {}, plus={"holds": -2}),
+        lambda: rows.update(UsagePeriod, same(month), {}, plus={"reserved_micros": -2}),
         lambda: rows.insert(period(used_micros=-1)),
         lambda: rows.insert(reservation(amount_micros=-1)),
         lambda: rows.insert(conversation(title=None)),
     ):
         with pytest.raises(IntegrityError):
             refused()
-    assert UsagePeriod.objects.get(**same(month)).holds == 1
+    assert UsagePeriod.objects.get(**same(month)).reserved_micros == 1
 
 
 @needs_transactions
