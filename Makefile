@@ -40,8 +40,15 @@ bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick ta
 bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
 	$(BIN)/python -m bench.transports
 
+check-djstripe: packages dev-packages  ## Compare our one migration of dj-stripe with its own, on both databases, three minutes
+	CHECK_DJSTRIPE=1 $(PYTEST) tests/billing/test_djstripe.py
+	CHECK_DJSTRIPE=1 STORES=postgresql $(PYTEST) tests/billing/test_djstripe.py
+
 smoke-providers: packages  ## Ask every provider whose key is set, in earnest: it costs a fraction of a cent
 	$(BIN)/python manage.py smoke_providers
+
+smoke-payments: packages  ## Try Stripe and Mercado Pago in their test modes, in earnest, with test keys
+	$(BIN)/python manage.py smoke_payments
 
 bench-quick: packages dev-packages
 	$(BIN)/python -m bench.run --quick

@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from billing.gateways.stripe import admin as stripe_admin
 from billing.models import (
     BillingAccount,
     GatewayEvent,
@@ -25,6 +26,8 @@ from billing.models import (
 from billing.periods import raise_to_plan
 from billing.staff import grant_plan
 from core.money import format_money
+
+stripe_admin.register()
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

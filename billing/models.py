@@ -193,6 +193,11 @@ class BillingAccount(models.Model):
     def __str__(self) -> str:
         return str(self.pk)  # the admin's log keeps it: no name
 
+    @property
+    def email(self) -> str:
+        """The address a gateway's customer has; empty once the user was deleted. dj-stripe asks for it, too."""
+        return self.user.email if self.user else ""
+
 
 class UsagePeriod(models.Model):
     """Credits for a time: a calendar month of the default plan, a month that was paid or granted, or a pack.

@@ -12,7 +12,8 @@ Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
-"""A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, else "body"."""
+"""A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, "notification" where a
+gateway's view answers for itself, else "body"."""
 LENGTHS = (b"content-length", b"transfer-encoding")
 """Without either, a request has no body (RFC 9112, section 6.3)."""
 FORM_BYTES = 100_000
@@ -20,6 +21,8 @@ FORM_BYTES = 100_000
 
 UPLOADS = "/api/v1/attachments"
 CONVERSATIONS = "/c/"
+NOTIFICATIONS = ("/stripe/webhook/", "/webhooks/mercadopago/")
+NOTIFICATION_BYTES = 512 * 1024
 
 
 def limit_bodies(app: App) -> App:
@@ -73,4 +76,6 @@ def _limit_of(path: str) -> tuple[int, str]:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.startswith(CONVERSATIONS):
         return settings.ATTACHMENTS_BYTES + settings.DATA_UPLOAD_MAX_MEMORY_SIZE + FORM_BYTES, "file"
+    if path.startswith(NOTIFICATIONS):
+        return NOTIFICATION_BYTES, "notification"
     return settings.DATA_UPLOAD_MAX_MEMORY_SIZE + FORM_BYTES, "body"

@@ -96,7 +96,7 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
     if iscoroutinefunction(get_response):
 
         async def handle(request: HttpRequest) -> HttpResponse:
-            if TOO_LARGE in getattr(request, "scope", ()):
+            if getattr(request, "scope", {}).get(TOO_LARGE, "notification") != "notification":
                 return await sync_to_async(refuse)(request)
             response: HttpResponse = await get_response(request)
             return response

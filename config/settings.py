@@ -43,6 +43,7 @@ JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
 INSTALLED_APPS = [
     "config",
     "accounts",
+    "djstripe",  # before billing, whose admin takes the place of its admin
     "billing",
     "history",
     "chat",
@@ -143,7 +144,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
 
 # Nothing inline, nothing from elsewhere: what a model writes can neither run nor call home.
-CONTENT_SECURITY_POLICY = {
+CONTENT_SECURITY_POLICY: dict[str, dict[str, list[Any]]] = {
     "DIRECTIVES": {
         "default-src": ["'none'"],
         "script-src": ["'self'", NONCE],
@@ -322,6 +323,39 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when 
 
 GRACE_DAYS = env.int("GRACE_DAYS", default=7)  # for so long a plan goes on after a renewal that was not paid yet
 GATEWAYS: dict[str, str] = {}  # by name, where the gateway is made
+
+STRIPE_SECRET_KEY = env("STRIPE_SECRET_KEY", default="")  # empty: nothing is sold through Stripe
+if STRIPE_SECRET_KEY:
+    GATEWAYS["stripe"] = "billing.gateways.stripe.gateway.StripeGateway"
+STRIPE_PUBLIC_KEY = env("STRIPE_PUBLISHABLE_KEY", default="")
+STRIPE_WEBHOOK_SECRETS = env.list("STRIPE_WEBHOOK_SECRET", default=[])  # two, while one takes the other's place
+STRIPE_WEBHOOK_UUID = env("STRIPE_WEBHOOK_UUID", default="")  # a part of the webhook's address
+STRIPE_LIVE_MODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
+STRIPE_API_VERSION = "2026-05-27.dahlia"  # otherwise a newer SDK would change the shape of what Stripe sends
+STRIPE_TAX = env.bool("STRIPE_TAX", default=False)  # whether Stripe reckons taxes; it must be set up there
+if SIMULATED_STRIPE_URL := env("SIMULATED_STRIPE_URL", default=""):  # set by `manage.py serve`
+    STRIPE_API_HOST = SIMULATED_STRIPE_URL
+if STRIPE_SECRET_KEY:  # a form that begins a checkout ends there
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append(SIMULATED_STRIPE_URL or "https://*.stripe.com")
+DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_SUBSCRIBER_MODEL = "billing.BillingAccount"
+# One migration in place of its own, which take more than a minute.
+MIGRATION_MODULES = {"djstripe": "billing.gateways.stripe.djstripe_migrations"}
+
+MERCADOPAGO_ACCESS_TOKEN = env("MERCADOPAGO_ACCESS_TOKEN", default="")  # empty: nothing is sold through it
+if MERCADOPAGO_ACCESS_TOKEN:
+    GATEWAYS["mercadopago"] = "billing.gateways.mercadopago.gateway.from_settings"
+MERCADOPAGO_WEBHOOK_SECRETS = env.list("MERCADOPAGO_WEBHOOK_SECRET", default=[])  # two, as above
+MERCADOPAGO_COUNTRY = env("MERCADOPAGO_COUNTRY", default="").upper()  # AR, BR, CL, CO, MX, PE or UY: its currency
+MERCADOPAGO_MODE = env("MERCADOPAGO_MODE", default="")  # test or live; a test account's tokens look like a real one's
+SIMULATED_MERCADOPAGO_URL = env("SIMULATED_MERCADOPAGO_URL", default="")  # set by `manage.py serve`
+MERCADOPAGO_TEST_PAYER = env("MERCADOPAGO_TEST_PAYER", default="")  # for `make smoke-payments`
+if MERCADOPAGO_ACCESS_TOKEN:  # a form ends there; and its checkout sends people on to its sister's log-in
+    endings = ("com", "com.ar", "com.br", "cl", "com.co", "com.mx", "com.pe", "com.uy")
+    checkout_pages = [f"https://*.{name}.{ending}" for name in ("mercadopago", "mercadolibre") for ending in endings]
+    checkout_pages.append("https://*.mercadolivre.com.br")
+    checkout_pages = [SIMULATED_MERCADOPAGO_URL] if SIMULATED_MERCADOPAGO_URL else checkout_pages
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"] += checkout_pages
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 

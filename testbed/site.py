@@ -152,7 +152,7 @@ class Site:
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
-        foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_")
+        foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_", "STRIPE_")
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DJANGO_SETTINGS_MODULE": "config.settings",

@@ -47,7 +47,14 @@ def start_stores() -> None:
         SCRATCH / "data"
     )  # private, and SCRATCH is not: the server of PostgreSQL is another user
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
-    for name in ("MONGODB_URI", *keys, "OPENAI_COMPATIBLE_BASE_URL", "DEMO_MODEL_URL"):
+    for name in (
+        "MONGODB_URI",
+        "STRIPE_SECRET_KEY",
+        "SIMULATED_STRIPE_URL",
+        *keys,
+        "OPENAI_COMPATIBLE_BASE_URL",
+        "DEMO_MODEL_URL",
+    ):
         os.environ.pop(name, None)
     port, password = ports.any_free_port(), services.new_password()
     start(services.valkey(port, password, SCRATCH / "valkey"), port)

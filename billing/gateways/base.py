@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 SECONDS = 10.0
 """The longest a gateway is waited for."""
 
+Interval = Literal["month", "year", ""]
 Kind = Literal["subscription", "prepaid", "pack"]
 """What is bought: a plan that renews; one paid period of a plan, that does not; credits beside the plan."""
 
@@ -104,7 +105,7 @@ class Order:
     description: str
     amount_minor: int
     currency: str
-    interval: Literal["month", "year", ""]
+    interval: Interval
     return_url: str
     locale: str
     starts_at: dt.datetime | None = None

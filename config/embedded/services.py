@@ -21,6 +21,10 @@ from config.embedded.supervision import Process
 VALKEY_PORT = 16379
 DEMO_MODEL_PORT = 18081
 MONGODB_PORT = 17017
+SIMULATED_STRIPE_PORT = 18421
+SIMULATED_MERCADOPAGO_PORT = 18422
+WEBHOOK_UUID = "5bd0b1d8-6c55-4d3c-9e44-2f6f5f7f2a10"
+"""The same in every run: a simulated gateway keeps notifications that were not taken."""
 
 DEMO_MODEL_SCRIPT = Path(__file__).with_name("demo_model.py")
 
@@ -34,15 +38,16 @@ class Services:
     """The services to start, and the variables that tell the site's processes their addresses."""
 
     stores: tuple[Process, ...]
+    gateways: tuple[Process, ...]  # simulated ones
     demo_model: Process | None
     environment: Mapping[str, str]
     missing: tuple[str, ...]  # a sentence for each service that the site runs without
 
 
-def find_needed(configured: Mapping[str, str], data_dir: Path) -> Services:
-    """Return the services whose address is not `configured`. Raises ServiceMissingError for one the site cannot run
-    without."""
-    stores, environment, missing = [], {}, []
+def find_needed(configured: Mapping[str, str], data_dir: Path, *, simulates_for: str = "") -> Services:
+    """Return the services whose address is not `configured`. Payment gateways without a key are simulated for the site
+    at `simulates_for`; without it they are not. Raises ServiceMissingError for one the site cannot run without."""
+    stores, gateways, environment, missing = [], [], {}, []
     if not configured.get("REDIS_URL"):
         port, password = pick_port(VALKEY_PORT), new_password()
         stores.append(valkey(port, password, data_dir / "valkey"))
@@ -52,6 +57,30 @@ def find_needed(configured: Mapping[str, str], data_dir: Path) -> Services:
         stores.append(mongodb(port, data_dir / "mongo"))
         # Journaled writes survive a kill; without them the last 50 ms are lost.
         environment["MONGODB_URI"] = f"mongodb://127.0.0.1:{port}/?w=1&journal=true"
+    if simulates_for and not configured.get("STRIPE_SECRET_KEY"):
+        port, secret = pick_port(SIMULATED_STRIPE_PORT), f"whsec_{new_password()}"
+        notice_url = f"{simulates_for}/stripe/webhook/{WEBHOOK_UUID}/"
+        gateways.append(simulated_gateway("stripe", port, notice_url, secret, data_dir))
+        environment |= {
+            "SIMULATED_STRIPE_URL": f"http://127.0.0.1:{port}",
+            "STRIPE_SECRET_KEY": "sk_test_simulated0123456789abcdef",
+            "STRIPE_PUBLISHABLE_KEY": "pk_test_simulated0123456789abcdef",
+            "STRIPE_WEBHOOK_SECRET": secret,
+            "STRIPE_WEBHOOK_UUID": WEBHOOK_UUID,
+        }
+    if simulates_for and not configured.get("MERCADOPAGO_ACCESS_TOKEN"):
+        port, secret = pick_port(SIMULATED_MERCADOPAGO_PORT), new_password()
+        country = configured.get("MERCADOPAGO_COUNTRY", "").upper() or "MX"
+        gateways.append(
+            simulated_gateway("mercadopago", port, f"{simulates_for}/webhooks/mercadopago/", secret, data_dir)
+        )
+        environment |= {
+            "SIMULATED_MERCADOPAGO_URL": f"http://127.0.0.1:{port}",
+            "MERCADOPAGO_ACCESS_TOKEN": f"TEST-simulated-{country}",  # it says whose it is
+            "MERCADOPAGO_WEBHOOK_SECRET": secret,
+            "MERCADOPAGO_COUNTRY": country,
+            "MERCADOPAGO_MODE": "test",
+        }
     model = None
     if "DEMO_MODEL_URL" not in configured:  # set but empty: no Demo model wanted
         port = pick_port(DEMO_MODEL_PORT)
@@ -60,7 +89,7 @@ def find_needed(configured: Mapping[str, str], data_dir: Path) -> Services:
             environment["DEMO_MODEL_URL"] = f"http://127.0.0.1:{port}/v1"
         except ServiceMissingError as error:
             missing.append(str(error))
-    return Services(tuple(stores), model, environment, tuple(missing))
+    return Services(tuple(stores), tuple(gateways), model, environment, tuple(missing))
 
 
 def new_password() -> str:
@@ -93,6 +122,14 @@ def demo_model(port: int) -> Process:
     command = [sys.executable, "-P", str(DEMO_MODEL_SCRIPT), "--port", str(port)]
     environment = {"OMP_WAIT_POLICY": "passive"}  # idle threads sleep instead of spinning
     return Process("demo", command, environment, answers_http(port, "/health"), stop_seconds=2)
+
+
+def simulated_gateway(name: str, port: int, notice_url: str, secret: str, data_dir: Path) -> Process:
+    """Return a simulated payment gateway, which tells the site what happens."""
+    module, state = f"config.embedded.simulated_{name}", data_dir / f"simulated-{name}.json"
+    options = ["--port", str(port), "--notice-url", notice_url, "--state", str(state)]
+    probe = answers_http(port, "/_control/clock")
+    return Process(name, [sys.executable, "-m", module, *options], {"NOTICE_SECRET": secret}, probe, stop_seconds=2)
 
 
 def mongodb(port: int, data_dir: Path) -> Process:

@@ -49,6 +49,18 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_mercado_pago_is_simulated_where_it_has_no_token(tmp_path: Path):
+    configured = {"REDIS_URL": "redis://x", "DEMO_MODEL_URL": "", "STRIPE_SECRET_KEY": "sk_test_1"}
+    needed = find_needed({**configured, "MERCADOPAGO_COUNTRY": "br"}, tmp_path, simulates_for="http://127.0.0.1:8000")
+    (process,) = needed.gateways
+    assert "http://127.0.0.1:8000/webhooks/mercadopago/" in process.command
+    assert process.environment["NOTICE_SECRET"] == needed.environment["MERCADOPAGO_WEBHOOK_SECRET"]
+    assert needed.environment["MERCADOPAGO_ACCESS_TOKEN"] == "TEST-simulated-BR"
+    with_token = {**configured, "MERCADOPAGO_ACCESS_TOKEN": "APP_USR-1"}
+    assert find_needed(with_token, tmp_path, simulates_for="http://127.0.0.1:8000").gateways == ()
+    assert find_needed(configured, tmp_path).gateways == ()
+
+
 async def test_what_a_process_prints_is_returned_with_its_exit_code(tmp_path: Path):
     async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
         assert await supervisor.run(Process("p", ["sh", "-c", "echo one; echo two >&2; exit 3"])) == (3, "one\ntwo")

@@ -1,16 +1,25 @@
 """`manage.py prepare`: what must be done once before the processes of a release start."""
 
+import io
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from billing.gateways.mercadopago.agreements import COUNTRIES
+from billing.seeds import load_prices
 from config.reachability import StoreUnreachableError, check_stores
+
+US_CENT = {"ARS": 1_000, "BRL": 5, "CLP": 10, "COP": 4_000, "MXN": 20, "PEN": 4, "UYU": 40}
+"""About how many minor units of a currency a US cent is worth: what is simulated should look like prices."""
 
 
 class Command(BaseCommand):
-    help = "Migrate both databases, add the plans and models that are missing, and collect static files (not in DEBUG)."
+    help = (
+        "Migrate both databases, add the plans and models that are missing, and their prices where a gateway is "
+        "simulated, and collect static files (not in DEBUG)."
+    )
 
     def handle(self, *_args: Any, verbosity: int, **_options: Any) -> None:
         try:
@@ -20,5 +29,11 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         call_command("migrate", database="history", verbosity=0, interactive=False)
         call_command("load_catalog", verbosity=verbosity, stdout=self.stdout)
+        if settings.SIMULATED_STRIPE_URL:
+            load_prices("stripe", "USD")
+            call_command("set_up_stripe", stdout=io.StringIO())
+        if settings.SIMULATED_MERCADOPAGO_URL:
+            currency = COUNTRIES[settings.MERCADOPAGO_COUNTRY].currency
+            load_prices("mercadopago", currency, cents=US_CENT[currency])
         if not settings.DEBUG:
             call_command("collectstatic", verbosity=0, interactive=False)

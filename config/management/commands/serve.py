@@ -45,7 +45,8 @@ class Command(BaseCommand):
             lock = lock_data_dir(settings.DATA_DIR)
             remove_addresses(os.environ, settings.DATA_DIR)
             check_stores()
-            needed = find_needed(os.environ, settings.DATA_DIR)
+            simulates_for = f"http://127.0.0.1:{options['port']}" if settings.DEBUG else ""
+            needed = find_needed(os.environ, settings.DATA_DIR, simulates_for=simulates_for)
             with contextlib.suppress(asyncio.CancelledError):  # a signal stopped it
                 asyncio.run(
                     serve_site(needed, host, options["port"], lock, stop_with_parent=options["stop_with_parent"])
@@ -65,14 +66,14 @@ async def serve_site(needed: Services, host: str, port: int, lock: int, *, stop_
             stop_on_signals(supervisor)
             for sentence in needed.missing:
                 supervisor.print_line(sentence)
-            for store in needed.stores:
-                await supervisor.start(store)
+            for service in (*needed.stores, *needed.gateways):
+                await supervisor.start(service)
             write_addresses(addresses, settings.DATA_DIR)
             await prepare_release(supervisor)
             if needed.demo_model:
                 supervisor.start_soon(needed.demo_model)
             await start_site(supervisor, host, port)
-            print_greeting(supervisor, port)
+            print_greeting(supervisor, port, needed)
             await (wait_for_end_of(parent) if stop_with_parent else asyncio.Event().wait())
     finally:
         remove_addresses(os.environ, settings.DATA_DIR)
@@ -139,8 +140,11 @@ async def is_runner_alive() -> bool:
         return False
 
 
-def print_greeting(supervisor: Supervisor, port: int) -> None:
+def print_greeting(supervisor: Supervisor, port: int, needed: Services) -> None:
     python = os.path.relpath(sys.executable, settings.BASE_DIR)
     supervisor.print_line(f"Tertulia is ready: http://localhost:{port}/")
     supervisor.print_line(f"To become an operator: {python} manage.py createsuperuser")
+    for name, variable in (("Stripe", "SIMULATED_STRIPE_URL"), ("Mercado Pago", "SIMULATED_MERCADOPAGO_URL")):
+        if address := needed.environment.get(variable):
+            supervisor.print_line(f"{name} is simulated, and costs nothing: renew, fail and dispute at {address}/")
     supervisor.print_line("Ctrl-C stops it.")

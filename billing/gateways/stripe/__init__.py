@@ -1,0 +1,1 @@
+"""Stripe: checkout, renewals, changes and refunds through its API; dj-stripe's rows mirror what was fetched."""
