@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from billing.checks import check_mercado_pago, check_selling, check_stripe
 from billing.gateways.mercadopago import gateway
 from billing.seeds import load_prices
-from billing.checks import check_mercado_pago, check_selling, check_stripe
 from tests.billing.mercadopago import SECRET, Simulation, simulated_mercado_pago
 
 
