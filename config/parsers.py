@@ -1,12 +1,15 @@
-"""Reads what is sent to the API: strictly, as anybody may send anything."""
+"""What the API reads, strictly, as anybody may send anything; and the one format it writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import msgspec
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 MAX_FIELDS = 1_000
 """As many as Django takes of a form."""
@@ -29,6 +32,17 @@ class StrictJsonParser(JSONParser):
             raise ParseError(_("That is not valid JSON.")) from error
         _check_size(data)
         return data
+
+
+class OneFormat(DefaultContentNegotiation):
+    """Answers in the one format there is, whatever `Accept` says (RFC 9110, 12.5.1, allows it): a browser's EventSource
+    accepts event streams alone, and must be told of an error, too."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
 
 
 def _check_size(data: Any) -> None:

@@ -112,8 +112,11 @@ def test_405_names_what_is_allowed(api, ana):
     assert {"GET", "POST"} <= set(answer["Allow"].split(", "))
 
 
-def test_406_for_a_format_we_do_not_speak(api, ana):
-    assert_error(api(ana).get("/api/v1/me", HTTP_ACCEPT="text/html"), 406, "not_acceptable")
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/html", "rubbish"])
+def test_what_a_client_accepts_refuses_nothing(api, ana, accept):
+    """A browser's EventSource accepts event streams alone."""
+    answer = api(ana).get("/api/v1/me", HTTP_ACCEPT=accept)
+    assert (answer.status_code, answer["Content-Type"]) == (200, "application/json")
 
 
 def test_413_for_more_than_we_read(api, ana, settings):
