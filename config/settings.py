@@ -459,6 +459,7 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},  # otherwise two lines for each request
         "uvicorn.error": {"level": "WARNING"},
     },
 }
