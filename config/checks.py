@@ -11,7 +11,6 @@ from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.gateways.mercadopago.gateway import from_settings
 from billing.models import Price
 
-
 MIN_KEY_LENGTH = 50
 """As Django has it for SECRET_KEY."""
 
