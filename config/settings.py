@@ -461,6 +461,7 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},  # otherwise two lines for each request
         "uvicorn.error": {"level": "ERROR"},  # not each bad request that a stranger sends
     },
 }
