@@ -1,6 +1,7 @@
 """Mails about money: a row for each, written with the fact it is about or by the clock, and sent by a worker, once.
 
-`note_purchase` is called in the transaction that writes the fact. What is no longer true when its turn comes is not sent.
+`note_purchase` is called in the transaction that writes the fact. What is no longer true when its turn comes is not
+sent.
 """
 
 import datetime as dt
