@@ -7,7 +7,7 @@ from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 
 from accounts.models import User
 from accounts.tokens import begin_family
-from billing.entitlements import load_plans
+from billing.seeds import load_plans
 from billing.models import BillingAccount, Plan
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
