@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from testbed.http1 import Dechunker
-from testbed.provider import FakeProvider, Counters, expected_reasoning, expected_text
+from testbed.provider import Counters, FakeProvider, expected_reasoning, expected_text
 
 Body = bytes | Iterator[bytes]
 
