@@ -438,6 +438,11 @@ class Subscription(models.Model):
         return self.trial_start is not None
 
     @property
+    def held_until(self) -> dt.datetime | None:
+        """Until when it was paid, or may be tried; None for what is neither."""
+        return self.paid_until or (self.trial_end if self.is_trial else None)
+
+    @property
     def renews(self) -> bool:
         """Whether the gateway will charge for it again."""
         return (
@@ -445,6 +450,11 @@ class Subscription(models.Model):
             and self.cancels_at is None
             and self.status in (self.Status.TRIALING, self.Status.ACTIVE, self.Status.PAST_DUE)
         )
+
+    def gives(self, now: dt.datetime) -> bool:
+        """Whether it gives its plan now, paid or in grace."""
+        begins, until = self.access_from, self.access_until
+        return begins is not None and until is not None and begins <= now < until
 
     def is_live(self, now: dt.datetime) -> bool:
         """Whether it gives something now or will be charged for again, so that nothing else may be bought beside it."""
@@ -457,8 +467,11 @@ class Subscription(models.Model):
 class Payment(models.Model):
     """One invoice or payment, as the gateway had it when it was asked last.
 
-    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back.
+    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back. What names
+    the payer (`PERSONAL`) goes with their account.
     """
+
+    PERSONAL: ClassVar = ("tax_id", "receipt_url", "action_url", "action_code", "refund_reason")
 
     class Status(models.TextChoices):
         PENDING = "pending", _("pending")
@@ -512,10 +525,14 @@ class Payment(models.Model):
         return f"{self.gateway} {self.reference}"
 
     @property
+    def is_refunded(self) -> bool:
+        """Whether all of it was given back."""
+        return self.refunded_minor >= self.amount_minor > 0
+
+    @property
     def counts(self) -> bool:
         """Whether it pays for its time: paid, and neither refunded in full nor taken back by the bank."""
-        is_refunded = self.refunded_minor >= self.amount_minor > 0
-        return self.status == self.Status.PAID and not is_refunded and self.dispute != self.Dispute.LOST
+        return self.status == self.Status.PAID and not self.is_refunded and self.dispute != self.Dispute.LOST
 
 
 class Purchase(models.Model):

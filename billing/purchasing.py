@@ -47,17 +47,31 @@ class Change:
     preview: ChangePreview | None
 
 
-def find_live(account: BillingAccount) -> Subscription | None:
-    """Return the subscription that is live, the one that gives most if there should be two."""
+def list_live(account: BillingAccount) -> list[Subscription]:
+    """Return what is live, the one that counts first: what gives something now, what renews, what gives most."""
     now = timezone.now()
     live = [one for one in account.subscriptions.select_related("plan", "price__plan") if one.is_live(now)]
-    return max(live, key=lambda one: (one.plan.rank if one.plan else -1, one.pk), default=None)
+    rank = {one.pk: one.plan.rank if one.plan else -1 for one in live}
+    return sorted(live, key=lambda one: (one.gives(now), one.renews, rank[one.pk], one.pk), reverse=True)
+
+
+def find_live(account: BillingAccount) -> Subscription | None:
+    """Return the subscription that is live, the one that counts if there should be two."""
+    return next(iter(list_live(account)), None)
+
+
+def find_free_moment(account: BillingAccount) -> dt.datetime | None:
+    """Return when all that is live is over, so that something else may begin; None where that cannot be told, because
+    nothing is paid yet, or it is overdue or disputed."""
+    live = list_live(account)
+    ends = [one.paid_until for one in live if not (one.is_frozen or is_overdue(one))]
+    known = [end for end in ends if end is not None]
+    return max(known) if live and len(known) == len(live) else None
 
 
 def is_overdue(subscription: Subscription) -> bool:
-    """Whether it would renew, and what was paid is over."""
-    paid_until = subscription.paid_until
-    return subscription.renews and paid_until is not None and paid_until <= timezone.now()
+    """Whether it would renew, and what was paid, or tried, is over."""
+    return subscription.renews and subscription.held_until is not None and subscription.held_until <= timezone.now()
 
 
 def list_for_sale() -> list[Price]:
@@ -152,36 +166,45 @@ def change(user: User, price_id: int, preview: ChangePreview | None = None) -> S
 
 
 def cancel(user: User) -> bool:
-    """Cancel at the end of what is paid; what is overdue at once, and its open invoice is void. Return whether it is
-    done: if not, it will be. Raises NotSubscribed."""
+    """Cancel whatever would be charged again: at the end of what is paid, and at once what is overdue or was to begin
+    later; open invoices of it are void. Return whether it is done: if not, it will be. Raises NotSubscribed, and
+    GatewayDeclined."""
     account = account_of(user.pk)
     with transaction.atomic():
         account = lock_account(account.pk)
-        subscription = find_live(account)
-        if subscription is None or not (subscription.renews or subscription.status == Subscription.Status.PAUSED):
+        live = [one for one in list_live(account) if one.renews or one.status == Subscription.Status.PAUSED]
+        if not live:
             raise NotSubscribed
-        act = GatewayTask.Act.CANCEL_NOW if is_overdue(subscription) else GatewayTask.Act.CANCEL_AT_PERIOD_END
-        task = _add_task_about(account, subscription, act)
-    return outbox.do_task(task)
+        tasks = [_add_task_about(account, one, _how_to_cancel(one)) for one in live]
+    try:
+        done = [_do(task) for task in tasks]
+    except GatewayDeclined:
+        if any(one.renews for one in list_live(account)):
+            raise
+        return True  # it had ended there already, and we had not heard
+    return all(done)
 
 
 def resume(user: User) -> bool:
-    """Take a cancellation back, while what was paid lasts. Return whether it is done: if not, it will be. Raises
-    NotSubscribed."""
+    """Take a cancellation or a planned change back, while what was paid lasts. Return whether it is done: if not, it
+    will be. Raises NotSubscribed, GatewayDeclined, and AlreadySubscribed if something else was bought that begins
+    then: both would be charged."""
     account = account_of(user.pk)
     with transaction.atomic():
         account = lock_account(account.pk)
         subscription = find_live(account)
         if (
             subscription is None
-            or subscription.cancels_at is None
+            or (subscription.cancels_at is None and subscription.next_price_id is None)
             or subscription.kind != Subscription.Kind.SUBSCRIPTION
             or subscription.status == Subscription.Status.ENDED
             or subscription.is_frozen
         ):
             raise NotSubscribed
+        if any(one.renews or not one.is_frozen for one in list_live(account) if one.pk != subscription.pk):
+            raise AlreadySubscribed
         task = _add_task_about(account, subscription, GatewayTask.Act.RESUME)
-    return outbox.do_task(task)
+    return _do(task)
 
 
 def request_refund(user: User, payment_id: int, reason: str) -> Payment:
@@ -238,14 +261,12 @@ def close_account(user_id: int, account: BillingAccount) -> None:
                 add_task(account, subscription.gateway, act, subscription.reference, key=key)
         for purchase in account.purchases.filter(closed_at=None).exclude(reference_id="").select_related("price"):
             _add_expiry(account, purchase)
-        gateways = set(account.purchases.values_list("price__gateway", flat=True))
-        for gateway in gateways | set(account.subscriptions.values_list("gateway", flat=True)):
+        # Also a gateway where a checkout was begun and never paid, of which no row is left: it has the address.
+        for gateway in {*list_gateways(), *account.subscriptions.values_list("gateway", flat=True)}:
             key = f"forget:{account.pk}:{user_id}:{gateway}"
             add_task(account, gateway, GatewayTask.Act.FORGET_CUSTOMER, key=key)
         account.purchases.update(payer_email="", url="", closed_at=timezone.now())
-        Payment.objects.filter(subscription__account=account).update(
-            tax_id="", receipt_url="", action_url="", action_code="", refund_reason=""
-        )
+        Payment.objects.filter(subscription__account=account).update(**dict.fromkeys(Payment.PERSONAL, ""))
 
 
 def _get_for_sale(price_id: int, kind: Kind) -> Price:
@@ -326,14 +347,16 @@ def _check_currency(account: BillingAccount, price: Price) -> None:
 
 def _check_nothing_live(account: BillingAccount, *, replaces: bool) -> dt.datetime | None:
     """Return when a purchase would begin if it takes the place of the live subscription, None where nothing is live."""
-    live = find_live(account)
-    if live is None:
+    live = list_live(account)
+    if not live:
         return None
-    if is_overdue(live):
+    if any(map(is_overdue, live)):
         raise PaymentOverdue
-    if not replaces or live.is_frozen or live.paid_until is None:
-        raise AlreadySubscribed(until=None if live.renews else live.access_until)
-    return live.paid_until
+    begins = find_free_moment(account)
+    if not replaces or begins is None:
+        ends = [one.access_until for one in live if one.access_until is not None]
+        raise AlreadySubscribed(until=None if any(one.renews for one in live) else max(ends, default=None))
+    return begins
 
 
 def _begin_at_gateway(purchase: Purchase, user: User, return_url: str) -> Purchase:
@@ -373,6 +396,22 @@ def _describe(price: Price) -> str:
         return gettext("%(credits)s credits") % {"credits": price.pack_credits}
     plan: Plan = price.plan
     return plan.name
+
+
+def _how_to_cancel(subscription: Subscription) -> GatewayTask.Act:
+    held_until = subscription.held_until
+    is_held = held_until is not None and timezone.now() < held_until
+    return GatewayTask.Act.CANCEL_AT_PERIOD_END if is_held else GatewayTask.Act.CANCEL_NOW
+
+
+def _do(task: GatewayTask) -> bool:
+    """Do a task; return whether it is done. Raises GatewayDeclined if the gateway said no, which the operator hears."""
+    if outbox.do_task(task):
+        return True
+    task.refresh_from_db(fields=["done_at", "error"])
+    if task.done_at is not None and task.error:
+        raise GatewayDeclined
+    return False
 
 
 def _add_task_about(account: BillingAccount, subscription: Subscription, act: GatewayTask.Act) -> GatewayTask:

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from billing.entitlements import Access, access_of
 from billing.models import BillingAccount, Plan, Price, Subscription
-from billing.purchasing import find_live, is_overdue
+from billing.purchasing import find_free_moment, is_overdue
 
 Status = Literal[
     "default", "granted", "trial", "active", "cancelled", "overdue", "unpaid", "frozen", "prepaid", "paused", "waiting"
@@ -35,6 +35,21 @@ class Standing:
         """Whether the next payment is for another plan than the one that was paid last."""
         held = self.subscription.plan if self.subscription else None
         return self.next_price is not None and held is not None and self.next_price.plan_id != held.pk
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether something would be charged again, now or later."""
+        bought = [one for one in (self.subscription, self.later) if one is not None]
+        return any(one.renews or one.status == Subscription.Status.PAUSED for one in bought)
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether a cancellation or a planned change can be taken back."""
+        held = self.subscription
+        if held is None or held.status == Subscription.Status.ENDED or self.later is not None:
+            return False
+        is_cancelled = self.status == "cancelled" and held.cancels_at is not None
+        return is_cancelled or (self.status == "active" and held.next_price_id is not None)
 
 
 def standing_of(account: BillingAccount) -> Standing:
@@ -90,5 +105,4 @@ def _status_of(subscription: Subscription, now: dt.datetime) -> Status:
 
 def may_begin_when_it_ends(account: BillingAccount) -> bool:
     """Whether something else may be bought now that begins when the live subscription ends."""
-    live = find_live(account)
-    return live is not None and live.paid_until is not None and not live.is_frozen and not is_overdue(live)
+    return find_free_moment(account) is not None

@@ -27,6 +27,7 @@ from core.alerts import alert
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
 """Gateways round the moments they are told."""
 LIVE = (Subscription.Status.TRIALING, Subscription.Status.ACTIVE, Subscription.Status.PAST_DUE)
+UNPAID = (Payment.Status.PENDING, Payment.Status.FAILED)
 
 
 def handle(reference: Reference) -> Subscription | None:
@@ -79,7 +80,9 @@ def write_access(account: BillingAccount) -> None:
     ends = [one.access_until for one in subscriptions if one.access_until is not None]
     account.subscribed_until = max(ends, default=None)
     account.save(update_fields=["subscribed_until"])
-    _write_periods(account, list_access(account))
+    held = list_access(account)
+    _write_periods(account, held)
+    _check_paid_once(account, held)
 
 
 def add_task(
@@ -140,7 +143,10 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     subscription.account = account
     _copy(snapshot, subscription, prices[snapshot.price_reference])
     subscription.next_price = prices.get(snapshot.next_price_reference)
+    paid_before = set(subscription.payments.filter(status=Payment.Status.PAID).values_list("reference", flat=True))
     payments = _save_payments(subscription, snapshot, prices)
+    if account.user_id is None:
+        _serve_nobody(account, subscription, [one for one in payments if one.reference not in paid_before])
     if subscription.kind == Subscription.Kind.PACK:
         _follow_packs(account, subscription, payments)
     else:
@@ -176,6 +182,13 @@ def _save_payments(subscription: Subscription, snapshot: Snapshot, prices: dict[
     for told in snapshot.payments:
         payment = known.setdefault(told.reference, Payment(subscription=subscription, reference=told.reference))
         _copy_payment(told, payment, subscription.gateway, prices[told.price_reference])
+        if subscription.account.user_id is None:
+            _make_nameless(payment)
+    told_of = {told.reference for told in snapshot.payments}
+    for payment in known.values():
+        if payment.reference not in told_of and payment.status in UNPAID:
+            # A gateway gave the payment another name, as Stripe does when somebody pays at a checkout.
+            payment.status, payment.action, payment.action_url = Payment.Status.VOID, "", ""
     payments = sorted(known.values(), key=lambda payment: (payment.paid_at or payment.created_at, payment.reference))
     if subscription.kind != Subscription.Kind.PACK:
         says_nothing = {told.reference for told in snapshot.payments if told.period_end is None}
@@ -197,6 +210,12 @@ def _copy_payment(told: PaymentSnapshot, payment: Payment, gateway: str, price: 
     payment.tax_country, payment.tax_id = told.tax_country, told.tax_id
     payment.receipt_url, payment.action_url = told.receipt_url, told.action_url
     payment.action, payment.action_code, payment.expires_at = told.action, told.action_code, told.expires_at
+
+
+def _make_nameless(payment: Payment) -> None:
+    """Keep nothing that names a person who went away, also where the gateway tells it again."""
+    for name in Payment.PERSONAL:
+        setattr(payment, name, "")
 
 
 def _reckon(anchor: dt.datetime, payments: list[Payment]) -> dt.datetime:
@@ -226,6 +245,20 @@ def _save_payment(payment: Payment) -> None:
             payment.save()
     except IntegrityError as error:
         raise WrongAccount(f"payment {payment.reference} is another subscription's") from error
+
+
+def _serve_nobody(account: BillingAccount, subscription: Subscription, news: list[Payment]) -> None:
+    """Whoever closed their account pays nothing more: what lives is ended, and what was paid since is given back."""
+    gateway, reference = subscription.gateway, subscription.reference
+    if subscription.kind == Subscription.Kind.SUBSCRIPTION and subscription.status != Subscription.Status.ENDED:
+        add_task(account, gateway, GatewayTask.Act.CANCEL_NOW, reference, key=f"closed:{subscription.pk}")
+    paid = [payment for payment in news if payment.counts and payment.amount_minor > 0]
+    for payment in paid:
+        add_refund(account, payment, key=f"undo-payment:{payment.pk}")
+    if paid:
+        sentence = gettext("Somebody paid after closing their account. It is cancelled and refunded.")
+        fields = {"gateway": gateway, "reference": reference, "account": account.pk}
+        transaction.on_commit(lambda: alert(f"closed:{gateway}:{reference}", sentence, **fields))
 
 
 def _follow_packs(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
@@ -289,7 +322,7 @@ def _undo(account: BillingAccount, subscription: Subscription, payments: list[Pa
         add_task(account, gateway, GatewayTask.Act.CANCEL_NOW, reference, key=f"double:{subscription.pk}")
     for payment in payments:
         if payment.counts and payment.amount_minor > 0:
-            add_refund(account, payment, key=f"double-payment:{payment.pk}")
+            add_refund(account, payment, key=f"undo-payment:{payment.pk}")
     sentence = gettext("Somebody bought a subscription twice. The second one is cancelled and refunded.")
     fields = {"gateway": gateway, "reference": reference, "account": account.pk}
     transaction.on_commit(lambda: alert(f"double:{gateway}:{reference}", sentence, **fields))
@@ -319,7 +352,7 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     subscription.is_frozen = Payment.Dispute.OPEN in disputes
     counting = _list_counting(subscription, payments)
     regular = [payment for payment in counting if not payment.is_proration]
-    paid_until = max((_end_of(payment) for payment in regular), default=None)
+    paid_until = _find_end(regular)
     subscription.paid_until = paid_until
     subscription.plan = _plan_paid(counting, timezone.now()) or subscription.price.plan
     subscription.grace_plan = _lower(subscription.plan, subscription.price.plan)
@@ -331,6 +364,7 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     if subscription.is_double or subscription.is_frozen or Payment.Dispute.LOST in disputes:
         subscription.access_until = None
     _answer_disputes(subscription, payments)
+    _answer_refund(subscription, payments)
 
 
 def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> list[Payment]:
@@ -348,7 +382,17 @@ def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> l
         for one in counting
         if one.is_proration and any(_start_of(base) <= _start_of(one) < _end_of(base) for base in regular)
     ]
-    return sorted(regular + prorations, key=lambda one: (_start_of(one), one.paid_at or one.created_at))
+    return sorted(regular + prorations, key=lambda one: (_start_of(one), one.paid_at or one.created_at, one.created_at))
+
+
+def _find_end(regular: list[Payment]) -> dt.datetime | None:
+    """Return the end of what was paid, in the order of its times. A payment that begins in the middle of another one's
+    time took its place, and the rest of that was made good in it: who goes from a year of one plan to a month of
+    another has paid for that month."""
+    ends = [
+        min([_end_of(one), *(_start_of(other) for other in regular[place + 1 :])]) for place, one in enumerate(regular)
+    ]
+    return max(ends, default=None)
 
 
 def _plan_paid(counting: list[Payment], at: dt.datetime) -> Plan | None:
@@ -393,6 +437,16 @@ def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> Non
             add_task(subscription.account, subscription.gateway, act, subscription.reference, key=key)
 
 
+def _answer_refund(subscription: Subscription, payments: list[Payment]) -> None:
+    """Who was given back the time that was paid last is not charged for the next one."""
+    paid = [one for one in payments if one.status == Payment.Status.PAID and one.period_end and not one.is_proration]
+    last = max(paid, key=_end_of, default=None)
+    if subscription.renews and last is not None and last.is_refunded:
+        key = f"refunded:{last.pk}"
+        act = GatewayTask.Act.CANCEL_NOW
+        add_task(subscription.account, subscription.gateway, act, subscription.reference, key=key)
+
+
 def _close_purchases(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
     """The checkout it came from is over."""
     if subscription.status != Subscription.Status.PENDING or any(payment.counts for payment in payments):
@@ -420,6 +474,18 @@ def _write_periods(account: BillingAccount, held: list[Access]) -> None:
             period, changed_at = _find_paid_period(account, access, access.subscription)
         locked = UsagePeriod.objects.select_for_update(no_key=True).get(pk=period.pk)
         periods.follow(locked, access.terms, changed_at=changed_at)
+
+
+def _check_paid_once(account: BillingAccount, held: list[Access]) -> None:
+    """Tell the operator when two subscriptions are paid for the same time, which nothing here may have undone: one was
+    charged before it heard that it had ended."""
+    soon = timezone.now() + CLOCK_TOLERANCE
+    paid = [one for one in held if one.subscription and not one.is_grace and one.until and one.until > soon]
+    if len(paid) > 1:
+        sentence = gettext("Somebody pays two subscriptions for the same time. Refund one of them.")
+        references = sorted(str(one.subscription) for one in paid)
+        fields = {"account": account.pk, "subscriptions": ", ".join(references)}
+        transaction.on_commit(lambda: alert(f"both:{account.pk}:{references[-1]}", sentence, **fields))
 
 
 def _find_paid_period(

@@ -171,5 +171,4 @@ def _find_bought(purchase: Purchase) -> Subscription | None:
 def _gives(subscription: Subscription, payments: Iterable[Payment]) -> bool:
     if subscription.kind == Subscription.Kind.PACK:
         return any(payment.counts for payment in payments)
-    begins, until = subscription.access_from, subscription.access_until
-    return begins is not None and until is not None and begins <= timezone.now() < until
+    return subscription.gives(timezone.now())

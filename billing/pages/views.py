@@ -196,7 +196,7 @@ def cancel(request: HttpRequest) -> HttpResponse:
             )
         return redirect("billing")
     standing = standing_of(account_of(member.pk))
-    if standing.subscription is None or not standing.subscription.renews:
+    if not standing.may_cancel:
         return redirect("billing")
     return render(request, "billing/cancel.html", {"standing": standing})
 

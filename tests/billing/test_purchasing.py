@@ -262,7 +262,8 @@ def test_a_task_is_done_by_one_of_many(premium: Any):
 
 def test_a_task_the_gateway_refuses_is_not_tried_again(premium: Any, at: Any):
     state.error = GatewayRefused("gone")
-    assert not purchasing.cancel(premium)
+    with pytest.raises(GatewayDeclined):
+        purchasing.cancel(premium)
     state.error = None
     at(START + 5 * DAY)
     reconciliation.work_off()

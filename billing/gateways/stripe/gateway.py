@@ -34,6 +34,7 @@ from billing.gateways.stripe.snapshots import (
     FetchedSession,
     FetchedSubscription,
     find_account_id,
+    is_proration,
     moment,
     session_snapshot,
     subscription_snapshot,
@@ -81,6 +82,7 @@ class StripeGateway:
     def start_checkout(self, order: Order) -> Checkout:
         with asking() as client:
             customer = _ensure_customer(client, order.account_id, order.email)
+            mirror.write_customer(customer, order.account_id)  # now: to be forgotten, whatever comes next
             wanted = Sellable(
                 order.price_reference, order.description, order.amount_minor, order.currency, order.interval
             )
@@ -88,7 +90,6 @@ class StripeGateway:
             # With the customer in the key: one that was deleted at Stripe, and made anew, is another request.
             options: stripe.RequestOptions = {"idempotency_key": f"{order.key}-{customer['id']}"}
             session = client.v1.checkout.sessions.create(params, options)
-        mirror.write_customer(customer, order.account_id)
         return Checkout(Reference(NAME, "checkout.session", session.id), session.url or "")
 
     def expire_checkout(self, reference: Reference) -> None:
@@ -142,7 +143,8 @@ class StripeGateway:
                 }
             )
         is_same_interval = price["recurring"]["interval"] == item["price"]["recurring"]["interval"]
-        ends = [line.period.end for line in preview.lines.data]
+        lines = plain(preview)["lines"]["data"]
+        ends = [line["period"]["end"] for line in lines if not is_proration(line)]
         return ChangePreview(
             amount_minor=preview.amount_due,
             currency=preview.currency.upper(),

@@ -143,6 +143,13 @@ def price_id(line: Data) -> str:
     return str(line["pricing"]["price_details"]["price"])
 
 
+def is_proration(line: Data) -> bool:
+    """Whether a line of an invoice is for the rest of a time, or gives that back."""
+    parent = line["parent"] or {}
+    details = parent.get("subscription_item_details") or parent.get("invoice_item_details") or {}
+    return bool(details.get("proration"))
+
+
 def _payments(fetched: FetchedSubscription) -> list[PaymentSnapshot]:
     trial_end = fetched.subscription["trial_end"] or 0
     found = []
@@ -156,7 +163,7 @@ def _payments(fetched: FetchedSubscription) -> list[PaymentSnapshot]:
 
 def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnapshot:
     lines = invoice["lines"]["data"]
-    regular = [line for line in lines if not _is_proration(line)]
+    regular = [line for line in lines if not is_proration(line)]
     counted = regular or lines
     ids = intent_ids(invoice)
     charge = next((one for one in fetched.charges if one["payment_intent"] in ids and one["paid"]), None)
@@ -244,12 +251,6 @@ def _voucher(intent: Data | None) -> "_Voucher":
         code=details.get("data") or details.get("number") or "",  # Pix's text, the number of a boleto or an OXXO
         expires_at=_find_moment(details.get("expires_at") or details.get("expires_after")),
     )
-
-
-def _is_proration(line: Data) -> bool:
-    parent = line["parent"] or {}
-    details = parent.get("subscription_item_details") or parent.get("invoice_item_details") or {}
-    return bool(details.get("proration"))
 
 
 def _dispute_of(charge: Data | None, disputes: list[Data]) -> Literal["", "open", "won", "lost"]:
