@@ -14,10 +14,10 @@ from kombu.exceptions import OperationalError
 
 from billing.errors import UnknownPrice, WrongAccount
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Notification, Reference
-from billing.models import MAX_ATTEMPTS, GatewayEvent
+from billing.models import MAX_ATTEMPTS, ROUND_SECONDS, GatewayEvent
 from billing.subscriptions import handle
 from core.alerts import alert
-from core.sweeps import PAGE_SIZE, guard
+from core.sweeps import PAGE_SIZE, guard, while_time
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def wake() -> None:
 
 def handle_due() -> None:
     """Handle what has come in and was not handled yet, the oldest first."""
-    for event in GatewayEvent.objects.due()[:PAGE_SIZE]:
+    for event in while_time(GatewayEvent.objects.due()[:PAGE_SIZE], ROUND_SECONDS):
         with guard("gateway event", event=event.pk):
             handle_event(event)
 

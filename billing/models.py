@@ -17,6 +17,8 @@ from django.utils.translation import gettext_lazy as _
 MICROS_PER_CREDIT = 1_000
 ERRAND_SECONDS = 60
 """For how long an errand is nobody else's once it was claimed: longer than a gateway is ever waited for."""
+ROUND_SECONDS = 30.0
+"""How long a round of errands goes on: while a gateway is silent each of them takes its ten seconds, and mails wait."""
 MAX_ATTEMPTS = 40
 """How often an errand is tried: for about a week."""
 

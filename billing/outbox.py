@@ -12,10 +12,10 @@ from django.utils.translation import gettext
 from billing import inbox
 from billing.gateways import get_gateway
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
-from billing.models import MAX_ATTEMPTS, GatewayEvent, GatewayTask, Payment, Subscription
+from billing.models import MAX_ATTEMPTS, ROUND_SECONDS, GatewayEvent, GatewayTask, Payment, Subscription
 from billing.subscriptions import reference_of
 from core.alerts import alert
-from core.sweeps import PAGE_SIZE, guard
+from core.sweeps import PAGE_SIZE, guard, while_time
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ Act = GatewayTask.Act
 
 def do_due() -> None:
     """Do what is due, the longest waiting first."""
-    for task in GatewayTask.objects.due()[:PAGE_SIZE]:
+    for task in while_time(GatewayTask.objects.due()[:PAGE_SIZE], ROUND_SECONDS):
         with guard("gateway task", task=task.pk):
             do_task(task)
 

@@ -125,9 +125,9 @@ def preview_change(user: User, price_id: int) -> Change:
         raise NotForSale
     if price.currency != subscription.price.currency:
         raise OtherCurrency
-    starts_at = subscription.paid_until or timezone.now()
+    starts_at = subscription.held_until or timezone.now()
     gateway = get_gateway(subscription.gateway)
-    if not (gateway.has_prorations and _is_upgrade(subscription.price, price)):
+    if not _counts_at_once(subscription, price):
         return Change(price, starts_at, None)
     try:
         preview = gateway.preview_change(subscription.reference, price.reference)
@@ -149,7 +149,7 @@ def change(user: User, price_id: int, preview: ChangePreview | None = None) -> S
     preview = preview or (planned.preview if planned else None)
     gateway = get_gateway(subscription.gateway)
     try:
-        if preview is not None and gateway.has_prorations and _is_upgrade(subscription.price, price):
+        if preview is not None and _counts_at_once(subscription, price):
             key = f"change:{subscription.pk}:{price.pk}:{preview.proration_date.timestamp():.0f}"
             gateway.change_price(subscription.reference, price.reference, preview, key=key)
         else:
@@ -292,13 +292,27 @@ def _is_upgrade(old: Price, new: Price) -> bool:
     return (new.plan.rank, new.months) > (old.plan.rank, old.months)
 
 
+def _counts_at_once(subscription: Subscription, price: Price) -> bool:
+    """Whether a change is an upgrade that is paid now. A trial goes on as what it is: nothing is paid for more."""
+    has_prorations = get_gateway(subscription.gateway).has_prorations
+    is_trial = subscription.status == Subscription.Status.TRIALING
+    return has_prorations and not is_trial and _is_upgrade(subscription.price, price)
+
+
 def _end_open_checkouts(account: BillingAccount, kind: Kind, *, but: str) -> None:
-    """End the checkouts that were begun before: only one can be paid. What came of one that is over is seen, too."""
+    """End the checkouts that were begun before: only one can be paid. What came of one that is over is seen, too. What
+    cannot be ended now is left to a worker: nobody waits twice for a silent gateway."""
     if kind == "pack":
         return
+    is_silent = False
     for purchase in account.purchases.filter(closed_at=None).exclude(key=but).exclude(kind="pack"):
-        if purchase.reference_id:
-            outbox.do_task(_add_expiry(account, purchase))
+        if purchase.reference_id and not is_silent:
+            task = _add_expiry(account, purchase)
+            outbox.do_task(task)
+            task.refresh_from_db(fields=["done_at"])
+            is_silent = task.done_at is None
+        elif purchase.reference_id:
+            _add_expiry(account, purchase)
         Purchase.objects.filter(pk=purchase.pk).update(closed_at=timezone.now())
 
 

@@ -14,10 +14,12 @@ from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Pur
 from billing.subscriptions import apply, reference_of
 from core.alerts import alert
 from core.mail import send_mail
-from core.sweeps import PAGE_SIZE, guard
+from core.sweeps import PAGE_SIZE, guard, while_time
 
 ASK_AGAIN = dt.timedelta(minutes=30)
 """How long after a subscription was asked about it is asked about again, while something is expected of it."""
+ASKING_SECONDS = 120.0
+"""How long a round of asking goes on while gateways are slow."""
 LOOK_BACK = dt.timedelta(days=3)
 KEEP = dt.timedelta(days=30)
 """For how long it is kept what gateways told, and what was done there."""
@@ -39,11 +41,11 @@ def ask_about_expected() -> None:
     renews = Q(kind=Subscription.Kind.SUBSCRIPTION) & ~Q(status=Subscription.Status.PENDING)
     is_awaited = Q(status=Subscription.Status.PENDING, created_at__gt=now - KEEP)
     waiting = Subscription.objects.filter(is_over, renews | is_awaited, ended_at=None, observed_at__lt=now - ASK_AGAIN)
-    for subscription in waiting.order_by("observed_at")[:PAGE_SIZE]:
+    for subscription in while_time(waiting.order_by("observed_at")[:PAGE_SIZE], ASKING_SECONDS):
         with guard("subscription", subscription=subscription.pk):
             _ask(reference_of(subscription))
     begun = Purchase.objects.filter(closed_at=None, created_at__lt=now - ASK_AGAIN).exclude(reference_id="")
-    for purchase in begun.select_related("price").order_by("created_at")[:PAGE_SIZE]:
+    for purchase in while_time(begun.select_related("price").order_by("created_at")[:PAGE_SIZE], ASKING_SECONDS):
         with guard("purchase", purchase=purchase.pk):
             if purchase.created_at < now - KEEP:
                 Purchase.objects.filter(pk=purchase.pk).update(closed_at=now)

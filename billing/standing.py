@@ -49,7 +49,7 @@ class Standing:
         if held is None or held.status == Subscription.Status.ENDED or self.later is not None:
             return False
         is_cancelled = self.status == "cancelled" and held.cancels_at is not None
-        return is_cancelled or (self.status == "active" and held.next_price_id is not None)
+        return is_cancelled or (self.status in ("active", "trial") and held.next_price_id is not None)
 
 
 def standing_of(account: BillingAccount) -> Standing:

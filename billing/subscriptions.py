@@ -284,6 +284,11 @@ def _follow_packs(account: BillingAccount, subscription: Subscription, payments:
 
 def _judge(account: BillingAccount, subscription: Subscription, payments: list[Payment]) -> None:
     """Decide, while it has given nothing yet, whether it was bought twice, and whether it has a trial."""
+    is_trying = subscription.status == Subscription.Status.TRIALING and not subscription.is_trial
+    if is_trying and _is_trial_of_ours(account, subscription) and _had_trial(account, subscription):
+        key = f"trial:{subscription.pk}"
+        add_task(account, subscription.gateway, GatewayTask.Act.CANCEL_NOW, subscription.reference, key=key)
+        return
     is_bought = subscription.status in LIVE or any(payment.counts for payment in payments)
     if is_bought and subscription.access_from is None and not subscription.is_double:
         others = account.subscriptions.exclude(pk=subscription.pk)
@@ -291,8 +296,9 @@ def _judge(account: BillingAccount, subscription: Subscription, payments: list[P
         subscription.is_double = any(judgements)
     if subscription.is_double:
         _undo(account, subscription, payments)
-    elif subscription.status == Subscription.Status.TRIALING and not subscription.is_trial:
-        _begin_trial(account, subscription)
+    elif is_trying and _is_trial_of_ours(account, subscription):
+        subscription.trial_start = account.trial_at = subscription.observed_at
+        account.save(update_fields=["trial_at"])
 
 
 def _is_double_beside(other: Subscription, subscription: Subscription, account: BillingAccount) -> bool:
@@ -328,22 +334,17 @@ def _undo(account: BillingAccount, subscription: Subscription, payments: list[Pa
     transaction.on_commit(lambda: alert(f"double:{gateway}:{reference}", sentence, **fields))
 
 
-def _begin_trial(account: BillingAccount, subscription: Subscription) -> None:
-    """Let it have the trial that was part of the checkout: one for an account, and one for a card where that is known.
+def _is_trial_of_ours(account: BillingAccount, subscription: Subscription) -> bool:
+    """Whether the checkout offered a trial. A gateway also says that something is in one when it only begins later."""
+    return account.purchases.filter(price__gateway=subscription.gateway, trial_days__gt=0).exists()
 
-    A gateway also says that something is in a trial when it only begins later: that is none.
-    """
-    if not account.purchases.filter(price__gateway=subscription.gateway, trial_days__gt=0).exists():
-        return
+
+def _had_trial(account: BillingAccount, subscription: Subscription) -> bool:
+    """Whether the account had its one trial, or the card, where that is known."""
     of_card = Subscription.objects.exclude(card_fingerprint="").filter(
         gateway=subscription.gateway, card_fingerprint=subscription.card_fingerprint, trial_start__isnull=False
     )
-    if account.trial_at is not None or of_card.exists():
-        key = f"trial:{subscription.pk}"
-        add_task(account, subscription.gateway, GatewayTask.Act.CANCEL_NOW, subscription.reference, key=key)
-        return
-    subscription.trial_start = account.trial_at = subscription.observed_at
-    account.save(update_fields=["trial_at"])
+    return account.trial_at is not None or of_card.exists()
 
 
 def _derive(subscription: Subscription, payments: list[Payment]) -> None:

@@ -2,7 +2,8 @@
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -46,6 +47,15 @@ def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
         last: Any = page[-1]  # before it is yielded: who deletes a row takes its key away
         after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
         yield page
+
+
+def while_time(items: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yield the items until so much time has passed: what is left is the next round's, and others get their turn."""
+    ends_at = time.monotonic() + seconds
+    for item in items:
+        yield item
+        if time.monotonic() > ends_at:
+            return
 
 
 def in_portions(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -10,6 +10,7 @@ Amounts are integers in the currency's minor unit (`core/money.py` knows how man
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -142,6 +143,15 @@ class ChangePreview:
 
 class GatewayUnavailable(Exception):
     """The gateway did not answer in time, or not in its own language: try again with the same key."""
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What a gateway sends may be JSON and still not its own language: that is worth another try."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
+        raise GatewayUnavailable(f"unreadable: {type(error).__name__}") from error
 
 
 class GatewayRefused(Exception):

@@ -340,7 +340,7 @@ def _change(request: HttpRequest, member: User, price_id: int) -> HttpResponse:
         messages.success(request, _("Changed. It counts from now on."))
     else:
         when = (
-            date_format(timezone.localtime(subscription.paid_until), "DATE_FORMAT") if subscription.paid_until else ""
+            date_format(timezone.localtime(subscription.held_until), "DATE_FORMAT") if subscription.held_until else ""
         )
         messages.success(request, _("Planned. It changes on %(when)s.") % {"when": when})
     return redirect("billing")

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from billing import purchasing, reconciliation, subscriptions
+from billing import inbox, purchasing, reconciliation, subscriptions
 from billing.entitlements import account_of, entitlements_of, list_access
 from billing.errors import AlreadySubscribed, GatewayDeclined, NotSubscribed, PaymentOverdue
-from billing.gateways.base import GatewayRefused
+from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Reference
 from billing.gateways.stripe import mirror
-from billing.models import GatewayTask, Payment, Purchase, Subscription
+from billing.models import GatewayEvent, GatewayTask, Payment, Purchase, Subscription
 from billing.pages.overview import list_to_pay
 from billing.seeds import load_prices
 from billing.standing import standing_of
 from billing.subscriptions import apply
 from tests.billing.fake_gateway import bought, change, change_payment, payment, renew, state
-from tests.billing.stripe_site import Shop
+from tests.billing.stripe_site import Shop, simulated
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -184,6 +184,49 @@ def test_a_refund_of_a_month_long_past_cancels_nothing(premium: Any, at: Any):
     assert plan(premium) == "premium"
 
 
+# Trials
+
+
+def trial(user: Any, price: Any, reference: str = "s1", **fields: Any) -> Any:
+    ends = fields.pop("ends")
+    Purchase.objects.create(
+        key=f"k-{reference}", account=account_of(user.pk), price=price, kind="subscription", trial_days=7
+    )
+    told = {"status": "trialing", "trial_end": ends, "anchor": ends, "payments": ()} | fields
+    return bought(user, price, reference, at=START, **told)
+
+
+def test_a_second_trial_does_not_end_the_first(ana: Any, prices: Any, at: Any):
+    at(START)
+    apply(trial(ana, prices["premium-month"], ends=START + 7 * DAY))
+    apply(trial(ana, prices["premium-month"], "s2", ends=START + 7 * DAY + HOUR))
+    reconciliation.work_off()
+    assert calls() == [("cancel_now", "s2")]
+    assert Subscription.objects.get(reference="s1").renews
+
+
+def test_a_trial_does_not_become_one_of_a_higher_plan(ana: Any, prices: Any, at: Any):
+    at(START)
+    apply(trial(ana, prices["premium-month"], ends=START + 7 * DAY))
+    at(START + DAY)
+    planned = purchasing.preview_change(ana, prices["enterprise-month"].pk)
+    assert (planned.starts_at, planned.preview) == (START + 7 * DAY, None)
+    purchasing.change(ana, prices["enterprise-month"].pk, ChangePreview(0, "USD", START, 9_900, START))
+    assert calls() == [("change_price_at_period_end", "s1")]
+    assert plan(ana) == "premium"
+
+
+def test_a_change_that_is_planned_in_a_trial_leaves_it_a_trial(shop: Shop, monkeypatch: Any):
+    load_prices("stripe", "USD")
+    enterprise = shop.order(price_reference="enterprise-month-usd", amount_minor=9_900)
+    shop.gateway.expire_checkout(shop.gateway.start_checkout(enterprise).reference)
+    tried = shop.buy(trial_days=7)
+    sent: list[Any] = []
+    monkeypatch.setattr("stripe.SubscriptionScheduleService.update", lambda _self, *given: sent.append(given[1]))
+    shop.gateway.change_price_at_period_end(tried.reference, "enterprise-month-usd", key="k")
+    assert [phase.get("trial", False) for phase in sent[0]["phases"]] == [True, False]
+
+
 # Cancelling
 
 
@@ -208,8 +251,7 @@ def test_a_trial_whose_first_payment_failed_ends_at_once_when_it_is_cancelled(an
     at(START)
     ends = START + 7 * DAY
     price = prices["premium-month"]
-    Purchase.objects.create(key="k", account=account_of(ana.pk), price=price, kind="subscription", trial_days=7)
-    apply(bought(ana, price, at=START, status="trialing", trial_end=ends, anchor=ends, payments=()))
+    apply(trial(ana, price, ends=ends))
     at(ends + HOUR)
     failed = payment(price, "s1-p1", ends, ends + 28 * DAY, status="failed", paid_at=None)
     apply(change("s1", status="past_due", payments=(failed,)))
@@ -302,3 +344,68 @@ def test_a_pack_that_is_paid_is_not_to_be_paid(shop: Shop, ana: Any):
     apply(shop.fetch(begun.reference))
     assert list_to_pay(account_of(ana.pk)) == []
     assert sorted(Payment.objects.values_list("status", flat=True)) == ["paid", "void"]
+
+
+def test_what_an_operator_adds_to_an_invoice_withholds_nothing(shop: Shop, ana: Any):
+    load_prices("stripe", "USD")
+    told = shop.buy()
+    [invoice] = shop.objects("invoice")
+    before = told.payments[0]
+    fee = {**invoice["lines"]["data"][0], "amount": 50_000, "period": {"start": 1, "end": 1}}
+    fee["parent"] = {"type": "invoice_item_details", "invoice_item_details": {"proration": False}}
+    for pricing in (None, {"price_details": {"price": "price_of_a_fee", "product": "prod_fee"}}):
+        invoice["lines"]["data"].append({**fee, "pricing": pricing})
+    simulated.state["objects"]["price"]["price_of_a_fee"] = {"id": "price_of_a_fee", "lookup_key": None}
+    [payment_] = shop.fetch(told).payments
+    assert (payment_.price_reference, payment_.period_start, payment_.period_end, payment_.is_proration) == (
+        "premium-month-usd",
+        before.period_start,
+        before.period_end,
+        False,
+    )
+
+
+# A gateway that speaks nonsense, or not at all
+
+
+def test_nonsense_of_stripe_is_asked_for_again_later(shop: Shop, ana: Any):
+    load_prices("stripe", "USD")
+    told = shop.buy()
+    simulated.state["objects"]["subscription"][told.reference]["metadata"] = None
+    with pytest.raises(GatewayUnavailable):
+        shop.gateway.fetch(Reference("stripe", "subscription", told.reference))
+    event = inbox.note(Reference("stripe", "subscription", told.reference), event_id="e", event_type="t")
+    assert not inbox.handle_event(event)
+    event.refresh_from_db()
+    assert "unreadable" in event.error
+
+
+def test_nobody_waits_twice_for_a_silent_gateway(ana: Any, prices: Any, monkeypatch: Any):
+    for number in range(3):  # as of tabs that were opened at once
+        Purchase.objects.create(
+            key=f"old-{number}",
+            account=account_of(ana.pk),
+            price=prices["premium-month"],
+            kind="subscription",
+            reference_type="checkout",
+            reference_id=f"old-{number}",
+        )
+    asked: list[str] = []
+
+    def be_silent(_gateway: Any, *what: str) -> None:
+        asked.append(what[0])
+        if what[0] == "expire_checkout":
+            raise GatewayUnavailable
+
+    monkeypatch.setattr("tests.billing.fake_gateway.FakeGateway._call", be_silent)
+    checkout(ana, prices["premium-month"])
+    assert asked == ["expire_checkout", "start_checkout"]
+    assert GatewayTask.objects.filter(act="expire_checkout", done_at=None).count() == 3
+
+
+def test_a_round_of_errands_ends_though_a_gateway_is_slow(ana: Any, prices: Any, monkeypatch: Any):
+    for number in range(5):
+        inbox.note(Reference("fake", "subscription", f"s{number}"), event_id=f"e{number}", event_type="t")
+    monkeypatch.setattr(inbox, "ROUND_SECONDS", 0.0)
+    inbox.handle_due()
+    assert GatewayEvent.objects.filter(done_at=None).count() == 4

@@ -7,7 +7,6 @@ there, which are theirs).
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from billing.gateways.base import (
     PaymentMode,
     Reference,
     Snapshot,
+    readable,
 )
 from billing.gateways.mercadopago import notifications
 from billing.gateways.mercadopago.agreements import (
@@ -139,7 +139,7 @@ class MercadoPago:
     def fetch(self, reference: Reference) -> Snapshot | None:
         client = self._client()
         observed_at = timezone.now()
-        with _readable():
+        with readable():
             return self._fetch(client, reference, observed_at)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
@@ -158,7 +158,7 @@ class MercadoPago:
         client = self._client()
         preapproval, agreement = self._subscription(client, reference)
         price = self._price_to_change_to(agreement, price_reference)
-        with _readable():
+        with readable():
             next_payment_at = read_time(preapproval.get("next_payment_date")) or timezone.now()
         return ChangePreview(0, price.currency, timezone.now(), price.amount_minor, next_payment_at)
 
@@ -172,7 +172,7 @@ class MercadoPago:
         price = self._price_to_change_to(agreement, price_reference)
         if agreement.price_reference == price_reference:
             return
-        with _readable():
+        with readable():
             snapshot = self._read_subscription(client, preapproval, agreement, timezone.now())
         if snapshot.status == "past_due":  # what is still tried to be paid is of the old price
             raise GatewayRefused("payment_is_due")
@@ -246,7 +246,7 @@ class MercadoPago:
         """Return whose the token is: asked once, since it does not change."""
         known = _accounts.get((self._access_token, self._base_url))
         if known is None:
-            with _readable():
+            with readable():
                 known = _read_account(client.ask(client.sdk.user().get), self._access_token)
             _accounts[self._access_token, self._base_url] = known
         return known
@@ -427,7 +427,7 @@ class MercadoPago:
         """Yield what lives, or changed: subscriptions, and whatever had a payment that did."""
         client = self._client()
         for preapproval in client.search(client.sdk.preapproval().search, {}):
-            with _readable():
+            with readable():
                 changed_at = read_time(preapproval.get("last_modified")) or NEVER
             if read_agreement(preapproval.get("external_reference")) and (
                 preapproval.get("status") in ("authorized", "paused") or changed_at >= since
@@ -477,15 +477,6 @@ def find_terms(reference: str) -> PriceTerms | None:
     """Return what a price of ours is; None for one there is not."""
     price = Price.objects.filter(gateway=GATEWAY, reference=reference).first()
     return PriceTerms(price.amount_minor, price.currency, price.months) if price else None
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """What Mercado Pago sends may be JSON and still not its own language."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise GatewayUnavailable(f"unreadable: {type(error).__name__}") from error
 
 
 def _read_account(found: Json, access_token: str) -> Account:

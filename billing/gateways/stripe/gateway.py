@@ -20,6 +20,7 @@ from billing.gateways.base import (
     PaymentMode,
     Reference,
     Snapshot,
+    readable,
 )
 from billing.gateways.stripe import mirror, notifications
 from billing.gateways.stripe.catalogue import Sellable, ensure_portal, ensure_price, get_price
@@ -102,9 +103,10 @@ class StripeGateway:
     # --- Asking ------------------------------------------------------------------------------------------------------
 
     def fetch(self, reference: Reference) -> Snapshot | None:
-        with asking() as client:
-            fetched = find_purchase(client, reference.type, reference.id)
-        return None if fetched is None else _keep(fetched)
+        with readable():
+            with asking() as client:
+                fetched = find_purchase(client, reference.type, reference.id)
+            return None if fetched is None else _keep(fetched)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
         """What cannot be read is logged, and does not keep the others from being seen. Raises GatewayUnavailable when
@@ -173,7 +175,8 @@ class StripeGateway:
             )
 
     def change_price_at_period_end(self, reference: str, price_reference: str, *, key: str) -> None:
-        """By a schedule of two phases, which lets go of the subscription when the second has begun."""
+        """By a schedule of two phases, which lets go of the subscription when the second has begun. What nothing is
+        charged for yet stays so to the end of the first."""
         with asking() as client:
             price = get_price(client, price_reference)
             found = plain(client.v1.subscriptions.retrieve(reference))
@@ -194,6 +197,7 @@ class StripeGateway:
                             "items": [{"price": item["price"]["id"], "quantity": 1}],
                             "start_date": item["current_period_start"],
                             "end_date": end,
+                            "trial": found["status"] == "trialing",
                         },
                         {
                             "items": [{"price": price["id"], "quantity": 1}],

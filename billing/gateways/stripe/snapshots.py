@@ -20,6 +20,9 @@ ACCOUNT = "djstripe_subscriber"
 KIND, PRICE, DEFERRED = "kind", "price", "deferred"
 """More metadata: of a one-off payment, what is bought; of a subscription, that what looks like a trial is a wait."""
 
+ITEM = "subscription_item_details"
+"""What a line of an invoice comes from, if it is the subscription."""
+
 STATUSES: dict[str, SubscriptionStatus] = {
     "incomplete": "pending",
     "incomplete_expired": "ended",
@@ -156,15 +159,13 @@ def _payments(fetched: FetchedSubscription) -> list[PaymentSnapshot]:
     for invoice in fetched.invoices:
         lines = invoice["lines"]["data"]
         is_of_trial = invoice["total"] == 0 and all(line["period"]["end"] <= trial_end for line in lines)
-        if invoice["status"] != "draft" and lines and not is_of_trial:
+        if invoice["status"] != "draft" and _counted_lines(invoice) and not is_of_trial:
             found.append(_invoice_payment(fetched, invoice))
     return found
 
 
 def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnapshot:
-    lines = invoice["lines"]["data"]
-    regular = [line for line in lines if not is_proration(line)]
-    counted = regular or lines
+    counted = _counted_lines(invoice)
     ids = intent_ids(invoice)
     charge = next((one for one in fetched.charges if one["payment_intent"] in ids and one["paid"]), None)
     intent = next((fetched.intents[one] for one in ids if one in fetched.intents), None)
@@ -178,7 +179,7 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
         currency=invoice["currency"].upper(),
         period_start=moment(min(line["period"]["start"] for line in counted)),
         period_end=moment(max(line["period"]["end"] for line in counted)),
-        is_proration=not regular,
+        is_proration=is_proration(counted[0]),
         paid_at=_find_moment(invoice["status_transitions"]["paid_at"]),
         refunded_minor=charge["amount_refunded"] if charge else 0,
         dispute=_dispute_of(charge, fetched.disputes),
@@ -191,6 +192,14 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
         action_code=voucher.code,
         expires_at=voucher.expires_at,
     )
+
+
+def _counted_lines(invoice: Data) -> list[Data]:
+    """Return the lines that say what an invoice pays for: those of the subscription itself, else those for the rest of
+    a time. What an operator added to it has no price of ours."""
+    priced = [line for line in invoice["lines"]["data"] if line["pricing"]]
+    regular = [line for line in priced if (line["parent"] or {}).get("type") == ITEM and not is_proration(line)]
+    return regular or [line for line in priced if is_proration(line)]
 
 
 def _open_state(
