@@ -133,7 +133,7 @@ def list_access(account: BillingAccount) -> list[Access]:
     if account.plan_id in plans and (account.grant_until is None or now < account.grant_until):
         found.append(_granted(plans[account.plan_id], account.grant_until, now))
     if account.subscribed_until is not None and now < account.subscribed_until:
-        subscriptions = rows.select(Subscription, {"account": account.pk})
+        subscriptions = rows.select(Subscription, {"account": account.pk, "access_until__gt": now})
         paid = [access for one in subscriptions if (access := _paid(one, plans, now)) is not None]
         found += [access for access in paid if not access.is_grace] or paid
     return found
@@ -144,9 +144,9 @@ def packs_of(account: BillingAccount) -> list[UsagePeriod]:
     now = timezone.now()
     if account.packs_until is None or now >= account.packs_until:
         return []
-    where = {"account": account.pk, "kind": UsagePeriod.Kind.PACK}
+    where = {"account": account.pk, "kind": UsagePeriod.Kind.PACK, "period_end__gt": now}
     packs = rows.select(UsagePeriod, where, order_by="period_end")
-    return [pack for pack in packs if pack.period_start <= now < pack.period_end]
+    return [pack for pack in packs if pack.period_start <= now]
 
 
 def default_plan() -> Plan:

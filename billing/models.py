@@ -376,6 +376,13 @@ class UsageRecord(models.Model):
         return f"{self.label} {self.cost_micros}"
 
 
+class SubscriptionQuerySet(models.QuerySet["Subscription"]):
+    def live(self, now: dt.datetime) -> list["Subscription"]:
+        """Return those that are live, of which there are few: of what is over nothing is read."""
+        is_alive = Q(access_until__gt=now) | Q(is_frozen=True) | Q(ended_at=None)
+        return [one for one in self.filter(is_alive) if one.is_live(now)]
+
+
 class Subscription(models.Model):
     """Something that was bought at a gateway: a plan that renews, one paid time of a plan, or a pack of credits.
 
@@ -421,6 +428,8 @@ class Subscription(models.Model):
     observed_at = models.DateTimeField(_("asked at"))
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     ended_at = models.DateTimeField(_("ended"), null=True)
+
+    objects = SubscriptionQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("subscription")

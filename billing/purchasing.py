@@ -50,7 +50,7 @@ class Change:
 def list_live(account: BillingAccount) -> list[Subscription]:
     """Return what is live, the one that counts first: what gives something now, what renews, what gives most."""
     now = timezone.now()
-    live = [one for one in account.subscriptions.select_related("plan", "price__plan") if one.is_live(now)]
+    live = account.subscriptions.select_related("plan", "price__plan", "next_price__plan").live(now)
     rank = {one.pk: one.plan.rank if one.plan else -1 for one in live}
     return sorted(live, key=lambda one: (one.gives(now), one.renews, rank[one.pk], one.pk), reverse=True)
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from billing.entitlements import Access, access_of
 from billing.models import BillingAccount, Plan, Price, Subscription
-from billing.purchasing import find_free_moment, is_overdue
+from billing.purchasing import find_free_moment, is_overdue, list_live
 
 Status = Literal[
     "default", "granted", "trial", "active", "cancelled", "overdue", "unpaid", "frozen", "prepaid", "paused", "waiting"
@@ -54,10 +54,11 @@ class Standing:
 
 def standing_of(account: BillingAccount) -> Standing:
     access, now = access_of(account), timezone.now()
-    live = [one for one in _list_live(account, now) if not _begins_later(one, now)]
+    found = list_live(account)
+    live = [one for one in found if not _begins_later(one, now)]
     current = next((one for one in live if access.subscription and one.pk == access.subscription.pk), None)
     current = current or max(live, key=lambda one: one.pk, default=None)
-    later = next((one for one in _list_live(account, now) if _begins_later(one, now)), None)
+    later = next((one for one in found if _begins_later(one, now)), None)
     if current is None:
         return _without_subscription(account, access, later)
     status = _status_of(current, now)
@@ -66,11 +67,6 @@ def standing_of(account: BillingAccount) -> Standing:
     price = current.next_price or current.price
     next_payment_at = current.trial_end if status == "trial" else current.paid_until
     return Standing(status, access.plan, current, current.access_until, price, next_payment_at, later)
-
-
-def _list_live(account: BillingAccount, now: dt.datetime) -> list[Subscription]:
-    found = account.subscriptions.select_related("plan", "price__plan", "next_price__plan")
-    return [one for one in found if one.is_live(now)]
 
 
 def _begins_later(subscription: Subscription, now: dt.datetime) -> bool:

@@ -15,7 +15,7 @@ M = TypeVar("M", bound=Model)
 
 Where = Mapping[str, Any]
 """Conditions that must all hold, by field: equal to the value, equal to one of a tuple's (which is not empty), as
-`<field>__lt` less than it, or, as `<field>__isnull`, which is True, without a value. None equals nothing in SQL: it is
+`<field>__lt` less than it, `<field>__gt` more, or, as `<field>__isnull`, which is True, without a value. None equals nothing in SQL: it is
 a ValueError, as is an empty tuple."""
 
 
@@ -92,7 +92,7 @@ def speaks_sql(model: type[Model]) -> bool:
     return _table(model).speaks_sql
 
 
-Condition = tuple[str, Literal["=", "<", "IN", "IS NULL"], int]
+Condition = tuple[str, Literal["=", "<", ">", "IN", "IS NULL"], int]
 """A field, its comparison, and the number of values: all of a condition but the values."""
 
 
@@ -178,7 +178,7 @@ class _Table:
         for name, value in where.items():
             if name.endswith("__isnull"):
                 continue
-            field = self.fields_by_name[name.removesuffix("__lt")]
+            field = self.fields_by_name[name.removesuffix("__lt").removesuffix("__gt")]
             for single in value if isinstance(value, tuple) else (value,):
                 parameters.append(field.get_db_prep_value(single, connection))
         return parameters
@@ -231,6 +231,8 @@ def _condition(name: str, value: Any) -> Condition:
         return name, "IN", len(value)
     if name.endswith("__isnull"):
         return name.removesuffix("__isnull"), "IS NULL", 0
+    if name.endswith("__gt"):
+        return name.removesuffix("__gt"), ">", 1
     return name.removesuffix("__lt"), "<" if name.endswith("__lt") else "=", 1
 
 

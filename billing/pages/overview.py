@@ -71,7 +71,7 @@ def list_payments(account: BillingAccount, *, before: int | None = None) -> tupl
     """Return the payments, the latest first, PAYMENTS_SHOWN of them that are older than the one named, and what to
     name for those before them."""
     found = _payments_of(account).exclude(Q(status__in=["pending", "void"], paid_at=None)).order_by("-pk")
-    page = list(found.filter(pk__lt=before) if before else found)[: PAYMENTS_SHOWN + 1]
+    page = list((found.filter(pk__lt=before) if before else found)[: PAYMENTS_SHOWN + 1])
     shown = [show_payment(payment) for payment in page[:PAYMENTS_SHOWN]]
     return shown, shown[-1].payment.pk if len(page) > PAYMENTS_SHOWN else None
 

@@ -12,7 +12,7 @@ from billing.errors import AlreadySubscribed, GatewayDeclined, NotSubscribed, Pa
 from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Reference
 from billing.gateways.stripe import mirror
 from billing.models import GatewayEvent, GatewayTask, Payment, Purchase, Subscription
-from billing.pages.overview import list_to_pay
+from billing.pages.overview import PAYMENTS_SHOWN, list_payments, list_to_pay
 from billing.seeds import load_prices
 from billing.standing import standing_of
 from billing.subscriptions import apply
@@ -409,3 +409,34 @@ def test_a_round_of_errands_ends_though_a_gateway_is_slow(ana: Any, prices: Any,
     monkeypatch.setattr(inbox, "ROUND_SECONDS", 0.0)
     inbox.handle_due()
     assert GatewayEvent.objects.filter(done_at=None).count() == 4
+
+
+# Years of payments
+
+
+def test_of_what_is_over_no_page_reads_more_than_it_shows(premium: Any, prices: Any, monkeypatch: Any):
+    held = Subscription.objects.get()
+    over = {"account": held.account, "gateway": "fake", "kind": "prepaid", "status": "ended", "price": held.price}
+    times = {"anchor": START, "observed_at": START, "ended_at": START, "access_until": START}
+    Subscription.objects.bulk_create(Subscription(reference=f"old-{n}", **over, **times) for n in range(50))
+    paid = {"subscription": held, "gateway": "fake", "price": held.price, "status": "paid", "paid_at": START}
+    amount = {"amount_minor": 2_000, "currency": "USD"}
+    Payment.objects.bulk_create(Payment(reference=f"old-{n}", **paid, **amount) for n in range(50))
+    read: list[type[Any]] = []
+    for model in (Payment, Subscription):
+        make = model.from_db
+        monkeypatch.setattr(model, "from_db", _counting(make, model, read))
+    standing_of(held.account)
+    assert read.count(Subscription) == 1
+    read.clear()
+    shown, older = list_payments(held.account)
+    assert (len(shown), older is not None) == (PAYMENTS_SHOWN, True)
+    assert read.count(Payment) == PAYMENTS_SHOWN + 1
+
+
+def _counting(make: Any, model: type[Any], read: list[type[Any]]) -> Any:
+    def from_db(*given: Any) -> Any:
+        read.append(model)
+        return make(*given)
+
+    return from_db

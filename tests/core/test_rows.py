@@ -320,6 +320,7 @@ CONDITIONS = (
     {"status": ("queued",), "owner_id": (1, 2)},
     {"owner_id": (1,), "seq": (9, 1, 1, 77)},
     {"owner_id": 1, "seq__lt": 4},
+    {"owner_id": 1, "seq__gt": 2},
     {"owner_id": 1, "seq__lt": 1},
     {"created_at__lt": LONG_AGO + dt.timedelta(hours=5), "owner_id": 1},
     {"seq__lt": 8, "status": ("completed", "queued"), "owner_id": 1},
