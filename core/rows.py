@@ -15,8 +15,8 @@ M = TypeVar("M", bound=Model)
 
 Where = Mapping[str, Any]
 """Conditions that must all hold, by field: equal to the value, equal to one of a tuple's (which is not empty), as
-`<field>__lt` less than it, `<field>__gt` more, or, as `<field>__isnull`, which is True, without a value. None equals nothing in SQL: it is
-a ValueError, as is an empty tuple."""
+`<field>__lt` less than it, as `<field>__gt` more, or, as `<field>__isnull`, which is True, without a value. None equals
+nothing in SQL: it is a ValueError, as is an empty tuple."""
 
 
 def find(model: type[M], **where: Any) -> M | None:
