@@ -144,7 +144,8 @@ class Site:
             return list(services.valkey(self._valkey, self._password, self._folder / "valkey").command)
         if name in self._ports:
             server = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(self._ports[name])]
-            return [*server, "--ws-per-message-deflate", "false", "--ws-max-size", "1048576", "--no-access-log"]
+            options = ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
+            return [*server, *options, "--no-proxy-headers", "--no-access-log"]
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
             return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]

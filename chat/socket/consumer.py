@@ -53,6 +53,11 @@ MAX_BAD_COMMANDS = 20
 """Commands a client may get wrong before its socket is closed."""
 RETRY_SECONDS = 1.0
 
+# Why a socket is closed, for its client (RFC 6455, section 7.4).
+TOO_MANY_MISTAKES = 1008
+OUR_ERROR = 1011  # the page connects again, and goes on where it was
+SHUT_OUT = 4401
+
 
 class TurnConsumer(AsyncWebsocketConsumer):
     """One page's socket."""
@@ -61,7 +66,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
     admission: Admission
     share: Share  # of the process, which all sockets of this person have together
     guest: Guest | None = None
-    is_over = False  # whether whoever opened it may not be here any more
+    is_over = False  # whether it was closed from here
     watching: dict[UUID, "asyncio.Task[None]"]  # for each turn the page follows, what relays its live text
     opening: set[UUID]  # turns this page is asking for at the moment
     announced: set[UUID]  # open turns of other pages: this one was told of their start, and does not follow them
@@ -142,14 +147,14 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
 
     def on_shut_out(self) -> None:
-        self.run_in_background(self.shut_out())
+        self.run_in_background(self.hang_up(SHUT_OUT))
 
-    async def shut_out(self) -> None:
-        """Close, as what it was opened with is over: nothing more is sent, and no command is taken."""
+    async def hang_up(self, code: int) -> None:
+        """Close: nothing more is sent, and no command is taken, not even one that is here already."""
         if not self.is_over:
             self.is_over = True
             await cancel_and_wait(tuple(self.watching.values()))
-            await self.close(4401)
+            await self.close(code)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
@@ -163,12 +168,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
             turn_id = command.turn_id
             await self.execute(command)
         except AccessEnded:
-            await self.shut_out()
+            await self.hang_up(SHUT_OUT)
         except DomainError as error:
             await self.reject(turn_id, error)
-            self.bad_commands += isinstance(error, BadCommand)
+            self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
-                await self.close(1008)
+                await self.hang_up(TOO_MANY_MISTAKES)
         except Exception:
             logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
             await self.reject(turn_id, Unavailable())
@@ -266,7 +271,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             del self.watching[turn_id]
         if error := _find_failure(task):
             logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
-            self.run_in_background(self.close(1011))  # the page connects again, and goes on where it was
+            self.run_in_background(self.hang_up(OUR_ERROR))  # the page connects again, and goes on where it was
 
     async def send_end(self, turn_id: UUID) -> None:
         for event in await self.share.render(render_ended, self.user, turn_id):

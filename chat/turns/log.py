@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 
 from chat.llm.pricing import ModelPrice, read_price, read_stamp, write_price
 from chat.models import LanguageModel
+from chat.turns.sent_requests import read_unanswered
 from core.lua import LuaScript
 from core.unicode import mend
 from history.progress import Outcome
@@ -76,7 +77,8 @@ class Append(msgspec.Struct, array_like=True, gc=False):
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True):
-    """Who answers, in whose place and why, and at what price: keys of models, an error's code, a price as JSON."""
+    """Who answers, in whose place and why, at what price, and to which request: keys of models, an error's code, a
+    price as JSON, an id."""
 
     model: str = ""
     provider: str = ""
@@ -84,6 +86,7 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
     instead_because: str = ""
     price: str = ""
     is_from_cache: bool = False
+    request: str = ""
 
 
 class Replay(msgspec.Struct):
@@ -135,6 +138,7 @@ def encode_begun(
     *,
     price: ModelPrice | None = None,
     is_from_cache: bool = False,
+    request: str = "",
 ) -> str:
     """Return the text of a BEGUN entry. With the price, whoever ends the turn charges as this process would."""
     begun = Begun(
@@ -144,6 +148,7 @@ def encode_begun(
         instead_because=instead_because,
         price=write_price(price) if price else "",
         is_from_cache=is_from_cache,
+        request=request,
     )
     return msgspec.json.encode(begun).decode()
 
@@ -173,7 +178,11 @@ def decode_outcome(replay: Replay) -> Outcome | None:
         outcome = msgspec.json.decode(replay.outcome, type=Outcome)
     except msgspec.MsgspecError:
         outcome = None
-    if outcome is None or (outcome.price and read_stamp(outcome.price) is None):
+    if (
+        outcome is None
+        or (outcome.price and read_stamp(outcome.price) is None)
+        or (outcome.unanswered and not read_unanswered(outcome.unanswered))
+    ):
         logger.warning("Log not believed", extra={"kind": "outcome"})
         return None
     return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)

@@ -7,6 +7,7 @@ const SAVE_DELAY = 300; // ms
 const form = document.querySelector("[data-composer]");
 const field = form.querySelector("[data-text]");
 const refusal = form.querySelector("[data-refusal]");
+const ways = form.querySelectorAll("[data-refusal-way]");
 const sendButton = form.querySelector("[data-send]");
 const stopButton = form.querySelector("[data-stop]");
 const picker = form.querySelector("[data-model]");
@@ -125,11 +126,12 @@ export function sent(text) {
   forgetTimer();
 }
 
-/** The question was refused: it stays where it is, under the reason. */
-export function refuse(sentence) {
+/** The question was refused: it stays where it is, under the reason, and under the way on where a code has one. */
+export function refuse(sentence, code = "") {
   settled();
   refusal.hidden = !sentence;
   refusal.textContent = sentence;
+  for (const way of ways) way.hidden = !code || way.dataset.refusalWay !== code;
 }
 
 function settled() {

@@ -164,6 +164,19 @@ def test_in_grace_the_lower_of_two_plans_holds(ana: Any, prices: Any, at: Any):
     assert plan(ana) == "premium"
 
 
+def test_a_month_that_was_waited_for_on_the_higher_plan_has_what_the_lower_one_gives_that_was_paid(
+    ana: Any, prices: Any, at: Any
+):
+    at(START)
+    apply(bought(ana, prices["enterprise-month"], at=START))
+    at(FEBRUARY + 9 * HOUR)
+    assert period(ana).plan_id == prices["enterprise-month"].plan_id  # in its grace, as far as anybody knows
+    state.scheduled["s1"] = prices["premium-month"].reference
+    renew("s1")
+    told()
+    assert (plan(ana), period(ana).allowance_micros) == ("premium", PREMIUM)
+
+
 def test_a_new_anchor_closes_the_month_at_that_instant(premium: Any, prices: Any, at: Any):
     use(premium, 7_000)
     before, moment = period(premium), START + 5 * DAY

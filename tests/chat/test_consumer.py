@@ -605,12 +605,46 @@ async def test_a_binary_frame_is_rejected_and_the_socket_goes_on(ana: User, runn
 
 async def test_who_makes_too_many_mistakes_is_hung_up_on(ana: User):
     async with page_of(ana) as page:
-        for _ in range(MAX_BAD_COMMANDS):
+        for _ in range(MAX_BAD_COMMANDS - 1):
             await page.send_text("nonsense")
-        await page.settled()
+        await page.settled()  # asks for a turn of nobody's: the last mistake that is borne
         assert page.closed_with is None
         await page.send_text("nonsense")
         assert await page.closing() == 1008
+
+
+async def test_a_command_behind_the_last_mistake_is_not_taken(ana: User):
+    """It may have come with the mistakes, before the socket was closed."""
+    async with page_of(ana) as page:
+        for _ in range(MAX_BAD_COMMANDS + 1):
+            await page.send_text("nonsense")
+        turn_id = await page.start()
+        assert await page.closing() == 1008
+    assert await in_thread(access.find_turn, turn_id) is None
+
+
+@pytest.mark.parametrize("kind", ["turn.stop", "turn.watch"])
+async def test_who_guesses_ids_is_hung_up_on_as_one_who_sends_rubbish(ana: User, bo: User, kind: str):
+    turn = await aask(bo)
+    async with page_of(ana) as page:
+        for _ in range(MAX_BAD_COMMANDS // 2):
+            await page.send(kind, turn_id=turn.pk)
+            await page.send(kind, turn_id=new_id())
+        for _ in range(MAX_BAD_COMMANDS):
+            assert (await page.next("turn.rejected"))["code"] == "not_found"
+        assert page.closed_with is None
+        await page.send(kind, turn_id=turn.pk)
+        assert await page.closing() == 1008
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"type":"turn.stop","x":' + "[" * 100_000])
+async def test_a_command_that_is_nested_too_deeply_is_a_mistake_like_any(
+    ana: User, deep: str, caplog: pytest.LogCaptureFixture
+):
+    async with page_of(ana) as page:
+        await page.send_text(deep)
+        assert (await page.next("turn.rejected"))["code"] == "bad_command"
+    assert not caplog.records
 
 
 async def test_what_is_refused_for_a_good_reason_is_no_mistake(ana: User):

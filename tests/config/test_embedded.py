@@ -112,6 +112,16 @@ def test_nothing_outlives_a_supervisor_that_is_killed():
         time.sleep(0.05)
 
 
+async def test_what_prepare_says_of_a_new_installation_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    says = Process("prepare", [sys.executable, "-c", "print('A limit was set.')"])
+    monkeypatch.setattr(serve, "Process", lambda *_args: says)
+    async with Supervisor(tmp_path) as supervisor:
+        await serve.prepare_release(supervisor)
+    assert "serve | A limit was set." in capfd.readouterr().out
+
+
 def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
     lock = lock_data_dir(tmp_path)
     with pytest.raises(AlreadyRunningError):
@@ -134,6 +144,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
         [valkey] = one.stores
         assert not any(password in argument for argument in valkey.command for password in passwords)
     assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
 def test_nobody_reads_the_embedded_valkey_without_its_password():
@@ -184,3 +195,19 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
     assert done.returncode == 1
     problem = f"Cannot serve on 127.0.0.1:{port} (address already in use)"
     assert done.stderr == f"{problem}: take another one with `make run PORT={port + 1}`.\n"
+
+
+async def test_the_web_process_believes_no_proxy_but_those_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[Process] = []
+
+    async def start(_supervisor: Supervisor, process: Process) -> None:
+        started.append(process)
+
+    monkeypatch.setattr(Supervisor, "start", start)
+    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
+        await serve.start_site(supervisor, "127.0.0.1", 8000)
+    [web] = [process for process in started if process.name == "web"]
+    assert "--no-proxy-headers" in web.command
+    assert "--no-proxy-headers" in (ROOT / "docs" / "production.md").read_text()

@@ -104,9 +104,9 @@ async def wait_for_end_of(parent: int) -> None:
 async def prepare_release(supervisor: Supervisor) -> None:
     supervisor.print_line("Preparing the databases.")
     code, printed = await supervisor.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
+    for line in printed.splitlines():
+        supervisor.print_line(line)
     if code:
-        for line in printed.splitlines():
-            supervisor.print_line(line)
         raise CommandError("The databases could not be prepared: the reason is above.")
 
 
@@ -117,6 +117,9 @@ async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
     web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
     web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
     web += ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
+    web += [
+        "--no-proxy-headers"
+    ]  # it would believe whatever comes through a proxy on this machine: TRUSTED_PROXIES says
     web += ["--no-access-log", "--log-level", "warning"]
     probe = answers_http(port, "/healthz", host=reachable_host, name=name)
     await supervisor.start(Process("web", web, probe=probe, stop_seconds=8))
