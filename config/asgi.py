@@ -13,6 +13,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from chat.socket.routing import socket_urlpatterns  # noqa: E402
 from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
+from config.requests_at_once import limit_requests  # noqa: E402
 from core import interpreter  # noqa: E402
 
 CHARSET = re.compile(rb"\s*;\s*charset\s*=[^;]*", re.IGNORECASE)
@@ -34,6 +35,7 @@ def in_utf8(app: App) -> App:
     return handle
 
 
-application = ProtocolTypeRouter({"http": limit_bodies(in_utf8(http)), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+pages_and_api = limit_bodies(limit_requests(in_utf8(http)))  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": pages_and_api, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 interpreter.tune_for_serving()

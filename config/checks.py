@@ -3,13 +3,16 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Info, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.db import DatabaseError
 
 from billing.gateways.base import GatewayRefused, GatewayUnavailable
 from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.gateways.mercadopago.gateway import from_settings
 from billing.models import Price
+
+MIN_KEY_LENGTH = 50
+"""As Django has it for SECRET_KEY."""
 
 
 @register(Tags.security, deploy=True)
@@ -21,6 +24,34 @@ def check_mail(**_kwargs: Any) -> list[CheckMessage]:
             "EMAIL_URL is not set: nobody can reset a password or confirm an address, as who signs up must.",
             hint="Set it to your mail server, such as smtp+tls://user:password@mail.example.com:587",
             id="tertulia.W001",
+        )
+    ]
+
+
+@register(Tags.security, deploy=True)
+def check_hosts(**_kwargs: Any) -> list[CheckMessage]:
+    if "*" not in settings.ALLOWED_HOSTS:
+        return []
+    return [
+        Error(
+            "ALLOWED_HOSTS is *: the site takes any name for its own, and so forms and sockets of foreign pages.",
+            hint="Set it to the names of the site, such as chat.example.com",
+            id="tertulia.E001",
+        )
+    ]
+
+
+@register(Tags.security, deploy=True)
+def check_token_key(**_kwargs: Any) -> list[CheckMessage]:
+    key = settings.JWT_SECRET_KEY
+    if key != settings.SECRET_KEY and len(key) >= MIN_KEY_LENGTH:
+        return []
+    return [
+        Error(
+            f"JWT_SECRET_KEY is missing, the same as SECRET_KEY, or shorter than {MIN_KEY_LENGTH} characters: it alone "
+            "keeps anybody from writing tokens for anybody.",
+            hint="Set it to random characters: python -c 'import secrets; print(secrets.token_urlsafe(50))'",
+            id="tertulia.E002",
         )
     ]
 

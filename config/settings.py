@@ -12,11 +12,12 @@ from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
+from config.private_files import create_private, make_private
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+make_private(DATA_DIR)
 DOTENV = BASE_DIR / ".env"
 DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
 # Providers' keys may change while a process runs: one that is not in the real environment is read from `.env` again.
@@ -177,7 +178,7 @@ def sqlite_database(name: str) -> dict[str, Any]:
     # deadlock and one gets "database is locked" at once, whatever the timeout.
     return {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATA_DIR / name,
+        "NAME": create_private(DATA_DIR / name),
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
@@ -242,16 +243,6 @@ REDIS_LIMITS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 CACHES = {"default": {"BACKEND": "core.redis_clients.Cache", "KEY_PREFIX": "cache"}}
 SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
-
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {
-            "hosts": [{"address": REDIS_URL, **REDIS_LIMITS}],
-            "prefix": "layer",
-        },
-    },
-}
 
 CELERY_BROKER_URL = REDIS_URL
 if REDIS_URL.startswith("unix://"):  # Celery has other words for it
@@ -432,6 +423,7 @@ SIMPLE_JWT = {
     "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes; a longer body is a 413
+FILE_UPLOAD_MAX_MEMORY_SIZE = 65_536  # what comes of a body waits on disk beyond this: many may come at once
 
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
@@ -459,6 +451,7 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
-        "uvicorn.error": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},  # otherwise two lines for each request
+        "uvicorn.error": {"level": "ERROR"},  # not each bad request that a stranger sends
     },
 }

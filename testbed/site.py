@@ -143,9 +143,7 @@ class Site:
         if name == "valkey":
             return list(services.valkey(self._valkey, self._password, self._folder / "valkey").command)
         if name in self._ports:
-            server = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(self._ports[name])]
-            options = ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
-            return [*server, *options, "--no-proxy-headers", "--no-access-log"]
+            return [sys.executable, "manage.py", "run_web", "--port", str(self._ports[name])]
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
             return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]

@@ -89,7 +89,7 @@ class Titler:
             return
         is_replaced = await in_thread(access.title_conversation, conversation, title.text)
         if is_replaced:
-            await notices.send_notice(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+            await in_thread(notices.send_notice, conversation.owner_id, conversation.pk)
 
     async def _claim(self, conversation_id: UUID) -> bool:
         """Return whether nobody has tried yet: a conversation gets one call, whoever closes its first answer."""

@@ -258,6 +258,8 @@ class Watcher:
 
 
 Listener = Callable[[Entry], None]
+NEWS = frozenset((EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED, EntryKind.CHANGED))
+"""What listeners are called for."""
 
 
 class Hub:
@@ -285,8 +287,8 @@ class Hub:
         return watcher
 
     async def listen(self, owner_id: int, listener: Listener) -> None:
-        """Call `listener` from now on for every turn of this person that is opened or ends, and when something that let
-        them in is over.
+        """Call `listener` from now on for every turn of this person that is opened or ends, for conversations of theirs
+        that change, and when something that let them in is over.
 
         It is not called for what happens while the subscription is down.
         """
@@ -357,7 +359,7 @@ class Hub:
                     if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
                         watcher.last_heard_at = now
                     watcher.receive(entry)
-                if entry.kind in (EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED) and entry.text:
+                if entry.kind in NEWS and entry.text:
                     for listener in tuple(self._listeners.get(int(entry.text), ())):
                         listener(entry)
             except Exception:  # of one turn: the readers of the others get theirs

@@ -502,6 +502,11 @@ def test_nothing_is_asked_inside_a_transaction(shop: Shop, monkeypatch: pytest.M
     assert not any(asked)
 
 
+def test_what_is_asked_is_not_logged(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.buy()
+    assert [record for record in caplog.records if record.name == "stripe"] == []
+
+
 # --- A bad day at Stripe -------------------------------------------------------------------------------------------
 
 

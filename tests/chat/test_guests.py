@@ -17,7 +17,7 @@ from rest_framework_simplejwt.tokens import RefreshToken
 from accounts.admission import Admission, admission_by_token, list_ended
 from accounts.models import User
 from accounts.tokens import begin_family, end_family, renew
-from chat.socket import consumer
+from chat.socket import authentication
 from chat.socket.tickets import issue_ticket
 from chat.turns import guests
 from chat.turns.runner import Runner
@@ -234,7 +234,8 @@ async def test_a_token_that_expires_while_its_socket_has_to_wait_opens_nothing(
     ana: User, monkeypatch: pytest.MonkeyPatch
 ):
     expired = replace(await in_thread(admission_for, ana), expires_at=timezone.now())
-    monkeypatch.setattr(consumer, "find_socket_user", lambda _scope: (ana, expired))  # it was good when it was read
+    # It was good when it was read.
+    monkeypatch.setattr(authentication, "find_socket_user", lambda _scope: (ana, expired))
     async with socket() as page:
         assert await page.closing() == 4401
     assert not page.is_open

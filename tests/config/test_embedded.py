@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +22,7 @@ from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
-from config.management.commands import serve
+from config.management.commands import run_web, serve
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -197,17 +198,8 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
     assert done.stderr == f"{problem}: take another one with `make run PORT={port + 1}`.\n"
 
 
-async def test_the_web_process_believes_no_proxy_but_those_of_the_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    started: list[Process] = []
-
-    async def start(_supervisor: Supervisor, process: Process) -> None:
-        started.append(process)
-
-    monkeypatch.setattr(Supervisor, "start", start)
-    async with Supervisor(tmp_path, output=io.BytesIO()) as supervisor:
-        await serve.start_site(supervisor, "127.0.0.1", 8000)
-    [web] = [process for process in started if process.name == "web"]
-    assert "--no-proxy-headers" in web.command
-    assert "--no-proxy-headers" in (ROOT / "docs" / "production.md").read_text()
+def test_the_web_process_believes_no_proxy_but_those_of_the_settings(monkeypatch: pytest.MonkeyPatch):
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(run_web.uvicorn, "run", lambda _app, **options: started.append(options))
+    call_command("run_web")
+    assert started[0]["proxy_headers"] is False

@@ -72,7 +72,7 @@ class PaidAdmin(OwnedAdmin):
     list_display = ("id", "customer", "status", "amount", "created", "livemode")
 
 
-class PriceAdmin(MirrorAdmin):
+class StripePriceAdmin(MirrorAdmin):
     list_display = ("id", "lookup_key", "amount", "active", "livemode")
     search_fields = ("id", "lookup_key")
 
@@ -88,7 +88,7 @@ ADMINS: dict[type[Model], type[MirrorAdmin]] = {
     models.Invoice: PaidAdmin,
     models.Charge: PaidAdmin,
     models.Session: OwnedAdmin,
-    models.Price: PriceAdmin,
+    models.Price: StripePriceAdmin,
     models.Product: MirrorAdmin,
     models.WebhookEndpoint: WebhookEndpointAdmin,
 }

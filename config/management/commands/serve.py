@@ -114,13 +114,7 @@ async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
     """Return when the web process answers and a runner waits for turns."""
     reachable_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
     name = next((name for name in settings.ALLOWED_HOSTS if name[0] not in "*.["), "localhost")
-    web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
-    web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
-    web += ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
-    web += [
-        "--no-proxy-headers"
-    ]  # it would believe whatever comes through a proxy on this machine: TRUSTED_PROXIES says
-    web += ["--no-access-log", "--log-level", "warning"]
+    web = [sys.executable, "manage.py", "run_web", "--host", host, "--port", str(port)]
     probe = answers_http(port, "/healthz", host=reachable_host, name=name)
     await supervisor.start(Process("web", web, probe=probe, stop_seconds=8))
 
