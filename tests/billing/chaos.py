@@ -495,7 +495,9 @@ class World:
         """Somebody else says something, signed with a secret of their own, or old, or with nothing."""
         site, before = self.sites[gateway], GatewayEvent.objects.count()
         waiting = site.server.state["notices"]
-        notice = waiting[-1] if waiting else {"url": site.server.notice_url + "?data.id=1&type=payment", "body": {"id": 1}}
+        notice = (
+            waiting[-1] if waiting else {"url": site.server.notice_url + "?data.id=1&type=payment", "body": {"id": 1}}
+        )
         body = json.dumps(notice["body"]).encode()
         genuine, site.server.notice_secret = site.server.notice_secret, "a secret of somebody else"
         try:

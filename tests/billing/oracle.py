@@ -98,9 +98,7 @@ class Paid:
 
 def months_on(moment: dt.datetime, months: int) -> dt.datetime:
     year, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
-    return moment.replace(
-        year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1])
-    )
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
 
 
 def given_at(now: dt.datetime, history: History) -> Given:

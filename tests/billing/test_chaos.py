@@ -29,7 +29,13 @@ HISTORIES = int(os.environ.get("HISTORIES", 1000 if SOAK else 10))
 SEED = int(os.environ.get("SEED", 14))
 
 BIRTHS = [dt.datetime(2027, month, day, 12, tzinfo=dt.UTC) for month, day in ((1, 31), (2, 28), (3, 15))]
-TIMES = [dt.timedelta(hours=1), dt.timedelta(hours=5), dt.timedelta(days=2), dt.timedelta(days=9), dt.timedelta(days=20)]
+TIMES = [
+    dt.timedelta(hours=1),
+    dt.timedelta(hours=5),
+    dt.timedelta(days=2),
+    dt.timedelta(days=9),
+    dt.timedelta(days=20),
+]
 PLANS, INTERVALS = st.sampled_from(["premium", "enterprise"]), st.sampled_from(["month", "month", "year"])
 GATEWAYS = ["stripe", "mercadopago"]
 DEATHS = st.one_of(st.none(), st.integers(0, 120))
