@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.conf import settings as site_settings
 from django.core.management import call_command
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
@@ -18,7 +17,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from accounts.models import User
 from billing import reconciliation
 from billing.seeds import load_prices
-from config.embedded.simulated_gateway import SimulatedGateway
 from config.embedded.simulated_mercadopago import SimulatedMercadoPago
 from config.embedded.simulated_stripe import SimulatedStripe
 from tests.billing import mercadopago, stripe_site
