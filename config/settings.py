@@ -244,6 +244,16 @@ CACHES = {"default": {"BACKEND": "core.redis_clients.Cache", "KEY_PREFIX": "cach
 SESSION_ENGINE = "accounts.sessions"
 SESSION_COOKIE_AGE = env.int("SESSION_TTL", default=14 * 24 * 3600)
 
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            "hosts": [{"address": REDIS_URL, **REDIS_LIMITS}],
+            "prefix": "layer",
+        },
+    },
+}
+
 CELERY_BROKER_URL = REDIS_URL
 if REDIS_URL.startswith("unix://"):  # Celery has other words for it
     CELERY_BROKER_URL = REDIS_URL.replace("unix", "redis+socket", 1).replace("?db=", "?virtual_host=")

@@ -33,6 +33,7 @@ from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch
 from chat.turns.guests import Guest, guests
 from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
+from chat.turns.notices import receive_notices
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
@@ -109,6 +110,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.user, self.admission = user, admission
         await self.share.pace()
         self.guest = await guests().admit(admission, self.on_shut_out)
+        await receive_notices()
         await hub().listen(user.pk, self.on_news)
         if not self.is_over:
             await self.accept()

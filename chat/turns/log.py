@@ -29,8 +29,8 @@ from history.progress import Outcome
 logger = logging.getLogger(__name__)
 
 WAKE_UPS = "turns:woken"
-"""The pub/sub channel of notifications to web processes: what was appended, turns that were opened, conversations that
-have changed, and people who must show again that they may be here."""
+"""The pub/sub channel of notifications to web processes: what was appended, turns that were opened, and people who must
+show again that they may be here."""
 
 KEPT_WHILE_OPEN_SECONDS = 3_600
 TAIL_ENTRIES = 16
@@ -49,7 +49,7 @@ class EntryKind(IntEnum):
     END = 4  # the turn is saved; text is its owner's id
     OPENED = 5  # the turn waits for a runner; text is its owner's id. Only a notification: the log begins later
     REVOKED = 7  # of no turn: something that let the person in is over; text is their id. Only a notification
-    CHANGED = 8  # a conversation, whose id is `turn`; text is its owner's id. Only a notification
+    CHANGED = 8  # a conversation, whose id is `turn`; text is its owner's id. Only from `notices` to listeners
     WAITING = 6  # `at` is its position in the queue; only between a hub and its watchers
 
 

@@ -258,8 +258,8 @@ class Watcher:
 
 
 Listener = Callable[[Entry], None]
-NEWS = frozenset((EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED, EntryKind.CHANGED))
-"""What listeners are called for."""
+NEWS = frozenset((EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED))
+"""What listeners are called for, beside notices."""
 
 
 class Hub:
@@ -301,6 +301,11 @@ class Hub:
         listeners.discard(listener)
         if not listeners:
             self._listeners.pop(owner_id, None)
+
+    def tell(self, entry: Entry) -> None:
+        """Call the listeners of the person the entry is about."""
+        for listener in tuple(self._listeners.get(int(entry.text), ())):
+            listener(entry)
 
     async def _ensure_subscription(self) -> None:
         if self._task is None or self._task.done():
@@ -360,8 +365,7 @@ class Hub:
                         watcher.last_heard_at = now
                     watcher.receive(entry)
                 if entry.kind in NEWS and entry.text:
-                    for listener in tuple(self._listeners.get(int(entry.text), ())):
-                        listener(entry)
+                    self.tell(entry)
             except Exception:  # of one turn: the readers of the others get theirs
                 logger.exception("Entry not delivered")
 

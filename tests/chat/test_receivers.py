@@ -63,7 +63,7 @@ async def test_a_change_is_made_also_when_nobody_can_be_told(ana: User, redis: R
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("chat.turns.notices.sync_redis", fail)
+    monkeypatch.setattr("chat.turns.notices.get_channel_layer", fail)
     conversation = await begun(ana)
     await in_thread(access.rename_conversation, conversation, "Viajes")
     assert (await in_thread(access.find_conversation, conversation.pk)).title == "Viajes"

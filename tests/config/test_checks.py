@@ -11,7 +11,7 @@ GOOD = "another-one-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
-def found(settings) -> Callable[[], list[str]]:
+def found(settings, db) -> Callable[[], list[str]]:
     settings.ALLOWED_HOSTS = ["chat.example.com"]
     settings.JWT_SECRET_KEY = GOOD
 

@@ -1,11 +1,13 @@
 """Whoever can write to Redis plants data there, but no code: nothing that reads from it unpickles."""
 
+import asyncio
 import json
 import pickle
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from channels.layers import get_channel_layer
 from django.core.cache import cache
 from django.test import Client
 from kombu.exceptions import ContentDisallowed
@@ -13,6 +15,7 @@ from kombu.exceptions import ContentDisallowed
 from accounts.models import User
 from config.celery import app
 from core.redis_clients import sync_redis
+from core.threads import in_thread
 
 
 class Planted:
@@ -79,6 +82,16 @@ def test_a_task_that_is_a_pickle_is_refused(planted: bytes, trace: Path):
             tasks.get(timeout=10).payload  # noqa: B018  it is decoded when it is asked for
         tasks.close()
     assert not trace.exists()
+
+
+async def test_a_notice_that_is_a_pickle_is_not_unpickled(planted: bytes, trace: Path):
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    sync_redis().publish(channel, planted)
+    with pytest.raises(ValueError):
+        await asyncio.wait_for(layer.receive(channel), 10)
+    await layer.flush()
+    assert not await in_thread(trace.exists)
 
 
 def test_the_cache_keeps_what_json_can():

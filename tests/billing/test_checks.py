@@ -1,13 +1,13 @@
-"""What `manage.py check --deploy` says of the settings."""
+"""What `manage.py check --deploy` says of selling."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from billing.checks import check_mercado_pago, check_selling, check_stripe
 from billing.gateways.mercadopago import gateway
 from billing.seeds import load_prices
-from config.checks import check_mercado_pago, check_selling, check_stripe
 from tests.billing.mercadopago import SECRET, Simulation, simulated_mercado_pago
 
 
