@@ -4,13 +4,17 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
 from billing.models import BillingAccount, Price
 from billing.seeds import load_prices
-from tests.billing import fake_gateway, stripe_site
+from config.embedded.simulated_mercadopago import SimulatedMercadoPago
+from config.embedded.simulated_stripe import SimulatedStripe
+from tests.billing import fake_gateway, mercadopago, stripe_site
+from tests.billing.chaos import ADDRESSES, Deaths, MercadoPagoSite, Site, StripeSite, World, standing_clock
 
 
 @pytest.fixture
@@ -53,3 +57,35 @@ def shop(simulated_stripe: str, settings: Settings, ana: User) -> stripe_site.Sh
     found = stripe_site.Shop(simulated_stripe, account.pk)
     found.control("reset")
     return found
+
+
+@pytest.fixture
+def sites(settings: Settings, catalog: None) -> Iterator[dict[str, Site]]:
+    """Both simulated gateways, with the site's prices, and nobody who bought anything. What they tell waits."""
+    for name, value in (stripe_site.SETTINGS | mercadopago.SETTINGS).items():
+        setattr(settings, name, value)
+    settings.GATEWAYS = stripe_site.SETTINGS["GATEWAYS"] | mercadopago.SETTINGS["GATEWAYS"]
+    address = "http://testserver" + ADDRESSES["stripe"].format(uuid=settings.STRIPE_WEBHOOK_UUID)
+    stripe = SimulatedStripe(notice_url=address, notice_secret=stripe_site.SECRET)
+    address = "http://testserver" + ADDRESSES["mercadopago"]
+    mercado_pago = SimulatedMercadoPago(notice_url=address, notice_secret=mercadopago.SECRET)
+    load_prices("stripe", "USD")
+    load_prices("mercadopago", "ARS", cents=1_000)
+    with stripe.serve() as settings.SIMULATED_STRIPE_URL, mercado_pago.serve() as settings.SIMULATED_MERCADOPAGO_URL:
+        call_command("set_up_stripe", verbosity=0)
+        found: dict[str, Site] = {
+            "stripe": StripeSite("stripe", stripe),
+            "mercadopago": MercadoPagoSite("mercadopago", mercado_pago),
+        }
+        for site in found.values():
+            site.post("/_control/notices", {"mode": "hold"})
+        yield found
+
+
+@pytest.fixture
+def world(sites: dict[str, Site], olga: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Somebody who has bought nothing yet, on the last day of a January."""
+    with standing_clock(monkeypatch) as clock:
+        found = World(sites, clock, Deaths(monkeypatch), operator=olga)
+        found.begin(dt.datetime(2027, 1, 31, 12, tzinfo=dt.UTC))
+        yield found

@@ -5,22 +5,16 @@ import copy
 import datetime as dt
 import os
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from accounts.models import User
 from billing import reconciliation
-from billing.seeds import load_prices
-from config.embedded.simulated_mercadopago import SimulatedMercadoPago
-from config.embedded.simulated_stripe import SimulatedStripe
-from tests.billing import mercadopago, stripe_site
-from tests.billing.chaos import ADDRESSES, Clock, Deaths, MercadoPagoSite, Site, StripeSite, World, standing_clock
+from tests.billing.chaos import Clock, Deaths, Site, World, standing_clock
 
 SOAK = os.environ.get("SOAK") == "1"
 HISTORIES = int(os.environ.get("HISTORIES", 1000 if SOAK else 10))
@@ -37,23 +31,6 @@ TIMES = [
 PLANS, INTERVALS = st.sampled_from(["premium", "enterprise"]), st.sampled_from(["month", "month", "year"])
 GATEWAYS = ["stripe", "mercadopago"]
 DEATHS = st.one_of(st.none(), st.integers(0, 120))
-
-
-@pytest.fixture
-def sites(settings: Any, catalog: None) -> Iterator[dict[str, Site]]:
-    """Both simulated gateways, with the site's prices, and nobody who bought anything."""
-    for name, value in (stripe_site.SETTINGS | mercadopago.SETTINGS).items():
-        setattr(settings, name, value)
-    settings.GATEWAYS = stripe_site.SETTINGS["GATEWAYS"] | mercadopago.SETTINGS["GATEWAYS"]
-    address = "http://testserver" + ADDRESSES["stripe"].format(uuid=settings.STRIPE_WEBHOOK_UUID)
-    stripe = SimulatedStripe(notice_url=address, notice_secret=stripe_site.SECRET)
-    address = "http://testserver" + ADDRESSES["mercadopago"]
-    mercado_pago = SimulatedMercadoPago(notice_url=address, notice_secret=mercadopago.SECRET)
-    load_prices("stripe", "USD")
-    load_prices("mercadopago", "ARS", cents=1_000)
-    with stripe.serve() as settings.SIMULATED_STRIPE_URL, mercado_pago.serve() as settings.SIMULATED_MERCADOPAGO_URL:
-        call_command("set_up_stripe", verbosity=0)
-        yield {"stripe": StripeSite("stripe", stripe), "mercadopago": MercadoPagoSite("mercadopago", mercado_pago)}
 
 
 class Lives(RuleBasedStateMachine):
@@ -203,8 +180,6 @@ class Lives(RuleBasedStateMachine):
 def test_in_any_history_somebody_has_what_they_paid_for(
     main: str, sites: dict[str, Site], olga: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for site in sites.values():
-        site.post("/_control/notices", {"mode": "hold"})
     with standing_clock(monkeypatch) as clock:
         found = {"main": main, "sites": sites, "clock": clock, "deaths": Deaths(monkeypatch), "operator": olga}
         found["met"] = Counter()
