@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
@@ -103,6 +103,9 @@ class Deaths:
         if not sql.startswith("BEGIN"):  # after which Django would not know that it is to be rolled back
             self._pass()
         return answer
+
+    def die(self) -> NoReturn:
+        raise Killed
 
     @contextmanager
     def after(self, points: int | None) -> Iterator[None]:
@@ -317,7 +320,7 @@ class World:
     """Somebody, the site, and the gateways. `diary` is what happened, in words."""
 
     def __init__(self, sites: dict[str, Site], clock: Clock, deaths: Deaths, *, operator: User) -> None:
-        self.sites, self.clock, self.deaths, self._operator = sites, clock, deaths, operator
+        self.sites, self.clock, self.deaths, self.operator = sites, clock, deaths, operator
         self.tabs: list[tuple[str, str]] = []
         self.wishes: dict[str, str] = {}
         self.operators_refunds: set[str] = set()
@@ -471,7 +474,7 @@ class World:
         if payment is not None and payment.amount_minor:
             amount = None if share == 100 else payment.amount_minor * share // 100
             try:
-                staff.refund(payment, by=self._operator, reason="asked", amount_minor=amount)
+                staff.refund(payment, by=self.operator, reason="asked", amount_minor=amount)
             except DomainError as error:
                 self.note(f"refund refused: {type(error).__name__}")
 
