@@ -27,7 +27,8 @@ class Worker:
 
     def __init__(self, users: list[int], seed: int, operations: int) -> None:
         self._users, self._random, self._left = users, random.Random(seed), operations
-        self.done = {"operations": 0, "reserved": 0, "settled": 0, "settled_micros": 0, "released": 0, "refused": 0}
+        names = ("operations", "reserved", "refused", "released", "settled", "settled_micros", "late_micros")
+        self.done = dict.fromkeys(names, 0)
 
     def run(self) -> dict[str, int]:
         while self.done["operations"] < self._left:
@@ -49,15 +50,16 @@ class Worker:
             self._end(key, None)
         if ends in ("settle", "both"):  # work that was done counts, though it was released
             for _ in range(self._random.choice([1, 1, 2])):  # whoever repeats it changes nothing
-                self._end(key, self._random.randrange(1, amount + 1))
+                self._end(key, self._random.randrange(1, amount + 1), is_late=ends == "both")
 
-    def _end(self, key: UUID, cost: int | None) -> None:
+    def _end(self, key: UUID, cost: int | None, *, is_late: bool = False) -> None:
         self.done["operations"] += 1
         if cost is None:
             self.done["released"] += metering.release(key)
         elif metering.settle(key, cost_micros=cost, usage=Usage(1, 1), label="load"):
             self.done["settled"] += 1
             self.done["settled_micros"] += cost
+            self.done["late_micros"] += cost if is_late else 0
 
 
 def main() -> None:

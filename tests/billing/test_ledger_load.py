@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
-from django.db.models import F
+from django.db.models import F, Sum
 
 from accounts.models import User
 from billing import metering
-from billing.entitlements import account_of, period_of
+from billing.entitlements import period_of
 from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord
 from tests.services import STORES
 
@@ -27,7 +27,7 @@ THREADS, PROCESSES = 64, 2
 @pytest.mark.skipif(STORES not in ("postgresql", "production"), reason="SQLite has one writer at a time")
 @pytest.mark.django_db(transaction=True, databases=["default", "history"])
 def test_sixty_four_threads_of_two_processes_keep_the_ledger(catalog: None) -> None:
-    plan = Plan.objects.create(key="load", name="Load", rank=5, credits_per_month=1_000, turns_at_once=40)
+    plan = Plan.objects.create(key="load", name="Load", rank=5, credits_per_month=OPERATIONS // 4, turns_at_once=40)
     users = [User.objects.create_user(f"load{number}@example.com").pk for number in range(5)]
     for user in users:
         BillingAccount.objects.create(user_id=user, plan=plan)
@@ -39,12 +39,9 @@ def test_sixty_four_threads_of_two_processes_keep_the_ledger(catalog: None) -> N
     assert (len(costs), sum(costs)) == (total["settled"], total["settled_micros"])
     assert not metering.list_unbalanced_periods().exists()
     assert not metering.list_unbalanced_accounts().exists()
-    above = UsagePeriod.objects.filter(allowance_micros__lt=F("used_micros") + F("reserved_micros"))
-    assert (
-        not above.filter(records__reservation__state="settled").exclude(used_micros__lte=F("allowance_micros")).exists()
-    )
-    assert all(account_of(user).holds >= 0 for user in users)
-    assert total["refused"] > 0 or OPERATIONS < 10_000
+    rows = UsagePeriod.objects.aggregate(all=Sum(F("used_micros") + F("reserved_micros")), has=Sum("allowance_micros"))
+    assert rows["all"] <= rows["has"] + total["late_micros"]
+    assert total["refused"] > 0
     seconds = max(result["seconds"] for result in did)
     print(
         f"{total['operations']:,} operations from {THREADS} threads in {PROCESSES} processes: "
