@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing import metering, purchasing, reconciliation, staff
-from billing.entitlements import access_of, account_of, packs_of
+from billing.entitlements import access_of, account_of
 from billing.errors import AllowanceUsedUp
 from billing.gateways import get_gateway
 from billing.gateways.base import Order
@@ -33,7 +33,7 @@ from billing.periods import find_or_grant
 from config.embedded.simulated_gateway import Reply, Request, SimulatedGateway
 from core.errors import DomainError
 from tests.billing import oracle
-from tests.billing.oracle import Charge, Contract, History, Pack
+from tests.billing.oracle import Charge, Contract, History
 
 RETURN = "https://chat.example.com/billing/"
 ADDRESSES = {"stripe": "/stripe/webhook/{uuid}/", "mercadopago": "/webhooks/mercadopago/"}
@@ -325,7 +325,6 @@ class World:
         self.wishes: dict[str, str] = {}
         self.operators_refunds: set[str] = set()
         self.used: dict[tuple[str, dt.datetime], int] = {}
-        self.packs: list[Any] = []
         self.diary: list[str] = []
         self._client = Client()
         forget_what_was_bought()
@@ -546,9 +545,8 @@ class World:
         return any(model.objects.filter(done_at=None).exists() for model in (GatewayEvent, GatewayTask))
 
     def history(self) -> History:
-        packs = [Pack(*pack) for pack in self.packs]
         contracts = [contract for name in self.sites for contract in self._contracts(name)]
-        return History(contracts, packs, self.used)
+        return History(contracts)
 
     def _contracts(self, name: str) -> list[Contract]:
         return self.sites[name].contracts(self.account_id, self.wishes, self.operators_refunds)
@@ -567,8 +565,6 @@ class World:
         assert (str(period.kind), period.period_start) == row
         assert expected.low <= (period.allowance_micros or 0) <= expected.high, (expected, period.allowance_micros)
         assert period.used_micros == self.used.get(row, 0)
-        packs = [(pack.allowance_micros, pack.used_micros) for pack in packs_of(account)]
-        assert packs == oracle.packs_at(now, history)
         self._judge_rows(history)
 
     def sights(self) -> list[str]:
@@ -576,7 +572,7 @@ class World:
         history, now = self.history(), self.clock.now()
         charges = [charge for one in history.contracts for charge in one.charges]
         given = oracle.given_at(now, history)
-        is_grace = any(found and found[1] for found in [oracle._given_by(one, now) for one in history.contracts])
+        is_grace = any(found and found[1] for found in [oracle.given_by(one, now) for one in history.contracts])
         seen = {
             f"with {given.plan}": True,
             "in grace": is_grace,

@@ -40,9 +40,10 @@ class Charge:
 
 @dataclass(frozen=True)
 class Contract:
-    """`renews`: the gateway will charge again. `plan` is what for. `counts_from_payment`: its months begin when the
-    first one was paid, not when it was due. What follows is what was done to it: who bought it wanted it cancelled,
-    the bank refused a charge, and it `replaces` nothing but when the paid time of another one is over."""
+    """`renews`: the gateway will charge again; `plan` is what for. `counts_from_payment`: its months begin when the first
+    one was paid, not when it was due. `is_cancelled`: who bought it wanted that. `was_declined`: the gateway may have
+    given up.
+    """
 
     name: str
     plan: str
@@ -57,21 +58,9 @@ class Contract:
         return any(charge.refunded_by == "site" for charge in self.charges)
 
 
-@dataclass(frozen=True)
-class Pack:
-    at: dt.datetime
-    micros: int
-    months: int
-    is_paid: bool
-
-
 @dataclass
 class History:
-    """`used` has what was used of each row, by its kind and start."""
-
     contracts: list[Contract] = field(default_factory=list)
-    packs: list[Pack] = field(default_factory=list)
-    used: dict[tuple[str, dt.datetime], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ def months_on(moment: dt.datetime, months: int) -> dt.datetime:
 
 
 def given_at(now: dt.datetime, history: History) -> Given:
-    found = [given for contract in history.contracts if (given := _given_by(contract, now))]
+    found = [given for contract in history.contracts if (given := given_by(contract, now))]
     paid = [given for given, is_grace in found if not is_grace] or [given for given, _is_grace in found]
     if paid:
         return max(paid, key=lambda given: RANKS.index(given.plan))
@@ -110,11 +99,30 @@ def given_at(now: dt.datetime, history: History) -> Given:
     return Given("free", None, start, GIVES["free"], GIVES["free"])
 
 
-def packs_at(now: dt.datetime, history: History) -> list[tuple[int, int]]:
-    """Return what each pack that can be used has, and what of it was used, the first to expire first."""
-    running = [pack for pack in history.packs if pack.is_paid and pack.at <= now < months_on(pack.at, pack.months)]
-    running.sort(key=lambda pack: months_on(pack.at, pack.months))
-    return [(pack.micros, history.used.get(("pack", pack.at), 0)) for pack in running]
+def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
+    """Return what a contract gives, and whether that is its grace."""
+    disputes = {charge.dispute for charge in contract.charges}
+    if contract.is_given_back or disputes & {"open", "lost"}:
+        return None
+    everything = _paid_times(contract, contract.charges)
+    counting = _counting(everything)
+    regular = [one for one in counting if not one.charge.is_upgrade]
+    if not regular or now < regular[0].start:
+        return None
+    last = max(regular, key=lambda one: one.end)
+    if now < last.end:
+        until = last.end + (GRACE if contract.renews and not _was_taken_back(everything, last.end) else GRACE * 0)
+        anchor = max((one for one in everything if one.start <= now), key=lambda one: one.start).anchor
+        start, end = _month_of(anchor, now)
+        low = _granted(counting, start, end)
+        return Given(_plan_at(counting, now), until, start, low, max(low, _granted(everything, start, end))), False
+    until = last.end + GRACE
+    if not contract.renews or now >= until or _was_taken_back(everything, last.end):
+        return None
+    plan = min(_plan_at(counting, now), contract.plan, key=RANKS.index)
+    start, end = _month_of(last.anchor, now)
+    low = GIVES[plan] * ((until - start) // MICROSECOND) // ((end - start) // MICROSECOND)
+    return Given(plan, until, start, low, low), True
 
 
 def most_of_months(history: History) -> dict[dt.datetime, int]:
@@ -161,39 +169,13 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
     kept_ones = [one for one in history.contracts if one.charges and not one.is_given_back]
     if any(contract.is_given_back for contract in history.contracts) and not kept_ones:
         found.append("whatever was bought was given back")
-    paid_now = [one for one in kept_ones if (given := _given_by(one, now)) and not given[1]]
+    paid_now = [one for one in kept_ones if (given := given_by(one, now)) and not given[1]]
     if len(paid_now) > 1:
         found.append(f"{[one.name for one in paid_now]} are paid at once")
     renewing = [one for one in kept_ones if one.renews]
     if len(renewing) > 1:
         found.append(f"{[one.name for one in renewing]} are charged for at once")
     return found
-
-
-def _given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
-    """Return what a contract gives, and whether that is its grace."""
-    disputes = {charge.dispute for charge in contract.charges}
-    if contract.is_given_back or disputes & {"open", "lost"}:
-        return None
-    everything = _paid_times(contract, contract.charges)
-    counting = _counting(everything)
-    regular = [one for one in counting if not one.charge.is_upgrade]
-    if not regular or now < regular[0].start:
-        return None
-    last = max(regular, key=lambda one: one.end)
-    if now < last.end:
-        until = last.end + (GRACE if contract.renews and not _was_taken_back(everything, last.end) else GRACE * 0)
-        anchor = max((one for one in everything if one.start <= now), key=lambda one: one.start).anchor
-        start, end = _month_of(anchor, now)
-        low = _granted(counting, start, end)
-        return Given(_plan_at(counting, now), until, start, low, max(low, _granted(everything, start, end))), False
-    until = last.end + GRACE
-    if not contract.renews or now >= until or _was_taken_back(everything, last.end):
-        return None
-    plan = min(_plan_at(counting, now), contract.plan, key=RANKS.index)
-    start, end = _month_of(last.anchor, now)
-    low = GIVES[plan] * ((until - start) // MICROSECOND) // ((end - start) // MICROSECOND)
-    return Given(plan, until, start, low, low), True
 
 
 def _paid_times(contract: Contract, charges: Sequence[Charge]) -> list[Paid]:
