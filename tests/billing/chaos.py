@@ -343,6 +343,7 @@ class World:
             self._pass(AWAY)
             time -= AWAY
             reconciliation.reconcile()
+            reconciliation.work_off()
         self._pass(time)
 
     def _pass(self, time: dt.timedelta) -> None:

@@ -40,9 +40,9 @@ class Charge:
 
 @dataclass(frozen=True)
 class Contract:
-    """`renews`: the gateway will charge again; `plan` is what for. `counts_from_payment`: its months begin when the first
-    one was paid, not when it was due. `is_cancelled`: who bought it wanted that. `was_declined`: the gateway may have
-    given up.
+    """`renews`: the gateway will charge again; `plan` is what for. `counts_from_payment`: its months begin when the
+    first one was paid, not when it was due. `is_cancelled`: who bought it wanted that. `was_declined`: the gateway may
+    have given up.
     """
 
     name: str

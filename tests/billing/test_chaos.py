@@ -131,6 +131,15 @@ class Lives(RuleBasedStateMachine):
         self.world.deliver(self.main, first)
         self.world.pass_time(dt.timedelta(days=31, hours=2))
 
+    @rule(micros=st.sampled_from([1, 400_000]))
+    def wait_for_a_renewal_that_fails(self, micros: int) -> None:
+        """And go on asking in the month that is not paid yet."""
+        self.world.set_card("decline")
+        self.world.pass_time(dt.timedelta(days=31, hours=2))
+        reconciliation.work_off()
+        self.world.use(micros)
+        self.world.set_card("ok")
+
     @rule(seconds=st.sampled_from([-30, 0, 30]))
     def set_own_clock(self, seconds: int) -> None:
         self.clock.ahead = dt.timedelta(seconds=seconds)
