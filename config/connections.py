@@ -9,6 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import DATA_OPCODES, Frame
 
 from core.loops import PerLoop
 
@@ -22,6 +23,12 @@ MAX_PIPELINED = 16
 """Requests that may wait behind another one of the same connection."""
 MAX_PARTS = 1_000
 """Frames of one message of a socket. An empty one costs memory, too."""
+PIECE_BYTES = 4_096
+"""What a socket parses at once: the server reads 256 KB, in which 40,000 frames may be."""
+FRAMES_AT_ONCE = 2_000
+FRAMES_A_SECOND = 100
+"""Frames of one socket that end no message, such as pings: so many at any time, and after that so many a second. The
+application reads messages at its own pace; these are read at the client's, and each costs as much to parse."""
 MAX_CONNECTIONS = 4_000
 """Of one process. One more takes the place of the one whose client has kept the server waiting longest."""
 LOOK_SECONDS = 1.0
@@ -260,12 +267,48 @@ class ClientSocket(WebSocketsSansIOProtocol):
         self._watch = _watches.get()
         self._watch.add(self)
         self._reading = ReadingPace()
+        self._unread = b""  # came with a message that the application has not taken yet
+        self._counted_until = 0.0  # when all frames so far are forgotten: the generic cell rate algorithm
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.connections.discard(self)
+        self._unread = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._parse_in_pieces(self._unread + data)
+        else:
+            self._shake_hands(data)
+
+    def _parse_in_pieces(self, data: bytes) -> None:
+        """Parse until there is a message, which comes first; keep the rest."""
+        if not self.handshake_complete:  # nobody was let in, and may send yet
+            self.transport.abort()
+            return
+        at = 0
+        while at < len(data) and not self.read_paused and not self.transport.is_closing():
+            super().data_received(data[at : at + PIECE_BYTES])
+            at += PIECE_BYTES
+        self._unread = data[at:] if self.read_paused else b""
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._unread and not self.read_paused:
+            self._parse_in_pieces(self._unread)
+        return message
+
+    def handle_events(self) -> None:
+        now, events = self.loop.time(), self.conn.events
+        # Once it was closed from here, uvicorn takes messages for nobody until the client has closed it, too.
+        count = len(events) if self.close_sent else sum(not _ends_message(event) for event in events)
+        self._counted_until = max(self._counted_until, now) + count / FRAMES_A_SECOND
+        if self._counted_until - now > FRAMES_AT_ONCE / FRAMES_A_SECOND:
+            self.transport.abort()
+        else:
+            super().handle_events()
+
+    def _shake_hands(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
             # The whole handshake comes at once, and was refused: uvicorn would wait for another one.
@@ -293,3 +336,7 @@ class ClientSocket(WebSocketsSansIOProtocol):
         waits = not self.writable.is_set() or self.transport.is_closing()
         if waits and self._reading.is_too_slow(now, self.transport.get_write_buffer_size()):
             self.transport.abort()
+
+
+def _ends_message(event: object) -> bool:
+    return isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES

@@ -26,6 +26,7 @@ class App:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.streams = 0
+        self.is_open = True  # for sockets; else they wait
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(scope["path"])
@@ -43,7 +44,10 @@ class App:
     async def talk(self, receive: Any, send: Any) -> None:
         while (message := await receive())["type"] != "websocket.disconnect":
             if message["type"] == "websocket.connect":
-                await send({"type": "websocket.accept"})
+                if self.is_open:
+                    await send({"type": "websocket.accept"})
+            elif message["text"] == "close":
+                await send({"type": "websocket.close"})
             else:
                 await send({"type": "websocket.send", "bytes": b"x" * int(message["text"])})
 
@@ -240,7 +244,60 @@ async def test_a_message_of_a_socket_comes_in_so_many_parts_at_most(client: Clie
     assert await is_cut(reader)
 
 
-async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(client: Client):
+@pytest.mark.parametrize("frame", [encode_frame(Opcode.PING, b""), encode_frame(Opcode.PONG, b"")])
+async def test_who_floods_a_socket_with_frames_that_are_no_messages_is_cut_off(client: Client, frame: bytes):
+    """Forty thousand fit into what the server reads at once, and take it half a second."""
+    reader, writer = await open_socket(client)
+    writer.write(frame * 40_000)
+    assert await is_cut(reader)
+
+
+async def test_who_floods_a_socket_that_was_closed_is_cut_off(client: Client):
+    """Within ten seconds one is expected to close it, too, and what comes meanwhile is for nobody."""
+    reader, writer = await open_socket(client)
+    writer.write(encode_frame(Opcode.TEXT, b"close"))
+    async with asyncio.timeout(20):
+        assert (await reader.readexactly(2))[0] == 0x88
+    begun = asyncio.get_running_loop().time()
+    writer.write(encode_frame(Opcode.TEXT, b"1") * 40_000)
+    assert await is_cut(reader)
+    assert asyncio.get_running_loop().time() - begun < 5
+
+
+async def test_the_frames_of_a_quiet_socket_are_forgotten(client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "FRAMES_AT_ONCE", 5)
+    monkeypatch.setattr(connections, "FRAMES_A_SECOND", 50)
+    reader, writer = await open_socket(client)
+    for _ in range(20):
+        writer.write(encode_frame(Opcode.PING, b"x"))
+        async with asyncio.timeout(20):
+            assert await reader.readexactly(3) == b"\x8a\x01x"
+        await asyncio.sleep(0.05)
+
+
+async def test_messages_that_come_together_are_read_one_after_another(client: Client):
+    """Beyond a few, they stay as they came until the application has taken the others."""
+    count = 3 * connections.PIECE_BYTES
+    reader, writer = await open_socket(client)
+    writer.write(encode_frame(Opcode.TEXT, b"1") * count)
+    async with asyncio.timeout(20):
+        assert await reader.readexactly(3 * count) == b"\x82\x01x" * count
+
+
+async def test_who_sends_before_the_socket_is_open_is_cut_off(client: Client):
+    """It waits in a line, for nobody knows yet whose it is."""
+    client.app.is_open = False
+    reader, writer = await client.open()
+    writer.write(SOCKET + f"Sec-WebSocket-Key: {new_key()}\r\n\r\n".encode())
+    await until(lambda: bool(client.app.seen))
+    writer.write(encode_frame(Opcode.TEXT, b"1"))
+    assert await is_cut(reader)
+
+
+async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connections, "FRAMES_AT_ONCE", 1_000_000)
     _reader, writer = await open_socket(client)
     transport = next(iter(connections._watches.get().connections)).transport
     writer.transport.pause_reading()
