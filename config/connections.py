@@ -23,6 +23,9 @@ MAX_PIPELINED = 16
 """Requests that may wait behind another one of the same connection."""
 MAX_PARTS = 1_000
 """Frames of one message of a socket. An empty one costs memory, too."""
+CHUNKS_AT_ONCE, BYTES_A_CHUNK = 1_000, 100
+"""Pieces in which a body may come: so many, and one more for so many bytes. A chunk of one byte costs as much as one of
+64 KB, and 40,000 are read at once."""
 PIECE_BYTES = 4_096
 """What a socket parses at once: the server reads 256 KB, in which 40,000 frames may be."""
 FRAMES_AT_ONCE = 2_000
@@ -172,11 +175,15 @@ class ClientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
         self._receiving, self._since, self._received = "body", self.loop.time(), 0
+        self._chunks_left: float = CHUNKS_AT_ONCE
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._loose_bytes = 0
         self._received += len(body)
+        self._chunks_left += len(body) / BYTES_A_CHUNK - 1
+        if self._chunks_left < 0:
+            raise TooMuch
         super().on_body(body)
 
     def on_message_complete(self) -> None:

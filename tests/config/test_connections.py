@@ -192,7 +192,15 @@ async def test_trailers_after_a_body_are_limited_like_headers(client: Client):
 
 async def test_a_chunked_body_of_small_pieces_is_not_taken_for_headers(client: Client):
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert await client.ask(head + b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n") == 200
+    piece = b"64\r\n" + b"a" * 100 + b"\r\n"
+    assert await client.ask(head + piece * 3_000 + b"0\r\n\r\n") == 200
+
+
+async def test_a_body_comes_in_so_many_pieces_at_most(client: Client):
+    """From one connection, chunks of a byte made everybody wait for seven seconds."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert await client.ask(head + b"1\r\na\r\n" * 900 + b"0\r\n\r\n") == 200
+    assert await client.ask(head + b"1\r\na\r\n" * 1_100) == 400
 
 
 @pytest.mark.parametrize(
@@ -294,9 +302,7 @@ async def test_who_sends_before_the_socket_is_open_is_cut_off(client: Client):
     assert await is_cut(reader)
 
 
-async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-):
+async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(client: Client, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connections, "FRAMES_AT_ONCE", 1_000_000)
     _reader, writer = await open_socket(client)
     transport = next(iter(connections._watches.get().connections)).transport
