@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import DATA_OPCODES, Frame
 
+from accounts.limits import network_of
 from core.loops import PerLoop
 
 HEAD_BYTES = 65_536
@@ -33,7 +34,8 @@ FRAMES_A_SECOND = 100
 """Frames of one socket that end no message, such as pings: so many at any time, and after that so many a second. The
 application reads messages at its own pace; these are read at the client's, and each costs as much to parse."""
 MAX_CONNECTIONS = 4_000
-"""Of one process. One more takes the place of the one whose client has kept the server waiting longest."""
+"""Of one process. One more takes the place of the one whose client has kept the server waiting longest, in the network
+with the most that do: a crowd of them makes room from its own. Behind a proxy all are of one network."""
 LOOK_SECONDS = 1.0
 LINGER_SECONDS = 1.0
 """How long what still comes is thrown away after a refusal: who hangs up at once takes the answer back."""
@@ -71,8 +73,8 @@ class ConnectionWatch:
 
     def __init__(self) -> None:
         self.connections: set[ClientConnection | ClientSocket] = set()
-        self.waiting: dict[ClientConnection, None] = {}
-        """Where the client has to do something now, in the order in which that began."""
+        self._waiting: dict[str, dict[ClientConnection, None]] = {}
+        """Where the client has to do something now, by network, in the order in which that began."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: "ClientConnection | ClientSocket") -> None:
@@ -80,13 +82,22 @@ class ConnectionWatch:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
+    def wait_for(self, client: "ClientConnection") -> None:
+        self._waiting.setdefault(client.network, {})[client] = None
+
+    def wait_no_more_for(self, client: "ClientConnection") -> None:
+        neighbours = self._waiting.get(client.network, {})
+        neighbours.pop(client, None)
+        if not neighbours:
+            self._waiting.pop(client.network, None)
+
     def has_room(self) -> bool:
         """Return whether there may be one more connection, if need be in the place of one that waits for its client."""
         if len(self.connections) < MAX_CONNECTIONS:
             return True
-        if not self.waiting:
+        if not self._waiting:
             return False
-        longest = next(iter(self.waiting))
+        longest = next(iter(max(self._waiting.values(), key=len)))
         longest.leave()
         longest.transport.abort()
         return True
@@ -107,6 +118,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.network = network_of(self.client[0] if self.client else "")
         self._watch = _watches.get()
         self._reading = ReadingPace()
         self._receiving: str | None = "head"  # or "body"; None between two requests
@@ -118,7 +130,7 @@ class ClientConnection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         if self._watch.has_room():
             self._watch.add(self)
-            self._watch.waiting[self] = None
+            self._watch.wait_for(self)
         else:
             self._is_refused = True
             self._answer(503)
@@ -132,7 +144,7 @@ class ClientConnection(HttpToolsProtocol):
     def leave(self) -> None:
         """Be watched no more."""
         self._watch.connections.discard(self)
-        self._watch.waiting.pop(self, None)
+        self._watch.wait_no_more_for(self)
 
     # --- What comes --------------------------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class ClientConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._loose_bytes = 0
         self._receiving = None
-        self._watch.waiting.pop(self, None)
+        self._watch.wait_no_more_for(self)
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -205,17 +217,17 @@ class ClientConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.pipeline and self in self._watch.connections:
-            self._watch.waiting[self] = None
+            self._watch.wait_for(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._reading.begin()
-        self._watch.waiting[self] = None
+        self._watch.wait_for(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._receiving is None and self._is_answering:
-            self._watch.waiting.pop(self, None)
+            self._watch.wait_no_more_for(self)
 
     @property
     def _is_answering(self) -> bool:

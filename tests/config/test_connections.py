@@ -68,9 +68,9 @@ class Client:
         self.port = port
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open(self, *, sender: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection; it is closed in the end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(sender, 0))
         self._writers.append(writer)
         return reader, writer
 
@@ -409,6 +409,19 @@ async def test_who_keeps_the_server_waiting_keeps_nobody_out(
     for _ in range(30):
         assert await client.ask(GET) == 200
     assert len(connections._watches.get().connections) <= 20
+
+
+async def test_a_crowd_of_one_network_takes_no_place_of_another(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """Else nobody could upload a file while somebody opens connections all the time."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    reader, writer = await client.open(sender="127.0.0.2")
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+    await until(lambda: bool(client.app.seen))
+    for _ in range(60):
+        await client.open()
+    await until(lambda: len(connections._watches.get().connections) == 20)
+    writer.write(b"b")
+    assert await status_in(reader) == 200
 
 
 async def test_who_reads_slowly_makes_room_too(client: Client, monkeypatch: pytest.MonkeyPatch):
