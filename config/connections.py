@@ -97,7 +97,8 @@ class ConnectionWatch:
             return True
         if not self._waiting:
             return False
-        longest = next(iter(max(self._waiting.values(), key=len)))
+        crowd = max(self._waiting.values(), key=len)
+        longest = next(iter(crowd))
         longest.leave()
         longest.transport.abort()
         return True

@@ -298,7 +298,7 @@ async def test_who_sends_before_the_socket_is_open_is_cut_off(client: Client):
     reader, writer = await client.open()
     writer.write(SOCKET + f"Sec-WebSocket-Key: {new_key()}\r\n\r\n".encode())
     await until(lambda: bool(client.app.seen))
-    writer.write(encode_frame(Opcode.TEXT, b"1"))
+    writer.write(encode_frame(Opcode.PING, b""))
     assert await is_cut(reader)
 
 
