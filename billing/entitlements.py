@@ -197,12 +197,16 @@ def _paid(subscription: Subscription, plans: dict[int, Plan], now: dt.datetime) 
         return None
     paid_until, trial_end = subscription.paid_until, subscription.trial_end
     if subscription.trial_start and trial_end and now < trial_end and (paid_until is None or paid_until <= trial_end):
-        plan = plans[subscription.plan_id or 0]
+        plan = plans.get(subscription.plan_id or 0)
+        if plan is None:
+            return None
         start, micros = subscription.trial_start, plan.trial_micros
         terms = PeriodTerms(UsagePeriod.Kind.PAID, start, trial_end, trial_end, None, micros)
         return Access(plan, terms, trial_end, subscription)
     is_paid = paid_until is not None and now < paid_until
-    plan = plans[(subscription.plan_id if is_paid else subscription.grace_plan_id) or 0]
+    plan = plans.get((subscription.plan_id if is_paid else subscription.grace_plan_id) or 0)
+    if plan is None:  # made a moment ago, in another process
+        return None
     start, full_end = anchored_month_of(subscription.anchor, now)
     end = min(until, full_end)
     terms = PeriodTerms(UsagePeriod.Kind.PAID, start, end, full_end, plan.pk, plan.allowance_micros)

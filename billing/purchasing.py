@@ -151,7 +151,7 @@ def cancel(user: User) -> bool:
     with transaction.atomic():
         account = lock_account(account.pk)
         subscription = find_live(account)
-        if subscription is None or not subscription.renews:
+        if subscription is None or not (subscription.renews or subscription.status == Subscription.Status.PAUSED):
             raise NotSubscribed
         act = GatewayTask.Act.CANCEL_NOW if is_overdue(subscription) else GatewayTask.Act.CANCEL_AT_PERIOD_END
         task = _add_task_about(account, subscription, act)

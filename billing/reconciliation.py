@@ -35,7 +35,9 @@ def ask_about_expected() -> None:
     notifications may be lost."""
     now = timezone.now()
     is_over = Q(paid_until__lte=now) | Q(paid_until=None)
-    waiting = Subscription.objects.filter(is_over, ended_at=None, observed_at__lt=now - ASK_AGAIN)
+    renews = Q(kind=Subscription.Kind.SUBSCRIPTION) & ~Q(status=Subscription.Status.PENDING)
+    is_awaited = Q(status=Subscription.Status.PENDING, created_at__gt=now - KEEP)
+    waiting = Subscription.objects.filter(is_over, renews | is_awaited, ended_at=None, observed_at__lt=now - ASK_AGAIN)
     for subscription in waiting.order_by("observed_at")[:PAGE_SIZE]:
         with guard("subscription", subscription=subscription.pk):
             _ask(reference_of(subscription))

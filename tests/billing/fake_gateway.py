@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from billing.entitlements import account_of
@@ -50,22 +51,19 @@ class FakeGateway:
         self._call("expire_checkout", reference.id)
 
     def fetch(self, reference: Reference) -> Snapshot | None:
-        if state.error:
-            raise state.error
+        self._ask()
         observed_at, found = timezone.now(), state.snapshots.get(reference.id)
         if state.during_fetch:
             state.during_fetch()
         return replace(found, observed_at=observed_at) if found else None
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        if state.error:
-            raise state.error
+        self._ask()
         for snapshot in list(state.snapshots.values()):
             yield replace(snapshot, observed_at=timezone.now())
 
     def preview_change(self, reference: str, price_reference: str) -> ChangePreview:
-        if state.error:
-            raise state.error
+        self._ask()
         price = Price.objects.get(gateway=self.name, reference=price_reference)
         at = paid_until(reference)
         return ChangePreview(700, price.currency, timezone.now(), price.amount_minor, at)
@@ -111,10 +109,14 @@ class FakeGateway:
         raise NotImplementedError
 
     def _call(self, *what: object) -> None:
-        """Note a call; one with a key that was used before is a repetition, which a gateway ignores."""
+        """Note a call that changes something."""
+        self._ask()
+        state.calls.append(what)
+
+    def _ask(self) -> None:
+        assert not connection.in_atomic_block, "A gateway is asked within a transaction."
         if state.error:
             raise state.error
-        state.calls.append(what)
 
 
 def bought(user: Any, price: Price, reference: str = "s1", *, at: dt.datetime, **fields: Any) -> Snapshot:

@@ -416,6 +416,21 @@ def test_what_was_handled_long_ago_is_deleted(premium: Any, at: Any):
     assert not GatewayTask.objects.exists()
 
 
+def test_what_nothing_is_expected_of_is_not_asked_about(premium: Any, prices: Any, at: Any):
+    apply(bought(premium, prices["pack-5000"], "pack", at=START))
+    asked: list[int] = []
+    state.during_fetch = lambda: asked.append(1)
+    at(START + DAY)
+    reconciliation.ask_about_expected()
+    assert asked == []
+
+
+def test_a_paused_subscription_can_be_cancelled(premium: Any):
+    apply(change("s1", status="paused"))
+    assert plan(premium) == "premium"
+    assert purchasing.cancel(premium)
+
+
 # Money back, operators, going away
 
 
