@@ -21,6 +21,7 @@ urlpatterns = [
     path("status/", pages.status, name="status"),
     path("", include("accounts.urls")),
     path("", include("billing.urls")),
+    path("", include("billing.pages.urls")),
     path("", include("history.urls")),
     path("", include("chat.urls")),
     path("admin/", admin.site.urls),

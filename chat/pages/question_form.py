@@ -31,6 +31,7 @@ class RefusedQuestion:
     """Why a question was refused, and what the form is filled with for the next try."""
 
     sentence: str
+    code: str
     status: int
     conversation: Conversation | None  # None where the question would have begun it
     text: str
@@ -64,6 +65,7 @@ def open_turn_from_form(
             raise
         return RefusedQuestion(
             sentence=str(error.message),
+            code=error.code,
             status=error.status,
             conversation=conversation,
             text=question.text,

@@ -111,7 +111,8 @@ async function askByForm({ command, text }, button) {
     }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
-    if (sentence) rejected({ turn_id: command.turn_id, detail: sentence });
+    const code = page.querySelector("[data-way-on]:not([hidden])")?.dataset.wayOn;
+    if (sentence) rejected({ turn_id: command.turn_id, code, detail: sentence });
     else tell(say("unsent")); // a proxy's page, which says nothing to people
   } catch {
     tell(say("unsent")); // goes out when the socket is back, or when the person tries again
@@ -217,7 +218,7 @@ function rejected({ turn_id, code, detail }) {
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { text } = pending.command;
   pending = null;
-  composer.refuse(detail);
+  composer.refuse(detail, code);
   composer.setText(text);
   composer.focusText();
 }

@@ -13,6 +13,8 @@ from billing.gateways.base import (
     ChangePreview,
     Checkout,
     GatewayRefused,
+    Kind,
+    Mode,
     Notification,
     Order,
     PaymentSnapshot,
@@ -40,7 +42,12 @@ state = State()
 
 class FakeGateway:
     name = "fake"
+    title = "Fake Pay"
+    kinds: tuple[Kind, ...] = ("subscription", "prepaid", "pack")
+    wants_payer_email = True
     has_prorations = True
+    changes_interval = True
+    mode: Mode = "simulated"
 
     def start_checkout(self, order: Order) -> Checkout:
         self._call("start_checkout", order.key)
