@@ -4,10 +4,12 @@ What people use is counted in integer micro-US-dollars, what they pay in the min
 """
 
 import datetime as dt
+from decimal import Decimal
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -75,6 +77,13 @@ class PriceQuerySet(models.QuerySet["Price"]):
         if changed := Price.FIXED.intersection(name.removesuffix("_id") for name in fields):
             raise ValueError(f"A price never changes its {', '.join(sorted(changed))}: make a new one.")
         return super().update(**fields)
+
+
+def clean_currency(currency: str) -> str:
+    """Return a currency's three capital letters; raises ValidationError."""
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
+        raise ValidationError({"currency": _("Three capital letters, as in USD.")})
+    return currency.upper()
 
 
 def new_price_reference() -> str:
@@ -147,9 +156,7 @@ class Price(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()):
-            raise ValidationError({"currency": _("Three capital letters, as in USD.")})
-        self.currency = self.currency.upper()
+        self.currency = clean_currency(self.currency)
 
     @property
     def months(self) -> int:
@@ -159,6 +166,38 @@ class Price(models.Model):
     @property
     def pack_micros(self) -> int:
         return self.pack_credits * MICROS_PER_CREDIT
+
+
+class ExchangeRate(models.Model):
+    """What one unit of a currency is worth in the site's own, from a day on, as the operator says.
+
+    Rows, and no setting: a month is always reckoned with the rates of its own last day.
+    """
+
+    currency = models.CharField(_("currency"), max_length=3, help_text=_("Three capital letters, as in USD."))
+    since = models.DateField(_("from"))
+    rate = models.DecimalField(
+        _("rate"),
+        max_digits=20,
+        decimal_places=10,
+        validators=[MinValueValidator(Decimal("0.0000000001"))],
+        help_text=_("What one unit of it is worth in the site's currency."),
+    )
+
+    class Meta:
+        verbose_name = _("exchange rate")
+        verbose_name_plural = _("exchange rates")
+        ordering = ("currency", "-since")
+        constraints = (
+            models.UniqueConstraint(fields=["currency", "since"], name="one_rate_a_day"),
+            models.CheckConstraint(condition=Q(rate__gt=0), name="rate_is_positive"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.currency} {self.since}"
+
+    def clean(self) -> None:
+        self.currency = clean_currency(self.currency)
 
 
 class BillingAccount(models.Model):
@@ -341,6 +380,7 @@ class UsageRecord(models.Model):
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
         ordering = ("-recorded_at",)
+        indexes = (models.Index(fields=["recorded_at"], name="records_by_time"),)
         constraints = (
             models.CheckConstraint(condition=Q(cost_micros__gte=0, spent_micros__gte=0), name="cost_not_negative"),
         )
@@ -402,6 +442,7 @@ class Subscription(models.Model):
         indexes = (
             models.Index(fields=["card_fingerprint"], condition=~Q(card_fingerprint=""), name="cards"),
             models.Index(fields=["observed_at"], condition=Q(ended_at=None), name="live_subscriptions"),
+            models.Index(fields=["trial_end"], condition=Q(trial_start__isnull=False), name="trials"),
         )
 
     def __str__(self) -> str:
@@ -432,7 +473,8 @@ class Subscription(models.Model):
 class Payment(models.Model):
     """One invoice or payment, as the gateway had it when it was asked last.
 
-    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back.
+    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back, and
+    `refund_answer` what the operator refused it with. The fiscal document is the operator's own.
     """
 
     class Status(models.TextChoices):
@@ -475,6 +517,10 @@ class Payment(models.Model):
     usage_period = models.OneToOneField(UsagePeriod, models.PROTECT, null=True, related_name="payment")
     refund_requested_at = models.DateTimeField(_("refund asked for"), null=True)
     refund_reason = models.CharField(_("why"), max_length=500, blank=True)
+    refund_answered_at = models.DateTimeField(_("answered"), null=True)
+    refund_answer = models.CharField(_("answer"), max_length=200, blank=True)
+    fiscal_number = models.CharField(_("fiscal document"), max_length=60, blank=True)
+    fiscal_url = models.URLField(_("its address"), max_length=500, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -482,6 +528,16 @@ class Payment(models.Model):
         verbose_name_plural = _("payments")
         ordering = ("-created_at",)
         constraints = (models.UniqueConstraint(fields=["gateway", "reference"], name="one_payment_a_reference"),)
+        indexes = (
+            models.Index(fields=["paid_at"], condition=Q(paid_at__isnull=False), name="payments_by_day"),
+            models.Index(fields=["period_end"], condition=Q(status="paid"), name="paid_times"),
+            models.Index(
+                fields=["refund_requested_at"],
+                condition=Q(refund_requested_at__isnull=False, refund_answered_at=None),
+                name="open_refund_requests",
+            ),
+            models.Index(fields=["created_at"], condition=Q(dispute="open"), name="open_disputes"),
+        )
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.reference}"
@@ -587,6 +643,7 @@ class Letter(Errand):
         GRACE = "grace", _("reminder")
         CANCELLED = "cancelled", _("cancelled")
         REFUNDED = "refunded", _("refunded")
+        NO_REFUND = "no_refund", _("refund refused")
         STATEMENT = "statement", _("statement of a month")
 
     key = models.CharField(max_length=64, unique=True)
@@ -618,7 +675,10 @@ class GatewayEvent(Errand):
         verbose_name = _("gateway's notification")
         verbose_name_plural = _("gateways' notifications")
         constraints = (models.UniqueConstraint(fields=["gateway", "event_id"], name="one_event"),)
-        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="events_to_handle"),)
+        indexes = (
+            models.Index(fields=["due_at"], condition=Q(done_at=None), name="events_to_handle"),
+            models.Index(fields=["created_at"], condition=~Q(error=""), name="events_with_errors"),
+        )
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.event_id}"
@@ -646,16 +706,23 @@ class GatewayTask(Errand):
     class Meta:
         verbose_name = _("task at a gateway")
         verbose_name_plural = _("tasks at gateways")
-        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="tasks_to_do"),)
+        indexes = (
+            models.Index(fields=["due_at"], condition=Q(done_at=None), name="tasks_to_do"),
+            models.Index(fields=["created_at"], condition=~Q(error=""), name="tasks_with_errors"),
+        )
 
     def __str__(self) -> str:
         return self.key
 
 
 class StaffAct(models.Model):
-    """What an operator did to somebody's account, and why. Never changed."""
+    """What an operator did, and why: to somebody's account, or without one to what is nobody's. Never changed.
 
-    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="staff_acts")
+    `key` is of the form that was sent: sent twice, it is one act.
+    """
+
+    key = models.CharField(max_length=40, unique=True, null=True)  # noqa: DJ001  those before it have none
+    account = models.ForeignKey(BillingAccount, models.PROTECT, null=True, related_name="staff_acts")
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("by"))
     act = models.CharField(_("what"), max_length=40)
     reason = models.CharField(_("why"), max_length=200, blank=True)

@@ -20,7 +20,7 @@ Interval = Literal["month", "year", ""]
 Kind = Literal["subscription", "prepaid", "pack"]
 """What is bought: a plan that renews; one paid period of a plan, that does not; credits beside the plan."""
 
-Mode = Literal["live", "test", "simulated"]
+PaymentMode = Literal["live", "test", "simulated"]
 """Whether payments are real; are a gateway's test mode; or are made on a page of this machine."""
 
 SubscriptionStatus = Literal["pending", "trialing", "active", "past_due", "paused", "ended"]
@@ -185,7 +185,7 @@ class Gateway(Protocol):
     """Whether what is paid by the month can be changed to what is paid by the year, and the other way."""
 
     @property
-    def mode(self) -> Mode: ...
+    def payment_mode(self) -> PaymentMode: ...
 
     def start_checkout(self, order: Order) -> Checkout: ...
 

@@ -46,7 +46,7 @@ def title_of(gateway: str) -> str:
 
 def mode_of_payments() -> str:
     """Return `simulated` or `test` if no, or not every, gateway takes real money; else an empty string."""
-    modes = {get_gateway(name).mode for name in list_gateways()}
+    modes = {get_gateway(name).payment_mode for name in list_gateways()}
     return next((mode for mode in ("simulated", "test") if mode in modes), "")
 
 

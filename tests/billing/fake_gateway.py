@@ -14,9 +14,9 @@ from billing.gateways.base import (
     Checkout,
     GatewayRefused,
     Kind,
-    Mode,
     Notification,
     Order,
+    PaymentMode,
     PaymentSnapshot,
     Reference,
     Snapshot,
@@ -47,7 +47,7 @@ class FakeGateway:
     wants_payer_email = True
     has_prorations = True
     changes_interval = True
-    mode: Mode = "simulated"
+    payment_mode: PaymentMode = "simulated"
 
     def start_checkout(self, order: Order) -> Checkout:
         self._call("start_checkout", order.key)

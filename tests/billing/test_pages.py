@@ -171,9 +171,11 @@ def test_a_checkout_says_until_when_the_running_plan_is_paid(browser: Client, pr
     words = text_of(page)
     assert "You have a plan already" in words
     assert subscription.paid_until is not None
-    assert f"Premium is paid until {subscription.paid_until:%B} {subscription.paid_until.day}" in words.replace(
-        "Sept", "September"
-    ) or "Premium is paid until" in words
+    assert (
+        f"Premium is paid until {subscription.paid_until:%B} {subscription.paid_until.day}"
+        in words.replace("Sept", "September")
+        or "Premium is paid until" in words
+    )
     form = {"way": f"{prices['enterprise-month'].pk}:subscription", "payer_email": "a@b.example", "nonce": "n"}
     refused = browser.post(f"/billing/checkout/{prices['enterprise-month'].pk}/", form)
     assert refused.status_code == 409
@@ -250,9 +252,7 @@ def test_the_page_waits_longer_each_time_and_stops_after_an_hour(browser: Client
     ("action", "said"),
     [("confirm", "Your bank wants you to confirm the payment"), ("voucher", "One step is left: pay the voucher")],
 )
-def test_a_payment_that_waits_says_what_is_to_be_done(
-    browser: Client, prices: Any, ana: User, action: Any, said: str
-):
+def test_a_payment_that_waits_says_what_is_to_be_done(browser: Client, prices: Any, ana: User, action: Any, said: str):
     price = prices["premium-month"]
     purchase = begun(browser, price)
     now = timezone.now()
@@ -555,7 +555,9 @@ def test_the_api_sums_up_usage_by_day_or_by_model(api: Any, ana: User):
     assert [(model["model"], model["cost_micros"]) for model in models] == [("other-model", 2_500), ("scripted", 1_500)]
 
 
-@pytest.mark.parametrize("query", ["from=2020-01-01&to=2026-01-01", "from=x", "group_by=key", "from=2026-02-02&to=2026-02-01"])
+@pytest.mark.parametrize(
+    "query", ["from=2020-01-01&to=2026-01-01", "from=x", "group_by=key", "from=2026-02-02&to=2026-02-01"]
+)
 def test_the_api_refuses_questions_that_are_too_long_or_mean_nothing(api: Any, ana: User, query: str):
     refused = api(ana).get(f"/api/v1/usage?{query}")
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid")

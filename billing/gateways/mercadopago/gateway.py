@@ -21,9 +21,9 @@ from billing.gateways.base import (
     GatewayRefused,
     GatewayUnavailable,
     Kind,
-    Mode,
     Notification,
     Order,
+    PaymentMode,
     Reference,
     Snapshot,
 )
@@ -104,10 +104,10 @@ class MercadoPago:
         self._find_price = find_price
 
     @property
-    def mode(self) -> Mode:
+    def payment_mode(self) -> PaymentMode:
         if self._base_url != API:
             return "simulated"
-        return "live" if self._mode == "live" else "test"
+        return "live" if self.mode == "live" else "test"
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from billing.gateways.base import (
     Checkout,
     GatewayRefused,
     Kind,
-    Mode,
     Notification,
     Order,
+    PaymentMode,
     Reference,
     Snapshot,
 )
@@ -68,7 +68,7 @@ class StripeGateway:
     changes_interval = True
 
     @property
-    def mode(self) -> Mode:
+    def payment_mode(self) -> PaymentMode:
         if settings.SIMULATED_STRIPE_URL:
             return "simulated"
         return "live" if settings.STRIPE_LIVE_MODE else "test"
