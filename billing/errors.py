@@ -107,6 +107,18 @@ class NothingToRefund(DomainError):
     message = _("That payment cannot be refunded.")
 
 
+class RefundUnderway(DomainError):
+    code = "refund_underway"
+    status = 409
+    message = _("A refund of that payment is on its way. Wait until it is done, or failed.")
+
+
+class NothingToTry(DomainError):
+    code = "nothing_to_try"
+    status = 409
+    message = _("That is done already.")
+
+
 class GatewaySilent(DomainError):
     """A gateway did not answer in time. Trying again is harmless."""
 

@@ -43,6 +43,11 @@ def note(subscription: Subscription, payments: Sequence[Payment]) -> None:
         _note_cancellation(subscription)
 
 
+def note_refusal(payment: Payment) -> None:
+    """Write down that the payer is told why they do not get their money back."""
+    _write(Kind.NO_REFUND, f"no_refund:{payment.pk}", payment.subscription, payment)
+
+
 def note_due() -> None:
     """Write down what follows of the clock: trials that are about to end, renewals that are not paid yet."""
     now = timezone.now()

@@ -328,15 +328,17 @@ class Reservation(models.Model):
         RELEASED = "released", _("released")
 
     id = models.UUIDField(primary_key=True)
-    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="reservations")
-    amount_micros = models.BigIntegerField()
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="reservations", verbose_name=_("period"))
+    amount_micros = models.BigIntegerField(_("reserved"))
     # Without an index: nothing is looked up by it.
     spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
-    spending_micros = models.BigIntegerField(default=0)
-    state = models.CharField(max_length=8, choices=State, default=State.HELD)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    spending_micros = models.BigIntegerField(_("of the supplier's day"), default=0)
+    state = models.CharField(_("state"), max_length=8, choices=State, default=State.HELD)
+    created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
 
     class Meta:
+        verbose_name = _("reservation")
+        verbose_name_plural = _("reservations")
         indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
         constraints = (
             models.CheckConstraint(
@@ -548,6 +550,11 @@ class Payment(models.Model):
         is_refunded = self.refunded_minor >= self.amount_minor > 0
         return self.status == self.Status.PAID and not is_refunded and self.dispute != self.Dispute.LOST
 
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether its payer asked for their money back, and the operator has not answered."""
+        return self.refund_requested_at is not None and self.refund_answered_at is None
+
 
 class Purchase(models.Model):
     """A checkout that was begun. `key` is what makes repeating it at the gateway harmless."""
@@ -605,6 +612,11 @@ class Errand(models.Model):
     def finish(self, error: str = "") -> None:
         """It is done; with an error, it will not be tried again."""
         type(self).objects.filter(pk=self.pk).update(done_at=timezone.now(), error=error[:200])
+
+    def reopen(self) -> bool:
+        """Let it be tried now, as if it never had been; return False if it is done."""
+        undone = type(self).objects.filter(Q(done_at=None) | ~Q(error=""), pk=self.pk)
+        return bool(undone.update(done_at=None, due_at=timezone.now(), attempts=0))
 
     def postpone(self, error: str) -> None:
         """Try again later: after a minute at first, in the end every six hours."""

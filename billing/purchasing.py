@@ -244,7 +244,13 @@ def close_account(user_id: int, account: BillingAccount) -> None:
             add_task(account, gateway, GatewayTask.Act.FORGET_CUSTOMER, key=key)
         account.purchases.update(payer_email="", url="", closed_at=timezone.now())
         Payment.objects.filter(subscription__account=account).update(
-            tax_id="", receipt_url="", action_url="", action_code="", refund_reason=""
+            tax_id="",
+            receipt_url="",
+            action_url="",
+            action_code="",
+            refund_reason="",
+            refund_answer="",
+            fiscal_url="",
         )
 
 
