@@ -733,10 +733,23 @@ class StaffAct(models.Model):
     `key` is of the form that was sent: sent twice, it is one act.
     """
 
+    class Act(models.TextChoices):
+        GRANT = "grant", _("a plan granted")
+        REVOKE = "revoke", _("a grant taken back")
+        REFUND = "refund", _("refund")
+        REFUSE_REFUND = "refuse_refund", _("refund refused")
+        CANCEL_NOW = "cancel_now", _("cancel at once")
+        CANCEL_AT_PERIOD_END = "cancel_at_period_end", _("cancel at the end of the period")
+        RESYNC = "resync", _("gateway asked")
+        RETRY_EVENT = "retry_event", _("notification tried again")
+        RETRY_TASK = "retry_task", _("task tried again")
+        REPLACE_PRICE = "replace_price", _("price replaced")
+        FISCAL_DOCUMENT = "fiscal_document", _("fiscal document attached")
+
     key = models.CharField(max_length=40, unique=True, null=True)  # noqa: DJ001  those before it have none
     account = models.ForeignKey(BillingAccount, models.PROTECT, null=True, related_name="staff_acts")
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("by"))
-    act = models.CharField(_("what"), max_length=40)
+    act = models.CharField(_("what"), max_length=40, choices=Act)
     reason = models.CharField(_("why"), max_length=200, blank=True)
     details = models.JSONField(_("details"), default=dict)
     at = models.DateTimeField(_("at"), default=timezone.now, editable=False)

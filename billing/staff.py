@@ -29,6 +29,8 @@ from billing.models import (
 )
 from billing.subscriptions import add_refund, add_task, handle, lock_account, reference_of, write_access
 
+Act = StaffAct.Act
+
 
 def grant_plan(
     account: BillingAccount,
@@ -43,7 +45,7 @@ def grant_plan(
     details = {"plan": plan.key if plan else "", "until": until.isoformat() if until and plan else ""}
     with transaction.atomic():
         account = lock_account(account.pk)
-        if not _record(account, "grant" if plan else "revoke", by, reason, details, key):
+        if not _record(account, Act.GRANT if plan else Act.REVOKE, by, reason, details, key):
             return
         account.plan, account.grant_until = plan, until if plan else None
         account.grant_reason, account.granted_by = reason[:200], by if plan else None
@@ -61,7 +63,7 @@ def refund(payment: Payment, *, by: User, reason: str, amount_minor: int | None 
         left = refundable_minor(payment)
         amount_minor = left if amount_minor is None else amount_minor
         details = {"payment": payment.pk, "amount_minor": amount_minor, "currency": payment.currency}
-        if _record(account, "refund", by, reason, details, key):
+        if _record(account, Act.REFUND, by, reason, details, key):
             if not 0 < amount_minor <= left:
                 raise NothingToRefund
             if _refunds_of(payment).filter(done_at=None).exists():
@@ -77,7 +79,7 @@ def refuse_refund(payment: Payment, *, by: User, reason: str, key: str = "") -> 
     with transaction.atomic():
         account = lock_account(payment.subscription.account_id)
         payment = Payment.objects.select_related("subscription").get(pk=payment.pk)
-        if not _record(account, "refuse_refund", by, reason, {"payment": payment.pk}, key):
+        if not _record(account, Act.REFUSE_REFUND, by, reason, {"payment": payment.pk}, key):
             return
         if not payment.waits_for_answer:
             raise NothingToRefund
@@ -92,7 +94,7 @@ def cancel_for(subscription: Subscription, *, by: User, reason: str, at_once: bo
     task_key = f"staff:{act}:{subscription.pk}:{subscription.observed_at.timestamp():.6f}"
     with transaction.atomic():
         account = lock_account(subscription.account_id)
-        if _record(account, act, by, reason, {"subscription": subscription.pk}, key):
+        if _record(account, Act(act), by, reason, {"subscription": subscription.pk}, key):
             task = add_task(account, subscription.gateway, act, subscription.reference, key=task_key)
         else:
             task = account.gateway_tasks.filter(act=act, reference=subscription.reference).latest("pk")
@@ -101,19 +103,24 @@ def cancel_for(subscription: Subscription, *, by: User, reason: str, at_once: bo
 
 def resync(subscription: Subscription, *, by: User, reason: str = "", key: str = "") -> Subscription | None:
     """Ask the gateway now, and make our rows say what it says. Raises what `subscriptions.handle` does."""
-    _record(subscription.account, "resync", by, reason, {"subscription": subscription.pk}, key)
+    _record(subscription.account, Act.RESYNC, by, reason, {"subscription": subscription.pk}, key)
     return handle(reference_of(subscription))
 
 
 def try_again(errand: GatewayEvent | GatewayTask, *, by: User, reason: str, key: str = "") -> bool:
     """Do now what is waiting, or was given up. Raises NothingToTry for what is done."""
-    kind = "event" if isinstance(errand, GatewayEvent) else "task"
-    account = errand.account if isinstance(errand, GatewayTask) else None
     with transaction.atomic():
-        is_new = _record(account, f"retry_{kind}", by, reason, {kind: str(errand), "error": errand.error}, key)
-        if is_new and not errand.reopen():
+        if isinstance(errand, GatewayTask):
+            details = {"task": errand.key, "error": errand.error}
+            is_new = _record(errand.account, Act.RETRY_TASK, by, reason, details, key)
+            is_open = is_new and outbox.reopen(errand)
+        else:
+            details = {"event": errand.event_id, "error": errand.error}
+            is_new = _record(None, Act.RETRY_EVENT, by, reason, details, key)
+            is_open = is_new and errand.reopen()
+        if is_new and not is_open:
             raise NothingToTry
-    return inbox.handle_event(errand) if isinstance(errand, GatewayEvent) else outbox.do_task(errand)
+    return outbox.do_task(errand) if isinstance(errand, GatewayTask) else inbox.handle_event(errand)
 
 
 def replace_price(price: Price, amount_minor: int, *, by: User, reason: str, key: str = "") -> Price:
@@ -121,7 +128,7 @@ def replace_price(price: Price, amount_minor: int, *, by: User, reason: str, key
     reference = new_price_reference()
     details = {"price": price.reference, "amount_minor": amount_minor, "new": reference}
     with transaction.atomic():
-        if not _record(None, "replace_price", by, reason, details, key):
+        if not _record(None, Act.REPLACE_PRICE, by, reason, details, key):
             reference = StaffAct.objects.get(key=key).details["new"]
             return Price.objects.get(gateway=price.gateway, reference=reference)
         Price.objects.filter(pk=price.pk).update(is_for_sale=False)
@@ -133,7 +140,7 @@ def attach_document(payment: Payment, *, by: User, number: str, url: str = "", k
     """Note the fiscal document that the operator made for a payment; its payer sees it. Empty takes it away."""
     details = {"payment": payment.pk, "number": number, "url": url}
     with transaction.atomic():
-        if _record(payment.subscription.account, "fiscal_document", by, "", details, key):
+        if _record(payment.subscription.account, Act.FISCAL_DOCUMENT, by, "", details, key):
             Payment.objects.filter(pk=payment.pk).update(fiscal_number=number, fiscal_url=url)
 
 
@@ -164,7 +171,7 @@ def _refunds_of(payment: Payment) -> QuerySet[GatewayTask]:
 
 
 def _record(
-    account: BillingAccount | None, act: str, by: User, reason: str, details: dict[str, Any], key: str = ""
+    account: BillingAccount | None, act: StaffAct.Act, by: User, reason: str, details: dict[str, Any], key: str = ""
 ) -> bool:
     """Write down an act, before it is done; return False if that form was sent before."""
     fields = {"account": account, "by": by, "act": act, "reason": reason[:200], "details": details}

@@ -250,7 +250,11 @@ class _Echo:
 def _write_csv(month: Month) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
-    rows = figures.payments_of(month).select_related("subscription__account__user", "price__plan").order_by("paid_at", "pk")
+    rows = (
+        figures.payments_of(month)
+        .select_related("subscription__account__user", "price__plan")
+        .order_by("paid_at", "pk")
+    )
     for payment in rows.iterator(chunk_size=500):
         yield writer.writerow(_row_of(payment))
 

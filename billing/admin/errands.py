@@ -35,7 +35,7 @@ TRY_AGAIN = Act(
     lambda errand, by, sent: staff.try_again(errand, by=by, **sent),
     is_offered=lambda errand: errand.done_at is None or bool(errand.error),
     warning=_("It is done now, and is harmless to do twice."),
-    later=_("It did not work: the error says why. It will be tried again."),
+    later=_("It did not work: the error says why."),
 )
 
 

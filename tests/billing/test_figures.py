@@ -100,7 +100,7 @@ def world(plans: dict[str, Any], at: Any) -> dict[str, BillingAccount]:
     ExchangeRate.objects.create(currency="BRL", since=day("01-01").date(), rate="0.25")
     ExchangeRate.objects.create(currency="BRL", since=day("03-10").date(), rate="0.2")
     ExchangeRate.objects.create(currency="BRL", since=day("04-01").date(), rate="0.5")
-    names = "ana bo cy dan eve fay gil hal ida jo kim lost zed".split()
+    names = ["ana", "bo", "cy", "dan", "eve", "fay", "gil", "hal", "ida", "jo", "kim", "lost", "zed"]
     people = {name: person() for name in names}
     month = plans["month"]
     pay(subscribe(people["ana"], month), "03-10", "04-10", 2_000)
@@ -235,7 +235,9 @@ def test_a_renewal_that_is_on_its_way_is_no_churn(world: Any, at: Any):
 
 
 def test_a_report_takes_as_many_statements_for_many_people_as_for_few(world: Any, plans: Any):
-    with CaptureQueriesContext(connection, ) as few:
+    with CaptureQueriesContext(
+        connection,
+    ) as few:
         figures.report(MARCH)
     for _ in range(30):
         account = person()
