@@ -1,6 +1,7 @@
 """Adapts allauth: its error messages, the check of a password, and the mails it sends."""
 
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.password_reset import get_reset_password_url
@@ -15,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from kombu.exceptions import OperationalError
 
 from accounts import log_in
-from accounts.http import peer_of
+from accounts.http import member_of, peer_of
 from accounts.log_in import MISMATCH
 from accounts.models import User
 from accounts.refusals import shown_in_form
@@ -41,7 +42,13 @@ class AccountAdapter(DefaultAccountAdapter):
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
         """Return whose password this is: at the log-in, and where a member is asked for it again."""
         with shown_in_form():
-            return log_in.find_by_password(request, credentials["email"], credentials["password"])
+            return log_in.find_by_password(request, credentials.get("email", ""), credentials["password"])
+
+    def set_password(self, user: User, password: str) -> None:
+        """Save the password alone. A hash takes time: whoever was suspended, deleted or lost a right meanwhile, stays
+        so."""
+        user.set_password(password)
+        user.save(update_fields=["password"])
 
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         """Return where somebody goes who is not on the way to a page: to what they wanted before they signed up, which
@@ -54,16 +61,26 @@ class AccountAdapter(DefaultAccountAdapter):
     def get_client_ip(self, request: HttpRequest) -> str:
         return peer_of(request)
 
+    def is_safe_url(self, url: str) -> bool:
+        """Return whether a page may lead there. `http://[` is no address at all, which allauth does not expect."""
+        try:
+            return bool(super().is_safe_url(url))
+        except ValueError:
+            return False
+
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
-        """Mark the address as confirmed, unless an account has taken it since its link was sent."""
+        """Mark the address as confirmed, unless an account has taken it since its link was sent, or the member's
+        password was changed meanwhile, which forgets the address: allauth would write it anew."""
         try:
             with transaction.atomic():
-                is_confirmed: bool = super().confirm_email(request, email_address)
+                member = User.objects.select_for_update().filter(pk=email_address.user_id, seal=member_of(request).seal)
+                if member and EmailAddress.objects.filter(pk=email_address.pk).exists():
+                    return bool(super().confirm_email(request, email_address))
         except IntegrityError:
-            context = {"email": email_address.email}
-            self.add_message(request, messages.ERROR, "account/messages/email_confirmation_failed.txt", context)
-            return False
-        return is_confirmed
+            pass
+        context = {"email": email_address.email}
+        self.add_message(request, messages.ERROR, "account/messages/email_confirmation_failed.txt", context)
+        return False
 
     def send_confirmation_mail(self, request: HttpRequest, emailconfirmation: Any, signup: bool) -> None:
         """Send the link. To an address that has an account of its own, say instead that somebody tried: who asked for
@@ -80,7 +97,8 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Render the mail now, in the request's language; a worker sends it, so that no page waits for the server."""
-        context = {**context, "email": email, "site_name": settings.SITE_NAME}
+        context = {name: _at_site_url(value) if name.endswith("_url") else value for name, value in context.items()}
+        context |= {"email": email, "site_name": settings.SITE_NAME}
         context["must_confirm"] = settings.REQUIRE_VERIFIED_EMAIL
         send_or_queue(self.render_mail(template_prefix, email, context))
 
@@ -96,6 +114,12 @@ def forget_wanted(response: HttpResponse) -> HttpResponse:
     """Forget that: they are there."""
     response.delete_cookie(WANTED_COOKIE, samesite="Lax")
     return response
+
+
+def _at_site_url(url: str) -> str:
+    """Return allauth's link at SITE_URL. Its own host and port are those of the request, which a stranger may have sent
+    for the owner of the mailbox."""
+    return f"{settings.SITE_URL}{urlsplit(url)._replace(scheme='', netloc='').geturl()}"
 
 
 def send_or_queue(message: EmailMessage) -> None:

@@ -72,8 +72,8 @@ def find_admitted(admission: Admission) -> User | None:
 
 
 def list_ended(admissions: Collection[Admission]) -> set[Admission]:
-    """Return which are over, but for their age: what `find_admitted` asks, for all of them in two statements and one
-    round trip to Redis. Raises what that does."""
+    """Return which are over: what `find_admitted` asks, for all of them in two statements and one round trip to Redis.
+    Raises what that does."""
     seals = dict(
         User.objects.filter(pk__in={one.user_id for one in admissions}, is_active=True).values_list("pk", "seal")
     )
@@ -83,5 +83,8 @@ def list_ended(admissions: Collection[Admission]) -> set[Admission]:
     return {
         one
         for one in admissions
-        if seals.get(one.user_id) != one.seal or (one.family and one.family not in alive) or one.session_key in ended
+        if one.has_expired
+        or seals.get(one.user_id) != one.seal
+        or (one.family and one.family not in alive)
+        or one.session_key in ended
     }

@@ -22,7 +22,7 @@ from accounts import events, limits, log_in, sign_up
 from accounts.context import theme_of
 from accounts.http import peer_of
 from accounts.limits import Act
-from accounts.models import User, normalise_email
+from accounts.models import User, normalise_email, valid_email
 from accounts.refusals import shown_in_form
 from accounts.timing import equally_long
 from core.errors import RateLimited
@@ -40,7 +40,7 @@ class SignUpForm(allauth_forms.SignupForm):
 
     def clean_email(self) -> str:
         email: str = super().clean_email()
-        return normalise_email(email)
+        return valid_email(email)
 
     def validate_unique_email(self, value: str) -> str:
         """Where a mail says the rest, an address that has an account is as good as any."""
@@ -82,7 +82,7 @@ class SignUpForm(allauth_forms.SignupForm):
 class ResetPasswordForm(allauth_forms.ResetPasswordForm):
     def clean_email(self) -> str:
         """Find whose the address is. Somebody who has only asked to change to it is not found by it."""
-        email = normalise_email(self.cleaned_data["email"])
+        email = valid_email(self.cleaned_data["email"])
         self.users = list(User.objects.filter(email=email, is_active=True))
         return email
 
@@ -113,6 +113,10 @@ class ChangePasswordForm(allauth_forms.ChangePasswordForm):
 
 
 class ChangeEmailForm(allauth_forms.AddEmailForm):
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        return valid_email(email)
+
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean()
         if not self.errors:
@@ -128,6 +132,7 @@ class ChangeEmailForm(allauth_forms.AddEmailForm):
         events.record("email_change_requested", peer=peer_of(request), user_id=self.user.pk)
         with equally_long():
             with transaction.atomic():
+                User.objects.select_for_update().get(pk=self.user.pk)  # another tab may ask for the same address
                 unconfirmed = EmailAddress.objects.filter(user=self.user, verified=False)
                 unconfirmed.exclude(email=self.user.email).delete()
                 address = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])

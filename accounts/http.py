@@ -1,5 +1,8 @@
 """The user who sent a request, where only members may; the network address it came from."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -22,8 +25,17 @@ def member_of(request: HttpRequest) -> User:
 
 def peer_of(request: HttpRequest) -> str:
     """Return the network address of the client: what the outermost of our proxies saw. Empty if nobody knows it."""
-    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
+    return _peer(str(request.META.get("REMOTE_ADDR", "")), str(request.META.get("HTTP_X_FORWARDED_FOR", "")))
+
+
+def peer_in(scope: Mapping[str, Any]) -> str:
+    """Return the same of a connection (ASGI), before there is a request."""
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    return _peer((scope.get("client") or ("",))[0], forwarded.decode("latin-1"))
+
+
+def _peer(sender: str, forwarded: str) -> str:
     if not settings.TRUSTED_PROXIES or not forwarded:
-        return str(request.META.get("REMOTE_ADDR", ""))
+        return sender
     addresses = forwarded.split(",")
     return str(addresses[-min(settings.TRUSTED_PROXIES, len(addresses))].strip())

@@ -4,24 +4,30 @@ Two things are counted for each act, and an attempt must find both free (count_a
 
 - **A network** (an IPv4 address, the /64 of an IPv6 one) has so many attempts in a time.
 - **An account** has some attempts that are free, and then pauses that grow up to a limit and never become a lock. It is
-  told by its address, whether anybody has that address or not: a refusal says nothing about that.
+  told by its address, whether anybody has that address or not: a refusal says nothing about that. Where mails are
+  counted, and not passwords, all spellings of an address are its one mailbox.
 
 Nobody can keep an owner out with it. Whoever guesses passwords makes strangers to the account wait, and not the
 networks from which somebody has got in before. An owner who comes from a new network in that moment asks for a new
 password. That cannot be kept from them either: each request that is counted has put a link into their mailbox, whoever
 sent it, and such a link logs in. Nor is a mailbox flooded: beyond the first few it gets one mail of a kind an hour.
 
+Beside the doors, every request to the API is counted, by person, or by network where nobody is logged in
+(count_request): so many a minute as no honest client sends.
+
 Addresses and networks are in Redis as digests only. Without Redis every door answers 503, as the rest of the site.
 """
 
 import ipaddress
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
+from django.utils.encoding import punycode
 from django.utils.translation import ngettext
 
 from accounts import events
@@ -88,6 +94,15 @@ def count(act: Act, *, peer: str | None = None, account: str | None = None) -> N
         raise _refusal(act, math.ceil(wait_ms / 1000))
 
 
+def count_request(*, user_id: int | None, peer: str) -> None:
+    """Count a request to the API: of a person, or of a network where nobody is logged in. Raises RateLimited with the
+    time to wait, and counts nothing then. One call of Redis; raises RedisError."""
+    whose = f"network:{_digest(network_of(peer))}" if user_id is None else f"user:{user_id}"
+    limit = settings.API_REQUESTS_PER_MINUTE
+    if wait_ms := _COUNT(sync_redis(), network=f"limit:api:{whose}", limit=limit, window_seconds=MINUTE_SECONDS):
+        raise RateLimited(retry_after=math.ceil(wait_ms / 1000))
+
+
 def remember_network(*, peer: str, account: str) -> None:
     """Note that somebody got into the account from here, and give back what was counted."""
     here = network_of(peer)
@@ -133,7 +148,19 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
-    return f"limit:{act}:account:{_digest(normalise_email(account))}" + (f":{_digest(network)}" if network else "")
+    name = normalise_email(account)
+    if act is not Act.LOG_IN:
+        name = _mailbox_of(name)
+    return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
+
+
+def _mailbox_of(email: str) -> str:
+    """Return one name for the addresses whose mail goes to the same place: without a tag, and with the host's name as
+    mail servers have it, which has many spellings in Unicode."""
+    name, at, host = email.rpartition("@")
+    with suppress(UnicodeError):  # no host has such a name
+        host = punycode(host)
+    return name.partition("+")[0] + at + host.lower()
 
 
 def _known_key(account: str) -> str:

@@ -7,9 +7,13 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.models import PermissionsMixin
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.db import models, transaction
 from django.utils import timezone
+from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
 
 from accounts.signals import access_revoked
@@ -18,6 +22,18 @@ from accounts.signals import access_revoked
 def normalise_email(email: str) -> str:
     """Return the form in which an address is stored and compared: two spellings are one person."""
     return email.strip().lower()
+
+
+def valid_email(email: str) -> str:
+    """Return the form that is stored of an address. Raises ValidationError where it is too long, which the one that was
+    typed may not be (İ is two letters in lower case), and where no mail can be sent to it."""
+    normalised = normalise_email(email)
+    User._meta.get_field("email").run_validators(normalised)
+    try:
+        punycode(normalised.rpartition("@")[2])
+    except UnicodeError:
+        raise ValidationError(validate_email.message, code=validate_email.code) from None
+    return normalised
 
 
 def new_seal() -> str:
@@ -89,7 +105,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         A new password also forgets the address that was to take the present one's place: who asked for that may be who
         the password was changed against.
         """
-        # Django sets `_password` for a new password, and not where only the hash was made anew.
+        # Django sets `_password` for a new password.
         has_new_password = self._password is not None  # type: ignore[attr-defined]  # the stubs lack it
         ends_access = self._ends_access or has_new_password or not self.is_active
         self._ends_access = False
@@ -105,6 +121,16 @@ class User(AbstractBaseUser, PermissionsMixin):
                 addresses = self.emailaddress_set  # type: ignore[attr-defined]  # allauth is untyped
                 addresses.filter(verified=False).exclude(email=self.email).delete()
             access_revoked.send(type(self), user_id=self.pk)
+
+    def check_password(self, raw_password: str | None) -> bool:
+        """Return whether this is the password. A hash with old parameters is replaced, unless somebody has chosen a new
+        password meanwhile: Django's own way would bring the old one back."""
+        checked = self.password
+
+        def replace(password: str) -> None:
+            User.objects.filter(pk=self.pk, password=checked).update(password=make_password(password))
+
+        return check_password(raw_password, checked, replace)
 
     def set_unusable_password(self) -> None:
         super().set_unusable_password()

@@ -6,6 +6,8 @@ from typing import Any
 from allauth.account import signals
 from allauth.account.models import EmailAddress
 from django.contrib.auth.signals import user_logged_in
+from django.db import transaction
+from django.db.models import Q
 from django.dispatch import receiver
 from django.http import HttpRequest
 
@@ -21,9 +23,12 @@ def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
 
 @receiver(signals.password_reset)
 def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
-    """Whoever has the mailbox has the account, and nobody else: the link was in a mail to its address."""
-    EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
-    EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+    """Whoever has the mailbox has the account, and nobody else: the link was in a mail to its address. That holds where
+    another address was confirmed, or the row of one was left to somebody else, at the same moment or before."""
+    with transaction.atomic():
+        User.objects.filter(pk=user.pk).update(email=user.email)
+        EmailAddress.objects.filter(Q(user=user) ^ Q(email=user.email)).delete()
+        EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
     limits.remember_network(peer=peer_of(request), account=user.email)
     events.record("password_reset", peer=peer_of(request), user_id=user.pk)
 

@@ -5,7 +5,7 @@ local here, most_known, known_seconds = ARGV[1], ARGV[2], ARGV[3]
 
 redis.call('DEL', account_here)
 if redis.call('ZADD', known, redis.call('TIME')[1], here) == 1 then
-  local count = tonumber(redis.call('HGET', account, 'count') or 0)
+  local count = tonumber(redis.call('HGET', account, 'count') or 0) or 0
   if count > 1 then
     redis.call('HSET', account, 'count', count - 1, 'until', 0)
   else

@@ -24,8 +24,7 @@ class TokenAuthentication(JWTAuthentication):
 
 
 def begin_family(user: User) -> RefreshToken:
-    """Return the first refresh token of a new family. Families of theirs that nobody can use any more are removed."""
-    user.token_families.filter(expires_at__lt=timezone.now()).delete()
+    """Return the first refresh token of a new family."""
     refresh = RefreshToken.for_user(user)
     family = TokenFamily.objects.create(user=user, refresh_jti=refresh["jti"], expires_at=_expiry_of(refresh))
     refresh[FAMILY_CLAIM], refresh[SEAL_CLAIM] = str(family.pk), user.seal
@@ -52,6 +51,11 @@ def end_family(refresh: RefreshToken) -> None:
     admission = admission_by_token(refresh)
     TokenFamily.objects.filter(pk=refresh[FAMILY_CLAIM]).delete()
     access_revoked.send(TokenFamily, user_id=admission.user_id)
+
+
+def remove_expired_families() -> None:
+    """Remove the families whose last refresh token has run out."""
+    TokenFamily.objects.filter(expires_at__lt=timezone.now()).delete()
 
 
 def _expiry_of(refresh: RefreshToken) -> dt.datetime:

@@ -46,11 +46,18 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def change_email(request: HttpRequest) -> HttpResponse:
-    """allauth's page of the address. A mail that is sent again is counted here, one to a new address by the form."""
-    if "action_send" in request.POST:
-        email = normalise_email(request.POST.get("email", ""))
-        if email in EmailAddress.objects.filter(user=member_of(request)).values_list("email", flat=True):
-            limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
+    """allauth's page of the address. A mail that is sent again is counted here, one to a new address by the form.
+
+    allauth would also make an address the present one that nobody has confirmed: by choosing it, where the present one
+    is not confirmed either, or by removing the present one. An error would then say that somebody else has it.
+    """
+    email = normalise_email(request.POST.get("email", ""))
+    if "action_primary" in request.POST or ("action_remove" in request.POST and email == member_of(request).email):
+        return redirect("account_email")
+    theirs = EmailAddress.objects.filter(user=member_of(request)).values_list("email", flat=True)
+    # allauth makes the row of a member's own address, if there is none, before it sends the mail.
+    if "action_send" in request.POST and email in (member_of(request).email, *theirs):
+        limits.count(Act.CONFIRM_EMAIL, peer=peer_of(request), account=email)
     response: HttpResponse = allauth_views.email(request)
     return response
 

@@ -156,6 +156,11 @@ class Report:
     def left(self) -> Decimal:
         return self.earned - self.cost
 
+    @property
+    def own_cost(self) -> Decimal:
+        """What suppliers took for nobody's answer: titles, and requests that gave none."""
+        return self.cost - sum((margin.cost for margin in self.by_plan), ZERO)
+
 
 PACKS, TRIALS = "packs", "trials"
 """What is used and earned beside the plans."""

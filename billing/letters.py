@@ -4,7 +4,7 @@
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from django.conf import settings
 from django.db.models import Q
@@ -30,35 +30,33 @@ Kind = Letter.Kind
 
 def note(subscription: Subscription, payments: Sequence[Payment]) -> None:
     """Write down which mails follow of a purchase as it is now. The caller holds the account's lock."""
+    about: list[Letter] = []
     for payment in payments:
-        if payment.paid_at is not None and payment.paid_at < subscription.created_at - HISTORY:
-            continue
-        if payment.status == Payment.Status.PAID and payment.amount_minor > 0:
-            _write(Kind.RECEIPT, f"receipt:{payment.pk}", subscription, payment)
-        if payment.refunded_minor > 0:
-            _write(Kind.REFUNDED, f"refunded:{payment.pk}:{payment.refunded_minor}", subscription, payment)
+        if payment.paid_at is None or payment.paid_at >= subscription.created_at - HISTORY:
+            about += _about_payment(subscription, payment)
     if payments and subscription.status != Subscription.Status.ENDED:
-        _note_unpaid(subscription, payments[-1])
-    if subscription.kind == Subscription.Kind.SUBSCRIPTION:
-        _note_cancellation(subscription)
+        about += _about_unpaid(subscription, max(payments, key=_moment_of))
+    known = set(Letter.objects.filter(subscription=subscription).values_list("key", flat=True))
+    if not any(key.startswith(f"{Kind.CANCELLED}:") for key in known) or subscription.status != "ended":
+        about += _about_cancellation(subscription)
+    _write([letter for letter in about if letter.key not in known])
 
 
 def note_refusal(payment: Payment) -> None:
     """Write down that the payer is told why they do not get their money back."""
-    _write(Kind.NO_REFUND, f"no_refund:{payment.pk}", payment.subscription, payment)
+    _write([_letter(Kind.NO_REFUND, payment.subscription, f"{payment.pk}", payment)])
 
 
 def note_due() -> None:
     """Write down what follows of the clock: trials that are about to end, renewals that are not paid yet."""
     now = timezone.now()
     live = Subscription.objects.filter(ended_at=None, cancels_at=None, is_double=False, is_frozen=False)
-    ending = live.filter(status="trialing", trial_start__isnull=False, trial_end__range=(now, now + TRIAL_NOTICE))
-    for subscription in ending[:PAGE_SIZE]:
-        _write(Kind.TRIAL_ENDS, f"trial:{subscription.pk}:{subscription.trial_end:%Y%m%d}", subscription)
-    for subscription in live.filter(paid_until__lte=now, access_until__gt=now)[:PAGE_SIZE]:
-        if stage := _stage_of_grace(subscription, now):
-            key = f"grace:{subscription.pk}:{subscription.paid_until:%Y%m%d}:{stage}"
-            _write(Kind.GRACE, key, subscription)
+    trials = live.filter(status="trialing", trial_start__isnull=False, trial_end__range=(now, now + TRIAL_NOTICE))
+    about = [_letter(Kind.TRIAL_ENDS, one, f"{one.pk}:{one.trial_end:%Y%m%d}") for one in trials[:PAGE_SIZE]]
+    for one in live.filter(paid_until__lte=now, access_until__gt=now)[:PAGE_SIZE]:
+        if stage := _stage_of_grace(one, now):
+            about.append(_letter(Kind.GRACE, one, f"{one.pk}:{one.paid_until:%Y%m%d}:{stage}"))
+    _write(about)
 
 
 def note_statements() -> None:
@@ -72,9 +70,10 @@ def note_statements() -> None:
         period_start__lt=end, period_end__gt=start, account__user__isnull=False
     )
     for page in iterate_pages(BillingAccount.objects.filter(pk__in=paid.values("account")).only("pk", "created_at")):
-        for account in page:
-            fields = {"account": account, "kind": Kind.STATEMENT, "month": start}
-            Letter.objects.get_or_create(key=f"statement:{account.pk}:{start:%Y-%m}", defaults=fields)
+        _write(
+            Letter(key=f"{Kind.STATEMENT}:{one.pk}:{start:%Y-%m}", account=one, kind=Kind.STATEMENT, month=start)
+            for one in page
+        )
 
 
 def send_due() -> None:
@@ -88,26 +87,32 @@ def send_due() -> None:
                 letter.finish()
 
 
-def _note_unpaid(subscription: Subscription, last: Payment) -> None:
-    """Say what is to be done about the last payment, if it is not paid. One that is tried again is the same matter."""
-    if last.status == Payment.Status.PENDING and last.action == Payment.Action.VOUCHER:
-        _write(Kind.VOUCHER, f"voucher:{last.pk}", subscription, last)
-    elif last.status in (Payment.Status.PENDING, Payment.Status.FAILED) and last.action == Payment.Action.CONFIRM:
-        _write(Kind.CONFIRM, f"confirm:{last.pk}", subscription, last)
+def _about_payment(subscription: Subscription, payment: Payment) -> Iterator[Letter]:
+    if payment.status == Payment.Status.PAID and payment.amount_minor > 0:
+        yield _letter(Kind.RECEIPT, subscription, f"{payment.pk}", payment)
+    if payment.refunded_minor > 0:
+        yield _letter(Kind.REFUNDED, subscription, f"{payment.pk}:{payment.refunded_minor}", payment)
+
+
+def _about_unpaid(subscription: Subscription, last: Payment) -> Iterator[Letter]:
+    """What is to be done about the last payment, if it is not paid. Attempts at one renewal are one matter."""
+    if last.status not in (Payment.Status.PENDING, Payment.Status.FAILED):
+        return
+    if last.action == Payment.Action.VOUCHER:
+        yield _letter(Kind.VOUCHER, subscription, f"{last.pk}", last)
+    elif last.action == Payment.Action.CONFIRM:
+        yield _letter(Kind.CONFIRM, subscription, f"{last.pk}", last)
     elif last.status == Payment.Status.FAILED:
         since = f"{subscription.paid_until:%Y%m%d}" if subscription.paid_until else "first"
-        _write(Kind.FAILED, f"failed:{subscription.pk}:{since}", subscription, last)
+        yield _letter(Kind.FAILED, subscription, f"{subscription.pk}:{since}", last)
 
 
-def _note_cancellation(subscription: Subscription) -> None:
-    is_over = subscription.status == Subscription.Status.ENDED
-    if subscription.access_until is None or subscription.is_double or not (is_over or subscription.cancels_at):
+def _about_cancellation(subscription: Subscription) -> Iterator[Letter]:
+    until, is_over = subscription.access_until, subscription.status == Subscription.Status.ENDED
+    if subscription.kind != Subscription.Kind.SUBSCRIPTION or subscription.is_double:
         return
-    if subscription.access_until < subscription.created_at:
-        return
-    if is_over and Letter.objects.filter(subscription=subscription, kind=Kind.CANCELLED).exists():
-        return
-    _write(Kind.CANCELLED, f"cancelled:{subscription.pk}:{subscription.access_until:%Y%m%d}", subscription)
+    if until is not None and until > subscription.created_at and (is_over or subscription.cancels_at):
+        yield _letter(Kind.CANCELLED, subscription, f"{subscription.pk}:{until:%Y%m%d}")
 
 
 def _stage_of_grace(subscription: Subscription, now: dt.datetime) -> str:
@@ -120,9 +125,23 @@ def _stage_of_grace(subscription: Subscription, now: dt.datetime) -> str:
     return "half" if now >= begun + (ends - begun) / 2 else ""
 
 
-def _write(kind: Letter.Kind, key: str, subscription: Subscription, payment: Payment | None = None) -> None:
-    fields = {"account_id": subscription.account_id, "kind": kind, "payment": payment, "subscription": subscription}
-    Letter.objects.get_or_create(key=key, defaults=fields)
+def _moment_of(payment: Payment) -> dt.datetime:
+    return payment.period_start or payment.paid_at or payment.created_at
+
+
+def _letter(kind: Letter.Kind, subscription: Subscription, about: str, payment: Payment | None = None) -> Letter:
+    return Letter(
+        key=f"{kind}:{about}",
+        account_id=subscription.account_id,
+        kind=kind,
+        payment=payment,
+        subscription=subscription,
+    )
+
+
+def _write(about: Iterable[Letter]) -> None:
+    """Save the mails that were not written down before."""
+    Letter.objects.bulk_create(list(about), ignore_conflicts=True)
 
 
 def _is_true(letter: Letter) -> bool:
@@ -132,8 +151,11 @@ def _is_true(letter: Letter) -> bool:
         return False
     if letter.kind in (Kind.CONFIRM, Kind.VOUCHER, Kind.FAILED):
         return payment is not None and payment.status in (Payment.Status.PENDING, Payment.Status.FAILED)
-    if letter.kind in (Kind.GRACE, Kind.TRIAL_ENDS):
+    if letter.kind == Kind.TRIAL_ENDS:
         return subscription is not None and subscription.renews
+    if letter.kind == Kind.GRACE:
+        paid_until = subscription.paid_until if subscription is not None and subscription.renews else None
+        return paid_until is not None and paid_until <= timezone.now()
     if letter.kind == Kind.CANCELLED:
         return subscription is not None and not subscription.renews
     return True

@@ -25,7 +25,7 @@ from billing import spending
 from billing.entitlements import Budget, budget_of
 from billing.errors import AllowanceUsedUp, TooManyAtOnce
 from billing.models import AllowanceNotice, BillingAccount, Reservation, UsagePeriod, UsageRecord
-from billing.spending import SupplierHold
+from billing.spending import DayHolds, SupplierHold, UnpaidRequest
 from core import rows
 from core.errors import Conflict
 from core.sweeps import iterate_pages
@@ -71,29 +71,30 @@ def reserve(
     *,
     amount_micros: int,
     budget: Budget | None = None,
-    supplier_hold: SupplierHold | None = None,
+    supplier_holds: Sequence[SupplierHold] = (),
 ) -> bool:
-    """Reserve `amount_micros` under `key`, of the user's current period or else of a pack, and `supplier_hold` of a
-    supplier's day; return whether this call did it.
+    """Reserve `amount_micros` under `key`, of the user's current period or else of a pack, and `supplier_holds` of
+    suppliers' days, one for each supplier; return whether this call did it.
 
     `budget` is the user's, where the caller has read it already; after a refusal it says what is left. Calling again
     with the same key changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written,
     and Conflict when the key is another user's.
     """
     budget = budget or budget_of(user_id)
-    hold_fields = spending.hold_fields(supplier_hold)
+    day_holds = spending.days_of_holds(supplier_holds)
+    hold_fields = spending.hold_fields(day_holds)
     try:
         with transaction.atomic():
             rows.insert(Reservation(pk=key, period=budget.period, amount_micros=amount_micros, **hold_fields))
             _reserve_in_one(budget, key, amount_micros)
-            spending.take_hold(supplier_hold, hold_fields)
+            spending.take_holds(key, day_holds)
     except IntegrityError:
         existing = Reservation.objects.select_related("period").filter(pk=key).first()
         if existing is None:
             raise
         if existing.period.account_id != budget.period.account_id:
             raise Conflict from None
-        return _reserve_again(budget, key, amount_micros, supplier_hold)
+        return _reserve_again(budget, key, amount_micros, day_holds)
     return True
 
 
@@ -106,24 +107,20 @@ def settle(
     supplier: str = "",
     spent_micros: int = 0,
     above_because: Literal["input"] | None = None,
+    unpaid: Sequence[UnpaidRequest] = (),
 ) -> bool:
-    """Record, once, what the work under `key` cost and what `supplier` charges us; return whether this call did it.
+    """Record, once, what the work under `key` cost and what `supplier` charges us, and what suppliers take for its
+    `unpaid` requests; return whether this call did it.
 
     Work whose reservation was released is recorded too: it was done. A cost above the reservation is charged only with
     a reason, which is recorded; without one the reservation is what is charged.
     """
     spending_id = spending.id_of_today(supplier) if spent_micros else None
+    unpaid_days = spending.days_of_unpaid(unpaid)
     with transaction.atomic():
-        if was_held := _change_state(key, Reservation.State.HELD, Reservation.State.SETTLED):
-            reservation = rows.find(Reservation, pk=key)  # locked by the update
-        else:
-            reservation = Reservation.objects.select_for_update().filter(pk=key).first()
-            if reservation is None or reservation.state == Reservation.State.SETTLED:
-                return False
-            was_held = _change_state(key, Reservation.State.HELD, Reservation.State.SETTLED)  # held again meanwhile
-            if not was_held:
-                _change_state(key, Reservation.State.RELEASED, Reservation.State.SETTLED)
-        assert reservation is not None
+        reservation, was_held = _begin_settlement(key)
+        if reservation is None:
+            return False
         is_above = cost_micros > reservation.amount_micros
         if is_above and not above_because:
             figures = {"cost_micros": cost_micros, "reserved_micros": reservation.amount_micros}
@@ -146,19 +143,28 @@ def settle(
             )
         )
         _settle_in_period(reservation, was_held=was_held, used_micros=cost_micros)
-        spending.end_hold(reservation, was_held=was_held, spending_id=spending_id, spent_micros=spent_micros)
+        spending.end_holds(
+            reservation, was_held=was_held, spending_id=spending_id, spent_micros=spent_micros, unpaid=unpaid_days
+        )
     return True
 
 
-def release(key: UUID) -> bool:
-    """Give the credits reserved under `key` back unused, once; return whether this call did it."""
+def release(key: UUID, unpaid: Sequence[UnpaidRequest] = ()) -> bool:
+    """Give the credits reserved under `key` back unused, once, and record what suppliers take for its `unpaid`
+    requests; return whether this call did it.
+
+    Where they had been given back already, as those of work that seemed lost, the requests are still recorded, once.
+    """
+    unpaid_days = spending.days_of_unpaid(unpaid)
     with transaction.atomic():
-        if not _change_state(key, Reservation.State.HELD, Reservation.State.RELEASED):
+        held = _end_held(key, Reservation.State.RELEASED)
+        if held is None and not (unpaid and _is_released_without_requests(key)):
             return False
-        reservation = rows.find(Reservation, pk=key)
+        reservation = held or rows.find(Reservation, pk=key)
         assert reservation is not None
-        _settle_in_period(reservation, was_held=True, used_micros=0)
-        spending.end_hold(reservation, was_held=True)
+        if held is not None:
+            _settle_in_period(held, was_held=True, used_micros=0)
+        spending.end_holds(reservation, was_held=held is not None, unpaid=unpaid_days)
     return True
 
 
@@ -202,20 +208,20 @@ def list_unbalanced_accounts() -> QuerySet[BillingAccount]:
     )
 
 
-def _reserve_again(budget: Budget, key: UUID, amount_micros: int, supplier_hold: SupplierHold | None) -> bool:
+def _reserve_again(budget: Budget, key: UUID, amount_micros: int, day_holds: DayHolds) -> bool:
     """Make a released reservation held again; return whether it was released.
 
     When a process dies between reserving and writing the work, the sweep releases the reservation; the same request may
     then be sent again.
     """
-    hold_fields = spending.hold_fields(supplier_hold)
+    hold_fields = spending.hold_fields(day_holds)
     with transaction.atomic():
         released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
         fields = {"state": Reservation.State.HELD, "period": budget.period, "amount_micros": amount_micros}
         if not released.update(**fields, **hold_fields, created_at=timezone.now()):
             return False
         _reserve_in_one(budget, key, amount_micros)
-        spending.take_hold(supplier_hold, hold_fields)
+        spending.take_holds(key, day_holds)
     return True
 
 
@@ -242,6 +248,31 @@ def _reserve_in_one(budget: Budget, key: UUID, amount_micros: int) -> None:
             break
         # What was in the way has just ended.
     raise AllowanceUsedUp(resets_at=budget.period.period_end)
+
+
+def _begin_settlement(key: UUID) -> tuple[Reservation | None, bool]:
+    """Lock a reservation and make it settled; return it, None if it was settled before, and whether it was held."""
+    if held := _end_held(key, Reservation.State.SETTLED):
+        return held, True
+    reservation = Reservation.objects.select_for_update().filter(pk=key).first()
+    if reservation is None or reservation.state == Reservation.State.SETTLED:
+        return None, False
+    was_held = _change_state(key, Reservation.State.HELD, Reservation.State.SETTLED)  # held again meanwhile
+    if not was_held:
+        _change_state(key, Reservation.State.RELEASED, Reservation.State.SETTLED)
+    return reservation, was_held
+
+
+def _is_released_without_requests(key: UUID) -> bool:
+    """Lock a reservation; return whether it is released, and nothing was recorded for its requests."""
+    released = Reservation.objects.select_for_update().filter(pk=key, state=Reservation.State.RELEASED)
+    return released.first() is not None and not spending.has_unpaid(key)
+
+
+def _end_held(key: UUID, after: Reservation.State) -> Reservation | None:
+    """Change the state of a reservation that is held, and return it, locked; None if it is not held."""
+    found = rows.update_and_fetch(Reservation, {"pk": key, "state": Reservation.State.HELD}, {"state": after})
+    return found[0] if found else None
 
 
 def _change_state(key: UUID, before: Reservation.State, after: Reservation.State) -> bool:

@@ -291,8 +291,8 @@ class UsagePeriod(models.Model):
 class Spending(models.Model):
     """What one supplier charges us on one day (UTC): what we pay, not what people pay.
 
-    `used_micros` is the sum of its usage records, `reserved_micros` what held reservations may still cost us; the
-    latter is only counted for suppliers that have a limit.
+    `used_micros` is the sum of its usage records and entries, `reserved_micros` what held reservations and entries may
+    still cost us; of reservations that is only counted for suppliers that have a limit.
     """
 
     supplier = models.CharField(_("supplier"), max_length=50)
@@ -319,7 +319,8 @@ class Spending(models.Model):
 class Reservation(models.Model):
     """Credits set aside for one piece of work; its id is the work's own id, so that there cannot be two.
 
-    `spending_micros` is what it holds of its supplier's day, where that has a limit.
+    `spending_micros` is what it holds of a supplier's day, where that has a limit. Where several suppliers may do the
+    work, it is what it holds of the first one's; the others' are rows of SpendingEntry.
     """
 
     class State(models.TextChoices):
@@ -348,6 +349,30 @@ class Reservation(models.Model):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+
+class SpendingEntry(models.Model):
+    """What is held of a supplier's day, or was taken of it, and stands neither in a reservation nor in a usage record.
+
+    Of a reservation: what it holds of a further supplier's day, until it ends; and what a supplier takes for a request
+    that gave no answer. Without one: the operator's own work, such as a title.
+    """
+
+    spending = models.ForeignKey(Spending, models.PROTECT, related_name="+", db_index=False)
+    reservation = models.ForeignKey(Reservation, models.PROTECT, null=True, related_name="+")
+    label = models.CharField(max_length=120, blank=True)
+    held_micros = models.BigIntegerField(default=0)
+    spent_micros = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        indexes = (models.Index(fields=["created_at"], condition=Q(held_micros__gt=0), name="held_entries"),)
+        constraints = (
+            models.CheckConstraint(condition=Q(held_micros__gte=0, spent_micros__gte=0), name="entry_not_negative"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.spent_micros}"
 
 
 class UsageRecord(models.Model):

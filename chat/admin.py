@@ -194,7 +194,8 @@ class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         self.standing = spending.spending_by_provider()  # once a page, not once a cell
-        return super().changelist_view(request, extra_context)
+        subtitle = _("A new installation begins with $%s a day for each provider.") % spending.FIRST_DOLLARS_A_DAY
+        return super().changelist_view(request, {"subtitle": subtitle, **(extra_context or {})})
 
     @admin.display(description=_("a day, $"), ordering="daily_micros")
     def limit(self, limit: ProviderLimit) -> str:

@@ -33,6 +33,17 @@ class UnknownModel(DomainError):
     message = _("That model is not offered. Please choose another.")
 
 
+class EmailUnconfirmed(DomainError):
+    """Whoever has not shown that their address is theirs costs the site nothing: else free credits could be farmed."""
+
+    code = "email_unconfirmed"
+    status = 403
+    message = _(
+        "Confirm your e-mail address first: the settings, under “E-mail address”, send you a mail with a link. Models "
+        "that cost no credits answer before that."
+    )
+
+
 class BadEffort(DomainError):
     code = "bad_effort"
     status = 422

@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from chat.provider_registry import PAID_PROVIDERS
+from chat.provider_registry import NO_EFFORT, PAID_PROVIDERS
 from history.models import new_id, now
 
 MAX_PRICE_MICROS = 1_000_000_000
@@ -117,6 +117,12 @@ class LanguageModel(models.Model):
     def effort_levels(self) -> list[str]:
         """How hard it can be told to think, from least to most."""
         return self.efforts.split()
+
+    def thinks_at(self, effort: str) -> bool:
+        """Return whether it thinks before it answers when it is told to think that hard; empty is its own choice."""
+        if effort in self.effort_levels:
+            return effort not in NO_EFFORT
+        return self.reasons
 
     @property
     def remark(self) -> str:

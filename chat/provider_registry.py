@@ -7,6 +7,9 @@ imports only the standard library, so that the settings, the models and programs
 from dataclasses import dataclass
 from typing import Literal
 
+NO_EFFORT = ("none", "off")
+"""Providers' words for an effort that means not to think."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatParameters:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.signals import post_save
@@ -63,10 +62,7 @@ def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) ->
 
 
 def notify_of_change(conversation: Conversation) -> None:
-    def notify() -> None:
-        async_to_sync(notices.send_notice)(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
-
-    _when_committed("history", notify)
+    _when_committed("history", lambda: notices.send_notice(conversation.owner_id, conversation.pk))
 
 
 def _try_to_ask_guests(user_id: int) -> None:

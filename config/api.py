@@ -3,26 +3,35 @@
 import logging
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import OperationalError
-from django.http import Http404
-from django.urls import include, path
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import include, path, re_path
 from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
 from redis.exceptions import RedisError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from core.errors import DomainError, NotFound, RateLimited, Unavailable
+from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
 
 logger = logging.getLogger(__name__)
+
+
+@csrf_exempt
+def unknown(request: HttpRequest) -> HttpResponse:
+    """No address of ours. Without it Django would answer, in DEBUG with a page."""
+    raise NotFound
+
 
 urlpatterns = [
     path("", include("accounts.api.urls")),
     path("", include("billing.api.urls")),
     path("", include("history.api.urls")),
     path("", include("chat.api.urls")),
+    re_path("", unknown),
 ]
 
 
@@ -47,6 +56,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
             return error_response(NotFound(), request)
         case RequestDataTooBig():
             return error_response(TooLarge(_("That is too large to send.")), request)
+        case SuspiciousOperation():  # such as a form of more than 1,000 fields
+            return error_response(UnreadableRequest(), request)
         case exceptions.Throttled():
             return error_response(RateLimited(retry_after=getattr(error, "wait", None)), request)
         case exceptions.ValidationError():

@@ -1,6 +1,8 @@
 """The ASGI application: pages and API by Django, the socket by Channels."""
 
 import os
+import re
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
@@ -10,9 +12,30 @@ http = get_asgi_application()  # before anything that imports models
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 from chat.socket.routing import socket_urlpatterns  # noqa: E402
-from config.bodies import limit_bodies  # noqa: E402
+from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
+from config.requests_at_once import limit_requests  # noqa: E402
 from core import interpreter  # noqa: E402
 
-application = ProtocolTypeRouter({"http": limit_bodies(http), "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+CHARSET = re.compile(rb"\s*;\s*charset\s*=[^;]*", re.IGNORECASE)
+BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+def in_utf8(app: App) -> App:
+    """Return the application with bodies in UTF-8, whatever a request says, and queries as they must be written (RFC
+    3986). Django would decode by any codec of Python's, be it one that decompresses, and has an answer without a word
+    for other queries, before any middleware."""
+
+    async def handle(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        scope["headers"] = [
+            (name, CHARSET.sub(b"", value) if name == b"content-type" else value) for name, value in scope["headers"]
+        ]
+        scope["query_string"] = BEYOND_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), scope["query_string"])
+        await app(scope, receive, send)
+
+    return handle
+
+
+pages_and_api = limit_bodies(limit_requests(in_utf8(http)))  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": pages_and_api, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 interpreter.tune_for_serving()

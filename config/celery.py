@@ -16,6 +16,11 @@ app.autodiscover_tasks(["core"], related_name="mail")
 app.conf.beat_schedule = {
     "sweep-turns": {"task": "chat.tasks.sweep_turns", "schedule": SWEEP_INTERVAL, "options": {"expires": 15}},
     "probe-providers": {"task": "chat.tasks.probe", "schedule": 60.0, "options": {"expires": 50}},
+    "remove-expired-tokens": {
+        "task": "accounts.tasks.remove_expired_tokens",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
     "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},
     "ask-gateways": {"task": "billing.tasks.ask_gateways", "schedule": 600.0, "options": {"expires": 500}},

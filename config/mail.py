@@ -15,6 +15,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from config.loopback import comes_from_this_machine
+from config.private_files import create_private
 
 MAX_MAILS = 100
 
@@ -24,7 +25,7 @@ class CaughtMail(EmailBackend):
         folder: Path = settings.MAIL_DIR
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for message in email_messages:
-            (folder / f"{time.time_ns()}.eml").write_bytes(message.message().as_bytes())
+            create_private(folder / f"{time.time_ns()}.eml").write_bytes(message.message().as_bytes())
         for old in list_files()[MAX_MAILS:]:
             old.unlink(missing_ok=True)
         return super().send_messages(email_messages) or 0

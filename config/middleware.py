@@ -1,4 +1,5 @@
-"""Middleware: an id for every request, in its logs, errors and answer; error pages for requests that are refused."""
+"""Middleware: an id for every request, in its logs, errors and answer; no copies of what is private; error pages for
+requests that are refused."""
 
 import logging as log
 import re
@@ -7,7 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
-from django.db import OperationalError
+from django.conf import settings
+from django.core.exceptions import FieldDoesNotExist
+from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
@@ -17,10 +20,12 @@ from redis.exceptions import RedisError
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
-from core.errors import DomainError, Unavailable
+from core.errors import DomainError, Unavailable, UnreadableRequest
 
 logger = log.getLogger(__name__)
 
+OF_THE_ADMIN = (ValueError, OverflowError, DataError, FieldDoesNotExist)
+"""What Django's admin, which is left as it is, raises for some values that no field takes."""
 VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -55,6 +60,31 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
 
 
 @sync_and_async_middleware
+def private(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Forbid browsers and proxies to store what is somebody's."""
+    if iscoroutinefunction(get_response):
+
+        async def handle(request: HttpRequest) -> HttpResponse:
+            response: HttpResponse = await get_response(request)
+            return forbid_storing(request, response)
+
+        return handle
+
+    return lambda request: forbid_storing(request, get_response(request))
+
+
+def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose."""
+    if (
+        request.path.startswith("/api/")
+        or settings.SESSION_COOKIE_NAME in request.COOKIES
+        or settings.SESSION_COOKIE_NAME in response.cookies
+    ):
+        response["Cache-Control"] = "no-store"
+    return response
+
+
+@sync_and_async_middleware
 def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
     """Refuse a request whose body config/bodies.py stopped reading: as a page or as the API does, in its language."""
 
@@ -77,15 +107,23 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
 
 
 class RefusalMiddleware(MiddlewareMixin):
-    """Shows a page for a view's DomainError, and for a store that cannot be reached. The API answers its own errors."""
+    """Shows a page for a view's DomainError, for a store that cannot be reached, and in the admin, whose forms are
+    Django's, for a value that no field takes. The API answers its own errors."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, RedisError | OperationalError):
             logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
+        if isinstance(exception, OF_THE_ADMIN) and _is_admins(request):
+            logger.warning("Refused in the admin", extra={"path": request.path, "error": repr(exception)[:200]})
+            exception = UnreadableRequest()
         if isinstance(exception, DomainError):
             response = pages.error_page(request, exception.status, exception.code, str(exception.message))
             if exception.retry_after is not None:
                 response["Retry-After"] = str(max(1, round(exception.retry_after)))
             return response
         return None
+
+
+def _is_admins(request: HttpRequest) -> bool:
+    return request.resolver_match is not None and request.resolver_match.app_name == "admin"

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
 from chat.llm.health.overview import list_provider_health
-from core.errors import DomainError, NotFound, RateLimited
+from core.errors import DomainError, NotFound, RateLimited, UnreadableRequest
 from core.http import error_body
 
 STATES = ("operational", "unknown", "degraded", "unavailable")
@@ -33,7 +33,7 @@ def status(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_page(request, 400, "bad_request", _("We could not read that request. Please go back and try again."))
+    return error_page(request, UnreadableRequest.status, UnreadableRequest.code, str(UnreadableRequest.message))
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -12,11 +12,12 @@ from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
+from config.private_files import create_private, make_private
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 DATA_DIR = Path(env("DATA_DIR", default=str(BASE_DIR / "var")))
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+make_private(DATA_DIR)
 DOTENV = BASE_DIR / ".env"
 DOTENV_CHANGED_NS = DOTENV.stat().st_mtime_ns if DOTENV.exists() else 0
 # Providers' keys may change while a process runs: one that is not in the real environment is read from `.env` again.
@@ -65,6 +66,7 @@ MIDDLEWARE = [
     "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
+    "config.middleware.private",  # after the static files, which may be kept
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -176,7 +178,7 @@ def sqlite_database(name: str) -> dict[str, Any]:
     # deadlock and one gets "database is locked" at once, whatever the timeout.
     return {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATA_DIR / name,
+        "NAME": create_private(DATA_DIR / name),
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
@@ -405,14 +407,17 @@ ATTACHMENT_SECONDS = env.int("ATTACHMENT_SECONDS", default=20)  # of processor, 
 
 # --- API -------------------------------------------------------------------------------------------------------------
 
+API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)  # of one person; 0: no limit
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "accounts.tokens.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_THROTTLE_CLASSES": ["accounts.throttle.RequestThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
     "EXCEPTION_HANDLER": "config.api.exception_handler",
 }
 SIMPLE_JWT = {
@@ -421,6 +426,7 @@ SIMPLE_JWT = {
     "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes; a longer body is a 413
+FILE_UPLOAD_MAX_MEMORY_SIZE = 65_536  # what comes of a body waits on disk beyond this: many may come at once
 
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
@@ -438,8 +444,9 @@ LOGGING = {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: getattr(record, "status_code", 0) != 503,
         },
+        "short": {"()": "config.logging.ShortRefusals"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["short"]}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {
         "django.server": {"handlers": [], "propagate": True},
@@ -447,6 +454,7 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
-        "uvicorn.error": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},  # otherwise two lines for each request
+        "uvicorn.error": {"level": "ERROR"},  # not each bad request that a stranger sends
     },
 }

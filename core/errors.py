@@ -24,6 +24,11 @@ class DomainError(Exception):
         super().__init__(self.code)
 
 
+class UnreadableRequest(DomainError):
+    code = "bad_request"
+    message = _("We could not read that request. Please go back and try again.")
+
+
 class NotFound(DomainError):
     """It does not exist, or belongs to somebody else: the two cannot be told apart."""
 

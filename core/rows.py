@@ -66,6 +66,17 @@ def update(
     return int(table.execute(table.update(tuple(values), tuple(plus), _conditions(where)), parameters).rowcount)
 
 
+def update_and_fetch(model: type[M], where: Where, values: Mapping[str, Any]) -> list[M]:
+    """Set `values` and return the rows that matched, as they are then. For SQL alone."""
+    table = _table(model)
+    _check(where)
+    connection = table.connection
+    parameters = [table.fields_by_name[name].get_db_prep_save(value, connection) for name, value in values.items()]
+    parameters += table.parameters(where)
+    statement = table.update_and_fetch(tuple(values), _conditions(where))
+    return [table.row(found) for found in table.execute(statement, parameters).fetchall()]
+
+
 def execute(model: type[Model], statement: str, parameters: Sequence[Any]) -> int:
     """Run a statement with "%s" for each parameter on the database of `model`; return how many rows it changed."""
     return int(_table(model).execute(statement, parameters).rowcount)
@@ -156,6 +167,10 @@ class _Table:
         assignments = [f"{self.column(name)} = %s" for name in names]
         assignments += [f"{column} = {column} + %s" for column in map(self.column, added)]
         return f"UPDATE {self._table} SET {', '.join(assignments)} WHERE {self._where(conditions)}"  # noqa: S608
+
+    @cache  # noqa: B019  the same
+    def update_and_fetch(self, names: tuple[str, ...], conditions: tuple[Condition, ...]) -> str:
+        return f"{self.update(names, (), conditions)} RETURNING {self._columns}"
 
     def parameters(self, where: Where) -> list[Any]:
         connection = self.connection

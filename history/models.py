@@ -71,6 +71,7 @@ class Turn(models.Model):
     `instead_of` is the model that should have answered and failed before its first token, `instead_because` the code
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
     `max_cost_micros` is what was reserved for it, null where a process wrote it that does not know the field yet.
+    `unanswered` is JSON, too: the requests that were sent for it and gave no answer. Null is none.
     """
 
     class Status(models.TextChoices):
@@ -119,6 +120,7 @@ class Turn(models.Model):
     usage_source = models.CharField(max_length=9, blank=True, default="")
     cost_micros = models.BigIntegerField(_("cost"), null=True)
     price = models.TextField(blank=True, default="")
+    unanswered = models.TextField(blank=True, null=True)  # noqa: DJ001  what a process writes that does not know it yet
     finish_reason = models.CharField(_("finish reason"), max_length=20, blank=True, default="")
     error = models.CharField(_("error"), max_length=40, blank=True, default="")
 

@@ -44,6 +44,7 @@ class Outcome(msgspec.Struct, frozen=True):
     usage_source: Annotated[str, msgspec.Meta(pattern="^(|provider|estimated)$")] = ""
     cost_micros: Micros | None = None
     price: str = ""
+    unanswered: str | None = None
     finish_reason: Word = ""
     error: Code = ""
     first_token_at: dt.datetime | None = None

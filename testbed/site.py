@@ -143,8 +143,7 @@ class Site:
         if name == "valkey":
             return list(services.valkey(self._valkey, self._password, self._folder / "valkey").command)
         if name in self._ports:
-            server = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(self._ports[name])]
-            return [*server, "--ws-per-message-deflate", "false", "--ws-max-size", "1048576", "--no-access-log"]
+            return [sys.executable, "manage.py", "run_web", "--port", str(self._ports[name])]
         if name == "worker":
             celery = [sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"]
             return [*celery, "--pool", "threads", "--concurrency", "3", "--loglevel", "warning"]
@@ -153,12 +152,14 @@ class Site:
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
-        foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_", "STRIPE_")
+        providers = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DEMO_")
+        foreign = ("COV_", "DATABASE_", "MONGODB_", "STRIPE_", "MERCADOPAGO_", "SIMULATED_", *providers)
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "SECRET_KEY": secrets.token_urlsafe(50),
             "DEBUG": "false",
+            "SITE_URL": f"http://localhost:{self.port()}",
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": services.valkey_address(self._valkey, self._password),

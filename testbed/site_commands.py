@@ -21,21 +21,24 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
 from django.core.management import call_command  # noqa: E402
+from django.db.models import Sum  # noqa: E402
 from rest_framework_simplejwt.tokens import AccessToken  # noqa: E402
 
 from accounts.models import User, new_seal  # noqa: E402
 from accounts.tokens import begin_family  # noqa: E402
 from billing.metering import list_unbalanced_periods  # noqa: E402
-from billing.models import BillingAccount, Plan, Reservation, UsagePeriod, UsageRecord  # noqa: E402
-from chat.models import LanguageModel  # noqa: E402
+from billing.models import BillingAccount, Plan, Reservation, Spending, UsagePeriod, UsageRecord  # noqa: E402
+from billing.spending import list_unbalanced_days  # noqa: E402
+from chat.models import LanguageModel, ProviderLimit  # noqa: E402
 from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 
 
 def prepare() -> None:
-    """Do what `manage.py prepare` does."""
+    """Do what `manage.py prepare` does, without the limits of a new installation: a load spends more in a minute."""
     call_command("prepare", verbosity=0)
+    ProviderLimit.objects.all().delete()
 
 
 def create_members(count: int, plan: dict[str, Any] | None) -> list[str]:
@@ -124,10 +127,12 @@ def audit() -> dict[str, Any]:
 
 
 def ledger() -> dict[str, Any]:
-    """Return how many reservations are neither settled nor released, and the periods whose sums are wrong."""
+    """Return how many reservations are neither settled nor released, the periods and days whose sums are wrong, and
+    what each supplier takes in all."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
-        "unbalanced": [str(period) for period in list_unbalanced_periods()],
+        "unbalanced": [*map(str, list_unbalanced_periods()), *map(str, list_unbalanced_days())],
+        "spent": dict(Spending.objects.values_list("supplier").annotate(Sum("used_micros"))),
     }
 
 

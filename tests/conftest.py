@@ -39,6 +39,17 @@ LONG = [
 PLACES = {f"tests/{file}": place for place, file in enumerate(LONG)}
 LOOPBACK = ("127.", "::1", "localhost")
 MIGRATED = {"django_content_type", "auth_permission"}  # rows that migrations make, and nothing changes
+SCRIPTED: dict[str, Any] = {
+    "key": "scripted",
+    "provider": "scripted",
+    "provider_model": "scripted",
+    "label": "Scripted",
+    "tier": "cheap",
+    "context_window": 8_000,
+    "max_output": 1_000,
+    "input_price": 1_000_000,
+    "output_price": 2_000_000,
+}
 installation: list[Model] = []  # the rows of a new installation, once they were made
 
 
@@ -124,17 +135,7 @@ def install() -> None:
 def catalog(db: None) -> None:
     """The plans and models of a new installation, and one scripted model."""
     install()
-    LanguageModel.objects.create(
-        key="scripted",
-        provider="scripted",
-        provider_model="scripted",
-        label="Scripted",
-        tier="cheap",
-        context_window=8_000,
-        max_output=1_000,
-        input_price=1_000_000,
-        output_price=2_000_000,
-    )
+    LanguageModel.objects.create(**SCRIPTED)
 
 
 @pytest.fixture

@@ -43,7 +43,9 @@ def end(child: "subprocess.Popen[bytes]") -> None:
 
 
 def start_stores() -> None:
-    os.environ["DATA_DIR"] = str(SCRATCH)
+    os.environ["DATA_DIR"] = str(
+        SCRATCH / "data"
+    )  # private, and SCRATCH is not: the server of PostgreSQL is another user
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
     for name in (
         "MONGODB_URI",

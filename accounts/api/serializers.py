@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
-from accounts.models import User, normalise_email
+from accounts.models import User, valid_email
 
 
 def check_time_zone(value: str) -> None:
@@ -50,7 +50,7 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
         fields = ("email", "password", "name", "locale", "time_zone", "theme")
 
     def validate_email(self, value: str) -> str:
-        email = normalise_email(value)
+        email = valid_email(value)
         if not settings.REQUIRE_VERIFIED_EMAIL and User.objects.filter(email=email).exists():
             raise serializers.ValidationError(_("That address has an account."), code="unique")
         return email

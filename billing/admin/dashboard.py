@@ -91,6 +91,7 @@ def dashboard(request: HttpRequest, site: AdminSite) -> HttpResponse:
         ],
         "suppliers": [(name, _show(cost)) for name, cost in report.suppliers],
         "cost": _show(report.cost),
+        "own_cost": _show(report.own_cost),
         "to_do": _list_to_do(),
         "alerts": _list_alerts(),
     }

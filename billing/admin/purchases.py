@@ -10,6 +10,8 @@ from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.html import format_html_join
+from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -18,7 +20,16 @@ from billing.admin import dashboard
 from billing.admin.acts import Act, ActForm, ActsAdmin
 from billing.admin.tables import CurrencyFilter, GatewayFilter, OwnedAdmin, show_credits
 from billing.entitlements import access_of
-from billing.models import BillingAccount, Payment, Plan, Subscription
+from billing.models import (
+    BillingAccount,
+    GatewayTask,
+    Payment,
+    Plan,
+    StaffAct,
+    Subscription,
+    UsagePeriod,
+    UsageRecord,
+)
 from core.money import exponent_of, format_money, to_decimal, to_minor
 
 # --- Accounts ---------------------------------------------------------------------------------------------------------
@@ -71,7 +82,7 @@ class BillingAccountAdmin(ActsAdmin, OwnedAdmin):
             return ("user",)
         return (
             *("owner", "plan_now", "paid_until", "period_now", "overdraft", "holds"),
-            *("plan", "grant_until", "grant_reason", "granted_by", "trial_at", "created_at"),
+            *("plan", "grant_until", "grant_reason", "granted_by", "trial_at", "see_also"),
         )
 
     @admin.display(description=_("user"))
@@ -114,6 +125,16 @@ class BillingAccountAdmin(ActsAdmin, OwnedAdmin):
     def overdraft(self, account: BillingAccount) -> str:
         over = [-(period.left_micros or 0) for period in self._running(account) if (period.left_micros or 0) < 0]
         return show_credits(sum(over))
+
+    @admin.display(description=_("see also"))
+    def see_also(self, account: BillingAccount) -> str:
+        """Lead to the tables where this account's number is looked for."""
+        models = (Subscription, Payment, UsagePeriod, UsageRecord, GatewayTask, StaffAct)
+        links = (
+            (f"../../../{model._meta.model_name}/?q={account.pk}", capfirst(model._meta.verbose_name_plural))
+            for model in models
+        )
+        return format_html_join(" · ", '<a href="{}">{}</a>', links)
 
     def _running(self, account: BillingAccount) -> Any:
         now = timezone.now()

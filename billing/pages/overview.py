@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from billing.entitlements import credits_of, packs_of
+from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
-from billing.models import AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
+from billing.models import MICROS_PER_CREDIT, AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
 from billing.pages.words import ShownPrice, describe, show_price, status_of, title_of
 from billing.purchasing import list_for_sale
 from billing.standing import Standing, may_begin_when_it_ends
@@ -38,7 +38,7 @@ class ShownPayment:
 class ShownPack:
     """`left` None means no limit."""
 
-    left: float | None
+    left: int | None
     expires_at: dt.datetime
 
 
@@ -94,7 +94,7 @@ def list_packs_left(account: BillingAccount) -> list[ShownPack]:
     shown = []
     for pack in packs_of(account):
         left = pack.left_micros
-        shown.append(ShownPack(None if left is None else max(0.0, credits_of(left)), pack.period_end))
+        shown.append(ShownPack(None if left is None else max(0, left // MICROS_PER_CREDIT), pack.period_end))
     return shown
 
 

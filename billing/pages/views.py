@@ -24,12 +24,12 @@ from accounts.models import User
 from billing import purchasing
 from billing.entitlements import account_of, allowance_of, period_of
 from billing.errors import NotForSale
-from billing.gateways import get_gateway
+from billing.gateways import get_gateway, mode_of_payments
 from billing.gateways.base import ChangePreview
 from billing.models import AllowanceNotice, Payment, Price, Purchase
 from billing.pages import buying, overview, usage_chart
 from billing.pages.forms import CheckoutForm, MonthForm, RefundForm
-from billing.pages.words import list_allowed, mode_of_payments, saved_percent, show_price, title_of
+from billing.pages.words import list_allowed, saved_percent, show_price, title_of
 from billing.standing import may_begin_when_it_ends, standing_of
 from billing.usage import find_end_of_credits, group, list_usage, sum_up
 from core.errors import DomainError, NotFound

@@ -44,12 +44,6 @@ def title_of(gateway: str) -> str:
     return get_gateway(gateway).title if gateway in list_gateways() else gateway.capitalize()
 
 
-def mode_of_payments() -> str:
-    """Return `simulated` or `test` if no, or not every, gateway takes real money; else an empty string."""
-    modes = {get_gateway(name).payment_mode for name in list_gateways()}
-    return next((mode for mode in ("simulated", "test") if mode in modes), "")
-
-
 def list_allowed(plan: Plan) -> list[str]:
     """Return what a plan allows, a sentence each."""
     found = [_credits(plan), str(TIERS[Plan.Tier(plan.best_tier)])]

@@ -2,7 +2,7 @@
 
 from django import template
 
-from billing.pages.words import mode_of_payments
+from billing.gateways import mode_of_payments
 
 register = template.Library()
 

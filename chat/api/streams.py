@@ -45,7 +45,6 @@ def event_stream(turn: Turn, place: Place | None, stream: OpenStream) -> Streami
     """Return the turn's events from `place` as `text/event-stream` (WHATWG HTML, section 9.2)."""
     events = _events(turn, place or Place(), translation.get_language(), stream)
     response = StreamingHttpResponse(_Content(stream, events), content_type="text/event-stream")
-    response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"  # nginx would hold events back
     return response
 

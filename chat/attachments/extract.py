@@ -6,6 +6,7 @@ file. It reads `source` in the folder and leaves `file`, `preview` or `text`; it
 """
 
 import json
+import re
 import resource
 import sys
 from contextlib import suppress
@@ -24,6 +25,8 @@ PREVIEW_SIDE_PIXELS = 320
 """The longer side of an image in the page."""
 MAX_PNG_BYTES = 3_500_000
 """A larger one is a photograph, and a tenth of that as JPEG. Anthropic takes 5 MB in base64, which adds a third."""
+FAR = 1e9
+"""Beyond every page: what is written beside a page, unseen, is text to the providers too, and they charge for it."""
 
 
 class Unreadable(Exception):
@@ -113,7 +116,7 @@ def _save(image: "Image", path: Path, *, is_photo: bool) -> str:
 
 
 def read_pdf(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
-    """Write the text of a PDF, up to the limit of characters; the PDF itself is kept as it is."""
+    """Write the whole text layer of a PDF, up to the limit of characters; the PDF itself is kept as it is."""
     from pypdfium2 import PdfDocument, PdfiumError, raw
 
     try:
@@ -130,7 +133,7 @@ def read_pdf(folder: Path, limits: dict[str, int]) -> dict[str, Any]:
     left = limits["characters"]
     for number in range(pages):
         page = document[number]
-        text = _tidy(page.get_textpage().get_text_bounded())
+        text = _tidy(page.get_textpage().get_text_bounded(left=-FAR, bottom=-FAR, right=FAR, top=FAR))
         page.close()
         if text:
             texts.append(f"[{number + 1}]\n{text}"[:left])
@@ -170,9 +173,11 @@ def _tidy(text: str) -> str:
 
 
 def _write_text(folder: Path, text: str) -> dict[str, Any]:
+    """Write the text; return how long it is as a prompt quotes it, between fences longer than any in it."""
     data = text.encode()
     (folder / "text").write_bytes(data)
-    return {"text_bytes": len(data)}
+    longest_fence = max(map(len, re.findall("`+", text)), default=0)
+    return {"text_bytes": len(data) + 2 * longest_fence}
 
 
 READERS = {"image": read_image, "pdf": read_pdf, "text": read_text}

@@ -162,8 +162,8 @@ SEED: tuple[dict[str, Any], ...] = (
         "position": 1_000,
         "context_window": 2_048,
         "max_output": 256,
-        "input_price": 1_000_000,
-        "output_price": 10_000_000,  # so that the meter can be seen to move
+        "input_price": 0,
+        "output_price": 0,
     },
 )
 

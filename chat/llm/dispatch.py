@@ -70,6 +70,7 @@ class AnswerRequest:
     """What is asked, whoever answers. `max_output` is in tokens; `effort` is sent to models that have that level.
 
     `find_usage` returns what is believed of the usage that the answer ended with; a speed is counted by nothing else.
+    `note_sent` is told whom the whole request was sent to, and `note_failed` the error of one that gave no answer.
     """
 
     messages: tuple[Message, ...]
@@ -79,6 +80,8 @@ class AnswerRequest:
     end_user: str = ""
     pace: Pace = no_pause
     find_usage: Callable[[], TokenUsage | None] = lambda: None
+    note_sent: Callable[[Candidate], None] = lambda _candidate: None
+    note_failed: Callable[[ProviderError], None] = lambda _error: None
 
 
 AnswerEvent: TypeAlias = AnswerStarted | Event
@@ -275,6 +278,8 @@ class _Attempt:
     def note_failure(self, error: ProviderError) -> None:
         error.model = self.target.candidate.model.key
         has_begun = bool(self.first_at)
+        if not has_begun:
+            self.request.note_failed(error)
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
         model = self.target.candidate.model
@@ -326,6 +331,7 @@ def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider 
         cache_key=request.cache_key,
         end_user=request.end_user,
         pace=request.pace,
+        note_sent=partial(request.note_sent, candidate),
     )
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
 from billing.spending import seconds_left_today
-from chat.errors import BadEffort, ContextExceeded, NoModel, NoPdfText, NoVision, UnknownModel
+from chat.errors import BadEffort, ContextExceeded, EmailUnconfirmed, NoModel, NoPdfText, NoVision, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
 from chat.llm.pricing import max_cost, question_room
@@ -65,9 +65,10 @@ def choose(
     *,
     unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
+    only_free: bool = False,
 ) -> Selection:
-    """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel or
-    SpendLimitReached.
+    """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel,
+    SpendLimitReached or, where `only_free` leaves nobody, EmailUnconfirmed.
 
     Without a name (empty) it is DEFAULT_LLM if the plan includes it and it takes the attached files; else, and for
     `auto`, Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose
@@ -75,14 +76,17 @@ def choose(
     """
     if requested and requested != AUTO:
         named = get_named(requested, allowed)
+        if only_free and not named.model.is_free:
+            raise EmailUnconfirmed
         if _is_stopped(named, stopped):
             raise SpendLimitReached(retry_after=seconds_left_today())
         return Selection([named])
     offered = list_offered()
     default = _find_default(requested, offered, allowed)
-    if default and not _is_stopped(default, stopped) and _takes_files(default, profile):
+    is_barred = default and ((only_free and not default.model.is_free) or _is_stopped(default, stopped))
+    if default and not is_barred and _takes_files(default, profile):
         return Selection([default])
-    return route(offered, allowed, profile, unavailable=unavailable, stopped=stopped)
+    return route(offered, allowed, profile, unavailable=unavailable, stopped=stopped, only_free=only_free)
 
 
 def route(
@@ -92,15 +96,16 @@ def route(
     *,
     unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
+    only_free: bool = False,
 ) -> Selection:
     """Return whom Auto chooses from `offered`, which is in the operator's order.
 
     First the models that cannot answer are left out, then, if possible, those that should not; the question's
     difficulty decides the tier. When the allowance pays for none, the cheapest is returned: the ledger refuses it,
-    unless a reservation was released meanwhile. Raises NoModel, NotInPlan, NoVision, NoPdfText, SpendLimitReached or
-    ContextExceeded.
+    unless a reservation was released meanwhile. Raises NoModel, NotInPlan, EmailUnconfirmed, NoVision, NoPdfText,
+    SpendLimitReached or ContextExceeded.
     """
-    usable = _list_usable(offered, allowed, profile, stopped)
+    usable = _list_usable(offered, allowed, profile, stopped, only_free=only_free)
     pool = _Pool(usable, profile)
     pool.prefer(lambda candidate: candidate.model.key not in unavailable)
     pool.prefer(lambda candidate: _max_prompt_tokens(candidate, profile) >= profile.tokens)
@@ -128,10 +133,15 @@ def encode_candidates(chosen: Sequence[Candidate]) -> str:
 def decode_candidates(keys: str, allowed: Entitlements) -> list[Candidate]:
     """Return those of `keys` that are still on offer and in the plan; raises NoModel when none is."""
     offered = {candidate.model.key: candidate for candidate in list_offered()}
-    found = [offered[key] for key in map(unquote, keys.split(" ")) if key in offered]
+    found = [offered[key] for key in decode_keys(keys) if key in offered]
     if not (included := [candidate for candidate in found if allowed.includes_tier(candidate.model.tier)]):
         raise NoModel
     return included
+
+
+def decode_keys(keys: str) -> list[str]:
+    """Return the keys that `encode_candidates` wrote."""
+    return [unquote(key) for key in keys.split()]
 
 
 def check_effort(effort: str, requested: str) -> None:
@@ -166,10 +176,19 @@ def _is_stopped(candidate: Candidate, stopped: frozenset[str]) -> bool:
 
 
 def _list_usable(
-    offered: Sequence[Candidate], allowed: Entitlements, profile: QuestionProfile, stopped: frozenset[str]
+    offered: Sequence[Candidate],
+    allowed: Entitlements,
+    profile: QuestionProfile,
+    stopped: frozenset[str],
+    *,
+    only_free: bool,
 ) -> list[Candidate]:
     """Return the candidates that can answer at all; raises the reason when none can."""
     usable = _list_included(offered, allowed)
+    if only_free:  # the Demo model does not stand in for better ones: nobody would know why
+        usable = [candidate for candidate in usable if candidate.model.is_free]
+        if not usable:
+            raise EmailUnconfirmed
     if profile.has_images:
         usable = [candidate for candidate in usable if candidate.model.sees_images]
         if not usable and any(candidate.model.sees_images for candidate in offered):

@@ -1,5 +1,7 @@
 """The daily limit of each provider: stops its paid turns, and alerts the operator before it does."""
 
+from collections.abc import Iterable
+
 from django.utils.translation import gettext
 from django.utils.translation import override as language
 
@@ -9,12 +11,27 @@ from chat.llm.catalog import Candidate
 from chat.llm.price_list import MICROS_PER_DOLLAR
 from chat.llm.pricing import max_provider_cost
 from chat.llm.providers import list_providers
-from chat.models import ProviderLimit
+from chat.models import LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
 from core.alerts import alert
 from core.caching import CachedTable, CachedValue
 
 ALERT_PERCENTS = (80, 100)
 """Percent of the limit."""
+FIRST_DOLLARS_A_DAY = 20
+"""What each provider may take in a new installation, until the operator says otherwise."""
+
+
+def load_first_limits() -> bool:
+    """Give every provider that sends bills a limit, if there is no model yet: then the installation is new, and
+    `load_catalog` comes next. Return whether it is."""
+    if LanguageModel.objects.exists():
+        return False
+    micros = FIRST_DOLLARS_A_DAY * MICROS_PER_DOLLAR
+    first = [ProviderLimit(provider=slug, daily_micros=micros) for slug in BILLING_PROVIDERS]
+    ProviderLimit.objects.bulk_create(first, ignore_conflicts=True)  # somebody may have died, or be, between the two
+    _limits.changed()
+    return True
 
 
 def stopped_providers() -> frozenset[str]:
@@ -25,13 +42,25 @@ def stopped_providers() -> frozenset[str]:
     return _stopped.get()
 
 
-def supplier_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> SupplierHold | None:
-    """Return what an answer of this candidate holds of its provider's limit; None where there is no limit."""
-    limit = _limits.get().get(candidate.provider.slug)
-    if limit is None:
-        return None
+def supplier_holds_for(
+    candidates: Iterable[Candidate], *, input_tokens: int, output_tokens: int
+) -> tuple[SupplierHold, ...]:
+    """Return what an answer holds of the limits of all providers that may give it: of each the most that its dearest
+    candidate can cost. Providers without a limit are left out."""
+    limits, costs = _limits.get(), dict[str, int]()
+    for candidate in candidates:
+        if (slug := candidate.provider.slug) in limits:
+            cost_micros = max_provider_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
+            costs[slug] = max(costs.get(slug, 0), cost_micros)
+    return tuple(SupplierHold(slug, cost_micros, limits[slug]) for slug, cost_micros in costs.items())
+
+
+def own_hold_for(candidate: Candidate, *, input_tokens: int, output_tokens: int) -> SupplierHold | None:
+    """Return what the site's own request to a candidate holds of its provider's day, whether that has a limit or not;
+    None where it costs nothing."""
     cost_micros = max_provider_cost(candidate.model, input_tokens=input_tokens, output_tokens=output_tokens)
-    return SupplierHold(candidate.provider.slug, cost_micros, limit)
+    slug = candidate.provider.slug
+    return SupplierHold(slug, cost_micros, _limits.get().get(slug)) if cost_micros else None
 
 
 def forget_spending() -> None:

@@ -10,7 +10,14 @@ import msgspec
 from markdown_it import MarkdownIt
 
 from chat.llm.catalog import Candidate, list_offered
-from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, cost_of, estimate_tokens, max_cost, metered_usage
+from chat.llm.pricing import (
+    SETTLE_BYTES_PER_TOKEN,
+    compute_cost,
+    estimate_tokens,
+    max_cost,
+    metered_usage,
+    price_of,
+)
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import Delta, Finish, Message, ModelRequest, TokenUsage
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
@@ -52,11 +59,12 @@ _markdown = MarkdownIt("zero").enable(["emphasis", "strikethrough", "backticks",
 
 @dataclass(frozen=True, slots=True)
 class Title:
-    """`text` is empty when the model made none; the tokens and the cost in micros are the operator's."""
+    """`text` is empty when the model made none; the tokens, and what the provider takes in micros, are the
+    operator's."""
 
     text: str
     usage: TokenUsage
-    cost_micros: int
+    spent_micros: int
 
 
 def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection[str] = ()) -> Candidate | None:
@@ -75,10 +83,10 @@ def cheapest_candidate(*, unavailable: Collection[str] = (), stopped: Collection
     return min(usable, key=_cost_order, default=None)
 
 
-async def make_title(candidate: Candidate, question: str, answer: str, *, end_user: str = "") -> Title:
-    """Ask one model, once; raises ProviderError. The caller sets a deadline."""
+def title_request(candidate: Candidate, question: str, answer: str, *, end_user: str = "") -> ModelRequest:
+    """Return what a model is sent to make a title."""
     model = candidate.model
-    request = ModelRequest(
+    return ModelRequest(
         provider=candidate.provider,
         model=model.provider_model,
         messages=title_prompt(question, answer),
@@ -87,6 +95,16 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
         effort=next(iter(model.efforts.split()), ""),
         end_user=end_user,
     )
+
+
+def max_input_tokens(request: ModelRequest) -> int:
+    """Return the careful estimate of the prompt's length."""
+    return estimate_tokens(message.text for message in request.messages)
+
+
+async def make_title(candidate: Candidate, request: ModelRequest) -> Title:
+    """Ask one model, once; raises ProviderError. The caller sets a deadline."""
+    model = candidate.model
     text, reasoning, finish = "", "", None
     async with aclosing(stream_of(candidate.provider)(request)) as events:
         async for event in events:
@@ -101,7 +119,12 @@ async def make_title(candidate: Candidate, question: str, answer: str, *, end_us
         finish, model=model, messages=request.messages, max_output=request.max_output, shown=(text, reasoning)
     ) or _estimate(request, text + reasoning)
     is_declined = finish is not None and finish.reason not in ("stop", "length")
-    return Title("" if is_declined else clean_title(text), usage, cost_of(model, metered_usage(usage)))
+    return Title("" if is_declined else clean_title(text), usage, _spent_micros(model, usage))
+
+
+def spent_without_title(candidate: Candidate, request: ModelRequest) -> int:
+    """Return an estimate of what the provider takes for a request that was sent and gave no title."""
+    return _spent_micros(candidate.model, _estimate(request, ""))
 
 
 def title_prompt(question: str, answer: str) -> tuple[Message, ...]:
@@ -141,6 +164,10 @@ def _estimate(request: ModelRequest, text: str) -> TokenUsage:
         for texts in ([message.text for message in request.messages], [text])
     ]
     return TokenUsage(input=sizes[0], output=min(sizes[1], request.max_output))
+
+
+def _spent_micros(model: LanguageModel, usage: TokenUsage) -> int:
+    return compute_cost(price_of(model), metered_usage(usage)).stamp.provider_micros
 
 
 def _printable(line: str) -> str:

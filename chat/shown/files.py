@@ -30,5 +30,4 @@ def file_response(owner_id: int, attachment_id: UUID, *, preview: bool = False) 
     response["Content-Security-Policy"] = "sandbox; default-src 'none'; frame-ancestors 'none'"
     response["X-Content-Type-Options"] = "nosniff"
     response["Cross-Origin-Resource-Policy"] = "same-origin"
-    response["Cache-Control"] = "private, max-age=86400, immutable"  # its content never changes
     return response

@@ -11,6 +11,11 @@ CHARGED_FOR_READING = _("The charge is for reading your question.")
 CHARGED_FOR_WORK = _(
     "The charge is for reading your question, and for what the model thought or tried without writing an answer."
 )
+CHARGED_FOR_STOPPED = _("You stopped after your question had been sent to the model: the charge is for reading it.")
+CHARGED_FOR_STOPPED_THOUGHT = _(
+    "You stopped after your question had been sent to the model: the charge is for reading it, and for an estimate of "
+    "what the model had thought by then."
+)
 CHARGED_NOTHING = _("Nothing was charged.")
 CHARGED_MORE = _("It cost more than was announced: the question was longer than estimated.")
 
@@ -39,4 +44,6 @@ def charge_sentence(turn: Turn) -> str:
 def _charged_without_answer(turn: Turn) -> object:
     if not turn.cost_micros:
         return CHARGED_NOTHING
+    if turn.status == Turn.Status.STOPPED:
+        return CHARGED_FOR_STOPPED_THOUGHT if turn.output_tokens else CHARGED_FOR_STOPPED
     return CHARGED_FOR_WORK if turn.output_tokens else CHARGED_FOR_READING

@@ -11,9 +11,31 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, parse_cookie
 
 from accounts.admission import Admission, admission_by_session, find_admitted
+from accounts.http import peer_in
+from accounts.limits import network_of
 from accounts.models import User
 from accounts.sessions import SessionStore
 from chat.socket.tickets import redeem_ticket
+from core.fair_line import FairLine
+from core.loops import PerLoop
+from core.threads import IS_SQLITE, in_thread
+
+HANDSHAKES_AT_ONCE, HANDSHAKES_EACH = (1, 1) if IS_SQLITE else (8, 4)
+"""Of a process, and of one network: questions wait for the same threads, and not behind a crowd of handshakes."""
+MOST_WAITING = 1_000  # of one network
+
+_lines = PerLoop(lambda: FairLine(HANDSHAKES_AT_ONCE, HANDSHAKES_EACH, MOST_WAITING))
+
+
+async def find_in_turn(scope: dict[str, Any]) -> tuple[User, Admission] | None:
+    """Do what `find_socket_user` does, in a thread, when it is this network's turn. Raises RateLimited if too many of
+    its sockets wait for that."""
+    line, network = _lines.get(), network_of(peer_in(scope))
+    await line.enter(network)
+    try:
+        return await in_thread(find_socket_user, scope)
+    finally:
+        line.leave(network)
 
 
 def find_socket_user(scope: dict[str, Any]) -> tuple[User, Admission] | None:

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
-from channels.layers import get_channel_layer
 from django.db import OperationalError
 from msgspec import UNSET
 from redis.exceptions import RedisError
@@ -19,7 +18,7 @@ from accounts.admission import Admission, find_admitted
 from accounts.models import User
 from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
-from chat.socket.authentication import find_socket_user
+from chat.socket.authentication import find_in_turn
 from chat.socket.rendered_events import (
     SocketEvent,
     localized_for,
@@ -31,10 +30,10 @@ from chat.socket.rendered_events import (
 )
 from chat.socket.shares import Share, take_share
 from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
-from chat.turns import notices
 from chat.turns.guests import Guest, guests
 from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
+from chat.turns.notices import receive_notices
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
@@ -51,7 +50,11 @@ MAX_WATCHED_TURNS = 32
 """Turns one page follows at once."""
 MAX_BAD_COMMANDS = 20
 """Commands a client may get wrong before its socket is closed."""
-RETRY_SECONDS = 1.0
+
+# Why a socket is closed, for its client (RFC 6455, section 7.4).
+TOO_MANY_MISTAKES = 1008
+OUR_ERROR = 1011  # the page connects again, and goes on where it was
+SHUT_OUT = 4401
 
 
 class TurnConsumer(AsyncWebsocketConsumer):
@@ -61,22 +64,19 @@ class TurnConsumer(AsyncWebsocketConsumer):
     admission: Admission
     share: Share  # of the process, which all sockets of this person have together
     guest: Guest | None = None
-    is_over = False  # whether whoever opened it may not be here any more
+    is_over = False  # whether it was closed from here
     watching: dict[UUID, "asyncio.Task[None]"]  # for each turn the page follows, what relays its live text
     opening: set[UUID]  # turns this page is asking for at the moment
     announced: set[UUID]  # open turns of other pages: this one was told of their start, and does not follow them
     bad_commands = 0
     background: set["asyncio.Task[None]"]
-    announcing: asyncio.Lock  # start and end of other pages' turns are sent one after the other
+    announcing: asyncio.Lock  # what other pages did is sent in its order
 
     # --- Coming and going --------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        """As Channels does, but with one loop for commands and one for notices: Channels makes two tasks a message."""
+        """As Channels does, without its layer, for which it makes two tasks a message."""
         self.scope, self.base_send = scope, send
-        layer = get_channel_layer(self.channel_layer_alias)
-        assert layer is not None
-        self.channel_layer = layer
         self.watching, self.opening, self.announced, self.background = {}, set(), set(), set()
         self.announcing = asyncio.Lock()
         try:
@@ -89,7 +89,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         try:
-            found = await in_thread(find_socket_user, dict(self.scope))
+            found = await find_in_turn(dict(self.scope))
+        except RateLimited as error:
+            await self.refuse(error)
+            return
         except (RedisError, OperationalError) as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))
@@ -106,11 +109,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
             return
         self.user, self.admission = user, admission
         await self.share.pace()
-        self.channel_name = await self.channel_layer.new_channel()  # not before: nobody takes back one that is not used
         self.guest = await guests().admit(admission, self.on_shut_out)
-        await self.channel_layer.group_add(notices.notice_group(user.pk), self.channel_name)
-        self.run_in_background(self.follow_notices())
-        await hub().listen(user.pk, self.on_turn_news)
+        await receive_notices()
+        await hub().listen(user.pk, self.on_news)
         if not self.is_over:
             await self.accept()
 
@@ -137,19 +138,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
         await cancel_and_wait((*self.watching.values(), *self.background))
         if self.guest is not None:
             guests().dismiss(self.guest)
-        if hasattr(self, "channel_name"):
-            hub().unlisten(self.user.pk, self.on_turn_news)
-            await self.channel_layer.group_discard(notices.notice_group(self.user.pk), self.channel_name)
+            hub().unlisten(self.user.pk, self.on_news)
 
     def on_shut_out(self) -> None:
-        self.run_in_background(self.shut_out())
+        self.run_in_background(self.hang_up(SHUT_OUT))
 
-    async def shut_out(self) -> None:
-        """Close, as what it was opened with is over: nothing more is sent, and no command is taken."""
+    async def hang_up(self, code: int) -> None:
+        """Close: nothing more is sent, and no command is taken, not even one that is here already."""
         if not self.is_over:
             self.is_over = True
             await cancel_and_wait(tuple(self.watching.values()))
-            await self.close(4401)
+            await self.close(code)
 
     # --- Commands in -------------------------------------------------------------------------------------------------
 
@@ -163,12 +162,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
             turn_id = command.turn_id
             await self.execute(command)
         except AccessEnded:
-            await self.shut_out()
+            await self.hang_up(SHUT_OUT)
         except DomainError as error:
             await self.reject(turn_id, error)
-            self.bad_commands += isinstance(error, BadCommand)
+            self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
-                await self.close(1008)
+                await self.hang_up(TOO_MANY_MISTAKES)
         except Exception:
             logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
             await self.reject(turn_id, Unavailable())
@@ -266,7 +265,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             del self.watching[turn_id]
         if error := _find_failure(task):
             logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
-            self.run_in_background(self.close(1011))  # the page connects again, and goes on where it was
+            self.run_in_background(self.hang_up(OUR_ERROR))  # the page connects again, and goes on where it was
 
     async def send_end(self, turn_id: UUID) -> None:
         for event in await self.share.render(render_ended, self.user, turn_id):
@@ -277,14 +276,17 @@ class TurnConsumer(AsyncWebsocketConsumer):
             return
         await self.send(text_data=encode_json(event).decode())
 
-    # --- Turns of other pages ----------------------------------------------------------------------------------------
+    # --- What other pages did ----------------------------------------------------------------------------------------
 
-    def on_turn_news(self, entry: Entry) -> None:
-        """Announce that a turn of this person was opened or has ended, unless this page opens or follows it."""
+    def on_news(self, entry: Entry) -> None:
+        """Announce that a conversation of this person has changed, and that a turn was opened or has ended, unless this
+        page opens or follows it."""
         turn_id = UUID(bytes=entry.turn)
         if entry.kind == EntryKind.REVOKED:
             return  # guests.py asks what follows from it
-        if entry.kind == EntryKind.OPENED:
+        if entry.kind == EntryKind.CHANGED:
+            self.run_in_background(self.announce_change(turn_id))
+        elif entry.kind == EntryKind.OPENED:
             if turn_id not in self.watching and turn_id not in self.opening and turn_id not in self.announced:
                 self.announced.add(turn_id)
                 self.run_in_background(self.announce_start(turn_id))
@@ -307,30 +309,14 @@ class TurnConsumer(AsyncWebsocketConsumer):
         async with self.announcing:
             await self.send_end(turn_id)
 
-    # --- Notices -----------------------------------------------------------------------------------------------------
-
-    async def follow_notices(self) -> None:
-        while True:
-            try:
-                notice = await self.channel_layer.receive(self.channel_name)
-            except (RedisError, OSError):
-                await asyncio.sleep(RETRY_SECONDS)
-                with suppress(RedisError, OSError):  # a Redis that was emptied has forgotten the group
-                    await self.channel_layer.group_add(notices.notice_group(self.user.pk), self.channel_name)
-                continue
-            try:
-                await self.dispatch(notice)
-            except Exception as error:
-                if not isinstance(error, OSError):  # else the socket went away
-                    logger.warning("Notice lost", exc_info=True, extra={"notice": notice["type"]})
+    async def announce_change(self, conversation_id: UUID) -> None:
+        """A conversation got another title, or is gone."""
+        async with self.announcing:
+            await self.send_event(await self.share.render(render_conversation, self.user, conversation_id))
 
     async def dispatch(self, message: Any) -> None:
         """As Channels does, without its thread hop to close connections: `in_thread` closes them."""
         await getattr(self, get_handler_name(message))(message)
-
-    async def notice_conversation(self, message: dict[str, Any]) -> None:
-        """A conversation got another title, or is gone."""
-        await self.send_event(await self.share.render(render_conversation, self.user, UUID(message["conversation_id"])))
 
     # --- Background tasks --------------------------------------------------------------------------------------------
 

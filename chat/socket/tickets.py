@@ -22,4 +22,7 @@ def issue_ticket(admission: Admission) -> str:
 def redeem_ticket(ticket: str) -> Admission | None:
     """Return what a ticket was asked for with, once; None for one that is unknown, used or too old."""
     found: Any = sync_redis().getdel(f"ticket:{ticket}") if ticket else None
-    return msgspec.json.decode(found, type=Admission) if found else None
+    try:
+        return msgspec.json.decode(found, type=Admission) if found else None
+    except msgspec.MsgspecError:  # nobody of ours has written it
+        return None

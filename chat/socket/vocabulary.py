@@ -54,7 +54,7 @@ def parse_command(text: str) -> Command:
     """Return the command; raises BadCommand."""
     try:
         command: Command = _decode(text)
-    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:  # the last: nested too deeply
         raise BadCommand from error
     return command
 

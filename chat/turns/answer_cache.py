@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """Of what a digest is made of, and of how an answer is encoded."""
-NOT_IN_DIGEST = frozenset({"api_key", "api_keys", "cache_key", "end_user", "note_life", "pace"})
+NOT_IN_DIGEST = frozenset({"api_key", "api_keys", "cache_key", "end_user", "note_life", "note_sent", "pace"})
 """Fields of a request that cannot change the answer. Whatever else a request has, now or later, is in the digest."""
 
 MAX_ANSWERS = 64

@@ -12,6 +12,7 @@ import msgspec
 from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from chat.llm import dispatch
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
@@ -23,8 +24,10 @@ from chat.models import LanguageModel
 from chat.turns import answer_cache
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
+from chat.turns.leases import find_stopped_holder
 from chat.turns.log import EntryKind, encode_begun, encode_outcome
-from chat.turns.outcomes import cached_outcome, priced_outcome
+from chat.turns.outcomes import cached_outcome, priced_outcome, with_unanswered
+from chat.turns.sent_requests import SentRequest, SentRequests
 from chat.turns.writer import LiveText, LogWriter
 from core.threads import in_thread
 from history.models import Turn
@@ -37,9 +40,9 @@ FLUSH_PATIENCE_SECONDS = 10
 SAVE_PAUSES_SECONDS = (0.5, 2, 5)
 
 
-async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> bool:
+async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, sent: SentRequests) -> bool:
     """Ask until there is an outcome, then save and settle it; return whether the turn was still ours to close."""
-    asking = claimed.asking = asyncio.create_task(_ask(claimed, live, writer))
+    asking = claimed.asking = asyncio.create_task(_ask(claimed, live, writer, sent))
     if claimed.stop_reason is not None or live.is_lost:  # stopped before it began
         claimed.cancel_asking()
     try:
@@ -49,30 +52,34 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -
             await asyncio.wait((asking,))
     finally:
         asking.cancel()
+    await sent.written()
     if claimed.stop_reason == "drain" and live.is_empty:
         return False  # another runner may have it: nothing was shown
+    stopped = await _find_stopped(claimed, sent)
     error = asyncio.CancelledError() if asking.cancelled() else asking.exception()
     try:
-        outcome = _outcome(claimed, live, live.broken.exception() if live.broken.done() else error)
+        outcome = _outcome(claimed, live, live.broken.exception() if live.broken.done() else error, stopped)
     except Exception as broken:  # noqa: BLE001  left for later, it would be the same then, and never end
         live.break_off(broken)
         claimed.finish = None
-        outcome = _outcome(claimed, live, broken)
+        outcome = _outcome(claimed, live, broken, stopped)
+    is_paid = outcome.cost_micros is not None and not outcome.is_from_cache
+    outcome = with_unanswered(live.turn, outcome, sent.list_unanswered(is_paid=is_paid))
     return await _close(claimed, live, writer, outcome)
 
 
-async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
+async def _ask(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, sent: SentRequests) -> None:
     """Write the answer into `live` as it comes; raises what broke it off."""
     try:
-        await _write_events(claimed, live, writer)
+        await _write_events(claimed, live, writer, sent)
     except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end the process, and every other turn
         raise RuntimeError from error
 
 
-async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> None:
+async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, sent: SentRequests) -> None:
     """The same. A model that ignores its cap is cut off."""
     max_characters = claimed.turn.max_output * MAX_TOKEN_CHARACTERS
-    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(_stream(claimed, live, writer)) as events:
+    async with asyncio.timeout(settings.TURN_SECONDS), aclosing(_stream(claimed, live, writer, sent)) as events:
         async for event in events:
             match event:
                 case Delta():
@@ -102,6 +109,7 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter)
                         event.instead_because,
                         price=price_of(event.candidate.model, claimed.turn.created_at),
                         is_from_cache=claimed.cached is not None,
+                        request=sent.in_flight.id if sent.in_flight else "",
                     )
                 case Finish():
                     claimed.finish = event
@@ -113,12 +121,18 @@ def _shorten(delta: Delta, characters: int) -> Delta:
     return Delta(delta.text[: max(0, text - characters)], delta.reasoning[: max(0, whole)])
 
 
-def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter) -> AsyncGenerator[AnswerEvent]:
+def _stream(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, sent: SentRequests) -> AsyncGenerator[AnswerEvent]:
     """Return the answer from the cache or from a model, read no faster than `live` is written."""
     pace = partial(writer.next_tick, live)
     if claimed.cached is not None:
         return answer_cache.stream_cached(claimed.cached, claimed.candidates[0], pace)
-    request = replace(claimed.request, pace=pace, find_usage=lambda: _find_usage(claimed, live))
+    request = replace(
+        claimed.request,
+        pace=pace,
+        find_usage=lambda: _find_usage(claimed, live),
+        note_sent=sent.note_sent,
+        note_failed=sent.note_failed,
+    )
     return dispatch.answer_with_failover(claimed.candidates, request)
 
 
@@ -139,11 +153,23 @@ def _find_usage(claimed: ClaimedTurn, live: LiveText) -> TokenUsage | None:
     return claimed.usage
 
 
-def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -> Outcome:
-    """Return how the turn ended, by what the asking raised."""
+async def _find_stopped(claimed: ClaimedTurn, sent: SentRequests) -> SentRequest | None:
+    """Return the request that was in flight when the turn's person stopped it. If Redis is away, nobody pays."""
+    if claimed.stop_reason != "request" or sent.in_flight is None:
+        return None
+    try:
+        return sent.in_flight if await find_stopped_holder(sent.redis, claimed.turn.pk) else None
+    except (RedisError, OSError):
+        return None
+
+
+def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None, stopped: SentRequest | None) -> Outcome:
+    """Return how the turn ended, by what the asking raised and the request that was in flight when it was stopped."""
     status, code = _status(claimed, live, error)
     started, finish = claimed.started, claimed.finish
-    model = started.candidate.model if started else _failed_model(claimed, error)
+    if status != Turn.Status.STOPPED:
+        stopped = None
+    model = started.candidate.model if started else _asked_model(claimed, error, stopped)
     ended = Outcome(
         status,
         live.text,
@@ -156,12 +182,15 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) 
     )
     if claimed.cached is not None and model is not None:
         return cached_outcome(ended, model)
-    return priced_outcome(claimed.turn, ended, model=model, usage=_find_usage(claimed, live))
+    usage = _find_usage(claimed, live)
+    return priced_outcome(claimed.turn, ended, model=model, usage=usage, stopped=stopped)
 
 
-def _failed_model(claimed: ClaimedTurn, error: BaseException | None) -> LanguageModel | None:
+def _asked_model(
+    claimed: ClaimedTurn, error: BaseException | None, stopped: SentRequest | None
+) -> LanguageModel | None:
     """Return the last model that was asked where nobody began to answer."""
-    key = error.model if isinstance(error, ProviderError) else ""
+    key = error.model if isinstance(error, ProviderError) else stopped.model if stopped else ""
     return next((one.model for one in claimed.candidates if one.model.key == key), None)
 
 

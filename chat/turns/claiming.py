@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 from uuid import UUID
 
@@ -13,14 +15,18 @@ from django.conf import settings
 from billing import entitlements
 from chat.attachments.binding import decode_attached
 from chat.errors import SENTENCES
-from chat.llm import dispatch, selection
+from chat.llm import catalog, dispatch, selection
 from chat.llm.catalog import Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
+from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN
 from chat.llm.providers.base import Finish, TokenUsage
 from chat.llm.providers.streaming import END_SECONDS
+from chat.models import LanguageModel
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
 from chat.turns.closing import close_turn
+from chat.turns.outcomes import with_unanswered
+from chat.turns.sent_requests import SentRequest
 from core.errors import DomainError
 from history import access, progress, tree
 from history.models import Turn
@@ -38,6 +44,7 @@ class ClaimedTurn:
     turn: Turn
     candidates: list[Candidate]
     request: AnswerRequest
+    sent_before: Sequence[SentRequest] = ()  # by runners that had the turn and are gone
     cache_slot: CacheSlot | None = None  # None where the cache is not used
     cached: CachedAnswer | None = None  # the answer that the cache has
     started: AnswerStarted | None = None
@@ -94,8 +101,9 @@ def find_and_claim(turn_id: UUID, *, may_run: bool) -> tuple[Turn | None, Claime
     return turn, claim_turn(turn) if may_run and turn is not None and turn.is_open and turn.gen == 0 else None
 
 
-def claim_turn(turn: Turn) -> ClaimedTurn | None:
-    """Claim the turn under its next generation; None if somebody else was faster.
+def claim_turn(turn: Turn, sent_before: Sequence[SentRequest] = ()) -> ClaimedTurn | None:
+    """Claim the turn under its next generation; None if somebody else was faster. `sent_before` are the requests of
+    runners that are gone.
 
     None, too, if it cannot be run any more, because its model is gone, say: then the turn is closed as failed. What may
     fail comes before the claim: a store that is away uses up no generation.
@@ -105,8 +113,9 @@ def claim_turn(turn: Turn) -> ClaimedTurn | None:
     except DomainError as error:
         logger.warning("Turn cannot run", extra={"turn_id": turn.pk, "code": error.code})
         code = error.code if error.code in SENTENCES else "not_found"
-        close_turn(turn, Outcome(Turn.Status.FAILED, error=code))
+        close_turn(turn, with_unanswered(turn, Outcome(Turn.Status.FAILED, error=code), sent_before))
         return None
+    claimed.sent_before = sent_before
     return claimed if progress.claim(turn) else None
 
 
@@ -115,7 +124,13 @@ def _prepare(turn: Turn) -> ClaimedTurn:
     candidates = prompts.filter_capable(_list_candidates(turn), files)
     parent = access.find_turn(turn.parent_id) if turn.parent_id else None
     prompt = prompts.build_prompt(
-        candidates, tree.path_to_root(parent), turn.question, files, max_output=turn.max_output, owner_id=turn.owner_id
+        _list_models(turn, candidates),
+        takewhile(lambda past: past.depth >= turn.trimmed_turns, tree.path_to_root(parent)),
+        turn.question,
+        files,
+        max_output=turn.max_output,
+        max_tokens=turn.input_tokens * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
+        owner_id=turn.owner_id,
     )
     request = AnswerRequest(
         messages=prompt.messages,
@@ -124,7 +139,8 @@ def _prepare(turn: Turn) -> ClaimedTurn:
         cache_key=str(turn.conversation_id),
         end_user=_pseudonym(turn.owner_id),
     )
-    return ClaimedTurn(turn, candidates, request, _find_cache_slot(turn, parent, candidates[0], request))
+    slot = _find_cache_slot(turn, parent, candidates[0], request)
+    return ClaimedTurn(turn, candidates, request, cache_slot=slot)
 
 
 def _find_cache_slot(turn: Turn, parent: Turn | None, first: Candidate, request: AnswerRequest) -> CacheSlot | None:
@@ -146,6 +162,16 @@ def _list_candidates(turn: Turn) -> list[Candidate]:
     if turn.requested_model == selection.AUTO:
         return selection.decode_candidates(turn.candidates, allowed)
     return [selection.get_named(turn.requested_model, allowed)]
+
+
+def _list_models(turn: Turn, candidates: list[Candidate]) -> list[LanguageModel]:
+    """Return the models the prompt was made for when the question was asked, on offer or not.
+
+    Nothing dearer is sent than what was reserved: were those forgotten that cannot answer any more, a PDF might go as
+    its pages where its text was reserved. What an operator changed meanwhile is left to the limit of tokens.
+    """
+    chosen = map(catalog.find_model, selection.decode_keys(turn.candidates))
+    return [model for model in chosen if model is not None] or [candidate.model for candidate in candidates]
 
 
 def _pseudonym(owner_id: int) -> str:

@@ -4,7 +4,9 @@ from math import ceil
 
 from billing import metering
 from billing.metering import Usage
+from billing.spending import UnpaidRequest
 from chat.llm.pricing import read_stamp
+from chat.turns.sent_requests import read_unanswered
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
@@ -39,11 +41,16 @@ def settle_deleted(turn: Turn, outcome: Outcome) -> None:
 def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     """Settle what a finished turn used, or release its reservation when it used nothing. May be repeated.
 
-    An answer from the cache used nothing, and is not in the ledger. What is charged above the reservation is input that
-    was estimated too low (chat/turns/outcomes.py); where nobody knows what was reserved, the ledger charges no more.
+    An answer from the cache used nothing, and is not in the ledger. What providers take for requests that gave no
+    answer is counted in their days, and paid by nobody. What is charged above the reservation is input that was
+    estimated too low (chat/turns/outcomes.py); where nobody knows what was reserved, the ledger charges no more.
     """
+    unpaid = [
+        UnpaidRequest(request.provider, request.model, request.spent_micros)
+        for request in read_unanswered(outcome.unanswered)
+    ]
     if outcome.cost_micros is None or outcome.is_from_cache:
-        metering.release(turn.pk)
+        metering.release(turn.pk, unpaid)
         return
     usage = Usage(
         input=outcome.input_tokens,
@@ -63,6 +70,7 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
         supplier=outcome.provider,
         spent_micros=stamp.provider_micros if stamp else cost_micros,
         above_because="input" if is_above else None,
+        unpaid=unpaid,
     )
 
 

@@ -1,6 +1,7 @@
 """The end of a turn's log: its readers and its owner's open pages learn that the turn is saved.
 
-Everything the turn had on Redis goes with it: its lease, its mark, who has it on board and its queue entry.
+Everything the turn had on Redis goes with it: its lease, its mark, who has it on board, what was sent for it
+and its queue entry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from chat.turns.leases import lease_key
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entry, log_key
 from chat.turns.presence import aboard_key
 from chat.turns.queue import GROUP, QUEUE, queued_key
+from chat.turns.sent_requests import sent_key
 from core.lua import LuaScript, Value
 from core.sweeps import in_portions
 from history.models import Turn
@@ -75,6 +77,7 @@ async def end_log(
         queue=QUEUE,
         mark=queued_key(turn_id),
         aboard=aboard_key(turn_id),
+        sent=sent_key(turn_id),
         holder=holder,
         end_entry=encode_entry(end),
         log_seconds=KEPT_AFTER_END_SECONDS,
@@ -105,6 +108,7 @@ def end_erased(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
             queue=QUEUE,
             mark=queued_key(turn_id),
             aboard=aboard_key(turn_id),
+            sent=sent_key(turn_id),
             holder="",
             end_entry=encode_entry(Entry(turn_id.bytes, EntryKind.END, 0)),
             log_seconds=KEPT_AFTER_END_SECONDS,

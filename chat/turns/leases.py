@@ -24,6 +24,7 @@ STOP_REQUESTS = "turns:control"
 
 _TAKE_LEASE = LuaScript(Path(__file__).with_name("take_lease.lua"))
 _DROP_LEASE = LuaScript(Path(__file__).with_name("drop_lease.lua"))
+_REQUEST_STOP = LuaScript(Path(__file__).with_name("request_stop.lua"))
 
 
 class Taken(IntEnum):
@@ -43,6 +44,8 @@ def lease_key(turn_id: UUID) -> str:
 
 
 def stop_key(turn_id: UUID) -> str:
+    """Its value is who held the lease when the turn's person stopped it; empty where nobody did, or where it is stopped
+    for another reason."""
     return f"turn:{turn_id}:stop"
 
 
@@ -98,20 +101,31 @@ def find_holders_sync(redis: SyncRedis, turn_ids: Sequence[UUID]) -> dict[UUID, 
 
 
 async def request_stop(redis: Redis, turn_id: UUID) -> None:
-    """Ask whoever runs the turn to stop it. The key outlives a lost message."""
-    async with redis.pipeline(transaction=False) as pipeline:
-        pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
-        pipeline.publish(STOP_REQUESTS, turn_id.bytes)
-        await pipeline.execute()
+    """Ask whoever runs the turn to stop it, as its person wants. The key outlives a lost message."""
+    await _request_stop(redis, turn_id)
 
 
 def request_stops(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
-    """Do that for many turns, where no event loop is at hand."""
-    with redis.pipeline(transaction=False) as pipeline:
-        for turn_id in turn_ids:
-            pipeline.set(stop_key(turn_id), b"1", ex=STOP_SECONDS)
-            pipeline.publish(STOP_REQUESTS, turn_id.bytes)
-        pipeline.execute()
+    """Do that for turns that are deleted: whoever deletes what is being answered stops it."""
+    for turn_id in turn_ids:
+        _request_stop(redis, turn_id)
+
+
+async def find_stopped_holder(redis: Redis, turn_id: UUID) -> str:
+    """Return who held the lease when the turn's person stopped it; empty for nobody, or without such a stop."""
+    holder: Any = await redis.get(stop_key(turn_id))
+    return holder.decode(errors="replace") if holder else ""
+
+
+def _request_stop(redis: SyncRedis | Redis, turn_id: UUID) -> Any:
+    return _REQUEST_STOP(
+        redis,
+        stop_request=stop_key(turn_id),
+        lease=lease_key(turn_id),
+        turn=turn_id.bytes,
+        channel=STOP_REQUESTS,
+        kept_seconds=STOP_SECONDS,
+    )
 
 
 def _holders(turn_ids: Sequence[UUID], found: Sequence[bytes | None]) -> dict[UUID, str]:

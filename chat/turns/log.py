@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 
 from chat.llm.pricing import ModelPrice, read_price, read_stamp, write_price
 from chat.models import LanguageModel
+from chat.turns.sent_requests import read_unanswered
 from core.lua import LuaScript
 from core.unicode import mend
 from history.progress import Outcome
@@ -48,6 +49,7 @@ class EntryKind(IntEnum):
     END = 4  # the turn is saved; text is its owner's id
     OPENED = 5  # the turn waits for a runner; text is its owner's id. Only a notification: the log begins later
     REVOKED = 7  # of no turn: something that let the person in is over; text is their id. Only a notification
+    CHANGED = 8  # a conversation, whose id is `turn`; text is its owner's id. Only from `notices` to listeners
     WAITING = 6  # `at` is its position in the queue; only between a hub and its watchers
 
 
@@ -76,7 +78,8 @@ class Append(msgspec.Struct, array_like=True, gc=False):
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True):
-    """Who answers, in whose place and why, and at what price: keys of models, an error's code, a price as JSON."""
+    """Who answers, in whose place and why, at what price, and to which request: keys of models, an error's code, a
+    price as JSON, an id."""
 
     model: str = ""
     provider: str = ""
@@ -84,6 +87,7 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
     instead_because: str = ""
     price: str = ""
     is_from_cache: bool = False
+    request: str = ""
 
 
 class Replay(msgspec.Struct):
@@ -135,6 +139,7 @@ def encode_begun(
     *,
     price: ModelPrice | None = None,
     is_from_cache: bool = False,
+    request: str = "",
 ) -> str:
     """Return the text of a BEGUN entry. With the price, whoever ends the turn charges as this process would."""
     begun = Begun(
@@ -144,6 +149,7 @@ def encode_begun(
         instead_because=instead_because,
         price=write_price(price) if price else "",
         is_from_cache=is_from_cache,
+        request=request,
     )
     return msgspec.json.encode(begun).decode()
 
@@ -173,7 +179,11 @@ def decode_outcome(replay: Replay) -> Outcome | None:
         outcome = msgspec.json.decode(replay.outcome, type=Outcome)
     except msgspec.MsgspecError:
         outcome = None
-    if outcome is None or (outcome.price and read_stamp(outcome.price) is None):
+    if (
+        outcome is None
+        or (outcome.price and read_stamp(outcome.price) is None)
+        or (outcome.unanswered and not read_unanswered(outcome.unanswered))
+    ):
         logger.warning("Log not believed", extra={"kind": "outcome"})
         return None
     return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)

@@ -20,9 +20,11 @@ from history.models import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
-    """What an offer is made for: the question, which model it names, and what goes with it."""
+    """What an offer is made for: the question, which model it names, and what goes with it. `only_free`: the person may
+    cost nothing yet."""
 
     model: str
+    only_free: bool
     entitlements: Entitlements
     profile: QuestionProfile
     files: Sequence[Attached]
@@ -33,7 +35,7 @@ class OfferRequest:
 class Offer:
     """Who may answer, what they are sent, and the most that can cost.
 
-    `supplier_hold` is what the first candidate may take of its provider's daily limit.
+    `supplier_holds` are what the candidates may take of their providers' daily limits.
     """
 
     request: OfferRequest
@@ -42,7 +44,7 @@ class Offer:
     prompt_tokens: int
     max_output: int
     max_cost_micros: int
-    supplier_hold: SupplierHold | None
+    supplier_holds: tuple[SupplierHold, ...]
 
 
 def make_offer(request: OfferRequest) -> Offer:
@@ -54,11 +56,13 @@ def make_offer(request: OfferRequest) -> Offer:
         profile,
         unavailable=unavailable_models(),
         stopped=spending.stopped_providers(),
+        only_free=request.only_free,
     )
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
+    models = [candidate.model for candidate in candidates]
     prompt = prompts.build_prompt(
-        candidates, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
+        models, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
     )
     tokens = prompt.tokens()
     return Offer(
@@ -70,7 +74,7 @@ def make_offer(request: OfferRequest) -> Offer:
         max_cost_micros=max(
             max_cost(candidate.model, input_tokens=tokens, output_tokens=max_output) for candidate in candidates
         ),
-        supplier_hold=spending.supplier_hold_for(candidates[0], input_tokens=tokens, output_tokens=max_output),
+        supplier_holds=spending.supplier_holds_for(candidates, input_tokens=tokens, output_tokens=max_output),
     )
 
 

@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from django.db import close_old_connections
 from redis.exceptions import RedisError
 
+from accounts.confirmation import must_confirm_email
 from billing import entitlements, metering
 from billing.entitlements import Budget
 from billing.errors import AllowanceUsedUp, SpendLimitReached
@@ -73,10 +74,9 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
-    with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded,
-    UnknownModel, NotInPlan, NoModel, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
-    SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
-    `prompts.filter_capable` raise.
+    with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
+    NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
+    ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and `prompts.filter_capable` raise.
     """
     try:
         return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)
@@ -126,6 +126,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 3. Who may answer, and the most that can cost.
     request = OfferRequest(
         model=question.model,
+        only_free=must_confirm_email(owner_id),
         entitlements=budget.entitlements,
         profile=profile_question(text, files, parent, budget),
         files=files,
@@ -212,7 +213,7 @@ def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> Offer:
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_hold=offer.supplier_hold
+                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_holds=offer.supplier_holds
             )
             if not is_ours:
                 refuse_reserved(key)

@@ -1,6 +1,7 @@
 """What a turn that ended cost: never more than was reserved for it, except for input that was estimated too low."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -19,6 +20,7 @@ from chat.llm.pricing import (
 from chat.llm.providers.base import TokenUsage
 from chat.models import LanguageModel
 from chat.provider_registry import token_factor_of
+from chat.turns.sent_requests import SentRequest, encode_unanswered
 from core.alerts import alert
 from history.models import Turn
 from history.progress import Outcome
@@ -43,15 +45,17 @@ def priced_outcome(
     model: LanguageModel | None,
     price: ModelPrice | None = None,
     usage: TokenUsage | None = None,
+    stopped: SentRequest | None = None,
 ) -> Outcome:
     """Return the outcome priced by what the provider reported and is believed, else by an estimate of what was shown.
 
-    What showed nothing and reported nothing costs nothing. `model` is who answered or failed, and `price` its price
+    What showed nothing and reported nothing costs nothing, unless the person stopped it: `stopped` is the request that
+    was in flight then, and had the prompt. `model` is who answered or failed, and `price` its price
     when it began; without one it is the price of when the question was asked, as far as it is known today.
     """
     usage_source = "provider" if usage else "estimated"
-    if usage is None and (ended.answer or ended.reasoning):
-        usage = _estimate(turn, ended)
+    if usage is None and (ended.answer or ended.reasoning or stopped):
+        usage = _estimate(turn, ended, stopped)
     if model is None:
         return msgspec.structs.replace(
             ended, model=turn.model, provider=turn.provider, instead_of="", instead_because=""
@@ -94,8 +98,16 @@ def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: ModelPri
     return charged
 
 
-def _estimate(turn: Turn, ended: Outcome) -> TokenUsage:
+def with_unanswered(turn: Turn, outcome: Outcome, requests: Iterable[SentRequest]) -> Outcome:
+    """Return the outcome of an open turn with the requests that gave no answer, which its cost is not for."""
+    return msgspec.structs.replace(outcome, unanswered=encode_unanswered(turn, requests))
+
+
+def _estimate(turn: Turn, ended: Outcome, stopped: SentRequest | None) -> TokenUsage:
+    """Return what was shown, in tokens. A model that was stopped before its first word may have thought a little."""
     reasoning, answer = map(_estimate_text, (ended.reasoning, ended.answer))
+    if stopped and not ended.answer:
+        reasoning = max(reasoning, stopped.thought_tokens)
     output = min(turn.max_output, answer + reasoning)
     return TokenUsage(input=turn.input_tokens, output=output, reasoning=min(output, reasoning))
 

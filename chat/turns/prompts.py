@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from typing import Literal, TypeAlias
 
 from chat.attachments.binding import Attached, FileContents, decode_attached
 from chat.errors import ContextExceeded, NoPdfText, NoVision, TooManyFiles
 from chat.llm.catalog import Candidate
+from chat.llm.file_tokens import image_tokens, page_tokens
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_room
 from chat.llm.providers.base import File, Message
 from chat.models import LanguageModel
-from chat.provider_registry import PAID_PROVIDERS
+from chat.provider_registry import PAID_PROVIDERS, token_factor_of
 from chat.turns.quoting import break_markers, mention_file, quote_file
 from history.models import Turn
 
@@ -23,10 +26,10 @@ DEMO_INSTRUCTIONS = "You are a helpful assistant."
 TRIM_STEP = 4
 """Turns leave the window this many at a time, for the same reason: one at a time would change the prefix every time."""
 
-TOKENS_PER_IMAGE = 1_500
-TOKENS_PER_PAGE = 2_500
-TOKENS_PER_MENTION = 100
-"""Of the words around a file's text, or about a file that is not sent."""
+TOKENS_PER_MENTION = 240
+"""Of the words around a file's text, or about a file that is not sent, and of the longest name."""
+LEAST_TOKENS_PER_IMAGE = 258
+"""About what an image, or a page of a scan, is to the model that makes least of it (chat/llm/file_tokens.py)."""
 MAX_FILE_BYTES = 14_000_000
 """Of all files in one request: in base64 19 MB, and Gemini takes 20."""
 MAX_NATIVE_PAGES = 100
@@ -92,37 +95,38 @@ def is_native_pdf(file: Attached) -> bool:
 
 
 def max_file_tokens(files: Sequence[Attached]) -> int:
-    """Return an estimate of the files' tokens for the model that is sent most of them."""
-    return sum(max(_pdf_tokens(file) if is_native_pdf(file) else 0, min_file_tokens((file,))) for file in files)
+    """Return an estimate of the files' tokens for a model that is not chosen yet and is sent most of them."""
+    return sum(
+        max(_tokens([(file, "whole")], ()) if file.kind == "image" or is_native_pdf(file) else 0, _text_tokens(file))
+        for file in files
+    )
 
 
 def min_file_tokens(files: Sequence[Attached]) -> int:
-    """Return an estimate of the files' tokens for the model that is sent least of them."""
+    """Return the same for the model that is sent least of them."""
     return sum(
-        TOKENS_PER_IMAGE
-        if file.kind == "image"
-        else TOKENS_PER_PAGE * file.pages
-        if is_scan(file)
-        else file.tokens + TOKENS_PER_MENTION
+        LEAST_TOKENS_PER_IMAGE * max(1, file.pages) if file.kind == "image" or is_scan(file) else _text_tokens(file)
         for file in files
     )
 
 
 def build_prompt(
-    candidates: list[Candidate],
+    models: Sequence[LanguageModel],
     path: Iterable[Turn],
     question: str,
     files: Sequence[Attached] = (),
     *,
     max_output: int,
+    max_tokens: int | None = None,
     owner_id: int | None = None,
 ) -> Prompt:
-    """Return the prompt that fits every candidate's window beside an answer of `max_output` tokens.
+    """Return the prompt that fits every model's window beside an answer of `max_output` tokens, and `max_tokens`.
 
     With `owner_id` the files are loaded, for sending. Without, only their sizes are known, for reserving.
     """
-    room = min(question_room(candidate.model, max_output) for candidate in candidates)
-    models = [candidate.model for candidate in candidates]
+    room = min(question_room(model, max_output) for model in models)
+    if max_tokens is not None:
+        room = min(room, max_tokens)
     is_demo = all(model.tier == LanguageModel.Tier.DEMO for model in models)
     abilities = Abilities(
         sees_images=all(model.sees_images for model in models),
@@ -131,7 +135,14 @@ def build_prompt(
     )
     instructions = DEMO_INSTRUCTIONS if is_demo else INSTRUCTIONS
     return fit_prompt(
-        path, question, files, room=room, instructions=instructions, abilities=abilities, owner_id=owner_id
+        path,
+        question,
+        files,
+        room=room,
+        instructions=instructions,
+        abilities=abilities,
+        models=models,
+        owner_id=owner_id,
     )
 
 
@@ -143,25 +154,27 @@ def fit_prompt(
     room: int,
     instructions: str = INSTRUCTIONS,
     abilities: Abilities = Abilities(),
+    models: Sequence[LanguageModel] = (),
     owner_id: int | None = None,
 ) -> Prompt:
     """Return the prompt for `question` after `path`, which comes newest turn first and is read only as far as it fits.
 
-    `room` is in tokens, by the careful estimate. Raises ContextExceeded when the question alone does not fit.
+    `room` is in tokens, by the careful estimate; a file counts as it does for the one of `models` that makes most of
+    it. Raises ContextExceeded when the question alone does not fit.
     """
     left = room - estimate_tokens((instructions, question))
     chooser = _FormChooser(abilities)
     own_forms = chooser.choose(files) if files else []
-    if files and _tokens(own_forms) > left:
+    if files and _tokens(own_forms, models) > left:
         chooser = _FormChooser(abilities, prefers_text=True)
         own_forms = chooser.choose(files)
-    file_tokens = _tokens(own_forms)
+    file_tokens = _tokens(own_forms, models)
     left -= file_tokens
     if left < 0:
         raise ContextExceeded
-    past, trimmed_turns = _fit_path(path, chooser, left)
+    past, trimmed_turns = _fit_path(path, chooser, models, left)
     past_forms = [forms for _turn, forms in past if forms]
-    file_tokens += sum(map(_tokens, past_forms))
+    file_tokens += sum(_tokens(forms, models) for forms in past_forms)
     sent_files = [file for forms in (*past_forms, own_forms) for file, _form in forms]
     contents = FileContents(owner_id, sent_files) if sent_files and owner_id is not None else None
     clean = break_markers if abilities.obeys_markers else _unchanged
@@ -174,13 +187,17 @@ def fit_prompt(
     return Prompt(tuple(messages), trimmed_turns, file_tokens)
 
 
-def _fit_path(path: Iterable[Turn], chooser: "_FormChooser", left: int) -> tuple[list[tuple[Turn, Forms]], int]:
+def _fit_path(
+    path: Iterable[Turn], chooser: "_FormChooser", models: Sequence[LanguageModel], left: int
+) -> tuple[list[tuple[Turn, Forms]], int]:
     """Return the turns that fit into `left` tokens, oldest first, with their files; and how many do not fit."""
     fitting: list[tuple[Turn, Forms]] = []
     trimmed = 0
     for turn in path:
-        forms = chooser.choose(decode_attached(turn.attachments)) if turn.attachments and _is_retold(turn) else []
-        left -= estimate_tokens((turn.question, turn.answer)) + (_tokens(forms) if forms else 0)
+        forms: Forms = []
+        if _is_retold(turn):
+            forms = chooser.choose(decode_attached(turn.attachments)) if turn.attachments else forms
+            left -= estimate_tokens((turn.question, turn.answer)) + (_tokens(forms, models) if forms else 0)
         if left < 0:
             trimmed = _round_up(turn.depth + 1, at_most=fitting[0][0].depth if fitting else turn.depth + 1)
             break
@@ -249,21 +266,35 @@ def _unchanged(text: str) -> str:
     return text
 
 
-def _tokens(forms: Forms) -> int:
-    """Return what files add to a prompt, by the careful estimate."""
+def _tokens(forms: Forms, models: Sequence[LanguageModel]) -> int:
+    """Return what files add to a prompt, by the careful estimate, for the model that makes most of each."""
     tokens = 0
     for file, form in forms:
-        if form == "whole":
-            tokens += _pdf_tokens(file) if file.kind == "pdf" else TOKENS_PER_IMAGE
-        else:
+        if form != "whole":
             tokens += TOKENS_PER_MENTION + (file.tokens if form == "text" else 0)
+        elif file.kind == "pdf":  # its name goes along, and all of its text is read beside the pictures of its pages
+            tokens += TOKENS_PER_MENTION + file.tokens + max(1, file.pages) * _most(models, page_tokens)
+        else:
+            tokens += _most(models, partial(_image_tokens, file))
     return tokens
 
 
-def _pdf_tokens(file: Attached) -> int:
-    """Return the tokens of a PDF that is sent whole: its pages as pictures, and the text on them."""
-    pages = max(1, file.pages)
-    return max(TOKENS_PER_PAGE * pages, file.tokens + TOKENS_PER_IMAGE * pages)
+def _text_tokens(file: Attached) -> int:
+    return file.tokens + TOKENS_PER_MENTION
+
+
+def _image_tokens(file: Attached, provider: str, provider_model: str) -> int:
+    return image_tokens(provider, provider_model, file.width, file.height)
+
+
+def _most(models: Sequence[LanguageModel], tokens_of: Callable[[str, str], int]) -> int:
+    """Return the most tokens that any of the models makes of something, in those of the careful estimate: what a
+    provider counts is not to be multiplied with its factor once more. Without models it is a model that is unknown."""
+    if not models:
+        return tokens_of("", "")
+    return max(
+        ceil(tokens_of(model.provider, model.provider_model) / token_factor_of(model.provider)) for model in models
+    )
 
 
 def _round_up(depth: int, *, at_most: int) -> int:

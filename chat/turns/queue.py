@@ -5,10 +5,12 @@ A turn's entry stays in the stream `turns`, claimed by a runner, until the turn 
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -44,6 +46,8 @@ OPENING_EACH = 2
 OPENED_AT_ONCE = 1 if IS_SQLITE else 8
 """Turns that a process opens at once. With SQLite more would only keep the interpreter from the loop: one token in a
 hundred was 25 to 40 % later with two."""
+HALF_FORGOTTEN_SECONDS = 10.0
+"""After this time what somebody asked counts half: it tells how often they ask, and is forgotten soon."""
 RETRY_AFTER_SECONDS = (5, 20)  # a range, so that not everybody comes back at the same moment
 
 _ENQUEUE = LuaScript(Path(__file__).with_name("enqueue.lua"))
@@ -84,25 +88,59 @@ def enqueue(turn: Turn) -> None:
 
 
 class OpeningLimit:
-    """Lets OPENED_AT_ONCE questions of a loop be opened at the same time; the others wait, and tokens do not."""
+    """Lets OPENED_AT_ONCE questions of a loop be opened at the same time; the others wait, and tokens do not.
+
+    Of those who wait, whoever asked least of late is next: somebody who asks again and again, whatever comes of it, is
+    behind everybody who does not, however many of them there are.
+    """
 
     def __init__(self) -> None:
-        self._inside = 0
-        self._slots = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._free = OPENED_AT_ONCE
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # owners, in the order in which they came
         self._places: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()  # by owner, while one is used
+        self._asked: dict[int, tuple[float, float]] = {}  # by owner: how much it was, and when that was so
 
     @asynccontextmanager
     async def slot(self, owner_id: int) -> AsyncGenerator[None]:
         """Wait for a slot; raises QueueFull before anything is done, while MAX_OPENING questions wait."""
         async with self._places.setdefault(owner_id, asyncio.Semaphore(OPENING_EACH)):
-            if self._inside >= MAX_OPENING:
-                raise queue_full()
-            self._inside += 1
+            await self._enter(owner_id)
             try:
-                async with self._slots:
-                    yield
+                yield
             finally:
-                self._inside -= 1
+                self._leave()
+
+    async def _enter(self, owner_id: int) -> None:
+        if OPENED_AT_ONCE - self._free + len(self._waiting) >= MAX_OPENING:
+            raise queue_full()
+        if not self._free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((owner_id, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # it had just come
+                    self._leave()
+                else:
+                    self._waiting.remove((owner_id, turn))
+                raise
+        else:
+            self._free -= 1
+        self._asked[owner_id] = (self._asked_of_late(owner_id) + 1, monotonic())
+
+    def _leave(self) -> None:
+        if self._waiting:
+            following = min(self._waiting, key=lambda place: self._asked_of_late(place[0]))
+            self._waiting.remove(following)
+            following[1].set_result(None)
+            return
+        self._free += 1
+        if len(self._asked) > MAX_OPENING:
+            self._asked = {owner: asked for owner, asked in self._asked.items() if self._asked_of_late(owner) > 0.1}
+
+    def _asked_of_late(self, owner_id: int) -> float:
+        asked, at = self._asked.get(owner_id, (0.0, 0.0))
+        return asked * math.exp2((at - monotonic()) / HALF_FORGOTTEN_SECONDS)
 
 
 _opening_limits = PerLoop(OpeningLimit)

@@ -1,6 +1,9 @@
 """Turns whose runner is gone: closed with what their log says, or left to run again."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
 
 import msgspec
 from django.db import DatabaseError, OperationalError
@@ -11,9 +14,10 @@ from chat.llm.catalog import find_model
 from chat.llm.pricing import read_price
 from chat.turns.closing import close_turn
 from chat.turns.ending import announce_end
-from chat.turns.leases import drop_lease, take_lease
-from chat.turns.log import Replay, decode_begun, decode_outcome
-from chat.turns.outcomes import cached_outcome, priced_outcome
+from chat.turns.leases import drop_lease, find_stopped_holder, take_lease
+from chat.turns.log import Replay, decode_begun, decode_outcome, replay_log
+from chat.turns.outcomes import cached_outcome, priced_outcome, with_unanswered
+from chat.turns.sent_requests import SentRequest, find_stopped, read_sent
 from core.alerts import alert
 from core.threads import in_thread
 from history import access
@@ -29,16 +33,58 @@ MAX_GENERATIONS = 10
 who had it on board."""
 
 
-def outcome_from_log(turn: Turn, replay: Replay) -> Outcome | None:
-    """Return how a turn without a runner ends; None when nothing was shown, so that it can simply run again."""
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a runner that is gone left in Redis of a turn: its log, the requests it sent, and the one that was in flight
+    when the person stopped the turn."""
+
+    replay: Replay
+    sent: Sequence[SentRequest] = ()
+    stopped: SentRequest | None = None
+
+
+async def read_remains(redis: Redis, turn_id: UUID) -> Remains:
+    replay, sent = await replay_log(redis, turn_id), await read_sent(redis, turn_id)
+    stopped = find_stopped(sent, await find_stopped_holder(redis, turn_id)) if sent else None
+    return Remains(replay, sent, stopped)
+
+
+def outcome_from_log(turn: Turn, remains: Remains) -> Outcome | None:
+    """Return how a turn without a runner ends; None when nothing was shown, so that it can simply run again, unless
+    its person stopped it while a provider had the prompt."""
+    replay = remains.replay
     if outcome := decode_outcome(replay):
         return outcome
-    if not replay.was_shown and turn.gen < MAX_GENERATIONS:
-        return None
+    if replay.was_shown:
+        return _interrupted(turn, remains)
+    if remains.stopped is not None:
+        return _stopped(turn, remains, remains.stopped)
+    return None if turn.gen < MAX_GENERATIONS else lost_outcome(turn, remains)
+
+
+def lost_outcome(turn: Turn, remains: Remains, error: str = "runner_lost") -> Outcome:
+    """Return how a turn fails that showed nothing: nobody pays for it."""
+    lost = Outcome(Turn.Status.FAILED, model=turn.model, provider=turn.provider, error=error)
+    return with_unanswered(turn, lost, remains.sent)
+
+
+def _stopped(turn: Turn, remains: Remains, stopped: SentRequest) -> Outcome:
+    outcome = priced_outcome(
+        turn,
+        Outcome(Turn.Status.STOPPED),
+        model=find_model(stopped.model),
+        price=read_price(stopped.price),
+        stopped=stopped,
+    )
+    return with_unanswered(turn, outcome, _others(remains, stopped.id, outcome))
+
+
+def _interrupted(turn: Turn, remains: Remains) -> Outcome:
+    replay = remains.replay
     begun = decode_begun(replay)
     model = find_model(begun.model or turn.requested_model)
     lost = Outcome(
-        Turn.Status.INTERRUPTED if replay.was_shown else Turn.Status.FAILED,
+        Turn.Status.INTERRUPTED,
         replay.text,
         replay.reasoning,
         instead_of=begun.instead_of,
@@ -50,14 +96,21 @@ def outcome_from_log(turn: Turn, replay: Replay) -> Outcome | None:
     else:
         price = read_price(begun.price) if begun.price else None
         outcome = priced_outcome(turn, lost, model=model, price=price)
+    outcome = with_unanswered(turn, outcome, _others(remains, begun.request, outcome))
     return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)
 
 
-def give_up(turn: Turn) -> Outcome:
+def _others(remains: Remains, request_id: str, outcome: Outcome) -> list[SentRequest]:
+    """Return the requests that gave no answer: all but the one that the outcome's cost is for, if it has one."""
+    is_paid = outcome.cost_micros is not None and not outcome.is_from_cache
+    return [request for request in remains.sent if not (is_paid and request.id == request_id)]
+
+
+def give_up(turn: Turn, remains: Remains) -> Outcome:
     """Return how a turn ends that MAX_DEATHS runners died with before it showed anything, and alert the operators."""
     sentence = _("Two runners died with the same question, which was given up. Their logs may say why.")
     alert(f"runners:given_up:{turn.requested_model}", sentence, turn_id=turn.pk, model=turn.requested_model)
-    return Outcome(Turn.Status.FAILED, model=turn.model, provider=turn.provider, error="given_up")
+    return lost_outcome(turn, remains, "given_up")
 
 
 async def close_without_runner(
@@ -98,6 +151,7 @@ async def _close_somehow(turn: Turn, outcome: Outcome) -> bool:
         output_tokens=outcome.output_tokens,
         usage_source=outcome.usage_source,
         cost_micros=outcome.cost_micros,
+        unanswered=outcome.unanswered,
         error="internal_error",
     )
     return await in_thread(close_turn, turn, empty)

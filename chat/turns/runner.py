@@ -38,7 +38,8 @@ from chat.turns.leases import (
 )
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
 from chat.turns.queue import GROUP, QUEUE, turn_of
-from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log
+from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log, read_remains
+from chat.turns.sent_requests import SentRequests
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
 from core.alerts import alert
@@ -309,12 +310,13 @@ class Runner:
         Return whether it is over.
         """
         logger.warning("Turn without a runner found", extra={"turn_id": turn.pk, "gen": turn.gen})
-        outcome = await in_thread(outcome_from_log, turn, await replay_log(self._redis, turn.pk))
+        remains = await read_remains(self._redis, turn.pk)
+        outcome = await in_thread(outcome_from_log, turn, remains)
         if outcome is None and not may_run:
-            outcome = give_up(turn)
+            outcome = give_up(turn, remains)
         if outcome is not None:
             return await close_without_runner(self._redis, turn, outcome, closer=self.name, queue_entry=entry)
-        if claimed := await in_thread(claim_turn, turn):
+        if claimed := await in_thread(claim_turn, turn, remains.sent):
             return await self._run(claimed, entry)
         if turn.is_open:
             return False
@@ -325,6 +327,7 @@ class Runner:
         """Answer the turn; return whether it is over: it may be another runner's, or be left for one."""
         turn = claimed.turn
         live = LiveText(turn, self.name)
+        sent = SentRequests(self._redis, turn, self.name, claimed.sent_before)
         self._claimed[turn.pk] = claimed  # first: a stop that comes before the lease's answer must find it
         breakers().start_refresh()
         try:
@@ -334,7 +337,7 @@ class Runner:
             if taken == Taken.STOP:
                 claimed.stop("request")
             self._writer.open(live)
-            if not await answer_turn(claimed, live, self._writer):
+            if not await answer_turn(claimed, live, self._writer, sent):
                 if live.is_lost and live.renewed_at < self._blocked_until:
                     await presence.note_lost(self._redis, turn.pk, live.holder)
                 return False
@@ -383,7 +386,7 @@ class Runner:
         if turn_ids:
             flags = await self._redis.mget(map(stop_key, turn_ids))
             for turn_id, flag in zip(turn_ids, flags, strict=True):
-                if flag:
+                if flag is not None:
                     self._stop(turn_id)
 
     def _stop(self, turn_id: UUID) -> None:

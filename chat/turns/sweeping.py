@@ -14,26 +14,27 @@ from django.conf import settings
 from redis.asyncio import Redis
 
 from billing import metering
+from billing.spending import end_forgotten_work
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
 from chat.turns.erasure import erase_if_stray, finish_erasures
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.leases import find_holders, find_holders_sync
-from chat.turns.log import replay_log
 from chat.turns.queue import enqueue, queued_key
-from chat.turns.rescue import close_without_runner, outcome_from_log
+from chat.turns.rescue import close_without_runner, lost_outcome, outcome_from_log, read_remains
 from core.redis_clients import async_redis, sync_redis
 from core.sweeps import MAX_CLOCK_DIFFERENCE, guard
 from core.threads import in_thread
 from history import progress
 from history.models import Turn
-from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
 QUEUED_GRACE = dt.timedelta(seconds=5) + MAX_CLOCK_DIFFERENCE
 """A queued turn younger than this may still be on its way into the queue."""
+FORGOTTEN_AFTER = dt.timedelta(seconds=60)
+"""The site's own requests to a provider, such as those for titles, are over by then."""
 ORPHAN_SECONDS = 12
 """How long a streaming turn may be without a lease: runners, which look every 5 seconds, come first."""
 ORPHAN_MARK_MS = 86_400_000
@@ -56,6 +57,8 @@ async def repair_turns() -> None:
         await in_thread(settle_unsettled)
     with guard("deletions"):
         await in_thread(finish_erasures)
+    with guard("titles"):
+        await in_thread(end_forgotten_work, older_than=FORGOTTEN_AFTER)
     with guard("limits"):
         await in_thread(spending.alert_near_limits)
 
@@ -127,9 +130,10 @@ async def _sweep_orphan(redis: Redis, turn: Turn) -> None:
     orphaned_seconds = await _mark_orphan(redis, turn.pk)
     if orphaned_seconds < ORPHAN_SECONDS:
         return
-    outcome = await in_thread(outcome_from_log, turn, await replay_log(redis, turn.pk))
+    remains = await read_remains(redis, turn.pk)
+    outcome = await in_thread(outcome_from_log, turn, remains)
     if outcome is None and orphaned_seconds > settings.QUEUE_SECONDS:
-        outcome = Outcome(Turn.Status.FAILED, error="runner_lost")
+        outcome = lost_outcome(turn, remains)
     if outcome is None:
         if not await redis.exists(queued_key(turn.pk)):
             await _enqueue_again(turn)

@@ -16,11 +16,15 @@ from django.db import DatabaseError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from billing.errors import SpendLimitReached
+from billing.spending import OwnWork, begin_own_work, end_own_work
 from chat.llm import spending, title_generation
 from chat.llm.breaker import breaker_id, breakers
 from chat.llm.catalog import Candidate
 from chat.llm.health.overview import unavailable_models
+from chat.llm.providers.base import ModelRequest
 from chat.llm.providers.errors import ProviderError
+from chat.llm.title_generation import Title
 from chat.turns import notices
 from core.threads import cancel_and_wait, in_thread
 from history import access
@@ -58,7 +62,7 @@ class Titler:
         try:
             async with self._slots:
                 await self._make_title(turn, end_user)
-        except (ProviderError, TimeoutError, RedisError, DatabaseError, OSError) as error:
+        except (ProviderError, SpendLimitReached, TimeoutError, RedisError, DatabaseError, OSError) as error:
             fields = {"conversation_id": turn.conversation_id, "error": type(error).__name__}
             logger.warning("Title not made", extra=fields)
         except (Exception, SystemExit, KeyboardInterrupt):  # asyncio lets the latter end the process
@@ -70,15 +74,14 @@ class Titler:
         if conversation is None or candidate is None or not await self._claim(turn.conversation_id):
             return
         started_at = time.monotonic()
-        async with asyncio.timeout(TITLE_SECONDS):
-            title = await title_generation.make_title(candidate, turn.question, turn.answer, end_user=end_user)
+        title = await _make_within_limit(candidate, turn, end_user)
         fields = {
             "conversation_id": turn.conversation_id,
             "model": candidate.model.key,
             "provider": candidate.provider.slug,
             "input_tokens": title.usage.input,
             "output_tokens": title.usage.output,
-            "cost_micros": title.cost_micros,
+            "spent_micros": title.spent_micros,
             "seconds": round(time.monotonic() - started_at, 2),
         }
         logger.info("Title made" if title.text else "Title empty", extra=fields)
@@ -86,11 +89,41 @@ class Titler:
             return
         is_replaced = await in_thread(access.title_conversation, conversation, title.text)
         if is_replaced:
-            await notices.send_notice(conversation.owner_id, "conversation", conversation_id=str(conversation.pk))
+            await in_thread(notices.send_notice, conversation.owner_id, conversation.pk)
 
     async def _claim(self, conversation_id: UUID) -> bool:
         """Return whether nobody has tried yet: a conversation gets one call, whoever closes its first answer."""
         return bool(await self._redis.set(f"title:{conversation_id}", b"1", nx=True, ex=CLAIMED_SECONDS))
+
+
+async def _make_within_limit(candidate: Candidate, turn: Turn, end_user: str) -> Title:
+    """Return the title, and count what it takes in the provider's day, however it ends. Raises ProviderError,
+    TimeoutError, and SpendLimitReached before anything is sent."""
+    sent = asyncio.Event()
+    request = title_generation.title_request(candidate, turn.question, turn.answer, end_user=end_user)
+    request = replace(request, note_sent=sent.set)
+    held = await in_thread(_hold, candidate, request)
+    spent_micros = 0
+    try:
+        async with asyncio.timeout(TITLE_SECONDS):
+            title = await title_generation.make_title(candidate, request)
+        spent_micros = title.spent_micros
+    except BaseException as error:
+        if sent.is_set() and (not isinstance(error, ProviderError) or error.may_be_billed):
+            spent_micros = title_generation.spent_without_title(candidate, request)
+        raise
+    finally:
+        if held is not None:
+            await in_thread(end_own_work, held, spent_micros=spent_micros)
+    return title
+
+
+def _hold(candidate: Candidate, request: ModelRequest) -> OwnWork | None:
+    """Hold the most the title can cost; None where it costs nothing."""
+    hold = spending.own_hold_for(
+        candidate, input_tokens=title_generation.max_input_tokens(request), output_tokens=request.max_output
+    )
+    return begin_own_work(hold, f"title: {candidate.model.key}") if hold else None
 
 
 async def _with_usable_key(candidate: Candidate) -> Candidate | None:

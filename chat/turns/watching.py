@@ -258,6 +258,8 @@ class Watcher:
 
 
 Listener = Callable[[Entry], None]
+NEWS = frozenset((EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED))
+"""What listeners are called for, beside notices."""
 
 
 class Hub:
@@ -285,8 +287,8 @@ class Hub:
         return watcher
 
     async def listen(self, owner_id: int, listener: Listener) -> None:
-        """Call `listener` from now on for every turn of this person that is opened or ends, and when something that let
-        them in is over.
+        """Call `listener` from now on for every turn of this person that is opened or ends, for conversations of theirs
+        that change, and when something that let them in is over.
 
         It is not called for what happens while the subscription is down.
         """
@@ -299,6 +301,11 @@ class Hub:
         listeners.discard(listener)
         if not listeners:
             self._listeners.pop(owner_id, None)
+
+    def tell(self, entry: Entry) -> None:
+        """Call the listeners of the person the entry is about."""
+        for listener in tuple(self._listeners.get(int(entry.text), ())):
+            listener(entry)
 
     async def _ensure_subscription(self) -> None:
         if self._task is None or self._task.done():
@@ -357,9 +364,8 @@ class Hub:
                     if not watcher.has_gap:  # else it gets nothing: it has to look at the saved turn at times
                         watcher.last_heard_at = now
                     watcher.receive(entry)
-                if entry.kind in (EntryKind.OPENED, EntryKind.END, EntryKind.REVOKED) and entry.text:
-                    for listener in tuple(self._listeners.get(int(entry.text), ())):
-                        listener(entry)
+                if entry.kind in NEWS and entry.text:
+                    self.tell(entry)
             except Exception:  # of one turn: the readers of the others get theirs
                 logger.exception("Entry not delivered")
 

@@ -103,6 +103,7 @@ def valkey_address(port: int, password: str) -> str:
 
 def valkey(port: int, password: str, data_dir: Path) -> Process:
     data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o700)  # the keys of sessions are in its log, which every user of the machine could read
     configuration = data_dir / "valkey.conf"
     write_private(configuration, f"requirepass {password}\n")  # every user of the machine can read a command line
     options = ["--port", str(port), "--bind", "127.0.0.1"]

@@ -202,21 +202,22 @@ class SimulatedStripe(SimulatedGateway):
             return
         for name in names & shown.keys():
             if isinstance(shown[name], str):
-                shown[name] = copy.deepcopy(self._object(EXPANDABLE[name], shown[name]))
+                shown[name] = copy.deepcopy(self.lives.get(EXPANDABLE[name], shown[name]))
             rest = [path[1:] for path in paths if path[0] == name and len(path) > 1]
             if shown[name] is not None:
                 self._expand(shown[name], rest)
 
     def _object(self, kind: str, object_id: str) -> Shape:
+        """Return an object that can be worked with; a deleted one is refused like one that never was."""
         found: Shape | None = self.state["objects"].get(kind, {}).get(object_id)
-        if found is None:
+        if found is None or found.get("deleted"):
             raise refused(f"No such {kind}: '{object_id}'", code="resource_missing", status=404)
         return found
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 
     def _retrieve(self, _asked: Shape, path: str, object_id: str) -> Shape:
-        found = self._object(KINDS[path], object_id)
+        found = self.state["objects"].get(KINDS[path], {}).get(object_id) or self._object(KINDS[path], object_id)
         return {name: value for name, value in found.items() if name != "secret"}
 
     def _list(self, asked: Shape, path: str) -> Shape:
@@ -227,7 +228,7 @@ class SimulatedStripe(SimulatedGateway):
         if kind == "subscription" and "status" not in asked:
             rows = [found for found in self.lives.all_of(kind) if found["status"] not in ENDED]
         else:
-            rows = list(self.lives.all_of(kind))
+            rows = [found for found in self.lives.all_of(kind) if "deleted" not in found]
         rows = [found for found in rows if matches(found, asked)]
         ids = [found["id"] for found in rows]
         if before is not None:
@@ -288,8 +289,7 @@ class SimulatedStripe(SimulatedGateway):
             for subscription in self.lives.all_of("subscription", customer=object_id):
                 if subscription["status"] not in ENDED:
                     self.lives.cancel(subscription)
-        del self.state["objects"][found["object"]][object_id]
-        return {"id": object_id, "object": found["object"], "deleted": True}
+        return self.lives.keep({"id": object_id, "object": found["object"], "deleted": True})
 
     # --- Checkout and portal -----------------------------------------------------------------------------------------
 

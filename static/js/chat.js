@@ -111,7 +111,7 @@ async function askByForm({ command, text }, button) {
     }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
-    const code = page.querySelector("[data-way-on]:not([hidden])")?.dataset.wayOn;
+    const code = page.querySelector("[data-refusal-way]:not([hidden])")?.dataset.refusalWay;
     if (sentence) rejected({ turn_id: command.turn_id, code, detail: sentence });
     else tell(say("unsent")); // a proxy's page, which says nothing to people
   } catch {

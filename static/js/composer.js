@@ -3,12 +3,11 @@
 import { forgetDrafts, readDraft, writeDraft } from "drafts";
 
 const SAVE_DELAY = 300; // ms
-const WAYS_ON = ["allowance_used_up", "not_in_plan"]; // refusals that a larger plan or a pack answers
 
 const form = document.querySelector("[data-composer]");
 const field = form.querySelector("[data-text]");
 const refusal = form.querySelector("[data-refusal]");
-const wayOn = form.querySelector("[data-way-on]");
+const ways = form.querySelectorAll("[data-refusal-way]");
 const sendButton = form.querySelector("[data-send]");
 const stopButton = form.querySelector("[data-stop]");
 const picker = form.querySelector("[data-model]");
@@ -127,12 +126,12 @@ export function sent(text) {
   forgetTimer();
 }
 
-/** The question was refused: it stays where it is, under the reason. Where a larger plan is a way on, that is there. */
-export function refuse(sentence, code) {
+/** The question was refused: it stays where it is, under the reason, and under the way on where a code has one. */
+export function refuse(sentence, code = "") {
   settled();
   refusal.hidden = !sentence;
   refusal.textContent = sentence;
-  wayOn.hidden = !WAYS_ON.includes(code);
+  for (const way of ways) way.hidden = !code || way.dataset.refusalWay !== code;
 }
 
 function settled() {

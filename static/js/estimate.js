@@ -12,16 +12,18 @@ const { models, instructions, bytes_per_token } = JSON.parse(document.getElement
 const form = document.querySelector("[data-composer]");
 const field = form.querySelector("[data-text]");
 const shown = form.querySelector("[data-estimate]");
+const files = form.querySelector("[data-attached]");
 const turns = document.querySelector("[data-turns]");
 
 let timer = 0;
 
-/** Return the credits the question in the field may cost; 0 where that is nothing, or nobody knows who answers. */
+/** Return the credits the question in the field may cost; 0 where that is nothing, or nobody knows: who answers, or how
+ * many tokens a file is. */
 function estimate() {
   const key = new FormData(form).get("model");
   const model = models[key];
   const text = field.value.trim();
-  if (!model || !text) return 0;
+  if (!model || !text || files.childElementCount) return 0;
   const before = [...turns.querySelectorAll("[data-context]")].slice(-ANSWERS);
   const last = before.at(-1)?.dataset;
   const bytes = new TextEncoder().encode(text).length;
@@ -52,6 +54,7 @@ function soon() {
 
 field.addEventListener("input", soon);
 form.addEventListener("change", soon);
+new MutationObserver(soon).observe(files, { childList: true });
 new MutationObserver(soon).observe(turns, { childList: true }); // an answer that ended is part of the next prompt
 form.querySelector("[data-send]").setAttribute("aria-describedby", shown.id);
 update();

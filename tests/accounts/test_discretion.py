@@ -121,6 +121,32 @@ def test_a_change_of_address_does_not_tell_a_taken_address_from_a_free_one(ana, 
     assert not any("/confirm-email/" in message.body for message in to_bo)
 
 
+@pytest.mark.parametrize("action", ["action_primary", "action_remove"])
+def test_no_address_takes_the_present_ones_place_unconfirmed_nor_tells_whether_it_is_taken(ana, bo, action):
+    answers = []
+    for email in (bo.email, "free@example.com"):
+        change_email(ana, email)
+        browser = Client(raise_request_exception=False)
+        browser.force_login(ana)
+        browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+        chosen = ana.email if action == "action_remove" else email
+        answer = browser.post("/accounts/email/", {"email": chosen.upper(), action: ""})
+        answers.append((answer.status_code, answer.get("Location")))
+        ana.refresh_from_db()
+        assert ana.email == "ana@example.com"
+    assert answers == [(302, "/accounts/email/")] * 2
+    assert EmailAddress.objects.filter(user=ana, email=ana.email).exists()
+
+
+def test_a_pending_address_can_be_given_up(ana):
+    change_email(ana, "free@example.com")
+    browser = Client()
+    browser.force_login(ana)
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    browser.post("/accounts/email/", {"email": "free@example.com", "action_remove": ""})
+    assert [address.email for address in EmailAddress.objects.filter(user=ana)] == [ana.email]
+
+
 def test_an_address_that_was_taken_after_its_link_was_sent_is_not_confirmed(ana):
     change_email(ana, "late@example.com")
     User.objects.create_user("late@example.com", PASSWORD)

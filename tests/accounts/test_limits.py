@@ -115,6 +115,69 @@ def test_nobody_counts_as_many_by_the_addresses_of_one_network(one, other, is_on
     assert (limits.network_of(one) == limits.network_of(other)) is is_one
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        "ANA@example.com",
+        "ana+1@example.com",
+        "ana++@EXAMPLE.com",
+        "ana@ｅxample.com",
+        "ana@exa\u00admple.com",
+    ],
+)
+def test_a_mailbox_gets_no_more_mails_by_other_spellings_of_its_address(ana, other):
+    for email in (ana.email, other, ana.email):
+        assert ask_for_reset(email).status_code == 302
+    assert ask_for_reset(other).status_code == 429
+
+
+@pytest.mark.parametrize("email", ["a@b@example.com", "", "+", "@", "a@" + "ñ" * 99 + ".com", "a@..ñ"])
+def test_what_is_no_address_is_counted_too(email):
+    assert [wait_of(Act.RESET, account=email) for _ in range(4)] == [0, 0, 0, 60]
+
+
+def test_nobody_is_known_where_somebody_with_a_similar_address_logs_in(ana):
+    limits.remember_network(peer=ELSEWHERE, account="ana+1@example.com")
+    for _ in range(5):
+        wait_of(Act.LOG_IN, peer=HERE, account=ana.email)
+    assert wait_of(Act.LOG_IN, peer=ELSEWHERE, account=ana.email)
+
+
+def test_a_clock_that_ran_ahead_and_was_set_back_locks_nobody_out():
+    limits.count(Act.LOG_IN, peer=HERE, account="ana@example.com")
+    for key in sync_redis().scan_iter(match="limit:*:network:*"):
+        sync_redis().set(key, int((time.time() + 86_400) * 1_000_000))
+    for key in sync_redis().scan_iter(match="limit:*:account:*"):
+        sync_redis().hset(key, "until", int((time.time() + 86_400) * 1_000_000))
+    assert wait_of(Act.LOG_IN, account="ana@example.com") <= 60
+    assert wait_of(Act.LOG_IN, peer=HERE) <= 2
+
+
+def test_a_count_that_is_no_number_closes_no_door(ana):
+    limits.count(Act.LOG_IN, peer=HERE, account=ana.email)
+    for key in sync_redis().scan_iter(match="limit:*:network:*"):
+        sync_redis().set(key, "planted")
+    for key in sync_redis().scan_iter(match="limit:*:account:*"):
+        sync_redis().hset(key, mapping={"until": "planted", "count": "planted"})
+    assert log_in_by_api(ana.email, peer=HERE).status_code == 200
+
+
+@pytest.mark.parametrize("door", [sign_up_by_api, sign_up_by_page])
+@pytest.mark.parametrize(
+    ("peers", "elsewhere"),
+    [
+        (("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:DB8:1:2::3"), "2001:db8:1:3::1"),
+        (("192.0.2.7", "::ffff:192.0.2.7", "::FFFF:c000:207"), "::ffff:192.0.2.8"),
+    ],
+)
+def test_nobody_signs_up_more_often_by_changing_addresses_within_a_network(catalog, settings, door, peers, elsewhere):
+    settings.SIGN_UPS_PER_HOUR = 2
+    statuses = [door(f"{number}@example.com", peer=peer).status_code for number, peer in enumerate(peers)]
+    assert [status in (201, 302) for status in statuses] == [True, True, False]
+    assert statuses[-1] == 429
+    assert door("other@example.com", peer=elsewhere).status_code in (201, 302)
+
+
 def test_what_is_refused_is_not_counted():
     assert [wait_of(Act.LOG_IN, account="ana@example.com") for _ in range(9)] == [0] * 5 + [1] * 4
     assert [wait_of(Act.SIGN_UP, account="ana@example.com") for _ in range(9)] == [0] * 3 + [60] * 6
@@ -298,6 +361,15 @@ def test_passwords_are_not_guessed_where_a_member_is_asked_for_theirs(ana):
         assert (answer.status_code, answer["Retry-After"]) == (429, "1")
     ana.refresh_from_db()
     assert ana.check_password(PASSWORD)
+
+
+def test_an_operators_password_is_not_guessed_in_the_admin_either(olga):
+    browser = Client()
+    browser.force_login(olga)
+    answer = browser.post("/admin/password_change/", {"old_password": WRONG, "new_password1": WRONG})
+    assert answer["Location"] == "/accounts/password/change/"
+    answer = browser.post("/admin/login/", {"username": olga.email, "password": PASSWORD})
+    assert answer["Location"] == "/admin/"
 
 
 def test_no_sign_ups_at_all_where_none_are_wanted(catalog, settings):

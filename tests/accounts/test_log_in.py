@@ -4,11 +4,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
-from rest_framework_simplejwt.tokens import AccessToken
+from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
 from accounts.api.serializers import MeSerializer
 from accounts.forms import ProfileForm
 from accounts.models import TokenFamily, User
+from accounts.tasks import remove_expired_tokens
 from accounts.tokens import TokenAuthentication
 from core.redis_clients import sync_redis
 from tests.billing.together import together
@@ -289,9 +290,11 @@ def test_a_profile_saved_beside_a_new_password_does_not_undo_it(tokens, ana, set
 
 
 def test_log_ins_that_nobody_can_use_any_more_are_forgotten(tokens, ana):
-    TokenFamily.objects.update(expires_at=timezone.now())
     log_in()
+    TokenFamily.objects.filter(refresh_jti=RefreshToken(tokens["refresh"])["jti"]).update(expires_at=timezone.now())
+    remove_expired_tokens()
     assert TokenFamily.objects.count() == 1
+    assert me(tokens["access"]).status_code == 401
 
 
 def test_a_refresh_token_sent_four_times_at_once_works_once(tokens):

@@ -32,6 +32,15 @@ def sign_up(browser: Client, **changes: str):
     return browser.post("/accounts/signup/", {**SIGN_UP, **changes})
 
 
+@pytest.mark.parametrize("path", ["/accounts/login/", "/accounts/logout/", "/accounts/signup/"])
+@pytest.mark.parametrize("address", ["https://[", "//evil.example/", "https://[::1"])
+def test_a_form_leads_nowhere_that_is_no_address_of_ours(browser, ana, path, address):
+    fields = {"login": ana.email, "password": PASSWORD, **SIGN_UP, "next": address}
+    answer = browser.post(path, fields)
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    assert browser.get(path, {"next": address}).status_code in (200, 302)
+
+
 def test_who_signs_up_is_logged_in_and_what_was_accepted_is_recorded(browser):
     browser.cookies["theme"] = "dark"
     answer = browser.post("/accounts/signup/", SIGN_UP, headers={"Accept-Language": "pt-BR"})
@@ -164,6 +173,13 @@ def change_for_them(_browser: Client, user: User) -> None:
     user.save()
 
 
+def test_somebody_without_an_address_is_asked_for_their_password_without_an_error(browser, ana):
+    User.objects.filter(pk=ana.pk).update(email="")
+    browser.force_login(ana)
+    answer = browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    assert answer.status_code == 302
+
+
 @pytest.mark.parametrize("way", [reset_password, change_password, change_for_them])
 def test_a_pending_address_does_not_outlive_the_password(browser, ana, way):
     thief = Client()
@@ -248,6 +264,18 @@ def test_mail_speaks_the_language_of_the_page_it_was_asked_on(browser, ana, lang
     assert mail.outbox[0].from_email.startswith("Tertulia <")
 
 
+def test_links_in_mails_lead_to_the_site_wherever_they_were_asked_for(browser, ana, settings):
+    """A stranger asks, with a Host of their own choice; the owner opens the link."""
+    settings.SITE_URL = "https://chat.example.com"
+    settings.REQUIRE_VERIFIED_EMAIL = True
+    asked_at = {"host": "localhost:31337"}
+    for email in (ana.email, "nobody@example.com"):
+        browser.post("/accounts/password/reset/", {"email": email}, headers=asked_at)
+        browser.post("/accounts/signup/", {**SIGN_UP, "email": email}, headers=asked_at)
+    links = [re.findall(r"https?://[^/\s]+/", message.body) for message in mail.outbox]
+    assert links == [["https://chat.example.com/"]] * 4
+
+
 def test_with_a_mail_server_a_worker_sends(browser, ana, settings, monkeypatch):
     sent = []
     monkeypatch.setattr(core_mail.send_mail, "delay", lambda **fields: sent.append(fields))
@@ -296,6 +324,21 @@ def test_a_members_choice_is_kept_with_them(browser, ana):
 @pytest.mark.parametrize("where", ["https://example.com/", "//example.com/", "javascript:alert(1)"])
 def test_the_switches_lead_nowhere_else(browser, where):
     assert browser.post("/theme/", {"theme": "dark", "next": where})["Location"] == "/"
+
+
+@pytest.mark.parametrize(
+    "where", ["https://evil.example.com/", "//evil.example.com", "http://[", "//[::1", "http://a]b/"]
+)
+@pytest.mark.parametrize("page", ["login", "logout", "signup", "password/reset"])
+def test_no_door_leads_elsewhere_or_breaks_by_where_it_is_told_to_lead(browser, page, where):
+    answer = browser.get(f"/accounts/{page}/", {"next": where})
+    assert answer.status_code == 200 or answer["Location"] == "/"
+
+
+def test_a_log_in_leads_nowhere_else(browser, ana):
+    for where in ("https://evil.example.com/", "http://["):
+        answer = Client().post("/accounts/login/", {"login": ana.email, "password": PASSWORD, "next": where})
+        assert (answer.status_code, answer["Location"]) == (302, "/")
 
 
 @pytest.mark.parametrize("choice", [{"theme": "<script>"}, {}])

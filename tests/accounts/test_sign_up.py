@@ -7,6 +7,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from config import settings as production
+from tests.accounts.doors import ask_for_reset, sign_up_by_api, sign_up_by_page
 from tests.billing.together import together
 
 ADDRESS = "/api/v1/auth/register"
@@ -161,6 +162,23 @@ def test_behind_a_proxy_the_address_is_the_one_the_proxy_saw(catalog, settings):
     pretending = APIClient(HTTP_X_FORWARDED_FOR="192.0.2.99, 192.0.2.7")
     assert sign_up("otra@example.com", client=pretending).status_code == 429
     assert sign_up("otra@example.com", client=APIClient(HTTP_X_FORWARDED_FOR="192.0.2.8")).status_code == 201
+
+
+@pytest.mark.stores
+@pytest.mark.parametrize("door", [sign_up_by_api, sign_up_by_page])
+def test_an_address_that_grows_too_long_in_lower_case_is_refused(catalog, door):
+    address = f"aaa@{'b' * 60}.{'c' * 60}.{'d' * 60}.{'e' * 60}.İf.com"
+    assert len(address) == 254 < len(address.lower())
+    assert door(address).status_code in (200, 400)
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("host", ["ñ" * 60, "。ñ", "xn--ñ", "\u05d0a"])
+def test_an_address_that_no_mail_can_be_sent_to_is_refused_at_every_door(catalog, settings, host):
+    settings.REQUIRE_VERIFIED_EMAIL = True
+    doors = [sign_up_by_api, sign_up_by_page, ask_for_reset]
+    assert [door(f"eva@{host}.com").status_code for door in doors] == [400, 200, 200]
+    assert not User.objects.exists()
 
 
 @pytest.mark.stores

@@ -70,8 +70,9 @@ class Shop:
         return self.fetch(bought)
 
     def objects(self, kind: str) -> list[dict[str, Any]]:
-        """Return the objects of a type in the simulated state, the oldest first."""
-        return list(simulated.state["objects"].get(kind, {}).values())
+        """Return the objects of a type in the simulated state, the oldest first, without deleted ones."""
+        found = simulated.state["objects"].get(kind, {}).values()
+        return [one for one in found if not one.get("deleted")]
 
 
 simulated = SimulatedStripe(notice_secret=SECRET)

@@ -40,6 +40,7 @@ def test_every_model_of_djstripe_has_its_table() -> None:
     assert {model._meta.db_table for model in apps.get_app_config("djstripe").get_models()} <= tables
 
 
+@pytest.mark.timeout(1_200)
 @pytest.mark.skipif("CHECK_DJSTRIPE" not in os.environ, reason="dj-stripe's own migrations take a minute")
 @pytest.mark.django_db(transaction=True)
 def test_our_migration_makes_the_schema_that_djstripes_own_make() -> None:

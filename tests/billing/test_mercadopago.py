@@ -1,7 +1,10 @@
 """Mercado Pago's gateway against a simulated one: what somebody buys there, and what becomes of it."""
 
+import contextlib
 import dataclasses
 import datetime as dt
+import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -82,6 +85,8 @@ def test_the_charge_that_tries_a_card_pays_for_nothing(mp: Simulation):
     assert trial["operation_type"] == "card_validation"
     assert trial["external_reference"] == mp.server.state["preapprovals"][checkout.reference.id]["external_reference"]
     assert mp.gateway().fetch(Reference("mercadopago", "payment", str(trial["id"]))) is None
+    with mp.server.lock:  # were it as much as what is bought, and not given back
+        mp.server.state["payments"][str(trial["id"])] |= {"transaction_amount": 15_000.0, "status": "approved"}
     assert mp.subscription(checkout.reference.id).payments == ()
 
 
@@ -184,7 +189,7 @@ def test_the_payer_is_asked_for_by_their_address_at_mercado_pago(mp: Simulation)
 def test_the_same_order_again_is_the_same_checkout(mp: Simulation):
     first, second = (mp.gateway().start_checkout(ORDER) for _ in range(2))
     assert first == second
-    assert len(mp.server.state["preapprovals"]) == 1
+    assert [found["status"] for found in mp.server.state["preapprovals"].values()] == ["pending"]
 
 
 def test_an_order_whose_answer_was_lost_makes_one_subscription(mp: Simulation):
@@ -480,6 +485,7 @@ def test_a_search_is_read_page_after_page(mp: Simulation, monkeypatch: pytest.Mo
         ("transaction_amount", None),
         ("transaction_amount", "15000"),
         ("currency_id", "CLP"),
+        ("currency_id", "USD"),
         ("collector_id", 99),
         ("collector_id", None),
         ("external_reference", "ttl_s1_13_0_1500000_0123456789ab_premium-month"),
@@ -598,6 +604,29 @@ def test_all_of_a_call_has_one_deadline(mp: Simulation, monkeypatch: pytest.Monk
         mp.subscription(reference)
     assert time.monotonic() - begun < 5
     time.sleep(0.5)  # the server still sleeps for whom nobody waits
+
+
+def test_an_answer_that_comes_byte_after_byte_is_not_waited_for(mp: Simulation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "SECONDS", 0.4)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=[server])
+        dripping.start()
+        begun = time.monotonic()
+        with pytest.raises(GatewayUnavailable, match="no answer in time"):
+            mp.gateway(base_url=f"http://127.0.0.1:{server.getsockname()[1]}").find_mistakes()
+        assert time.monotonic() - begun < 5
+        dripping.join()
+
+
+def drip(server: socket.socket) -> None:
+    """Answer one request, with a byte every 50 ms for ten seconds, or until nobody listens."""
+    connection, _address = server.accept()
+    with connection, contextlib.suppress(OSError):
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n")
+        for _ in range(200):
+            time.sleep(0.05)
+            connection.sendall(b" ")
 
 
 def test_json_that_says_something_else_is_unavailable(mp: Simulation):

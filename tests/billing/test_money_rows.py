@@ -170,8 +170,8 @@ def test_the_migration_counts_holds_and_leaves_grants_their_month(ana: Any, carl
         UsagePeriod.objects.filter(pk=use_of.pk).update(kind="month", plan=None, full_end=None, granted_until=None)
     BillingAccount.objects.update(holds=0)
     executor = MigrationExecutor(connection)
-    state = executor.loader.project_state([("billing", "0006_holds_and_running_periods")])
-    migration = executor.loader.get_migration("billing", "0006_holds_and_running_periods")
+    state = executor.loader.project_state([("billing", "0007_holds_and_running_periods")])
+    migration = executor.loader.get_migration("billing", "0007_holds_and_running_periods")
     for operation in migration.operations:
         operation.code(state.apps, None)  # type: ignore[attr-defined]
     assert not metering.list_unbalanced_accounts().exists()

@@ -4,6 +4,7 @@ import datetime as dt
 from uuid import UUID, uuid4
 
 import pytest
+from django.db.models import F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +12,8 @@ from accounts.models import User
 from billing import metering, spending
 from billing.errors import AllowanceUsedUp, SpendLimitReached
 from billing.metering import Usage
-from billing.models import BillingAccount, Reservation, Spending, UsagePeriod, UsageRecord
-from billing.spending import SpendingToday, SupplierHold, spending_today
+from billing.models import BillingAccount, Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
+from billing.spending import OwnWork, SpendingToday, SupplierHold, UnpaidRequest, spending_today
 from tests.billing.together import together
 
 pytestmark = pytest.mark.stores
@@ -29,7 +30,7 @@ def balanced(carla: User):
 
 def reserve(user: User, most: int = 100, *, key: UUID | None = None, limit: int = LIMIT, amount: int = 0) -> UUID:
     key = key or uuid4()
-    metering.reserve(user.pk, key, amount_micros=amount or most, supplier_hold=SupplierHold("openai", most, limit))
+    metering.reserve(user.pk, key, amount_micros=amount or most, supplier_holds=[SupplierHold("openai", most, limit)])
     return key
 
 
@@ -164,7 +165,7 @@ def test_what_dies_half_way_counts_nothing_and_then_once(carla: User, monkeypatc
         def die(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(spending, "end_hold", die)
+        patch.setattr(spending, "end_holds", die)
         for end in (lambda: settle(key, 30), lambda: metering.release(key)):
             with pytest.raises(KeyboardInterrupt):
                 end()
@@ -195,12 +196,108 @@ def test_two_suppliers_crosswise_do_not_wait_for_each_other_for_ever(carla: User
     keys = [uuid4() for _ in range(40)]
     for number, key in enumerate(keys):
         supplier = "openai" if number % 2 else "anthropic"
-        metering.reserve(carla.pk, key, amount_micros=1, supplier_hold=SupplierHold(supplier, 10, 10**6))
+        metering.reserve(carla.pk, key, amount_micros=1, supplier_holds=[SupplierHold(supplier, 10, 10**6)])
     calls = [
         lambda k=key, s="anthropic" if number % 2 else "openai": settle(k, 7, s) for number, key in enumerate(keys)
     ]
     assert together(calls) == [True] * 40
     assert (today(), today("anthropic")) == ((140, 0), (140, 0))
+
+
+def reserve_of_three(user: User, *, key: UUID | None = None, anthropic: int = LIMIT) -> UUID:
+    """Reserve for work that any of three suppliers may do."""
+    holds = [SupplierHold("openai", 100, LIMIT), SupplierHold("gemini", 70, LIMIT)]
+    holds.insert(1, SupplierHold("anthropic", 80, anthropic))
+    metering.reserve(user.pk, key := key or uuid4(), amount_micros=100, supplier_holds=holds)
+    return key
+
+
+def held() -> dict[str, int]:
+    return {supplier: today(supplier)[1] for supplier in ("openai", "anthropic", "gemini")}
+
+
+def test_every_supplier_that_may_do_the_work_is_held_until_it_ends(carla: User):
+    settled, released = reserve_of_three(carla), reserve_of_three(carla)
+    assert held() == {"openai": 200, "anthropic": 160, "gemini": 140}
+    settle(settled, 30, "gemini")
+    assert held() == {"openai": 100, "anthropic": 80, "gemini": 70}
+    metering.release(released)
+    assert held() == {"openai": 0, "anthropic": 0, "gemini": 0}
+    assert (today(), today("gemini")) == ((0, 0), (30, 0))
+    reserve_of_three(carla, key=released)
+    assert held() == {"openai": 100, "anthropic": 80, "gemini": 70}
+
+
+def test_one_supplier_at_its_limit_refuses_and_nothing_of_the_others_is_held(carla: User):
+    with pytest.raises(SpendLimitReached):
+        reserve_of_three(carla, anthropic=0)
+    assert held() == {"openai": 0, "anthropic": 0, "gemini": 0}
+    assert not Reservation.objects.exists()
+
+
+def test_holding_three_days_and_settling_in_another_at_once_waits_for_nobody_for_ever(carla: User):
+    keys = [reserve_of_three(carla, anthropic=10**6) for _ in range(5)]
+    suppliers = ("gemini", "openai", "anthropic")
+    calls = [lambda k=key, s=suppliers[n % 3]: settle(k, 1, s) for n, key in enumerate(keys)]
+    calls += [lambda: reserve_of_three(carla, anthropic=10**6) for _ in range(4)]
+    done = together(calls)
+    assert not [one for one in done if isinstance(one, Exception)]
+    assert held() == {"openai": 400, "anthropic": 320, "gemini": 280}
+
+
+def test_what_is_taken_for_requests_without_an_answer_counts_once_and_nobody_pays_it(carla: User):
+    key = reserve_of_three(carla)
+    unpaid = [UnpaidRequest("openai", "m", 5), UnpaidRequest("openai", "m", 6), UnpaidRequest("gemini", "n", 7)]
+    told = {"usage": Usage(1, 1), "label": "m", "supplier": "openai", "unpaid": unpaid}
+    assert metering.settle(key, cost_micros=9, spent_micros=4, **told)
+    assert not metering.settle(key, cost_micros=9, spent_micros=4, **told)
+    assert not metering.release(key)
+    assert (today(), today("anthropic"), today("gemini")) == ((15, 0), (0, 0), (7, 0))
+    assert UsagePeriod.objects.get().used_micros == 9
+    assert SpendingEntry.objects.count() == 3
+
+
+def test_what_nobody_pays_is_given_back_and_its_requests_count_once(carla: User):
+    unpaid = [UnpaidRequest("openai", "m", 5), UnpaidRequest("anthropic", "n", 7)]
+    key, lost = reserve_of_three(carla), reserve_of_three(carla)
+    metering.release(lost)  # nobody knew of the work
+    for _ in range(3):
+        together([lambda: metering.release(key, unpaid), lambda: metering.release(lost, unpaid)] * 2)
+    assert (today(), today("anthropic"), today("gemini")) == ((10, 0), (14, 0), (0, 0))
+    assert (UsagePeriod.objects.get().used_micros, BillingAccount.objects.get().holds) == (0, 0)
+    assert set(Reservation.objects.values_list("state", flat=True)) == {Reservation.State.RELEASED}
+
+
+def own_work(limit: int | None = LIMIT, most: int = 40) -> OwnWork:
+    return spending.begin_own_work(SupplierHold("openai", most, limit), "titles")
+
+
+@pytest.mark.parametrize("limit", [LIMIT, None])
+def test_our_own_work_is_held_and_counted_once(limit: int | None):
+    work = own_work(limit)
+    assert today() == (0, 40)
+    done = together([lambda: spending.end_own_work(work, spent_micros=30) for _ in range(4)])
+    assert sorted(done) == [False, False, False, True]
+    assert today() == (30, 0)
+
+
+def test_our_own_work_is_refused_at_the_limit(carla: User):
+    settle(reserve(carla), LIMIT)
+    with pytest.raises(SpendLimitReached):
+        own_work()
+    assert not SpendingEntry.objects.exists()
+    own_work(None)
+
+
+def test_our_own_work_that_nobody_ended_counts_as_the_most_it_could_cost():
+    work = own_work()
+    spending.end_forgotten_work(older_than=dt.timedelta(seconds=60))
+    assert today() == (0, 40)
+    SpendingEntry.objects.update(created_at=F("created_at") - dt.timedelta(seconds=61))
+    for _ in range(2):
+        spending.end_forgotten_work(older_than=dt.timedelta(seconds=60))
+    assert not spending.end_own_work(work, spent_micros=30)
+    assert today() == (40, 0)
 
 
 def test_a_counter_that_is_wrong_is_unbalanced(carla: User):
@@ -219,6 +316,7 @@ steps = st.lists(
 @given(steps)
 def test_any_order_of_calls_keeps_the_day_true(catalog: None, steps: list[tuple[str, int, int]]):
     UsageRecord.objects.all().delete()
+    SpendingEntry.objects.all().delete()
     Reservation.objects.all().delete()
     UsagePeriod.objects.all().delete()
     Spending.objects.all().delete()

@@ -335,6 +335,25 @@ def test_a_status_that_nobody_has_heard_of_is_refused_loudly(shop: Shop) -> None
         shop.fetch(bought)
 
 
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("incomplete", "pending"),
+        ("incomplete_expired", "ended"),
+        ("trialing", "trialing"),
+        ("active", "active"),
+        ("past_due", "past_due"),
+        ("paused", "paused"),
+        ("unpaid", "ended"),
+        ("canceled", "ended"),
+    ],
+)
+def test_each_status_has_its_meaning(shop: Shop, told: str, meant: str) -> None:
+    bought = shop.buy()
+    shop.objects("subscription")[0]["status"] = told
+    assert shop.fetch(bought).status == meant
+
+
 def test_every_status_of_the_sdk_is_known() -> None:
     def words(field: Any) -> set[str]:
         return set(re.findall(r"'(\w+)'", str(field)))
@@ -355,6 +374,16 @@ def test_recent_purchases_are_those_alive_and_those_that_changed(shop: Shop) -> 
     assert sorted(found) == sorted([alive.reference, ended.reference, pack.reference])
     later = timezone.now() + dt.timedelta(days=1)
     assert [snapshot.reference for snapshot in shop.gateway.list_recent(later)] == [alive.reference]
+
+
+def test_a_silence_hides_no_other_purchase_and_several_end_the_list(shop: Shop) -> None:
+    bought = [shop.buy().reference for _ in range(4)]
+    later = timezone.now() + dt.timedelta(days=1)
+    shop.control("faults", kind="cut", times=2, path="/v1/subscriptions/")
+    assert [snapshot.reference for snapshot in shop.gateway.list_recent(later)] == bought[1::-1]
+    shop.control("faults", kind="cut", times=3, path="/v1/subscriptions/")
+    with pytest.raises(GatewayUnavailable):
+        list(shop.gateway.list_recent(later))
 
 
 def test_one_purchase_that_cannot_be_read_hides_no_other(shop: Shop) -> None:
@@ -422,11 +451,12 @@ def test_the_portal_changes_the_card_and_nothing_else(shop: Shop) -> None:
 
 @pytest.mark.stores
 def test_a_forgotten_customer_leaves_no_row(shop: Shop) -> None:
-    shop.buy()
+    bought = shop.buy()
     shop.buy(kind="pack", interval="", price_reference="pack-5000-usd", amount_minor=600)
     for _ in range(2):
         shop.gateway.forget_customer(shop.account_id, key="forget-1")
     assert shop.objects("customer") == []
+    assert shop.fetch(bought).status == "ended"  # Stripe keeps the payments, and is asked about them once more
     for model in (rows.Customer, rows.Subscription, rows.Invoice, rows.Charge, rows.Session):
         assert not model.objects.exists()
     assert "ana@example.com" not in str(list(rows.Price.objects.values()))
@@ -470,6 +500,11 @@ def test_nothing_is_asked_inside_a_transaction(shop: Shop, monkeypatch: pytest.M
     assert bought.status == "active"
     assert len(asked) > 10
     assert not any(asked)
+
+
+def test_what_is_asked_is_not_logged(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.buy()
+    assert [record for record in caplog.records if record.name == "stripe"] == []
 
 
 # --- A bad day at Stripe -------------------------------------------------------------------------------------------

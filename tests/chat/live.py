@@ -60,7 +60,7 @@ class Page:
         }
         self._task = asyncio.create_task(application(scope, self._incoming.get, self._take))
         await self._incoming.put({"type": "websocket.connect"})
-        await self._until(lambda: self.is_open or self.closed_with is not None or self.denial is not None)
+        await self.until(lambda: self.is_open or self.closed_with is not None or self.denial is not None)
 
     async def leave(self) -> None:
         """Go away as a browser does, and wait until the socket's work is over."""
@@ -88,7 +88,7 @@ class Page:
     async def next(self, *kinds: str) -> Event:
         """Return the next event of one of these kinds; those before it are passed over."""
         while True:
-            await self._until(lambda: len(self.events) > self._read)
+            await self.until(lambda: len(self.events) > self._read)
             event = self.events[self._read]
             self._read += 1
             if event["type"] in kinds:
@@ -102,7 +102,7 @@ class Page:
 
     async def closing(self) -> int:
         """Wait until the server hangs up; return its code."""
-        await self._until(lambda: self.closed_with is not None)
+        await self.until(lambda: self.closed_with is not None)
         assert self.closed_with is not None
         return self.closed_with
 
@@ -135,7 +135,7 @@ class Page:
                     self._incoming.put_nowait({"type": "websocket.disconnect", "code": self.closed_with})
             self._came.notify_all()
 
-    async def _until(self, check: Any) -> None:
+    async def until(self, check: Any) -> None:
         """Wait until something is so; what breaks the application breaks the test."""
         assert self._task is not None
         waiting = asyncio.create_task(self._wait_for(check))

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing.models import Reservation
-from chat.attachments.binding import Attached, encode_attached
+from chat.attachments.binding import Attached
 from chat.llm.catalog import Candidate
 from chat.llm.providers.base import File, Message, ModelRequest, Provider
 from chat.models import LanguageModel
@@ -24,7 +24,7 @@ from chat.shown.fragments import turn_html
 from chat.turns import answer_cache, ending, log, rescue
 from chat.turns.answer_cache import cache_keys, decode_answer, encode_answer, question_digest
 from chat.turns.log import Entry, EntryKind, encode_begun
-from chat.turns.rescue import outcome_from_log
+from chat.turns.rescue import outcome_from_log, read_remains
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core.redis_clients import sync_redis
@@ -216,8 +216,9 @@ async def test_a_question_with_something_attached_is_asked(
 ):
     await answered(carla)
     await kept(carla)
-    attached = encode_attached([Attached(new_id(), "text", "a.txt", "text/plain", 3)])
-    monkeypatch.setattr("chat.turns.opening.encode_attached", lambda _files: attached)
+    files = (Attached(new_id(), "text", "a.txt", "text/plain", 3),)
+    monkeypatch.setattr("chat.turns.opening.get_usable_files", lambda *_, **__: files)
+    monkeypatch.setattr("chat.turns.opening.bind_files", lambda *_, **__: None)
     assert not (await answered(carla)).is_from_cache
     assert len(provider.requests) == 2
 
@@ -446,7 +447,7 @@ async def test_a_runner_that_dies_while_replaying_leaves_a_free_answer(redis: Re
     ]
     for entry in entries:
         await redis.xadd(log.log_key(turn.pk), {"e": log.encode_entry(entry)})
-    words = await in_thread(outcome_from_log, turn, log.replay(await log.read_log(redis, turn.pk)))
+    words = await in_thread(outcome_from_log, turn, await read_remains(redis, turn.pk))
     assert words is not None
     assert await rescue.close_without_runner(redis, turn, words, closer="another")
     turn = await in_thread(saved, turn)
@@ -563,7 +564,11 @@ def normalised(request: ModelRequest) -> Any:
 
     from dataclasses import asdict
 
-    return walk(msgspec.to_builtins({**asdict(request), "note_life": None, "pace": None}, builtin_types=(bytes,)))
+    return walk(
+        msgspec.to_builtins(
+            {**asdict(request), "note_life": None, "note_sent": None, "pace": None}, builtin_types=(bytes,)
+        )
+    )
 
 
 @given(st.integers(0, 2), requests, st.integers(0, 2), requests)

@@ -19,7 +19,7 @@ from chat.llm.catalog import Candidate
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk
 from chat.llm.providers.base import Message, ModelRequest, Provider, Stream
 from chat.llm.providers.http import close_session
-from chat.llm.title_generation import make_title
+from chat.llm.title_generation import make_title, title_request
 from chat.models import LanguageModel
 from chat.provider_registry import KNOWN_PROVIDERS
 from chat.shown.fragments import turn_html
@@ -223,7 +223,8 @@ async def test_a_refusal_to_make_a_title_is_no_title(transport: str, settings: S
         provider = Provider("openai", "OpenAI", "openai_chat", raw.url, "sk-secret")
         prices = {"input_price": 1, "output_price": 1, "context_window": 8_000}
         model = LanguageModel(key="m", provider="openai", provider_model="m", max_output=100, **prices)
-        title = await make_title(Candidate(model, provider), "hola", "¿sí?")
+        candidate = Candidate(model, provider)
+        title = await make_title(candidate, title_request(candidate, "hola", "¿sí?"))
     assert (title.text, title.usage.output) == ("", 7)
 
 

@@ -284,7 +284,7 @@ async def test_a_stream_tells_the_whole_turn(ana: User, runner: Runner):
 async def test_a_stream_is_not_held_back_or_kept(ana: User, runner: Runner):
     answer = await post(ana, stream=True)
     assert answer["Content-Type"] == "text/event-stream"
-    assert (answer["Cache-Control"], answer["X-Accel-Buffering"]) == ("no-cache", "no")
+    assert (answer["Cache-Control"], answer["X-Accel-Buffering"]) == ("no-store", "no")
     await read(answer)
 
 

@@ -9,10 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from channels.layers import get_channel_layer
 from django.utils import translation
 from pytest_django import Settings
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from accounts.models import User
 from billing.entitlements import period_of
@@ -20,7 +18,6 @@ from billing.errors import TooManyAtOnce
 from billing.models import Plan
 from chat.errors import BadCommand, BadEffort, BadText, FileNotUsable, TextTooLong, sentence_for
 from chat.models import LanguageModel
-from chat.socket import consumer
 from chat.socket.consumer import MAX_BAD_COMMANDS, MAX_WATCHED_TURNS, TurnConsumer
 from chat.turns import notices, watching
 from chat.turns.runner import Runner
@@ -197,30 +194,21 @@ async def test_a_session_of_somebody_suspended_meanwhile_is_refused(ana: User):
         assert not page.is_open
 
 
-async def test_notices_come_again_after_their_store_was_away(ana: User, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(consumer, "RETRY_SECONDS", 0.01)
-    layer = get_channel_layer()
-    receive, failures = layer.receive, [RedisConnectionError(), RedisConnectionError()]
-
-    async def receive_later(channel: str) -> dict[str, Any]:
-        if failures:
-            raise failures.pop()
-        return await receive(channel)
-
-    monkeypatch.setattr(layer, "receive", receive_later)
+async def test_notices_come_again_after_redis_forgot_who_listens(ana: User):
     async with page_of(ana) as page:
-        await until(lambda: not failures)
-        await asyncio.sleep(0.05)
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(new_id()))
-        await page.next("conversation.changed")
+        sync_redis().client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(20):
+            while not page.of("conversation.changed"):
+                await in_thread(notices.send_notice, ana.pk, new_id())
+                await asyncio.sleep(0.1)
 
 
 async def test_the_first_notice_after_the_connections_to_redis_were_cut_arrives(ana: User):
     async with page_of(ana) as page:
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(new_id()))
+        await in_thread(notices.send_notice, ana.pk, new_id())
         await page.next("conversation.changed")
         sync_redis().client_kill_filter(_type="normal", skipme=True)
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(new_id()))
+        await in_thread(notices.send_notice, ana.pk, new_id())
         await page.next("conversation.changed")
 
 
@@ -541,7 +529,7 @@ async def test_a_conversation_that_got_another_name_is_shown(ana: User):
     async with page_of(ana) as page:
         conversation = await in_thread(access.access_conversation, ana.pk, turn.conversation_id)
         await in_thread(access.rename_conversation, conversation, "Otro <nombre>")
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(conversation.pk))
+        await in_thread(notices.send_notice, ana.pk, conversation.pk)
         assert "Otro &lt;nombre&gt;" in (await page.next("conversation.changed"))["html"]
 
 
@@ -549,7 +537,7 @@ async def test_a_conversation_that_is_gone_is_shown_as_nothing(ana: User, bo: Us
     foreign = await aask(bo)
     async with page_of(ana) as page:
         for conversation_id in (new_id(), foreign.conversation_id):
-            await notices.send_notice(ana.pk, "conversation", conversation_id=str(conversation_id))
+            await in_thread(notices.send_notice, ana.pk, conversation_id)
             changed = await page.next("conversation.changed")
             assert changed == {
                 "type": "conversation.changed",
@@ -605,12 +593,46 @@ async def test_a_binary_frame_is_rejected_and_the_socket_goes_on(ana: User, runn
 
 async def test_who_makes_too_many_mistakes_is_hung_up_on(ana: User):
     async with page_of(ana) as page:
-        for _ in range(MAX_BAD_COMMANDS):
+        for _ in range(MAX_BAD_COMMANDS - 1):
             await page.send_text("nonsense")
-        await page.settled()
+        await page.settled()  # asks for a turn of nobody's: the last mistake that is borne
         assert page.closed_with is None
         await page.send_text("nonsense")
         assert await page.closing() == 1008
+
+
+async def test_a_command_behind_the_last_mistake_is_not_taken(ana: User):
+    """It may have come with the mistakes, before the socket was closed."""
+    async with page_of(ana) as page:
+        for _ in range(MAX_BAD_COMMANDS + 1):
+            await page.send_text("nonsense")
+        turn_id = await page.start()
+        assert await page.closing() == 1008
+    assert await in_thread(access.find_turn, turn_id) is None
+
+
+@pytest.mark.parametrize("kind", ["turn.stop", "turn.watch"])
+async def test_who_guesses_ids_is_hung_up_on_as_one_who_sends_rubbish(ana: User, bo: User, kind: str):
+    turn = await aask(bo)
+    async with page_of(ana) as page:
+        for _ in range(MAX_BAD_COMMANDS // 2):
+            await page.send(kind, turn_id=turn.pk)
+            await page.send(kind, turn_id=new_id())
+        for _ in range(MAX_BAD_COMMANDS):
+            assert (await page.next("turn.rejected"))["code"] == "not_found"
+        assert page.closed_with is None
+        await page.send(kind, turn_id=turn.pk)
+        assert await page.closing() == 1008
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"type":"turn.stop","x":' + "[" * 100_000])
+async def test_a_command_that_is_nested_too_deeply_is_a_mistake_like_any(
+    ana: User, deep: str, caplog: pytest.LogCaptureFixture
+):
+    async with page_of(ana) as page:
+        await page.send_text(deep)
+        assert (await page.next("turn.rejected"))["code"] == "bad_command"
+    assert not caplog.records
 
 
 async def test_what_is_refused_for_a_good_reason_is_no_mistake(ana: User):

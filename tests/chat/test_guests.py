@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from rest_framework_simplejwt.tokens import RefreshToken
 from accounts.admission import Admission, admission_by_token, list_ended
 from accounts.models import User
 from accounts.tokens import begin_family, end_family, renew
-from chat.socket import consumer
+from chat.socket import authentication
 from chat.socket.tickets import issue_ticket
 from chat.turns import guests
 from chat.turns.runner import Runner
@@ -233,10 +234,32 @@ async def test_a_token_that_expires_while_its_socket_has_to_wait_opens_nothing(
     ana: User, monkeypatch: pytest.MonkeyPatch
 ):
     expired = replace(await in_thread(admission_for, ana), expires_at=timezone.now())
-    monkeypatch.setattr(consumer, "find_socket_user", lambda _scope: (ana, expired))  # it was good when it was read
+    # It was good when it was read.
+    monkeypatch.setattr(authentication, "find_socket_user", lambda _scope: (ana, expired))
     async with socket() as page:
         assert await page.closing() == 4401
     assert not page.is_open
+
+
+async def test_a_token_that_expires_while_the_machine_sleeps_or_its_clock_is_set_ends_its_socket_too(
+    ana: User, monkeypatch: pytest.MonkeyPatch
+):
+    """Its timer counts only what the machine was awake."""
+    monkeypatch.setattr(guests, "RECHECK_SECONDS", 0.1)
+    admission = replace(await in_thread(admission_for, ana), expires_at=timezone.now() + dt.timedelta(minutes=1))
+    async with socket(ticket=await in_thread(issue_ticket, admission)) as page, page_of(ana) as other:
+        later = timezone.now() + dt.timedelta(minutes=2)
+        monkeypatch.setattr("accounts.admission.timezone", SimpleNamespace(now=lambda: later))
+        assert await page.closing() == 4401
+        assert await is_untouched(other)
+
+
+@pytest.mark.parametrize("planted", [b"\xff", b"null", b"{}", b'{"user_id": 1}', b"[" * 2_000])
+async def test_a_ticket_that_nobody_of_ours_wrote_opens_nothing(ana: User, planted: bytes):
+    ticket = await in_thread(ticket_for, ana)
+    await in_thread(sync_redis().set, f"ticket:{ticket}", planted)
+    async with socket(ticket=ticket) as page:
+        assert not page.is_open
 
 
 async def test_a_ticket_of_a_token_that_expired_opens_nothing(ana: User):

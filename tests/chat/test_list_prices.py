@@ -43,7 +43,7 @@ def test_a_new_installation_has_list_prices_and_none_of_its_own():
     }
     assert (luna.input_price, luna.output_price) == (None, None)
     demo = LanguageModel.objects.get(key="demo")
-    assert (demo.list_price, demo.input_price) == (None, 1_000_000)
+    assert (demo.list_price, demo.input_price) == (None, 0)
 
 
 def test_the_day_stays_while_the_price_does_and_an_operators_price_stays_for_ever():

@@ -198,3 +198,47 @@ async def test_one_person_holds_only_a_few_places_of_a_process(monkeypatch: pyte
     await asyncio.gather(*asking)  # nobody was refused
     assert inside.index(2) <= queue.OPENING_EACH
     assert len(inside) == 101
+
+
+async def test_who_asks_again_and_again_is_behind_who_does_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "OPENED_AT_ONCE", 1)
+    limit, opened, may_go_on = queue.OpeningLimit(), list[int](), asyncio.Semaphore(0)
+
+    async def open_again_and_again(owner_id: int, times: int) -> None:
+        for _ in range(times):
+            async with limit.slot(owner_id):
+                await may_go_on.acquire()
+                opened.append(owner_id)
+
+    asking = [asyncio.create_task(open_again_and_again(owner_id, 20)) for owner_id in range(30)]
+    for _ in range(60):  # everybody has been there, and waits again
+        may_go_on.release()
+        await asyncio.sleep(0.001)
+    asking.append(asyncio.create_task(open_again_and_again(99, 1)))
+    await asyncio.sleep(0.001)
+    before = len(opened)
+    for _ in range(600):
+        may_go_on.release()
+    await asyncio.gather(*asking)
+    assert opened.index(99) <= before + 1  # after the one that was being opened
+
+
+async def test_a_question_that_is_taken_back_keeps_no_slot(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "OPENED_AT_ONCE", 1)
+    limit = queue.OpeningLimit()
+
+    async def open_one(owner_id: int) -> None:
+        async with limit.slot(owner_id):
+            await asyncio.sleep(0)
+
+    for steps in range(6):  # of waiting, having just got it, and having it
+        async with limit.slot(1):
+            taken_back = asyncio.create_task(open_one(2))
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        taken_back.cancel()
+        await asyncio.wait([taken_back])
+        async with asyncio.timeout(5):
+            await open_one(3)
+    assert (limit._free, limit._waiting) == (1, [])

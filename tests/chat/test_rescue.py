@@ -25,7 +25,7 @@ from chat.turns.closing import can_continue
 from chat.turns.log import Entry, EntryKind, encode_begun, encode_entry, encode_outcome
 from chat.turns.outcomes import priced_outcome
 from chat.turns.queue import GROUP, QUEUE
-from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log
+from chat.turns.rescue import MAX_GENERATIONS, close_without_runner, outcome_from_log, read_remains
 from chat.turns.runner import Runner
 from chat.turns.stopping import stop_turn
 from core.alerts import Alert, list_alerts
@@ -136,7 +136,7 @@ async def test_how_long_it_thought_is_read_from_the_log(redis: Redis, carla: Use
         await redis.xadd(log.log_key(turn.pk), {b"e": entry}, id=f"{at_ms}-0")
 
     async def thought_ms() -> int:
-        return (await in_thread(outcome_from_log, turn, await log.replay_log(redis, turn.pk))).reasoning_ms
+        return (await in_thread(outcome_from_log, turn, await read_remains(redis, turn.pk))).reasoning_ms
 
     await add(1, EntryKind.REASONING, "old", 1_000)
     await add(2, EntryKind.BEGUN, encode_begun(await scripted()), 5_000)

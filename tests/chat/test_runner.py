@@ -28,6 +28,7 @@ from chat.turns.closing import can_continue
 from chat.turns.leases import Taken
 from chat.turns.log import EntryKind
 from chat.turns.runner import Runner
+from chat.turns.sent_requests import SentRequests
 from chat.turns.stopping import stop_turn
 from chat.turns.writer import LiveText, LogWriter
 from core import redis_clients
@@ -369,16 +370,14 @@ async def test_stop_that_comes_before_the_provider_is_asked(
     assert provider.stats().started == 0
 
 
-async def test_stop_while_the_provider_is_silent(redis: Redis, runner: Runner, carla: User, offer: Offer):
+async def test_stop_while_the_provider_is_silent(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
     turn = await aask(carla, "hola", model=(await in_thread(offer, "hang")).key)
-
-    async def is_running() -> bool:
-        return (await in_thread(saved, turn)).status == "streaming"
-
-    await eventually(is_running)
+    await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
     await stop_turn(turn)
-    turn = await closed(turn)
-    assert (turn.status, turn.cost_micros, can_continue(turn)) == ("stopped", None, False)
+    stopped = await closed(turn)
+    assert (stopped.status, stopped.cost_micros, can_continue(stopped)) == ("stopped", turn.input_tokens, False)
 
 
 async def test_stop_of_a_finished_turn_changes_nothing(redis: Redis, runner: Runner, carla: User):
@@ -416,7 +415,8 @@ async def test_a_stopped_turn_that_is_lost_too_may_clean_up(
             is_clean.set()
 
     monkeypatch.setattr(answering, "_stream", stream)
-    answer = asyncio.create_task(answering.answer_turn(claimed, live, writer))
+    sent = SentRequests(redis, turn, live.runner)
+    answer = asyncio.create_task(answering.answer_turn(claimed, live, writer, sent))
     await is_asked.wait()
     for what in order:
         if what == "stop":

@@ -19,6 +19,7 @@ from chat.llm.selection import AUTO, QuestionProfile, check_effort, choose
 from chat.models import LanguageModel
 
 capabilities = import_module("chat.migrations.0004_capabilities_of_known_models")
+demo_is_free = import_module("chat.migrations.0007_demo_is_free")
 UNTOUCHED = {"sees_images": False, "reads_pdfs": False, "efforts": ""}
 SIZES = {"label": "x", "tier": "cheap", "context_window": 8_000, "max_output": 1_000}
 
@@ -154,6 +155,26 @@ def test_models_of_the_environment_follow_it(settings: Settings):
     settings.OPENAI_COMPATIBLE_MODELS = ["llama", "qwen"]
     load_catalog()
     assert keys("llama") == ["llama"]
+
+
+def test_the_demo_model_is_free():
+    assert find_model("demo").is_free
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1_000_000, 10_000_000), (0, 0)), ((1_000_000, 1), (1_000_000, 1)), ((None, 10_000_000), (None, 10_000_000))],
+)
+def test_the_demo_models_price_is_taken_back_where_it_came_with_it(
+    before: tuple[int | None, int], after: tuple[int | None, int]
+):
+    """An operator's own price stays, and so does every other model's."""
+    prices = {"input_price": before[0], "output_price": before[1]}
+    LanguageModel.objects.filter(key__in=("demo", "gpt-6-luna")).update(**prices)
+    with connection.schema_editor() as editor:
+        demo_is_free.set_free(apps, editor)
+    assert LanguageModel.objects.values_list("input_price", "output_price").get(key="demo") == after
+    assert LanguageModel.objects.values_list("input_price", "output_price").get(key="gpt-6-luna") == before
 
 
 def test_what_an_operator_changed_stays():

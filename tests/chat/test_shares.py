@@ -8,15 +8,17 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from channels.layers import get_channel_layer
 from django.utils import translation
 
 from accounts.models import User
 from chat.errors import TooManySockets
-from chat.socket import consumer, shares
+from chat.socket import authentication, consumer, shares
 from chat.socket.shares import Share, take_share
 from chat.turns import notices
 from chat.turns.runner import Runner
+from chat.turns.watching import hub
+from core.fair_line import FairLine
+from core.loops import PerLoop
 from core.threads import in_thread
 from history.models import new_id
 from tests.chat.asking import aask
@@ -70,14 +72,39 @@ async def test_a_person_has_so_many_sockets_and_is_told_why_not_more(
 
 
 async def test_a_socket_that_is_refused_leaves_nothing_behind(ana: User, monkeypatch: pytest.MonkeyPatch):
-    """A channel that nobody reads would stay, and with it a subscription of the process."""
     monkeypatch.setattr(shares, "MAX_SOCKETS", 1)
-    channels = get_channel_layer().channels
     async with page_of(ana):
-        before = set(channels)
+        [before] = hub()._listeners.values()
+        before = set(before)
         async with socket(), socket(cookie=await in_thread(session_cookie, ana)) as page:
             assert page.denied_with == 429
-        assert set(channels) == before
+        assert list(hub()._listeners.values()) == [before]
+
+
+async def test_handshakes_of_one_network_come_in_one_after_the_other(ana: User, monkeypatch: pytest.MonkeyPatch):
+    """Else a crowd of them would be before every question in the line for the threads."""
+    monkeypatch.setattr(authentication, "_lines", PerLoop(lambda: FairLine(2, 1, 1)))
+    find, asking, may_go_on = authentication.find_socket_user, [], Event()
+
+    def find_slowly(scope: dict[str, Any]) -> Any:
+        asking.append(scope)
+        may_go_on.wait(20)
+        return find(scope)
+
+    monkeypatch.setattr(authentication, "find_socket_user", find_slowly)
+    cookie = await in_thread(session_cookie, ana)
+
+    async def open_socket() -> tuple[bool, int | None]:
+        async with socket(cookie=cookie) as page:
+            return page.is_open, page.denied_with
+
+    opening = [asyncio.create_task(open_socket()) for _ in range(2)]
+    await until(lambda: bool(asking))
+    await asyncio.sleep(0.1)
+    assert len(asking) == 1
+    assert await open_socket() == (False, 429)  # no more than so many wait
+    may_go_on.set()
+    assert await asyncio.gather(*opening) == [(True, None)] * 2
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
@@ -159,7 +186,7 @@ async def test_what_all_tabs_are_told_is_rendered_once(ana: User, runner: Runner
         for tab in tabs:
             assert (await tab.ended())["turn_id"] == str(turn.pk)
         assert rendered == ["render_started", "render_ended"]
-        await notices.send_notice(ana.pk, "conversation", conversation_id=str(turn.conversation_id))
+        await in_thread(notices.send_notice, ana.pk, turn.conversation_id)
         for tab in tabs:
             await tab.next("conversation.changed")
         assert rendered == ["render_started", "render_ended", "render_conversation"]

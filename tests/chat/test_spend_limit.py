@@ -1,9 +1,11 @@
 """The operator's daily limit of a provider: it stops paid turns, says so plainly, and is told of before."""
 
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -15,10 +17,13 @@ from billing.models import Spending
 from chat.llm import spending
 from chat.llm.spending import stopped_providers
 from chat.models import LanguageModel, ProviderLimit
+from chat.provider_registry import BILLING_PROVIDERS
+from chat.turns.closing import close_turn
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
 from history.models import Turn
+from history.progress import Outcome
 from tests.chat.asking import aask, ask, closed, period_of, question, reservation_of, saved
 from tests.chat.conftest import Offer
 
@@ -42,6 +47,59 @@ def test_without_a_limit_nobody_is_stopped(carla: User, django_assert_num_querie
     spending.forget_spending()
     with django_assert_num_queries(0):
         assert stopped_providers() == frozenset()
+
+
+# --- A new installation -----------------------------------------------------------------------------------------------
+
+
+def limits_of() -> dict[str, int]:
+    return dict(ProviderLimit.objects.values_list("provider", "daily_micros"))
+
+
+def prepare_models() -> str:
+    printed = StringIO()
+    call_command("load_catalog", stdout=printed)
+    return printed.getvalue()
+
+
+@pytest.mark.stores
+def test_a_new_installation_limits_every_provider_that_sends_bills_and_says_so(db: None):
+    assert "US$20 a day" in prepare_models()
+    assert limits_of() == dict.fromkeys(BILLING_PROVIDERS, 20 * MICROS)
+    assert prepare_models() == ""
+
+
+def test_what_an_operator_made_of_the_first_limits_stays(db: None):
+    prepare_models()
+    ProviderLimit.objects.filter(provider="openai").update(daily_micros=5)
+    ProviderLimit.objects.exclude(provider="openai").delete()
+    prepare_models()
+    assert limits_of() == {"openai": 5}
+
+
+def test_an_installation_that_was_there_gets_no_limits(catalog: None):
+    LanguageModel.objects.exclude(key="scripted").delete()
+    assert prepare_models() == ""
+    assert limits_of() == {}
+
+
+def test_who_died_between_the_limits_and_the_models_begins_again(db: None):
+    ProviderLimit.objects.create(provider="openai", daily_micros=20 * MICROS)
+    assert "US$20 a day" in prepare_models()
+    assert limits_of() == dict.fromkeys(BILLING_PROVIDERS, 20 * MICROS)
+
+
+def test_the_first_limits_stop_a_provider(db: None):
+    prepare_models()
+    assert spending.spending_by_provider()["openai"][1] == 20 * MICROS
+
+
+@pytest.mark.django_db(databases=["default", "history"])
+def test_the_admin_says_where_a_new_installation_begins(admin_client: Client):
+    assert "20" in admin_client.get("/admin/chat/providerlimit/").context["subtitle"]
+
+
+# --- A limit ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_on_its_way_is_counted_in(carla: User):
@@ -114,6 +172,48 @@ def test_a_limit_is_one_more_statement_and_only_where_there_is_one(carla: User):
         ask(carla)  # the row of the day is made, and then known
     stopped_providers()
     assert statements() == without + 1
+
+
+def test_every_provider_that_may_answer_is_held_of_its_day(carla: User, offer: Offer):
+    """Of each one what its dearest candidate can take, until the turn ends."""
+    offer("fake-1t-0ms", position=2, input_price=2_000_000)
+    offer("fake-2t-0ms", position=3, input_price=3_000_000)
+    limit(MICROS)
+    limit(MICROS, "compatible")
+    limit(MICROS, "openai")
+    turn = ask(carla, model="auto")
+    assert set(turn.candidates.split()) == {"scripted", "fake-1t-0ms", "fake-2t-0ms"}
+    held = dict(Spending.objects.values_list("supplier", "reserved_micros"))
+    assert held.keys() == {"scripted", "compatible"}
+    assert held["compatible"] == turn.max_cost_micros > held["scripted"] > 0
+    close_turn(turn, Outcome(Turn.Status.STOPPED))
+    assert set(Spending.objects.values_list("reserved_micros", flat=True)) == {0}
+
+
+def test_a_provider_without_room_left_is_no_fallback_either(carla: User, offer: Offer):
+    """This process does not know yet; it is told by the gate, and asks the other one alone."""
+    offer("fake-1t-0ms", position=2)
+    limit(MICROS)
+    limit(1, "compatible")
+    assert set(ask(carla, model="auto").candidates.split()) == {"scripted", "fake-1t-0ms"}
+    assert stopped_providers() == frozenset()
+    turn = ask(carla, model="auto")
+    assert turn.candidates == "scripted"
+    assert Spending.objects.get(supplier="compatible").reserved_micros < 2 * turn.max_cost_micros
+
+
+def test_a_turn_ends_with_no_more_statements_than_before_where_there_is_no_limit(
+    carla: User, django_assert_num_queries: Callable[..., Any]
+):
+    """Released: the state, the reservation, the period, and the transaction around them."""
+    turn = ask(carla)
+    with django_assert_num_queries(5, using="default"):
+        close_turn(turn, Outcome(Turn.Status.STOPPED))
+    turn = ask(carla)
+    limit(MICROS)
+    ask(carla)
+    with django_assert_num_queries(5, using="default"):
+        close_turn(turn, Outcome(Turn.Status.STOPPED))
 
 
 def test_auto_with_nobody_left_is_refused(carla: User):

@@ -78,5 +78,5 @@ async def test_the_log_of_a_running_turn_says_its_price(redis: Redis, runner: Ru
     await asyncio.sleep(0.2)
     begun = [entry.text for entry in await log.read_log(redis, turn.pk) if entry.kind == EntryKind.BEGUN]
     model = await in_thread(LanguageModel.objects.get, key="scripted")
-    assert begun == [encode_begun(model, price=price_of(model))]
+    assert begun == [encode_begun(model, price=price_of(model), request=f"{runner.name}:1:0")]
     await closed(turn)

@@ -308,7 +308,7 @@ async def test_an_end_that_is_heard_twice_is_told_once(ana: User):
     consumer, turn = consumer_of(ana), await aask(ana)
     consumer.announced.add(turn.pk)
     for _ in range(2):
-        consumer.on_turn_news(Entry(turn.pk.bytes, EntryKind.END, 1, text=str(ana.pk)))
+        consumer.on_news(Entry(turn.pk.bytes, EntryKind.END, 1, text=str(ana.pk)))
     assert len(consumer.background) == 1
     await asyncio.wait(consumer.background)
     assert consumer.announced == set()

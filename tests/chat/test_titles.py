@@ -1,5 +1,6 @@
 """Titles that a model makes: what is asked, what is taken of the answer, and when nobody is asked."""
 
+import asyncio
 import json
 import logging
 import time
@@ -7,16 +8,20 @@ import unicodedata
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 from redis.asyncio import Redis
 
 from accounts.models import User
+from billing.models import SpendingEntry
+from billing.spending import spending_today
 from chat.llm.breaker import Report, breaker_id, breakers
 from chat.llm.catalog import Candidate
 from chat.llm.providers import list_providers
 from chat.llm.providers.http import close_session
+from chat.llm.spending import forget_spending, stopped_providers
 from chat.llm.title_generation import (
     INSTRUCTIONS,
     MAX_TITLE_CHARACTERS,
@@ -24,10 +29,12 @@ from chat.llm.title_generation import (
     clean_title,
     make_title,
     title_prompt,
+    title_request,
 )
-from chat.models import LanguageModel
-from chat.turns import titler
+from chat.models import LanguageModel, ProviderLimit
+from chat.turns import sweeping, titler
 from chat.turns.runner import Runner
+from chat.turns.sweeping import repair_turns
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, deletion, tree
@@ -183,7 +190,7 @@ async def test_the_first_answer_brings_a_title(
     assert sent["max_tokens"] == 64
     (record,) = [record for record in caplog.records if record.message == "Title made"]
     assert record.__dict__["model"] == MAKER
-    assert record.__dict__["cost_micros"] == 1
+    assert record.__dict__["spent_micros"] == 1
     assert record.__dict__["output_tokens"] == 3
 
 
@@ -200,11 +207,12 @@ async def test_a_title_costs_no_more_than_it_can(offer: Offer, settings: Setting
     model = await in_thread(offer, "told", input_price=1_000_000, output_price=1_000_000)
     async with answering(*whole(openai(script))) as raw:
         settings.OPENAI_COMPATIBLE_BASE_URL = raw.url
-        found = await make_title(Candidate(model, list_providers()["compatible"]), "¿Qué?", "Robles.")
+        candidate = Candidate(model, list_providers()["compatible"])
+        found = await make_title(candidate, title_request(candidate, "¿Qué?", "Robles."))
     await close_session()
     assert found.text == title
     assert 0 < found.usage.output <= 64
-    assert found.cost_micros == found.usage.input + found.usage.output < 500
+    assert found.spent_micros == found.usage.input + found.usage.output < 500
 
 
 async def test_the_person_is_not_charged(redis: Redis, runner: Runner, carla: User, maker: str):
@@ -420,3 +428,110 @@ def test_a_models_title_takes_the_place_of_the_first_words_alone(ana: User):
     assert not access.title_conversation(stale, "De otro")
     conversation.refresh_from_db()
     assert (conversation.title, conversation.titled_by) == ("De un modelo", TitledBy.MODEL)
+
+
+# --- What it takes of the provider's day ------------------------------------------------------------------------------
+
+
+def day_of_maker() -> tuple[int, int]:
+    """What the maker's provider takes today, and what is held of that."""
+    spent = spending_today(("compatible",))["compatible"]
+    return spent.used_micros, spent.reserved_micros
+
+
+async def day_ends_at(used: int) -> None:
+    """Wait until so much is taken, and nothing is held any more."""
+
+    async def look() -> bool:
+        return await in_thread(day_of_maker) == (used, 0)
+
+    await eventually(look)
+
+
+async def test_a_title_is_in_the_day_of_its_provider(redis: Redis, runner: Runner, carla: User, offer: Offer):
+    await in_thread(offer, MAKER, input_price=500_000, output_price=10, markup_percent=50)
+    turn = await closed(await aask(carla))
+    await titled(turn)
+    entry = await in_thread(SpendingEntry.objects.get)
+    assert (entry.reservation_id, entry.label, entry.held_micros) == (None, f"title: {MAKER}", 0)
+    assert 0 < entry.spent_micros < 500
+    await day_ends_at(entry.spent_micros)
+
+
+async def test_the_most_a_title_can_cost_is_held_while_it_is_made(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+):
+    await in_thread(offer, "fake-3t-0ms-f400", input_price=1_000_000, output_price=1_000_000)
+    turn = await closed(await aask(carla, "say:hola"))
+    await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+    used, held = await in_thread(day_of_maker)
+    assert (used, held > 100) == (0, True)
+    await titled(turn)
+    await eventually(lambda: in_thread(lambda: day_of_maker()[1] == 0))
+    assert 0 < (await in_thread(day_of_maker))[0] < held
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_no_title_is_made_when_the_day_of_its_provider_is_spent(
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider, is_known: bool
+):
+    """Whether this process knows already, or is told by the gate."""
+    await in_thread(offer, MAKER, input_price=10, output_price=10)
+    await in_thread(LanguageModel.objects.filter(key="scripted").update, tier="demo")
+    if not is_known:
+        assert await in_thread(stopped_providers) == frozenset()
+    await in_thread(ProviderLimit.objects.create, provider="compatible", daily_micros=0)
+    if is_known:
+        await in_thread(forget_spending)
+    turn = await closed(await aask(carla))
+    await left_alone(runner, turn, "say:hola")
+    assert provider.requests == []
+    assert await in_thread(day_of_maker) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "is_billed"), [("status-429", False), ("status-500", False), ("fake-3t-0ms-cut0", True), ("hang", True)]
+)
+async def test_a_title_that_fails_is_in_the_day_where_its_request_was_accepted(
+    redis: Redis,
+    runner: Runner,
+    carla: User,
+    offer: Offer,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    is_billed: bool,
+):
+    monkeypatch.setattr(titler, "TITLE_SECONDS", 0.3 if script == "hang" else 10)
+    await in_thread(offer, script, input_price=1_000_000, output_price=10)
+    turn = await closed(await aask(carla))
+    await left_alone(runner, turn, "say:hola")
+    used, held = await in_thread(day_of_maker)
+    assert (used > 100, held) == (is_billed, 0)
+
+
+async def test_a_runner_that_stops_while_it_makes_a_title_counts_it(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider
+):
+    await in_thread(offer, "hang", input_price=1_000_000, output_price=10)
+    async with running():
+        await closed(await aask(carla))
+        await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+    used, held = await in_thread(day_of_maker)
+    assert (used > 100, held) == (True, 0)
+
+
+async def test_a_title_whose_runner_died_counts_as_the_most_it_could_cost(
+    redis: Redis, carla: User, offer: Offer, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+):
+    """It never came to the end of its work."""
+    monkeypatch.setattr(titler, "end_own_work", lambda *_, **__: None)
+    await in_thread(offer, "hang", input_price=1_000_000, output_price=10)
+    async with running():
+        await closed(await aask(carla))
+        await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+    used, held = await in_thread(day_of_maker)
+    assert (used, held > 100) == (0, True)
+    await in_thread(SpendingEntry.objects.update, created_at=timezone.now() - 2 * sweeping.FORGOTTEN_AFTER)
+    for _ in range(2):
+        await repair_turns()
+    assert await in_thread(day_of_maker) == (held, 0)

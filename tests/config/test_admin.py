@@ -1,12 +1,17 @@
 """The operator's pages: what happened can be seen, never what was said; what was metered cannot be changed."""
 
+from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
+from allauth.account.models import EmailAddress
 from django.contrib.admin.models import LogEntry
+from django.core import mail
 from django.db.models import ProtectedError
 from django.test import Client
 
+from accounts.admin import UserAdmin
 from accounts.models import User
 from billing import metering
 from billing.entitlements import account_of, current_period, entitlements_of
@@ -17,6 +22,7 @@ from chat.models import LanguageModel
 from history import progress
 from history.models import Turn
 from history.progress import Outcome
+from tests.accounts.doors import ask_for_reset, reset_password
 from tests.history.growing import ask, begin
 
 pytestmark = pytest.mark.stores
@@ -466,3 +472,63 @@ def test_a_turn_cannot_be_added_changed_or_deleted(operator, turn):
 def test_a_turn_that_does_not_exist_is_no_error(operator, turn):
     answer = operator.get(f"/admin/history/turn/{uuid4()}/change/")
     assert (answer.status_code, answer["Location"]) == (302, "/admin/")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "fields"),
+    [
+        ("auth/group/", {}, {"action": "delete_selected", "_selected_action": "None"}),
+        ("auth/group/add/", {}, {"name": "x", "permissions": "9" * 30}),
+        ("auth/group/add/", {"_to_field": ""}, {}),
+    ],
+)
+def test_a_value_that_no_field_takes_is_a_page_that_says_so(operator, path, query, fields):
+    answer = operator.post(f"/admin/{path}?{urlencode(query)}", fields)
+    assert answer.status_code in (200, 302, 400)
+    assert answer.status_code != 400 or "We could not read that request." in answer.text
+
+
+def edit(operator: Client, user: User, **changes: str):
+    """Send the form of a user as the page has it, but for some changes."""
+    path = f"/admin/accounts/user/{user.pk}/change/"
+    fields = operator.get(path).context["adminform"].form.initial
+    sent = {name: value for name, value in fields.items() if value or value == 0}
+    return operator.post(path, {**sent, **changes})
+
+
+def test_an_address_that_an_operator_changed_is_the_only_one(operator, ana, bo):
+    EmailAddress.objects.create(user=ana, email=ana.email, verified=True, primary=True)
+    EmailAddress.objects.create(user=ana, email="eve@example.com")
+    assert edit(operator, ana, email="Ana@New.example.com").status_code == 302
+    ana.refresh_from_db()
+    assert ana.email == "ana@new.example.com"
+    assert not EmailAddress.objects.filter(user=ana).exists()
+
+
+def test_what_changed_elsewhere_while_an_operator_edited_a_user_stays(operator, ana, monkeypatch):
+    save_form = UserAdmin.save_form
+
+    def save_late(*args: Any, **options: Any) -> object:
+        User.objects.filter(pk=ana.pk).update(password="chosen meanwhile", seal="made meanwhile", theme="dark")
+        return save_form(*args, **options)
+
+    monkeypatch.setattr(UserAdmin, "save_form", save_late)
+    assert edit(operator, ana, name="Ana María").status_code == 302
+    ana.refresh_from_db()
+    assert (ana.name, ana.password, ana.seal) == ("Ana María", "chosen meanwhile", "made meanwhile")
+    assert ana.theme == "dark"
+
+
+def test_an_address_whose_row_was_left_to_somebody_else_is_reset_all_the_same(ana, bo):
+    EmailAddress.objects.create(user=bo, email=ana.email, verified=True, primary=True)
+    ask_for_reset(ana.email)
+    browser = reset_password(mail.outbox[0], "la clave de la dueña")
+    assert browser.get("/settings/").status_code == 200
+    assert list(EmailAddress.objects.values_list("user_id", "email")) == [(ana.pk, ana.email)]
+
+
+def test_a_suspension_by_an_operator_ends_what_the_person_has_open(operator, ana):
+    seal = ana.seal
+    edit(operator, ana, is_active="")
+    ana.refresh_from_db()
+    assert (ana.is_active, ana.seal == seal) == (False, False)

@@ -49,16 +49,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = ports.any_free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "config.asgi:application",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
+    command = [sys.executable, "manage.py", "run_web", "--port", str(port)]
     environment = {
         **os.environ,
         "DATA_DIR": str(tmp_path_factory.mktemp("bodies")),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +22,7 @@ from config.embedded.addresses import remove_addresses, write_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
-from config.management.commands import serve
+from config.management.commands import run_web, serve
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -112,6 +113,16 @@ def test_nothing_outlives_a_supervisor_that_is_killed():
         time.sleep(0.05)
 
 
+async def test_what_prepare_says_of_a_new_installation_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    says = Process("prepare", [sys.executable, "-c", "print('A limit was set.')"])
+    monkeypatch.setattr(serve, "Process", lambda *_args: says)
+    async with Supervisor(tmp_path) as supervisor:
+        await serve.prepare_release(supervisor)
+    assert "serve | A limit was set." in capfd.readouterr().out
+
+
 def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
     lock = lock_data_dir(tmp_path)
     with pytest.raises(AlreadyRunningError):
@@ -134,6 +145,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
         [valkey] = one.stores
         assert not any(password in argument for argument in valkey.command for password in passwords)
     assert (tmp_path / "valkey" / "valkey.conf").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
 def test_nobody_reads_the_embedded_valkey_without_its_password():
@@ -184,3 +196,10 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
     assert done.returncode == 1
     problem = f"Cannot serve on 127.0.0.1:{port} (address already in use)"
     assert done.stderr == f"{problem}: take another one with `make run PORT={port + 1}`.\n"
+
+
+def test_the_web_process_believes_no_proxy_but_those_of_the_settings(monkeypatch: pytest.MonkeyPatch):
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(run_web.uvicorn, "run", lambda _app, **options: started.append(options))
+    call_command("run_web")
+    assert started[0]["proxy_headers"] is False

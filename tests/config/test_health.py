@@ -3,10 +3,12 @@
 import time
 
 import pytest
+import redis
 from django.test import Client
 
 from chat.turns import presence
-from core.redis_clients import sync_redis
+from config import health
+from core.redis_clients import GatedPool, sync_redis
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -14,6 +16,19 @@ pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databa
 @pytest.fixture
 def visitor():
     return Client()
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question is asked anew."""
+    monkeypatch.setattr(health, "SHARED_SECONDS", 0)
+
+
+@pytest.fixture
+def redis_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = redis.Redis(connection_pool=GatedPool.from_url("redis://user:secret@127.0.0.1:1/0"))
+    for module in (health, presence):
+        monkeypatch.setattr(module, "sync_redis", lambda: client)
 
 
 def runner_seen(*, seconds_ago: float = 0) -> None:
@@ -25,8 +40,8 @@ def test_a_process_that_answers_is_up(visitor):
     assert (answer.status_code, answer.content) == (200, b"ok\n")
 
 
-def test_a_process_is_up_whatever_else_is_down(visitor, settings):
-    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+@pytest.mark.usefixtures("redis_away")
+def test_a_process_is_up_whatever_else_is_down(visitor):
     assert visitor.get("/healthz").status_code == 200
 
 
@@ -62,16 +77,15 @@ def test_a_runner_that_was_not_heard_of_lately_does_not_count(visitor):
     assert failing(visitor.get("/readyz").json()) == ["runner"]
 
 
-def test_without_redis_a_site_is_not_ready(visitor, settings):
-    runner_seen()
-    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+@pytest.mark.usefixtures("redis_away")
+def test_without_redis_a_site_is_not_ready(visitor):
     answer = visitor.get("/readyz")
     assert answer.status_code == 503
-    assert failing(answer.json()) == ["redis"]
+    assert failing(answer.json()) == ["redis", "runner"]
 
 
-def test_what_is_wrong_is_not_told_to_strangers(visitor, settings):
-    settings.REDIS_URL = "redis://user:secret@127.0.0.1:1/0"
+@pytest.mark.usefixtures("redis_away")
+def test_what_is_wrong_is_not_told_to_strangers(visitor):
     answer = visitor.get("/readyz").content.decode()
     assert "secret" not in answer
     assert "127.0.0.1" not in answer
@@ -82,3 +96,22 @@ def test_health_can_be_asked_with_head_and_not_changed(visitor, path):
     runner_seen()
     assert visitor.head(path).status_code == 200
     assert visitor.post(path).status_code == 405
+
+
+def test_who_asks_again_and_again_makes_no_connections(visitor):
+    visitor.get("/readyz")
+    before = sync_redis().info("stats")["total_connections_received"]
+    for _ in range(20):
+        visitor.get("/readyz")
+    assert sync_redis().info("stats")["total_connections_received"] == before
+
+
+def test_who_asks_again_within_a_second_gets_the_same_report(visitor, monkeypatch):
+    runner_seen()
+    monkeypatch.setattr(health, "_reported_at", float("-inf"))
+    monkeypatch.setattr(health, "SHARED_SECONDS", 1_000)
+    first = visitor.get("/readyz")
+    sync_redis().delete(presence.ALIVE_KEY)
+    assert visitor.get("/readyz").content == first.content
+    monkeypatch.setattr(health, "SHARED_SECONDS", 0)
+    assert visitor.get("/readyz").status_code == 503

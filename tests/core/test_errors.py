@@ -37,6 +37,34 @@ def test_400_for_what_is_no_json(api, ana, sent):
     assert set(answer.json()) - {"fields"} == SHAPE
 
 
+HOLLOW = {
+    "an array, thousands deep": b"[" * 100_000 + b"]" * 100_000,
+    "an object, thousands deep": b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+    "a field, hundreds deep": b'{"theme": ' + b"[" * 480 + b"]" * 480 + b"}",
+    "a lone surrogate": b'{"theme": "\\ud800"}',
+    "a lone surrogate as a name": b'{"\\udfff": 1}',
+    "1,001 fields": json.dumps({f"field{number}": 1 for number in range(1_001)}).encode(),
+    "a number of 5,000 digits": b'{"theme": ' + b"9" * 5_000 + b"}",
+    "UTF-16": '{"theme": "dark"}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("sent", HOLLOW.values(), ids=HOLLOW)
+@pytest.mark.parametrize("path", ["/api/v1/auth/login", "/api/v1/auth/refresh"])
+def test_400_for_json_that_would_break_its_reader(api, path, sent):
+    assert_error(api().post(path, sent, content_type="application/json"), 400, "parse_error")
+
+
+def test_400_for_a_form_of_more_than_a_thousand_fields(api, ana):
+    answer = api(ana).post("/api/v1/attachments", {f"field{number}": "x" for number in range(1_001)})
+    assert_error(answer, 400, "bad_request")
+
+
+def test_a_field_that_nobody_asked_for_is_left_out(api, ana):
+    answer = api(ana).patch("/api/v1/me", {"theme": "dark", "more": {"a": [{"b": 1}]}}, format="json")
+    assert (answer.status_code, answer.json()["theme"]) == (200, "dark")
+
+
 @pytest.mark.parametrize("sent", ["[]", '"text"', "7", "null"])
 def test_400_for_json_that_is_no_object(api, ana, sent):
     answer = api(ana).post("/api/v1/auth/login", sent, content_type="application/json")
@@ -84,8 +112,11 @@ def test_405_names_what_is_allowed(api, ana):
     assert {"GET", "POST"} <= set(answer["Allow"].split(", "))
 
 
-def test_406_for_a_format_we_do_not_speak(api, ana):
-    assert_error(api(ana).get("/api/v1/me", HTTP_ACCEPT="text/html"), 406, "not_acceptable")
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/html", "rubbish"])
+def test_what_a_client_accepts_refuses_nothing(api, ana, accept):
+    """A browser's EventSource accepts event streams alone."""
+    answer = api(ana).get("/api/v1/me", HTTP_ACCEPT=accept)
+    assert (answer.status_code, answer["Content-Type"]) == (200, "application/json")
 
 
 def test_413_for_more_than_we_read(api, ana, settings):

@@ -663,3 +663,18 @@ def test_a_model_with_a_field_that_would_be_left_out_is_refused(field: "Field[An
         ):
             with pytest.raises(ValueError, match="Dated.changed has auto_now or db_default"):
                 statement()
+
+
+# --- What statements return -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(STORES == "mongodb", reason="it has no SQL")
+@both_ways
+def test_an_update_returns_the_rows_it_changed_as_they_are_then():
+    held, other = reservation(amount_micros=7), reservation(amount_micros=8)
+    for row in (held, other):
+        row.save()
+    [found] = rows.update_and_fetch(Reservation, {"pk": held.pk, "state": "held"}, {"state": "settled"})
+    assert (found.pk, found.state, found.amount_micros) == (held.pk, "settled", 7)
+    assert rows.update_and_fetch(Reservation, {"pk": held.pk, "state": "held"}, {"state": "settled"}) == []
+    assert Reservation.objects.get(pk=other.pk).state == "held"

@@ -29,6 +29,31 @@ async def test_a_question_is_answered_in_place(tab: Tab) -> None:
     await expect(tab.last.locator("pre .k").first).to_have_text("def")
 
 
+async def test_back_and_forward_lead_to_pages_that_are_alive(tab: Tab) -> None:
+    """Nothing of them is kept in the browser: they come from the server again."""
+    page = tab.page
+    await page.goto("/")
+    await tab.ask("Uno", ECHO)
+    await tab.finished()
+    chat = page.url
+    await tab.question.fill("A draft")
+    await page.goto("/dashboard/")
+    await page.go_back()
+    assert page.url == chat
+    await expect(tab.last.locator("[data-answer]")).to_have_text("Uno")
+    await expect(tab.question).to_have_value("A draft")
+    await tab.ask("Dos", ECHO)
+    await expect((await tab.finished()).locator("[data-answer]")).to_have_text("Dos")
+    await page.go_forward()
+    await expect(page).to_have_url(re.compile("/dashboard/$"))
+    await page.go_back()
+    await expect(tab.last.locator("[data-answer]")).to_have_text("Dos")
+    row = page.locator("[data-conversation]").first
+    await row.locator("summary").click()
+    await row.get_by_role("link", name="Rename").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+
+
 async def test_the_answer_is_seen_while_it_is_written(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.ask("# A heading\n\n- one **bold** word\n- two\n\n" + "and so on " * 60, ECHO)

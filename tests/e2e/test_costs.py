@@ -52,6 +52,11 @@ async def test_what_a_question_will_cost_is_said_before_it_is_sent(payer: Tab) -
     await choose(page, QUICK)
     await expect(estimate).to_be_visible()
     assert await violations(page) == []
+    note = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"x" * 300_000}
+    await page.locator("[data-attach-input]").set_input_files([note])
+    await expect(estimate).to_be_hidden()  # it would be too low by far
+    await page.locator("[data-attached] [data-remove]").click()
+    await expect(estimate).to_be_visible()
     await page.set_viewport_size({"width": 320, "height": 640})
     assert await page.evaluate("document.documentElement.scrollWidth") <= 320
     await payer.question.fill("")

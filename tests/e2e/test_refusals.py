@@ -129,6 +129,31 @@ async def test_what_failed_is_said_aloud_before_any_other_note(tab: Tab) -> None
     await expect(tab.page.locator("[data-announce]")).to_have_text(re.compile("overloaded.* A note."))
 
 
+async def test_an_address_that_is_not_confirmed_leads_to_where_it_can_be(
+    browser: Browser, site: TestedSite, proxy: CuttingProxy
+) -> None:
+    """The site of these tests asks nobody to confirm: another refusal is given that code on its way."""
+
+    def relay(page_side: WebSocketRoute) -> None:
+        server = page_side.connect_to_server()
+        server.on_message(
+            lambda message: page_side.send(str(message).replace("allowance_used_up", "email_unconfirmed"))
+        )
+
+    async with Tab.open(browser, proxy.port, person=await person(site, credits_per_month=1)) as tab:
+        way = tab.page.get_by_role("link", name="Confirm your e-mail address")
+        await tab.page.route_web_socket(re.compile("/ws/"), relay)
+        await tab.page.goto("/")
+        await expect(way).to_be_hidden()
+        await refused(tab, "x" * 30_000)
+        await expect(way).to_be_visible()
+        await tab.question.press("Space")  # the person goes on
+        await expect(way).to_be_hidden()
+        await tab.question.press("Enter")
+        await way.click()
+        await tab.page.wait_for_url("**/accounts/email/")
+
+
 async def test_what_is_somebody_elses_looks_as_if_it_were_not_there(tab: Tab, crowd: list[Person]) -> None:
     await tab.page.goto("/")
     await tab.ask("Mine.", QUICK)

@@ -34,6 +34,17 @@ async def test_a_crowd_that_logs_in_at_once_does_not_fill_the_memory_of_the_web_
     assert largest < before + 120, f"{before:.0f} MB before, then {largest:.0f} MB"
 
 
+async def test_a_web_process_believes_no_address_that_comes_through_a_proxy_it_was_not_told_of(
+    site: TestedSite,
+) -> None:
+    body = {"email": "nobody@example.com", "password": "una clave larga"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{site.port()}") as http:
+        async with http.post("/api/v1/auth/login", json=body, headers={"X-Forwarded-For": "203.0.113.77"}) as answer:
+            assert answer.status == 401
+    assert "peer=127.0.0.1" in site.logs()
+    assert "203.0.113.77" not in site.logs()
+
+
 def resident_mb(site: TestedSite) -> float:
     pages = int(Path(f"/proc/{site.pid('web0')}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

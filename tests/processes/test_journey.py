@@ -97,6 +97,45 @@ async def test_stop_reaches_the_provider_at_once(site: TestedSite) -> None:
     assert saved["cost_micros"] > 0
 
 
+async def test_five_long_prompts_stopped_before_the_first_word_are_paid_and_a_provider_that_dies_is_not(
+    site: TestedSite,
+) -> None:
+    """A provider is paid for the prompts it was sent: by who stopped them, or by the site where it broke off itself."""
+    fields = {"provider": "compatible", "context_window": 32_000, "max_output": 1_000, "input_price": 1_000_000}
+    fields |= {"output_price": 1_000_000, "position": 900, "tier": "strong"}
+    silent, dying = ({"key": key, "provider_model": key, **fields} for key in ("hang", "fake-9t-5ms-cut0"))
+    site.offer(silent, dying)
+    [member] = site.people(1, **{**OPEN, "credits_per_month": 1_000})
+    text = "palabra " * 3_900
+    spent = site.ledger()["spent"].get("compatible", 0)
+    costs = []
+    for _ in range(5):
+        shown, before = Shown(), site.provider.stats().started
+        asking = asyncio.create_task(ask(member, shown, "hang", text))
+        async with asyncio.timeout(20):
+            while site.provider.stats().started == before:
+                await asyncio.sleep(0.02)
+            for _ in range(2):
+                await member.call("POST", f"turns/{shown.turn_id}/stop")
+            await asking
+        assert (shown.status, shown.text) == ("stopped", "")
+        assert shown.last
+        assert "the charge is for reading it." in shown.last["cost_detail"]
+        costs.append(shown.last["cost_micros"])
+    assert min(costs) > len(text) // 4
+    assert (await member.call("GET", "allowance"))[1]["used"] * 1_000 == sum(costs)
+
+    shown = Shown()
+    await ask(member, shown, "fake-9t-5ms-cut0", text)
+    assert (shown.status, shown.last and shown.last["cost_micros"]) == ("failed", None)
+    allowance = (await member.call("GET", "allowance"))[1]
+    assert (allowance["used"] * 1_000, allowance["reserved"]) == (sum(costs), 0)
+    ledger = site.ledger()
+    assert ledger["unbalanced"] == []
+    assert ledger["spent"]["compatible"] - spent in (sum(costs) + costs[0], sum(costs) + 2 * costs[0])
+    site.offer(*({**model, "enabled": False} for model in (silent, dying)))
+
+
 async def test_200_sends_against_an_allowance_for_50_admit_exactly_50(site: TestedSite) -> None:
     model = "fake-300t-200ms"  # a minute: none is settled, and so gives room back, before all have asked
     [prober] = site.people(1, **OPEN)

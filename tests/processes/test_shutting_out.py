@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -161,3 +161,45 @@ async def test_an_old_socket_asks_nothing_more_where_the_notice_was_lost(site: T
         await socket.send(start(shown))
         assert await hangs_up(socket) == 4401
     assert str(shown.turn_id) not in {turn["pk"] for turn in site.audit()["turns"]}
+
+
+async def test_guesses_are_slowed_down_by_whatever_door_and_their_owner_is_not(site: TestedSite) -> None:
+    """Ninety guesses at once over API and page of both processes, then the right password."""
+    email = f"victim-{secrets.token_hex(6)}@example.com"
+    doors = [f"http://127.0.0.1:{site.port(number)}" for number in (0, 1)]
+    guess = {"email": email, "password": "una clave errada"}
+    async with networks("127.0.0.9", "127.0.0.7") as (attacker, owner):
+        for path in ("register", "login"):
+            async with owner.post(f"{doors[0]}/api/v1/auth/{path}", json={"email": email, "password": OLD}) as answer:
+                assert answer.status in (200, 201)
+        async with attacker.get(f"{doors[0]}/accounts/login/") as page:
+            token = page.cookies["csrftoken"].value
+
+        async def by_api(number: int) -> int:
+            async with attacker.post(f"{doors[number % 2]}/api/v1/auth/login", json=guess) as answer:
+                return answer.status
+
+        async def by_page(number: int, password: str) -> int:
+            form = {"login": email, "password": password, "csrfmiddlewaretoken": token}
+            async with attacker.post(f"{doors[number % 2]}/accounts/login/", data=form) as answer:
+                return answer.status
+
+        begun = time.monotonic()
+        guesses = [by_page(number, "una clave errada") if number % 3 else by_api(number) for number in range(90)]
+        statuses = await asyncio.gather(*guesses)
+        compared = 90 - statuses.count(429)
+        assert 5 <= compared <= 5 + 2 + (time.monotonic() - begun), statuses  # the free ones, then one a second at most
+        assert await by_page(1, OLD) == 429  # the right one makes no difference
+        async with owner.post(f"{doors[1]}/api/v1/auth/login", json={"email": email, "password": OLD}) as answer:
+            assert answer.status == 200
+
+
+@asynccontextmanager
+async def networks(*addresses: str) -> AsyncIterator[list[aiohttp.ClientSession]]:
+    """Clients that come from these addresses."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for address in addresses:
+            jar, connector = aiohttp.CookieJar(unsafe=True), aiohttp.TCPConnector(local_addr=(address, 0))
+            clients.append(await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar, connector=connector)))
+        yield clients

@@ -13,6 +13,7 @@ from billing.gateways.base import (
     ChangePreview,
     Checkout,
     GatewayRefused,
+    GatewayUnavailable,
     Kind,
     Notification,
     Order,
@@ -42,6 +43,8 @@ from core.sweeps import guard
 LOCALES: dict[str, Literal["auto", "es-419", "en", "pt-BR"]] = {"es": "es-419", "en": "en", "pt-br": "pt-BR"}
 SOONEST = dt.timedelta(hours=49)
 """How far ahead a subscription can begin that does not begin now: Stripe wants two days."""
+SILENCES = 3
+"""How often Stripe may not answer, one time after the other, until a list of purchases is given up."""
 REFUND_KEY = "tertulia_key"
 CHANGES = (
     "checkout.session.completed",
@@ -103,14 +106,19 @@ class StripeGateway:
         return None if fetched is None else _keep(fetched)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        """What cannot be understood is logged, and does not keep the others from being seen."""
-        seen: set[str] = set()
+        """What cannot be read is logged, and does not keep the others from being seen. Raises GatewayUnavailable when
+        Stripe is silent several times on end."""
+        seen, silences = set[str](), 0
         for reference in [*_list_alive(), *_list_changed(since)]:
             try:
                 snapshot = self.fetch(reference)
-            except GatewayRefused:
+            except (GatewayRefused, GatewayUnavailable) as error:
+                silences += isinstance(error, GatewayUnavailable)
+                if silences == SILENCES:
+                    raise
                 logger.exception("A purchase cannot be read", extra={"reference": reference.id})
                 continue
+            silences = 0
             if snapshot is not None and snapshot.reference not in seen:
                 seen.add(snapshot.reference)
                 yield snapshot
@@ -122,9 +130,7 @@ class StripeGateway:
             price = get_price(client, price_reference)
             found = plain(client.v1.subscriptions.retrieve(reference))
             item = found["items"]["data"][0]
-            at = int(timezone.now().timestamp())
-            if settings.SIMULATED_STRIPE_URL:  # its clock may be ahead
-                at = max(at, item["current_period_start"])
+            at = max(int(timezone.now().timestamp()), item["current_period_start"])  # clocks differ
             preview = client.v1.invoices.create_preview(
                 {
                     "subscription": reference,

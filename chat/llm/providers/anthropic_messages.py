@@ -23,6 +23,7 @@ from chat.llm.providers.errors import (
     error_from_status,
 )
 from chat.llm.providers.streaming import NO_TEXT, Answer, stream_answer, words_of
+from chat.provider_registry import NO_EFFORT
 
 VERSION = "2026-10-21"
 
@@ -56,8 +57,6 @@ FINISH: dict[str, FinishReason] = {
     "pause_turn": "tool_call",  # to be asked again with what a tool of the provider's has found
 }
 """What a `stop_reason` means, where it is not the end of an answer."""
-
-NO_EFFORT = ("none", "off")
 
 _ERRORS: dict[str, type[ProviderError]] = {
     "authentication_error": AuthenticationFailed,

@@ -70,7 +70,7 @@ SignOfLife: TypeAlias = Callable[[], None]
 
 
 def no_notice() -> None:
-    """For a reader that waits for the text alone."""
+    """For who waits for the text alone."""
 
 
 async def no_pause() -> None:
@@ -92,6 +92,7 @@ class ModelRequest:
     end_user: str = ""
     pace: Pace = no_pause
     note_life: SignOfLife = no_notice
+    note_sent: Callable[[], None] = no_notice  # called once, when all of it has been sent
 
     @property
     def has_files(self) -> bool:

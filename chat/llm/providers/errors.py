@@ -4,6 +4,8 @@ from math import isfinite
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 REDIRECTS = range(300, 400)
+GATEWAY_TIMEOUTS = (504, 524)
+"""The provider was asked and did not answer in time: who says so stands in between."""
 
 
 class ProviderError(Exception):
@@ -13,12 +15,19 @@ class ProviderError(Exception):
 
     code = "unknown"
     retryable = False
+    ends_accepted_request = False
 
     def __init__(self, *, status: int | None = None, retry_after: float | None = None) -> None:
         self.status = status
         self.retry_after = _believe(retry_after)
         self.model = ""
         super().__init__(f"{self.code} (status {status})" if status else self.code)
+
+    @property
+    def may_be_billed(self) -> bool:
+        """Whether the provider may charge for the request, once it was sent (docs/adr/0006). What it answers with the
+        status of an error, or refuses in another way, it has not worked on."""
+        return self.ends_accepted_request and (self.status is None or self.status in GATEWAY_TIMEOUTS)
 
 
 class AuthenticationFailed(ProviderError):
@@ -40,21 +49,26 @@ class ProviderRateLimited(ProviderError):
 
 class Overloaded(ProviderError):
     code = "overloaded"
+    ends_accepted_request = True
     retryable = True
 
 
 class TimedOut(ProviderError):
     code = "timeout"
+    ends_accepted_request = True
     retryable = True
 
 
 class ConnectionFailed(ProviderError):
     code = "connection"
+    ends_accepted_request = True
     retryable = True
 
 
 class NotReached(ConnectionFailed):
     """No connection could be made: nothing was asked."""
+
+    ends_accepted_request = False
 
 
 class PromptTooLong(ProviderError):
@@ -69,6 +83,7 @@ class Redirected(ProviderError):
 
 class ContentFiltered(ProviderError):
     code = "content_filter"
+    ends_accepted_request = True
 
 
 class BadRequest(ProviderError):
@@ -77,6 +92,7 @@ class BadRequest(ProviderError):
 
 class BadResponse(ProviderError):
     code = "bad_response"
+    ends_accepted_request = True
     retryable = True
 
 
@@ -84,6 +100,7 @@ class Truncated(ProviderError):
     """The stream ended without saying why."""
 
     code = "truncated"
+    ends_accepted_request = True
     retryable = True
 
 

@@ -1,7 +1,10 @@
 """One pooled HTTP session for each event loop: a connection, and its TLS handshake, serves many turns."""
 
 from asyncio import ReadTransport
+from collections.abc import Callable
 from functools import partial
+from io import BytesIO
+from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
@@ -19,6 +22,22 @@ def session() -> aiohttp.ClientSession:
     if _sessions.get().closed:
         _sessions.pop()
     return _sessions.get()
+
+
+class Sending:
+    """Calls `note_sent` when all of a request's body has been given to its connection. It goes to the session as
+    `trace_request_ctx`."""
+
+    __slots__ = ("_left", "_note_sent")
+
+    def __init__(self, body: bytes | BytesIO, note_sent: Callable[[], None]) -> None:
+        self._left = len(body) if isinstance(body, bytes) else body.getbuffer().nbytes
+        self._note_sent = note_sent
+
+    def note_chunk(self, size: int) -> None:
+        self._left -= size
+        if self._left <= 0 < self._left + size:
+            self._note_sent()
 
 
 async def pause_reading(response: aiohttp.ClientResponse, pace: Pace) -> None:
@@ -72,8 +91,18 @@ class _Connector(aiohttp.TCPConnector):
         return kept
 
 
+async def _note_chunk(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, sent: aiohttp.TraceRequestChunkSentParams
+) -> None:
+    if isinstance(sending := context.trace_request_ctx, Sending):
+        sending.note_chunk(len(sent.chunk))
+
+
 def _make_session() -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_note_chunk)
     return aiohttp.ClientSession(
+        trace_configs=[trace],
         connector=_Connector(limit=0, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=settings.STALL_SECONDS),
         auto_decompress=False,

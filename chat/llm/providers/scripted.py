@@ -14,6 +14,7 @@ KINDS = {kind.code: kind for kind in errors.ProviderError.__subclasses__()}
 
 
 async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
+    request.note_sent()
     reason, usage = "stop", None
     for word in request.messages[-1].text.split():
         verb, _, value = word.partition(":")

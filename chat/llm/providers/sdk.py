@@ -115,7 +115,7 @@ async def close_clients() -> None:
 async def _pump(request: ModelRequest, quiet: Quiet, events: "asyncio.Queue[Event | ProviderError | None]") -> None:
     """Read the SDK's events in a task of its own, which when it is cancelled is always waiting for the SDK."""
     adapter = request.provider.adapter
-    reading = Reading(_WRITERS[adapter], quiet)
+    reading = Reading(_WRITERS[adapter], quiet, request.note_sent)
     sdk_http.reading.set(reading)
     try:
         async with aclosing(_STREAMS[adapter](request)) as sdk_events:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from chat.llm.providers.base import no_notice
 from chat.llm.providers.errors import REDIRECTS, BadResponse, Redirected, error_from_status
 from chat.llm.providers.http import CONNECT_SECONDS
 from chat.llm.providers.sse import SseDecoder
@@ -48,11 +49,13 @@ _MARKED_HALF = re.compile("[\U0010d800-\U0010dfff]")
 class Reading:
     """What a task reads by an SDK, and of its response the status and the seconds to wait, once it is there.
 
-    `write` makes of an event's data what the SDK gets to read; without it the response is no stream.
+    `write` makes of an event's data what the SDK gets to read; without it the response is no stream. `note_sent` is
+    called when the request has been sent.
     """
 
     write: Callable[[bytes], bytes] | None = None
     quiet: Quiet | None = None
+    note_sent: Callable[[], None] = no_notice
     status: int = 0
     retry_after: float | None = None
 
@@ -73,7 +76,7 @@ def make_client(timeout_seconds: float) -> Any:
         headers={"Accept-Encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # they would go with other people's questions
         follow_redirects=False,
-        event_hooks={"response": [_receive]},
+        event_hooks={"request": [_watch], "response": [_receive]},
     )
 
 
@@ -83,6 +86,17 @@ def tls_context() -> Any:
     import httpx2
 
     return httpx2.create_ssl_context()
+
+
+async def _watch(request: Any) -> None:
+    """Have it noted when all of a request has been sent."""
+    note_sent = reading.get().note_sent
+
+    async def trace(event: str, _info: dict[str, Any]) -> None:
+        if event == "http11.send_request_body.complete":
+            note_sent()
+
+    request.extensions = {**request.extensions, "trace": trace}
 
 
 async def _receive(response: Any) -> None:

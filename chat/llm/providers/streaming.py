@@ -179,8 +179,11 @@ async def stream_answer(
         **headers,
     }
     body = await _encode(request, body_of)
+    sending = http.Sending(body, request.note_sent)
     try:
-        async with http.session().post(url, data=body, headers=headers, allow_redirects=False) as response:
+        async with http.session().post(
+            url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=sending
+        ) as response:
             if response.status != 200:
                 raise await _error_of(answer, response)
             if is_compressed(response.headers):

@@ -21,14 +21,14 @@ class Command(BaseCommand):
         "simulated, and collect static files (not in DEBUG)."
     )
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def handle(self, *_args: Any, verbosity: int, **_options: Any) -> None:
         try:
             check_stores()
         except StoreUnreachableError as error:
             raise CommandError(str(error)) from None
         call_command("migrate", verbosity=0, interactive=False)
         call_command("migrate", database="history", verbosity=0, interactive=False)
-        call_command("load_catalog")
+        call_command("load_catalog", verbosity=verbosity, stdout=self.stdout)
         if settings.SIMULATED_STRIPE_URL:
             load_prices("stripe", "USD")
             call_command("set_up_stripe", stdout=io.StringIO())

@@ -104,9 +104,9 @@ async def wait_for_end_of(parent: int) -> None:
 async def prepare_release(supervisor: Supervisor) -> None:
     supervisor.print_line("Preparing the databases.")
     code, printed = await supervisor.run(Process("prepare", [sys.executable, "manage.py", "prepare"]))
+    for line in printed.splitlines():
+        supervisor.print_line(line)
     if code:
-        for line in printed.splitlines():
-            supervisor.print_line(line)
         raise CommandError("The databases could not be prepared: the reason is above.")
 
 
@@ -114,10 +114,7 @@ async def start_site(supervisor: Supervisor, host: str, port: int) -> None:
     """Return when the web process answers and a runner waits for turns."""
     reachable_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
     name = next((name for name in settings.ALLOWED_HOSTS if name[0] not in "*.["), "localhost")
-    web = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", host, "--port", str(port)]
-    web += ["--loop", "uvloop", "--http", "httptools", "--timeout-graceful-shutdown", "5"]
-    web += ["--ws-per-message-deflate", "false", "--ws-max-size", "1048576"]
-    web += ["--no-access-log", "--log-level", "warning"]
+    web = [sys.executable, "manage.py", "run_web", "--host", host, "--port", str(port)]
     probe = answers_http(port, "/healthz", host=reachable_host, name=name)
     await supervisor.start(Process("web", web, probe=probe, stop_seconds=8))
 

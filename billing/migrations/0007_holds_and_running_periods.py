@@ -28,7 +28,7 @@ def describe_running_periods(apps: Any, _schema_editor: Any) -> None:
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0005_subscriptions"),
+        ("billing", "0006_subscriptions"),
     ]
 
     operations = [

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0006_holds_and_running_periods"),
+        ("billing", "0007_holds_and_running_periods"),
     ]
 
     operations = [

@@ -10,7 +10,7 @@ import billing.models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0004_above_because"),
+        ("billing", "0005_spending_entries"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

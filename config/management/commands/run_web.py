@@ -1,0 +1,48 @@
+"""`manage.py run_web`: one web process, with the limits of its connections."""
+
+import os
+import resource
+from argparse import ArgumentParser
+from typing import Any
+
+import uvicorn
+from django.core.management.base import BaseCommand
+
+from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
+
+FILES_BESIDE = 500
+"""Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
+
+
+class Command(BaseCommand):
+    help = "Serve pages, API and sockets, until SIGTERM or Ctrl-C."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=os.environ.get("HOST") or "127.0.0.1")
+        parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 8000)
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        allow_open_files(MAX_CONNECTIONS + FILES_BESIDE)
+        uvicorn.run(
+            "config.asgi:application",
+            host=options["host"],
+            port=options["port"],
+            loop="uvloop",
+            http=ClientConnection,
+            ws=ClientSocket,
+            ws_per_message_deflate=False,
+            ws_max_size=1_048_576,
+            timeout_graceful_shutdown=5,
+            proxy_headers=False,  # else it believes any proxy on this machine: TRUSTED_PROXIES says
+            access_log=False,
+            log_config=None,  # as in settings.py
+        )
+
+
+def allow_open_files(wanted: int) -> None:
+    """Raise this process's own limit as far as the system lets it: often it is 1,024, below what may be raised to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

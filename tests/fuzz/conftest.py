@@ -1,0 +1,3 @@
+from tests.chat.conftest import redis
+
+__all__ = ["redis"]
