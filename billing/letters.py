@@ -1,6 +1,7 @@
 """Mails about money: a row for each, written with the fact it is about or by the clock, and sent by a worker, once.
 
-`note` is called in the transaction that writes the fact. What is no longer true when its turn comes is not sent.
+`note_purchase` is called in the transaction that writes the fact. What is no longer true when its turn comes is not
+sent.
 """
 
 import datetime as dt
@@ -28,7 +29,7 @@ STATEMENT_DAYS = 7
 Kind = Letter.Kind
 
 
-def note(subscription: Subscription, payments: Sequence[Payment]) -> None:
+def note_purchase(subscription: Subscription, payments: Sequence[Payment]) -> None:
     """Write down which mails follow of a purchase as it is now. The caller holds the account's lock."""
     about: list[Letter] = []
     for payment in payments:

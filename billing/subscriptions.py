@@ -149,7 +149,7 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     subscription.save()
     _close_purchases(account, subscription, payments)
     write_access(account)
-    letters.note(subscription, payments)
+    letters.note_purchase(subscription, payments)
     return subscription
 
 

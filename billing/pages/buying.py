@@ -26,7 +26,7 @@ State = Literal["done", "later", "double", "confirm", "voucher", "failed", "over
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class PlanOffer:
     """A plan, and what it costs; without a price for the plan of everybody."""
 
     plan: Plan
@@ -48,7 +48,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PurchaseOutcome:
     """What came of a checkout. `later`: it begins when the present plan ends; `double`: there was a plan already, and
     it is given back; `over`: the checkout has ended without a payment."""
 
@@ -57,7 +57,7 @@ class Outcome:
     payment: Payment | None = None
 
 
-def list_offers(prices: Sequence[Price], currency: str, interval: str) -> list[Offer]:
+def list_offers(prices: Sequence[Price], currency: str, interval: str) -> list[PlanOffer]:
     """Return the plan of everybody, and those that are for sale in the currency by the interval, each with one price:
     where several gateways sell it, the checkout asks."""
     chosen: dict[int, Price] = {}
@@ -66,10 +66,10 @@ def list_offers(prices: Sequence[Price], currency: str, interval: str) -> list[O
             cheapest = min(chosen.get(price.plan.pk, price), price, key=lambda one: one.amount_minor)
             chosen[price.plan.pk] = cheapest
     free = default_plan()
-    offers = [Offer(free, list_allowed(free))]
+    offers = [PlanOffer(free, list_allowed(free))]
     for price in sorted(chosen.values(), key=lambda one: one.plan.rank if one.plan else 0):
         assert price.plan is not None
-        offers.append(Offer(price.plan, list_allowed(price.plan), show_price(price)))
+        offers.append(PlanOffer(price.plan, list_allowed(price.plan), show_price(price)))
     return offers
 
 
@@ -127,25 +127,29 @@ def return_url(key: str) -> str:
     return f"{settings.SITE_URL}{reverse('billing_return', args=[key])}"
 
 
-def outcome_of(purchase: Purchase) -> Outcome:
+def outcome_of(purchase: Purchase) -> PurchaseOutcome:
     """Return what came of a checkout, as our rows have it."""
     subscription = _find_bought(purchase)
     if subscription is None:
-        return Outcome("over" if purchase.closed_at else "waiting")
+        return PurchaseOutcome("over" if purchase.closed_at else "waiting")
     payments = subscription.payments.order_by("created_at", "pk")
     if subscription.is_double:
-        return Outcome("double", subscription)
+        return PurchaseOutcome("double", subscription)
     if _gives(subscription, payments):
-        return Outcome("done", subscription)
+        return PurchaseOutcome("done", subscription)
     if subscription.renews and subscription.anchor > timezone.now():
-        return Outcome("later", subscription)
+        return PurchaseOutcome("later", subscription)
     last = payments.last()
     if last is not None and last.status != Payment.Status.VOID:
         if last.action in (Payment.Action.CONFIRM, Payment.Action.VOUCHER):
-            return Outcome("confirm" if last.action == Payment.Action.CONFIRM else "voucher", subscription, last)
+            return PurchaseOutcome(
+                "confirm" if last.action == Payment.Action.CONFIRM else "voucher", subscription, last
+            )
         if last.status == Payment.Status.FAILED:
-            return Outcome("failed", subscription, last)
-    return Outcome("over" if subscription.status == Subscription.Status.ENDED else "waiting", subscription, last)
+            return PurchaseOutcome("failed", subscription, last)
+    return PurchaseOutcome(
+        "over" if subscription.status == Subscription.Status.ENDED else "waiting", subscription, last
+    )
 
 
 def poll_after(tries: int) -> int | None:

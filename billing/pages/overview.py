@@ -10,7 +10,7 @@ from django.utils import timezone
 from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
 from billing.models import MICROS_PER_CREDIT, AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
-from billing.pages.words import ShownPrice, describe, show_price, status_of, title_of
+from billing.pages.words import ShownPrice, describe, show_price, describe_status, title_of
 from billing.purchasing import list_for_sale
 from billing.standing import Standing, may_begin_when_it_ends
 from core.money import format_money
@@ -104,7 +104,7 @@ def show_payment(payment: Payment) -> ShownPayment:
         describe(payment.price),
         format_money(payment.amount_minor, payment.currency),
         format_money(payment.refunded_minor, payment.currency) if payment.refunded_minor else "",
-        status_of(payment),
+        describe_status(payment),
         title_of(payment.gateway),
     )
 

@@ -19,7 +19,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class DayBar:
     """One day: its place and size in the picture, and what it says."""
 
     day: dt.date
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    bars: list[Bar]
+    bars: list[DayBar]
     width: int
     height: int
     highest: float
@@ -56,7 +56,7 @@ def draw(lines: Sequence[UsageLine], first: dt.date, last: dt.date) -> Chart:
         line = by_day.get(day)
         micros = line.cost_micros if line else 0
         height = max(LEAST, HEIGHT * micros // highest) if micros else 0
-        bars.append(Bar(day, number * WIDTH + GAP // 2, HEIGHT - height, height, credits_of(micros)))
+        bars.append(DayBar(day, number * WIDTH + GAP // 2, HEIGHT - height, height, credits_of(micros)))
     return Chart(bars, len(bars) * WIDTH, HEIGHT, credits_of(highest))
 
 

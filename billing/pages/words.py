@@ -90,7 +90,7 @@ def saved_percent(prices: Iterable[Price]) -> int:
     return int(max([*saved, Decimal()]) * 100)
 
 
-def status_of(payment: Payment) -> str:
+def describe_status(payment: Payment) -> str:
     """Return how a payment stands: what happened last to it."""
     if payment.dispute:
         return str(payment.get_dispute_display())
