@@ -95,6 +95,12 @@ class NotForSale(DomainError):
     message = _("That is not for sale any more. Look at the prices again.")
 
 
+class UnknownCoupon(DomainError):
+    code = "unknown_coupon"
+    status = 422
+    message = _("That code is not valid here. Look at it again, or leave it out.")
+
+
 class OtherCurrency(DomainError):
     code = "other_currency"
     status = 409

@@ -135,7 +135,7 @@ class Movement:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class MonthReport:
     """A month. Decimals are in the site's currency."""
 
     month: Month
@@ -166,7 +166,7 @@ PACKS, TRIALS = "packs", "trials"
 """What is used and earned beside the plans."""
 
 
-def report(month: Month) -> Report:
+def report_month(month: Month) -> MonthReport:
     """Return the figures of a month, up to now if it is running."""
     exchange = Exchange.on((month.until - dt.timedelta(microseconds=1)).date())
     before, now = standings_at(month.start), standings_at(month.until)
@@ -175,7 +175,7 @@ def report(month: Month) -> Report:
     receipts = list_receipts(month)
     by_plan = _margins_by_plan(earnings, usage, exchange)
     suppliers = _cost_by_supplier(month, exchange)
-    return Report(
+    return MonthReport(
         month=month,
         mrr_before=exchange.convert(before.monthly),
         mrr=exchange.convert(now.monthly),

@@ -168,6 +168,27 @@ class Price(models.Model):
         return self.pack_credits * MICROS_PER_CREDIT
 
 
+class Coupon(models.Model):
+    """A word that makes a checkout cheaper. By how much, for how long and how often is the gateway's discount's."""
+
+    code = models.CharField(_("code"), max_length=40, unique=True, help_text=_("What people write. Case is ignored."))
+    gateway = models.CharField(_("gateway"), max_length=20)
+    reference = models.CharField(
+        _("the gateway's name for it"), max_length=100, help_text=_("Of Stripe's coupon, or promotion code (promo_…).")
+    )
+    is_active = models.BooleanField(_("can be used"), default=True)
+
+    class Meta:
+        verbose_name = _("coupon")
+        verbose_name_plural = _("coupons")
+
+    def __str__(self) -> str:
+        return self.code
+
+    def clean(self) -> None:
+        self.code = self.code.strip().upper()
+
+
 class ExchangeRate(models.Model):
     """What one unit of a currency is worth in the site's own, from a day on, as the operator says.
 
@@ -592,6 +613,7 @@ class Purchase(models.Model):
     reference_id = models.CharField(max_length=100, blank=True)
     url = models.TextField(blank=True)
     payer_email = models.EmailField(blank=True)
+    coupon = models.ForeignKey(Coupon, models.PROTECT, null=True, related_name="+", db_index=False)
     starts_at = models.DateTimeField(null=True)
     trial_days = models.PositiveSmallIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -52,7 +52,7 @@ Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class OperatorAct:
     """`do` gets the row, the operator and what the form has, and returns whether it is done: if not, it will be."""
 
     name: str
@@ -67,7 +67,7 @@ class Act:
 class ActsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """A table whose rows operators act on, who may change them."""
 
-    acts: ClassVar[tuple[Act, ...]] = ()
+    acts: ClassVar[tuple[OperatorAct, ...]] = ()
     change_form_template = "admin/billing/change_form.html"
 
     def get_urls(self) -> list[Any]:
@@ -115,7 +115,7 @@ class ActsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         }
         return render(request, "admin/billing/act.html", page, status=422 if form.is_bound else 200)
 
-    def _do(self, request: HttpRequest, act: Act, row: Any, form: ActForm) -> bool:
+    def _do(self, request: HttpRequest, act: OperatorAct, row: Any, form: ActForm) -> bool:
         operator: Any = request.user
         try:
             is_done = act.do(row, operator, form.cleaned_data)

@@ -71,7 +71,7 @@ def dashboard(request: HttpRequest, site: AdminSite) -> HttpResponse:
     if not request.user.has_perms(("billing.view_payment", "billing.view_usagerecord")):
         raise PermissionDenied
     month = _month_of(request)
-    report = figures.report(month)
+    report = figures.report_month(month)
     context = {
         **site.each_context(request),
         "title": _("Dashboard"),
@@ -139,7 +139,7 @@ def _list_months() -> list[tuple[str, str]]:
 # --- What is shown ----------------------------------------------------------------------------------------------------
 
 
-def _figures(report: figures.Report) -> list[tuple[str, str, str]]:
+def _figures(report: figures.MonthReport) -> list[tuple[str, str, str]]:
     """Return the figures of the first table: what, how much, and what it means."""
     movement = report.movement
     before = gettext("%(amount)s when the month began") % {"amount": _show(report.mrr_before)}

@@ -8,8 +8,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from billing import staff
-from billing.admin.acts import Act, ActsAdmin
-from billing.admin.tables import GatewayFilter, OwnedAdmin, ReadOnlyAdmin
+from billing.admin.acts import ActsAdmin, OperatorAct
+from billing.admin.tables import AccountRowsAdmin, GatewayFilter, ReadOnlyAdmin
 from billing.models import GatewayEvent, GatewayTask, Letter, StaffAct
 
 
@@ -29,7 +29,7 @@ class ErrandFilter(admin.SimpleListFilter):
         return queryset.filter(wanted.get(self.value() or "", Q()))
 
 
-TRY_AGAIN = Act(
+TRY_AGAIN = OperatorAct(
     "try-again",
     _("Try again"),
     lambda errand, by, sent: staff.try_again(errand, by=by, **sent),
@@ -52,7 +52,7 @@ class GatewayEventAdmin(ActsAdmin, ReadOnlyAdmin):
 
 
 @admin.register(GatewayTask)
-class GatewayTaskAdmin(ActsAdmin, OwnedAdmin):
+class GatewayTaskAdmin(ActsAdmin, AccountRowsAdmin):
     exact_fields = ("reference", "key")
     list_display = ("created_at", "owner", "gateway", "act", "reference", "attempts", "due_at", "done_at", "error")
     list_filter = (ErrandFilter, GatewayFilter, "act")
@@ -62,7 +62,7 @@ class GatewayTaskAdmin(ActsAdmin, OwnedAdmin):
 
 
 @admin.register(Letter)
-class LetterAdmin(OwnedAdmin):
+class LetterAdmin(AccountRowsAdmin):
     exact_fields = ("key",)
     list_display = ("created_at", "owner", "kind", "attempts", "due_at", "done_at", "error")
     list_filter = (ErrandFilter, "kind")
@@ -71,7 +71,7 @@ class LetterAdmin(OwnedAdmin):
 
 
 @admin.register(StaffAct)
-class StaffActAdmin(OwnedAdmin):
+class StaffActAdmin(AccountRowsAdmin):
     list_display = ("at", "by", "act", "owner", "reason", "details")
     list_filter = ("act",)
     list_select_related = ("by", "account__user")

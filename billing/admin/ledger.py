@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext_lazy as _
 
-from billing.admin.tables import OwnedAdmin, ReadOnlyAdmin, show_credits
+from billing.admin.tables import AccountRowsAdmin, ReadOnlyAdmin, show_credits
 from billing.models import Reservation, Spending, UsagePeriod, UsageRecord
 from billing.periods import month_of
 
@@ -38,7 +38,7 @@ class MonthFilter(admin.SimpleListFilter):
 
 
 @admin.register(UsagePeriod)
-class UsagePeriodAdmin(OwnedAdmin):
+class UsagePeriodAdmin(AccountRowsAdmin):
     list_display = ("owner", "kind", "plan", "period_start", "period_end", "allowance", "used", "reserved")
     list_filter = ("kind",)
     list_select_related = ("account__user", "plan")
@@ -58,7 +58,7 @@ class UsagePeriodAdmin(OwnedAdmin):
 
 
 @admin.register(Reservation)
-class ReservationAdmin(OwnedAdmin):
+class ReservationAdmin(AccountRowsAdmin):
     owner_path = "period__account"
     exact_fields = ("pk",)
     are_uuids = True
@@ -78,7 +78,7 @@ class SpendingAdmin(ReadOnlyAdmin):
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(OwnedAdmin):
+class UsageRecordAdmin(AccountRowsAdmin):
     owner_path = "period__account"
     exact_fields = ("reservation",)
     are_uuids = True

@@ -17,8 +17,8 @@ from django.utils.translation import gettext_lazy as _
 
 from billing import staff
 from billing.admin import dashboard
-from billing.admin.acts import Act, ActForm, ActsAdmin
-from billing.admin.tables import CurrencyFilter, GatewayFilter, OwnedAdmin, show_credits
+from billing.admin.acts import ActForm, ActsAdmin, OperatorAct
+from billing.admin.tables import AccountRowsAdmin, CurrencyFilter, GatewayFilter, show_credits
 from billing.entitlements import access_of
 from billing.models import (
     BillingAccount,
@@ -50,13 +50,13 @@ class GrantForm(ActForm):
 
 
 @admin.register(BillingAccount)
-class BillingAccountAdmin(ActsAdmin, OwnedAdmin):
+class BillingAccountAdmin(ActsAdmin, AccountRowsAdmin):
     owner_path = ""
     list_display = ("owner", "plan", "grant_until", "subscribed_until", "created_at")
     list_select_related = ("user", "plan")
     autocomplete_fields = ("user",)
     acts = (
-        Act(
+        OperatorAct(
             "grant",
             _("Grant a plan"),
             lambda account, by, sent: staff.grant_plan(account, sent.pop("plan"), by=by, **sent),
@@ -65,7 +65,7 @@ class BillingAccountAdmin(ActsAdmin, OwnedAdmin):
                 "It takes the place of what was granted before. Of a grant and a subscription, the higher holds."
             ),
         ),
-        Act(
+        OperatorAct(
             "revoke",
             _("Take the grant back"),
             lambda account, by, sent: staff.grant_plan(account, None, by=by, **sent),
@@ -145,7 +145,7 @@ class BillingAccountAdmin(ActsAdmin, OwnedAdmin):
 
 
 @admin.register(Subscription)
-class SubscriptionAdmin(ActsAdmin, OwnedAdmin):
+class SubscriptionAdmin(ActsAdmin, AccountRowsAdmin):
     exact_fields = ("reference",)
     list_display = ("owner", "gateway", "kind", "status", "price", "paid_until", "access_until", "cancels_at")
     list_filter = ("status", "kind", GatewayFilter, "is_frozen", "is_double")
@@ -156,19 +156,19 @@ class SubscriptionAdmin(ActsAdmin, OwnedAdmin):
         *("is_frozen", "is_double", "observed_at", "payments"),
     )
     acts = (
-        Act(
+        OperatorAct(
             "resync",
             _("Ask the gateway now"),
             lambda subscription, by, sent: staff.resync(subscription, by=by, **sent),
             warning=_("What it says is written here, whatever was here before."),
         ),
-        Act(
+        OperatorAct(
             "cancel",
             _("Cancel at the end of what is paid"),
             lambda subscription, by, sent: staff.cancel_for(subscription, by=by, **sent),
             is_offered=lambda subscription: subscription.renews,
         ),
-        Act(
+        OperatorAct(
             "cancel-now",
             _("Cancel at once"),
             lambda subscription, by, sent: staff.cancel_for(subscription, by=by, at_once=True, **sent),
@@ -211,7 +211,7 @@ class PaymentForm(ActForm):
         return facts
 
 
-class RefundForm(PaymentForm):
+class GiveBackForm(PaymentForm):
     amount = forms.DecimalField(label=_("Amount"), min_value=0)
     field_order = ("amount", "reason", "key")
 
@@ -281,7 +281,7 @@ class OpenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Payment)
-class PaymentAdmin(ActsAdmin, OwnedAdmin):
+class PaymentAdmin(ActsAdmin, AccountRowsAdmin):
     owner_path = "subscription__account"
     exact_fields = ("reference", "fiscal_number")
     change_list_template = "admin/billing/payment/change_list.html"
@@ -298,22 +298,22 @@ class PaymentAdmin(ActsAdmin, OwnedAdmin):
         *("tax", "tax_country", "tax_id", "fiscal_number", "fiscal_url", "credits_used"),
     )
     acts = (
-        Act(
+        OperatorAct(
             "refund",
             _("Refund"),
             lambda payment, by, sent: staff.refund(payment, by=by, **sent),
             is_offered=lambda payment: staff.refundable_minor(payment) > 0,
-            form=RefundForm,
+            form=GiveBackForm,
             warning=_("All of it ends the paid time at once; a part changes nothing but the money."),
         ),
-        Act(
+        OperatorAct(
             "refuse-refund",
             _("Refuse the refund"),
             lambda payment, by, sent: staff.refuse_refund(payment, by=by, **sent),
             is_offered=lambda payment: payment.waits_for_answer,
             form=RefusalForm,
         ),
-        Act(
+        OperatorAct(
             "document",
             _("Attach the fiscal document"),
             lambda payment, by, sent: staff.attach_document(payment, by=by, **sent),

@@ -10,11 +10,11 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from billing import staff
-from billing.admin.acts import Act, ActForm, ActsAdmin
+from billing.admin.acts import ActForm, ActsAdmin, OperatorAct
 from billing.gateways import list_gateways
 from billing.gateways.base import GatewayRefused, GatewayUnavailable
 from billing.gateways.stripe import catalogue
-from billing.models import ExchangeRate, Plan, Price
+from billing.models import Coupon, ExchangeRate, Plan, Price
 from billing.periods import raise_to_plan
 from core.money import format_money
 
@@ -96,10 +96,10 @@ class PriceAdmin(ActsAdmin):
             transaction.on_commit(lambda: self._publish(request, obj))
 
     acts = (
-        Act(
+        OperatorAct(
             "replace",
             _("Sell it for another amount"),
-            lambda price, by, sent: publish(staff.replace_price(price, sent.pop("amount_minor"), by=by, **sent)),
+            lambda price, by, sent: publish_price(staff.replace_price(price, sent.pop("amount_minor"), by=by, **sent)),
             is_offered=lambda price: price.is_for_sale,
             form=NewAmountForm,
             later=NOT_THERE,
@@ -108,11 +108,11 @@ class PriceAdmin(ActsAdmin):
     )
 
     def _publish(self, request: HttpRequest, price: Price) -> None:
-        if not publish(price):
+        if not publish_price(price):
             self.message_user(request, NOT_THERE, messages.WARNING)
 
 
-def publish(price: Price) -> bool:
+def publish_price(price: Price) -> bool:
     """Make the price at its gateway, where that has a catalogue; return whether it is there. Mercado Pago has none."""
     if price.gateway != "stripe" or price.gateway not in list_gateways():
         return True
@@ -121,6 +121,18 @@ def publish(price: Price) -> bool:
     except (GatewayUnavailable, GatewayRefused):
         return False
     return True
+
+
+@admin.register(Coupon)
+class CouponAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("code", "gateway", "reference", "is_active")
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Mercado Pago has no discounts."""
+        if db_field.name == "gateway":
+            names = [name for name in dict.fromkeys(("stripe", *list_gateways())) if name != "mercadopago"]
+            return forms.ChoiceField(label=db_field.verbose_name, choices=[(name, name) for name in names])
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
 
 
 @admin.register(ExchangeRate)

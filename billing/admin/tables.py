@@ -38,7 +38,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
 
-class OwnedAdmin(ReadOnlyAdmin):
+class AccountRowsAdmin(ReadOnlyAdmin):
     """Rows of somebody's account, at the end of `owner_path`. They are found by a part of the owner's address, by the
     account's number, or by exactly what is in one of `exact_fields`."""
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
 from billing.models import MICROS_PER_CREDIT, AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
-from billing.pages.words import ShownPrice, describe, show_price, describe_status, title_of
+from billing.pages.words import ShownPrice, describe, describe_status, show_price, title_of
 from billing.purchasing import list_for_sale
 from billing.standing import Standing, may_begin_when_it_ends
 from core.money import format_money

@@ -135,7 +135,7 @@ def rounded(amount: Decimal) -> Decimal:
 
 
 def test_mrr_is_what_runs_a_month_without_tax_trials_and_what_does_not_renew(world: Any):
-    report = figures.report(MARCH)
+    report = figures.report_month(MARCH)
     # Ana 20, Cy 10, Fay 20, Jo 20 + 39.50 * 30 days / 15 days = 99, and Bo 1,000 BRL / 12 * 0.2.
     assert rounded(report.mrr) == Decimal("165.67")
     # Dan 20, Hal 20, and Bo.
@@ -143,7 +143,7 @@ def test_mrr_is_what_runs_a_month_without_tax_trials_and_what_does_not_renew(wor
 
 
 def test_who_came_and_went(world: Any):
-    movement = figures.report(MARCH).movement
+    movement = figures.report_month(MARCH).movement
     # Ana, Bo, Cy, Fay, Jo, Kim; all but Bo are new; Dan went; Hal is waited for; Gil tries.
     assert (movement.active, movement.new, movement.churned) == (6, 5, 1)
     assert (movement.in_grace, movement.trials) == (1, 1)
@@ -151,7 +151,7 @@ def test_who_came_and_went(world: Any):
 
 def test_who_did_not_come_back_within_the_grace_has_gone(world: Any, at: Any):
     at(day("04-05"))
-    movement = figures.report(MARCH).movement
+    movement = figures.report_month(MARCH).movement
     assert (movement.churned, movement.in_grace) == (2, 0)
 
 
@@ -166,7 +166,7 @@ def test_what_was_received_by_gateway_and_currency(world: Any):
 
 
 def test_what_plans_earned_and_cost(world: Any, plans: Any):
-    report = figures.report(MARCH)
+    report = figures.report_month(MARCH)
     found = {margin.key: (rounded(margin.earned), rounded(margin.cost)) for margin in report.by_plan}
     # Of its days within March: Ana 20 * 22/31, Bo 1,000 BRL * 31/365 * 0.2, Cy 10 * 16/31, Dan 20 * 4/28,
     # Fay 15 * 30/31, Hal 20 * 27/28, Jo 20 * 28/30, Kim 20 * 24/31; and Jo's upgrade 39.50 * 13/15.
@@ -182,7 +182,7 @@ def test_what_plans_earned_and_cost(world: Any, plans: Any):
 
 
 def test_what_models_earned_is_what_their_plans_did_by_the_credits_used(world: Any):
-    found = {margin.key: margin for margin in figures.report(MARCH).by_model}
+    found = {margin.key: margin for margin in figures.report_month(MARCH).by_model}
     # Of Premium's 8,000 credits, 2,000 went to a and 6,000 to b; all of the packs' to a.
     assert rounded(found["a"].earned) == Decimal("32.79")
     assert rounded(found["b"].earned) == Decimal("80.36")
@@ -190,14 +190,14 @@ def test_what_models_earned_is_what_their_plans_did_by_the_credits_used(world: A
 
 
 def test_who_costs_more_than_they_pay(world: Any):
-    found = figures.report(MARCH).by_person
+    found = figures.report_month(MARCH).by_person
     assert [margin.key for margin in found] == [world["cy"].pk, world["zed"].pk, world["gil"].pk]
     assert [rounded(margin.left) for margin in found] == [Decimal("-24.84"), Decimal("-0.50"), Decimal("-0.05")]
 
 
 def test_a_running_month_is_reckoned_up_to_now(world: Any, at: Any):
     at(day("03-11"))
-    report = figures.report(Month.containing(day("03-11")))
+    report = figures.report_month(Month.containing(day("03-11")))
     assert rounded(report.mrr) == Decimal("96.67")  # Ana, Fay, Hal and Jo, 20 each, and Bo, at the rate of the day
     assert report.movement.active == 6  # and Kim
     assert report.cost == Decimal("34.8")  # a day's spending is known by its day alone
@@ -212,7 +212,7 @@ def test_a_month_is_reckoned_with_the_rates_of_its_last_day(world: Any):
 
 def test_what_has_no_rate_is_named_and_counts_for_nothing(world: Any):
     ExchangeRate.objects.all().delete()
-    report = figures.report(MARCH)
+    report = figures.report_month(MARCH)
     assert report.missing_rates == ["BRL"]
     assert rounded(report.mrr) == Decimal("149.00")
 
@@ -220,10 +220,10 @@ def test_what_has_no_rate_is_named_and_counts_for_nothing(world: Any):
 def test_the_site_counts_in_its_own_currency(world: Any, settings: Any):
     settings.SITE_CURRENCY = "BRL"
     ExchangeRate.objects.create(currency="USD", since=day("01-01").date(), rate="5")
-    report = figures.report(MARCH)
+    report = figures.report_month(MARCH)
     assert (rounded(report.mrr), rounded(report.cost)) == (Decimal("828.33"), Decimal("174.00"))
     ExchangeRate.objects.filter(currency="USD").delete()
-    report = figures.report(MARCH)
+    report = figures.report_month(MARCH)
     assert (report.cost, report.missing_rates) == (0, ["USD"])
 
 
@@ -238,11 +238,11 @@ def test_a_report_takes_as_many_statements_for_many_people_as_for_few(world: Any
     with CaptureQueriesContext(
         connection,
     ) as few:
-        figures.report(MARCH)
+        figures.report_month(MARCH)
     for _ in range(30):
         account = person()
         pay(subscribe(account, plans["month"]), "03-07", "04-07", 2_000)
         use(account, "paid", plans["premium"], ("a", 10, 1))
     with CaptureQueriesContext(connection) as many:
-        figures.report(MARCH)
+        figures.report_month(MARCH)
     assert len(many) == len(few) <= 16

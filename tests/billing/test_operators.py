@@ -14,14 +14,16 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
-from billing import purchasing, reconciliation, staff
+from billing import figures, purchasing, reconciliation, staff
 from billing.entitlements import account_of, entitlements_of
-from billing.errors import RefundUnderway
+from billing.errors import RefundUnderway, UnknownCoupon
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
+from billing.gateways.stripe.client import asking
 from billing.inbox import note
 from billing.models import (
     MAX_ATTEMPTS,
     BillingAccount,
+    Coupon,
     ExchangeRate,
     GatewayEvent,
     GatewayTask,
@@ -561,3 +563,48 @@ def test_a_fiscal_document_is_attached_and_its_payer_sees_it(operator: Client, p
     purchasing.close_account(ana.pk, account_of(ana.pk))
     paid.refresh_from_db()
     assert (paid.fiscal_number, paid.fiscal_url) == ("A-0001", "")
+
+
+# Coupons
+
+
+def test_a_coupon_makes_the_checkout_cheaper_and_counts_in_mrr(operator: Client, shop: Any, ana: User):
+    with asking() as client:
+        made = client.v1.coupons.create({"percent_off": 50, "duration": "forever"}).id
+    body = {"code": " half ", "gateway": "stripe", "reference": made, "is_active": "on"}
+    assert operator.post("/admin/billing/coupon/add/", body).status_code == 302
+    fields = {"gateway": "stripe", "currency": "USD", "amount_minor": 2_000, "interval": "month"}
+    price = Price.objects.create(plan=Plan.objects.get(key="premium"), **fields)
+    purchase = purchasing.start_checkout(
+        ana, price.pk, "subscription", return_url="https://chat.example.com/", coupon_code="Half"
+    )
+    shop.control("pay", session=purchase.reference_id, how="ok")
+    purchasing.return_from_checkout(ana, purchase.key)
+    assert plan(ana) == "premium"
+    assert Payment.objects.get().amount_minor == 1_000
+    assert figures.standings_at(timezone.now()).monthly == {"USD": 10}
+
+
+def test_a_code_that_is_not_valid_is_a_sentence_and_nothing_begins(ana: User, prices: Any, gateway: Any):
+    Coupon.objects.create(code="OTHER", gateway="stripe", reference="x")
+    Coupon.objects.create(code="OLD", gateway="fake", reference="x", is_active=False)
+    for code in ("OTHER", "OLD", "NONE", "x" * 50):
+        with pytest.raises(UnknownCoupon):
+            purchasing.start_checkout(
+                ana, prices["premium-month"].pk, "subscription", return_url="https://x.test/", coupon_code=code
+            )
+    assert state.orders == []
+
+
+def test_the_checkout_asks_for_a_code_where_there_is_one(ana: User, prices: Any, gateway: Any):
+    member, url = Client(), f"/billing/checkout/{prices['premium-month'].pk}/"
+    member.force_login(ana)
+    assert 'name="coupon"' not in member.get(url).content.decode()
+    Coupon.objects.create(code="HALF", gateway="fake", reference="promo_1")
+    page = member.get(url)
+    assert 'name="coupon"' in page.content.decode()
+    nonce = page.context["form"]["nonce"].value()
+    form = {"way": page.context["chosen"], "nonce": nonce, "payer_email": "payer@example.com", "coupon": "nothing"}
+    assert member.post(url, form).status_code == 422
+    assert member.post(url, form | {"coupon": "half"}).status_code == 302
+    assert [order.discount_reference for order in state.orders] == ["promo_1"]
