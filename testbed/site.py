@@ -18,7 +18,7 @@ from typing import Any, Self
 from config.embedded import ports, services
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30
+START_SECONDS = 90
 STOP_SECONDS = 15
 
 
