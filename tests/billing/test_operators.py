@@ -291,6 +291,17 @@ def test_a_plan_is_granted_until_and_taken_back(operator: Client, ana: User, olg
     assert list(StaffAct.objects.order_by("pk").values_list("act", flat=True)) == ["grant", "revoke"]
 
 
+def test_an_old_form_that_comes_again_does_not_undo_what_came_after(ana: User, olga: User, prices: Any):
+    account, premium, best = account_of(ana.pk), Plan.objects.get(key="premium"), Plan.objects.get(key="enterprise")
+    for granted, key in ((premium, "1"), (best, "2"), (premium, "1")):
+        staff.grant_plan(account, granted, by=olga, reason="Press.", key=key)
+    assert (plan(ana), StaffAct.objects.count()) == ("enterprise", 2)
+    price = prices["premium-month"]
+    made = [staff.replace_price(price, 2_500, by=olga, reason="Dearer.", key="3") for _ in range(2)]
+    assert made[0] == made[1]
+    assert Price.objects.filter(plan=premium, interval="month").count() == 2
+
+
 def test_a_grant_ends_in_the_future(operator: Client, ana: User, prices: Any):
     account = account_of(ana.pk)
     fields = {"plan": Plan.objects.get(key="premium").pk, "until_0": "2020-01-01", "until_1": "10:00:00"}
