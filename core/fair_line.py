@@ -28,10 +28,10 @@ class FairLine:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it had just come
-                self.leave(who)
-            else:
+            if turn in self._waiting.get(who, ()):
                 self._give_up(who, turn)
+            else:  # it had just come
+                self.leave(who)
             raise
 
     def leave(self, who: str) -> None:
@@ -43,7 +43,9 @@ class FairLine:
         if following := next(filter(self._may_enter, self._waiting), None):
             places = self._waiting[following]
             self._take(following)
-            places.popleft().set_result(None)
+            turn = places.popleft()
+            if not turn.cancelled():  # else who waited is about to find out, and will leave
+                turn.set_result(None)
             self._waiting.move_to_end(following)
             if not places:
                 del self._waiting[following]

@@ -119,10 +119,10 @@ class OpeningLimit:
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # it had just come
-                    self._leave()
-                else:
+                if (owner_id, turn) in self._waiting:
                     self._waiting.remove((owner_id, turn))
+                else:  # it had just come
+                    self._leave()
                 raise
         else:
             self._free -= 1
@@ -132,7 +132,8 @@ class OpeningLimit:
         if self._waiting:
             following = min(self._waiting, key=lambda place: self._asked_of_late(place[0]))
             self._waiting.remove(following)
-            following[1].set_result(None)
+            if not following[1].cancelled():  # else who waited is about to find out, and will leave
+                following[1].set_result(None)
             return
         self._free += 1
         if len(self._asked) > MAX_OPENING:

@@ -9,6 +9,7 @@ import pytest
 from django.utils import translation
 from pytest_django import Settings
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.test import APIClient
 
 from accounts.models import User
@@ -22,7 +23,7 @@ from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.shown.fragments import turn_html
 from chat.shown.sentences import CHARGED_FOR_STOPPED, CHARGED_FOR_STOPPED_THOUGHT, CHARGED_NOTHING
-from chat.turns import closing, leases, sweeping
+from chat.turns import closing, leases, limits, sweeping
 from chat.turns import runner as runner_module
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
@@ -32,9 +33,9 @@ from chat.turns.sweeping import repair_turns, settle_unsettled
 from core.threads import in_thread
 from history.models import Turn
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, closed, eventually, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import aask, closed, eventually, is_held, period_of, question, record_of, reservation_of, saved
 from tests.chat.conftest import Offer, running
-from tests.chat.dying import Died, grow_old, kill
+from tests.chat.dying import Died, die, grow_old, kill
 from tests.chat.wire import answering
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(databases=["default", "history"], transaction=True)]
@@ -406,6 +407,42 @@ async def test_who_dies_before_settling_leaves_on_the_turn_what_providers_take(
     await in_thread(grow_old, turn, 100)
     for _ in range(2):
         await in_thread(settle_unsettled)
+    assert (await used(ana), await in_thread(taken)) == (0, len(provider.requests) * turn.input_tokens)
+
+
+@pytest.mark.parametrize("breaks", ["Redis", "the process"])
+async def test_a_failed_question_that_is_repeated_is_in_the_day_once(
+    redis: Redis,
+    runner: Runner,
+    ana: User,
+    offer: Offer,
+    provider: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: str,
+):
+    """Whoever repeats it reserves once more, before they see that it is over."""
+    asked = question(LONG, model=(await in_thread(offer, "fake-0t-0ms-nofinish")).key)
+    turn = (await in_thread(open_turn, ana.pk, asked)).turn
+    await closed(turn)
+
+    def be_away(*_: object, **__: object) -> None:
+        raise RedisConnectionError
+
+    def repeat() -> str:
+        try:
+            return open_turn(ana.pk, asked).turn.status
+        except Died:
+            return "died"
+
+    with monkeypatch.context() as patch:
+        if breaks == "Redis":
+            patch.setattr(limits, "uncount_question", be_away)
+        else:
+            patch.setattr(metering, "release", die)
+        assert await in_thread(repeat) == ("failed" if breaks == "Redis" else "died")
+    assert await in_thread(is_held, turn) == (breaks == "the process")
+    await in_thread(grow_old, turn, 100)
+    await in_thread(settle_unsettled)
     assert (await used(ana), await in_thread(taken)) == (0, len(provider.requests) * turn.input_tokens)
 
 

@@ -73,7 +73,7 @@ async def test_more_than_so_many_of_one_do_not_wait():
     assert visits.inside == ["bo"]
 
 
-@pytest.mark.parametrize("when", ["while it waits", "when its turn has just come"])
+@pytest.mark.parametrize("when", ["while it waits", "as a place becomes free", "when its turn has just come"])
 async def test_who_goes_away_takes_no_place(when: str):
     visits = Visits(FairLine(at_once=1, each=1, most_waiting=9))
     await visits.come("ana")
@@ -81,6 +81,9 @@ async def test_who_goes_away_takes_no_place(when: str):
     if when == "while it waits":
         visits.tasks[1].cancel()
         await settle()
+        await visits.leave()
+    elif when == "as a place becomes free":
+        visits.tasks[1].cancel()
         await visits.leave()
     else:
         visits.line.leave(visits.inside.pop(0))
