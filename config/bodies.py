@@ -71,7 +71,7 @@ def limit_bodies(app: App) -> App:
 
 
 def _limit_of(path: str) -> tuple[int, str]:
-    """Return the most bytes a body sent to this path may have, and its kind: "file" or "body"."""
+    """Return the most bytes a body sent to this path may have, and its kind: see TOO_LARGE."""
     if path.rstrip("/") == UPLOADS:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.startswith(CONVERSATIONS):

@@ -7,7 +7,7 @@ from typing import Any
 from accounts.http import peer_in
 from accounts.limits import network_of
 from config.bodies import App, AsgiMessage, Receive, Send
-from core.errors import DomainError, RateLimited
+from core.errors import RateLimited
 from core.fair_line import FairLine
 from core.http import error_body
 from core.loops import PerLoop
@@ -57,8 +57,10 @@ def limit_requests(app: App) -> App:
     return handle
 
 
-async def _refuse(error: DomainError, send: Send) -> None:
+async def _refuse(error: RateLimited, send: Send) -> None:
     """Answer as the API does, without a thread."""
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1"), (b"connection", b"close")]
+    body = error_body(error)
+    retry_after = str(body["retry_after"]).encode()
+    headers = [(b"content-type", b"application/json"), (b"retry-after", retry_after), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(error_body(error)).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

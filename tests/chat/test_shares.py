@@ -21,7 +21,7 @@ from core.fair_line import FairLine
 from core.loops import PerLoop
 from core.threads import in_thread
 from history.models import new_id
-from tests.chat.asking import aask
+from tests.chat.asking import aask, until
 from tests.chat.live import page_of, session_cookie, socket
 
 pytestmark = pytest.mark.usefixtures("catalog", "redis")
@@ -38,12 +38,6 @@ def due(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     monkeypatch.setattr(shares, "sleep", wait)
     return due
-
-
-async def until(check: Any) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 # --- Sockets ----------------------------------------------------------------------------------------------------------
