@@ -4,8 +4,7 @@ the interpreter from tokens."""
 import json
 from typing import Any
 
-from accounts.http import peer_in
-from accounts.limits import network_of
+from accounts.http import network_in
 from config.bodies import App, AsgiMessage, Receive, Send
 from core.errors import RateLimited
 from core.fair_line import FairLine
@@ -26,7 +25,7 @@ def limit_requests(app: App) -> App:
     body, and gives it back when its answer begins: event streams and slow clients keep none."""
 
     async def handle(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        line, network = _lines.get(), network_of(peer_in(scope))
+        line, network = _lines.get(), network_in(scope)
         state = "coming"  # then "inside", then "answered"
 
         async def read() -> AsgiMessage:

@@ -11,6 +11,7 @@ from django.utils import translation
 from rest_framework.test import APIClient
 
 from accounts import limits
+from accounts.http import network_of
 from accounts.limits import Act
 from core.errors import RateLimited
 from core.redis_clients import sync_redis
@@ -113,7 +114,7 @@ def test_an_unknown_address_pauses_as_a_known_one_does(ana):
     ],
 )
 def test_nobody_counts_as_many_by_the_addresses_of_one_network(one, other, is_one):
-    assert (limits.network_of(one) == limits.network_of(other)) is is_one
+    assert (network_of(one) == network_of(other)) is is_one
 
 
 @pytest.mark.parametrize(
