@@ -159,6 +159,16 @@ async def test_a_share_is_forgotten_when_nothing_of_it_is_used(ana: User, monkey
     await until(lambda: not shares._shares.get())
 
 
+async def test_who_comes_back_before_a_share_is_forgotten_keeps_it_longer(ana: User):
+    share = take_share(ana.pk)
+    share.leave()
+    assert take_share(ana.pk) is share
+    await share.pace()
+    share.leave()
+    share._forget()  # as after the first time
+    assert shares._shares.get() == {ana.pk: share}
+
+
 # --- What all of them are told ----------------------------------------------------------------------------------------
 
 
