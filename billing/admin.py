@@ -6,9 +6,11 @@ from django import forms
 from django.contrib import admin
 from django.db import transaction
 from django.http import HttpRequest
+from django.utils.functional import lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from billing.gateways import mode_of_payments
 from billing.gateways.stripe import admin as stripe_admin
 from billing.models import (
     BillingAccount,
@@ -28,6 +30,18 @@ from billing.staff import grant_plan
 from core.money import format_money
 
 stripe_admin.register()
+
+
+def _header() -> str:
+    """Return what stands above every page of the admin: where payments are not real, that too."""
+    words = {
+        "simulated": gettext("Simulated payments: no money moves."),
+        "test": gettext("Test payments: no money moves."),
+    }
+    return " · ".join(filter(None, (gettext("Administration"), words.get(mode_of_payments(), ""))))
+
+
+admin.site.site_header = lazy(_header, str)()
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]

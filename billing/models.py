@@ -401,6 +401,9 @@ class Subscription(models.Model):
     kind = models.CharField(_("kind"), max_length=12, choices=Kind)
     status = models.CharField(_("status"), max_length=8, choices=Status)
     price = models.ForeignKey(Price, models.PROTECT, related_name="subscriptions", verbose_name=_("price"))
+    next_price = models.ForeignKey(
+        Price, models.PROTECT, null=True, related_name="+", verbose_name=_("changes to"), db_index=False
+    )
     anchor = models.DateTimeField(_("months begin at"))
     plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+", verbose_name=_("plan"))
     grace_plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+")
@@ -592,6 +595,39 @@ class AllowanceNotice(Errand):
 
     def __str__(self) -> str:
         return f"{self.period_id} {self.percent}%"
+
+
+class Letter(Errand):
+    """A mail about money: that it is to be sent, and that it was. `key` makes it one mail.
+
+    It is about a payment, a subscription, or a month.
+    """
+
+    class Kind(models.TextChoices):
+        RECEIPT = "receipt", _("receipt")
+        FAILED = "failed", _("a payment failed")
+        CONFIRM = "confirm", _("to be confirmed with the bank")
+        VOUCHER = "voucher", _("voucher")
+        TRIAL_ENDS = "trial_ends", _("the trial ends")
+        GRACE = "grace", _("reminder")
+        CANCELLED = "cancelled", _("cancelled")
+        REFUNDED = "refunded", _("refunded")
+        STATEMENT = "statement", _("statement of a month")
+
+    key = models.CharField(max_length=64, unique=True)
+    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="letters")
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind)
+    payment = models.ForeignKey(Payment, models.PROTECT, null=True, related_name="letters", db_index=False)
+    subscription = models.ForeignKey(Subscription, models.PROTECT, null=True, related_name="+", db_index=False)
+    month = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("mail about money")
+        verbose_name_plural = _("mails about money")
+        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="letters_to_send"),)
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class GatewayEvent(Errand):

@@ -66,6 +66,13 @@ def list_for_sale() -> list[Price]:
     return list(found.order_by("plan__rank", "pack_credits", "currency", "interval"))
 
 
+def may_try(account: BillingAccount, user: User) -> bool:
+    """Whether they may have a trial: once, with an address that is confirmed, before they ever paid."""
+    if account.trial_at is not None or account.subscriptions.exclude(kind=Subscription.Kind.PACK).exists():
+        return False
+    return bool(EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists())
+
+
 def start_checkout(
     user: User,
     price_id: int,
@@ -293,7 +300,7 @@ def _write_purchase(
         _check_currency(account, price)
         starts_at = None if kind == "pack" else _check_nothing_live(account, replaces=replaces)
         trial_days = 0
-        if kind == "subscription" and starts_at is None and _may_try(account, user):
+        if kind == "subscription" and starts_at is None and may_try(account, user):
             trial_days = price.plan.trial_days if price.plan else 0
         purchase, _ = Purchase.objects.get_or_create(
             key=key,
@@ -327,13 +334,6 @@ def _check_nothing_live(account: BillingAccount, *, replaces: bool) -> dt.dateti
     if not replaces or live.is_frozen or live.paid_until is None:
         raise AlreadySubscribed(until=None if live.renews else live.access_until)
     return live.paid_until
-
-
-def _may_try(account: BillingAccount, user: User) -> bool:
-    """Whether they may have a trial: once, with an address that is confirmed, before they ever paid."""
-    if account.trial_at is not None or account.subscriptions.exclude(kind=Subscription.Kind.PACK).exists():
-        return False
-    return bool(EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists())
 
 
 def _begin_at_gateway(purchase: Purchase, user: User, return_url: str) -> Purchase:
