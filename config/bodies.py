@@ -107,7 +107,7 @@ def _give_disk_back(network: str, size: int) -> None:
 
 
 def _limit_of(path: str) -> tuple[int, str]:
-    """Return the most bytes a body sent to this path may have, and its kind: "file" or "body"."""
+    """Return the most bytes a body sent to this path may have, and its kind: see TOO_LARGE."""
     if path.rstrip("/") == UPLOADS:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.startswith(CONVERSATIONS):

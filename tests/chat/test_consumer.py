@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 from uuid import UUID
@@ -29,7 +28,7 @@ from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
 from history.models import Turn, new_id
-from tests.chat.asking import aask, closed, saved
+from tests.chat.asking import aask, closed, saved, until
 from tests.chat.conftest import Offer
 from tests.chat.live import ENDS, OUR_ORIGIN, page_of, session_cookie, socket, ticket_for
 
@@ -46,12 +45,6 @@ def change_free(**fields: object) -> None:
     for name, value in fields.items():
         setattr(free, name, value)
     free.save()
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 # --- Who is let in ----------------------------------------------------------------------------------------------------

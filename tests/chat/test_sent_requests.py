@@ -33,7 +33,18 @@ from chat.turns.sweeping import repair_turns, settle_unsettled
 from core.threads import in_thread
 from history.models import Turn
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, closed, eventually, is_held, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import (
+    aask,
+    closed,
+    eventually,
+    is_held,
+    period_of,
+    question,
+    record_of,
+    reservation_of,
+    saved,
+    until,
+)
 from tests.chat.conftest import Offer, running
 from tests.chat.dying import Died, die, grow_old, kill
 from tests.chat.wire import answering
@@ -67,7 +78,7 @@ def change(key: str, **fields: Any) -> None:
 
 async def has_prompt(provider: FakeProvider, redis: Redis, turn: Turn, *, requests: int = 1) -> None:
     """Wait until the provider has so many requests, and Redis knows of the one for this turn."""
-    await eventually(lambda: asyncio.sleep(0, len(provider.requests) == requests))
+    await until(lambda: len(provider.requests) == requests)
     await eventually(lambda: redis.exists(sent_key(turn.pk)))
 
 
@@ -178,7 +189,7 @@ async def test_of_several_that_were_asked_the_person_pays_the_one_that_was_stopp
     await in_thread(offer, "fake-5t-0ms-cut0", position=1, input_price=900_000)
     await in_thread(offer, "hang", position=2)
     turn = await aask(carla, LONG, model="auto")
-    await eventually(lambda: asyncio.sleep(0, [one["model"] for one in provider.requests][-1:] == ["hang"]))
+    await until(lambda: [one["model"] for one in provider.requests][-1:] == ["hang"])
     failed = len(provider.requests) - 1
     await eventually(lambda: _noted(redis, turn, failed + 1))
     await stop_turn(turn)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.websocket import Opcode, encode_frame, new_key
 from config import connections
 from config.connections import ClientConnection, ClientSocket
 from config.management.commands.run_web import allow_open_files
+from tests.chat.asking import until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SOCKET = b"GET /ws/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -102,12 +103,6 @@ async def is_cut(reader: asyncio.StreamReader) -> bool:
             while await reader.read(65_536):
                 pass
     return True
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -476,3 +471,22 @@ async def test_a_process_that_ends_breaks_streams_off_without_a_traceback(
         assert client.app.streams == 0
         client.leave()
     assert caplog.records == []
+
+
+def test_a_client_that_has_taken_all_is_measured_anew():
+    pace = connections.ReadingPace()
+    assert not pace.is_too_slow(0, left=LARGE)
+    assert not pace.is_too_slow(connections.WINDOW_SECONDS, left=0)
+    assert not pace.is_too_slow(connections.WINDOW_SECONDS + 1, left=LARGE)
+    pace.begin()
+    assert not pace.is_too_slow(3 * connections.WINDOW_SECONDS, left=LARGE)
+    assert pace.is_too_slow(4 * connections.WINDOW_SECONDS, left=LARGE)
+
+
+async def test_all_connections_of_a_loop_have_one_timer():
+    watch, connection = connections.ConnectionWatch(), connections.ClientSocket.__new__(connections.ClientSocket)
+    watch.add(connection)
+    timer = watch._timer
+    watch.add(connection)
+    assert watch._timer is timer is not None
+    timer.cancel()
