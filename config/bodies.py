@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 
 from django.conf import settings
 
-from accounts.http import peer_in
-from accounts.limits import network_of
+from accounts.http import network_in
 from core.loops import PerLoop
 
 AsgiMessage: TypeAlias = dict[str, Any]
@@ -53,7 +52,7 @@ def limit_bodies(app: App) -> App:
             size = max_bytes + 1
             scope[TOO_LARGE] = kind
         is_over = False
-        network, on_disk = network_of(peer_in(scope)), 0
+        network, on_disk = network_in(scope), 0
 
         async def read() -> AsgiMessage:
             nonlocal size, is_over, on_disk

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import DATA_OPCODES, Frame
 
-from accounts.limits import network_of
+from accounts.http import network_of
 from core.loops import PerLoop
 
 HEAD_BYTES = 65_536
