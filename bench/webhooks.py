@@ -59,13 +59,13 @@ def main() -> None:
             forged = json.loads(forger.communicate()[0])
         left = site.count_rows() - rows - 2 * beside.completed  # a reservation and a record of each turn
     print(conditions.describe_machine())
-    report("to a token", alone.token_added_ms.p99, beside.token_added_ms.p99)
-    report("to the first token", alone.first_token_added_ms.p99, beside.first_token_added_ms.p99)
+    print_ratio("to a token", alone.token_added_ms.p99, beside.token_added_ms.p99)
+    print_ratio("to the first token", alone.first_token_added_ms.p99, beside.first_token_added_ms.p99)
     print(f"{forged['count']:,} forged ones in {forged['seconds']:.1f} s: {forged['answers']}; rows they left: {left}")
     print(f"turns: {alone.completed} and {beside.completed} completed, errors: {alone.errors} and {beside.errors}")
 
 
-def report(what: str, alone: float | None, beside: float | None) -> None:
+def print_ratio(what: str, alone: float | None, beside: float | None) -> None:
     ratio = beside / alone if alone and beside else None
     print(
         f"p99 added {what}: {format_number(alone)} ms without, {format_number(beside)} ms beside forged notifications: "

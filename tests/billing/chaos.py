@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 import requests
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -622,5 +622,8 @@ class _Broken(logging.Handler):
 
 def forget_what_was_bought() -> None:
     """Delete what another history left that a worker would look at."""
-    for model in (Payment, Subscription, Purchase, GatewayEvent, GatewayTask):
-        model.objects.all()._raw_delete("default")
+    bought = [Payment, Subscription, Purchase, GatewayEvent, GatewayTask]
+    about = {relation.related_model for model in bought for relation in model._meta.related_objects}
+    with transaction.atomic():
+        for model in (*(about - set(bought)), *bought):
+            model._default_manager.all()._raw_delete("default")
