@@ -17,6 +17,10 @@ Status = Literal[
 `frozen`: a payment is disputed. `waiting`: bought, and nothing is paid yet."""
 
 
+WAITED_FOR = dt.timedelta(days=7)
+"""For how long a first payment is waited for: a voucher has expired by then, and a checkout was left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`plan` is what holds now. `until` is when it ends unless something is paid or changed; `next_price` is what will
@@ -77,7 +81,8 @@ def _begins_later(subscription: Subscription, now: dt.datetime) -> bool:
 def _without_subscription(account: BillingAccount, access: Access, later: Subscription | None) -> Standing:
     if account.plan_id == access.plan.pk and not access.plan.is_default:
         return Standing("granted", access.plan, None, access.until, later=later)
-    waiting = account.subscriptions.filter(status=Subscription.Status.PENDING, ended_at=None)
+    since = timezone.now() - WAITED_FOR
+    waiting = account.subscriptions.filter(status=Subscription.Status.PENDING, ended_at=None, created_at__gt=since)
     begun = waiting.exclude(kind=Subscription.Kind.PACK).select_related("plan", "price__plan").order_by("-pk").first()
     return Standing("waiting" if begun else "default", access.plan, begun, later=later)
 

@@ -325,7 +325,10 @@ def _undo(account: BillingAccount, subscription: Subscription, payments: list[Pa
     """End what was bought twice, and give the money back."""
     gateway, reference = subscription.gateway, subscription.reference
     if subscription.status != Subscription.Status.ENDED:
-        add_task(account, gateway, GatewayTask.Act.CANCEL_NOW, reference, key=f"double:{subscription.pk}")
+        is_once = subscription.kind != Subscription.Kind.SUBSCRIPTION
+        act = GatewayTask.Act.EXPIRE_CHECKOUT if is_once else GatewayTask.Act.CANCEL_NOW  # other vouchers of it
+        reference_type = reference_of(subscription).type
+        add_task(account, gateway, act, reference, key=f"double:{subscription.pk}", reference_type=reference_type)
     for payment in payments:
         if payment.counts and payment.amount_minor > 0:
             add_refund(account, payment, key=f"undo-payment:{payment.pk}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from billing import inbox, purchasing, reconciliation, subscriptions
+from billing import inbox, outbox, purchasing, reconciliation, subscriptions
 from billing.entitlements import account_of, entitlements_of, list_access
 from billing.errors import AlreadySubscribed, GatewayDeclined, NotSubscribed, PaymentOverdue
 from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Reference
@@ -162,6 +162,15 @@ def test_the_operator_hears_of_two_that_are_paid_for_the_same_time(
     apply(change("s1"))
     assert [subject.partition(":")[0] for subject in alerts] == ["both"]
     assert plan(changing) == "enterprise"
+
+
+def test_a_single_payment_that_was_made_twice_is_refunded_and_alarms_once(premium: Any, prices: Any, monkeypatch: Any):
+    refused: list[str] = []
+    monkeypatch.setattr(outbox, "alert", lambda subject, *_words, **_fields: refused.append(subject))
+    monkeypatch.setattr("tests.billing.fake_gateway.FakeGateway.expire_checkout", _refuse)  # it was paid
+    apply(bought(premium, prices["premium-month"], "s2", at=START, kind="prepaid", cancels_at=FEBRUARY))
+    reconciliation.work_off()
+    assert (calls(), refused) == ([("refund", "s2-p1")], [])
 
 
 # Money that went back
@@ -409,6 +418,15 @@ def test_a_round_of_errands_ends_though_a_gateway_is_slow(ana: Any, prices: Any,
     monkeypatch.setattr(inbox, "ROUND_SECONDS", 0.0)
     inbox.handle_due()
     assert GatewayEvent.objects.filter(done_at=None).count() == 4
+
+
+def test_a_first_payment_is_not_waited_for_for_ever(ana: Any, prices: Any, at: Any):
+    at(START)
+    apply(bought(ana, prices["premium-month"], at=START, status="pending", payments=()))
+    Subscription.objects.update(created_at=START)
+    assert standing_of(account_of(ana.pk)).status == "waiting"
+    at(START + 8 * DAY)
+    assert standing_of(account_of(ana.pk)).status == "default"
 
 
 # Years of payments
