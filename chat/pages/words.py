@@ -27,6 +27,8 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "connected": _("Connected again."),
     "copy": _("Copy"),
     "copied": _("Copied"),
+    "wrap": _("Wrap"),
+    "download": _("Download"),
     "not_copied": _("Copying did not work: select the text and copy it yourself."),
     "code": _("Code"),
     "code_in": _("Code in %(language)s"),

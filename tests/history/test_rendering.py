@@ -77,7 +77,7 @@ def test_an_ordinary_link_stays(target):
 def test_a_remote_image_can_be_opened_by_who_wants_to():
     found = Reader(render_markdown("![foto](https://example.com/pixel.png)"))
     assert ("a", "href", "https://example.com/pixel.png") in found.attributes
-    assert found.text.strip() == "!foto"
+    assert found.text.strip() == "foto"
 
 
 def test_other_scripts_and_signs_stay():
