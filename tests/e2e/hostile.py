@@ -14,7 +14,9 @@ OURS = {  # what scripts add to answers
     "pre": ["tabindex", "role", "aria-label"],
     "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code"],
 }
-CLASSES = f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-button|table-scroll|answer-tail|prose"
+CLASSES = (
+    f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-button|table-scroll|answer-tail|prose"
+)
 RULES = {
     "tags": sorted(hostile.TAGS | {"div", "button"}),
     "attributes": {
