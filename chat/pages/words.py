@@ -30,6 +30,7 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "wrap": _("Wrap"),
     "download": _("Download"),
     "not_copied": _("Copying did not work: select the text and copy it yourself."),
+    "table": _("Table"),
     "code": _("Code"),
     "code_in": _("Code in %(language)s"),
     "estimate_one": _("≈ 1 credit"),

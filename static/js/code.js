@@ -13,6 +13,8 @@ export function frameBlocks(root) {
     const box = document.createElement("div");
     box.className = "table-scroll";
     box.tabIndex = 0;
+    box.setAttribute("role", "group");
+    box.setAttribute("aria-label", say("table"));
     table.replaceWith(box);
     box.append(table);
   }
@@ -31,7 +33,7 @@ export function frameCode(pre) {
   pre.replaceWith(box);
   box.append(head, pre);
   pre.tabIndex = 0;
-  pre.setAttribute("role", "region");
+  pre.setAttribute("role", "group"); // a landmark would need a name of its own
   nameLanguage(pre);
 }
 

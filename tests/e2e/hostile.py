@@ -10,7 +10,7 @@ from tests import hostile
 from tests.e2e.browsing import Tab
 
 OURS = {  # what scripts add to answers
-    "div": ["class", "tabindex", "dir"],
+    "div": ["class", "tabindex", "dir", "role", "aria-label"],
     "pre": ["tabindex", "role", "aria-label"],
     "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code"],
 }

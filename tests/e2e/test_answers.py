@@ -83,7 +83,7 @@ async def test_an_answer_that_is_stopped_keeps_its_blocks(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.page.evaluate(RECORD)
     await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
-    await tab.page.wait_for_function("steps.length > 3")
+    await tab.page.wait_for_function("() => steps.length > 3")
     await tab.page.keyboard.press("Escape")
     await tab.finished("stopped")
     steps = await tab.page.evaluate("steps")
@@ -97,7 +97,7 @@ async def test_a_page_that_is_reloaded_while_an_answer_is_written_shows_the_same
     await tab.page.goto("/")
     await tab.page.evaluate(RECORD)
     await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
-    await tab.page.wait_for_function("steps.length > 3")
+    await tab.page.wait_for_function("() => steps.length > 3")
     before = (await tab.page.evaluate("steps"))[-1]
     await tab.page.reload()
     await tab.page.evaluate(RECORD)
