@@ -24,6 +24,7 @@ MAX_HIGHLIGHTED_CHARACTERS = 10_000
 LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
 """Many lexers take quadratic time for it: 20,000 blank lines of Java take 45 seconds."""
 HIGHLIGHTING_SECONDS = 0.25  # of processor time, for one answer: Java takes quadratic time for short lines too
+TOKENS_A_LOOK = 16  # at the clock, which takes as long as a token or two
 
 _formatter = HtmlFormatter(nowrap=True)
 
@@ -58,7 +59,7 @@ class Highlighter:
 
 
 def _until(deadline: float, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
-    for token in tokens:
-        if thread_time() > deadline:
+    for number, token in enumerate(tokens):
+        if number % TOKENS_A_LOOK == 0 and thread_time() > deadline:
             raise HighlightingTimeout
         yield token

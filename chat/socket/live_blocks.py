@@ -6,6 +6,7 @@ show: both are history/rendering.py's. Nothing waits for it, and a block that ge
 
 import asyncio
 import logging
+import re
 from time import monotonic
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -25,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.1  # between two renderings of one answer
 REST = 4  # times as long as a rendering took nothing more of that answer is rendered
+
+
+MAX_PLAIN_CHARACTERS = 500
+"""A block of so many that has no code takes 0.1 ms, at the very worst 10, and is rendered where it is: going to a
+thread takes as long."""
+LONGER = re.compile(r"```|~~~|\]:")  # code, and what may change other blocks
 
 
 class LiveAnswer:
@@ -75,7 +82,11 @@ class LiveAnswer:
     async def _render(self) -> None:
         sources, self._sources = self._sources, []
         frames, gen = self.frames, self.gen
-        for block in await in_thread(self._renderer.render, sources):
+        if sum(map(len, sources)) > MAX_PLAIN_CHARACTERS or any(map(LONGER.search, sources)):
+            blocks = await in_thread(self._renderer.render, sources)
+        else:
+            blocks = self._renderer.render(sources)
+        for block in blocks:
             frames.append((block.end, _block_frame(self.turn_id, gen, block)))
 
     async def _read_log(self) -> None:
