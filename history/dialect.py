@@ -25,11 +25,11 @@ ADDRESS = re.compile(
     r"(?<![\w/@.])(?:https?://|www\.)[^\s<>\"`|]{3,2000}|(?<![\w.+@/-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
 )
 RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
-"""Letters of Hebrew, Arabic and their kin. Blocks with any of them say that their text decides their direction."""
-DIRECTED = {
-    *("paragraph_open", "heading_open", "bullet_list_open", "ordered_list_open", "list_item_open"),
-    *("blockquote_open", "table_open", "th_open", "td_open"),
-}
+"""Letters of Hebrew, Arabic and their kin. Where there are any, each block says in which direction it is read."""
+DIRECTED_TEXTS = {"paragraph_open", "heading_open", "th_open", "td_open"}
+DIRECTED_BOXES = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
+"""For these `auto` would not do: it passes over what has a direction of its own."""
+MAX_LOOK_AHEAD = 50
 _TASK = re.compile(r"\[([ xX])\][ \t]+")
 _NOTE = re.compile(r"\[\^([\w.-]{1,30})\]")
 ALIGNED = {f"text-align:{side}": f"cell-{side}" for side in ("left", "center", "right")}
@@ -170,15 +170,26 @@ def _link(href: str, text: str) -> list[Token]:
 
 def _adapt_blocks(state: StateCore) -> None:
     is_mixed = RIGHT_TO_LEFT.search(state.src) is not None
-    for token in state.tokens:
+    for index, token in enumerate(state.tokens):
         if token.type in ("heading_open", "heading_close"):
             token.tag = _heading_tag(int(token.tag[1]), state.env, is_opening=token.nesting > 0)
         if token.type in ("th_open", "td_open"):
             style = str(token.attrs.pop("style", ""))
             if style in ALIGNED:
                 token.attrSet("class", ALIGNED[style])
-        if is_mixed and token.type in DIRECTED:
+        if is_mixed and token.type in DIRECTED_TEXTS:
             token.attrSet("dir", "auto")
+        elif is_mixed and token.type in DIRECTED_BOXES:
+            token.attrSet("dir", _direction_after(state.tokens, index))
+
+
+def _direction_after(tokens: list[Token], index: int) -> str:
+    """Return the direction of the first letter that follows."""
+    for token in tokens[index : index + MAX_LOOK_AHEAD]:
+        for letter in token.content[:MAX_LOOK_AHEAD]:
+            if letter.isalpha():
+                return "rtl" if RIGHT_TO_LEFT.match(letter) else "ltr"
+    return "ltr"
 
 
 def _heading_tag(level: int, env: MutableMapping[str, Any], *, is_opening: bool) -> str:

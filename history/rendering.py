@@ -28,7 +28,8 @@ TAGS = {
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
     *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
 }
-DIRECTED_TAGS = ("p", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table")
+DIRECTED_TEXTS = ("p", "h4", "h5", "h6", "td", "th")
+DIRECTED_BOXES = ("ul", "ol", "blockquote", "table")
 ATTRIBUTES = {
     "a": {"href", "title"},
     "aside": {"class", "id"},
@@ -38,7 +39,11 @@ ATTRIBUTES = {
     "td": {"class"},
     "th": {"class"},
 }
-VALUES = {"a": {"target": {"_blank"}}, **{tag: {"dir": {"auto"}} for tag in (*DIRECTED_TAGS, "td", "th", "summary")}}
+VALUES = {
+    "a": {"target": {"_blank"}},
+    **{tag: {"dir": {"auto"}} for tag in DIRECTED_TEXTS},
+    **{tag: {"dir": {"ltr", "rtl"}} for tag in DIRECTED_BOXES},
+}
 SCHEMES = {"http", "https", "mailto"}
 MAX_CACHED_CHARACTERS = 8_000
 MAX_CACHED_ANSWERS = 512

@@ -14,7 +14,7 @@ TAGS = {
     *("math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mphantom", "mpadded", "mroot", "mrow", "mspace"),
     *("msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover"),
 }
-DIRECTED = ("p", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table", "td", "th", "summary")
+DIRECTED = ("p", "h4", "h5", "h6", "ul", "ol", "blockquote", "table", "td", "th")
 ATTRIBUTES = {
     **{tag: {"dir"} for tag in DIRECTED},
     "a": {"href", "title", "rel", "target"},

@@ -89,7 +89,10 @@ async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(ta
     assert "[^1]" in steps[0]
     assert (await tab.page.evaluate(ANSWER)).startswith(steps[-1])
     reference = turn.get_by_role("link", name="1", exact=True)
-    assert await reference.evaluate("(link) => document.getElementById(link.hash.slice(1))?.textContent.trim()") == "1Fuente."
+    assert (
+        await reference.evaluate("(link) => document.getElementById(link.hash.slice(1))?.textContent.trim()")
+        == "1Fuente."
+    )
     assert await reference.get_attribute("target") is None
 
 

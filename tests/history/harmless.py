@@ -50,7 +50,7 @@ def assert_harmless(html: str) -> Reader:
         if name == "href":
             assert scheme_of(value) in SCHEMES | {None}
         if name == "dir":
-            assert value == "auto"
+            assert value in ("auto", "ltr", "rtl")
         if name == "id":
             assert re.fullmatch(r"[0-9a-f-]*-note-[\w.-]+", value)
         if name == "class":

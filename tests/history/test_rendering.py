@@ -168,8 +168,9 @@ def test_headings_follow_those_of_the_page_without_a_gap(text, tags):
 
 
 def test_blocks_with_other_letters_have_their_own_direction():
-    html = render_markdown("مرحبا\n\nHello\n\n- שלום\n")
-    assert html.startswith('<p dir="auto">مرحبا</p>\n<p>Hello</p>\n<ul dir="auto">\n<li dir="auto">')
+    html = render_markdown("مرحبا\n\nHello\n\n- שלום\n  - x\n\n> «a» ב\n")
+    assert html.startswith('<p dir="auto">مرحبا</p>\n<p>Hello</p>\n<ul dir="rtl">\n<li>שלום\n<ul dir="ltr">\n<li>')
+    assert '<blockquote dir="ltr">\n<p dir="auto">' in html
 
 
 # --- Mathematics ------------------------------------------------------------------------------------------------------
