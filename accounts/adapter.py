@@ -10,7 +10,8 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
 from kombu.exceptions import OperationalError
 
@@ -20,6 +21,9 @@ from accounts.log_in import MISMATCH
 from accounts.models import User
 from accounts.refusals import shown_in_form
 from core import mail
+
+WANTED_COOKIE = "wanted"
+WANTED_SECONDS = 24 * 3600
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -45,6 +49,14 @@ class AccountAdapter(DefaultAccountAdapter):
         so."""
         user.set_password(password)
         user.save(update_fields=["password"])
+
+    def get_login_redirect_url(self, request: HttpRequest) -> str:
+        """Return where somebody goes who is not on the way to a page: to what they wanted before they signed up, which
+        they may come back to by the link of a mail."""
+        wanted = request.COOKIES.get(WANTED_COOKIE, "")
+        if url_has_allowed_host_and_scheme(wanted, None):
+            return wanted
+        return str(super().get_login_redirect_url(request))
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return peer_of(request)
@@ -89,6 +101,19 @@ class AccountAdapter(DefaultAccountAdapter):
         context |= {"email": email, "site_name": settings.SITE_NAME}
         context["must_confirm"] = settings.REQUIRE_VERIFIED_EMAIL
         send_or_queue(self.render_mail(template_prefix, email, context))
+
+
+def remember_wanted(response: HttpResponse, path: str) -> HttpResponse:
+    """Remember in this browser, for a day, what a visitor who is sent to sign up wanted."""
+    secure = settings.SESSION_COOKIE_SECURE
+    response.set_cookie(WANTED_COOKIE, path, max_age=WANTED_SECONDS, samesite="Lax", secure=secure, httponly=True)
+    return response
+
+
+def forget_wanted(response: HttpResponse) -> HttpResponse:
+    """Forget that: they are there."""
+    response.delete_cookie(WANTED_COOKIE, samesite="Lax")
+    return response
 
 
 def _at_site_url(url: str) -> str:

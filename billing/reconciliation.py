@@ -6,7 +6,7 @@ from django.db.models import Q
 from django.utils import timezone, translation
 from django.utils.translation import gettext, ngettext
 
-from billing import inbox, outbox, periods, spending
+from billing import inbox, letters, outbox, periods, spending
 from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
 from billing.metering import list_unbalanced_accounts, list_unbalanced_periods
@@ -28,6 +28,7 @@ def work_off() -> None:
     inbox.handle_due()
     outbox.do_due()
     mail_notices()
+    letters.send_due()
 
 
 def ask_about_expected() -> None:

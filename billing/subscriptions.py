@@ -16,7 +16,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from billing import periods
+from billing import letters, periods
 from billing.entitlements import Access, list_access
 from billing.errors import UnknownPrice, WrongAccount
 from billing.gateways import get_gateway
@@ -111,6 +111,7 @@ def _known_prices(snapshot: Snapshot) -> dict[str, Price]:
     """Return the prices the snapshot names; raises UnknownPrice when one of them is not ours, or costs something else's
     currency."""
     names = {snapshot.price_reference, *(payment.price_reference for payment in snapshot.payments)}
+    names |= {snapshot.next_price_reference} - {""}
     found = Price.objects.select_related("plan").filter(gateway=snapshot.gateway, reference__in=names)
     prices = {price.reference: price for price in found}
     if unknown := sorted(names - prices.keys()):
@@ -138,6 +139,7 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     subscription = same or Subscription(gateway=snapshot.gateway, reference=snapshot.reference)
     subscription.account = account
     _copy(snapshot, subscription, prices[snapshot.price_reference])
+    subscription.next_price = prices.get(snapshot.next_price_reference)
     payments = _save_payments(subscription, snapshot, prices)
     if subscription.kind == Subscription.Kind.PACK:
         _follow_packs(account, subscription, payments)
@@ -147,6 +149,7 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     subscription.save()
     _close_purchases(account, subscription, payments)
     write_access(account)
+    letters.note_purchase(subscription, payments)
     return subscription
 
 

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from billing import reconciliation
+from billing import letters, reconciliation
 from core.sweeps import guard
 
 
@@ -14,8 +14,9 @@ def work_off_billing() -> None:
 
 @shared_task(expires=600)
 def ask_gateways() -> None:
-    """Ask about what should have been heard of. Runs every ten minutes."""
+    """Ask about what should have been heard of, and write down mails that are due. Runs every ten minutes."""
     reconciliation.ask_about_expected()
+    letters.note_due()
 
 
 @shared_task(expires=3600)
@@ -26,7 +27,7 @@ def compare_with_gateways() -> None:
 
 @shared_task(expires=3600)
 def nightly() -> None:
-    """Prove that the ledger adds up, let periods follow their plans, and delete what is old."""
-    for step in (reconciliation.prove, reconciliation.follow_plans, reconciliation.prune):
+    """Prove that the ledger adds up, let periods follow their plans, write statements, and delete what is old."""
+    for step in (reconciliation.prove, reconciliation.follow_plans, letters.note_statements, reconciliation.prune):
         with guard(step.__name__):
             step()

@@ -31,6 +31,7 @@ urlpatterns = [
     path("status/", pages.status, name="status"),
     path("", include("accounts.urls")),
     path("", include("billing.urls")),
+    path("", include("billing.pages.urls")),
     path("", include("history.urls")),
     path("", include("chat.urls")),
     # The same for the admin's page of one's own password.

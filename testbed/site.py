@@ -18,7 +18,7 @@ from typing import Any, Self
 from config.embedded import ports, services
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30
+START_SECONDS = 90
 STOP_SECONDS = 15
 
 
@@ -152,12 +152,14 @@ class Site:
         return [sys.executable, "manage.py", "run_turns"]
 
     def _environment(self, provider_url: str, models: Iterable[str]) -> dict[str, str]:
-        foreign = ("COV_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DATABASE_", "MONGODB_", "DEMO_", "STRIPE_")
+        providers = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "DEMO_")
+        foreign = ("COV_", "DATABASE_", "MONGODB_", "STRIPE_", "MERCADOPAGO_", "SIMULATED_", *providers)
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "SECRET_KEY": secrets.token_urlsafe(50),
             "DEBUG": "false",
+            "SITE_URL": f"http://localhost:{self.port()}",
             "LOG_FORMAT": "text",
             "DATA_DIR": str(self._folder),
             "REDIS_URL": services.valkey_address(self._valkey, self._password),

@@ -1,13 +1,21 @@
-"""The billing API: what is left of your credits."""
+"""The billing API: plans, one's own subscription, what is left of its credits, and what was used."""
 
 from dataclasses import asdict
 
-from rest_framework.decorators import api_view
+from django.utils import timezone
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
+from accounts.models import User
 from billing import entitlements
+from billing.api.serializers import PlanSerializer, UsageQuerySerializer, price_fields
+from billing.models import Plan
+from billing.purchasing import list_for_sale
+from billing.standing import standing_of
+from billing.usage import list_usage
 
 
 @api_view(["GET"])
@@ -16,3 +24,60 @@ def allowance(request: Request) -> Response:
     user_id = user_id_of(request)
     plan = entitlements.entitlements_of(user_id).plan
     return Response({"plan": plan, **asdict(entitlements.allowance_of(user_id))})
+
+
+@api_view(["GET"])
+@permission_classes([AllowAny])
+def plans(request: Request) -> Response:
+    """The plan of everybody, and those that are for sale with their prices, the lowest first."""
+    prices = list_for_sale()
+    shown = Plan.objects.filter(
+        pk__in={price.plan_id for price in prices if price.plan_id is not None} | {entitlements.default_plan().pk}
+    )
+    results = PlanSerializer(shown.order_by("rank"), many=True, context={"prices": prices}).data
+    packs = [price_fields(price) for price in prices if price.plan_id is None]
+    return Response({"results": results, "packs": packs, "next": None})
+
+
+@api_view(["GET"])
+def subscription(request: Request) -> Response:
+    """How you stand: the plan that holds, why, until when, and what is charged next."""
+    standing = standing_of(entitlements.account_of(user_id_of(request)))
+    held, price = standing.subscription, standing.next_price
+    return Response(
+        {
+            "plan": standing.plan.key,
+            "status": standing.status,
+            "until": standing.until,
+            "gateway": held.gateway if held else None,
+            "paid_until": held.paid_until if held else None,
+            "renews": bool(held and held.renews),
+            "next_payment_at": standing.next_payment_at,
+            "next_price": price_fields(price) if price else None,
+        }
+    )
+
+
+@api_view(["GET"])
+def usage(request: Request) -> Response:
+    """What you used from one day to another (in your time zone, both included), by `day` or by `model`."""
+    user = request.user
+    assert isinstance(user, User)
+    with timezone.override(user.zone):
+        asked = UsageQuerySerializer(data=request.query_params, context={"today": timezone.localdate()})
+        asked.is_valid(raise_exception=True)
+        first, last = asked.validated_data["from"], asked.validated_data["to"]
+        grouped_by = asked.validated_data["group_by"]
+        lines = list_usage(entitlements.account_of(user_id_of(request)), first, last, grouped_by)
+    results = [
+        {
+            grouped_by: line.day if grouped_by == "day" else line.model,
+            "answers": line.answers,
+            "input_tokens": line.input_tokens,
+            "output_tokens": line.output_tokens,
+            "cost_micros": line.cost_micros,
+            "credits": line.credits,
+        }
+        for line in lines
+    ]
+    return Response({"from": first, "to": last, "results": results, "next": None})

@@ -15,3 +15,9 @@ def get_gateway(name: str) -> Gateway:
 
 def list_gateways() -> list[str]:
     return list(settings.GATEWAYS)
+
+
+def mode_of_payments() -> str:
+    """Return `simulated` or `test` if no, or not every, gateway takes real money; else an empty string."""
+    modes = {get_gateway(name).payment_mode for name in list_gateways()}
+    return next((mode for mode in ("simulated", "test") if mode in modes), "")

@@ -20,6 +20,9 @@ Interval = Literal["month", "year", ""]
 Kind = Literal["subscription", "prepaid", "pack"]
 """What is bought: a plan that renews; one paid period of a plan, that does not; credits beside the plan."""
 
+PaymentMode = Literal["live", "test", "simulated"]
+"""Whether payments are real; are a gateway's test mode; or are made on a page of this machine."""
+
 SubscriptionStatus = Literal["pending", "trialing", "active", "past_due", "paused", "ended"]
 PaymentStatus = Literal["pending", "paid", "failed", "void"]
 """`pending` also covers a payment that waits for the bank's confirmation or for cash; `failed` may be tried again."""
@@ -87,6 +90,8 @@ class Snapshot:
     anchor: dt.datetime
     observed_at: dt.datetime
     payments: tuple[PaymentSnapshot, ...] = ()
+    next_price_reference: str = ""
+    """What it changes to at the end of its period; empty while nothing is planned."""
     cancels_at: dt.datetime | None = None
     """When it ends by itself; None while it renews."""
     trial_end: dt.datetime | None = None
@@ -168,8 +173,19 @@ class Gateway(Protocol):
     """One gateway. Calls that change something take a `key`: the same key again changes nothing."""
 
     name: str
+    title: str
+    """What people call it."""
+    kinds: tuple[Kind, ...]
+    """What it can sell."""
+    wants_payer_email: bool
+    """Whether its checkout of a subscription refuses everybody but the payer named in the order."""
     has_prorations: bool
     """Whether an upgrade counts at once and is paid for the rest of the period; else at the next payment."""
+    changes_interval: bool
+    """Whether what is paid by the month can be changed to what is paid by the year, and the other way."""
+
+    @property
+    def payment_mode(self) -> PaymentMode: ...
 
     def start_checkout(self, order: Order) -> Checkout: ...
 

@@ -13,8 +13,10 @@ from billing.gateways.base import (
     ChangePreview,
     Checkout,
     GatewayRefused,
+    Kind,
     Notification,
     Order,
+    PaymentMode,
     PaymentSnapshot,
     Reference,
     Snapshot,
@@ -40,7 +42,12 @@ state = State()
 
 class FakeGateway:
     name = "fake"
+    title = "Fake Pay"
+    kinds: tuple[Kind, ...] = ("subscription", "prepaid", "pack")
+    wants_payer_email = True
     has_prorations = True
+    changes_interval = True
+    payment_mode: PaymentMode = "simulated"
 
     def start_checkout(self, order: Order) -> Checkout:
         self._call("start_checkout", order.key)

@@ -233,9 +233,10 @@ def test_a_downgrade_counts_from_the_next_period(shop: Shop) -> None:
     bought = shop.buy(price_reference="enterprise-month-usd", amount_minor=9_900)
     for _ in range(2):
         shop.gateway.change_price_at_period_end(bought.reference, cheaper, key="down-1")
-    assert shop.fetch(bought).price_reference == "enterprise-month-usd"
+    planned = shop.fetch(bought)
+    assert (planned.price_reference, planned.next_price_reference) == ("enterprise-month-usd", cheaper)
     renewed = shop.renew(bought)
-    assert renewed.price_reference == cheaper
+    assert (renewed.price_reference, renewed.next_price_reference) == (cheaper, "")
     assert [payment.amount_minor for payment in renewed.payments] == [2_000, 9_900]
 
 
@@ -244,6 +245,7 @@ def test_resuming_takes_a_downgrade_back(shop: Shop) -> None:
     bought = shop.buy(price_reference="enterprise-month-usd", amount_minor=9_900)
     shop.gateway.change_price_at_period_end(bought.reference, cheaper, key="down-1")
     shop.gateway.resume(bought.reference, key="resume-1")
+    assert shop.fetch(bought).next_price_reference == ""
     assert shop.renew(bought).price_reference == "enterprise-month-usd"
 
 

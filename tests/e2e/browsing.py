@@ -43,9 +43,10 @@ class Tab:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, browser: Browser, port: int, *, person: Person | None = None, **options: Any
+        cls, browser: Browser, port: int, *, person: Person | None = None, pays: bool = False, **options: Any
     ) -> "AsyncIterator[Tab]":
-        """A tab with cookies of its own. `options` are those of Playwright's contexts."""
+        """A tab with cookies of its own. `options` are those of Playwright's contexts. Who pays goes to the pages of
+        the simulated gateways, too."""
         base = f"http://localhost:{port}"
         context = await browser.new_context(
             base_url=base, **{"locale": "en-US", "timezone_id": "America/Bogota"} | options
@@ -58,7 +59,10 @@ class Tab:
         try:
             yield tab
             assert not tab.complaints, tab.complaints
-            outside = [url for url in tab.requests if not re.match(r"(http|ws)://localhost:|data:|blob:", url)]
+            ours = (
+                r"(http|ws)://(localhost|127\.0\.0\.1):|data:|blob:" if pays else r"(http|ws)://localhost:|data:|blob:"
+            )
+            outside = [url for url in tab.requests if not re.match(ours, url)]
             assert not outside, outside
         finally:
             async with asyncio.timeout(CLOSE_SECONDS):  # a browser in disorder never answers

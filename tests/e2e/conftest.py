@@ -8,6 +8,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
+from config.embedded.simulated_mercadopago import SimulatedMercadoPago
+from config.embedded.simulated_stripe import SimulatedStripe
 from tests.e2e.browsing import ANSWER_MS, OPEN, Person, Tab
 from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite, run_site
@@ -38,6 +40,7 @@ MODELS = [
     "status-503",
 ]
 PEOPLE = 100
+SECRET, WEBHOOK = "whsec_of-the-browser-tests", "4a0c6a52-8f0c-4a4e-9d4b-0c8a6f9c2b11"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,9 +65,26 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def site(browser: Browser, request: pytest.FixtureRequest) -> Iterator[TestedSite]:
-    """Two web processes, a runner, a worker, a Valkey, and a provider that plays what its model's name says."""
-    with run_site(MODELS, webs=2, runners=1, MAX_TOKENS="20000") as found:
-        yield found
+    """Two web processes, a runner, a worker, a Valkey, a provider that plays what its model's name says, and both
+    payment gateways, simulated in this process."""
+    stripe, mercado_pago = SimulatedStripe(notice_secret=SECRET), SimulatedMercadoPago(notice_secret=SECRET)
+    with stripe.serve() as stripe_url, mercado_pago.serve() as mercado_pago_url:
+        payments = {
+            "SIMULATED_STRIPE_URL": stripe_url,
+            "STRIPE_SECRET_KEY": "sk_test_simulated0123456789abcdef",
+            "STRIPE_PUBLISHABLE_KEY": "pk_test_simulated0123456789abcdef",
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "STRIPE_WEBHOOK_UUID": WEBHOOK,
+            "SIMULATED_MERCADOPAGO_URL": mercado_pago_url,
+            "MERCADOPAGO_ACCESS_TOKEN": "TEST-simulated-MX",
+            "MERCADOPAGO_WEBHOOK_SECRET": SECRET,
+            "MERCADOPAGO_COUNTRY": "MX",
+            "MERCADOPAGO_MODE": "test",
+        }
+        with run_site(MODELS, webs=2, runners=1, MAX_TOKENS="20000", **payments) as found:
+            stripe.notice_url = f"http://127.0.0.1:{found.port()}/stripe/webhook/{WEBHOOK}/"
+            mercado_pago.notice_url = f"http://127.0.0.1:{found.port()}/webhooks/mercadopago/"
+            yield found
         if request.session.testsfailed:
             print(found.logs())
 

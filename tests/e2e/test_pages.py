@@ -30,6 +30,8 @@ PUBLIC = {
     "password forgotten": "/accounts/password/reset/",
     "terms": "/terms/",
     "status": "/status/",
+    "prices": "/pricing/",
+    "prices of a year": "/pricing/?every=year&currency=USD",
     "missing": "/nothing/here/",
 }
 OWN = {
@@ -43,6 +45,10 @@ OWN = {
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "log-out": "/accounts/logout/",
+    "plan": "/billing/",
+    "checkout": "/billing/checkout/{price}/",
+    "payments": "/billing/payments/",
+    "usage": "/usage/",
 }
 
 
@@ -54,12 +60,13 @@ class Reader:
     port: int
     person: Person
     conversation_id: str = ""
+    price_id: int = 0
 
     def tab(self, **options: Any) -> AbstractAsyncContextManager[Tab]:
         return Tab.open(self.browser, self.port, person=self.person, **{"reduced_motion": "reduce"} | options)
 
     def path(self, name: str) -> str:
-        return OWN[name].format(self.conversation_id)
+        return OWN[name].format(self.conversation_id, price=self.price_id)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -76,6 +83,8 @@ async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
         await tab.wait_for_text(10)
         await tab.page.get_by_role("button", name="Stop").click()
         await tab.finished("stopped")
+        plans = await tab.call("GET", "plans")
+        found.price_id = plans["results"][1]["prices"][0]["id"]
         found.conversation_id = str(await tab.page.locator("[data-chat]").get_attribute("data-chat"))
     yield found
 

@@ -7,8 +7,8 @@ from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 
 from accounts.models import User
 from accounts.tokens import begin_family
-from billing.entitlements import load_plans
 from billing.models import BillingAccount, Plan
+from billing.seeds import load_plans
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching

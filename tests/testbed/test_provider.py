@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from testbed.http1 import Dechunker
-from testbed.provider import FakeProvider, Snapshot, expected_reasoning, expected_text
+from testbed.provider import Counters, FakeProvider, expected_reasoning, expected_text
 
 Body = bytes | Iterator[bytes]
 
@@ -95,7 +95,7 @@ def read_until(client: socket.socket, wanted: bytes) -> bytes:
     return found
 
 
-def wait_for(provider: FakeProvider, done: Callable[[Snapshot], bool]) -> Snapshot:
+def wait_for(provider: FakeProvider, done: Callable[[Counters], bool]) -> Counters:
     until = time.monotonic() + 5
     while not done(stats := provider.stats()):
         assert time.monotonic() < until, stats
@@ -317,7 +317,7 @@ def test_reset_drops_what_runs(provider: FakeProvider) -> None:
     with raw_stream(provider, "fake-500t-5ms-f0") as client:
         read_until(client, b"t0 ")
         provider.reset()
-        assert provider.stats() == Snapshot(0, 0, 0, 0, 0, 0, 0, [])
+        assert provider.stats() == Counters(0, 0, 0, 0, 0, 0, 0, [])
         client.settimeout(2)
         with suppress(ConnectionResetError):
             while client.recv(65536):

@@ -20,8 +20,10 @@ from billing.gateways.base import (
     Checkout,
     GatewayRefused,
     GatewayUnavailable,
+    Kind,
     Notification,
     Order,
+    PaymentMode,
     Reference,
     Snapshot,
 )
@@ -79,7 +81,11 @@ class MercadoPago:
     """
 
     name = GATEWAY
+    title = "Mercado Pago"
+    kinds: tuple[Kind, ...] = ("subscription", "prepaid", "pack")
+    wants_payer_email = True
     has_prorations = False
+    changes_interval = False
 
     def __init__(
         self,
@@ -96,6 +102,12 @@ class MercadoPago:
         self._country = COUNTRIES.get(country)
         self._country_code, self.mode = country, mode
         self._find_price = find_price
+
+    @property
+    def payment_mode(self) -> PaymentMode:
+        if self._base_url != API:
+            return "simulated"
+        return "live" if self.mode == "live" else "test"
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 

@@ -90,16 +90,33 @@ def _fetch_subscription(
         disputes=_fetch_disputes(client, charges),
         intents={one: plain(api.payment_intents.retrieve(one)) for one in waiting},
         references=_name_prices(client, found, invoices),
+        planned_price=_find_planned_price(client, found),
     )
+
+
+def _find_planned_price(client: stripe.StripeClient, subscription: Data) -> str:
+    """Return the site's name of the price that the subscription changes to when its period ends; empty for none."""
+    if not subscription["schedule"]:
+        return ""
+    schedule = plain(client.v1.subscription_schedules.retrieve(subscription["schedule"]))
+    present = subscription["items"]["data"][0]["price"]["id"]
+    planned = str(schedule["phases"][-1]["items"][0]["price"])
+    return "" if planned == present else _name_price(client, planned)
 
 
 def _name_prices(client: stripe.StripeClient, subscription: Data, invoices: list[Data]) -> dict[str, str]:
     prices = [item["price"] for item in subscription["items"]["data"]]
     references.update({price["id"]: price["lookup_key"] or price["id"] for price in prices})
     mentioned = {price_id(line) for invoice in invoices for line in invoice["lines"]["data"] if line["pricing"]}
-    for unknown in mentioned - references.keys():
-        references[unknown] = plain(client.v1.prices.retrieve(unknown))["lookup_key"] or unknown
+    for price in mentioned:
+        _name_price(client, price)
     return dict(references)
+
+
+def _name_price(client: stripe.StripeClient, price: str) -> str:
+    if price not in references:
+        references[price] = plain(client.v1.prices.retrieve(price))["lookup_key"] or price
+    return references[price]
 
 
 def _fetch_session(client: stripe.StripeClient, session: Data, observed_at: dt.datetime) -> FetchedSession | None:

@@ -14,8 +14,10 @@ from billing.gateways.base import (
     Checkout,
     GatewayRefused,
     GatewayUnavailable,
+    Kind,
     Notification,
     Order,
+    PaymentMode,
     Reference,
     Snapshot,
 )
@@ -62,7 +64,17 @@ class StripeGateway:
     """Stripe, asked with the key of the settings."""
 
     name = NAME
+    title = "Stripe"
+    kinds: tuple[Kind, ...] = ("subscription", "pack")
+    wants_payer_email = False
     has_prorations = True
+    changes_interval = True
+
+    @property
+    def payment_mode(self) -> PaymentMode:
+        if settings.SIMULATED_STRIPE_URL:
+            return "simulated"
+        return "live" if settings.STRIPE_LIVE_MODE else "test"
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 
@@ -313,6 +325,8 @@ def _session_params(order: Order, customer: str, price: str) -> "stripe.params.c
         params["discounts"] = [{"promotion_code": order.discount_reference}]
     elif order.discount_reference:
         params["discounts"] = [{"coupon": order.discount_reference}]
+    else:
+        params["allow_promotion_codes"] = True
     if order.kind == "subscription":
         params["payment_method_collection"] = "always"
         params["subscription_data"] = _subscription_data(order)

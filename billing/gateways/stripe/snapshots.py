@@ -55,6 +55,8 @@ class FetchedSubscription:
     disputes: list[Data]
     intents: dict[str, Data]
     references: dict[str, str]
+    planned_price: str = ""
+    """The site's name of the price that a schedule changes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def subscription_snapshot(fetched: FetchedSubscription) -> Snapshot:
         anchor=moment(found["billing_cycle_anchor"]),
         observed_at=fetched.observed_at,
         payments=tuple(_payments(fetched)),
+        next_price_reference=fetched.planned_price,
         cancels_at=_find_moment(found["ended_at"]) or _find_end(found),
         trial_end=None if is_deferred else _find_moment(found["trial_end"]),
         card_fingerprint=_fingerprint(found.get("default_payment_method")) or _charged_card(fetched.charges),
