@@ -15,6 +15,7 @@ from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
+from markdown_it import MarkdownIt
 from markdown_it.utils import OptionsDict
 from msgspec import Struct
 
@@ -205,7 +206,7 @@ def _to_html(source: str, env: dict[str, Any], options: OptionsDict, depth: int 
     return str(_parser.renderer.render(_parser.parse(source, env), options, env))
 
 
-def _make_definer() -> Any:
+def _make_definer() -> MarkdownIt:
     """Return a parser that finds definitions of links, and nothing else."""
     definer = make_parser("")
     definer.core.ruler.enableOnly(["normalize", "block"])

@@ -34,6 +34,7 @@ export function frameCode(pre) {
   box.append(head, pre);
   pre.tabIndex = 0;
   pre.setAttribute("role", "group"); // a landmark would need a name of its own
+  head.querySelector("[data-wrap-code]").setAttribute("aria-pressed", "false");
   nameLanguage(pre);
 }
 
@@ -55,7 +56,7 @@ export function nameLanguage(pre) {
 
 document.addEventListener("click", (event) => {
   const wrap = event.target.closest("[data-wrap-code]");
-  if (wrap) wrap.ariaPressed = String(wrap.closest(".code").classList.toggle("code-wrapped"));
+  if (wrap) wrap.setAttribute("aria-pressed", wrap.closest(".code").classList.toggle("code-wrapped"));
   const download = event.target.closest("[data-download-code]");
   if (download) save(download.closest(".code"));
 });
@@ -67,7 +68,7 @@ function save(box) {
   link.href = URL.createObjectURL(new Blob([box.querySelector("pre").textContent], { type: "text/plain" }));
   link.download = `code.${ending}`;
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // some browsers begin to read later
 }
 
 // --- Formulas are copied as they were written ---

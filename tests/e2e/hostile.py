@@ -12,7 +12,7 @@ from tests.e2e.browsing import Tab
 OURS = {  # what scripts add to answers
     "div": ["class", "tabindex", "dir", "role", "aria-label"],
     "pre": ["tabindex", "role", "aria-label"],
-    "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code"],
+    "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code", "aria-pressed"],
 }
 CLASSES = (
     f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-button|table-scroll|answer-tail|prose"
