@@ -58,6 +58,8 @@ async def shown_and_saved(tab: Tab, text: str) -> int:
     return len(steps)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
 async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
     seed = randrange(10**6)
     print("seed", seed)
@@ -71,12 +73,6 @@ async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
         await tab.page.reload()
         assert await tab.page.evaluate(ANSWER) == ended
     assert compared > len(answers)
-
-
-if SOAK:
-    test_what_streams_is_what_is_saved = pytest.mark.soak(
-        pytest.mark.timeout(1_800)(test_what_streams_is_what_is_saved)
-    )
 
 
 async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(tab: Tab) -> None:
