@@ -63,7 +63,7 @@ async def shown_and_saved(tab: Tab, text: str) -> int:
 async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
     seed = randrange(10**6)
     print("seed", seed)
-    answers = draw_answers() if SOAK else Random(seed).sample(draw_answers(), SHORT)
+    answers = draw_answers() if SOAK else Random(seed).sample(draw_answers()[len(PIECES) :], SHORT)
     compared = 0
     for text in packed(answers):
         await tab.page.goto("/")
