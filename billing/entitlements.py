@@ -39,6 +39,10 @@ class Entitlements:
     has_batches: bool = False
     history_days: int | None = None
 
+    def largest_file(self, of_site: int) -> int:
+        """Return how many bytes a file may have, where the site takes so many."""
+        return of_site if self.upload_bytes is None else min(self.upload_bytes, of_site)
+
     def includes_tier(self, tier: str) -> bool:
         return TIERS.index(tier) <= TIERS.index(self.best_tier)
 

@@ -92,8 +92,8 @@ class BadFile(DomainError):
 
     status = 415
 
-    def __init__(self, code: str, *, status: int = 415) -> None:
-        super().__init__(file_sentence_for(code), code=code)
+    def __init__(self, code: str, *, status: int = 415, most_bytes: int | None = None) -> None:
+        super().__init__(file_sentence_for(code, most_bytes=most_bytes), code=code)
         self.status = status
 
 
@@ -148,12 +148,13 @@ FILE_SENTENCES: dict[str, str | Promise] = {
 """For each error code of a file, what a person reads."""
 
 
-def file_sentence_for(code: str) -> str:
-    """Return what a person reads for a file's error code; empty for none."""
+def file_sentence_for(code: str, *, most_bytes: int | None = None) -> str:
+    """Return what a person reads for a file's error code; empty for none. `most_bytes` is what their plan allows, if
+    that is less than the site does."""
     if not code:
         return ""
     return str(FILE_SENTENCES.get(code, FILE_SENTENCES["file_broken"])) % {
-        "bytes": filesizeformat(settings.ATTACHMENT_BYTES),
+        "bytes": filesizeformat(most_bytes or settings.ATTACHMENT_BYTES),
         "pages": settings.ATTACHMENT_PAGES,
         "megapixels": settings.ATTACHMENT_PIXELS // 1_000_000,
         "characters": intcomma(settings.ATTACHMENT_CHARACTERS),

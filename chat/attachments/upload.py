@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.db.models import QuerySet
 
+from billing.entitlements import entitlements_of
 from chat.attachments.sniffing import HEAD_BYTES, clean_name, detect_kind
 from chat.attachments.storage import storage
 from chat.errors import BadFile, file_sentence_for
@@ -21,8 +22,9 @@ def store_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
     """
     if not upload.size:
         raise BadFile("file_empty")
-    if upload.size > settings.ATTACHMENT_BYTES:
-        raise BadFile("file_too_large", status=413)
+    most_bytes = entitlements_of(owner_id).largest_file(settings.ATTACHMENT_BYTES)
+    if upload.size > most_bytes:
+        raise BadFile("file_too_large", status=413, most_bytes=most_bytes)
     name = clean_name(upload.name or "")
     kind, media_type = detect_kind(upload.read(HEAD_BYTES), name)
     attachment = Attachment(

@@ -61,7 +61,7 @@ def chat_context(
         "next": conversations.next,
         "allowance": allowance,
         "reload_address": _reload_address(last),
-        "words": _script_sentences(),
+        "words": _script_sentences(allowed),
         **_composer_context(allowed, last, refusal),
     }
 
@@ -100,7 +100,7 @@ def _composer_context(allowed: Entitlements, last: Turn | None, refusal: Refused
         "refusal": refusal,
         "estimates": estimates_for(option.model for option in options if option.is_included),
         "max_files": settings.ATTACHMENTS_PER_QUESTION,
-        "max_file_bytes": settings.ATTACHMENT_BYTES,
+        "max_file_bytes": allowed.largest_file(settings.ATTACHMENT_BYTES),
         "has_only_demo": all(option.model.tier == LanguageModel.Tier.DEMO for option in options),
     }
 
@@ -128,6 +128,7 @@ def _reload_address(last: Turn | None) -> str:
     return f"?t={time.time_ns()}#turn-{last.pk}" if last is not None and last.is_open else ""
 
 
-def _script_sentences() -> dict[str, str]:
+def _script_sentences(allowed: Entitlements) -> dict[str, str]:
     sentences = {name: str(sentence) for name, sentence in SCRIPT_SENTENCES.items()}
-    return sentences | {"file_too_large": file_sentence_for("file_too_large")}
+    most_bytes = allowed.largest_file(settings.ATTACHMENT_BYTES)
+    return sentences | {"file_too_large": file_sentence_for("file_too_large", most_bytes=most_bytes)}

@@ -27,9 +27,11 @@ from rest_framework.test import APIClient
 from accounts.api.views import tokens_for
 from accounts.models import User
 from billing import metering
+from billing.models import Plan
 from chat.attachments import erasing, reading, serving, storage, sweeping
 from chat.attachments.binding import bind_files, decode_attached, get_usable_files
 from chat.attachments.sniffing import clean_name
+from chat.attachments.upload import store_upload
 from chat.errors import BadFile, FileNotReady, FileNotUsable, NoPdfText, NoVision, TooManyFiles
 from chat.models import Attachment, LanguageModel
 from chat.turns.opening import open_turn
@@ -528,6 +530,19 @@ def test_a_refusal_has_a_code_and_a_reason(ana: User, api: Api, settings: Settin
     answer = upload(client, picture())
     assert (answer.status_code, answer.json()["code"]) == (413, "file_too_large")
     assert client.post(API, {"file": "text"}, format="multipart").json()["code"] == "file_missing"
+
+
+@pytest.mark.stores
+@pytest.mark.django_db(databases=["default", "history"])
+def test_a_plan_s_largest_file_is_what_is_said_and_taken(ana: User, folder: Path):
+    plan = Plan.objects.get(is_default=True)
+    plan.upload_bytes = 1_000
+    plan.save()
+    with pytest.raises(BadFile) as refused:
+        store_upload(ana.pk, SimpleUploadedFile("a.txt", b"a" * 1_001))
+    assert (refused.value.code, refused.value.status) == ("file_too_large", 413)
+    assert "1000" in refused.value.message
+    assert store_upload(ana.pk, SimpleUploadedFile("a.txt", b"a" * 1_000)).size == 1_000
 
 
 def test_what_waits_is_limited(ana: User, bo: User, settings: Settings):
