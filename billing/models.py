@@ -517,6 +517,11 @@ class Payment(models.Model):
         is_refunded = self.refunded_minor >= self.amount_minor > 0
         return self.status == self.Status.PAID and not is_refunded and self.dispute != self.Dispute.LOST
 
+    @property
+    def may_be_refunded(self) -> bool:
+        """Whether there is money to give back. While a payment is disputed its bank decides, or it went back twice."""
+        return self.counts and self.amount_minor > self.refunded_minor and self.dispute != self.Dispute.OPEN
+
 
 class Purchase(models.Model):
     """A checkout that was begun. `key` is what makes repeating it at the gateway harmless."""

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from allauth.account.models import EmailAddress
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext
 
@@ -52,6 +53,15 @@ def find_live(account: BillingAccount) -> Subscription | None:
     now = timezone.now()
     live = [one for one in account.subscriptions.select_related("plan", "price__plan") if one.is_live(now)]
     return max(live, key=lambda one: (one.plan.rank if one.plan else -1, one.pk), default=None)
+
+
+def find_waiting(account: BillingAccount) -> Subscription | None:
+    """Return what was bought last and waits for its first payment. What is paid once waits while it can be paid: a
+    voucher that has expired leaves nothing to wait for."""
+    begun = account.subscriptions.filter(status=Subscription.Status.PENDING, ended_at=None, is_double=False)
+    can_be_paid = Q(kind=Subscription.Kind.SUBSCRIPTION) | Q(payments__status=Payment.Status.PENDING)
+    begun = begun.exclude(kind=Subscription.Kind.PACK).filter(can_be_paid)
+    return begun.select_related("plan", "price__plan").order_by("-pk").first()
 
 
 def is_overdue(subscription: Subscription) -> bool:
@@ -152,36 +162,39 @@ def change(user: User, price_id: int, preview: ChangePreview | None = None) -> S
 
 
 def cancel(user: User) -> bool:
-    """Cancel at the end of what is paid; what is overdue at once, and its open invoice is void. Return whether it is
-    done: if not, it will be. Raises NotSubscribed."""
+    """Cancel at the end of what is paid; what is overdue or waits for its first payment at once, and its open invoice
+    is void. Return whether it is done: if not, it will be. Raises NotSubscribed."""
     account = account_of(user.pk)
     with transaction.atomic():
         account = lock_account(account.pk)
         subscription = find_live(account)
         if subscription is None or not (subscription.renews or subscription.status == Subscription.Status.PAUSED):
+            subscription = find_waiting(account)
+        if subscription is None:
             raise NotSubscribed
-        act = GatewayTask.Act.CANCEL_NOW if is_overdue(subscription) else GatewayTask.Act.CANCEL_AT_PERIOD_END
+        is_unpaid = subscription.status == Subscription.Status.PENDING or is_overdue(subscription)
+        act = GatewayTask.Act.CANCEL_NOW if is_unpaid else GatewayTask.Act.CANCEL_AT_PERIOD_END
         task = _add_task_about(account, subscription, act)
-    return outbox.do_task(task)
+    return _carry_out(task, subscription)
 
 
 def resume(user: User) -> bool:
-    """Take a cancellation back, while what was paid lasts. Return whether it is done: if not, it will be. Raises
-    NotSubscribed."""
+    """Take a cancellation or a planned change back, while what was paid lasts. Return whether it is done: if not, it
+    will be. Raises NotSubscribed."""
     account = account_of(user.pk)
     with transaction.atomic():
         account = lock_account(account.pk)
         subscription = find_live(account)
         if (
             subscription is None
-            or subscription.cancels_at is None
+            or (subscription.cancels_at is None and subscription.next_price_id is None)
             or subscription.kind != Subscription.Kind.SUBSCRIPTION
             or subscription.status == Subscription.Status.ENDED
             or subscription.is_frozen
         ):
             raise NotSubscribed
         task = _add_task_about(account, subscription, GatewayTask.Act.RESUME)
-    return outbox.do_task(task)
+    return _carry_out(task, subscription)
 
 
 def request_refund(user: User, payment_id: int, reason: str) -> Payment:
@@ -190,7 +203,7 @@ def request_refund(user: User, payment_id: int, reason: str) -> Payment:
     payment = payments.first()
     if payment is None:
         raise NotFound
-    if not payment.counts or payment.amount_minor <= 0:
+    if not payment.may_be_refunded:
         raise NothingToRefund
     if payments.filter(refund_requested_at=None).update(refund_requested_at=timezone.now(), refund_reason=reason[:500]):
         alert(f"refund:{payment.pk}", gettext("Somebody asks for their money back."), payment=payment.pk)
@@ -379,6 +392,17 @@ def _add_task_about(account: BillingAccount, subscription: Subscription, act: Ga
     """Write down a task, once for as long as the gateway was not heard of since."""
     key = f"{act}:{subscription.pk}:{_moment(subscription)}"
     return add_task(account, subscription.gateway, act, subscription.reference, key=key)
+
+
+def _carry_out(task: GatewayTask, subscription: Subscription) -> bool:
+    """Do a task and see what came of it; return whether it is done. Somebody else may do it at the same time, as with
+    a click made twice, and not have looked yet: the page that follows must not show how things were before."""
+    is_done = outbox.do_task(task)
+    task.refresh_from_db(fields=["done_at"])
+    subscription.refresh_from_db(fields=["observed_at"])
+    if is_done and task.done_at is not None and subscription.observed_at < task.done_at:
+        _ask_again(subscription, f"seen:{uuid4().hex}")
+    return is_done
 
 
 def _moment(subscription: Subscription) -> str:

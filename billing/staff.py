@@ -33,7 +33,7 @@ def refund(payment: Payment, *, by: User, reason: str, amount_minor: int | None 
     with transaction.atomic():
         account = lock_account(payment.subscription.account_id)
         payment = Payment.objects.select_related("subscription").get(pk=payment.pk)
-        if not payment.counts or payment.amount_minor <= payment.refunded_minor:
+        if not payment.may_be_refunded:
             raise NothingToRefund
         key = f"refund:{payment.pk}:{payment.refunded_minor}"
         task = add_refund(account, payment, key=key, amount_minor=amount_minor)

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from billing.entitlements import Access, access_of
 from billing.models import BillingAccount, Plan, Price, Subscription
-from billing.purchasing import find_live, is_overdue
+from billing.purchasing import find_live, find_waiting, is_overdue
 
 Status = Literal[
     "default", "granted", "trial", "active", "cancelled", "overdue", "unpaid", "frozen", "prepaid", "paused", "waiting"
@@ -66,8 +66,7 @@ def _begins_later(subscription: Subscription, now: dt.datetime) -> bool:
 def _without_subscription(account: BillingAccount, access: Access, later: Subscription | None) -> Standing:
     if account.plan_id == access.plan.pk and not access.plan.is_default:
         return Standing("granted", access.plan, None, access.until, later=later)
-    waiting = account.subscriptions.filter(status=Subscription.Status.PENDING, ended_at=None)
-    begun = waiting.exclude(kind=Subscription.Kind.PACK).select_related("plan", "price__plan").order_by("-pk").first()
+    begun = find_waiting(account)
     return Standing("waiting" if begun else "default", access.plan, begun, later=later)
 
 
