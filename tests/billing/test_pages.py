@@ -471,6 +471,8 @@ def test_an_overdue_payment_says_what_to_do_and_until_when(browser: Client, pric
     assert "Pay now" in words
     assert 'href="https://pay.test/invoice"' in page.text
     assert "/billing/change/" not in page.text
+    assert "Due since" in words
+    assert "Next payment" not in words
 
 
 def test_a_disputed_payment_freezes_the_plan_and_says_so(browser: Client, prices: Any, ana: User):
@@ -478,7 +480,10 @@ def test_a_disputed_payment_freezes_the_plan_and_says_so(browser: Client, prices
     now = timezone.now()
     disputed = payment(price, "s1-p1", now, now + 30 * DAY, dispute="open")
     apply(bought(ana, price, at=now, payments=(disputed,)))
-    assert "A payment is disputed with your bank." in text_of(browser.get("/billing/"))
+    page = browser.get("/billing/")
+    assert "A payment is disputed with your bank." in text_of(page)
+    assert '<span class="badge badge-danger">disputed' in page.text
+    assert "/billing/refund/" not in page.text
 
 
 def test_a_granted_plan_says_who_gave_it(browser: Client, prices: Any, ana: User):
