@@ -1,5 +1,6 @@
 """The user who sent a request, where only members may; the network address it came from."""
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,24 @@ def peer_of(request: HttpRequest) -> str:
     return _peer(str(request.META.get("REMOTE_ADDR", "")), str(request.META.get("HTTP_X_FORWARDED_FOR", "")))
 
 
-def peer_in(scope: Mapping[str, Any]) -> str:
-    """Return the same of a connection (ASGI), before there is a request."""
+def network_in(scope: Mapping[str, Any]) -> str:
+    """Return the network of a client, by its connection (ASGI), before there is a request."""
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-    return _peer((scope.get("client") or ("",))[0], forwarded.decode("latin-1"))
+    return network_of(_peer((scope.get("client") or ("",))[0], forwarded.decode("latin-1")))
+
+
+def network_of(peer: str) -> str:
+    """Return what counts as one network: an IPv4 address, the /64 of an IPv6 one (whoever has one address there has
+    them all); one name for everything that is no address."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _peer(sender: str, forwarded: str) -> str:

@@ -18,7 +18,6 @@ Beside the doors, every request to the API is counted, by person, or by network 
 Addresses and networks are in Redis as digests only. Without Redis every door answers 503, as the rest of the site.
 """
 
-import ipaddress
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from django.utils.encoding import punycode
 from django.utils.translation import ngettext
 
 from accounts import events
+from accounts.http import network_of
 from accounts.models import normalise_email
 from core.errors import RateLimited
 from core.lua import LuaScript, Value
@@ -120,20 +120,6 @@ def remember_network(*, peer: str, account: str) -> None:
 def forget_account(account: str) -> None:
     """Drop what is kept of an account that was deleted. Raises RedisError."""
     sync_redis().unlink(_known_key(account), *(_account_key(act, account) for act in Act))
-
-
-def network_of(peer: str) -> str:
-    """Return what counts as one network: an IPv4 address, the /64 of an IPv6 one (whoever has one address there has
-    them all); one name for everything that is no address."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return "unknown"
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _limit_of_network(act: Act) -> tuple[int, int]:

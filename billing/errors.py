@@ -95,6 +95,12 @@ class NotForSale(DomainError):
     message = _("That is not for sale any more. Look at the prices again.")
 
 
+class UnknownCoupon(DomainError):
+    code = "unknown_coupon"
+    status = 422
+    message = _("That code is not valid here. Look at it again, or leave it out.")
+
+
 class OtherCurrency(DomainError):
     code = "other_currency"
     status = 409
@@ -105,6 +111,18 @@ class NothingToRefund(DomainError):
     code = "nothing_to_refund"
     status = 409
     message = _("That payment cannot be refunded.")
+
+
+class RefundUnderway(DomainError):
+    code = "refund_underway"
+    status = 409
+    message = _("A refund of that payment is on its way. Wait until it is done, or failed.")
+
+
+class NothingToTry(DomainError):
+    code = "nothing_to_try"
+    status = 409
+    message = _("That is done already.")
 
 
 class GatewaySilent(DomainError):

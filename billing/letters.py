@@ -43,6 +43,11 @@ def note_purchase(subscription: Subscription, payments: Sequence[Payment]) -> No
     _write([letter for letter in about if letter.key not in known])
 
 
+def note_refusal(payment: Payment) -> None:
+    """Write down that the payer is told why they do not get their money back."""
+    _write([_letter(Kind.NO_REFUND, payment.subscription, f"{payment.pk}", payment)])
+
+
 def note_due() -> None:
     """Write down what follows of the clock: trials that are about to end, renewals that are not paid yet."""
     now = timezone.now()

@@ -4,10 +4,12 @@ What people use is counted in integer micro-US-dollars, what they pay in the min
 """
 
 import datetime as dt
+from decimal import Decimal
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -75,6 +77,13 @@ class PriceQuerySet(models.QuerySet["Price"]):
         if changed := Price.FIXED.intersection(name.removesuffix("_id") for name in fields):
             raise ValueError(f"A price never changes its {', '.join(sorted(changed))}: make a new one.")
         return super().update(**fields)
+
+
+def clean_currency(currency: str) -> str:
+    """Return a currency's three capital letters; raises ValidationError."""
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
+        raise ValidationError({"currency": _("Three capital letters, as in USD.")})
+    return currency.upper()
 
 
 def new_price_reference() -> str:
@@ -147,9 +156,7 @@ class Price(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isalpha()):
-            raise ValidationError({"currency": _("Three capital letters, as in USD.")})
-        self.currency = self.currency.upper()
+        self.currency = clean_currency(self.currency)
 
     @property
     def months(self) -> int:
@@ -159,6 +166,59 @@ class Price(models.Model):
     @property
     def pack_micros(self) -> int:
         return self.pack_credits * MICROS_PER_CREDIT
+
+
+class Coupon(models.Model):
+    """A word that makes a checkout cheaper. By how much, for how long and how often is the gateway's discount's."""
+
+    code = models.CharField(_("code"), max_length=40, unique=True, help_text=_("What people write. Case is ignored."))
+    gateway = models.CharField(_("gateway"), max_length=20)
+    reference = models.CharField(
+        _("the gateway's name for it"), max_length=100, help_text=_("Of Stripe's coupon, or promotion code (promo_…).")
+    )
+    is_active = models.BooleanField(_("can be used"), default=True)
+
+    class Meta:
+        verbose_name = _("coupon")
+        verbose_name_plural = _("coupons")
+
+    def __str__(self) -> str:
+        return self.code
+
+    def clean(self) -> None:
+        self.code = self.code.strip().upper()
+
+
+class ExchangeRate(models.Model):
+    """What one unit of a currency is worth in the site's own, from a day on, as the operator says.
+
+    Rows, and no setting: a month is always reckoned with the rates of its own last day.
+    """
+
+    currency = models.CharField(_("currency"), max_length=3, help_text=_("Three capital letters, as in USD."))
+    since = models.DateField(_("from"))
+    rate = models.DecimalField(
+        _("rate"),
+        max_digits=20,
+        decimal_places=10,
+        validators=[MinValueValidator(Decimal("0.0000000001"))],
+        help_text=_("What one unit of it is worth in the site's currency."),
+    )
+
+    class Meta:
+        verbose_name = _("exchange rate")
+        verbose_name_plural = _("exchange rates")
+        ordering = ("currency", "-since")
+        constraints = (
+            models.UniqueConstraint(fields=["currency", "since"], name="one_rate_a_day"),
+            models.CheckConstraint(condition=Q(rate__gt=0), name="rate_is_positive"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.currency} {self.since}"
+
+    def clean(self) -> None:
+        self.currency = clean_currency(self.currency)
 
 
 class BillingAccount(models.Model):
@@ -290,15 +350,17 @@ class Reservation(models.Model):
         RELEASED = "released", _("released")
 
     id = models.UUIDField(primary_key=True)
-    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="reservations")
-    amount_micros = models.BigIntegerField()
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="reservations", verbose_name=_("period"))
+    amount_micros = models.BigIntegerField(_("reserved"))
     # Without an index: nothing is looked up by it.
     spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
-    spending_micros = models.BigIntegerField(default=0)
-    state = models.CharField(max_length=8, choices=State, default=State.HELD)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    spending_micros = models.BigIntegerField(_("of the supplier's day"), default=0)
+    state = models.CharField(_("state"), max_length=8, choices=State, default=State.HELD)
+    created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
 
     class Meta:
+        verbose_name = _("reservation")
+        verbose_name_plural = _("reservations")
         indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
         constraints = (
             models.CheckConstraint(
@@ -366,6 +428,7 @@ class UsageRecord(models.Model):
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
         ordering = ("-recorded_at",)
+        indexes = (models.Index(fields=["recorded_at"], name="records_by_time"),)
         constraints = (
             models.CheckConstraint(condition=Q(cost_micros__gte=0, spent_micros__gte=0), name="cost_not_negative"),
         )
@@ -427,6 +490,7 @@ class Subscription(models.Model):
         indexes = (
             models.Index(fields=["card_fingerprint"], condition=~Q(card_fingerprint=""), name="cards"),
             models.Index(fields=["observed_at"], condition=Q(ended_at=None), name="live_subscriptions"),
+            models.Index(fields=["trial_end"], condition=Q(trial_start__isnull=False), name="trials"),
         )
 
     def __str__(self) -> str:
@@ -457,7 +521,8 @@ class Subscription(models.Model):
 class Payment(models.Model):
     """One invoice or payment, as the gateway had it when it was asked last.
 
-    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back.
+    `usage_period` is the pack it bought. `refund_requested_at` is when the payer asked for their money back, and
+    `refund_answer` what the operator refused it with. The fiscal document is the operator's own.
     """
 
     class Status(models.TextChoices):
@@ -500,6 +565,10 @@ class Payment(models.Model):
     usage_period = models.OneToOneField(UsagePeriod, models.PROTECT, null=True, related_name="payment")
     refund_requested_at = models.DateTimeField(_("refund asked for"), null=True)
     refund_reason = models.CharField(_("why"), max_length=500, blank=True)
+    refund_answered_at = models.DateTimeField(_("answered"), null=True)
+    refund_answer = models.CharField(_("answer"), max_length=200, blank=True)
+    fiscal_number = models.CharField(_("fiscal document"), max_length=60, blank=True)
+    fiscal_url = models.URLField(_("its address"), max_length=500, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -507,6 +576,16 @@ class Payment(models.Model):
         verbose_name_plural = _("payments")
         ordering = ("-created_at",)
         constraints = (models.UniqueConstraint(fields=["gateway", "reference"], name="one_payment_a_reference"),)
+        indexes = (
+            models.Index(fields=["paid_at"], condition=Q(paid_at__isnull=False), name="payments_by_day"),
+            models.Index(fields=["period_end"], condition=Q(status="paid"), name="paid_times"),
+            models.Index(
+                fields=["refund_requested_at"],
+                condition=Q(refund_requested_at__isnull=False, refund_answered_at=None),
+                name="open_refund_requests",
+            ),
+            models.Index(fields=["created_at"], condition=Q(dispute="open"), name="open_disputes"),
+        )
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.reference}"
@@ -522,6 +601,11 @@ class Payment(models.Model):
         """Whether there is money to give back. While a payment is disputed its bank decides, or it went back twice."""
         return self.counts and self.amount_minor > self.refunded_minor and self.dispute != self.Dispute.OPEN
 
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether its payer asked for their money back, and the operator has not answered."""
+        return self.refund_requested_at is not None and self.refund_answered_at is None
+
 
 class Purchase(models.Model):
     """A checkout that was begun. `key` is what makes repeating it at the gateway harmless."""
@@ -534,6 +618,7 @@ class Purchase(models.Model):
     reference_id = models.CharField(max_length=100, blank=True)
     url = models.TextField(blank=True)
     payer_email = models.EmailField(blank=True)
+    coupon = models.ForeignKey(Coupon, models.PROTECT, null=True, related_name="+", db_index=False)
     starts_at = models.DateTimeField(null=True)
     trial_days = models.PositiveSmallIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -580,6 +665,11 @@ class Errand(models.Model):
         """It is done; with an error, it will not be tried again."""
         type(self).objects.filter(pk=self.pk).update(done_at=timezone.now(), error=error[:200])
 
+    def reopen(self) -> bool:
+        """Let it be tried now, as if it never had been; return False if it is done."""
+        undone = type(self).objects.filter(Q(done_at=None) | ~Q(error=""), pk=self.pk)
+        return bool(undone.update(done_at=None, due_at=timezone.now(), attempts=0))
+
     def postpone(self, error: str) -> None:
         """Try again later: after a minute at first, in the end every six hours."""
         self.refresh_from_db(fields=["attempts"])
@@ -617,6 +707,7 @@ class Letter(Errand):
         GRACE = "grace", _("reminder")
         CANCELLED = "cancelled", _("cancelled")
         REFUNDED = "refunded", _("refunded")
+        NO_REFUND = "no_refund", _("refund refused")
         STATEMENT = "statement", _("statement of a month")
 
     key = models.CharField(max_length=64, unique=True)
@@ -648,7 +739,10 @@ class GatewayEvent(Errand):
         verbose_name = _("gateway's notification")
         verbose_name_plural = _("gateways' notifications")
         constraints = (models.UniqueConstraint(fields=["gateway", "event_id"], name="one_event"),)
-        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="events_to_handle"),)
+        indexes = (
+            models.Index(fields=["due_at"], condition=Q(done_at=None), name="events_to_handle"),
+            models.Index(fields=["created_at"], condition=~Q(error=""), name="events_with_errors"),
+        )
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.event_id}"
@@ -676,18 +770,38 @@ class GatewayTask(Errand):
     class Meta:
         verbose_name = _("task at a gateway")
         verbose_name_plural = _("tasks at gateways")
-        indexes = (models.Index(fields=["due_at"], condition=Q(done_at=None), name="tasks_to_do"),)
+        indexes = (
+            models.Index(fields=["due_at"], condition=Q(done_at=None), name="tasks_to_do"),
+            models.Index(fields=["created_at"], condition=~Q(error=""), name="tasks_with_errors"),
+        )
 
     def __str__(self) -> str:
         return self.key
 
 
 class StaffAct(models.Model):
-    """What an operator did to somebody's account, and why. Never changed."""
+    """What an operator did, and why: to somebody's account, or without one to what is nobody's. Never changed.
 
-    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="staff_acts")
+    `key` is of the form that was sent: sent twice, it is one act.
+    """
+
+    class Act(models.TextChoices):
+        GRANT = "grant", _("a plan granted")
+        REVOKE = "revoke", _("a grant taken back")
+        REFUND = "refund", _("refund")
+        REFUSE_REFUND = "refuse_refund", _("refund refused")
+        CANCEL_NOW = "cancel_now", _("cancel at once")
+        CANCEL_AT_PERIOD_END = "cancel_at_period_end", _("cancel at the end of the period")
+        RESYNC = "resync", _("gateway asked")
+        RETRY_EVENT = "retry_event", _("notification tried again")
+        RETRY_TASK = "retry_task", _("task tried again")
+        REPLACE_PRICE = "replace_price", _("price replaced")
+        FISCAL_DOCUMENT = "fiscal_document", _("fiscal document attached")
+
+    key = models.CharField(max_length=40, unique=True, null=True)  # noqa: DJ001  those before it have none
+    account = models.ForeignKey(BillingAccount, models.PROTECT, null=True, related_name="staff_acts")
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("by"))
-    act = models.CharField(_("what"), max_length=40)
+    act = models.CharField(_("what"), max_length=40, choices=Act)
     reason = models.CharField(_("why"), max_length=200, blank=True)
     details = models.JSONField(_("details"), default=dict)
     at = models.DateTimeField(_("at"), default=timezone.now, editable=False)

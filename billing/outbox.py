@@ -53,6 +53,12 @@ def do_task(task: GatewayTask) -> bool:
     return not task.error
 
 
+def reopen(task: GatewayTask) -> bool:
+    """Let it be done as if it never had been, and what comes of it be asked again; return False if it is done."""
+    GatewayEvent.objects.filter(gateway=task.gateway, event_id=_event_id(task)).delete()
+    return task.reopen()
+
+
 def _do(task: GatewayTask) -> None:
     gateway = get_gateway(task.gateway)
     match task.act:
@@ -76,7 +82,11 @@ def _finish(task: GatewayTask, error: str = "") -> GatewayEvent | None:
         task.finish(error)
         task.error = error
         about = _about(task)
-        return inbox.note(about, event_id=f"task:{task.key}", event_type=f"task.{task.act}") if about else None
+        return inbox.note(about, event_id=_event_id(task), event_type=f"task.{task.act}") if about else None
+
+
+def _event_id(task: GatewayTask) -> str:
+    return f"task:{task.key}"
 
 
 def _about(task: GatewayTask) -> Reference | None:

@@ -27,10 +27,11 @@ from billing.errors import (
     NotSubscribed,
     OtherCurrency,
     PaymentOverdue,
+    UnknownCoupon,
 )
 from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Kind, Order, Reference
-from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Purchase, Subscription
+from billing.models import BillingAccount, Coupon, GatewayTask, Payment, Plan, Price, Purchase, Subscription
 from billing.subscriptions import add_task, lock_account, reference_of
 from core.alerts import alert
 from core.errors import Conflict, NotFound
@@ -91,15 +92,17 @@ def start_checkout(
     return_url: str,
     key: str = "",
     payer_email: str = "",
+    coupon_code: str = "",
     replaces: bool = False,
 ) -> Purchase:
     """Begin a checkout, and return it with the address where it is paid. The same key again returns the same one.
 
     With `replaces`, what is bought begins when the paid time of the live subscription ends, which is cancelled for
     then as soon as this one is bought. Raises AlreadySubscribed, PaymentOverdue, NotForSale, OtherCurrency,
-    GatewaySilent, GatewayDeclined, and Conflict for a key of somebody else.
+    UnknownCoupon, GatewaySilent, GatewayDeclined, and Conflict for a key of somebody else.
     """
     price = _get_for_sale(price_id, kind)
+    coupon = _get_coupon(coupon_code, price)
     account = account_of(user.pk)
     key = key or uuid4().hex
     known = Purchase.objects.filter(key=key).first()
@@ -108,7 +111,7 @@ def start_checkout(
     if known is not None and known.url:
         return known
     _end_open_checkouts(account, kind, but=key)
-    purchase = known or _write_purchase(account, user, price, kind, key, payer_email, replaces=replaces)
+    purchase = known or _write_purchase(account, user, price, kind, key, payer_email, coupon, replaces=replaces)
     return _begin_at_gateway(purchase, user, return_url)
 
 
@@ -257,7 +260,13 @@ def close_account(user_id: int, account: BillingAccount) -> None:
             add_task(account, gateway, GatewayTask.Act.FORGET_CUSTOMER, key=key)
         account.purchases.update(payer_email="", url="", closed_at=timezone.now())
         Payment.objects.filter(subscription__account=account).update(
-            tax_id="", receipt_url="", action_url="", action_code="", refund_reason=""
+            tax_id="",
+            receipt_url="",
+            action_url="",
+            action_code="",
+            refund_reason="",
+            refund_answer="",
+            fiscal_url="",
         )
 
 
@@ -266,6 +275,17 @@ def _get_for_sale(price_id: int, kind: Kind) -> Price:
     if price is None or price.gateway not in list_gateways() or (price.plan is None) != (kind == "pack"):
         raise NotForSale
     return price
+
+
+def _get_coupon(code: str, price: Price) -> Coupon | None:
+    """Return the coupon with a code, None without one. Raises UnknownCoupon, also where it is another gateway's."""
+    if not code.strip():
+        return None
+    usable = Coupon.objects.filter(code=code.strip().upper()[:40], gateway=price.gateway, is_active=True)
+    coupon = usable.first()
+    if coupon is None:
+        raise UnknownCoupon
+    return coupon
 
 
 def _get_changeable(account: BillingAccount) -> Subscription:
@@ -306,7 +326,15 @@ def _add_expiry(account: BillingAccount, purchase: Purchase) -> GatewayTask:
 
 
 def _write_purchase(
-    account: BillingAccount, user: User, price: Price, kind: Kind, key: str, payer_email: str, *, replaces: bool
+    account: BillingAccount,
+    user: User,
+    price: Price,
+    kind: Kind,
+    key: str,
+    payer_email: str,
+    coupon: Coupon | None,
+    *,
+    replaces: bool,
 ) -> Purchase:
     with transaction.atomic():
         account = lock_account(account.pk)
@@ -324,6 +352,7 @@ def _write_purchase(
                 "starts_at": starts_at,
                 "trial_days": trial_days,
                 "payer_email": payer_email,
+                "coupon": coupon,
                 "created_at": timezone.now(),
             },
         )
@@ -366,6 +395,7 @@ def _begin_at_gateway(purchase: Purchase, user: User, return_url: str) -> Purcha
         starts_at=purchase.starts_at,
         trial_days=purchase.trial_days,
         payer_email=purchase.payer_email,
+        discount_reference=purchase.coupon.reference if purchase.coupon else "",
     )
     try:
         checkout = get_gateway(price.gateway).start_checkout(order)

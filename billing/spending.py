@@ -187,7 +187,10 @@ def end_holds(
     unpaid: Sequence[tuple[int, UnpaidRequest]] = (),
 ) -> None:
     """Add what was spent to the day `spending_id` and to those of the unpaid requests, and take the holds off theirs.
-    Days are locked in the order of their ids."""
+    Days are locked in the order of their ids. Unpaid requests are added once, though work that failed may be reserved
+    for and released again."""
+    if unpaid and has_unpaid(reservation.pk):
+        unpaid = ()
     used = {spending_id: spent_micros} if spending_id is not None else {}
     for day_id, request in unpaid:
         used[day_id] = used.get(day_id, 0) + request.spent_micros

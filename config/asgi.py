@@ -16,7 +16,6 @@ from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
 from config.requests_at_once import limit_requests  # noqa: E402
 from core import interpreter  # noqa: E402
 
-CHARSET = re.compile(rb"\s*;\s*charset\s*=[^;]*", re.IGNORECASE)
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
 
@@ -27,12 +26,18 @@ def in_utf8(app: App) -> App:
 
     async def handle(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope["headers"] = [
-            (name, CHARSET.sub(b"", value) if name == b"content-type" else value) for name, value in scope["headers"]
+            (name, _without_charset(value) if name == b"content-type" else value) for name, value in scope["headers"]
         ]
         scope["query_string"] = BEYOND_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), scope["query_string"])
         await app(scope, receive, send)
 
     return handle
+
+
+def _without_charset(content_type: bytes) -> bytes:
+    """Not by a regular expression: for 60,000 blanks one took eleven seconds, and the whole process with it."""
+    kept = [part for part in content_type.split(b";") if part.partition(b"=")[0].strip().lower() != b"charset"]
+    return b";".join(kept)
 
 
 pages_and_api = limit_bodies(limit_requests(in_utf8(http)))  # type: ignore[arg-type]

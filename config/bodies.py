@@ -1,10 +1,15 @@
-"""Limits the size of request bodies. Django alone would write a whole body to disk before it looked at a byte."""
+"""Limits the size of request bodies, and of all that are on disk. Django alone would write a whole body there before it
+looked at a byte, or at who sends it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from django.conf import settings
+
+from accounts.http import network_in
+from core.loops import PerLoop
 
 AsgiMessage: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
@@ -13,7 +18,10 @@ App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
 """A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, "notification" where a
-gateway's view answers for itself, else "body"."""
+gateway's view answers for itself, "crowd" where the process holds too much already, else "body"."""
+ON_DISK_BYTES = 500_000_000
+"""Of bodies that a process holds beyond their first FILE_UPLOAD_MAX_MEMORY_SIZE. A network has half of that; where more
+send at the same time, a third, a quarter and so on, so that those who came first keep nobody out."""
 LENGTHS = (b"content-length", b"transfer-encoding")
 """Without either, a request has no body (RFC 9112, section 6.3)."""
 FORM_BYTES = 100_000
@@ -44,9 +52,10 @@ def limit_bodies(app: App) -> App:
             size = max_bytes + 1
             scope[TOO_LARGE] = kind
         is_over = False
+        network, on_disk = network_in(scope), 0
 
         async def read() -> AsgiMessage:
-            nonlocal size, is_over
+            nonlocal size, is_over, on_disk
             if is_over:
                 await asyncio.Event().wait()  # for the client to disconnect: this task is cancelled with the request
             if TOO_LARGE in scope:
@@ -56,6 +65,11 @@ def limit_bodies(app: App) -> App:
             size += len(message.get("body", b""))
             if size > max_bytes:
                 scope[TOO_LARGE] = kind
+            elif (more := size - settings.FILE_UPLOAD_MAX_MEMORY_SIZE - on_disk) > 0:
+                on_disk += more
+                if not _take_disk(network, more):
+                    scope[TOO_LARGE] = "crowd"
+            if TOO_LARGE in scope:
                 is_over = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             return message
@@ -65,13 +79,34 @@ def limit_bodies(app: App) -> App:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
-        await app(scope, read, answer)
+        try:
+            await app(scope, read, answer)
+        finally:
+            _give_disk_back(network, on_disk)
 
     return handle
 
 
+_on_disk: PerLoop[Counter[str]] = PerLoop(Counter)
+"""Bytes of each network."""
+
+
+def _take_disk(network: str, size: int) -> bool:
+    """Count what is written; return whether the network may write it."""
+    on_disk = _on_disk.get()
+    on_disk[network] += size
+    return on_disk[network] <= ON_DISK_BYTES / (len(on_disk) + 1)
+
+
+def _give_disk_back(network: str, size: int) -> None:
+    on_disk = _on_disk.get()
+    on_disk[network] -= size
+    if not on_disk[network]:
+        del on_disk[network]
+
+
 def _limit_of(path: str) -> tuple[int, str]:
-    """Return the most bytes a body sent to this path may have, and its kind: "file" or "body"."""
+    """Return the most bytes a body sent to this path may have, and its kind: see TOO_LARGE."""
     if path.rstrip("/") == UPLOADS:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.startswith(CONVERSATIONS):

@@ -9,7 +9,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import DATA_OPCODES, Frame
 
+from accounts.http import network_of
 from core.loops import PerLoop
 
 HEAD_BYTES = 65_536
@@ -22,8 +24,18 @@ MAX_PIPELINED = 16
 """Requests that may wait behind another one of the same connection."""
 MAX_PARTS = 1_000
 """Frames of one message of a socket. An empty one costs memory, too."""
+CHUNKS_AT_ONCE, BYTES_A_CHUNK = 1_000, 100
+"""Pieces in which a body may come: so many, and one more for so many bytes. A chunk of one byte costs as much as one of
+64 KB, and 40,000 are read at once."""
+PIECE_BYTES = 4_096
+"""What a socket parses at once: the server reads 256 KB, in which 40,000 frames may be."""
+FRAMES_AT_ONCE = 2_000
+FRAMES_A_SECOND = 100
+"""Frames of one socket that end no message, such as pings: so many at any time, and after that so many a second. The
+application reads messages at its own pace; these are read at the client's, and each costs as much to parse."""
 MAX_CONNECTIONS = 4_000
-"""Of one process. One more takes the place of the one whose client has kept the server waiting longest."""
+"""Of one process. One more takes the place of the one whose client has kept the server waiting longest, in the network
+with the most that do: a crowd of them makes room from its own. Behind a proxy all are of one network."""
 LOOK_SECONDS = 1.0
 LINGER_SECONDS = 1.0
 """How long what still comes is thrown away after a refusal: who hangs up at once takes the answer back."""
@@ -61,8 +73,8 @@ class ConnectionWatch:
 
     def __init__(self) -> None:
         self.connections: set[ClientConnection | ClientSocket] = set()
-        self.waiting: dict[ClientConnection, None] = {}
-        """Where the client has to do something now, in the order in which that began."""
+        self._waiting: dict[str, dict[ClientConnection, None]] = {}
+        """Where the client has to do something now, by network, in the order in which that began."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: "ClientConnection | ClientSocket") -> None:
@@ -70,13 +82,23 @@ class ConnectionWatch:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
+    def wait_for(self, client: "ClientConnection") -> None:
+        self._waiting.setdefault(client.network, {})[client] = None
+
+    def wait_no_more_for(self, client: "ClientConnection") -> None:
+        neighbours = self._waiting.get(client.network, {})
+        neighbours.pop(client, None)
+        if not neighbours:
+            self._waiting.pop(client.network, None)
+
     def has_room(self) -> bool:
         """Return whether there may be one more connection, if need be in the place of one that waits for its client."""
         if len(self.connections) < MAX_CONNECTIONS:
             return True
-        if not self.waiting:
+        if not self._waiting:
             return False
-        longest = next(iter(self.waiting))
+        crowd = max(self._waiting.values(), key=len)
+        longest = next(iter(crowd))
         longest.leave()
         longest.transport.abort()
         return True
@@ -97,6 +119,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.network = network_of(self.client[0] if self.client else "")
         self._watch = _watches.get()
         self._reading = ReadingPace()
         self._receiving: str | None = "head"  # or "body"; None between two requests
@@ -108,7 +131,7 @@ class ClientConnection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         if self._watch.has_room():
             self._watch.add(self)
-            self._watch.waiting[self] = None
+            self._watch.wait_for(self)
         else:
             self._is_refused = True
             self._answer(503)
@@ -122,7 +145,7 @@ class ClientConnection(HttpToolsProtocol):
     def leave(self) -> None:
         """Be watched no more."""
         self._watch.connections.discard(self)
-        self._watch.waiting.pop(self, None)
+        self._watch.wait_no_more_for(self)
 
     # --- What comes --------------------------------------------------------------------------------------------------
 
@@ -165,17 +188,21 @@ class ClientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
         self._receiving, self._since, self._received = "body", self.loop.time(), 0
+        self._chunks_left: float = CHUNKS_AT_ONCE
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._loose_bytes = 0
         self._received += len(body)
+        self._chunks_left += len(body) / BYTES_A_CHUNK - 1
+        if self._chunks_left < 0:
+            raise TooMuch
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._loose_bytes = 0
         self._receiving = None
-        self._watch.waiting.pop(self, None)
+        self._watch.wait_no_more_for(self)
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -191,17 +218,17 @@ class ClientConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.pipeline and self in self._watch.connections:
-            self._watch.waiting[self] = None
+            self._watch.wait_for(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._reading.begin()
-        self._watch.waiting[self] = None
+        self._watch.wait_for(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._receiving is None and self._is_answering:
-            self._watch.waiting.pop(self, None)
+            self._watch.wait_no_more_for(self)
 
     @property
     def _is_answering(self) -> bool:
@@ -260,12 +287,48 @@ class ClientSocket(WebSocketsSansIOProtocol):
         self._watch = _watches.get()
         self._watch.add(self)
         self._reading = ReadingPace()
+        self._unread = b""  # came with a message that the application has not taken yet
+        self._counted_until = 0.0  # when all frames so far are forgotten: the generic cell rate algorithm
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.connections.discard(self)
+        self._unread = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._parse_in_pieces(self._unread + data)
+        else:
+            self._shake_hands(data)
+
+    def _parse_in_pieces(self, data: bytes) -> None:
+        """Parse until there is a message, which comes first; keep the rest."""
+        if not self.handshake_complete:  # nobody was let in, and may send yet
+            self.transport.abort()
+            return
+        at = 0
+        while at < len(data) and not self.read_paused and not self.transport.is_closing():
+            super().data_received(data[at : at + PIECE_BYTES])
+            at += PIECE_BYTES
+        self._unread = data[at:] if self.read_paused else b""
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._unread and not self.read_paused:
+            self._parse_in_pieces(self._unread)
+        return message
+
+    def handle_events(self) -> None:
+        now, events = self.loop.time(), self.conn.events
+        # Once it was closed from here, uvicorn takes messages for nobody until the client has closed it, too.
+        count = len(events) if self.close_sent else sum(not _ends_message(event) for event in events)
+        self._counted_until = max(self._counted_until, now) + count / FRAMES_A_SECOND
+        if self._counted_until - now > FRAMES_AT_ONCE / FRAMES_A_SECOND:
+            self.transport.abort()
+        else:
+            super().handle_events()
+
+    def _shake_hands(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
             # The whole handshake comes at once, and was refused: uvicorn would wait for another one.
@@ -293,3 +356,7 @@ class ClientSocket(WebSocketsSansIOProtocol):
         waits = not self.writable.is_set() or self.transport.is_closing()
         if waits and self._reading.is_too_slow(now, self.transport.get_write_buffer_size()):
             self.transport.abort()
+
+
+def _ends_message(event: object) -> bool:
+    return isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES

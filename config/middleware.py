@@ -89,7 +89,10 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
     """Refuse a request whose body config/bodies.py stopped reading: as a page or as the API does, in its language."""
 
     def refuse(request: HttpRequest) -> HttpResponse:
-        if request.scope[TOO_LARGE] == "file":  # type: ignore[attr-defined]
+        kind = request.scope[TOO_LARGE]  # type: ignore[attr-defined]
+        if kind == "crowd":
+            return pages.too_many(request)
+        if kind == "file":
             return pages.error_page(request, 413, "file_too_large", file_sentence_for("file_too_large"))
         return pages.error_page(request, 413, "too_large", _("That is too large to send."))
 

@@ -48,7 +48,7 @@ class OneFormat(DefaultContentNegotiation):
 def _check_size(data: Any) -> None:
     """Raise ParseError for what has too many fields, or is nested too deeply."""
     fields, level = 0, [data]
-    for _depth in range(MAX_DEPTH):
+    for _depth in range(MAX_DEPTH + 1):  # in the last there are values alone
         fields += sum(len(one) for one in level if isinstance(one, dict))
         if fields > MAX_FIELDS:
             raise ParseError(_("That has too many fields."))

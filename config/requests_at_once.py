@@ -4,10 +4,9 @@ the interpreter from tokens."""
 import json
 from typing import Any
 
-from accounts.http import peer_in
-from accounts.limits import network_of
+from accounts.http import network_in
 from config.bodies import App, AsgiMessage, Receive, Send
-from core.errors import DomainError, RateLimited
+from core.errors import RateLimited
 from core.fair_line import FairLine
 from core.http import error_body
 from core.loops import PerLoop
@@ -26,7 +25,7 @@ def limit_requests(app: App) -> App:
     body, and gives it back when its answer begins: event streams and slow clients keep none."""
 
     async def handle(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        line, network = _lines.get(), network_of(peer_in(scope))
+        line, network = _lines.get(), network_in(scope)
         state = "coming"  # then "inside", then "answered"
 
         async def read() -> AsgiMessage:
@@ -57,8 +56,10 @@ def limit_requests(app: App) -> App:
     return handle
 
 
-async def _refuse(error: DomainError, send: Send) -> None:
+async def _refuse(error: RateLimited, send: Send) -> None:
     """Answer as the API does, without a thread."""
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1"), (b"connection", b"close")]
+    body = error_body(error)
+    retry_after = str(body["retry_after"]).encode()
+    headers = [(b"content-type", b"application/json"), (b"retry-after", retry_after), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(error_body(error)).encode()})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -322,6 +322,7 @@ OPERATOR_EMAIL = env.list("OPERATOR_EMAIL", default=[])  # who gets a mail when 
 # --- Payments --------------------------------------------------------------------------------------------------------
 
 GRACE_DAYS = env.int("GRACE_DAYS", default=7)  # for so long a plan goes on after a renewal that was not paid yet
+SITE_CURRENCY = env("SITE_CURRENCY", default="USD").upper()  # what the operator's dashboard adds up in
 GATEWAYS: dict[str, str] = {}  # by name, where the gateway is made
 
 STRIPE_SECRET_KEY = env("STRIPE_SECRET_KEY", default="")  # empty: nothing is sold through Stripe

@@ -13,22 +13,22 @@ class FairLine:
     def __init__(self, at_once: int, each: int, most_waiting: int) -> None:
         self._free, self._each, self._most_waiting = at_once, each, most_waiting
         self._inside: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[asyncio.Event]] = OrderedDict()
 
     async def enter(self, who: str) -> None:
         """Return when it is their turn; they must `leave`, then. Raises RateLimited if too many of theirs wait."""
-        if self._may_enter(who) and who not in self._waiting:
+        if self._may_enter(who):
             self._take(who)
             return
         places = self._waiting.setdefault(who, deque())
         if len(places) >= self._most_waiting:
             raise RateLimited(retry_after=1)
-        turn = asyncio.get_running_loop().create_future()
+        turn = asyncio.Event()
         places.append(turn)
         try:
-            await turn
+            await turn.wait()
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it had just come
+            if turn.is_set():  # it had just come
                 self.leave(who)
             else:
                 self._give_up(who, turn)
@@ -43,7 +43,7 @@ class FairLine:
         if following := next(filter(self._may_enter, self._waiting), None):
             places = self._waiting[following]
             self._take(following)
-            places.popleft().set_result(None)
+            places.popleft().set()
             self._waiting.move_to_end(following)
             if not places:
                 del self._waiting[following]
@@ -55,7 +55,7 @@ class FairLine:
         self._free -= 1
         self._inside[who] += 1
 
-    def _give_up(self, who: str, turn: "asyncio.Future[None]") -> None:
+    def _give_up(self, who: str, turn: asyncio.Event) -> None:
         places = self._waiting[who]
         places.remove(turn)
         if not places:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from billing.entitlements import default_plan
 from billing.gateways import get_gateway
 from billing.gateways.base import Kind
-from billing.models import BillingAccount, Payment, Plan, Price, Purchase, Subscription
+from billing.models import BillingAccount, Coupon, Payment, Plan, Price, Purchase, Subscription
 from billing.pages.words import ShownPrice, list_allowed, show_price
 from billing.purchasing import list_for_sale
 
@@ -113,13 +113,19 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(16)
 
 
-def purchase_key(user_id: int, nonce: str, way: Way, payer_email: str, *, replaces: bool) -> str:
+def purchase_key(user_id: int, nonce: str, way: Way, payer_email: str, coupon: str, *, replaces: bool) -> str:
     """Return the key of the checkout that a form begins. The same form with another choice is another checkout, and so
     is one whose checkout is over."""
-    what = f"{user_id}:{nonce}:{way.key}:{payer_email}:{replaces}"
+    what = f"{user_id}:{nonce}:{way.key}:{payer_email}:{coupon}:{replaces}"
     key = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
     is_over = Purchase.objects.filter(key=key, closed_at__isnull=False).exists()
     return secrets.token_hex(16) if is_over else key
+
+
+def takes_coupons(ways: Iterable[Way]) -> bool:
+    """Whether there is a coupon for one of the ways to pay."""
+    gateways = {way.price.price.gateway for way in ways}
+    return Coupon.objects.filter(gateway__in=gateways, is_active=True).exists()
 
 
 def return_url(key: str) -> str:

@@ -18,6 +18,7 @@ class CheckoutForm(forms.Form):
         help_text=_("That of your account there: its checkout takes a subscription from nobody else."),
         required=False,
     )
+    coupon = forms.CharField(label=_("Code of a discount"), max_length=40, required=False)
     nonce = forms.CharField(max_length=40, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, ways: list[str], ways_with_email: list[str], asked_by: str, **kwargs: Any) -> None:

@@ -327,6 +327,7 @@ def _checkout_context(
         "allowed": list_allowed(price.plan) if price.plan else [],
         "ways": ways,
         "chosen": form["way"].value(),
+        "takes_coupons": buying.takes_coupons(ways),
         "live": live,
         "standing": standing,
         "change": overview.find_change(account, standing, price) if is_plan else None,
@@ -341,7 +342,8 @@ def _checkout_context(
 def _begin(user: User, form: CheckoutForm, ways: list[buying.Way], *, replaces: bool) -> HttpResponseRedirect:
     way = next(way for way in ways if way.key == form.cleaned_data["way"])
     payer_email = form.cleaned_data["payer_email"]
-    key = buying.purchase_key(user.pk, form.cleaned_data["nonce"], way, payer_email, replaces=replaces)
+    coupon, nonce = form.cleaned_data["coupon"], form.cleaned_data["nonce"]
+    key = buying.purchase_key(user.pk, nonce, way, payer_email, coupon, replaces=replaces)
     purchase = purchasing.start_checkout(
         user,
         way.price.price.pk,
@@ -349,6 +351,7 @@ def _begin(user: User, form: CheckoutForm, ways: list[buying.Way], *, replaces: 
         return_url=buying.return_url(key),
         key=key,
         payer_email=payer_email,
+        coupon_code=coupon,
         replaces=replaces,
     )
     return HttpResponseRedirect(reverse("billing_pay", args=[purchase.key]))

@@ -97,7 +97,9 @@ def describe_status(payment: Payment) -> str:
     if payment.refunded_minor:
         is_whole = payment.refunded_minor >= payment.amount_minor
         return gettext("refunded") if is_whole else gettext("refunded in part")
-    if payment.refund_requested_at:
+    if payment.refund_answer:
+        return gettext("paid; refund refused")
+    if payment.waits_for_answer:
         return gettext("refund asked for")
     return str(payment.get_status_display())
 

@@ -11,8 +11,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, parse_cookie
 
 from accounts.admission import Admission, admission_by_session, find_admitted
-from accounts.http import peer_in
-from accounts.limits import network_of
+from accounts.http import network_in
 from accounts.models import User
 from accounts.sessions import SessionStore
 from chat.socket.tickets import redeem_ticket
@@ -30,7 +29,7 @@ _lines = PerLoop(lambda: FairLine(HANDSHAKES_AT_ONCE, HANDSHAKES_EACH, MOST_WAIT
 async def find_in_turn(scope: dict[str, Any]) -> tuple[User, Admission] | None:
     """Do what `find_socket_user` does, in a thread, when it is this network's turn. Raises RateLimited if too many of
     its sockets wait for that."""
-    line, network = _lines.get(), network_of(peer_in(scope))
+    line, network = _lines.get(), network_in(scope)
     await line.enter(network)
     try:
         return await in_thread(find_socket_user, scope)

@@ -63,8 +63,7 @@ async def answer_turn(claimed: ClaimedTurn, live: LiveText, writer: LogWriter, s
         live.break_off(broken)
         claimed.finish = None
         outcome = _outcome(claimed, live, broken, stopped)
-    is_paid = outcome.cost_micros is not None and not outcome.is_from_cache
-    outcome = with_unanswered(live.turn, outcome, sent.list_unanswered(is_paid=is_paid))
+    outcome = with_unanswered(live.turn, outcome, sent.list_all(), answered=sent.in_flight_id)
     return await _close(claimed, live, writer, outcome)
 
 
@@ -109,7 +108,7 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter,
                         event.instead_because,
                         price=price_of(event.candidate.model, claimed.turn.created_at),
                         is_from_cache=claimed.cached is not None,
-                        request=sent.in_flight.id if sent.in_flight else "",
+                        request=sent.in_flight_id,
                     )
                 case Finish():
                     claimed.finish = event

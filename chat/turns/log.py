@@ -48,9 +48,9 @@ class EntryKind(IntEnum):
     OUTCOME = 3  # text is an Outcome as JSON: how the turn ended, before it is saved
     END = 4  # the turn is saved; text is its owner's id
     OPENED = 5  # the turn waits for a runner; text is its owner's id. Only a notification: the log begins later
+    WAITING = 6  # `at` is its position in the queue; only between a hub and its watchers
     REVOKED = 7  # of no turn: something that let the person in is over; text is their id. Only a notification
     CHANGED = 8  # a conversation, whose id is `turn`; text is its owner's id. Only from `notices` to listeners
-    WAITING = 6  # `at` is its position in the queue; only between a hub and its watchers
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

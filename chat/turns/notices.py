@@ -55,9 +55,10 @@ class _Receiver:
         self.task = asyncio.create_task(self._receive())
 
     async def _receive(self) -> None:
-        channel = await _layer().new_channel()
+        channel = ""
         while True:
             try:
+                channel = channel or await _layer().new_channel()
                 await _layer().group_add(GROUP, channel)  # again after each failure: Redis may have forgotten it
                 self.is_in_group.set()
                 while True:

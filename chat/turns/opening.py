@@ -284,7 +284,8 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
 
 def _return_written_before(turn: Turn, owner_id: int, question: Question, budget: Budget) -> OpenedTurn:
     """Return a turn that was there although its reservation had been given back: it failed without costing anything."""
-    limits.uncount_question(owner_id, turn.pk, turns_per_hour=budget.entitlements.turns_per_hour)
     if not turn.is_open:
         metering.release(turn.pk)
+    with suppress(RedisError):
+        limits.uncount_question(owner_id, turn.pk, turns_per_hour=budget.entitlements.turns_per_hour)
     return OpenedTurn(check_same_question(turn, owner_id, question.conversation_id))

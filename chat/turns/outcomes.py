@@ -98,8 +98,11 @@ def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: ModelPri
     return charged
 
 
-def with_unanswered(turn: Turn, outcome: Outcome, requests: Iterable[SentRequest]) -> Outcome:
-    """Return the outcome of an open turn with the requests that gave no answer, which its cost is not for."""
+def with_unanswered(turn: Turn, outcome: Outcome, requests: Iterable[SentRequest], *, answered: str = "") -> Outcome:
+    """Return the outcome of an open turn with the requests that gave no answer: all, but for the one with the id
+    `answered` where the outcome has a cost, which is for that one."""
+    if outcome.cost_micros is not None and not outcome.is_from_cache:
+        requests = (request for request in requests if request.id != answered)
     return msgspec.structs.replace(outcome, unanswered=encode_unanswered(turn, requests))
 
 

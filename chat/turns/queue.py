@@ -96,7 +96,7 @@ class OpeningLimit:
 
     def __init__(self) -> None:
         self._free = OPENED_AT_ONCE
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # owners, in the order in which they came
+        self._waiting: list[tuple[int, asyncio.Event]] = []  # owners, in the order in which they came
         self._places: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()  # by owner, while one is used
         self._asked: dict[int, tuple[float, float]] = {}  # by owner: how much it was, and when that was so
 
@@ -114,12 +114,12 @@ class OpeningLimit:
         if OPENED_AT_ONCE - self._free + len(self._waiting) >= MAX_OPENING:
             raise queue_full()
         if not self._free:
-            turn = asyncio.get_running_loop().create_future()
+            turn = asyncio.Event()
             self._waiting.append((owner_id, turn))
             try:
-                await turn
+                await turn.wait()
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # it had just come
+                if turn.is_set():  # it had just come
                     self._leave()
                 else:
                     self._waiting.remove((owner_id, turn))
@@ -132,7 +132,7 @@ class OpeningLimit:
         if self._waiting:
             following = min(self._waiting, key=lambda place: self._asked_of_late(place[0]))
             self._waiting.remove(following)
-            following[1].set_result(None)
+            following[1].set()
             return
         self._free += 1
         if len(self._asked) > MAX_OPENING:

@@ -76,7 +76,7 @@ def _stopped(turn: Turn, remains: Remains, stopped: SentRequest) -> Outcome:
         price=read_price(stopped.price),
         stopped=stopped,
     )
-    return with_unanswered(turn, outcome, _others(remains, stopped.id, outcome))
+    return with_unanswered(turn, outcome, remains.sent, answered=stopped.id)
 
 
 def _interrupted(turn: Turn, remains: Remains) -> Outcome:
@@ -96,14 +96,8 @@ def _interrupted(turn: Turn, remains: Remains) -> Outcome:
     else:
         price = read_price(begun.price) if begun.price else None
         outcome = priced_outcome(turn, lost, model=model, price=price)
-    outcome = with_unanswered(turn, outcome, _others(remains, begun.request, outcome))
+    outcome = with_unanswered(turn, outcome, remains.sent, answered=begun.request)
     return msgspec.structs.replace(outcome, reasoning_ms=replay.reasoning_ms)
-
-
-def _others(remains: Remains, request_id: str, outcome: Outcome) -> list[SentRequest]:
-    """Return the requests that gave no answer: all but the one that the outcome's cost is for, if it has one."""
-    is_paid = outcome.cost_micros is not None and not outcome.is_from_cache
-    return [request for request in remains.sent if not (is_paid and request.id == request_id)]
 
 
 def give_up(turn: Turn, remains: Remains) -> Outcome:

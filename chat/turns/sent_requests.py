@@ -94,10 +94,13 @@ class SentRequests:
         self._over.append(over)
         self._write(partial(_save, self.redis, self._turn.pk, over))
 
-    def list_unanswered(self, *, is_paid: bool) -> list[SentRequest]:
-        """Return those that gave no answer: all, but for the one in flight where the turn's cost `is_paid` for it."""
-        in_flight = [self.in_flight] if self.in_flight and not is_paid else []
-        return [*self._over, *in_flight]
+    @property
+    def in_flight_id(self) -> str:
+        return self.in_flight.id if self.in_flight else ""
+
+    def list_all(self) -> list[SentRequest]:
+        """Return those that may have to be paid."""
+        return [*self._over, self.in_flight] if self.in_flight else self._over
 
     async def written(self) -> None:
         """Wait until what was noted is in Redis, or cannot be."""

@@ -7,9 +7,11 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.core import mail
 from django.test import Client
+from django.utils import translation
 from rest_framework.test import APIClient
 
 from accounts import limits
+from accounts.http import network_of
 from accounts.limits import Act
 from core.errors import RateLimited
 from core.redis_clients import sync_redis
@@ -112,7 +114,7 @@ def test_an_unknown_address_pauses_as_a_known_one_does(ana):
     ],
 )
 def test_nobody_counts_as_many_by_the_addresses_of_one_network(one, other, is_one):
-    assert (limits.network_of(one) == limits.network_of(other)) is is_one
+    assert (network_of(one) == network_of(other)) is is_one
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,23 @@ def test_a_mailbox_gets_no_more_mails_by_other_spellings_of_its_address(ana, oth
     for email in (ana.email, other, ana.email):
         assert ask_for_reset(email).status_code == 302
     assert ask_for_reset(other).status_code == 429
+    assert wait_of(Act.RESET, account="an@example.com") == 0
+
+
+def test_guesses_at_another_spelling_of_an_address_are_guesses_at_another_account():
+    for _ in range(6):
+        wait_of(Act.LOG_IN, account="ana+1@example.com")
+    assert wait_of(Act.LOG_IN, account="ana@example.com") == 0
+
+
+@pytest.mark.parametrize(("act", "also"), [(Act.LOG_IN, ", or reset the password"), (Act.RESET, "")])
+def test_a_refusal_says_when_to_come_back_and_what_helps_before(act, also):
+    with translation.override("en"), pytest.raises(RateLimited) as refused:
+        for _ in range(6):
+            limits.count(act, account="ana@example.com")
+    seconds = refused.value.retry_after
+    assert f"try again in {seconds} second" in str(refused.value.message)
+    assert str(refused.value.message).endswith(f"{also}.")
 
 
 @pytest.mark.parametrize("email", ["a@b@example.com", "", "+", "@", "a@" + "ñ" * 99 + ".com", "a@..ñ"])

@@ -1,5 +1,7 @@
 """Tokens: how they are got, renewed and ended."""
 
+import datetime as dt
+
 import pytest
 from django.test import Client
 from django.utils import timezone
@@ -10,7 +12,7 @@ from accounts.api.serializers import MeSerializer
 from accounts.forms import ProfileForm
 from accounts.models import TokenFamily, User
 from accounts.tasks import remove_expired_tokens
-from accounts.tokens import TokenAuthentication
+from accounts.tokens import TokenAuthentication, begin_family, renew
 from core.redis_clients import sync_redis
 from tests.billing.together import together
 
@@ -111,6 +113,14 @@ def test_what_is_missing_is_named(catalog):
     answer = post("login")
     assert answer.status_code == 400
     assert set(answer.json()["fields"]) == {"email", "password"}
+
+
+def test_a_refresh_token_that_is_renewed_lives_as_long_as_the_first(ana):
+    refresh = begin_family(ana)
+    whole_life = refresh["exp"]
+    refresh.set_exp(lifetime=dt.timedelta(minutes=5))
+    renew(refresh)
+    assert TokenFamily.objects.get().expires_at.timestamp() == refresh["exp"] >= whole_life
 
 
 def test_a_refresh_token_works_once(tokens):

@@ -631,3 +631,9 @@ def test_the_api_sums_up_usage_by_day_or_by_model(api: Any, ana: User):
 def test_the_api_refuses_questions_that_are_too_long_or_mean_nothing(api: Any, ana: User, query: str):
     refused = api(ana).get(f"/api/v1/usage?{query}")
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize("address", ["/billing/pay/a%00b/", "/billing/return/a%00b/", f"/billing/refund/{'9' * 30}/"])
+def test_an_address_that_no_row_can_have_is_not_found(browser: Client, address: str):
+    """PostgreSQL takes no NUL in a text, and says so with an error."""
+    assert browser.get(address).status_code == 404

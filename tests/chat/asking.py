@@ -49,6 +49,10 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = PA
     return value
 
 
+async def until(check: Callable[[], Any]) -> None:
+    await eventually(lambda: asyncio.sleep(0, check()))
+
+
 async def closed(turn: Turn, *, seconds: float = PATIENCE_SECONDS) -> Turn:
     """Wait until the turn is over and paid; return it as the database has it."""
 

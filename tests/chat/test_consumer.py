@@ -3,14 +3,15 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 from uuid import UUID
 
 import pytest
+from channels_redis.pubsub import RedisPubSubLoopLayer
 from django.utils import translation
 from pytest_django import Settings
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from accounts.models import User
 from billing.entitlements import period_of
@@ -27,7 +28,7 @@ from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
 from history.models import Turn, new_id
-from tests.chat.asking import aask, closed, saved
+from tests.chat.asking import aask, closed, saved, until
 from tests.chat.conftest import Offer
 from tests.chat.live import ENDS, OUR_ORIGIN, page_of, session_cookie, socket, ticket_for
 
@@ -44,12 +45,6 @@ def change_free(**fields: object) -> None:
     for name, value in fields.items():
         setattr(free, name, value)
     free.save()
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 # --- Who is let in ----------------------------------------------------------------------------------------------------
@@ -201,6 +196,25 @@ async def test_notices_come_again_after_redis_forgot_who_listens(ana: User):
             while not page.of("conversation.changed"):
                 await in_thread(notices.send_notice, ana.pk, new_id())
                 await asyncio.sleep(0.1)
+
+
+async def test_notices_come_after_redis_was_away_when_the_first_socket_was_opened(
+    ana: User, monkeypatch: pytest.MonkeyPatch
+):
+    new_channel, tries = RedisPubSubLoopLayer.new_channel, 0
+
+    async def fail_once(layer: RedisPubSubLoopLayer) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise RedisConnectionError
+        return str(await new_channel(layer))
+
+    monkeypatch.setattr(RedisPubSubLoopLayer, "new_channel", fail_once)
+    async with page_of(ana) as page, asyncio.timeout(20):
+        while not page.of("conversation.changed"):
+            await in_thread(notices.send_notice, ana.pk, new_id())
+            await asyncio.sleep(0.1)
 
 
 async def test_the_first_notice_after_the_connections_to_redis_were_cut_arrives(ana: User):

@@ -26,6 +26,7 @@ from chat.llm.file_tokens import image_tokens, page_tokens
         # OpenAI's own examples of tiles: 768 × 768 are four, 768 × 1,536 are six.
         ("gpt-4o", (1_024, 1_024), 765),  # 85 + 4 × 170
         ("gpt-4o", (2_048, 4_096), 1_105),  # 85 + 6 × 170
+        ("gpt-4o", (2_048, 400), 765),  # as it is, 4 × 1: were its shorter side 768, it would not fit into 2,048
         ("gpt-5", (1_024, 1_024), 630),  # 70 + 4 × 140
         ("o3", (1_024, 1_024), 675),  # 75 + 4 × 150
         ("gpt-4o-mini", (1_024, 1_024), 25_501),  # 2,833 + 4 × 5,667
@@ -60,6 +61,7 @@ def test_anthropic_counts_pixels_up_to_a_cap_by_model(model: str, size: tuple[in
     ("model", "size", "tokens"),
     [
         ("gemini-2.5-flash", (384, 384), 258),
+        ("gemini-2.5-flash", (400, 100), 516),  # a side is no less than 256: 2 × 1 tiles
         ("gemini-2.5-flash", (960, 540), 1_548),  # Google's example: a side of 360, 3 × 2 tiles
         ("gemini-2.5-pro", (2_048, 2_048), 2_322),  # 3 × 3 tiles of 768
         ("gemini-3.8-flash", (60, 40), 1_120),  # whatever its size
@@ -85,6 +87,14 @@ def test_gemini_counts_tiles_or_gives_every_image_the_same(model: str, size: tup
 )
 def test_a_page_is_a_picture(provider: str, model: str, tokens: int):
     assert page_tokens(provider, model) == tokens
+
+
+@pytest.mark.parametrize("size", [(2_048, 500), (1_200, 300), (1_700, 1_500), (400, 380)])
+def test_an_image_on_its_side_counts_the_same(size: tuple[int, int]):
+    models = [("openai", "gpt-4o"), ("openai", "gpt-5.2"), ("gemini", "gemini-2.5-pro"), ("compatible", "llava")]
+    models += [("anthropic", "claude-haiku-4-5"), ("anthropic", "claude-opus-5-5")]
+    for model in models:
+        assert image_tokens(*model, *size) == image_tokens(*model, *reversed(size)), model
 
 
 def test_a_model_nobody_knows_counts_high():

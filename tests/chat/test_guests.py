@@ -21,10 +21,11 @@ from chat.socket import authentication
 from chat.socket.tickets import issue_ticket
 from chat.turns import guests
 from chat.turns.runner import Runner
+from chat.turns.watching import hub
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history.models import Turn
-from tests.chat.asking import aask, eventually
+from tests.chat.asking import aask, until
 from tests.chat.http_streams import HttpStream, events_of, opened
 from tests.chat.live import Page, admission_for, page_of, session_cookie, socket, ticket_for
 
@@ -104,9 +105,11 @@ async def test_a_session_that_logs_out_takes_its_socket_along_and_no_other(ana: 
     cookie = await in_thread(session_cookie, ana)
     browser = Client()
     browser.cookies["sessionid"] = cookie.partition("=")[2]
-    async with socket(cookie=cookie) as page, page_of(ana) as program:
+    elsewhere = await in_thread(session_cookie, ana)
+    async with socket(cookie=cookie) as page, socket(cookie=elsewhere) as other, page_of(ana) as program:
         await in_thread(browser.post, "/accounts/logout/")
         await is_hung_up_on(page)
+        assert await is_untouched(other)
         assert await is_untouched(program)
 
 
@@ -292,8 +295,5 @@ async def test_who_left_is_not_asked_about_any_more(ana: User):
     turn = await aask(ana)
     async with page_of(ana), opened(ana, events_of(turn.pk)):
         assert len(guests.guests()._guests[ana.pk]) == 2
-
-    async def has_nobody() -> bool:
-        return not guests.guests()._guests
-
-    await eventually(has_nobody)
+        assert [task.get_coro().__name__ for task in asyncio.all_tasks()].count("_keep_asking") == 1
+    await until(lambda: not guests.guests()._guests and not hub()._listeners)

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -13,10 +14,11 @@ from chat.turns.leases import Taken, take_lease
 from chat.turns.log import Entry, EntryKind, encode_entries, encode_entry
 from chat.turns.queue import QUEUE
 from chat.turns.runner import Runner
+from chat.turns.sent_requests import SentRequest, read_sent, read_unanswered, sent_key
 from chat.turns.sweeping import repair_turns
 from core.threads import in_thread
 from history import progress
-from history.models import Turn
+from history.models import Turn, new_id
 from tests.chat.asking import aask, is_held, saved
 from tests.chat.conftest import running
 from tests.chat.writing import follow, writing
@@ -125,3 +127,15 @@ async def test_who_claimed_a_turn_and_slept_does_not_empty_the_log_of_its_end(re
     assert await redis.xlen(log.log_key(turn.pk)) == 1
     assert not await redis.exists(leases.lease_key(turn.pk))
     await in_thread(metering.release, turn.pk)
+
+
+async def test_notes_of_requests_that_nobody_can_read_are_passed_over(redis: Redis):
+    turn_id = new_id()
+    key = sent_key(turn_id)
+    await redis.set(key, b"none of ours")
+    assert await read_sent(redis, turn_id) == []
+    assert not await redis.exists(key)
+    without_price = msgspec.msgpack.encode(SentRequest("1", "runner", "model", "provider", price="{"))
+    await redis.hset(key, mapping={"a": b"rubbish", "b": without_price})
+    assert await read_sent(redis, turn_id) == []
+    assert read_unanswered("rubbish") == []

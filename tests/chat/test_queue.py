@@ -242,3 +242,19 @@ async def test_a_question_that_is_taken_back_keeps_no_slot(monkeypatch: pytest.M
         async with asyncio.timeout(5):
             await open_one(3)
     assert (limit._free, limit._waiting) == (1, [])
+
+
+async def test_questions_that_are_taken_back_together_keep_no_slot(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(queue, "OPENED_AT_ONCE", 1)
+    limit = queue.OpeningLimit()
+
+    async def open_one(owner_id: int) -> None:
+        async with limit.slot(owner_id):
+            await asyncio.Event().wait()
+
+    asking = [asyncio.create_task(open_one(1)) for _ in range(2)]  # one has the slot, the other waits for it
+    await asyncio.sleep(0.01)
+    for task in asking:  # as when their page is closed
+        task.cancel()
+    await asyncio.wait(asking)
+    assert (limit._free, limit._waiting) == (1, [])

@@ -35,7 +35,7 @@ from history import progress
 from history.models import Turn, new_id
 from history.progress import Outcome
 from testbed.provider import FakeProvider, expected_text
-from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved
+from tests.chat.asking import aask, closed, eventually, is_held, record_of, reservation_of, saved, until
 from tests.chat.conftest import Offer, running
 from tests.chat.dying import elsewhere, kill
 from tests.chat.test_stamps import SCRIPTED, edit
@@ -347,7 +347,7 @@ async def test_a_runner_that_left_a_turn_for_later_did_not_die(
         patch.setattr(progress, "claim", fail)
         async with running() as runner:
             await eventually(lambda: redis.sismember(presence.aboard_key(turn.pk), runner.name))
-            await eventually(lambda: asyncio.sleep(0, not runner._tasks))
+            await until(lambda: not runner._tasks)
     async with running():
         assert (await closed(turn)).status == "completed"
 

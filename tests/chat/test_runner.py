@@ -38,7 +38,7 @@ from core.threads import in_thread
 from history import access, deletion, progress
 from history.models import Turn, new_id
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
-from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved
+from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved, until
 from tests.chat.conftest import Offer
 from tests.chat.conftest import running as a_runner
 from tests.chat.cutting import breakable_databases
@@ -374,7 +374,7 @@ async def test_stop_while_the_provider_is_silent(
     redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
 ):
     turn = await aask(carla, "hola", model=(await in_thread(offer, "hang")).key)
-    await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+    await until(lambda: provider.stats().started == 1)
     await stop_turn(turn)
     stopped = await closed(turn)
     assert (stopped.status, stopped.cost_micros, can_continue(stopped)) == ("stopped", turn.input_tokens, False)
@@ -816,7 +816,7 @@ async def test_a_turn_is_run_though_nobody_said_that_its_lease_was_taken(relayed
         later = new_id()
         relayed.is_deaf_after = leases.lease_key(later).encode()
         turn = await aask(carla, "say:hola", turn_id=later)
-        await eventually(lambda: asyncio.sleep(0, relayed.is_deaf))
+        await until(lambda: relayed.is_deaf)
         await asyncio.sleep(0.01)
         relayed.is_deaf = False
         found = await closed(turn)

@@ -9,6 +9,7 @@ import pytest
 from django.utils import translation
 from pytest_django import Settings
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.test import APIClient
 
 from accounts.models import User
@@ -22,7 +23,7 @@ from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
 from chat.shown.fragments import turn_html
 from chat.shown.sentences import CHARGED_FOR_STOPPED, CHARGED_FOR_STOPPED_THOUGHT, CHARGED_NOTHING
-from chat.turns import closing, leases, sweeping
+from chat.turns import closing, leases, limits, sweeping
 from chat.turns import runner as runner_module
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
@@ -32,9 +33,20 @@ from chat.turns.sweeping import repair_turns, settle_unsettled
 from core.threads import in_thread
 from history.models import Turn
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, closed, eventually, period_of, question, record_of, reservation_of, saved
+from tests.chat.asking import (
+    aask,
+    closed,
+    eventually,
+    is_held,
+    period_of,
+    question,
+    record_of,
+    reservation_of,
+    saved,
+    until,
+)
 from tests.chat.conftest import Offer, running
-from tests.chat.dying import Died, grow_old, kill
+from tests.chat.dying import Died, die, grow_old, kill
 from tests.chat.wire import answering
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(databases=["default", "history"], transaction=True)]
@@ -66,7 +78,7 @@ def change(key: str, **fields: Any) -> None:
 
 async def has_prompt(provider: FakeProvider, redis: Redis, turn: Turn, *, requests: int = 1) -> None:
     """Wait until the provider has so many requests, and Redis knows of the one for this turn."""
-    await eventually(lambda: asyncio.sleep(0, len(provider.requests) == requests))
+    await until(lambda: len(provider.requests) == requests)
     await eventually(lambda: redis.exists(sent_key(turn.pk)))
 
 
@@ -177,7 +189,7 @@ async def test_of_several_that_were_asked_the_person_pays_the_one_that_was_stopp
     await in_thread(offer, "fake-5t-0ms-cut0", position=1, input_price=900_000)
     await in_thread(offer, "hang", position=2)
     turn = await aask(carla, LONG, model="auto")
-    await eventually(lambda: asyncio.sleep(0, [one["model"] for one in provider.requests][-1:] == ["hang"]))
+    await until(lambda: [one["model"] for one in provider.requests][-1:] == ["hang"])
     failed = len(provider.requests) - 1
     await eventually(lambda: _noted(redis, turn, failed + 1))
     await stop_turn(turn)
@@ -406,6 +418,42 @@ async def test_who_dies_before_settling_leaves_on_the_turn_what_providers_take(
     await in_thread(grow_old, turn, 100)
     for _ in range(2):
         await in_thread(settle_unsettled)
+    assert (await used(ana), await in_thread(taken)) == (0, len(provider.requests) * turn.input_tokens)
+
+
+@pytest.mark.parametrize("breaks", ["Redis", "the process"])
+async def test_a_failed_question_that_is_repeated_is_in_the_day_once(
+    redis: Redis,
+    runner: Runner,
+    ana: User,
+    offer: Offer,
+    provider: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: str,
+):
+    """Whoever repeats it reserves once more, before they see that it is over."""
+    asked = question(LONG, model=(await in_thread(offer, "fake-0t-0ms-nofinish")).key)
+    turn = (await in_thread(open_turn, ana.pk, asked)).turn
+    await closed(turn)
+
+    def be_away(*_: object, **__: object) -> None:
+        raise RedisConnectionError
+
+    def repeat() -> str:
+        try:
+            return open_turn(ana.pk, asked).turn.status
+        except Died:
+            return "died"
+
+    with monkeypatch.context() as patch:
+        if breaks == "Redis":
+            patch.setattr(limits, "uncount_question", be_away)
+        else:
+            patch.setattr(metering, "release", die)
+        assert await in_thread(repeat) == ("failed" if breaks == "Redis" else "died")
+    assert await in_thread(is_held, turn) == (breaks == "the process")
+    await in_thread(grow_old, turn, 100)
+    await in_thread(settle_unsettled)
     assert (await used(ana), await in_thread(taken)) == (0, len(provider.requests) * turn.input_tokens)
 
 

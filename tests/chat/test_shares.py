@@ -21,7 +21,7 @@ from core.fair_line import FairLine
 from core.loops import PerLoop
 from core.threads import in_thread
 from history.models import new_id
-from tests.chat.asking import aask
+from tests.chat.asking import aask, until
 from tests.chat.live import page_of, session_cookie, socket
 
 pytestmark = pytest.mark.usefixtures("catalog", "redis")
@@ -38,12 +38,6 @@ def due(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     monkeypatch.setattr(shares, "sleep", wait)
     return due
-
-
-async def until(check: Any) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 # --- Sockets ----------------------------------------------------------------------------------------------------------
@@ -163,6 +157,16 @@ async def test_a_share_is_forgotten_when_nothing_of_it_is_used(ana: User, monkey
     async with page_of(ana):
         assert set(shares._shares.get()) == {ana.pk}
     await until(lambda: not shares._shares.get())
+
+
+async def test_who_comes_back_before_a_share_is_forgotten_keeps_it_longer(ana: User):
+    share = take_share(ana.pk)
+    share.leave()
+    assert take_share(ana.pk) is share
+    await share.pace()
+    share.leave()
+    share._forget()  # as after the first time
+    assert shares._shares.get() == {ana.pk: share}
 
 
 # --- What all of them are told ----------------------------------------------------------------------------------------

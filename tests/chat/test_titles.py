@@ -1,6 +1,5 @@
 """Titles that a model makes: what is asked, what is taken of the answer, and when nobody is asked."""
 
-import asyncio
 import json
 import logging
 import time
@@ -40,7 +39,7 @@ from core.threads import in_thread
 from history import access, deletion, tree
 from history.models import Conversation, TitledBy, Turn, new_id
 from testbed.provider import FakeProvider
-from tests.chat.asking import aask, closed, eventually, period_of, record_of
+from tests.chat.asking import aask, closed, eventually, period_of, record_of, until
 from tests.chat.conftest import Offer, running
 from tests.chat.live import page_of
 from tests.chat.transcripts import Script, openai, whole
@@ -463,7 +462,7 @@ async def test_the_most_a_title_can_cost_is_held_while_it_is_made(
 ):
     await in_thread(offer, "fake-3t-0ms-f400", input_price=1_000_000, output_price=1_000_000)
     turn = await closed(await aask(carla, "say:hola"))
-    await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+    await until(lambda: provider.stats().started == 1)
     used, held = await in_thread(day_of_maker)
     assert (used, held > 100) == (0, True)
     await titled(turn)
@@ -515,7 +514,7 @@ async def test_a_runner_that_stops_while_it_makes_a_title_counts_it(
     await in_thread(offer, "hang", input_price=1_000_000, output_price=10)
     async with running():
         await closed(await aask(carla))
-        await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+        await until(lambda: provider.stats().started == 1)
     used, held = await in_thread(day_of_maker)
     assert (used > 100, held) == (True, 0)
 
@@ -528,7 +527,7 @@ async def test_a_title_whose_runner_died_counts_as_the_most_it_could_cost(
     await in_thread(offer, "hang", input_price=1_000_000, output_price=10)
     async with running():
         await closed(await aask(carla))
-        await eventually(lambda: asyncio.sleep(0, provider.stats().started == 1))
+        await until(lambda: provider.stats().started == 1)
     used, held = await in_thread(day_of_maker)
     assert (used, held > 100) == (0, True)
     await in_thread(SpendingEntry.objects.update, created_at=timezone.now() - 2 * sweeping.FORGOTTEN_AFTER)

@@ -21,7 +21,7 @@ from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
 from history.models import Turn, new_id
 from history.progress import Outcome, claim, close
-from tests.chat.asking import ask, eventually
+from tests.chat.asking import ask, eventually, until
 from tests.chat.cutting import breakable_databases
 from tests.chat.writing import Reading, Writing, follow, writing
 
@@ -408,7 +408,7 @@ async def test_a_reader_before_a_hole_reads_again_when_redis_was_away(
         reader = following(turn, reading)
         await has(reading, "hola")
         (watcher,) = watching.hub()._watchers[turn.pk.bytes]
-        await eventually(lambda: asyncio.sleep(0, watcher._pause_seconds > 0))
+        await until(lambda: watcher._pause_seconds > 0)
         watcher._reads_at += 60
         await redis.delete(log.log_key(turn.pk))
         await it.save()

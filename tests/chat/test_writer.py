@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 
 import hypothesis
@@ -22,7 +21,7 @@ from chat.turns.writer import LiveText
 from core.threads import in_thread
 from history import progress
 from history.models import Turn, new_id
-from tests.chat.asking import ask, eventually, saved
+from tests.chat.asking import ask, eventually, saved, until
 from tests.chat.relay import relayed_redis
 from tests.chat.writing import Writing, writing
 
@@ -69,12 +68,6 @@ async def test_offsets_are_in_characters(redis: Redis, turn: Turn):
         await it.say_and_wait("ñ😀")
         await it.say_and_wait("!")
     assert [entry.at for entry in await texts(redis, turn)] == [0, 2]
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.005)
 
 
 async def test_the_first_token_does_not_wait_and_the_others_share_a_tick(redis: Redis, turn: Turn):

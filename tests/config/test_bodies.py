@@ -1,5 +1,6 @@
 """A body that is too long is refused before it costs anything, by a real server."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -9,10 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
 
+from config import bodies
+from config.bodies import TOO_LARGE, limit_bodies
 from config.embedded import ports
 from testbed.site import wait_for_port
 
@@ -145,3 +149,48 @@ def test_a_body_within_the_limit_reaches_its_view(server: Server):
         connection.sendall(f"{lines}Connection: close\n\n".replace("\n", "\r\n").encode() + body.encode())
         answer = connection.recv(65_536)
     assert not answer.startswith(b"HTTP/1.1 413")
+
+
+class Sender:
+    """Somebody who sends a large body to the application itself, and stops in the middle of it."""
+
+    def __init__(self, peer: str) -> None:
+        self._scope: dict[str, Any] = {
+            "type": "http",
+            "path": UPLOADS,
+            "headers": [(b"content-length", b"%d" % (20 * MEGABYTE))],
+            "client": (peer, 50_000),
+        }
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._taken: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._request = asyncio.create_task(limit_bodies(self._take_all)(self._scope, self._incoming.get, self._ignore))
+
+    async def send(self, size: int, *, is_last: bool = False) -> bool:
+        """Return whether it was taken."""
+        self._incoming.put_nowait({"type": "http.request", "body": b"x" * size, "more_body": not is_last})
+        message = await self._taken.get()
+        if not message.get("more_body"):
+            await self._request
+        return self._scope.get(TOO_LARGE) is None
+
+    async def _take_all(self, _scope: Any, receive: Any, _send: Any) -> None:
+        while (message := await receive()).get("more_body"):
+            self._taken.put_nowait(message)
+        self._taken.put_nowait(message)
+
+    async def _ignore(self, _message: Any) -> None:
+        pass
+
+
+async def test_bodies_heaped_up_on_disk_are_limited_and_keep_no_other_network_out(monkeypatch: pytest.MonkeyPatch):
+    """4,000 connections that stop before the last byte would fill 80 GB, and nobody needs to log in for that."""
+    monkeypatch.setattr(bodies, "ON_DISK_BYTES", 12 * MEGABYTE)
+    crowd = [Sender("192.0.2.1") for _ in range(3)]
+    assert [await one.send(2 * MEGABYTE) for one in crowd] == [True] * 3  # half of what there is
+    late = Sender("192.0.2.1")
+    assert not await late.send(MEGABYTE)
+    assert await Sender("192.0.2.1").send(60_000, is_last=True)  # it stays in memory
+    assert await Sender("192.0.2.2").send(4 * MEGABYTE, is_last=True)
+    assert [await one.send(10, is_last=True) for one in crowd] == [True] * 3
+    assert await Sender("192.0.2.1").send(6 * MEGABYTE, is_last=True)  # all of it was given back
+    assert not bodies._on_disk.get()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.websocket import Opcode, encode_frame, new_key
 from config import connections
 from config.connections import ClientConnection, ClientSocket
 from config.management.commands.run_web import allow_open_files
+from tests.chat.asking import until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SOCKET = b"GET /ws/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -26,6 +27,7 @@ class App:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.streams = 0
+        self.is_open = True  # for sockets; else they wait
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(scope["path"])
@@ -43,7 +45,10 @@ class App:
     async def talk(self, receive: Any, send: Any) -> None:
         while (message := await receive())["type"] != "websocket.disconnect":
             if message["type"] == "websocket.connect":
-                await send({"type": "websocket.accept"})
+                if self.is_open:
+                    await send({"type": "websocket.accept"})
+            elif message["text"] == "close":
+                await send({"type": "websocket.close"})
             else:
                 await send({"type": "websocket.send", "bytes": b"x" * int(message["text"])})
 
@@ -64,9 +69,9 @@ class Client:
         self.port = port
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open(self, *, sender: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection; it is closed in the end."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(sender, 0))
         self._writers.append(writer)
         return reader, writer
 
@@ -98,12 +103,6 @@ async def is_cut(reader: asyncio.StreamReader) -> bool:
             while await reader.read(65_536):
                 pass
     return True
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -188,7 +187,15 @@ async def test_trailers_after_a_body_are_limited_like_headers(client: Client):
 
 async def test_a_chunked_body_of_small_pieces_is_not_taken_for_headers(client: Client):
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert await client.ask(head + b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n") == 200
+    piece = b"64\r\n" + b"a" * 100 + b"\r\n"
+    assert await client.ask(head + piece * 3_000 + b"0\r\n\r\n") == 200
+
+
+async def test_a_body_comes_in_so_many_pieces_at_most(client: Client):
+    """From one connection, chunks of a byte made everybody wait for seven seconds."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert await client.ask(head + b"1\r\na\r\n" * 900 + b"0\r\n\r\n") == 200
+    assert await client.ask(head + b"1\r\na\r\n" * 1_100) == 400
 
 
 @pytest.mark.parametrize(
@@ -240,7 +247,58 @@ async def test_a_message_of_a_socket_comes_in_so_many_parts_at_most(client: Clie
     assert await is_cut(reader)
 
 
-async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(client: Client):
+@pytest.mark.parametrize("frame", [encode_frame(Opcode.PING, b""), encode_frame(Opcode.PONG, b"")])
+async def test_who_floods_a_socket_with_frames_that_are_no_messages_is_cut_off(client: Client, frame: bytes):
+    """Forty thousand fit into what the server reads at once, and take it half a second."""
+    reader, writer = await open_socket(client)
+    writer.write(frame * 40_000)
+    assert await is_cut(reader)
+
+
+async def test_who_floods_a_socket_that_was_closed_is_cut_off(client: Client):
+    """Within ten seconds one is expected to close it, too, and what comes meanwhile is for nobody."""
+    reader, writer = await open_socket(client)
+    writer.write(encode_frame(Opcode.TEXT, b"close"))
+    async with asyncio.timeout(20):
+        assert (await reader.readexactly(2))[0] == 0x88
+    begun = asyncio.get_running_loop().time()
+    writer.write(encode_frame(Opcode.TEXT, b"1") * 40_000)
+    assert await is_cut(reader)
+    assert asyncio.get_running_loop().time() - begun < 5
+
+
+async def test_the_frames_of_a_quiet_socket_are_forgotten(client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "FRAMES_AT_ONCE", 5)
+    monkeypatch.setattr(connections, "FRAMES_A_SECOND", 50)
+    reader, writer = await open_socket(client)
+    for _ in range(20):
+        writer.write(encode_frame(Opcode.PING, b"x"))
+        async with asyncio.timeout(20):
+            assert await reader.readexactly(3) == b"\x8a\x01x"
+        await asyncio.sleep(0.05)
+
+
+async def test_messages_that_come_together_are_read_one_after_another(client: Client):
+    """Beyond a few, they stay as they came until the application has taken the others."""
+    count = 3 * connections.PIECE_BYTES
+    reader, writer = await open_socket(client)
+    writer.write(encode_frame(Opcode.TEXT, b"1") * count)
+    async with asyncio.timeout(20):
+        assert await reader.readexactly(3 * count) == b"\x82\x01x" * count
+
+
+async def test_who_sends_before_the_socket_is_open_is_cut_off(client: Client):
+    """It waits in a line, for nobody knows yet whose it is."""
+    client.app.is_open = False
+    reader, writer = await client.open()
+    writer.write(SOCKET + f"Sec-WebSocket-Key: {new_key()}\r\n\r\n".encode())
+    await until(lambda: bool(client.app.seen))
+    writer.write(encode_frame(Opcode.PING, b""))
+    assert await is_cut(reader)
+
+
+async def test_pings_of_who_does_not_read_the_answers_pile_up_nothing(client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "FRAMES_AT_ONCE", 1_000_000)
     _reader, writer = await open_socket(client)
     transport = next(iter(connections._watches.get().connections)).transport
     writer.transport.pause_reading()
@@ -348,6 +406,19 @@ async def test_who_keeps_the_server_waiting_keeps_nobody_out(
     assert len(connections._watches.get().connections) <= 20
 
 
+async def test_a_crowd_of_one_network_takes_no_place_of_another(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """Else nobody could upload a file while somebody opens connections all the time."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    reader, writer = await client.open(sender="127.0.0.2")
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+    await until(lambda: bool(client.app.seen))
+    for _ in range(60):
+        await client.open()
+    await until(lambda: len(connections._watches.get().connections) == 20)
+    writer.write(b"b")
+    assert await status_in(reader) == 200
+
+
 async def test_who_reads_slowly_makes_room_too(client: Client, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
     slow = [await client.open() for _ in range(5)]
@@ -400,3 +471,22 @@ async def test_a_process_that_ends_breaks_streams_off_without_a_traceback(
         assert client.app.streams == 0
         client.leave()
     assert caplog.records == []
+
+
+def test_a_client_that_has_taken_all_is_measured_anew():
+    pace = connections.ReadingPace()
+    assert not pace.is_too_slow(0, left=LARGE)
+    assert not pace.is_too_slow(connections.WINDOW_SECONDS, left=0)
+    assert not pace.is_too_slow(connections.WINDOW_SECONDS + 1, left=LARGE)
+    pace.begin()
+    assert not pace.is_too_slow(3 * connections.WINDOW_SECONDS, left=LARGE)
+    assert pace.is_too_slow(4 * connections.WINDOW_SECONDS, left=LARGE)
+
+
+async def test_all_connections_of_a_loop_have_one_timer():
+    watch, connection = connections.ConnectionWatch(), connections.ClientSocket.__new__(connections.ClientSocket)
+    watch.add(connection)
+    timer = watch._timer
+    watch.add(connection)
+    assert watch._timer is timer is not None
+    timer.cancel()

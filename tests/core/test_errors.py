@@ -55,6 +55,14 @@ def test_400_for_json_that_would_break_its_reader(api, path, sent):
     assert_error(api().post(path, sent, content_type="application/json"), 400, "parse_error")
 
 
+def test_json_may_have_so_many_fields_and_levels(api, ana):
+    deep = b"[" * 15 + b"1" + b"]" * 15
+    for sent in (b'{"theme": "dark", "more": %s}' % deep, json.dumps({f"f{number}": 1 for number in range(1_000)})):
+        assert api(ana).patch("/api/v1/me", sent, content_type="application/json").status_code == 200
+    deeper = b'{"theme": "dark", "more": [%s]}' % deep
+    assert_error(api(ana).patch("/api/v1/me", deeper, content_type="application/json"), 400, "parse_error")
+
+
 def test_400_for_a_form_of_more_than_a_thousand_fields(api, ana):
     answer = api(ana).post("/api/v1/attachments", {f"field{number}": "x" for number in range(1_001)})
     assert_error(answer, 400, "bad_request")

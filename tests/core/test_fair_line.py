@@ -44,6 +44,7 @@ async def test_as_many_are_inside_as_there_are_places():
     assert visits.inside == ["ana", "ana", "bo"]
     await visits.leave()
     assert visits.inside == ["ana", "bo", "ana"]
+    await visits.come("ana")
     await visits.leave()
     assert visits.inside == ["bo", "ana", "eva"]
 
@@ -73,19 +74,21 @@ async def test_more_than_so_many_of_one_do_not_wait():
     assert visits.inside == ["bo"]
 
 
-@pytest.mark.parametrize("when", ["while it waits", "when its turn has just come"])
+@pytest.mark.parametrize("when", ["while it waits", "just before its turn comes", "when its turn has just come"])
 async def test_who_goes_away_takes_no_place(when: str):
     visits = Visits(FairLine(at_once=1, each=1, most_waiting=9))
     await visits.come("ana")
-    await visits.come("bo", 2)
-    if when == "while it waits":
-        visits.tasks[1].cancel()
-        await settle()
-        await visits.leave()
-    else:
+    await visits.come("bo")
+    await visits.come("eva")
+    if when == "when its turn has just come":
         visits.line.leave(visits.inside.pop(0))
         visits.tasks[1].cancel()
         await settle()
-    assert visits.inside == ["bo"]
+    else:
+        visits.tasks[1].cancel()
+        if when == "while it waits":
+            await settle()
+        await visits.leave()
+    assert visits.inside == ["eva"]
     await visits.leave()
     assert (visits.line._free, dict(visits.line._inside), dict(visits.line._waiting)) == (1, {}, {})

@@ -1,6 +1,7 @@
 """What the application makes of a request before Django reads it: bodies in UTF-8, queries in ASCII."""
 
 import logging
+import time
 from urllib.parse import urlencode
 
 import pytest
@@ -57,6 +58,14 @@ async def test_a_charset_and_a_thousand_parameters_break_nothing_together(catalo
     """Django reads the query where it takes the charset in, before there is anybody to answer."""
     answer = await post("/terms/", b"", f"{FORM}; charset=utf-8", query=b"a=1&" * 1_001)
     assert (answer.status, "x-request-id" in answer.headers) == (405, True)  # a page that takes no form
+
+
+async def test_blanks_in_a_content_type_take_no_time(catalog: None):
+    """A regular expression took eleven seconds for them, for everybody: it ran on the event loop."""
+    begun = time.thread_time()
+    answer = await post("/terms/", b"", f"a{' ' * 60_000}b; charset=utf-16")
+    assert answer.status == 405
+    assert time.thread_time() - begun < 3
 
 
 async def test_a_query_beyond_ascii_reaches_its_page(catalog: None):

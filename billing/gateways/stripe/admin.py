@@ -16,6 +16,7 @@ from djstripe import models
 
 from billing.gateways.stripe.client import Data
 from core.money import format_money
+from core.paging import BoundedPaginator
 
 
 class MirrorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -25,7 +26,9 @@ class MirrorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     fields: ClassVar[Any] = ("id", "created", "livemode", "sent")
     readonly_fields: ClassVar[Any] = ("sent",)
     search_fields: ClassVar[Any] = ("id",)
-    ordering = ("-created",)
+    ordering = ("-pk",)  # dj-stripe has no other index
+    paginator = BoundedPaginator
+    show_full_result_count = False
 
     @admin.display(description=_("what Stripe sent"))
     def sent(self, row: Any) -> str:

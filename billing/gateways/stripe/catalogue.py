@@ -7,9 +7,10 @@ from typing import Any, Literal, cast
 import stripe
 from django.conf import settings
 
-from billing.gateways.base import GatewayRefused, Interval
+from billing.gateways.base import SECONDS, GatewayRefused, Interval
 from billing.gateways.stripe import mirror
-from billing.gateways.stripe.client import Data, every, plain
+from billing.gateways.stripe.client import Data, asking, every, plain
+from billing.models import Price
 
 EVENTS = (
     "checkout.session.completed",
@@ -51,6 +52,17 @@ class Sellable:
     amount_minor: int
     currency: str
     interval: Interval
+
+
+def publish(price: Price, seconds: float = SECONDS) -> str:
+    """Make a price at Stripe unless it is there, and mirror it; return its id. Raises GatewayUnavailable, and
+    GatewayRefused if there is another one by the same name."""
+    name = price.plan.name if price.plan else f"{price.pack_credits} credits"
+    interval = cast("Interval", price.interval)
+    with asking(seconds) as client:
+        found = ensure_price(client, Sellable(price.reference, name, price.amount_minor, price.currency, interval))
+        mirror_prices(client, [found])
+    return found
 
 
 def ensure_price(client: stripe.StripeClient, wanted: Sellable) -> str:

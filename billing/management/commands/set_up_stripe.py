@@ -1,12 +1,12 @@
 """`manage.py set_up_stripe`: makes at Stripe what must be there before anything is sold. Harmless to repeat."""
 
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from billing.gateways.base import GatewayRefused, GatewayUnavailable, Interval
+from billing.gateways.base import GatewayRefused, GatewayUnavailable
 from billing.gateways.stripe import catalogue, mirror
 from billing.gateways.stripe.client import asking
 from billing.models import Price
@@ -33,12 +33,7 @@ class Command(BaseCommand):
 
     def _make_prices(self) -> None:
         for price in Price.objects.filter(gateway="stripe", is_for_sale=True).select_related("plan"):
-            name = price.plan.name if price.plan else f"{price.pack_credits} credits"
-            interval = cast("Interval", price.interval)
-            wanted = catalogue.Sellable(price.reference, name, price.amount_minor, price.currency, interval)
-            with asking(SETUP_SECONDS) as client:
-                found = catalogue.ensure_price(client, wanted)
-                catalogue.mirror_prices(client, [found])
+            found = catalogue.publish(price, SETUP_SECONDS)
             self.stdout.write(f"Price {price.reference}: {found}")
 
     def _make_portal(self) -> None:
