@@ -238,7 +238,9 @@ def return_from_checkout(user: User, key: str) -> Purchase:
     if purchase.reference_id and purchase.closed_at is None:
         about = Reference(purchase.price.gateway, purchase.reference_type, purchase.reference_id)
         moment = f"{timezone.now():%Y%m%d%H%M%S}"
-        inbox.handle_event(inbox.note(about, event_id=f"return:{key}:{moment}", event_type="return"))
+        inbox.handle_event(
+            inbox.note(about, event_id=f"return:{key}:{moment}", event_type="return"), is_waited_for=True
+        )
         purchase.refresh_from_db()
     return purchase
 
@@ -441,4 +443,5 @@ def _moment(subscription: Subscription) -> str:
 
 def _ask_again(subscription: Subscription, key: str) -> None:
     """See what came of it, now or by a worker."""
-    inbox.handle_event(inbox.note(reference_of(subscription), event_id=f"act:{key}"[:150], event_type="act"))
+    event = inbox.note(reference_of(subscription), event_id=f"act:{key}"[:150], event_type="act")
+    inbox.handle_event(event, is_waited_for=True)

@@ -33,7 +33,7 @@ from billing.models import (
     Subscription,
 )
 from billing.standing import standing_of
-from billing.subscriptions import apply
+from billing.subscriptions import apply, reference_of
 from core.errors import Conflict, NotFound
 from tests.billing.fake_gateway import bought, change, payment, renew, state
 from tests.billing.together import together
@@ -239,6 +239,15 @@ def test_a_cancellation_that_another_click_makes_is_seen_by_both(premium: Any, a
     assert purchasing.cancel(premium)
     assert Subscription.objects.get().cancels_at == FEBRUARY
     assert calls() == []
+
+
+def test_who_changes_a_plan_sees_it_also_while_a_worker_is_at_it(premium: Any, prices: Any):
+    price, subscription = prices["enterprise-month"], Subscription.objects.get()
+    key = f"act:change:{subscription.pk}:{price.pk}:{(START + HOUR).timestamp():.0f}"
+    taken = inbox.note(reference_of(subscription), event_id=key, event_type="act")
+    assert taken.claim()
+    assert purchasing.change(premium, price.pk).price_id == price.pk
+    assert GatewayEvent.objects.get().done_at is None  # the worker's to finish
 
 
 def test_a_planned_change_is_taken_back(ana: Any, prices: Any, at: Any):
