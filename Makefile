@@ -32,6 +32,7 @@ test-stores:
 
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 STORES=production $(BIN)/python -m pytest -m soak -s tests/processes/test_bad_nights.py
+	SOAK=1 STORES=postgresql $(BIN)/python -m pytest -m soak -s tests/billing/test_ledger_load.py tests/billing/test_real_kills.py
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
 
 bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
@@ -39,6 +40,9 @@ bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick ta
 
 bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
 	$(BIN)/python -m bench.transports
+
+bench-webhooks: packages dev-packages  ## What 5,000 forged notifications of payments do to chats beside them, two minutes
+	$(BIN)/python -m bench.webhooks
 
 check-djstripe: packages dev-packages  ## Compare our one migration of dj-stripe with its own, on both databases, three minutes
 	CHECK_DJSTRIPE=1 $(PYTEST) tests/billing/test_djstripe.py
@@ -116,4 +120,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-stores soak bench bench-quick bench-transports smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-stores soak bench bench-quick bench-transports bench-webhooks smoke-providers check packages dev-packages

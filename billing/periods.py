@@ -87,7 +87,7 @@ def find_or_grant(account: BillingAccount, terms: PeriodTerms) -> UsagePeriod:
 def follow(period: UsagePeriod, terms: PeriodTerms, *, changed_at: dt.datetime) -> None:
     """Make the period end when the terms do, and give it what they have more, or take what they have less, for the time
     that was left when they changed. Calling again changes nothing."""
-    _lengthen(period, terms.end)
+    _lengthen(period, terms)
     if terms.plan_id is not None and terms.plan_id != period.plan_id:
         _change_plan(period, terms, changed_at)
     period.save(update_fields=["period_end", "full_end", "granted_until", "plan", "plan_micros", "allowance_micros"])
@@ -135,18 +135,22 @@ def raise_to_plan(plan: Plan) -> None:
     )
 
 
-def _lengthen(period: UsagePeriod, end: dt.datetime) -> None:
+def _lengthen(period: UsagePeriod, terms: PeriodTerms) -> None:
+    """Make it end when the terms do, and give it more if its share is greater then: it is lengthened, or what began at
+    the same instant at another gateway has a shorter month."""
     full_end = period.full_end or period.period_end
     granted_until = period.granted_until or period.period_end
-    period.period_end = max(end, period.period_start + SHORTEST)
-    if period.plan_id is None or end <= granted_until:
+    period.period_end = max(terms.end, period.period_start + SHORTEST)
+    if period.plan_id is None or terms.plan_id is None:
         return
-    length = full_end - period.period_start
-    before = share(period.plan_micros, granted_until - period.period_start, length)
-    after = share(period.plan_micros, min(end, full_end) - period.period_start, length)
-    if before is not None and after is not None and period.allowance_micros is not None:
+    until = min(terms.end, terms.full_end)
+    before = share(period.plan_micros, granted_until - period.period_start, full_end - period.period_start)
+    after = share(period.plan_micros, until - period.period_start, terms.full_end - period.period_start)
+    if before is None or after is None or period.allowance_micros is None:
+        period.full_end, period.granted_until = terms.full_end, max(granted_until, until)
+    elif after > before:
         period.allowance_micros += after - before
-    period.full_end, period.granted_until = full_end, max(granted_until, min(end, full_end))
+        period.full_end, period.granted_until = terms.full_end, until
 
 
 def _change_plan(period: UsagePeriod, terms: PeriodTerms, changed_at: dt.datetime) -> None:

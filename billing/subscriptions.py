@@ -431,7 +431,8 @@ def _find_paid_period(
     terms = access.terms
     if terms.plan_id is None or subscription.paid_until is None or now >= subscription.paid_until:
         return periods.find_or_grant(account, terms), terms.start
-    counting = _list_counting(subscription, subscription.payments.select_related("price__plan"))
+    payments = list(subscription.payments.select_related("price__plan"))
+    counting = _list_counting(subscription, payments)
     begun = [payment for payment in counting if _start_of(payment) <= now]
     first_plan, changed_at = _plan_paid(counting, terms.start), terms.start
     for payment, before in zip(reversed(begun), [*reversed(begun[:-1]), None], strict=True):
@@ -443,7 +444,22 @@ def _find_paid_period(
         first_terms = replace(terms, plan_id=first_plan.pk, plan_micros=first_plan.allowance_micros)
     period = periods.find_or_grant(account, first_terms)
     is_lower = period.plan_micros is not None and (terms.plan_micros or 0) < period.plan_micros
-    return period, now if is_lower else changed_at
+    if is_lower and _was_plan_paid(payments, period, now):
+        changed_at = now
+    return period, changed_at
+
+
+def _was_plan_paid(payments: Iterable[Payment], period: UsagePeriod, now: dt.datetime) -> bool:
+    """Whether the period's plan was ever paid for within it: if not, it was only waited for."""
+    return any(
+        payment.price.plan_id == period.plan_id
+        and payment.paid_at is not None
+        and payment.period_start is not None
+        and payment.period_end is not None
+        and payment.period_start <= now
+        and payment.period_end > period.period_start
+        for payment in payments
+    )
 
 
 def _start_of(payment: Payment) -> dt.datetime:

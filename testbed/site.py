@@ -213,6 +213,11 @@ class Site:
         report: dict[str, Any] = self._run_command("ledger")
         return report
 
+    def count_rows(self) -> int:
+        """Return how many rows the default database has."""
+        count: int = self._run_command("count_rows")
+        return count
+
     def _run_command(self, name: str, **arguments: object) -> Any:
         """Run one function of `testbed.site_commands` in this site's environment; return what it returns."""
         process = self._children["commands"]

@@ -18,6 +18,7 @@ import django
 
 django.setup()
 
+from django.apps import apps  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
 from django.core.management import call_command  # noqa: E402
@@ -136,6 +137,11 @@ def ledger() -> dict[str, Any]:
     }
 
 
+def count_rows() -> int:
+    """Return how many rows the default database has."""
+    return sum(model._default_manager.count() for model in apps.get_models() if model._meta.app_label != "history")
+
+
 COMMANDS: dict[str, Callable[..., object]] = {
     function.__name__: function
     for function in (
@@ -148,6 +154,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
         offer,
         audit,
         ledger,
+        count_rows,
     )
 }
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
@@ -98,12 +98,12 @@ def dashboard(request: HttpRequest, site: AdminSite) -> HttpResponse:
     return render(request, "admin/billing/payment/dashboard.html", context)
 
 
-def export(request: HttpRequest, site: AdminSite) -> StreamingHttpResponse:
+def export(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """The month's payments as CSV, in English and with points: for programs."""
     if not request.user.has_perm("billing.view_payment"):
         raise PermissionDenied
     month = _month_of(request)
-    answer = StreamingHttpResponse(_write_csv(month), content_type="text/csv; charset=utf-8")
+    answer = HttpResponse(_write_csv(month), content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="payments-{month.start:%Y-%m}.csv"'
     return answer
 

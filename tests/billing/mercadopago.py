@@ -15,6 +15,13 @@ from billing.gateways.mercadopago.gateway import MercadoPago, PriceTerms
 from config.embedded.simulated_mercadopago import SimulatedMercadoPago
 
 SECRET = "a-secret-of-notifications"
+SETTINGS: dict[str, Any] = {
+    "MERCADOPAGO_ACCESS_TOKEN": "TEST-token",
+    "MERCADOPAGO_WEBHOOK_SECRETS": [SECRET],
+    "MERCADOPAGO_COUNTRY": "AR",
+    "MERCADOPAGO_MODE": "test",
+    "GATEWAYS": {"mercadopago": "billing.gateways.mercadopago.gateway.from_settings"},
+}
 PRICES = {
     "premium-month": PriceTerms(1_500_000, "ARS", 1),
     "enterprise-month": PriceTerms(7_500_000, "ARS", 1),

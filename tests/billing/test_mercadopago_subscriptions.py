@@ -156,6 +156,22 @@ def test_an_upgrade_counts_when_it_is_paid(shop: Shop):
     assert shop.plan == "enterprise"
 
 
+def test_what_begins_later_is_alive_before_its_first_payment_and_gives_nothing(shop: Shop):
+    """So that what it takes the place of is cancelled in time, and not both are charged."""
+    shop.buy()
+    old = Subscription.objects.get()
+    checkout = shop.begin(price="enterprise-month-ars", starts_at=old.paid_until)
+    shop.ask(reference=checkout.reference.id)
+    assert Subscription.objects.get(reference=checkout.reference.id).status == "pending"
+    shop.mp.pay(checkout)
+    new = shop.ask(reference=checkout.reference.id)
+    assert (new.status, new.access_until, new.is_double, shop.plan) == ("active", None, False, "premium")
+    assert GatewayTask.objects.filter(act="cancel_at_period_end", reference=old.reference).exists()
+    shop.forward(days=31)
+    new = shop.ask(reference=checkout.reference.id)
+    assert (new.is_double, shop.plan) == (False, "enterprise")
+
+
 def test_a_full_refund_ends_the_plan(shop: Shop):
     shop.buy()
     payment = Payment.objects.get()

@@ -275,7 +275,9 @@ def _due_date(payment: Json) -> dt.datetime | None:
 def _status_of(
     preapproval: Json, agreement: Agreement, payments: Sequence[PaymentSnapshot], observed_at: dt.datetime
 ) -> SubscriptionStatus:
-    """Return how a subscription stands. `authorized` alone says nothing: what counts is what was paid."""
+    """Return how a subscription stands. `authorized` alone says nothing: what counts is what was paid. One that takes
+    the place of another when that has ended waits for its first payment, and is alive while it does.
+    """
     found = preapproval.get("status")
     if found == "cancelled":
         return "ended"
@@ -285,8 +287,8 @@ def _status_of(
         return "pending"
     if agreement.terms == "trial" and observed_at < agreement.since:
         return "trialing"
-    has_paid = agreement.terms == "trial" or any(payment.status == "paid" for payment in payments)
-    if not has_paid:
+    begins_later = agreement.terms == "trial" or (agreement.terms == "plain" and agreement.since != NEVER)
+    if not begins_later and not any(payment.status == "paid" for payment in payments):
         return "pending"
     return "past_due" if payments and payments[-1].status == "failed" else "active"
 
