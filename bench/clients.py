@@ -162,6 +162,7 @@ class SocketClient(_SiteClient):
             "parent_id": self._parent_id,
             "model": self._model,
             "text": self._text,
+            "blocks": True,  # as a page does
         }
         self._turn = _Turn(measurement, turn_id)
         measurement.begin()

@@ -1,127 +1,216 @@
 """Renders Markdown as safe HTML. Only this module and core/compiled_fragments.py call `mark_safe` (a test checks that).
 
-Raw HTML in an answer is shown as text (markdown-it with `html` off); nh3 then keeps only an allow-list, so that a
-mistake in one of the two lets no script through. Images are dropped: loading one would tell its server who reads what.
+An answer is rendered block by block, in the same way while it is written and when it is read again: what a block looks
+like depends on the text before it, and on what that text and later blocks define (links and notes). Raw HTML in an
+answer is shown as text (history/dialect.py); nh3 then keeps only an allow-list, so that a mistake in one of the two
+lets no script through.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable
 from functools import lru_cache
-from time import thread_time
+from secrets import token_hex
+from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
 from markdown_it.utils import OptionsDict
-from pygments import format as format_tokens
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
-from pygments.util import ClassNotFound
+from msgspec import Struct
+
+from history.blocks import DETAILS_BEGIN, FOOTNOTE, split
+from history.dialect import labels_in, make_parser, note_id
+from history.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
+from history.highlighting import Highlighter
 
 TAGS = {
     *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
+    *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
 }
-ATTRIBUTES = {"a": {"href", "title"}, "code": {"class"}, "span": {"class"}, "ol": {"start"}}
+DIRECTED_TEXTS = ("p", "h4", "h5", "h6", "td", "th")
+DIRECTED_BOXES = ("ul", "ol", "blockquote", "table")
+ATTRIBUTES = {
+    "a": {"href", "title"},
+    "aside": {"class", "id"},
+    "code": {"class"},
+    "ol": {"start"},
+    "span": {"class"},
+    "td": {"class"},
+    "th": {"class"},
+}
+VALUES = {
+    "a": {"target": {"_blank"}},
+    **{tag: {"dir": {"auto"}} for tag in DIRECTED_TEXTS},
+    **{tag: {"dir": {"ltr", "rtl"}} for tag in DIRECTED_BOXES},
+}
 SCHEMES = {"http", "https", "mailto"}
-LANGUAGES = {
-    *("Awk", "Bash", "Bash Session", "Batchfile", "C", "C#", "C++", "Clojure", "CMake", "COBOL", "Common Lisp"),
-    *("CSS", "Dart", "Delphi", "Diff", "Django/Jinja", "Docker", "Elixir", "Elm", "ERB", "Erlang", "F#", "Fortran"),
-    *("GAS", "Gherkin", "Go", "GraphQL", "Groovy", "Haskell", "HTML", "HTTP", "INI", "Java", "JavaScript", "JSON"),
-    *("JSX", "Julia", "Kotlin", "LessCss", "Lua", "Makefile", "Markdown", "Matlab", "MySQL", "NASM"),
-    *("Nginx configuration file", "Nix", "Objective-C", "OCaml", "Perl", "PHP", "PL/pgSQL", "PostgreSQL SQL dialect"),
-    *("PowerShell", "Prolog", "Properties", "Protocol Buffer", "Python", "Python console session", "Ruby", "Rust"),
-    *("S", "Sass", "Scala", "Scheme", "SCSS", "Solidity", "SQL", "Swift", "Terraform", "TeX", "TOML", "TSX"),
-    *("TypeScript", "VB.net", "verilog", "vhdl", "VimL", "Vue", "XML", "YAML", "Zig"),
-}
-"""Those that are highlighted. Pygments has five hundred more; some take seconds for one word of hostile code."""
-MAX_HIGHLIGHTED_CHARACTERS = 10_000
-LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
-"""Many lexers take quadratic time for it: 20,000 blank lines of Java take 45 seconds."""
-HIGHLIGHTING_SECONDS = 0.25  # of processor time, for one answer: Java takes quadratic time for short lines too
-FIRST_HEADING_LEVEL = 4  # the page, the question and the answer have the levels above
 MAX_CACHED_CHARACTERS = 8_000
 MAX_CACHED_ANSWERS = 512
 """A process caches the HTML of so many answers, 25 MB at most: pages are opened again; each answer takes 1 to 3 ms."""
-MAX_BLOCK_DEPTH = 100
-MAX_INLINE_DEPTH = 20  # the time for 100,000 brackets is a multiple of it
+MAX_CACHED_BLOCK_CHARACTERS = 1_000
+MAX_CACHED_BLOCKS = 2_048
+"""And of so many blocks, 12 MB at most: those of answers that are being written come again when they end."""
+MAX_DEFINITIONS = 100
+"""Links and notes that one answer may define: each may change all the blocks before it."""
+MAX_DETAILS_DEPTH = 5
 
-_formatter = HtmlFormatter(nowrap=True)
+_SUMMARY = re.compile(r"\s*<summary>(.{0,500}?)</summary>", re.IGNORECASE | re.DOTALL)
+_DETAILS_END = re.compile(r"</details>\s*$", re.IGNORECASE)
+_NAME = token_hex(8)  # stands for the answer's name in what is cached; no model knows it
+_parser = make_parser(_NAME)
+_cleaner = nh3.Cleaner(
+    tags=TAGS | MATHML_TAGS,
+    attributes=ATTRIBUTES | MATHML_ATTRIBUTES,
+    tag_attribute_values=VALUES,
+    url_schemes=SCHEMES,
+    link_rel="noopener noreferrer nofollow",
+)
 
 
-def render_markdown(text: str) -> SafeString:
-    """Return the Markdown `text` as sanitised HTML."""
-    return _render_cached(text) if len(text) <= MAX_CACHED_CHARACTERS else _render(text)
+class Block(Struct):
+    """A block of an answer, its HTML, and what that depends on."""
+
+    source: str
+    levels: tuple[int, ...]  # of the headings before it
+    labels: set[str]  # what it may refer to
+    html: str = ""
 
 
-def _render(text: str) -> SafeString:
-    tokens = _markdown.parse(text)
-    options = OptionsDict(_markdown.options)  # type: ignore[arg-type]  # it copies any mapping
-    options.highlight = Highlighter()
-    html = nh3.clean(
-        _markdown.renderer.render(tokens, options, {}),
-        tags=TAGS,
-        attributes=ATTRIBUTES,
-        url_schemes=SCHEMES,
-        set_tag_attribute_values={"a": {"target": "_blank"}},  # the chat stays open
-        link_rel="noopener noreferrer nofollow",
-    )
-    return mark_safe(html)  # noqa: S308  nh3 has just cleaned it
+class RenderedBlock(Struct, frozen=True):
+    """`html` takes the place of block `index`, which ends at character `end` of the answer."""
+
+    index: int
+    end: int
+    html: SafeString
+
+
+class BlockRenderer:
+    """Renders one answer, block after block. `name` makes the addresses of its notes its own."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+        self._blocks: list[Block] = []
+        self._ends: list[int] = []
+        self._references: dict[str, Any] = {}
+        self._footnotes: set[str] = set()
+        self._levels: tuple[int, ...] = ()
+        self._highlighter = Highlighter()
+
+    def render(self, sources: Iterable[str]) -> list[RenderedBlock]:
+        """Return the HTML of more blocks, and of those before them that it changes."""
+        sources, first = list(sources), len(self._blocks)
+        defined = self._define(sources)
+        changed = [index for index in range(first) if defined and self._renews(self._blocks[index], defined)]
+        for source in sources:
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(source))
+            block = Block(source, self._levels, labels_in(source) if "[" in source else set())
+            self._blocks.append(block)
+            block.html, self._levels = self._html_of(block)
+        return [self._rendered(index) for index in (*changed, *range(first, len(self._blocks)))]
+
+    def _define(self, sources: Iterable[str]) -> set[str]:
+        """Note what the blocks define; return the labels that are new."""
+        defined: set[str] = set()
+        for source in sources:
+            if "]:" not in source or len(self._references) + len(self._footnotes) >= MAX_DEFINITIONS:
+                continue
+            if note := FOOTNOTE.match(source.lstrip("\n")):
+                labels = labels_in(note[0]) - self._footnotes
+                self._footnotes |= labels
+            else:
+                env: dict[str, Any] = {}
+                _definer.parse(source, env)
+                found = env.get("references", {})
+                labels = found.keys() - self._references.keys()
+                self._references |= {label: found[label] for label in labels}
+            defined |= labels
+        return defined
+
+    def _renews(self, block: Block, defined: set[str]) -> bool:
+        """Render a block again if it refers to what was defined; return whether that changed it."""
+        if block.labels.isdisjoint(defined):
+            return False
+        before = block.html
+        block.html, _levels = self._html_of(block)
+        return block.html != before
+
+    def _html_of(self, block: Block) -> tuple[str, tuple[int, ...]]:
+        references = {label: self._references[label] for label in block.labels & self._references.keys()}
+        footnotes = frozenset(block.labels & self._footnotes)
+        if len(block.source) > MAX_CACHED_BLOCK_CHARACTERS or references:
+            return _render_block(block.source, block.levels, references, footnotes, self._highlighter)
+        key = (block.source, block.levels, footnotes)
+        found = _cache.get(key)
+        if found is None:
+            found = _render_block(block.source, block.levels, {}, footnotes, self._highlighter)
+            if not self._highlighter.is_used_up:
+                _cache[key] = found
+            if len(_cache) > MAX_CACHED_BLOCKS:
+                _cache.popitem(last=False)
+        return found
+
+    def _rendered(self, index: int) -> RenderedBlock:
+        html = mark_safe(self._blocks[index].html.replace(_NAME, self._name))  # noqa: S308  nh3 has cleaned it
+        return RenderedBlock(index, self._ends[index], html)
+
+
+_cache: "OrderedDict[tuple[Any, ...], tuple[str, tuple[int, ...]]]" = OrderedDict()
+
+
+def render_markdown(text: str, name: str = "") -> SafeString:
+    """Return the Markdown `text` as sanitised HTML. `name` is part of the addresses within it."""
+    return _render_cached(text, name) if len(text) <= MAX_CACHED_CHARACTERS else _render(text, name)
+
+
+def _render(text: str, name: str) -> SafeString:
+    return mark_safe("".join(block.html for block in BlockRenderer(name).render(split(text))))  # noqa: S308  as above
 
 
 _render_cached = lru_cache(MAX_CACHED_ANSWERS)(_render)
 
 
-class HighlightingTimeout(Exception):
-    """The code takes too long to highlight."""
+def _render_block(
+    source: str,
+    levels: tuple[int, ...],
+    references: dict[str, Any],
+    footnotes: frozenset[str],
+    highlighter: Highlighter,
+) -> tuple[str, tuple[int, ...]]:
+    """Return sanitised HTML, and the levels of the headings so far."""
+    env: dict[str, Any] = {"references": dict(references), "footnotes": footnotes, "levels": levels}
+    options = OptionsDict(_parser.options)  # type: ignore[arg-type]  # it copies any mapping
+    options.highlight = highlighter
+    return _cleaner.clean(_to_html(source, env, options)), env["levels"]
 
 
-class Highlighter:
-    """Highlights the code blocks of one answer, as spans with classes. An empty result leaves a block plain."""
-
-    deadline = 0.0
-
-    def __call__(self, code: str, language: str, _attributes: str) -> str:
-        if not language or len(code) > MAX_HIGHLIGHTED_CHARACTERS or LONG_LINE.search(code):
-            return ""
-        if not self.deadline:
-            self.deadline = thread_time() + HIGHLIGHTING_SECONDS
-        try:
-            lexer = get_lexer_by_name(language, stripnl=False)
-            if lexer.name not in LANGUAGES:
-                return ""
-            return str(format_tokens(self._until_deadline(lexer.get_tokens(code)), _formatter))
-        except (ClassNotFound, HighlightingTimeout):
-            return ""
-
-    def _until_deadline(self, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
-        for token in tokens:
-            if thread_time() > self.deadline:
-                raise HighlightingTimeout
-            yield token
+def _to_html(source: str, env: dict[str, Any], options: OptionsDict, depth: int = 0) -> str:
+    text = source.strip("\n")
+    if note := FOOTNOTE.match(text):
+        label = note[1]
+        inner = _to_html(text[note.end() :].replace("\n    ", "\n"), env, options)
+        return (
+            f'<aside class="footnote" id="{note_id(_NAME, label)}"><span class="footnote-label">{label}</span>'
+            f"{inner}</aside>\n"
+        )
+    if depth < MAX_DETAILS_DEPTH and (opening := DETAILS_BEGIN.match(text)):
+        body = _DETAILS_END.sub("", text[opening.end() :])
+        summary = _SUMMARY.match(body)
+        head = ""  # a browser has a word for details without a summary
+        if summary:
+            tokens = _parser.parseInline(summary[1].strip(), env)
+            head = f"<summary>{_parser.renderer.render(tokens, options, env)}</summary>\n"
+        blocks = split(body[summary.end() :] if summary else body)
+        return f"<details>{head}{''.join(_to_html(one, env, options, depth + 1) for one in blocks)}</details>\n"
+    return str(_parser.renderer.render(_parser.parse(source, env), options, env))
 
 
-def _parse_inlines(state: StateCore) -> None:
-    """Replace markdown-it's rule `inline`, to give inlines a depth limit of their own."""
-    for token in state.tokens:
-        if token.type == "inline":
-            token.children = []
-            _inlines.inline.parse(token.content, _inlines, state.env, token.children)
+def _make_definer() -> MarkdownIt:
+    """Return a parser that finds definitions of links, and nothing else."""
+    definer = make_parser("")
+    definer.core.ruler.enableOnly(["normalize", "block"])
+    return definer
 
 
-def _lower_headings(state: StateCore) -> None:
-    for token in state.tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, FIRST_HEADING_LEVEL - 1 + int(token.tag[1]))}"
-
-
-def _make_parser(*, max_depth: int) -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": max_depth})
-    return parser.enable(["table", "strikethrough"]).disable("image")
-
-
-_markdown = _make_parser(max_depth=MAX_BLOCK_DEPTH)
-_inlines = _make_parser(max_depth=MAX_INLINE_DEPTH)
-_markdown.core.ruler.at("inline", _parse_inlines)
-_markdown.core.ruler.push("headings", _lower_headings)
+_definer = _make_definer()

@@ -10,10 +10,38 @@ LONGEST = 100_000  # characters of an answer
 TAGS = {
     *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
+    *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
+    *("math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mphantom", "mpadded", "mroot", "mrow", "mspace"),
+    *("msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover"),
 }
-ATTRIBUTES = {"a": {"href", "title", "rel", "target"}, "code": {"class"}, "span": {"class"}, "ol": {"start"}}
+DIRECTED = ("p", "h4", "h5", "h6", "ul", "ol", "blockquote", "table", "td", "th")
+ATTRIBUTES = {
+    **{tag: {"dir"} for tag in DIRECTED},
+    "a": {"href", "title", "rel", "target"},
+    "aside": {"class", "id"},
+    "code": {"class"},
+    "ol": {"start", "dir"},
+    "span": {"class"},
+    "td": {"class", "dir"},
+    "th": {"class", "dir"},
+    "math": {"alttext", "display"},
+    "menclose": {"notation"},
+    "mfrac": {"displaystyle", "linethickness"},
+    "mi": {"mathvariant"},
+    "mo": {"form", "lspace", "maxsize", "minsize", "rspace", "stretchy", "symmetric"},
+    "mover": {"accent"},
+    "mpadded": {"depth", "height", "lspace", "voffset", "width"},
+    "mrow": {"displaystyle", "scriptlevel"},
+    "mspace": {"width"},
+    "mstyle": {"displaystyle", "scriptlevel"},
+    "mtable": {"displaystyle", "scriptlevel"},
+    "mtd": {"class"},
+    "munder": {"accentunder"},
+}
 SCHEMES = {"http", "https", "mailto"}
-CLASSES = r"language-\S+|[a-z][a-z0-9]{0,2}"
+CLASSES = (
+    r"language-\S+|[a-z][a-z0-9]{0,2}|task|footnote(?:-label)?|formula(?:-source)?|(?:cell|math)-(?:left|center|right)"
+)
 """The second kind is Pygments'."""
 
 # --- What is tried ----------------------------------------------------------------------------------------------------
@@ -189,6 +217,31 @@ LONG = {
             "[x]: y\n",
             "\u202e",
             "👩‍👩‍👧",
+        ),
+        *(
+            "$$\n",
+            "$$ ",
+            "$a$",
+            "$\\frac",
+            "\\[\n",
+            "\\(",
+            "\\( x^{",
+            "<kbd>",
+            "<details>\n",
+            "<details>\n\n",
+            "[^1]: x\n",
+        ),
+        *(
+            "[^a] ",
+            "[^1]: [^1]\n\n",
+            "[x]\n\n[x]: y\n\n",
+            "www.",
+            "a@",
+            "a@b.",
+            "- [x] ",
+            "# a\n\n## b\n\n",
+            "א\n\n",
+            "\r",
         ),
     )
 }

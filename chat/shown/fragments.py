@@ -58,7 +58,7 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "parent": str(turn.parent_id or ""),
         "question": turn.question,
         "reasoning": turn.reasoning,
-        "answer": render_markdown(turn.answer) if turn.answer else "",
+        "answer": render_markdown(turn.answer, str(turn.pk)) if turn.answer else "",
         "text": text,
         "label": _label(turn.model),
         "failed_label": _label(turn.instead_of),
@@ -136,7 +136,7 @@ def _date(date: dt.date, _language: str | None) -> str:
 
 def _earlier_answer_html(turn: Turn) -> SafeString:
     """Return an answer that was replaced by a later one, folded."""
-    context = {"label": _label(turn.model), "answer": render_markdown(turn.answer)}
+    context = {"label": _label(turn.model), "answer": render_markdown(turn.answer, str(turn.pk))}
     return render_to_string("chat/_earlier_answer.html", context)
 
 

@@ -19,6 +19,7 @@ from accounts.models import User
 from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
 from chat.socket.authentication import find_in_turn
+from chat.socket.live_blocks import BlockReader
 from chat.socket.rendered_events import (
     SocketEvent,
     localized_for,
@@ -180,7 +181,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 await stop_turn(await in_thread(access.access_turn, self.user.pk, command.turn_id))
             case Watch():
                 turn = await in_thread(access.access_turn, self.user.pk, command.turn_id)
-                self.watch(turn, Place(command.gen, command.at, command.reasoning_at))
+                place = Place(command.gen, command.at, command.reasoning_at)
+                self.watch(turn, place, has_blocks=command.blocks)
 
     async def start(self, command: Start) -> None:
         if command.turn_id not in self.watching:
@@ -209,7 +211,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 await self.send_event(event)
             if watcher is not None and not opened.is_new:
                 watcher.mark_unread()
-            self.watch(opened.turn, watcher=watcher)
+            self.watch(opened.turn, watcher=watcher, has_blocks=command.blocks)
         except BaseException:
             if watcher is not None:
                 hub().remove(watcher)
@@ -220,7 +222,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
 
     # --- Live text out -----------------------------------------------------------------------------------------------
 
-    def watch(self, turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None) -> None:
+    def watch(
+        self, turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None, has_blocks: bool = False
+    ) -> None:
         """Follow a turn from `place`; a turn that is followed already starts over from there. Raises RateLimited, and
         AccessEnded if whoever opened this socket was shut out meanwhile."""
         if self.is_over:
@@ -230,7 +234,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             previous.cancel()
             self.run_in_background(cancel_and_wait((previous,)))
         self.check_room()
-        task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher))
+        task = self.watching[turn.pk] = asyncio.create_task(self.relay(turn, place, watcher, has_blocks))
         task.add_done_callback(lambda done: self.on_relay_done(turn.pk, done))
         if watcher is not None:  # a task that is cancelled before it begins cleans up nothing
             task.add_done_callback(lambda _done: hub().remove(watcher))
@@ -240,13 +244,15 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if len(self.watching) >= MAX_WATCHED_TURNS:
             raise RateLimited
 
-    async def relay(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
+    async def relay(self, turn: Turn, place: Place | None, watcher: Watcher | None, has_blocks: bool) -> None:
         try:
-            await self.relay_to_end(turn, place, watcher)
+            await self.relay_to_end(turn, place, watcher, BlockReader(turn.pk) if has_blocks else None)
         except NotFound:  # deleted: the page may have missed the notice of it
             await self.send_event(await self.share.render(render_conversation, self.user, turn.conversation_id))
 
-    async def relay_to_end(self, turn: Turn, place: Place | None, watcher: Watcher | None) -> None:
+    async def relay_to_end(
+        self, turn: Turn, place: Place | None, watcher: Watcher | None, blocks: BlockReader | None
+    ) -> None:
         send: Any = self.base_send  # Channels' own `send` does more for every message
         async with aclosing(watch(turn, place, watcher=watcher)) as batches:
             async for entries in batches:
@@ -259,6 +265,11 @@ class TurnConsumer(AsyncWebsocketConsumer):
                         await self.send_event(waiting_event(turn.pk, entry.at))
                     else:
                         await send({"type": "websocket.send", "text": text_frame(entry)})
+                        if blocks is not None and entry.kind == EntryKind.TEXT:
+                            blocks.receive(entry)
+                if blocks is not None:
+                    for frame in blocks.take():
+                        await send({"type": "websocket.send", "text": frame})
 
     def on_relay_done(self, turn_id: UUID, task: "asyncio.Task[None]") -> None:
         if self.watching.get(turn_id) is task:

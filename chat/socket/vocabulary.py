@@ -21,7 +21,8 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Start(Struct, tag_field="type", tag="turn.start"):
-    """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids."""
+    """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids.
+    `blocks` asks for `turn.block` events."""
 
     turn_id: UUID
     conversation_id: UUID
@@ -30,6 +31,7 @@ class Start(Struct, tag_field="type", tag="turn.start"):
     parent_id: UUID | UnsetType | None = UNSET
     attachments: list[UUID] = []
     effort: str | None = None
+    blocks: bool = False
 
 
 class Stop(Struct, tag_field="type", tag="turn.stop"):
@@ -37,12 +39,13 @@ class Stop(Struct, tag_field="type", tag="turn.stop"):
 
 
 class Watch(Struct, tag_field="type", tag="turn.watch"):
-    """`at` is in characters of text, `reasoning_at` of reasoning."""
+    """`at` is in characters of text, `reasoning_at` of reasoning; `blocks` asks for `turn.block` events."""
 
     turn_id: UUID
     gen: Offset = 0
     at: Offset = 0
     reasoning_at: Offset = 0
+    blocks: bool = False
 
 
 Command: TypeAlias = Start | Stop | Watch

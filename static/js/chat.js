@@ -1,7 +1,7 @@
 // The chat page: what the socket says goes to turns, sidebar and composer; what the person does goes to the socket.
 
 import * as attach from "attach";
-import { frameCode } from "code";
+import { frameBlocks } from "code";
 import * as composer from "composer";
 import { canPick, setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
@@ -55,6 +55,7 @@ const handlers = {
   "turn.started": started,
   "turn.delta": grown,
   "turn.reasoning": grown,
+  "turn.block": (event) => live.get(event.turn_id)?.takeBlock(event),
   "turn.rejected": rejected,
   "turn.waiting": (event) => live.get(event.turn_id)?.wait(event),
   "conversation.changed": conversationChanged,
@@ -79,6 +80,7 @@ function ask({ text, button }) {
     conversation_id: chatId,
     text,
     model: composer.model(),
+    blocks: true,
     attachments: button ? [] : attach.ids(),
   };
   if (composer.effort()) command.effort = composer.effort();
@@ -146,7 +148,7 @@ function opened() {
 
 function follow(turn) {
   turn.isStopping = false;
-  socket.send({ type: "turn.watch", turn_id: turn.id, ...turn.place });
+  socket.send({ type: "turn.watch", turn_id: turn.id, blocks: true, ...turn.place });
 }
 
 function started({ turn_id, conversation_id, html }) {
@@ -401,22 +403,13 @@ function parse(html) {
   return template.content.firstElementChild;
 }
 
-/** Give code a heading and a button to copy it, tables a place to scroll, and answers theirs. */
+/** Show the buttons that need scripts, and frame code and tables. */
 function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
   const other = article.querySelector("[data-again-with]");
   if (other) other.hidden = !canPick;
-  for (const table of article.querySelectorAll(".prose table")) wrap(table, "table-scroll").tabIndex = 0;
-  for (const pre of article.querySelectorAll(".prose pre")) frameCode(pre);
-}
-
-function wrap(element, className) {
-  const box = document.createElement("div");
-  box.className = className;
-  element.replaceWith(box);
-  box.append(element);
-  return box;
+  for (const answer of article.querySelectorAll(".prose")) frameBlocks(answer);
 }
 
 // --- Asking another model: the question again, from whoever is chosen ---

@@ -1,5 +1,6 @@
-// Markdown to DOM nodes while it is being written. Nothing a model writes becomes an attribute, save safe links, the
-// start of a list and the name of a code's language; images are never loaded. The server's HTML replaces all of it.
+// The last block of an answer, Markdown to DOM nodes while it is being written. Nothing a model writes becomes an
+// attribute, save safe links, the start of a list and the name of a code's language; images are never loaded. When the
+// block is over, the server's HTML takes its place.
 
 import { frameCode, nameLanguage } from "code";
 import * as smd from "streaming-markdown";
@@ -20,10 +21,13 @@ const TAGS = new Map([
   [smd.CODE_BLOCK, "code"], [smd.CODE_FENCE, "code"], [smd.TABLE, "table"], [smd.TABLE_ROW, "tr"],
 ]);
 
+const FORMULAS = new Map([[smd.EQUATION_BLOCK, "$$"], [smd.EQUATION_INLINE, "$"]]);
+
 /** Return a writer into `node`: `write(text)`, and `end()`. What the parser cannot take is shown as it was written. */
 export function markdownWriter(node) {
   const nodes = [node];
   const top = () => nodes[nodes.length - 1];
+  const formulas = []; // of each node but the first, what stands around a formula: it is shown as it was written
   let plain = null; // where the rest goes once the parser was given up
   let text = ""; // added in one piece
 
@@ -31,15 +35,23 @@ export function markdownWriter(node) {
     if (text) append(plain ?? top(), text);
     text = "";
   }
+  function mark(formula) {
+    if (formula) append(top(), formula);
+  }
   const parser = smd.parser({
     data: null,
     add_token: (_, type) => {
       flush();
-      if (type !== 1) nodes.push(open(top(), type)); // 1 is the document, which is `node`
+      if (type === 1) return; // the document, which is `node`
+      nodes.push(open(top(), type));
+      formulas.push(FORMULAS.get(type) ?? "");
+      mark(formulas.at(-1));
     },
     end_token: () => {
       flush();
-      if (nodes.length > 1) nodes.pop();
+      if (nodes.length === 1) return;
+      mark(formulas.pop());
+      nodes.pop();
     },
     add_text: (_, more) => (text += more),
     set_attr: (_, type, value) => set(top(), type, value),
@@ -86,6 +98,10 @@ function open(parent, type) {
   }
   if (type === smd.TABLE_CELL) tag = parent.parentElement?.tagName === "THEAD" ? "th" : "td";
   const element = parent.appendChild(document.createElement(tag));
+  if (type === smd.CHECKBOX) {
+    element.className = "task";
+    element.textContent = "☐";
+  }
   if (type === smd.IMAGE) {
     element.className = "image-off";
     element.append(`${say("image")} `);
@@ -105,6 +121,7 @@ function set(element, type, value) {
     element.rel = "noopener noreferrer nofollow";
     element.target = "_blank";
   }
+  if (type === smd.CHECKED) element.textContent = "☑";
   if (type === smd.START && /^\d{1,9}$/.test(value)) element.setAttribute("start", value);
   if (type === smd.LANG && /^[\w+#.-]{1,30}$/.test(value)) {
     element.className = `language-${value}`;

@@ -1,5 +1,7 @@
-// One turn on the page: takes its live text, exactly, and shows it once a frame.
+// One turn on the page: takes its live text, exactly, and shows it once a frame. Blocks that are over come as the
+// server's HTML, the same that the saved answer shows; what follows them is shown by `markdown` meanwhile.
 
+import { frameBlocks } from "code";
 import { markdownWriter } from "markdown";
 import { say } from "words";
 
@@ -23,7 +25,12 @@ export class LiveTurn {
   at = { "turn.delta": 0, "turn.reasoning": 0 };
   isStopping = false;
   #pending = { "turn.delta": "", "turn.reasoning": "" };
+  #pendingBlocks = [];
   #frame = 0;
+  #blocks = []; // of each, its HTML and its nodes
+  #end = 0; // of the last of them
+  #rest = ""; // the text after it
+  #tail = null; // where the rest is shown
   #writer = null;
 
   /** `onGrowth(change)` wraps whatever makes the article taller; `announce(text)` says it to who cannot see the page. */
@@ -59,6 +66,13 @@ export class LiveTurn {
     return true;
   }
 
+  /** Take a `turn.block`: it comes after its text. */
+  takeBlock(block) {
+    if (block.gen !== this.gen) return;
+    this.#pendingBlocks.push(block);
+    this.#frame ||= requestAnimationFrame(() => this.#show());
+  }
+
   /** Take a `turn.waiting`. */
   wait({ place }) {
     clearTimeout(this.waiting);
@@ -92,6 +106,10 @@ export class LiveTurn {
     this.gen = gen; // 0 until the first text: whatever generation comes, it starts over
     this.at = { "turn.delta": 0, "turn.reasoning": 0 };
     this.#pending = { "turn.delta": "", "turn.reasoning": "" };
+    this.#pendingBlocks = [];
+    this.#blocks = [];
+    this.#end = 0;
+    this.#rest = "";
     this.#writer = null;
     this.answer.replaceChildren();
     this.article.querySelector("[data-reasoning-text]")?.replaceChildren();
@@ -105,12 +123,54 @@ export class LiveTurn {
       this.#pending = { "turn.delta": "", "turn.reasoning": "" };
       if (reasoning) this.#think(reasoning);
       if (text) {
-        if (!this.#writer) this.article.querySelector("[data-reasoning-title]").textContent = say("thoughts");
-        this.#writer ??= markdownWriter(this.answer);
-        this.#writer.write(text);
+        if (!this.#writer) this.#beginTail();
+        this.#rest += text;
         this.#progress("");
       }
+      if (this.#placeBlocks()) {
+        this.#tail.replaceChildren();
+        this.#writer = markdownWriter(this.#tail);
+        this.#writer.write(this.#rest);
+      } else if (text) {
+        this.#writer.write(text);
+      }
     });
+  }
+
+  #beginTail() {
+    this.article.querySelector("[data-reasoning-title]").textContent = say("thoughts");
+    this.#tail = document.createElement("div");
+    this.#tail.className = "answer-tail prose";
+    this.#tail.dir = "auto";
+    this.answer.append(this.#tail);
+    this.#writer = markdownWriter(this.#tail);
+  }
+
+  /** Put the server's blocks before the rest, and take their text from it; return whether there were any. */
+  #placeBlocks() {
+    const blocks = this.#pendingBlocks;
+    this.#pendingBlocks = [];
+    const before = this.#end;
+    for (const { index, end, html } of blocks) {
+      const old = this.#blocks[index];
+      if (index > this.#blocks.length || old?.html === html) continue; // the latter: sent again after a lost connection
+      const template = document.createElement("template");
+      template.innerHTML = html;
+      frameBlocks(template.content);
+      const nodes = [...template.content.childNodes];
+      const next = old ? old.nodes.at(-1)?.nextSibling : this.#tail;
+      for (const node of old?.nodes ?? []) node.remove();
+      this.answer.insertBefore(template.content, next ?? this.#nodeAfter(index));
+      this.#blocks[index] = { html, nodes };
+      this.#end = Math.max(this.#end, end);
+    }
+    this.#rest = skip(this.#rest, this.#end - before);
+    return this.#end > before;
+  }
+
+  /** Return the first node after a block that has none itself. */
+  #nodeAfter(index) {
+    return this.#blocks.slice(index + 1).find(({ nodes }) => nodes.length)?.nodes[0] ?? this.#tail;
   }
 
   #think(text) {

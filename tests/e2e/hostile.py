@@ -10,11 +10,13 @@ from tests import hostile
 from tests.e2e.browsing import Tab
 
 OURS = {  # what scripts add to answers
-    "div": ["class", "tabindex"],
+    "div": ["class", "tabindex", "dir", "role", "aria-label"],
     "pre": ["tabindex", "role", "aria-label"],
-    "button": ["class", "type", "data-copy-code"],
+    "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code", "aria-pressed"],
 }
-CLASSES = f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-copy|table-scroll"
+CLASSES = (
+    f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-button|table-scroll|answer-tail|prose"
+)
 RULES = {
     "tags": sorted(hostile.TAGS | {"div", "button"}),
     "attributes": {
@@ -33,7 +35,7 @@ WATCH = """
     for (const element of root.querySelectorAll("*")) {
       const tag = element.localName;
       if (!rules.tags.includes(tag)) watch.found.add(`<${tag}>`);
-      if (tag === "button" && !element.matches("div.code-head > button.code-copy")) watch.found.add("a button");
+      if (tag === "button" && !element.matches("div.code-head > button.code-button")) watch.found.add("a button");
       if (element.href && !rules.schemes.includes(element.protocol)) watch.found.add(element.outerHTML);
       for (const { name } of element.attributes) {
         if (!rules.attributes[tag]?.includes(name)) watch.found.add(`<${tag} ${name}>`);

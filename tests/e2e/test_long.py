@@ -48,7 +48,7 @@ async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: Tes
         await earlier.click()
         await expect(tab.turns).not_to_have_count(known)
     await expect(tab.turns).to_have_count(TURNS)
-    await expect(tab.turns.first.locator(".code-copy")).to_be_attached()
+    await expect(tab.turns.first.locator("[data-copy-code]")).to_be_attached()
     await tab.ask("Warm up.", "fake-20t-5ms")  # what the scripts need once
     await tab.finished()
     devtools = await tab.context.new_cdp_session(tab.page)

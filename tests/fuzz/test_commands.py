@@ -40,6 +40,7 @@ def sample_of(kind: type[msgspec.Struct], cast: Cast, random: Random) -> Fields:
         "gen": 0,
         "at": 0,
         "reasoning_at": 0,
+        "blocks": random.random() < 0.5,
     }
     config = kind.__struct_config__
     return [(config.tag_field, config.tag), *((name, values[name]) for name in kind.__struct_fields__)]

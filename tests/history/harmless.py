@@ -49,6 +49,10 @@ def assert_harmless(html: str) -> Reader:
         assert name in ATTRIBUTES.get(tag, ())
         if name == "href":
             assert scheme_of(value) in SCHEMES | {None}
+        if name == "dir":
+            assert value in ("auto", "ltr", "rtl")
+        if name == "id":
+            assert re.fullmatch(r"[0-9a-f-]*-note-[\w.-]+", value)
         if name == "class":
             assert re.fullmatch(CLASSES, value)
     return found

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from history.rendering import MAX_HIGHLIGHTED_CHARACTERS, render_markdown
+from history.highlighting import MAX_HIGHLIGHTED_CHARACTERS
+from history.rendering import render_markdown
 from tests.history.harmless import Reader, assert_harmless
 from tests.hostile import CASES, LONG, spread
 
 ENOUGH = 10_000  # characters to see that something is quadratic
-MAX_CALLS = 150  # of functions, for one character; a bracket takes 90
+MAX_CALLS = 200  # of functions, for one character; a bracket takes 90, one of an image 155
 MAX_SECONDS = 2  # of the processor, a multiple of what it takes
 
 

@@ -1,0 +1,167 @@
+"""Answers as models write them, in a browser: what streams is what is saved, and everybody can read it."""
+
+import os
+import re
+from random import Random, randrange
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import expect
+
+from tests.answers import LATE, PIECES, draw_answers
+from tests.e2e.browsing import Tab
+
+ECHO = "fake-900t-5ms-echo8"
+ECHOED = 7_000  # characters; the model says no more than 7,200
+SOAK = os.environ.get("SOAK") == "1"
+SHORT = 8  # answers without SOAK
+
+RECORD = """
+() => {
+  globalThis.steps = []; // the blocks of the last answer, at each change of it
+  const look = () => {
+    const tail = [...document.querySelectorAll("[data-answer]")].at(-1)?.querySelector(":scope > .answer-tail");
+    if (!tail) return;
+    let html = "";
+    for (const node of tail.parentNode.childNodes) if (node !== tail) html += node.outerHTML ?? node.data;
+    if (html && html !== steps.at(-1)) steps.push(html);
+  };
+  new MutationObserver(look).observe(document, { subtree: true, childList: true });
+}
+"""
+ANSWER = "() => [...document.querySelectorAll('[data-answer]')].at(-1).innerHTML"
+
+
+def packed(answers: list[str]) -> list[str]:
+    """Put answers together as far as one echo can say them; those that change what is before them stay alone."""
+    questions: list[str] = []
+    for answer in answers:
+        is_alone = any(mark in answer for mark in LATE) or answer.endswith(tuple(PIECES[-2:]))
+        if questions and not is_alone and len(questions[-1]) + len(answer) < ECHOED:
+            questions[-1] += f"\n\n{answer}"
+        else:
+            questions.append(answer)
+    return questions
+
+
+async def shown_and_saved(tab: Tab, text: str) -> int:
+    """Ask for an answer, and compare what it showed at every block's end with what is saved; return how often."""
+    await tab.page.evaluate("steps.length = 0")
+    await tab.ask(text, ECHO)
+    await tab.finished()
+    steps: list[str] = await tab.page.evaluate("steps")
+    ended: str = await tab.page.evaluate(ANSWER)
+    if not any(mark in text for mark in LATE):
+        for step in steps:
+            assert ended.startswith(step), text
+    return len(steps)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
+async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
+    seed = randrange(10**6)
+    print("seed", seed)
+    answers = draw_answers() if SOAK else Random(seed).sample(draw_answers()[len(PIECES) :], SHORT)
+    compared = 0
+    for text in packed(answers):
+        await tab.page.goto("/")
+        await tab.page.evaluate(RECORD)
+        compared += await shown_and_saved(tab, text)
+        ended = await tab.page.evaluate(ANSWER)
+        await tab.page.reload()
+        assert await tab.page.evaluate(ANSWER) == ended
+    assert compared > len(answers)
+
+
+async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.page.evaluate(RECORD)
+    text = "Uno[^1].\n\nDos.\n\n[^1]: Fuente.\n\n" + "\n\n".join(PIECES[:20])
+    await tab.ask(text, ECHO)
+    turn = await tab.finished()
+    steps: list[str] = await tab.page.evaluate("steps")
+    assert "[^1]" in steps[0]
+    assert (await tab.page.evaluate(ANSWER)).startswith(steps[-1])
+    reference = turn.get_by_role("link", name="1", exact=True)
+    assert (
+        await reference.evaluate("(link) => document.getElementById(link.hash.slice(1))?.textContent.trim()")
+        == "1Fuente."
+    )
+    assert await reference.get_attribute("target") is None
+
+
+async def test_an_answer_that_is_stopped_keeps_its_blocks(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.page.evaluate(RECORD)
+    await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
+    await tab.page.wait_for_function("() => steps.length > 3")
+    await tab.page.keyboard.press("Escape")
+    await tab.finished("stopped")
+    steps = await tab.page.evaluate("steps")
+    ended = await tab.page.evaluate(ANSWER)
+    assert ended.startswith(steps[-1])
+    await tab.page.reload()
+    assert await tab.page.evaluate(ANSWER) == ended
+
+
+async def test_a_page_that_is_reloaded_while_an_answer_is_written_shows_the_same(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.page.evaluate(RECORD)
+    await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
+    await tab.page.wait_for_function("() => steps.length > 3")
+    before = (await tab.page.evaluate("steps"))[-1]
+    await tab.page.reload()
+    await tab.page.evaluate(RECORD)
+    await tab.page.wait_for_function("before => steps.at(-1)?.startsWith(before)", arg=before)
+    await tab.finished()
+    assert (await tab.page.evaluate(ANSWER)).startswith((await tab.page.evaluate("steps"))[-1])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_everybody_can_read_a_rich_answer(tab: Tab, scheme: Any) -> None:
+    await tab.page.emulate_media(color_scheme=scheme)
+    await tab.page.goto("/")
+    text = "\n\n".join(PIECES[:-2])
+    half = len(text) // 2
+    for part in (text[:half], text[half:]):
+        await tab.ask(part[:ECHOED], ECHO)
+        await tab.finished()
+    results = (await Axe().run(tab.page)).response["violations"]
+    found = {violation["id"]: [node["html"] for node in violation["nodes"]][:3] for violation in results}
+    assert found == {}
+
+
+async def test_code_can_be_wrapped_downloaded_and_reached(tab: Tab) -> None:
+    await tab.page.goto("/")
+    lines = "\n".join(f"x = {number}" for number in range(400))
+    await tab.ask(f"```python\n{lines}\n{'a' * 300}\n```\n\nFin.", ECHO)
+    turn = await tab.finished()
+    pre, wrap = turn.locator("pre"), turn.get_by_role("button", name="Wrap")
+    await tab.page.evaluate("scrollTo(0, document.querySelector('pre').offsetTop + 3000)")
+    await expect(wrap).to_be_in_viewport()
+    assert await pre.evaluate("(pre) => pre.scrollWidth > pre.clientWidth")
+    await wrap.click()
+    await expect(wrap).to_have_attribute("aria-pressed", "true")
+    assert await pre.evaluate("(pre) => pre.scrollWidth <= pre.clientWidth")
+    async with tab.page.expect_download() as download:
+        await turn.get_by_role("button", name="Download").click()
+    found = await download.value
+    assert found.suggested_filename == "code.py"
+    assert (await found.path()).read_text().startswith("x = 0\nx = 1\n")
+
+
+async def test_formulas_are_copied_as_they_were_written(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask(r"Sea $x^2$ y **eso**." "\n\n" r"\[ \frac{a}{b} \]", ECHO)
+    turn = await tab.finished()
+    copied = await turn.locator("[data-answer]").evaluate(
+        """(answer) => {
+          getSelection().selectAllChildren(answer);
+          const data = new DataTransfer();
+          answer.dispatchEvent(new ClipboardEvent("copy", { clipboardData: data, bubbles: true }));
+          return data.getData("text/plain");
+        }"""
+    )
+    assert re.sub(r"\s+", " ", copied).strip() == r"Sea $x^2$ y eso. $$\frac{a}{b}$$"
