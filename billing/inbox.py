@@ -5,6 +5,7 @@ time changes nothing.
 """
 
 import logging
+from contextlib import suppress
 
 from celery import current_app
 from django.db import transaction
@@ -21,6 +22,7 @@ from core.sweeps import PAGE_SIZE, guard, while_time
 
 logger = logging.getLogger(__name__)
 
+WORTH_TRYING_AGAIN = (GatewayUnavailable, UnknownPrice, WrongAccount, KeyError)
 WORK_OFF = "billing.tasks.work_off_billing"
 """The task that does what is due; beat sends it, too."""
 
@@ -60,17 +62,25 @@ def handle_due() -> None:
             handle_event(event)
 
 
-def handle_event(event: GatewayEvent) -> bool:
-    """Handle one, unless somebody else does; return whether it is done."""
+def handle_event(event: GatewayEvent, *, is_waited_for: bool = False) -> bool:
+    """Handle one, unless somebody else does; return whether it is done.
+
+    Where a page waits for what comes of it, the gateway is asked here in any case: a worker that was faster may not be
+    through, and the page would show how things were before.
+    """
+    about = Reference(event.gateway, event.reference_type, event.reference_id)
     if not event.claim():
+        if is_waited_for:
+            with suppress(GatewayRefused, *WORTH_TRYING_AGAIN):
+                handle(about)
         return False
     begun = timezone.now()
     try:
-        handle(Reference(event.gateway, event.reference_type, event.reference_id))
+        handle(about)
     except GatewayRefused as refused:
         event.finish(f"refused: {refused.code}")
         return False
-    except (GatewayUnavailable, UnknownPrice, WrongAccount, KeyError) as error:
+    except WORTH_TRYING_AGAIN as error:
         _try_later(event, f"{type(error).__name__}: {error}")
         return False
     _finish_all_about(event, begun)

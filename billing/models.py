@@ -626,6 +626,11 @@ class Payment(models.Model):
         return self.status == self.Status.PAID and not self.is_refunded and self.dispute != self.Dispute.LOST
 
     @property
+    def may_be_refunded(self) -> bool:
+        """Whether there is money to give back. While a payment is disputed its bank decides, or it went back twice."""
+        return self.counts and self.amount_minor > self.refunded_minor and self.dispute != self.Dispute.OPEN
+
+    @property
     def waits_for_answer(self) -> bool:
         """Whether its payer asked for their money back, and the operator has not answered."""
         return self.refund_requested_at is not None and self.refund_answered_at is None

@@ -49,7 +49,7 @@ def do_task(task: GatewayTask) -> bool:
     else:
         event = _finish(task)
     if event is not None:
-        inbox.handle_event(event)
+        inbox.handle_event(event, is_waited_for=True)
     return not task.error
 
 

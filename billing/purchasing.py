@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from allauth.account.models import EmailAddress
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext
 
@@ -37,6 +38,9 @@ from core.errors import Conflict, NotFound
 
 PURCHASE_DAYS = 30
 """After this an open checkout is forgotten: gateways end them much sooner."""
+
+WAITED_FOR = dt.timedelta(days=7)
+"""For how long a first payment is waited for: a voucher has expired by then, and a checkout was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,18 @@ def find_free_moment(account: BillingAccount) -> dt.datetime | None:
     ends = [one.paid_until for one in live if not (one.is_frozen or is_overdue(one))]
     known = [end for end in ends if end is not None]
     return max(known) if live and len(known) == len(live) else None
+
+
+def find_waiting(account: BillingAccount) -> Subscription | None:
+    """Return what was bought last and waits for its first payment. What is paid once waits while it can be paid: a
+    voucher that has expired leaves nothing to wait for."""
+    since = timezone.now() - WAITED_FOR
+    begun = account.subscriptions.filter(
+        status=Subscription.Status.PENDING, ended_at=None, is_double=False, created_at__gt=since
+    )
+    can_be_paid = Q(kind=Subscription.Kind.SUBSCRIPTION) | Q(payments__status=Payment.Status.PENDING)
+    begun = begun.exclude(kind=Subscription.Kind.PACK).filter(can_be_paid)
+    return begun.select_related("plan", "price__plan").order_by("-pk").first()
 
 
 def is_overdue(subscription: Subscription) -> bool:
@@ -169,18 +185,19 @@ def change(user: User, price_id: int, preview: ChangePreview | None = None) -> S
 
 
 def cancel(user: User) -> bool:
-    """Cancel whatever would be charged again: at the end of what is paid, and at once what is overdue or was to begin
-    later; open invoices of it are void. Return whether it is done: if not, it will be. Raises NotSubscribed, and
-    GatewayDeclined."""
+    """Cancel whatever would be charged again, or waits for its first payment: at the end of what is paid, and at once
+    what is overdue or was to begin later; open invoices of it are void. Return whether it is done: if not, it will be.
+    Raises NotSubscribed, and GatewayDeclined."""
     account = account_of(user.pk)
     with transaction.atomic():
         account = lock_account(account.pk)
-        live = [one for one in list_live(account) if one.renews or one.status == Subscription.Status.PAUSED]
-        if not live:
+        found = [one for one in list_live(account) if one.renews or one.status == Subscription.Status.PAUSED]
+        found = found or [one for one in [find_waiting(account)] if one is not None]
+        if not found:
             raise NotSubscribed
-        tasks = [_add_task_about(account, one, _how_to_cancel(one)) for one in live]
+        tasks = [(_add_task_about(account, one, _how_to_cancel(one)), one) for one in found]
     try:
-        done = [_do(task) for task in tasks]
+        done = [_carry_out(task, one) for task, one in tasks]
     except GatewayDeclined:
         if any(one.renews for one in list_live(account)):
             raise
@@ -207,7 +224,7 @@ def resume(user: User) -> bool:
         if any(one.renews or not one.is_frozen for one in list_live(account) if one.pk != subscription.pk):
             raise AlreadySubscribed
         task = _add_task_about(account, subscription, GatewayTask.Act.RESUME)
-    return _do(task)
+    return _carry_out(task, subscription)
 
 
 def request_refund(user: User, payment_id: int, reason: str) -> Payment:
@@ -216,7 +233,7 @@ def request_refund(user: User, payment_id: int, reason: str) -> Payment:
     payment = payments.first()
     if payment is None:
         raise NotFound
-    if not payment.counts or payment.amount_minor <= 0:
+    if not payment.may_be_refunded:
         raise NothingToRefund
     if payments.filter(refund_requested_at=None).update(refund_requested_at=timezone.now(), refund_reason=reason[:500]):
         alert(f"refund:{payment.pk}", gettext("Somebody asks for their money back."), payment=payment.pk)
@@ -248,7 +265,9 @@ def return_from_checkout(user: User, key: str) -> Purchase:
     if purchase.reference_id and purchase.closed_at is None:
         about = Reference(purchase.price.gateway, purchase.reference_type, purchase.reference_id)
         moment = f"{timezone.now():%Y%m%d%H%M%S}"
-        inbox.handle_event(inbox.note(about, event_id=f"return:{key}:{moment}", event_type="return"))
+        inbox.handle_event(
+            inbox.note(about, event_id=f"return:{key}:{moment}", event_type="return"), is_waited_for=True
+        )
         purchase.refresh_from_db()
     return purchase
 
@@ -442,20 +461,26 @@ def _how_to_cancel(subscription: Subscription) -> GatewayTask.Act:
     return GatewayTask.Act.CANCEL_AT_PERIOD_END if is_held else GatewayTask.Act.CANCEL_NOW
 
 
-def _do(task: GatewayTask) -> bool:
-    """Do a task; return whether it is done. Raises GatewayDeclined if the gateway said no, which the operator hears."""
-    if outbox.do_task(task):
-        return True
-    task.refresh_from_db(fields=["done_at", "error"])
-    if task.done_at is not None and task.error:
-        raise GatewayDeclined
-    return False
-
-
 def _add_task_about(account: BillingAccount, subscription: Subscription, act: GatewayTask.Act) -> GatewayTask:
     """Write down a task, once for as long as the gateway was not heard of since."""
     key = f"{act}:{subscription.pk}:{_moment(subscription)}"
     return add_task(account, subscription.gateway, act, subscription.reference, key=key)
+
+
+def _carry_out(task: GatewayTask, subscription: Subscription) -> bool:
+    """Do a task and see what came of it; return whether it is done. Somebody else may do it at the same time, as with
+    a click made twice, and not have looked yet: the page that follows must not show how things were before.
+
+    Raises GatewayDeclined if the gateway said no, which the operator hears.
+    """
+    is_done = outbox.do_task(task)
+    task.refresh_from_db(fields=["done_at", "error"])
+    if task.done_at is not None and task.error:
+        raise GatewayDeclined
+    subscription.refresh_from_db(fields=["observed_at"])
+    if is_done and task.done_at is not None and subscription.observed_at < task.done_at:
+        _ask_again(subscription, f"seen:{uuid4().hex}")
+    return is_done
 
 
 def _moment(subscription: Subscription) -> str:
@@ -464,4 +489,5 @@ def _moment(subscription: Subscription) -> str:
 
 def _ask_again(subscription: Subscription, key: str) -> None:
     """See what came of it, now or by a worker."""
-    inbox.handle_event(inbox.note(reference_of(subscription), event_id=f"act:{key}"[:150], event_type="act"))
+    event = inbox.note(reference_of(subscription), event_id=f"act:{key}"[:150], event_type="act")
+    inbox.handle_event(event, is_waited_for=True)

@@ -147,7 +147,7 @@ def attach_document(payment: Payment, *, by: User, number: str, url: str = "", k
 def refundable_minor(payment: Payment) -> int:
     """Return what of a payment can be given back: what was, and what the gateway was told since it was asked last, is
     not left."""
-    if not payment.counts:
+    if not payment.may_be_refunded:
         return 0
     told = _refunds_of(payment).filter(error="", done_at__gt=payment.subscription.observed_at)
     return payment.amount_minor - payment.refunded_minor - (told.aggregate(told=Sum("amount_minor"))["told"] or 0)

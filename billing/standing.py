@@ -8,17 +8,13 @@ from django.utils import timezone
 
 from billing.entitlements import Access, access_of
 from billing.models import BillingAccount, Plan, Price, Subscription
-from billing.purchasing import find_free_moment, is_overdue, list_live
+from billing.purchasing import find_free_moment, find_waiting, is_overdue, list_live
 
 Status = Literal[
     "default", "granted", "trial", "active", "cancelled", "overdue", "unpaid", "frozen", "prepaid", "paused", "waiting"
 ]
 """`cancelled`: paid until then, and not renewed. `overdue`: not paid, and in its grace; `unpaid`: the grace is over.
 `frozen`: a payment is disputed. `waiting`: bought, and nothing is paid yet."""
-
-
-WAITED_FOR = dt.timedelta(days=7)
-"""For how long a first payment is waited for: a voucher has expired by then, and a checkout was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +38,10 @@ class Standing:
 
     @property
     def may_cancel(self) -> bool:
-        """Whether something would be charged again, now or later."""
+        """Whether something would be charged again, now or later, or for the first time."""
         bought = [one for one in (self.subscription, self.later) if one is not None]
-        return any(one.renews or one.status == Subscription.Status.PAUSED for one in bought)
+        is_charged = any(one.renews or one.status == Subscription.Status.PAUSED for one in bought)
+        return is_charged or self.status == "waiting"
 
     @property
     def may_resume(self) -> bool:
@@ -81,9 +78,7 @@ def _begins_later(subscription: Subscription, now: dt.datetime) -> bool:
 def _without_subscription(account: BillingAccount, access: Access, later: Subscription | None) -> Standing:
     if account.plan_id == access.plan.pk and not access.plan.is_default:
         return Standing("granted", access.plan, None, access.until, later=later)
-    since = timezone.now() - WAITED_FOR
-    waiting = account.subscriptions.filter(status=Subscription.Status.PENDING, ended_at=None, created_at__gt=since)
-    begun = waiting.exclude(kind=Subscription.Kind.PACK).select_related("plan", "price__plan").order_by("-pk").first()
+    begun = find_waiting(account)
     return Standing("waiting" if begun else "default", access.plan, begun, later=later)
 
 

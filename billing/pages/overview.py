@@ -31,7 +31,7 @@ class ShownPayment:
     @property
     def may_ask_for_refund(self) -> bool:
         payment = self.payment
-        return payment.counts and payment.amount_minor > 0 and payment.refund_requested_at is None
+        return payment.may_be_refunded and payment.refund_requested_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,13 @@ def list_choices(account: BillingAccount, standing: Standing) -> Choices:
             if one.plan_id is not None and not (subscription.renews and one.gateway == subscription.gateway)
         ]
     return Choices(changes, replacements)
+
+
+def find_change(account: BillingAccount, standing: Standing, price: Price) -> Price | None:
+    """Return the price that the present subscription can change to for the same plan and interval, at its gateway."""
+    what = (price.plan_id, price.interval)
+    changes = [shown.price for shown in list_choices(account, standing).changes]
+    return next((one for one in changes if (one.plan_id, one.interval) == what), None)
 
 
 def list_payments(account: BillingAccount, *, before: int | None = None) -> tuple[list[ShownPayment], int | None]:

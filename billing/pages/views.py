@@ -4,6 +4,8 @@ A page changes nothing by itself: it calls one function of `purchasing`, and sho
 """
 
 import datetime as dt
+from collections.abc import Callable
+from functools import wraps
 
 from django.conf import settings
 from django.contrib import messages
@@ -39,6 +41,22 @@ PREVIEW_SALT = "billing.change"
 PREVIEW_SECONDS = 900
 """For how long a price that was shown for a change holds."""
 READ_AND_ACT = ["GET", "HEAD", "POST"]
+
+
+def _explain_on_plan(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Show why something cannot be done to a subscription on the page of the plan, where everything is that can be."""
+
+    @wraps(view)
+    def explained(request: HttpRequest, *args: object, **kwargs: object) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except NotFound:
+            raise
+        except DomainError as error:
+            messages.warning(request, str(error.message))
+            return redirect("billing")
+
+    return explained
 
 
 @require_safe
@@ -165,9 +183,13 @@ def payments(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_http_methods(READ_AND_ACT)
+@_explain_on_plan
 def change(request: HttpRequest, price_id: int) -> HttpResponse:
     """What another price would mean, and when; POST changes to it, for what was shown."""
     member = member_of(request)
+    bought = account_of(member.pk).subscriptions.filter(price=price_id)
+    if any(one.is_live(timezone.now()) for one in bought):
+        return redirect("billing")  # the same form again, or the way back to it
     if request.method == "POST":
         return _change(request, member, price_id)
     planned = purchasing.preview_change(member, price_id)
@@ -184,9 +206,13 @@ def change(request: HttpRequest, price_id: int) -> HttpResponse:
 
 @login_required
 @require_http_methods(READ_AND_ACT)
+@_explain_on_plan
 def cancel(request: HttpRequest) -> HttpResponse:
     """Ask whether the subscription is to end; POST ends it, at the end of what is paid."""
     member = member_of(request)
+    standing = standing_of(account_of(member.pk))
+    if not standing.may_cancel:
+        return redirect("billing")  # the same form again
     if request.method == "POST":
         if purchasing.cancel(member):
             messages.success(request, _("Cancelled. You are charged nothing more."))
@@ -195,14 +221,12 @@ def cancel(request: HttpRequest) -> HttpResponse:
                 request, _("Cancelled here. The payment service does not answer: it is told as soon as it does.")
             )
         return redirect("billing")
-    standing = standing_of(account_of(member.pk))
-    if not standing.may_cancel:
-        return redirect("billing")
     return render(request, "billing/cancel.html", {"standing": standing})
 
 
 @login_required
 @require_POST
+@_explain_on_plan
 def resume(request: HttpRequest) -> HttpResponse:
     if purchasing.resume(member_of(request)):
         messages.success(request, _("Your subscription goes on."))
@@ -213,6 +237,7 @@ def resume(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
+@_explain_on_plan
 def payment_method(request: HttpRequest) -> HttpResponse:
     """Lead to the page of the gateway where the payer changes how they pay."""
     member = member_of(request)
@@ -223,6 +248,7 @@ def payment_method(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_http_methods(READ_AND_ACT)
+@_explain_on_plan
 def refund(request: HttpRequest, payment_id: int) -> HttpResponse:
     """Ask the operator for one's money back, with a reason."""
     member = member_of(request)
@@ -294,6 +320,7 @@ def _checkout_context(
     account = account_of(user.pk)
     is_plan = price.plan is not None
     live = purchasing.find_live(account) if is_plan else None
+    standing = standing_of(account)
     has_trial = price.plan is not None and price.plan.trial_days > 0 and live is None
     return {
         "price": show_price(price),
@@ -302,7 +329,9 @@ def _checkout_context(
         "chosen": form["way"].value(),
         "takes_coupons": buying.takes_coupons(ways),
         "live": live,
-        "standing": standing_of(account),
+        "standing": standing,
+        "change": overview.find_change(account, standing, price) if is_plan else None,
+        "waiting": purchasing.find_waiting(account) if is_plan else None,
         "replaces": replaces and live is not None,
         "may_replace": is_plan and may_begin_when_it_ends(account),
         "trial_days": price.plan.trial_days if price.plan and has_trial and purchasing.may_try(account, user) else 0,
@@ -333,9 +362,6 @@ def _change(request: HttpRequest, member: User, price_id: int) -> HttpResponse:
     if isinstance(preview, signing.BadSignature):
         messages.warning(request, _("That price is a while old. Look at it again."))
         return redirect("billing_change", price_id)
-    account = account_of(member.pk)
-    if any(one.price_id == price_id and one.is_live(timezone.now()) for one in account.subscriptions.all()):
-        return redirect("billing")  # the same form again
     subscription = purchasing.change(member, price_id, preview)
     if preview is not None and subscription.price_id != price_id:
         messages.warning(request, _("The change waits for its payment: see below what is to be done."))

@@ -57,6 +57,7 @@ KINDS = {
     "checkout/sessions": "checkout.session",
     "billing_portal/configurations": "billing_portal.configuration",
 }
+WITHOUT_CENTS = ("clp", "jpy", "krw", "pyg", "vnd")
 ENDED = ("canceled", "incomplete_expired")
 TEST_CARDS = {
     "pm_card_visa": "ok",
@@ -634,6 +635,8 @@ class SimulatedStripe(SimulatedGateway):
         return page("Stripe", *parts)
 
     def _use_panel(self, request: Request) -> Reply:
+        """Time goes on for a moment alone: what is bought afterwards begins now, on the site's clock, too."""
+        clock = self.state["clock"]
         for done, object_id in request.form():
             if done == "dispute":
                 charge = self._last_charge(object_id)
@@ -641,6 +644,7 @@ class SimulatedStripe(SimulatedGateway):
                     self.lives.open_dispute(charge)
             else:
                 self._control_renewal({"subscription": object_id, "outcome": done})
+        self.state["clock"] = clock
         return redirect("/")
 
     def _last_charge(self, subscription_id: str) -> Shape | None:
@@ -746,7 +750,8 @@ def link(url: str, label: str) -> str:
 
 
 def amount_of(minor: int, currency: str) -> str:
-    return f"{minor} {currency.upper()} (minor units)"
+    amount = str(minor) if currency.lower() in WITHOUT_CENTS else f"{minor / 100:.2f}"
+    return f"{amount} {currency.upper()}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ document.addEventListener("submit", (event) => {
   fetch(form.action, { method: "POST", body: data, redirect: "manual" }).catch(() => {});
 });
 
+// --- A form that came back: where there is something to mend ---
+
+document.querySelector("main [aria-invalid=true]")?.focus();
+
 // --- The time zone of whoever signs up ---
 
 for (const field of document.querySelectorAll("input[type=hidden][name=time_zone]")) {

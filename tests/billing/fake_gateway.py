@@ -97,7 +97,7 @@ class FakeGateway:
 
     def resume(self, reference: str, *, key: str) -> None:
         self._call("resume", reference, key)
-        change(reference, cancels_at=None)
+        change(reference, cancels_at=None, next_price_reference="")
 
     def refund(self, payment_reference: str, *, amount_minor: int, key: str) -> None:
         self._call("refund", payment_reference, amount_minor, key)

@@ -78,12 +78,17 @@ def test_the_prices_of_a_year_are_a_link_away(prices: Any):
     words = text_of(yearly).replace("\xa0", " ")
     assert "200.00 USD" in words
     assert "That is 16.67 USD a month." in words
-    assert "up to 16 % less" in words
+    assert "up to 16% less" in words
 
 
 @pytest.mark.parametrize(("language", "said"), [("es", "Planes y precios"), ("pt-br", "Planos e preços")])
 def test_prices_are_in_the_visitor_s_language(prices: Any, language: str, said: str):
     assert said in text_of(Client().get("/pricing/", headers={"Accept-Language": language}))
+
+
+def test_portuguese_writes_months_without_a_capital():
+    with translation.override("pt-br"):
+        assert date_format(dt.date(2026, 12, 2), "DATE_FORMAT") == "2 de dezembro de 2026"
 
 
 def test_only_currencies_with_a_price_for_sale_are_offered(prices: Any):
@@ -186,6 +191,13 @@ def test_a_checkout_says_until_when_the_running_plan_is_paid(browser: Client, pr
     refused = browser.post(f"/billing/checkout/{prices['enterprise-month'].pk}/", form)
     assert refused.status_code == 409
     assert "You have a subscription already" in text_of(refused)
+
+
+def test_a_checkout_of_another_plan_leads_to_the_change_that_counts_now(browser: Client, prices: Any, ana: User):
+    subscribe(ana, prices["premium-month"])
+    page = browser.get(f"/billing/checkout/{prices['enterprise-month'].pk}/").text
+    assert f'href="/billing/change/{prices["enterprise-month"].pk}/"' in page
+    assert "/billing/change/" not in browser.get(f"/billing/checkout/{prices['premium-month'].pk}/").text
 
 
 def test_another_plan_can_begin_when_the_running_one_ends(browser: Client, prices: Any, ana: User):
@@ -344,7 +356,9 @@ def test_cancelling_keeps_the_plan_to_the_end_of_what_is_paid(browser: Client, p
 def test_cancelling_twice_is_no_error_of_ours(browser: Client, prices: Any, ana: User):
     subscribe(ana, prices["premium-month"])
     browser.post("/billing/cancel/")
-    assert browser.post("/billing/cancel/").status_code == 409
+    again = browser.post("/billing/cancel/", follow=True)
+    assert again.redirect_chain == [("/billing/", 302)]
+    assert "Nothing more is charged." in text_of(again)
     assert [call[0] for call in state.calls].count("cancel_at_period_end") == 1
 
 
@@ -358,6 +372,7 @@ def test_an_upgrade_shows_what_it_costs_and_charges_that(browser: Client, prices
     assert "Changed. It counts from now on." in text_of(browser.post(address, form, follow=True))
     assert entitlements_of(ana.pk).plan == "enterprise"
     browser.post(address, form)
+    assert browser.get(address).headers["Location"] == "/billing/"  # the way back in the browser
     assert [call[0] for call in state.calls] == ["change_price"]
 
 
@@ -394,6 +409,52 @@ def test_a_planned_change_is_shown_and_not_offered_again(browser: Client, prices
     words = text_of(browser.get("/billing/"))
     assert "It changes to Premium on" in words
     assert f"/billing/change/{prices['premium-month'].pk}/" not in browser.get("/billing/").text
+    assert "Keep Enterprise" in words
+    words = text_of(browser.post("/billing/resume/", follow=True))
+    assert "Your subscription goes on." in words
+    assert "It changes to" not in words
+
+
+def test_what_cannot_be_done_to_a_subscription_is_said_on_the_page_of_the_plan(browser: Client, prices: Any, ana: User):
+    for address in ("/billing/resume/", "/billing/payment-method/", f"/billing/change/{prices['premium-month'].pk}/"):
+        answer = browser.post(address, follow=True)
+        assert answer.redirect_chain[-1] == ("/billing/", 302)
+        assert "You have no subscription that could be changed." in text_of(answer)
+    subscribe(ana, prices["premium-month"])
+    state.error = GatewayUnavailable()
+    answer = browser.get(f"/billing/change/{prices['enterprise-month'].pk}/", follow=True)
+    assert "The payment service does not answer. Nothing was changed." in text_of(answer)
+
+
+def test_a_subscription_that_is_paused_or_not_paid_yet_can_be_cancelled(browser: Client, prices: Any, ana: User):
+    price = prices["premium-month"]
+    apply(bought(ana, price, at=timezone.now(), status="pending", payments=()))
+    assert 'href="/billing/cancel/"' in browser.get("/billing/").text
+    assert "Nothing is paid yet" in text_of(browser.get("/billing/cancel/"))
+    subscribe(ana, price)
+    apply(change("s1", status="paused"))
+    assert 'href="/billing/cancel/"' in browser.get("/billing/").text
+    assert "Nothing more is charged. What is paid already" in text_of(browser.get("/billing/cancel/"))
+
+
+def test_a_payment_that_is_on_its_way_is_told_of_before_another_is_begun(browser: Client, prices: Any, ana: User):
+    price, now = prices["premium-month"], timezone.now()
+    voucher = payment(price, "s1-p1", now, now + 30 * DAY, status="pending", paid_at=None, action="voucher")
+    address = f"/billing/checkout/{price.pk}/"
+    assert "is still waiting" not in text_of(browser.get(address))
+    apply(bought(ana, price, at=now, kind="prepaid", status="pending", payments=(voucher,)))
+    assert "A payment for Premium is still waiting." in text_of(browser.get(address))
+
+
+def test_only_what_was_paid_has_a_receipt(browser: Client, prices: Any, ana: User):
+    price, now = prices["premium-month"], timezone.now()
+    periods = [(now - 31 * DAY, now - DAY), (now - DAY, now + 29 * DAY)]
+    paid, failed = (payment(price, f"s1-p{n}", *period) for n, period in enumerate(periods))
+    failed = replace(failed, status="failed", paid_at=None, receipt_url="https://pay.test/invoice")
+    apply(bought(ana, price, at=periods[0][0], payments=(replace(paid, receipt_url="https://pay.test/r"), failed)))
+    page = browser.get("/billing/payments/").text
+    assert "https://pay.test/r" in page
+    assert "https://pay.test/invoice" not in page
 
 
 def test_an_overdue_payment_says_what_to_do_and_until_when(browser: Client, prices: Any, ana: User, at: Any):
@@ -410,6 +471,8 @@ def test_an_overdue_payment_says_what_to_do_and_until_when(browser: Client, pric
     assert "Pay now" in words
     assert 'href="https://pay.test/invoice"' in page.text
     assert "/billing/change/" not in page.text
+    assert "Due since" in words
+    assert "Next payment" not in words
 
 
 def test_a_disputed_payment_freezes_the_plan_and_says_so(browser: Client, prices: Any, ana: User):
@@ -417,7 +480,10 @@ def test_a_disputed_payment_freezes_the_plan_and_says_so(browser: Client, prices
     now = timezone.now()
     disputed = payment(price, "s1-p1", now, now + 30 * DAY, dispute="open")
     apply(bought(ana, price, at=now, payments=(disputed,)))
-    assert "A payment is disputed with your bank." in text_of(browser.get("/billing/"))
+    page = browser.get("/billing/")
+    assert "A payment is disputed with your bank." in text_of(page)
+    assert '<span class="badge badge-danger">disputed' in page.text
+    assert "/billing/refund/" not in page.text
 
 
 def test_a_granted_plan_says_who_gave_it(browser: Client, prices: Any, ana: User):

@@ -1,6 +1,7 @@
 """Buying, changing, cancelling, resuming, and asking for one's money back."""
 
 import datetime as dt
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,8 @@ from billing.models import (
     StaffAct,
     Subscription,
 )
-from billing.subscriptions import apply
+from billing.standing import standing_of
+from billing.subscriptions import apply, reference_of
 from core.errors import Conflict, NotFound
 from tests.billing.fake_gateway import bought, change, payment, renew, state
 from tests.billing.together import together
@@ -223,6 +225,63 @@ def test_cancel_keeps_what_is_paid_and_resume_takes_it_back(premium: Any, at: An
     at(START + 3 * HOUR)
     assert purchasing.cancel(premium)
     assert calls() == ["cancel_at_period_end", "resume", "cancel_at_period_end"]
+
+
+def test_a_cancellation_that_another_click_makes_is_seen_by_both(premium: Any, at: Any):
+    subscription = Subscription.objects.get()
+    key = f"cancel_at_period_end:{subscription.pk}:{subscription.observed_at.timestamp():.6f}"
+    about = {"account": account_of(premium.pk), "gateway": "fake", "act": "cancel_at_period_end", "reference": "s1"}
+    task = GatewayTask.objects.create(key=key, **about)
+    assert task.claim()
+    change("s1", cancels_at=FEBRUARY)  # the first click has told the gateway, and not asked it yet
+    at(START + HOUR + MINUTE)
+    task.finish("")
+    assert purchasing.cancel(premium)
+    assert Subscription.objects.get().cancels_at == FEBRUARY
+    assert calls() == []
+
+
+def test_who_changes_a_plan_sees_it_also_while_a_worker_is_at_it(premium: Any, prices: Any):
+    price, subscription = prices["enterprise-month"], Subscription.objects.get()
+    key = f"act:change:{subscription.pk}:{price.pk}:{(START + HOUR).timestamp():.0f}"
+    taken = inbox.note(reference_of(subscription), event_id=key, event_type="act")
+    assert taken.claim()
+    assert purchasing.change(premium, price.pk).price_id == price.pk
+    assert GatewayEvent.objects.get().done_at is None  # the worker's to finish
+
+
+def test_a_planned_change_is_taken_back(ana: Any, prices: Any, at: Any):
+    at(START)
+    apply(bought(ana, prices["enterprise-month"], at=START, next_price_reference=prices["premium-month"].reference))
+    at(START + HOUR)
+    assert purchasing.resume(ana)
+    assert Subscription.objects.get().next_price is None
+    with pytest.raises(NotSubscribed):
+        purchasing.resume(ana)
+
+
+def test_what_waits_for_its_first_payment_can_be_given_up(ana: Any, prices: Any, at: Any):
+    at(START)
+    price = prices["premium-month"]
+    refused = payment(price, "s1-p1", START, FEBRUARY, status="failed", paid_at=None)
+    apply(bought(ana, price, at=START, status="pending", payments=(refused,)))
+    at(START + HOUR)
+    assert purchasing.cancel(ana)
+    assert calls() == ["cancel_now"]
+    assert Subscription.objects.get().status == "ended"
+    with pytest.raises(NotSubscribed):
+        purchasing.cancel(ana)
+
+
+def test_nothing_waits_for_a_voucher_that_has_expired(ana: Any, prices: Any, at: Any):
+    at(START)
+    price = prices["premium-month"]
+    voucher = payment(price, "s1-p1", START, FEBRUARY, status="pending", paid_at=None, action="voucher")
+    apply(bought(ana, price, at=START, kind="prepaid", status="pending", payments=(voucher,)))
+    assert standing_of(account_of(ana.pk)).status == "waiting"
+    at(START + HOUR)
+    apply(change("s1", payments=(replace(voucher, status="void"),)))
+    assert standing_of(account_of(ana.pk)).status == "default"
 
 
 def test_a_cancellation_at_a_silent_gateway_is_done_later(premium: Any, at: Any):
@@ -433,6 +492,20 @@ def test_a_paused_subscription_can_be_cancelled(premium: Any):
 
 
 # Money back, operators, going away
+
+
+def test_a_disputed_payment_is_not_refunded_as_well(premium: Any, olga: Any, at: Any):
+    apply(change("s1", payments=(replace(state.snapshots["s1"].payments[0], dispute="open"),)))
+    paid = Payment.objects.get()
+    for refund in (
+        partial(staff.refund, paid, by=olga, reason=""),
+        partial(purchasing.request_refund, premium, paid.pk, ""),
+    ):
+        with pytest.raises(NothingToRefund):
+            refund()
+    assert calls() == []
+    apply(change("s1", payments=(replace(state.snapshots["s1"].payments[0], dispute="won"),)))
+    assert staff.refund(paid, by=olga, reason="Friendly.")
 
 
 def test_a_refund_is_asked_for_and_given_by_an_operator(premium: Any, bo: Any, olga: Any, at: Any):

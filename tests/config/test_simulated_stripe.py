@@ -1,6 +1,7 @@
 """The simulated Stripe is held against Stripe's own SDK, and does what tests and newcomers need."""
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -224,6 +225,8 @@ def test_a_newcomer_renews_and_fails_on_the_first_page(simulated: SimulatedStrip
     assert len(client.v1.invoices.list({"status": "paid"}).data) == 2
     visit(f"{simulated.url}/", decline=subscription)
     assert client.v1.subscriptions.retrieve(subscription).status == "past_due"
+    visit(check_out(client).url, do="ok")  # the site's clock has not moved: what is bought next begins now
+    assert abs(client.v1.subscriptions.list().data[0].billing_cycle_anchor - time.time()) < 60
 
 
 def test_what_a_site_sends_is_escaped(simulated: SimulatedStripe, client: stripe.StripeClient) -> None:

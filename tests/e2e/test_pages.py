@@ -121,6 +121,19 @@ async def test_axe_finds_nothing_on_a_public_page(browser: Browser, site: Tested
         assert await violations(tab.page) == []
 
 
+async def test_a_form_that_comes_back_has_the_focus_where_there_is_something_to_mend(
+    browser: Browser, site: TestedSite
+) -> None:
+    async with Tab.open(browser, site.port()) as tab:
+        await tab.page.goto("/accounts/signup/")
+        await tab.page.get_by_label("E-mail").fill("focus@example.com")
+        await tab.page.get_by_label("Password").fill("12345")
+        await tab.page.get_by_role("checkbox").check()
+        await tab.page.get_by_label("Password").press("Enter")
+        await expect(tab.page.locator(".field-errors").first).to_be_visible()
+        await expect(tab.page.get_by_label("Password")).to_be_focused()
+
+
 @pytest.mark.parametrize("name", OWN)
 async def test_axe_finds_nothing_on_a_page_of_ones_own(reader: Reader, name: str) -> None:
     async with reader.tab() as tab:
