@@ -74,6 +74,9 @@ def handle_event(event: GatewayEvent, *, is_waited_for: bool = False) -> bool:
             with suppress(GatewayRefused, *WORTH_TRYING_AGAIN):
                 handle(about)
         return False
+    if event.is_hopeless:
+        _give_up(event, "nobody came to its end")
+        return False
     begun = timezone.now()
     try:
         handle(about)
@@ -97,10 +100,13 @@ def _finish_all_about(event: GatewayEvent, begun: object) -> None:
 
 
 def _try_later(event: GatewayEvent, error: str) -> None:
-    event.refresh_from_db(fields=["attempts"])
     if event.attempts < MAX_ATTEMPTS:
         event.postpone(error)
-        return
+    else:
+        _give_up(event, error)
+
+
+def _give_up(event: GatewayEvent, error: str) -> None:
     event.finish(error)
     sentence = gettext("A notification of %(gateway)s could not be handled, and is not tried again.")
     alert(

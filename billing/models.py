@@ -688,7 +688,15 @@ class Errand(models.Model):
         """Take it, unless it is done or somebody else's at the moment; return whether this call did."""
         now = timezone.now()
         free = type(self).objects.filter(pk=self.pk, done_at=None, due_at__lte=now)
-        return bool(free.update(due_at=now + dt.timedelta(seconds=ERRAND_SECONDS), attempts=F("attempts") + 1))
+        if not free.update(due_at=now + dt.timedelta(seconds=ERRAND_SECONDS), attempts=F("attempts") + 1):
+            return False
+        self.refresh_from_db(fields=["attempts"])
+        return True
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it was claimed once too often: whoever took it last died, or met what nobody foresaw."""
+        return self.attempts > MAX_ATTEMPTS
 
     def finish(self, error: str = "") -> None:
         """It is done; with an error, it will not be tried again."""

@@ -37,6 +37,9 @@ def do_task(task: GatewayTask) -> bool:
     if not task.claim():
         task.refresh_from_db(fields=["done_at", "error"])
         return task.done_at is not None and not task.error
+    if task.is_hopeless:
+        _give_up(task, "nobody came to its end")
+        return False
     try:
         _do(task)
     except (GatewayUnavailable, KeyError) as error:
@@ -103,10 +106,13 @@ def _about(task: GatewayTask) -> Reference | None:
 
 
 def _try_later(task: GatewayTask, error: str) -> None:
-    task.refresh_from_db(fields=["attempts"])
     if task.attempts < MAX_ATTEMPTS:
         task.postpone(error)
-        return
+    else:
+        _give_up(task, error)
+
+
+def _give_up(task: GatewayTask, error: str) -> None:
     task.finish(error)
     _alert(task, error)
 

@@ -79,7 +79,7 @@ def find_waiting(account: BillingAccount) -> Subscription | None:
     voucher that has expired leaves nothing to wait for."""
     since = timezone.now() - WAITED_FOR
     begun = account.subscriptions.filter(
-        status=Subscription.Status.PENDING, ended_at=None, is_double=False, created_at__gt=since
+        status=Subscription.Status.PENDING, ended_at=None, is_double=False, anchor__gt=since
     )
     can_be_paid = Q(kind=Subscription.Kind.SUBSCRIPTION) | Q(payments__status=Payment.Status.PENDING)
     begun = begun.exclude(kind=Subscription.Kind.PACK).filter(can_be_paid)

@@ -423,7 +423,6 @@ def test_a_round_of_errands_ends_though_a_gateway_is_slow(ana: Any, prices: Any,
 def test_a_first_payment_is_not_waited_for_for_ever(ana: Any, prices: Any, at: Any):
     at(START)
     apply(bought(ana, prices["premium-month"], at=START, status="pending", payments=()))
-    Subscription.objects.update(created_at=START)
     assert standing_of(account_of(ana.pk)).status == "waiting"
     at(START + 8 * DAY)
     assert standing_of(account_of(ana.pk)).status == "default"

@@ -22,6 +22,7 @@ from billing.errors import (
 )
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Notification, Reference
 from billing.models import (
+    MAX_ATTEMPTS,
     BillingAccount,
     GatewayEvent,
     GatewayTask,
@@ -34,6 +35,7 @@ from billing.models import (
 )
 from billing.standing import standing_of
 from billing.subscriptions import apply, reference_of
+from core.alerts import list_alerts
 from core.errors import Conflict, NotFound
 from tests.billing.fake_gateway import bought, change, payment, renew, state
 from tests.billing.together import together
@@ -335,6 +337,32 @@ def test_a_task_the_gateway_refuses_is_not_tried_again(premium: Any, at: Any):
 
 def notification(event_id: str = "evt_1", reference: str = "s1") -> Notification:
     return Notification(event_id, "invoice.paid", Reference("fake", "subscription", reference))
+
+
+@pytest.mark.parametrize("errand", ["event", "task"])
+def test_what_kills_every_worker_is_given_up_and_the_operator_told(
+    premium: Any, at: Any, monkeypatch: Any, errand: str
+):
+    def die(*_args: Any, **_fields: Any) -> None:
+        raise SystemExit
+
+    if errand == "event":
+        inbox.receive("fake", notification())
+        monkeypatch.setattr(inbox, "handle", die)
+        do_due, rows = inbox.handle_due, GatewayEvent.objects
+    else:
+        about = {"account": account_of(premium.pk), "gateway": "fake", "act": "resume", "reference": "s1"}
+        GatewayTask.objects.create(key="k", due_at=START, **about)
+        monkeypatch.setattr(outbox, "_do", die)
+        do_due, rows = outbox.do_due, GatewayTask.objects
+    for number in range(MAX_ATTEMPTS):
+        at(START + (number + 1) * HOUR)
+        with pytest.raises(SystemExit):
+            do_due()
+    at(START + 100 * HOUR)
+    do_due()
+    assert rows.get().error == "nobody came to its end"
+    assert any(alert.subject.startswith(f"fake:{errand}") for alert in list_alerts())
 
 
 def test_a_notification_is_kept_once_and_handled_once(ana: Any, prices: Any, at: Any):
