@@ -17,7 +17,7 @@ from billing import reconciliation
 from tests.billing.chaos import Clock, Deaths, Site, World, standing_clock
 
 SOAK = os.environ.get("SOAK") == "1"
-HISTORIES = int(os.environ.get("HISTORIES", 1000 if SOAK else 10))
+HISTORIES = int(os.environ.get("HISTORIES", 1000 if SOAK else 5))
 SEED = int(os.environ.get("SEED", 14))
 
 BIRTHS = [dt.datetime(2027, month, day, 12, tzinfo=dt.UTC) for month, day in ((1, 31), (2, 28), (3, 15))]
