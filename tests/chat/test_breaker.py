@@ -160,7 +160,7 @@ async def test_one_at_a_time_may_try_and_an_answer_closes_it(ours: Breakers, the
     assert await ours.claim_trial(ONE, timeout_seconds=1) is None  # not yet
     await asyncio.sleep(0.51)
     assert (await seen(ours)).seconds_left <= 0
-    trials = await asyncio.gather(*(one.claim_trial(ONE, timeout_seconds=1) for one in (ours, theirs) * 10))
+    trials = await asyncio.gather(*(one.claim_trial(ONE, timeout_seconds=60) for one in (ours, theirs) * 10))
     [trial] = [trial for trial in trials if trial is not None]
     await tell(ours, "success", trial=trial)
     assert await opened(ours) is None

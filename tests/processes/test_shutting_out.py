@@ -189,6 +189,9 @@ async def test_guesses_are_slowed_down_by_whatever_door_and_their_owner_is_not(s
         statuses = await asyncio.gather(*guesses)
         compared = 90 - statuses.count(429)
         assert 5 <= compared <= 5 + 2 + (time.monotonic() - begun), statuses  # the free ones, then one a second at most
+        for _ in range(2):  # so that a pause has just begun, and lasts some seconds
+            while await by_page(0, "una clave errada") == 429:
+                await asyncio.sleep(0.1)
         assert await by_page(1, OLD) == 429  # the right one makes no difference
         async with owner.post(f"{doors[1]}/api/v1/auth/login", json={"email": email, "password": OLD}) as answer:
             assert answer.status == 200
