@@ -156,7 +156,8 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
             found.append(f"{contract.name} was cancelled, and renews")
         if contract.renews and any(charge.dispute in ("open", "lost") for charge in contract.charges):
             found.append(f"{contract.name} is disputed, and renews")  # one that is won was maybe never heard of
-        asked = contract.is_cancelled or was_disputed or contract.was_declined or not contract.charges
+        was_refunded = any(charge.refunded_by == "operator" for charge in contract.charges)
+        asked = contract.is_cancelled or was_disputed or was_refunded or contract.was_declined or not contract.charges
         if not contract.renews and not asked and not others:
             found.append(f"{contract.name} was cancelled by nobody")
         if contract.is_given_back and not others:
