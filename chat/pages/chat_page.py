@@ -16,7 +16,6 @@ from billing import entitlements
 from billing.entitlements import Entitlements
 from chat.errors import file_sentence_for
 from chat.llm import recordings
-from chat.llm.catalog import RECORDED
 from chat.llm.health.overview import unavailable_models
 from chat.llm.selection import AUTO
 from chat.models import LanguageModel
@@ -110,8 +109,9 @@ def _composer_context(allowed: Entitlements, last: Turn | None, refusal: Refused
 
 
 def _requested_model(last: Turn | None) -> str:
-    """Return the model the last turn asked for; empty for Auto, and after a recorded example."""
-    return "" if last is None or last.requested_model in (AUTO, RECORDED.model.key) else last.requested_model
+    """Return the model the last turn asked for; empty for Auto. A recorded example's is not in the list, which is the
+    same."""
+    return "" if last is None or last.requested_model == AUTO else last.requested_model
 
 
 def _text_so_far(turn: Turn) -> str:
