@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.entitlements import default_plan
-from billing.gateways import get_gateway
+from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import Kind
 from billing.models import BillingAccount, Coupon, Payment, Plan, Price, Purchase, Subscription
 from billing.pages.words import ShownPrice, list_allowed, show_price
@@ -156,6 +156,12 @@ def outcome_of(purchase: Purchase) -> PurchaseOutcome:
     return PurchaseOutcome(
         "over" if subscription.status == Subscription.Status.ENDED else "waiting", subscription, last
     )
+
+
+def takes_an_hour(purchase: Purchase) -> bool:
+    """Whether the first payment comes within an hour, and not at once."""
+    gateway = purchase.price.gateway
+    return purchase.kind == "subscription" and gateway in list_gateways() and get_gateway(gateway).wants_payer_email
 
 
 def poll_after(tries: int) -> int | None:
