@@ -12,8 +12,9 @@ from billing.entitlements import entitlements_of
 from billing.gateways.base import GatewayUnavailable, Reference
 from billing.gateways.stripe.gateway import StripeGateway
 from billing.metering import Usage
-from billing.models import Payment, Purchase, Subscription
-from billing.pages.buying import outcome_of
+from billing.models import Payment, Price, Purchase, Subscription
+from billing.pages.buying import list_packs, list_ways, outcome_of
+from billing.purchasing import list_for_sale
 from billing.seeds import load_prices
 from billing.subscriptions import apply
 from tests.billing.fake_gateway import bought, change, change_now, state
@@ -120,6 +121,15 @@ def test_of_two_packs_each_has_its_own_checkout(shop: Shop, ana: Any):
         shop.control("pay", session=purchase.reference_id)
         came_back = purchasing.return_from_checkout(ana, purchase.key)
         assert outcome_of(came_back).state == "done", purchase.key
+
+
+def test_a_pack_that_expires_sooner_is_another_pack(prices: Any):
+    """The checkout says for how long what is bought can be used, and another price is no way to pay for it."""
+    year = prices["pack-5000"]
+    terms = {"gateway": "fake", "currency": "USD", "pack_credits": 5_000, "pack_months": 1, "amount_minor": 400}
+    month = Price.objects.create(**terms)
+    assert [way.price.price for way in list_ways(year)] == [year]
+    assert [shown.price for shown in list_packs(list_for_sale(), "USD")] == [month, year, prices["pack-20000"]]
 
 
 def test_a_cancellation_that_comes_too_late_is_none_of_the_next_month(shop: Shop, ana: Any, at: Any, monkeypatch: Any):
