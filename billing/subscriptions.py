@@ -358,7 +358,8 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     regular = [payment for payment in counting if not payment.is_proration]
     paid_until = _find_end(regular)
     subscription.paid_until = paid_until
-    subscription.plan = _plan_paid(counting, timezone.now()) or subscription.price.plan
+    tried = subscription.plan if subscription.is_trial else None  # whatever is agreed to be paid after it
+    subscription.plan = _plan_paid(counting, timezone.now()) or tried or subscription.price.plan
     subscription.grace_plan = _lower(subscription.plan, subscription.price.plan)
     subscription.access_from = min((_start_of(payment) for payment in regular), default=None)
     subscription.access_until = paid_until
@@ -442,9 +443,10 @@ def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> Non
 
 
 def _answer_refund(subscription: Subscription, payments: list[Payment]) -> None:
-    """Who was given back the time that was paid last is not charged for the next one."""
-    paid = [one for one in payments if one.status == Payment.Status.PAID and one.period_end and not one.is_proration]
-    last = max(paid, key=_end_of, default=None)
+    """Who was given back the time that was paid last is not charged for the next one. That is the time that begins
+    last: a month that took a year's place ends before it."""
+    paid = [one for one in payments if one.status == Payment.Status.PAID and one.period_start and not one.is_proration]
+    last = max(paid, key=_start_of, default=None)
     if subscription.renews and last is not None and last.is_refunded:
         key = f"refunded:{last.pk}"
         act = GatewayTask.Act.CANCEL_NOW

@@ -193,6 +193,21 @@ def test_a_refund_of_a_month_long_past_cancels_nothing(premium: Any, at: Any):
     assert plan(premium) == "premium"
 
 
+def test_a_month_that_took_a_years_place_is_what_was_paid_last(ana: Any, prices: Any, at: Any):
+    at(START)
+    year = apply(bought(ana, prices["premium-year"], at=START)).payments.get()
+    middle, until = START + 10 * DAY, dt.datetime(2027, 3, 10, 9, 30, tzinfo=dt.UTC)
+    at(middle)
+    dear = payment(prices["enterprise-month"], "s1-p2", middle, until, amount_minor=9_900)
+    apply(change("s1", payments=(*state.snapshots["s1"].payments, dear), price_reference="enterprise-month-usd"))
+    apply(change_payment("s1-p1", refunded_minor=year.amount_minor))
+    reconciliation.work_off()
+    assert (calls(), plan(ana)) == ([], "enterprise")
+    apply(change_payment("s1-p2", refunded_minor=9_900))
+    reconciliation.work_off()
+    assert calls() == [("cancel_now", "s1")]
+
+
 # Trials
 
 
