@@ -25,7 +25,7 @@ from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Su
 from core.alerts import alert
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
-"""Gateways round the moments they are told."""
+"""Gateways round the moments they are told, and the clocks of two machines are apart."""
 LIVE = (Subscription.Status.TRIALING, Subscription.Status.ACTIVE, Subscription.Status.PAST_DUE)
 UNPAID = (Payment.Status.PENDING, Payment.Status.FAILED)
 
@@ -137,8 +137,8 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     same = Subscription.objects.filter(gateway=snapshot.gateway, reference=snapshot.reference).first()
     if same is not None and same.account_id != account.pk:
         raise WrongAccount(f"{snapshot.account_id} instead of {same.account_id}")
-    if same is not None and snapshot.observed_at < same.observed_at:
-        return same
+    if same is not None and snapshot.observed_at < same.observed_at <= timezone.now() + CLOCK_TOLERANCE:
+        return same  # one from the future is of a clock that was wrong: it would keep out whatever is true until then
     subscription = same or Subscription(gateway=snapshot.gateway, reference=snapshot.reference)
     subscription.account = account
     _copy(snapshot, subscription, prices[snapshot.price_reference])
