@@ -245,7 +245,7 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
     found += [f"{pack.name} was refunded for nothing" for pack in history.packs if pack.refunded_by == "site"]
     if len(tried := [one.name for one in history.contracts if one.was_tried]) > 1:
         found.append(f"{tried} had a trial each")
-    kept_ones = [one for one in history.contracts if (one.charges or one.was_tried) and not one.is_given_back]
+    kept_ones = [one for one in history.contracts if (one.charges or one.trial_until) and not one.is_given_back]
     if any(contract.is_given_back for contract in history.contracts) and not kept_ones:
         found.append("whatever was bought was given back")
     paid_now = [one for one in kept_ones if (given := given_by(one, now)) and not given[1]]

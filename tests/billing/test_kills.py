@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from billing import inbox, outbox, purchasing, reconciliation, staff
 from billing.entitlements import access_of, account_of
@@ -180,6 +181,21 @@ def test_a_gateway_that_is_slower_than_a_claim_refunds_once(
     world.settle()
     payment.refresh_from_db()
     assert (len(askers), payment.refunded_minor) == (2, 500)
+
+
+@at_each_gateway
+def test_what_a_revoked_key_kept_from_being_done_is_done_with_the_next(
+    world: World, gateway: str, settings: Settings
+) -> None:
+    buy(world, gateway)
+    name = {"stripe": "STRIPE_SECRET_KEY", "mercadopago": "MERCADOPAGO_ACCESS_TOKEN"}[gateway]
+    good = getattr(settings, name)
+    setattr(settings, name, "revoked")
+    assert not purchasing.cancel(world.user)
+    world.pass_time(CLAIM)
+    setattr(settings, name, good)
+    world.settle()
+    assert [one.renews for one in world.history().contracts] == [False]
 
 
 @at_each_gateway

@@ -645,8 +645,8 @@ def test_json_that_says_something_else_is_unavailable(mp: Simulation):
         mp.subscription(reference)
 
 
-def test_a_token_that_is_refused_is_no_bad_day(mp: Simulation):
-    with pytest.raises(GatewayRefused, match="unauthorized"):
+def test_a_token_that_is_refused_is_told_from_a_bad_day(mp: Simulation):
+    with pytest.raises(client.TokenRefused, match="unauthorized"):
         gateway.MercadoPago("unknown", [], "AR", "test", find_price=lambda _: None, base_url=mp.url).find_mistakes()
 
 
