@@ -83,10 +83,13 @@ class Lives(RuleBasedStateMachine):
         with self.deaths.after(death):
             self.world.open_checkout("mercadopago", plan, "month", kind="prepaid", replaces=replaces)
 
-    @rule(gateway=st.sampled_from(GATEWAYS), pack_credits=st.sampled_from([5_000, 20_000]), death=DEATHS)
-    def open_pack(self, gateway: str, pack_credits: int, death: int | None) -> None:
+    @rule(gateway=st.sampled_from(GATEWAYS), pack_credits=st.sampled_from([5_000, 20_000]), how=HOW, death=DEATHS)
+    def buy_pack(self, gateway: str, pack_credits: int, how: str, death: int | None) -> None:
+        is_open = False
         with self.deaths.after(death):
-            self.world.open_pack(gateway, pack_credits)
+            is_open = self.world.open_pack(gateway, pack_credits)
+        if is_open:
+            self.world.pay_tab(-1, how)
 
     @precondition(lambda self: self.world.tabs)
     @rule(number=st.integers(0, 3), how=HOW)
