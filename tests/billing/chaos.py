@@ -296,6 +296,7 @@ class StripeSite(Site):
             plan=price["lookup_key"].partition("-")[0],
             months=12 if price["recurring"]["interval"] == "year" else 1,
             is_upgrade=not regular,
+            is_credited=bool(regular) and invoice["amount_due"] == 0,
             refunded_by=who_refunded(invoice["id"], refunds) if is_back else "",
             dispute=self._dispute_of(given) if given is not None else "",
         )

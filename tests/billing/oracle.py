@@ -24,7 +24,8 @@ MICROSECOND = dt.timedelta(microseconds=1)
 class Charge:
     """Money for the months from `due` on, or, of an upgrade, for what is left of the time that `due` is in.
 
-    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself.
+    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself. `is_credited`: no money was taken
+    for it, but the rest of another charge.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Charge:
     plan: str
     months: int
     is_upgrade: bool = False
+    is_credited: bool = False
     refunded_by: str = ""
     dispute: str = ""
 
@@ -66,8 +68,9 @@ class Contract:
 
     @property
     def was_tried(self) -> bool:
-        """Whether its trial was let go on."""
-        return self.trial_until is not None and (self.is_alive or self.is_cancelled or bool(self.charges))
+        """Whether its trial was let go on, to its end also when who tries it wants no more."""
+        was_ended = self.is_cancelled or self.was_declined
+        return self.trial_until is not None and (self.is_alive or was_ended or bool(self.charges))
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
     everything = _paid_times(contract, contract.charges)
     counting = _counting(everything)
     regular = [one for one in counting if not one.charge.is_upgrade]
-    if not contract.charges and contract.is_alive and contract.trial_until and now < contract.trial_until:
+    if not contract.charges and contract.was_tried and contract.trial_until and now < contract.trial_until:
         return Given(contract.tried, contract.trial_until, None, TRIAL_GIVES, TRIAL_GIVES), False
     if not regular or now < regular[0].start:
         return None
@@ -231,7 +234,7 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
         asked = contract.is_cancelled or was_disputed or was_refunded or contract.was_declined or not is_bought
         if not contract.renews and not asked and not others:
             found.append(f"{contract.name} was cancelled by nobody")
-        regular = [charge for charge in contract.charges if not charge.is_upgrade]
+        regular = [charge for charge in contract.charges if not (charge.is_upgrade or charge.is_credited)]
         last = max(regular, key=lambda charge: (charge.due, charge.at), default=None)
         if contract.renews and last is not None and last.refunded_by == "operator":
             found.append(f"{contract.name} was given back for the time that was paid last, and renews")
@@ -276,13 +279,20 @@ def _paid_times(contract: Contract, charges: Sequence[Charge]) -> list[Paid]:
 
 
 def _counting(paid: Sequence[Paid]) -> list[Paid]:
-    """Return those that give something: an upgrade does while what it is an upgrade of does."""
-    regular = [one for one in paid if one.charge.counts and not one.charge.is_upgrade]
-    return [
+    """Return those that give something: an upgrade does while what it is an upgrade of does, and what was paid with the
+    rest of another one while that does."""
+    back = [one for one in paid if not one.charge.counts and not one.charge.is_upgrade]
+    counting = [
         one
         for one in paid
         if one.charge.counts
-        and (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
+        and not (one.charge.is_credited and any(other.start <= one.start < other.end for other in back))
+    ]
+    regular = [one for one in counting if not one.charge.is_upgrade]
+    return [
+        one
+        for one in counting
+        if (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
     ]
 
 
