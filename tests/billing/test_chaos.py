@@ -134,7 +134,7 @@ class Lives(RuleBasedStateMachine):
     def pay_what_is_due(self) -> None:
         self.world.pay_what_is_due()
 
-    @rule(number=st.integers(0, 5), share=st.sampled_from([30, 100]), there=st.booleans(), death=DEATHS)
+    @rule(number=st.integers(-3, 2), share=st.sampled_from([30, 100]), there=st.booleans(), death=DEATHS)
     def refund(self, number: int, share: int, there: bool, death: int | None) -> None:
         with self.deaths.after(death):
             self.world.refund(number, share, at_the_gateway=there)
