@@ -465,6 +465,7 @@ class World:
         while time > AWAY:
             self._pass(AWAY)
             time -= AWAY
+            reconciliation.ask_about_expected()
             reconciliation.reconcile()
             reconciliation.work_off()
         self._pass(time)
