@@ -25,7 +25,7 @@ from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Su
 from core.alerts import alert
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
-"""Gateways round the moments they are told."""
+"""Gateways round the moments they are told, and the clocks of two machines are apart."""
 LIVE = (Subscription.Status.TRIALING, Subscription.Status.ACTIVE, Subscription.Status.PAST_DUE)
 UNPAID = (Payment.Status.PENDING, Payment.Status.FAILED)
 
@@ -137,8 +137,8 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     same = Subscription.objects.filter(gateway=snapshot.gateway, reference=snapshot.reference).first()
     if same is not None and same.account_id != account.pk:
         raise WrongAccount(f"{snapshot.account_id} instead of {same.account_id}")
-    if same is not None and snapshot.observed_at < same.observed_at:
-        return same
+    if same is not None and snapshot.observed_at < same.observed_at <= timezone.now() + CLOCK_TOLERANCE:
+        return same  # one from the future is of a clock that was wrong: it would keep out whatever is true until then
     subscription = same or Subscription(gateway=snapshot.gateway, reference=snapshot.reference)
     subscription.account = account
     _copy(snapshot, subscription, prices[snapshot.price_reference])
@@ -466,9 +466,11 @@ def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> Non
 
 
 def _answer_refund(subscription: Subscription, payments: list[Payment]) -> None:
-    """Who was given back the time that was paid last is not charged for the next one."""
-    paid = [one for one in payments if one.status == Payment.Status.PAID and one.period_end and not one.is_proration]
-    last = max(paid, key=_end_of, default=None)
+    """Who was given back the time that was paid last is not charged for the next one. That is the time that begins
+    last, of those that money was taken for: a month that took a year's place ends before it."""
+    charged = [one for one in payments if one.status == Payment.Status.PAID and one.amount_minor > 0]
+    paid = [one for one in charged if one.period_start is not None and not one.is_proration]
+    last = max(paid, key=_start_of, default=None)
     if subscription.renews and last is not None and last.is_refunded:
         key = f"refunded:{last.pk}"
         act = GatewayTask.Act.CANCEL_NOW
