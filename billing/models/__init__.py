@@ -13,7 +13,7 @@ from billing.models.errands import (
     Letter,
 )
 from billing.models.ledger import Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
-from billing.models.purchases import Payment, Purchase, Subscription
+from billing.models.purchases import Payment, Purchase, Reversal, Subscription
 from billing.models.selling import (
     MICROS_PER_CREDIT,
     Coupon,
@@ -39,6 +39,7 @@ __all__ = [
     "Price",
     "Purchase",
     "Reservation",
+    "Reversal",
     "Spending",
     "SpendingEntry",
     "StaffAct",

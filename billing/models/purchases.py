@@ -200,6 +200,11 @@ class Payment(models.Model):
         return self.status == self.Status.PAID and not self.is_refunded and self.dispute != self.Dispute.LOST
 
     @property
+    def lost_minor(self) -> int:
+        """What the bank took back: of what was refunded in part before, the rest."""
+        return self.amount_minor - self.refunded_minor if self.dispute == self.Dispute.LOST else 0
+
+    @property
     def may_be_refunded(self) -> bool:
         """Whether there is money to give back. While a payment is disputed its bank decides, or it went back twice."""
         return self.counts and self.amount_minor > self.refunded_minor and self.dispute != self.Dispute.OPEN
@@ -208,6 +213,29 @@ class Payment(models.Model):
     def waits_for_answer(self) -> bool:
         """Whether its payer asked for their money back, and the operator has not answered."""
         return self.refund_requested_at is not None and self.refund_answered_at is None
+
+
+class Reversal(models.Model):
+    """Money of a payment that went back, and when we heard of it. Never changed: what came back again, as after a
+    refund that failed, is a row with a negative amount.
+
+    The sums of a payment's rows are its `refunded_minor` and `lost_minor`.
+    """
+
+    class Kind(models.TextChoices):
+        REFUND = "refund", _("refund")
+        DISPUTE = "dispute", _("dispute lost")
+
+    payment = models.ForeignKey(Payment, models.PROTECT, related_name="reversals")
+    kind = models.CharField(_("kind"), max_length=7, choices=Kind)
+    amount_minor = models.BigIntegerField(_("amount"))
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        indexes = (models.Index(fields=["at"], name="reversals_by_day"),)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount_minor}"
 
 
 class Purchase(models.Model):

@@ -12,6 +12,7 @@ from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 MICROS_PER_CREDIT = 1_000
+NOT_YET = _("Nothing follows of it yet, and neither a page nor the API shows it.")
 
 
 class Plan(models.Model):
@@ -36,9 +37,13 @@ class Plan(models.Model):
     answer_tokens = models.PositiveIntegerField(_("longest answer, tokens"), default=4_096)
     best_tier = models.CharField(_("best models"), max_length=6, choices=Tier, default=Tier.CHEAP)
     upload_bytes = models.PositiveBigIntegerField(_("largest file, bytes"), null=True, blank=True)
-    has_api = models.BooleanField(_("API"), default=True)
-    has_batches = models.BooleanField(_("batches"), default=False)
-    history_days = models.PositiveIntegerField(_("days conversations are kept"), null=True, blank=True)
+    has_api = models.BooleanField(
+        _("API"), default=True, help_text=_("Without it, programs with a token are refused; the pages work as before.")
+    )
+    has_batches = models.BooleanField(_("batches"), default=False, help_text=NOT_YET)
+    history_days = models.PositiveIntegerField(
+        _("days conversations are kept"), null=True, blank=True, help_text=NOT_YET
+    )
     trial_days = models.PositiveSmallIntegerField(_("days of trial"), default=0, blank=True)
     trial_credits = models.PositiveIntegerField(_("credits of the trial"), default=0, blank=True)
 
