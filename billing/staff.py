@@ -15,6 +15,7 @@ from django.utils import timezone
 from accounts.models import User
 from billing import inbox, letters, outbox
 from billing.errors import NothingToRefund, NothingToTry, RefundUnderway
+from billing.gateways.base import one_wait
 from billing.models import (
     BillingAccount,
     GatewayEvent,
@@ -53,6 +54,7 @@ def grant_plan(
         write_access(account)
 
 
+@one_wait()
 def refund(payment: Payment, *, by: User, reason: str, amount_minor: int | None = None, key: str = "") -> bool:
     """Give a payment back, or a part of it. Raises NothingToRefund, also for more than is left, and RefundUnderway."""
     key = key or uuid4().hex
@@ -88,6 +90,7 @@ def refuse_refund(payment: Payment, *, by: User, reason: str, key: str = "") -> 
         letters.note_refusal(payment)
 
 
+@one_wait()
 def cancel_for(subscription: Subscription, *, by: User, reason: str, at_once: bool = False, key: str = "") -> bool:
     """Cancel somebody's subscription, at once or at the end of what is paid."""
     act = GatewayTask.Act.CANCEL_NOW if at_once else GatewayTask.Act.CANCEL_AT_PERIOD_END
@@ -107,6 +110,7 @@ def resync(subscription: Subscription, *, by: User, reason: str = "", key: str =
     return handle(reference_of(subscription))
 
 
+@one_wait()
 def try_again(errand: GatewayEvent | GatewayTask, *, by: User, reason: str, key: str = "") -> bool:
     """Do now what is waiting, or was given up. Raises NothingToTry for what is done."""
     with transaction.atomic():

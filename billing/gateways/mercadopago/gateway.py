@@ -15,6 +15,8 @@ from django.utils import timezone
 from django.utils.translation import gettext
 
 from billing.gateways.base import (
+    LISTING_SECONDS,
+    SECONDS,
     ChangePreview,
     Checkout,
     GatewayRefused,
@@ -25,6 +27,7 @@ from billing.gateways.base import (
     PaymentMode,
     Reference,
     Snapshot,
+    fetch_each,
     readable,
 )
 from billing.gateways.mercadopago import notifications
@@ -143,13 +146,7 @@ class MercadoPago:
             return self._fetch(client, reference, observed_at)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        seen = set()
-        for reference in self._list_references(since):
-            if reference not in seen:
-                seen.add(reference)
-                snapshot = self.fetch(reference)
-                if snapshot is not None:
-                    yield snapshot
+        return fetch_each(self, list(self._list_references(since)))  # all of them first, while the list can be read
 
     # --- Changing ----------------------------------------------------------------------------------------------------
 
@@ -256,8 +253,8 @@ class MercadoPago:
             raise GatewayRefused("country_not_set")
         return Seller(self._account(client).id, self._country_code, self._country.currency)
 
-    def _client(self) -> MercadoPagoClient:
-        return MercadoPagoClient(self._access_token, self._base_url)
+    def _client(self, seconds: float = SECONDS) -> MercadoPagoClient:
+        return MercadoPagoClient(self._access_token, self._base_url, seconds)
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 
@@ -425,7 +422,7 @@ class MercadoPago:
 
     def _list_references(self, since: dt.datetime) -> Iterator[Reference]:
         """Yield what lives, or changed: subscriptions, and whatever had a payment that did."""
-        client = self._client()
+        client = self._client(LISTING_SECONDS)
         for preapproval in client.search(client.sdk.preapproval().search, {}):
             with readable():
                 changed_at = read_time(preapproval.get("last_modified")) or NEVER
@@ -434,7 +431,7 @@ class MercadoPago:
             ):
                 yield Reference(GATEWAY, "subscription", str(preapproval["id"]))
         changed = {"range": "date_last_updated", "begin_date": _write_time(since), "end_date": "NOW"}
-        client = self._client()
+        client = self._client(LISTING_SECONDS)
         for payment in client.search(client.sdk.payment().search, changed):
             agreement = read_agreement(payment.get("external_reference"))
             if agreement and agreement.kind != "subscription":
