@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from django.db import IntegrityError
 from django.utils import timezone
 
+from billing.errors import ApiNotInPlan
 from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, Subscription, UsagePeriod
-from billing.periods import PeriodTerms, anchored_month_of, find_or_grant, month_of
+from billing.months import anchored_month_of, month_of
+from billing.periods import PeriodTerms, find_or_grant
 from core import rows
 from core.caching import CachedTable
 from core.errors import NotFound
@@ -36,8 +38,6 @@ class Entitlements:
     best_tier: str
     upload_bytes: int | None = None
     has_api: bool = True
-    has_batches: bool = False
-    history_days: int | None = None
 
     def largest_file(self, of_site: int) -> int:
         """Return how many bytes a file may have, where the site takes so many."""
@@ -59,13 +59,27 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class PackCredits:
+    """Credits of a pack that are neither used nor reserved."""
+
+    left: float
+    expires_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Allowance:
-    """Credits in the current period. `allowance` None means unlimited; `reserved` is not in `used`."""
+    """Credits in the current period. `allowance` None means unlimited; `reserved` is not in `used`. What was bought
+    beside it is in `packs`, the first to expire first."""
 
     used: float
     reserved: float
     allowance: int | None
     resets_at: dt.datetime
+    packs: tuple[PackCredits, ...] = ()
+
+    @property
+    def left_in_packs(self) -> float:
+        return sum(pack.left for pack in self.packs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +103,27 @@ def entitlements_of(user_id: int) -> Entitlements:
     return _entitlements(plan_of(account_of(user_id)))
 
 
+def check_api(user_id: int) -> None:
+    """Raise ApiNotInPlan for a user whose plan is without the API. While every plan has it, no row is read."""
+    if not all(plan.has_api for plan in _plans.get().values()) and not entitlements_of(user_id).has_api:
+        raise ApiNotInPlan
+
+
 def allowance_of(user_id: int) -> Allowance:
-    """Return the user's credits in the current period."""
-    return _allowance(period_of(user_id))
+    """Return the user's credits: in the current period, and in packs."""
+    return entitlements_and_allowance_of(user_id)[1]
 
 
 def entitlements_and_allowance_of(user_id: int) -> tuple[Entitlements, Allowance]:
-    """Return both, with one reading of the period."""
-    access, account = _access_of_user(user_id)
-    return _entitlements(access.plan), _allowance(find_or_grant(account, access.terms))
+    """Return both, with one reading of the account and its periods."""
+    budget = budget_of(user_id)
+    return budget.entitlements, _allowance(budget)
 
 
 def budget_of(user_id: int) -> Budget:
     """Return what the user may do and what pays for it, for `metering.reserve`."""
-    access, account = _access_of_user(user_id)
+    account = account_of(user_id)
+    access = access_of(account)
     return Budget(_entitlements(access.plan), find_or_grant(account, access.terms), packs_of(account))
 
 
@@ -183,11 +204,6 @@ def _worth(access: Access) -> tuple[int, bool, bool]:
     return access.plan.rank, not access.is_grace, access.subscription is not None
 
 
-def _access_of_user(user_id: int) -> tuple[Access, BillingAccount]:
-    account = account_of(user_id)
-    return access_of(account), account
-
-
 def _default() -> Access:
     plan, (start, end) = default_plan(), month_of(timezone.now())
     return Access(plan, PeriodTerms(UsagePeriod.Kind.MONTH, start, end, end, plan.pk, plan.allowance_micros))
@@ -233,15 +249,20 @@ def _entitlements(plan: Plan) -> Entitlements:
         best_tier=plan.best_tier,
         upload_bytes=plan.upload_bytes,
         has_api=plan.has_api,
-        has_batches=plan.has_batches,
-        history_days=plan.history_days,
     )
 
 
-def _allowance(period: UsagePeriod) -> Allowance:
+def _allowance(budget: Budget) -> Allowance:
+    period = budget.period
     return Allowance(
         used=round(credits_of(period.used_micros), 3),
         reserved=round(credits_of(period.reserved_micros), 3),
         allowance=None if period.allowance_micros is None else period.allowance_micros // MICROS_PER_CREDIT,
         resets_at=period.period_end,
+        packs=tuple(PackCredits(_credits_left(pack), pack.period_end) for pack in budget.packs),
     )
+
+
+def _credits_left(pack: UsagePeriod) -> float:
+    """Return what a pack can still pay, in credits: never negative, whatever its last answer cost."""
+    return round(credits_of(max(0, pack.left_micros or 0)), 3)

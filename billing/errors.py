@@ -37,6 +37,14 @@ class NotInPlan(DomainError):
     message = _("Your plan does not include that.")
 
 
+class ApiNotInPlan(DomainError):
+    code = "api_not_in_plan"
+    status = 403
+    message = _(
+        "Your plan does not include the API. Ask on the pages of this site, or choose a plan with the API there."
+    )
+
+
 class SpendLimitReached(DomainError):
     """The operator's daily limit for a supplier is reached; `retry_after` is the time until the next day (UTC)."""
 

@@ -9,7 +9,7 @@ micro-US-dollars until then.
 """
 
 import datetime as dt
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,8 +18,8 @@ from django.conf import settings
 from django.db.models import Count, F, Q, QuerySet, Sum
 from django.utils import timezone
 
-from billing.models import ExchangeRate, Payment, Plan, Spending, Subscription, UsageRecord
-from billing.periods import month_of
+from billing.models import ExchangeRate, Payment, Plan, Reversal, Spending, Subscription, UsageRecord
+from billing.months import month_of
 from core.money import to_decimal
 
 RENEWAL = dt.timedelta(hours=2)
@@ -89,8 +89,8 @@ class Standings:
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """What was paid in a month through one gateway in one currency. `refunded` is what was given back of it since, and
-    `disputed` what the bank took back."""
+    """What was paid in a month through one gateway in one currency. `refunded` is what was given back in it, and
+    `disputed` what banks took back, whenever that had been paid."""
 
     gateway: str
     currency: str
@@ -222,20 +222,27 @@ def payments_of(month: Month) -> QuerySet[Payment]:
     return paid.filter(paid_at__gte=month.start, paid_at__lt=month.until)
 
 
+def reversals_of(month: Month) -> QuerySet[Reversal]:
+    """Return what went back in a month, whenever it had been paid."""
+    return Reversal.objects.filter(at__gte=month.start, at__lt=month.until)
+
+
 def list_receipts(month: Month) -> list[Receipts]:
-    """Return what was paid in a month, by gateway and currency."""
-    paid = payments_of(month)
-    # What the bank took back of what was refunded in part is the rest.
-    lost = Sum(F("amount_minor") - F("refunded_minor"), filter=Q(dispute=Payment.Dispute.LOST))
-    sums = paid.values("gateway", "currency").annotate(
-        payments=Count("pk"), gross=Sum("amount_minor"), tax=Sum("tax_minor"), back=Sum("refunded_minor"), lost=lost
-    )
-    found = []
-    for one in sums.order_by("gateway", "currency"):
-        amounts = (one["gross"], one["tax"], one["back"], one["lost"] or 0)
-        shown = (to_decimal(amount, one["currency"]) for amount in amounts)
-        found.append(Receipts(one["gateway"], one["currency"], one["payments"], *shown))
-    return found
+    """Return what was paid in a month, and what went back in it, by gateway and currency."""
+    paid = payments_of(month).values_list("gateway", "currency")
+    sums = paid.annotate(number=Count("pk"), gross=Sum("amount_minor"), tax=Sum("tax_minor"))
+    back = reversals_of(month).values_list("payment__gateway", "payment__currency", "kind")
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for gateway, currency, number, gross, tax in sums.order_by():
+        found[gateway, currency].update(payments=number, gross=gross, tax=tax)
+    for gateway, currency, kind, amount in back.annotate(amount=Sum("amount_minor")).order_by():
+        found[gateway, currency][kind] += amount
+    return [_receipts(gateway, currency, sums) for (gateway, currency), sums in sorted(found.items())]
+
+
+def _receipts(gateway: str, currency: str, sums: Counter[str]) -> Receipts:
+    names = ("gross", "tax", Reversal.Kind.REFUND, Reversal.Kind.DISPUTE)
+    return Receipts(gateway, currency, sums["payments"], *(to_decimal(sums[name], currency) for name in names))
 
 
 # --- Payments as times ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Nothing is believed of a notification but what it is about. A row may be handled
 time changes nothing.
 """
 
+import datetime as dt
 import logging
 from contextlib import suppress
 
@@ -90,7 +91,7 @@ def handle_event(event: GatewayEvent, *, is_waited_for: bool = False) -> bool:
     return True
 
 
-def _finish_all_about(event: GatewayEvent, begun: object) -> None:
+def _finish_all_about(event: GatewayEvent, begun: dt.datetime) -> None:
     """What was told of the same thing before it was asked for is answered, too."""
     event.finish()
     same = GatewayEvent.objects.filter(

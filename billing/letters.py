@@ -15,6 +15,7 @@ from django.utils import timezone, translation
 
 from billing import usage
 from billing.models import BillingAccount, Letter, Payment, Subscription, UsagePeriod
+from billing.months import month_of
 from core.mail import send_mail
 from core.money import format_money
 from core.sweeps import PAGE_SIZE, guard, iterate_pages
@@ -65,8 +66,7 @@ def note_statements() -> None:
     now = timezone.now()
     if now.day > STATEMENT_DAYS:
         return
-    end = now.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    start = (end - dt.timedelta(days=1)).replace(day=1)
+    start, end = month_of(now - dt.timedelta(days=STATEMENT_DAYS))
     paid = UsagePeriod.objects.exclude(kind=UsagePeriod.Kind.MONTH).filter(
         period_start__lt=end, period_end__gt=start, account__user__isnull=False
     )
@@ -193,11 +193,10 @@ def _context(letter: Letter) -> dict[str, object]:
 
 
 def _statement(account: BillingAccount, month: dt.datetime) -> dict[str, object]:
-    first = month.date()
-    last = (first + dt.timedelta(days=32)).replace(day=1) - dt.timedelta(days=1)
+    start, end = month_of(month)
+    first, last = start.date(), end.date() - dt.timedelta(days=1)
     lines = usage.list_usage(account, first, last, "model")
-    end = month + dt.timedelta(days=(last - first).days + 1)
-    is_of_month = Q(paid_at__gte=month, paid_at__lt=end)
+    is_of_month = Q(paid_at__gte=start, paid_at__lt=end)
     payments = Payment.objects.filter(is_of_month, subscription__account=account, amount_minor__gt=0)
     return {
         "month": first,

@@ -1,7 +1,8 @@
 """What somebody does with their subscription: buy, change, cancel, resume, ask for their money back.
 
 Each function checks under the account's lock, writes down what is to be done, and only then, without a transaction,
-tells the gateway. What came of it is what the gateway says afterwards.
+tells the gateway. What came of it is what the gateway says afterwards. However much is asked for that, somebody waits
+for the page, and so all of it takes as long as one gateway is waited for (`one_wait`).
 """
 
 import datetime as dt
@@ -30,14 +31,20 @@ from billing.errors import (
     UnknownCoupon,
 )
 from billing.gateways import get_gateway, list_gateways
-from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Kind, Order, Reference
+from billing.gateways.base import (
+    SECONDS,
+    ChangePreview,
+    GatewayRefused,
+    GatewayUnavailable,
+    Kind,
+    Order,
+    Reference,
+    one_wait,
+)
 from billing.models import BillingAccount, Coupon, GatewayTask, Payment, Plan, Price, Purchase, Subscription
 from billing.subscriptions import add_task, lock_account, reference_of
 from core.alerts import alert
 from core.errors import Conflict, NotFound
-
-PURCHASE_DAYS = 30
-"""After this an open checkout is forgotten: gateways end them much sooner."""
 
 WAITED_FOR = dt.timedelta(days=7)
 """For how long a first payment is waited for: a voucher has expired by then, and a checkout was left."""
@@ -104,6 +111,7 @@ def may_try(account: BillingAccount, user: User) -> bool:
     return bool(EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists())
 
 
+@one_wait()
 def start_checkout(
     user: User,
     price_id: int,
@@ -130,7 +138,8 @@ def start_checkout(
         raise Conflict
     if known is not None and known.url:
         return known
-    _end_open_checkouts(account, kind, but=key)
+    with one_wait(SECONDS / 2):  # the other gateway may be the silent one
+        _end_open_checkouts(account, kind, but=key)
     purchase = known or _write_purchase(account, user, price, kind, key, payer_email, coupon, replaces=replaces)
     return _begin_at_gateway(purchase, user, return_url)
 
@@ -157,6 +166,7 @@ def preview_change(user: User, price_id: int) -> Change:
     return Change(price, timezone.now(), preview)
 
 
+@one_wait()
 def change(user: User, price_id: int, preview: ChangePreview | None = None) -> Subscription:
     """Change to another price: an upgrade at once, for what its preview says; anything else at the end of what is paid.
 
@@ -184,6 +194,7 @@ def change(user: User, price_id: int, preview: ChangePreview | None = None) -> S
     return subscription
 
 
+@one_wait()
 def cancel(user: User) -> bool:
     """Cancel whatever would be charged again, or waits for its first payment: at the end of what is paid, and at once
     what is overdue or was to begin later; open invoices of it are void. Return whether it is done: if not, it will be.
@@ -205,6 +216,7 @@ def cancel(user: User) -> bool:
     return all(done)
 
 
+@one_wait()
 def resume(user: User) -> bool:
     """Take a cancellation or a planned change back, while what was paid lasts. Return whether it is done: if not, it
     will be. Raises NotSubscribed, GatewayDeclined, and AlreadySubscribed if something else was bought that begins

@@ -1,17 +1,19 @@
 """What beat sends: what was told and is to be done, what nobody told us, notices of allowances, and proofs."""
 
 import datetime as dt
+from contextlib import suppress
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone, translation
 from django.utils.translation import gettext, ngettext
 
 from billing import inbox, letters, outbox, periods, spending
+from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
 from billing.metering import list_unbalanced_accounts, list_unbalanced_periods
-from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Purchase, Subscription
-from billing.subscriptions import apply, reference_of
+from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Purchase, Subscription, UsagePeriod
+from billing.subscriptions import apply, handle, reference_of
 from core.alerts import alert
 from core.mail import send_mail
 from core.sweeps import PAGE_SIZE, guard, while_time
@@ -21,6 +23,7 @@ ASK_AGAIN = dt.timedelta(minutes=30)
 ASKING_SECONDS = 120.0
 """How long a round of asking goes on while gateways are slow."""
 LOOK_BACK = dt.timedelta(days=3)
+"""How far back gateways are asked for what changed. Whatever was not heard of for so long is asked about by itself."""
 KEEP = dt.timedelta(days=30)
 """For how long it is kept what gateways told, and what was done there."""
 
@@ -54,13 +57,17 @@ def ask_about_expected() -> None:
 
 
 def reconcile() -> None:
-    """Apply everything that is alive at a gateway, or changed lately. What is wrong with one does not stop the next."""
+    """Apply everything that is alive at a gateway, or changed lately, and what gives something here and is neither: it
+    ended, or was refunded, while this site was away. What is wrong with one does not stop the next."""
     since = timezone.now() - LOOK_BACK
     for name in list_gateways():
         with guard("gateway", gateway=name):
             for snapshot in get_gateway(name).list_recent(since):
                 with guard("purchase", gateway=name, reference=snapshot.reference):
                     apply(snapshot)
+            for subscription in _list_unheard_of(name, since):
+                with guard("subscription", subscription=subscription.pk):
+                    _ask(reference_of(subscription))
 
 
 def prove() -> int:
@@ -103,12 +110,15 @@ def mail_notices() -> None:
 
 
 def _mail(notice: AllowanceNotice) -> None:
-    user, resets_at = notice.period.account.user, notice.period.period_end
-    if user is None or resets_at <= timezone.now():
+    period = notice.period
+    user, resets_at = period.account.user, period.period_end
+    if user is None or resets_at <= timezone.now() or period.kind == UsagePeriod.Kind.PACK:  # nothing new comes of it
         return
     days = max(1, round((resets_at - timezone.now()) / dt.timedelta(days=1)))
     with translation.override(user.locale):
-        if notice.percent >= 100:
+        if notice.percent >= 100 and packs_of(period.account):
+            sentence = gettext("The credits of your plan are used up: your packs pay from now on.")
+        elif notice.percent >= 100:
             sentence = gettext("Your credits are used up.")
         else:
             sentence = gettext("%(percent)s%% of your credits are used.") % {"percent": notice.percent}
@@ -116,11 +126,17 @@ def _mail(notice: AllowanceNotice) -> None:
         send_mail.delay(subject=sentence, body=f"{sentence} {until}\n", to=[user.email])
 
 
+def _list_unheard_of(gateway: str, since: dt.datetime) -> QuerySet[Subscription]:
+    """Return what gives something, is frozen or goes on, as far as we know, and was not asked about since."""
+    now = timezone.now()
+    is_pack = Q(kind=Subscription.Kind.PACK, account__packs_until__gt=now)
+    goes_on = Q(kind=Subscription.Kind.SUBSCRIPTION, ended_at=None)
+    counts = Q(access_until__gt=now) | Q(is_frozen=True) | goes_on | is_pack
+    return Subscription.objects.filter(counts, gateway=gateway, observed_at__lt=since).order_by("observed_at")
+
+
 def _ask(about: Reference) -> None:
-    """Ask now; a gateway that is silent is asked with the next round."""
-    try:
-        snapshot = get_gateway(about.gateway).fetch(about)
-    except (GatewayUnavailable, GatewayRefused, KeyError):
-        return
-    if snapshot is not None:
-        apply(snapshot)
+    """Ask now; a gateway that is silent, or that the site has no more, is asked with the next round."""
+    if about.gateway in list_gateways():
+        with suppress(GatewayUnavailable, GatewayRefused):
+            handle(about)

@@ -2,8 +2,6 @@
 
 from billing.models import Plan, Price
 
-MEGABYTE = 1_000_000
-
 
 def load_plans() -> None:
     """Create the plans that do not exist; what an operator changed stays."""

@@ -13,8 +13,9 @@ from django.db.models import QuerySet, Sum
 from django.utils import timezone
 
 from accounts.models import User
-from billing import inbox, letters, outbox
+from billing import inbox, letters, outbox, paid_times
 from billing.errors import NothingToRefund, NothingToTry, RefundUnderway
+from billing.gateways.base import one_wait
 from billing.models import (
     BillingAccount,
     GatewayEvent,
@@ -30,7 +31,6 @@ from billing.models import (
 from billing.subscriptions import (
     add_refund,
     add_task,
-    credited_minor,
     handle,
     lock_account,
     reference_of,
@@ -61,6 +61,7 @@ def grant_plan(
         write_access(account)
 
 
+@one_wait()
 def refund(payment: Payment, *, by: User, reason: str, amount_minor: int | None = None, key: str = "") -> bool:
     """Give a payment back, or a part of it. Raises NothingToRefund, also for more than is left, and RefundUnderway."""
     key = key or uuid4().hex
@@ -96,6 +97,7 @@ def refuse_refund(payment: Payment, *, by: User, reason: str, key: str = "") -> 
         letters.note_refusal(payment)
 
 
+@one_wait()
 def cancel_for(subscription: Subscription, *, by: User, reason: str, at_once: bool = False, key: str = "") -> bool:
     """Cancel somebody's subscription, at once or at the end of what is paid."""
     act = GatewayTask.Act.CANCEL_NOW if at_once else GatewayTask.Act.CANCEL_AT_PERIOD_END
@@ -115,6 +117,7 @@ def resync(subscription: Subscription, *, by: User, reason: str = "", key: str =
     return handle(reference_of(subscription))
 
 
+@one_wait()
 def try_again(errand: GatewayEvent | GatewayTask, *, by: User, reason: str, key: str = "") -> bool:
     """Do now what is waiting, or was given up. Raises NothingToTry for what is done."""
     with transaction.atomic():
@@ -158,7 +161,11 @@ def refundable_minor(payment: Payment) -> int:
     if not payment.may_be_refunded:
         return 0
     told = _refunds_of(payment).filter(error="", done_at__gt=payment.subscription.observed_at)
-    back = payment.refunded_minor + (told.aggregate(told=Sum("amount_minor"))["told"] or 0) + credited_minor(payment)
+    back = (
+        payment.refunded_minor
+        + (told.aggregate(told=Sum("amount_minor"))["told"] or 0)
+        + paid_times.credited_minor(payment)
+    )
     return max(0, payment.amount_minor - back)
 
 

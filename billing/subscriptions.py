@@ -7,21 +7,20 @@ written in the same transaction.
 """
 
 import datetime as dt
-from collections.abc import Iterable
 from dataclasses import replace
 
-from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Max
+from django.db.models import Max, Sum
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from billing import letters, periods
+from billing import letters, paid_times, periods
 from billing.entitlements import Access, list_access
 from billing.errors import UnknownPrice, WrongAccount
 from billing.gateways import get_gateway
 from billing.gateways.base import PaymentSnapshot, Reference, Snapshot
-from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Subscription, UsagePeriod
+from billing.models import BillingAccount, GatewayTask, Payment, Price, Reversal, Subscription, UsagePeriod
+from billing.months import add_months
 from core.alerts import alert
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
@@ -192,11 +191,12 @@ def _save_payments(subscription: Subscription, snapshot: Snapshot, prices: dict[
     payments = sorted(known.values(), key=lambda payment: (payment.paid_at or payment.created_at, payment.reference))
     if subscription.kind != Subscription.Kind.PACK:
         says_nothing = {told.reference for told in snapshot.payments if told.period_end is None}
-        subscription.anchor = _reckon(
+        subscription.anchor = paid_times.reckon_times(
             subscription.anchor, [payment for payment in payments if payment.reference in says_nothing]
         )
     for payment in payments:
         _save_payment(payment)
+    _note_reversals(payments, snapshot.observed_at)
     return payments
 
 
@@ -218,33 +218,25 @@ def _make_nameless(payment: Payment) -> None:
         setattr(payment, name, "")
 
 
-def _reckon(anchor: dt.datetime, payments: list[Payment]) -> dt.datetime:
-    """Give payments whose gateway does not say for what time they are the months they pay for; return their anchor.
-
-    The first one's begin when it was paid, or at the anchor if that is later. Each of the others goes on where the one
-    before ended; after a gap longer than the grace, the months begin anew when it was paid.
-    """
-    begin = end = None
-    months = 0
-    for payment in payments:
-        if payment.is_proration or payment.paid_at is None:
-            continue
-        if begin is None or end is None:
-            begin = end = max(payment.paid_at, anchor)
-        elif payment.paid_at > end + _grace():
-            begin, end, months = payment.paid_at, payment.paid_at, 0
-        months += payment.price.months
-        payment.period_start, payment.period_end = end, periods.add_months(begin, months)
-        end = payment.period_end
-    return begin or anchor
-
-
 def _save_payment(payment: Payment) -> None:
     try:
         with transaction.atomic():
             payment.save()
     except IntegrityError as error:
         raise WrongAccount(f"payment {payment.reference} is another subscription's") from error
+
+
+def _note_reversals(payments: list[Payment], at: dt.datetime) -> None:
+    """Write down what went back of the payments since they were looked at last: a month keeps what it received."""
+    known = Reversal.objects.filter(payment__in=payments).values_list("payment_id", "kind")
+    sums = {(pk, kind): amount for pk, kind, amount in known.annotate(amount=Sum("amount_minor")).order_by()}
+    for payment in payments:
+        for kind, amount in (
+            (Reversal.Kind.REFUND, payment.refunded_minor),
+            (Reversal.Kind.DISPUTE, payment.lost_minor),
+        ):
+            if more := amount - sums.get((payment.pk, kind), 0):
+                Reversal.objects.create(payment=payment, kind=kind, amount_minor=more, at=at)
 
 
 def _serve_nobody(account: BillingAccount, subscription: Subscription, news: list[Payment]) -> None:
@@ -267,7 +259,7 @@ def _follow_packs(account: BillingAccount, subscription: Subscription, payments:
     for payment in payments:
         if payment.paid_at is None:
             continue
-        expires_at = periods.add_months(payment.paid_at, payment.price.months)
+        expires_at = add_months(payment.paid_at, payment.price.months)
         gives = payment.counts and payment.dispute != Payment.Dispute.OPEN
         if payment.usage_period is None and gives:
             micros = payment.price.pack_micros
@@ -354,95 +346,23 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     """Work out from the payments what the subscription gives, and until when."""
     disputes = {payment.dispute for payment in payments}
     subscription.is_frozen = Payment.Dispute.OPEN in disputes
-    counting = _list_counting(subscription, payments)
+    counting = paid_times.list_counting(subscription, payments)
     regular = [payment for payment in counting if not payment.is_proration]
-    paid_until = _find_end(regular)
+    paid_until = paid_times.find_end(regular)
     subscription.paid_until = paid_until
     # A trial stays one of the plan it began with: a gateway may change the price before it ends.
     tried = subscription.plan if subscription.is_trial else None
-    subscription.plan = _plan_paid(counting, timezone.now()) or tried or subscription.price.plan
-    subscription.grace_plan = _lower(subscription.plan, subscription.price.plan)
-    subscription.access_from = min((_start_of(payment) for payment in regular), default=None)
+    subscription.plan = paid_times.plan_paid_at(counting, timezone.now()) or tried or subscription.price.plan
+    subscription.grace_plan = paid_times.lower_plan(subscription.plan, subscription.price.plan)
+    subscription.access_from = min((paid_times.start_of(payment) for payment in regular), default=None)
     subscription.access_until = paid_until
-    if paid_until is not None and subscription.renews and not _was_taken_back(payments, paid_until):
-        subscription.access_until = paid_until + _grace()
+    if paid_until is not None and subscription.renews and not paid_times.was_taken_back(payments, paid_until):
+        subscription.access_until = paid_until + paid_times.grace()
     _add_trial(subscription)
     if subscription.is_double or subscription.is_frozen or Payment.Dispute.LOST in disputes:
         subscription.access_until = None
     _answer_disputes(subscription, payments)
     _answer_refund(subscription, payments)
-
-
-def credited_minor(payment: Payment) -> int:
-    """Return what of a payment was made good in another one, which took the place of the rest of its time."""
-    subscription = payment.subscription
-    payments = subscription.payments.select_related("price__plan")
-    regular = [one for one in _list_counting(subscription, payments) if not one.is_proration]
-    if payment not in regular:
-        return 0
-    begins = min(map(_start_of, regular[regular.index(payment) + 1 :]), default=_end_of(payment))
-    rest = max(dt.timedelta(), _end_of(payment) - begins)
-    return periods.share(payment.amount_minor, rest, _end_of(payment) - _start_of(payment)) or 0
-
-
-def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> list[Payment]:
-    """Return the payments that give something, in the order of their times. That of an upgrade gives something while
-    the payment of the time it is in does, and so does what was paid with a credit for the rest of another time; an
-    invoice over nothing, for a trial, pays for nothing."""
-    timed = [one for one in payments if one.period_start is not None and one.period_end is not None]
-    taken_back = [one for one in timed if one.status == Payment.Status.PAID and not one.counts]
-    counting = [one for one in timed if one.counts and not _is_paid_with(one, taken_back)]
-    regular = [
-        one
-        for one in counting
-        if not one.is_proration
-        and not (one.amount_minor == 0 and subscription.trial_end and _end_of(one) <= subscription.trial_end)
-    ]
-    prorations = [
-        one
-        for one in counting
-        if one.is_proration and any(_start_of(base) <= _start_of(one) < _end_of(base) for base in regular)
-    ]
-    return sorted(regular + prorations, key=lambda one: (_start_of(one), one.paid_at or one.created_at, one.created_at))
-
-
-def _is_paid_with(payment: Payment, taken_back: list[Payment]) -> bool:
-    """Whether nothing was charged for it, since the rest of a time was credited that was given back afterwards."""
-    if payment.amount_minor > 0 or payment.is_proration:
-        return False
-    return any(_start_of(one) <= _start_of(payment) < _end_of(one) for one in taken_back if not one.is_proration)
-
-
-def _find_end(regular: list[Payment]) -> dt.datetime | None:
-    """Return the end of what was paid, in the order of its times. A payment that begins in the middle of another one's
-    time took its place, and the rest of that was made good in it: who goes from a year of one plan to a month of
-    another has paid for that month."""
-    ends = [
-        min([_end_of(one), *(_start_of(other) for other in regular[place + 1 :])]) for place, one in enumerate(regular)
-    ]
-    return max(ends, default=None)
-
-
-def _plan_paid(counting: list[Payment], at: dt.datetime) -> Plan | None:
-    """Return the plan of the latest payment whose time has begun, or of the first."""
-    begun = [payment for payment in counting if _start_of(payment) <= at] or counting[:1]
-    return begun[-1].price.plan if begun else None
-
-
-def _lower(plan: Plan | None, other: Plan | None) -> Plan | None:
-    """Return the lower plan: what is not paid yet is neither the one that was nor a better one."""
-    return min((one for one in (plan, other) if one is not None), key=lambda one: one.rank, default=None)
-
-
-def _was_taken_back(payments: list[Payment], paid_until: dt.datetime) -> bool:
-    """Whether a later time was paid and refunded: then there is nothing to wait for."""
-    return any(
-        payment.status == Payment.Status.PAID
-        and not payment.counts
-        and payment.period_end is not None
-        and payment.period_end > paid_until
-        for payment in payments
-    )
 
 
 def _add_trial(subscription: Subscription) -> None:
@@ -470,7 +390,7 @@ def _answer_refund(subscription: Subscription, payments: list[Payment]) -> None:
     last, of those that money was taken for: a month that took a year's place ends before it."""
     charged = [one for one in payments if one.status == Payment.Status.PAID and one.amount_minor > 0]
     paid = [one for one in charged if one.period_start is not None and not one.is_proration]
-    last = max(paid, key=_start_of, default=None)
+    last = max(paid, key=paid_times.start_of, default=None)
     if subscription.renews and last is not None and last.is_refunded:
         key = f"refunded:{last.pk}"
         act = GatewayTask.Act.CANCEL_NOW
@@ -530,11 +450,11 @@ def _find_paid_period(
     if terms.plan_id is None or subscription.paid_until is None or now >= subscription.paid_until:
         return periods.find_or_grant(account, terms), terms.start
     payments = list(subscription.payments.select_related("price__plan"))
-    counting = _list_counting(subscription, payments)
-    begun = [payment for payment in counting if _start_of(payment) <= now]
-    first_plan, changed_at = _plan_paid(counting, terms.start), terms.start
+    counting = paid_times.list_counting(subscription, payments)
+    begun = [payment for payment in counting if paid_times.start_of(payment) <= now]
+    first_plan, changed_at = paid_times.plan_paid_at(counting, terms.start), terms.start
     for payment, before in zip(reversed(begun), [*reversed(begun[:-1]), None], strict=True):
-        changed_at = _start_of(payment)
+        changed_at = paid_times.start_of(payment)
         if before is None or before.price.plan_id != terms.plan_id:
             break
     first_terms = terms
@@ -542,33 +462,6 @@ def _find_paid_period(
         first_terms = replace(terms, plan_id=first_plan.pk, plan_micros=first_plan.allowance_micros)
     period = periods.find_or_grant(account, first_terms)
     is_lower = period.plan_micros is not None and (terms.plan_micros or 0) < period.plan_micros
-    if is_lower and _was_plan_paid(payments, period, now):
+    if is_lower and paid_times.was_plan_paid(payments, period, now):
         changed_at = now
     return period, changed_at
-
-
-def _was_plan_paid(payments: Iterable[Payment], period: UsagePeriod, now: dt.datetime) -> bool:
-    """Whether the period's plan was ever paid for within it: if not, it was only waited for."""
-    return any(
-        payment.price.plan_id == period.plan_id
-        and payment.paid_at is not None
-        and payment.period_start is not None
-        and payment.period_end is not None
-        and payment.period_start <= now
-        and payment.period_end > period.period_start
-        for payment in payments
-    )
-
-
-def _start_of(payment: Payment) -> dt.datetime:
-    assert payment.period_start is not None
-    return payment.period_start
-
-
-def _end_of(payment: Payment) -> dt.datetime:
-    assert payment.period_end is not None
-    return payment.period_end
-
-
-def _grace() -> dt.timedelta:
-    return dt.timedelta(days=settings.GRACE_DAYS)

@@ -28,7 +28,7 @@ from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit
 from chat.provider_registry import BILLING_PROVIDERS
-from core.alerts import Alert, list_alerts
+from core.alerts import list_alerts
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             **self.admin_site.each_context(request),
             "title": _("Health and alerts"),
             "is_away": counted is None,
-            "alerts": [_alert_context(alert) for alert in list_alerts()],
+            "alerts": list_alerts(),
             "probes": [
                 {"provider": slug, "at": _moment(probe.at), "keys": probe.keys.items()}
                 for slug, probe in sorted(probes.items())
@@ -215,17 +215,6 @@ class ProviderLimitAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _spent(self, limit: ProviderLimit) -> SpendingToday:
         return self.standing[limit.provider][0] if limit.provider in self.standing else SpendingToday()
-
-
-def _alert_context(alert: Alert) -> dict[str, Any]:
-    details = ", ".join(f"{name}: {value}" for name, value in sorted(alert.fields.items()))
-    return {
-        "first": _moment(alert.first_at),
-        "last": _moment(alert.last_at),
-        "times": alert.times,
-        "sentence": alert.sentence,
-        "details": details,
-    }
 
 
 def _moment(seconds: float) -> dt.datetime:

@@ -1,5 +1,6 @@
 """Alerts for the operator: logged, mailed at most once an hour for each subject, and listed in the admin."""
 
+import datetime as dt
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,18 @@ class Alert(msgspec.Struct, frozen=True):
     last_at: float
     times: int = 1
     fields: dict[str, str] = {}
+
+    @property
+    def first(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self.first_at, dt.UTC)
+
+    @property
+    def last(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self.last_at, dt.UTC)
+
+    @property
+    def details(self) -> str:
+        return ", ".join(f"{name}: {value}" for name, value in sorted(self.fields.items()))
 
 
 def alert(subject: str, sentence: str | Promise, **fields: object) -> None:

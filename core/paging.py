@@ -1,9 +1,11 @@
-"""Pages of tables that may have millions of rows."""
+"""The admin's pages of tables that may have millions of rows, and that nobody changes there."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
+from django.contrib import admin
 from django.core.paginator import Paginator
+from django.http import HttpRequest
 
 MAX_ROWS = 10_000
 """How many rows are counted: a table that has more shows the first ones, of which somebody is found by searching."""
@@ -16,3 +18,19 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     def count(self) -> int:
         found: Any = self.object_list
         return int(found.order_by()[:MAX_ROWS].count())
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    ordering: ClassVar[Any] = ("-pk",)
+    list_per_page = 50
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -1,4 +1,4 @@
-"""The API of sign-up, log-in and the user's own account."""
+"""The API of sign-up, log-in and the user's own account. It is open on every plan, also on one without the API."""
 
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -94,6 +94,7 @@ def logout(request: Request) -> Response:
 
 
 @api_view(["POST"])
+@permission_classes([permissions.IsAuthenticated])
 def logout_everywhere(request: Request) -> Response:
     """End every session and token of yours, these too, and whatever is open with them. 204."""
     user = request.user
@@ -103,6 +104,7 @@ def logout_everywhere(request: Request) -> Response:
 
 
 @api_view(["GET", "PATCH"])
+@permission_classes([permissions.IsAuthenticated])
 def me(request: Request) -> Response:
     """Your account; PATCH changes `name`, `locale`, `time_zone` and `theme`."""
     user = request.user

@@ -1,10 +1,11 @@
-"""The operator's dashboard of a month, and its payments as a file for the bookkeeper."""
+"""The operator's dashboard of a month, and its payments and refunds as a file for the bookkeeper."""
 
 import csv
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any
 
 from django.conf import settings
@@ -25,16 +26,19 @@ from billing.admin.tables import name_of, show_credits
 from billing.figures import Margin, Month
 from billing.gateways import list_gateways
 from billing.models import BillingAccount, GatewayEvent, GatewayTask, Payment, Plan, Subscription
+from billing.months import month_of, months_back
 from billing.pages.usage_chart import safe_cell
 from billing.pages.words import describe, title_of
-from core.alerts import list_alerts
+from core.alerts import Alert, list_alerts
 from core.money import exponent_of, format_money, to_decimal
 
 FIRST_YEAR = 2020
+SUBJECTS = ("both", "closed", "double", "ledger", "refund")
+"""What alerts about money begin with, beside the names of gateways."""
 MOST_COUNTED = 1_000
 """Above this, what waits is "more than"."""
 COLUMNS = (
-    *("paid_at", "gateway", "reference", "account", "payer", "what", "currency", "gross", "tax", "net", "refunded"),
+    *("at", "kind", "gateway", "reference", "account", "payer", "what", "currency", "gross", "tax", "net"),
     *("country", "tax_id", "fiscal_number", "fiscal_url"),
 )
 
@@ -99,7 +103,7 @@ def dashboard(request: HttpRequest, site: AdminSite) -> HttpResponse:
 
 
 def export(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """The month's payments as CSV, in English and with points: for programs."""
+    """The month's payments, and what went back in it, as CSV, in English and with points: for programs."""
     if not request.user.has_perm("billing.view_payment"):
         raise PermissionDenied
     month = _month_of(request)
@@ -128,12 +132,10 @@ def _month_of(request: HttpRequest) -> Month:
 def _list_months() -> list[tuple[str, str]]:
     """Return the months that can be chosen, the running one first, back to the first payment."""
     first = Payment.objects.exclude(paid_at=None).order_by("paid_at").values_list("paid_at", flat=True).first()
-    month = Month.containing(timezone.now())
-    found: list[tuple[str, str]] = []
-    while len(found) < 1 or (first is not None and month.end > first and month.start.year >= FIRST_YEAR):
-        found.append((f"{month.start:%Y-%m}", date_format(month.start, "YEAR_MONTH_FORMAT")))
-        month = Month.containing(month.start - dt.timedelta(days=1))
-    return found
+    now = timezone.now()
+    oldest, _end = month_of(max(first or now, dt.datetime(FIRST_YEAR, 1, 1, tzinfo=dt.UTC)))
+    months = takewhile(lambda month: month >= oldest, months_back(now))
+    return [(f"{month:%Y-%m}", date_format(month, "YEAR_MONTH_FORMAT")) for month in months]
 
 
 # --- What is shown ----------------------------------------------------------------------------------------------------
@@ -224,18 +226,9 @@ def _to_do(name: Any, found: "QuerySet[Any]", table: str, query: str) -> ToDo:
     return ToDo(str(name), shown, f"../../{table}/?{query}", count > 0)
 
 
-def _list_alerts() -> list[tuple[str, str, str]]:
-    """Return the alerts about money: when, what, details."""
-    subjects = ("double", "ledger", "refund", *list_gateways())
-    return [
-        (
-            date_format(timezone.localtime(dt.datetime.fromtimestamp(alert.last_at, dt.UTC)), "SHORT_DATETIME_FORMAT"),
-            alert.sentence,
-            ", ".join(f"{name}: {value}" for name, value in alert.fields.items()),
-        )
-        for alert in list_alerts()
-        if alert.subject.partition(":")[0] in subjects
-    ]
+def _list_alerts() -> list[Alert]:
+    """Return the alerts about money."""
+    return [alert for alert in list_alerts() if alert.subject.partition(":")[0] in (*SUBJECTS, *list_gateways())]
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -251,23 +244,26 @@ class _Echo:
 def _write_csv(month: Month) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
-    rows = (
-        figures.payments_of(month)
-        .select_related("subscription__account__user", "price__plan")
-        .order_by("paid_at", "pk")
-    )
-    for payment in rows.iterator(chunk_size=500):
-        yield writer.writerow(_row_of(payment))
+    paid = figures.payments_of(month).select_related("subscription__account__user", "price__plan")
+    for payment in paid.order_by("paid_at", "pk").iterator(chunk_size=500):
+        amounts = (payment.amount_minor, payment.tax_minor, payment.amount_minor - payment.tax_minor)
+        yield writer.writerow(_row_of(payment, "payment", payment.paid_at, amounts))
+    back = figures.reversals_of(month).select_related("payment__subscription__account__user", "payment__price__plan")
+    for one in back.order_by("at", "pk").iterator(chunk_size=500):
+        # How much of it is tax no gateway says.
+        yield writer.writerow(_row_of(one.payment, one.kind, one.at, (-one.amount_minor, None, None)))
 
 
-def _row_of(payment: Payment) -> list[str]:
+def _row_of(payment: Payment, kind: str, at: dt.datetime | None, amounts: Sequence[int | None]) -> list[str]:
+    """Return a line about a payment; `amounts` are its gross, tax and net, in the currency's minor unit."""
     account, currency = payment.subscription.account, payment.currency
-    amounts = (payment.amount_minor, payment.tax_minor, payment.amount_minor - payment.tax_minor)
-    assert payment.paid_at is not None
+    assert at is not None
     texts = (
-        *(payment.paid_at.astimezone(dt.UTC).isoformat(), payment.gateway, payment.reference, str(account.pk)),
+        *(at.astimezone(dt.UTC).isoformat(), kind, payment.gateway, payment.reference, str(account.pk)),
         *(account.email, describe(payment.price), currency),
-        *(str(to_decimal(amount, currency)) for amount in (*amounts, payment.refunded_minor)),
         *(payment.tax_country, payment.tax_id, payment.fiscal_number, payment.fiscal_url),
     )
-    return [safe_cell(text) for text in texts]
+    cells = [safe_cell(text) for text in texts]
+    # No formula: a number below nothing begins with its sign.
+    cells[8:8] = ["" if amount is None else str(to_decimal(amount, currency)) for amount in amounts]
+    return cells

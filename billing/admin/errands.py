@@ -9,8 +9,9 @@ from django.utils.translation import gettext_lazy as _
 
 from billing import staff
 from billing.admin.acts import ActsAdmin, OperatorAct
-from billing.admin.tables import AccountRowsAdmin, GatewayFilter, ReadOnlyAdmin
+from billing.admin.tables import AccountRowsAdmin, GatewayFilter
 from billing.models import GatewayEvent, GatewayTask, Letter, StaffAct
+from core.paging import ReadOnlyAdmin
 
 
 class ErrandFilter(admin.SimpleListFilter):

@@ -1,6 +1,7 @@
 """The admin's pages of what was granted, reserved and used: the ledger, which nobody changes."""
 
 import datetime as dt
+from itertools import islice
 from typing import Any
 
 from django.contrib import admin
@@ -10,9 +11,10 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext_lazy as _
 
-from billing.admin.tables import AccountRowsAdmin, ReadOnlyAdmin, show_credits
+from billing.admin.tables import AccountRowsAdmin, show_credits
 from billing.models import Reservation, Spending, UsagePeriod, UsageRecord
-from billing.periods import month_of
+from billing.months import month_of, months_back
+from core.paging import ReadOnlyAdmin
 
 MONTHS_OFFERED = 12
 
@@ -24,10 +26,7 @@ class MonthFilter(admin.SimpleListFilter):
     parameter_name = "month"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        start, _end = month_of(timezone.now())
-        months = [start]
-        while len(months) < MONTHS_OFFERED:
-            months.append(month_of(months[-1] - dt.timedelta(days=1))[0])
+        months = islice(months_back(timezone.now()), MONTHS_OFFERED)
         return [(f"{month:%Y-%m}", date_format(month, "YEAR_MONTH_FORMAT")) for month in months]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":

@@ -16,26 +16,10 @@ from django.utils.translation import gettext_lazy as _
 from billing.entitlements import credits_of
 from billing.gateways import list_gateways
 from billing.models import BillingAccount, Price
-from core.paging import BoundedPaginator
+from core.paging import ReadOnlyAdmin
 
 PEOPLE_FOUND = 100
 """How many people a search finds at most."""
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    paginator = BoundedPaginator
-    show_full_result_count = False
-    ordering: ClassVar[Any] = ("-pk",)
-    list_per_page = 50
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class AccountRowsAdmin(ReadOnlyAdmin):

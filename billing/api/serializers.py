@@ -10,7 +10,7 @@ from billing.usage import MAX_DAYS
 
 
 class PlanSerializer(serializers.ModelSerializer[Plan]):
-    """A plan: null means no limit. `prices` are those it is for sale at."""
+    """A plan: null means no limit. `prices` are those it is for sale at. What nothing enforces yet is not told."""
 
     prices = serializers.SerializerMethodField()
 
@@ -28,8 +28,6 @@ class PlanSerializer(serializers.ModelSerializer[Plan]):
             "best_tier",
             "upload_bytes",
             "has_api",
-            "has_batches",
-            "history_days",
             "trial_days",
             "prices",
         )

@@ -1,10 +1,13 @@
-"""The billing API: plans, one's own subscription, what is left of its credits, and what was used."""
+"""The billing API: plans, one's own subscription, what is left of its credits, and what was used.
+
+They are open to programs of every plan, also of one without the API.
+"""
 
 from dataclasses import asdict
 
 from django.utils import timezone
 from rest_framework.decorators import api_view, permission_classes
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -19,11 +22,12 @@ from billing.usage import list_usage
 
 
 @api_view(["GET"])
+@permission_classes([IsAuthenticated])
 def allowance(request: Request) -> Response:
-    """Your credits this period: `used`, `reserved`, `allowance` (null: unlimited), `resets_at`, and your `plan`."""
-    user_id = user_id_of(request)
-    plan = entitlements.entitlements_of(user_id).plan
-    return Response({"plan": plan, **asdict(entitlements.allowance_of(user_id))})
+    """Your credits this period: `used`, `reserved`, `allowance` (null: unlimited), `resets_at`; those of your `packs`;
+    and your `plan`."""
+    allowed, allowance = entitlements.entitlements_and_allowance_of(user_id_of(request))
+    return Response({"plan": allowed.plan, **asdict(allowance)})
 
 
 @api_view(["GET"])
@@ -40,6 +44,7 @@ def plans(request: Request) -> Response:
 
 
 @api_view(["GET"])
+@permission_classes([IsAuthenticated])
 def subscription(request: Request) -> Response:
     """How you stand: the plan that holds, why, until when, and what is charged next."""
     standing = standing_of(entitlements.account_of(user_id_of(request)))
@@ -59,6 +64,7 @@ def subscription(request: Request) -> Response:
 
 
 @api_view(["GET"])
+@permission_classes([IsAuthenticated])
 def usage(request: Request) -> Response:
     """What you used from one day to another (in your time zone, both included), by `day` or by `model`."""
     user = request.user

@@ -2,20 +2,50 @@
 
 Nothing that Stripe or Mercado Pago calls its own leaves the folder of that gateway. A notification is only a hint:
 it becomes a `Reference`, the reference is fetched, and what was fetched becomes a `Snapshot`, which
-`subscriptions.apply` turns into rows. Every method that asks the gateway takes at most `SECONDS`, and is called
-outside of transactions and locks.
+`subscriptions.apply` turns into rows. Every method that asks the gateway takes at most `SECONDS` (`list_recent`, each
+time it asks), and is called outside of transactions and locks.
 
 Amounts are integers in the currency's minor unit (`core/money.py` knows how many digits that is). Times are aware, UTC.
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 SECONDS = 10.0
 """The longest a gateway is waited for."""
+LISTING_SECONDS = 120.0
+"""The longest a list of everything that is alive may take, page after page: no request waits for it."""
+
+SILENCES = 3
+"""How often a gateway may not answer, one time after the other, until a list of purchases is given up."""
+
+logger = logging.getLogger(__name__)
+
+_ends_at: ContextVar[float] = ContextVar("gateways_are_waited_for_until", default=math.inf)
+
+
+@contextmanager
+def one_wait(seconds: float = SECONDS) -> Iterator[None]:
+    """Let all that gateways are asked within take so long together: somebody waits for a page. What has no time left
+    raises GatewayUnavailable."""
+    token = _ends_at.set(deadline(seconds))
+    try:
+        yield
+    finally:
+        _ends_at.reset(token)
+
+
+def deadline(seconds: float = SECONDS) -> float:
+    """Return until when (`time.monotonic()`) an operation may take that begins now."""
+    return min(_ends_at.get(), time.monotonic() + seconds)
+
 
 Interval = Literal["month", "year", ""]
 Kind = Literal["subscription", "prepaid", "pack"]
@@ -238,3 +268,22 @@ class Gateway(Protocol):
     def read_notification(self, body: bytes, headers: Mapping[str, str], query: Mapping[str, str]) -> Notification:
         """Return what a genuine notification is about, without asking the gateway. Raises BadNotification."""
         ...
+
+
+def fetch_each(gateway: Gateway, references: Iterable[Reference]) -> Iterator[Snapshot]:
+    """Yield what the references belong to, each purchase once. What cannot be read is logged, and does not keep the
+    others from being seen. Raises GatewayUnavailable when the gateway is silent SILENCES times on end."""
+    seen, silences = set[str](), 0
+    for reference in dict.fromkeys(references):
+        try:
+            snapshot = gateway.fetch(reference)
+        except (GatewayRefused, GatewayUnavailable) as error:
+            silences += isinstance(error, GatewayUnavailable)
+            if silences == SILENCES:
+                raise
+            logger.exception("A purchase cannot be read", extra={"gateway": gateway.name, "reference": reference.id})
+            continue
+        silences = 0
+        if snapshot is not None and snapshot.reference not in seen:
+            seen.add(snapshot.reference)
+            yield snapshot

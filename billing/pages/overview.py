@@ -1,15 +1,13 @@
-"""What `/billing/` shows of somebody's plan, payments and packs."""
+"""What `/billing/` shows of somebody's plan and payments."""
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
-from billing.models import MICROS_PER_CREDIT, AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
+from billing.models import AllowanceNotice, BillingAccount, Payment, Price, Subscription, UsagePeriod
 from billing.pages.words import ShownPrice, describe, describe_status, show_price, title_of
 from billing.purchasing import list_for_sale
 from billing.standing import Standing, may_begin_when_it_ends
@@ -32,14 +30,6 @@ class ShownPayment:
     def may_ask_for_refund(self) -> bool:
         payment = self.payment
         return payment.may_be_refunded and payment.refund_requested_at is None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownPack:
-    """`left` None means no limit."""
-
-    left: int | None
-    expires_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +84,6 @@ def list_to_pay(account: BillingAccount) -> list[ShownPayment]:
 def list_notices(period: UsagePeriod) -> Sequence[AllowanceNotice]:
     """Return what was not seen yet of how much of the period is used: the last notice."""
     return list(period.notices.filter(seen_at=None).order_by("-percent")[:1])
-
-
-def list_packs_left(account: BillingAccount) -> list[ShownPack]:
-    """Return the packs that can pay, the first to expire first."""
-    shown = []
-    for pack in packs_of(account):
-        left = pack.left_micros
-        shown.append(ShownPack(None if left is None else max(0, left // MICROS_PER_CREDIT), pack.period_end))
-    return shown
 
 
 def show_payment(payment: Payment) -> ShownPayment:

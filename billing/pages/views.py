@@ -163,7 +163,6 @@ def billing(request: HttpRequest) -> HttpResponse:
         "notices": overview.list_notices(period),
         "to_pay": overview.list_to_pay(account),
         "choices": overview.list_choices(account, standing),
-        "packs": overview.list_packs_left(account),
         "has_packs_for_sale": any(price.plan_id is None for price in purchasing.list_for_sale()),
         "payments": payments,
         "older": older,
@@ -362,8 +361,11 @@ def _change(request: HttpRequest, member: User, price_id: int) -> HttpResponse:
     if isinstance(preview, signing.BadSignature):
         messages.warning(request, _("That price is a while old. Look at it again."))
         return redirect("billing_change", price_id)
+    begun = timezone.now()
     subscription = purchasing.change(member, price_id, preview)
-    if preview is not None and subscription.price_id != price_id:
+    if preview is not None and subscription.observed_at < begun:
+        messages.warning(request, _("The payment service is slow. What came of it is here in a minute."))
+    elif preview is not None and subscription.price_id != price_id:
         messages.warning(request, _("The change waits for its payment: see below what is to be done."))
     elif preview is not None:
         messages.success(request, _("Changed. It counts from now on."))

@@ -60,11 +60,6 @@ def list_allowed(plan: Plan) -> list[str]:
     found.append(gettext("Questions of up to %(shown)s characters") % {"shown": intcomma(plan.question_characters)})
     upload_bytes = min(plan.upload_bytes or settings.ATTACHMENT_BYTES, settings.ATTACHMENT_BYTES)
     found.append(gettext("Files of up to %(size)s each") % {"size": filesizeformat(upload_bytes)})
-    if plan.history_days is not None:
-        found.append(
-            ngettext("Conversations kept for %(shown)s day", "Conversations kept for %(shown)s days", plan.history_days)
-            % {"shown": intcomma(plan.history_days)}
-        )
     found.append(gettext("With the API, for programs of yours") if plan.has_api else gettext("Without the API"))
     return found
 

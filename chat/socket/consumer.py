@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from accounts.admission import Admission, find_admitted
 from accounts.models import User
+from billing.entitlements import check_api
 from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
 from chat.socket.authentication import find_in_turn
@@ -356,11 +357,14 @@ def _to_question(command: Start) -> Question:
 
 def _open_and_render(admission: Admission, question: Question) -> tuple[User, OpenedTurn, list[SocketEvent]]:
     """Ask once more who this is, open the turn and render its events: one visit to a thread for all. Some errors get
-    their sentence when they are raised, hence the person's language. Raises AccessEnded."""
+    their sentence when they are raised, hence the person's language. Raises AccessEnded and what `open_turn` does, and
+    ApiNotInPlan where a program asks."""
     user = find_admitted(admission)
     if user is None:
         raise AccessEnded
     with localized_for(user):
+        if admission.family is not None:
+            check_api(user.pk)
         opened = open_turn(user.pk, question)
     return user, opened, render_opened(user, opened)
 

@@ -97,6 +97,7 @@ def allowance_event(allowance: Allowance) -> dict[str, Any]:
         "used": allowance.used,
         "allowance": allowance.allowance,
         "resets_at": allowance.resets_at.isoformat(),
+        "packs": [{"left": pack.left, "expires_at": pack.expires_at.isoformat()} for pack in allowance.packs],
     }
 
 

@@ -273,7 +273,7 @@ function tellWhyLeft() {
   }
 }
 
-function allowanceChanged({ used, allowance }) {
+function allowanceChanged({ used, allowance, packs }) {
   const text = document.querySelector("[data-allowance-used]");
   text.textContent = text.dataset.format.replace("%s", formatNumber(used, 1));
   const bar = document.querySelector("[data-allowance-bar]");
@@ -281,6 +281,10 @@ function allowanceChanged({ used, allowance }) {
     bar.max = allowance || 1;
     bar.value = used;
   }
+  const inPacks = document.querySelector("[data-allowance-packs]");
+  const left = packs.reduce((sum, pack) => sum + pack.left, 0);
+  inPacks.textContent = inPacks.dataset.format.replace("%s", formatNumber(left, 1));
+  inPacks.hidden = packs.length === 0;
 }
 
 // --- Without a socket ---

@@ -22,7 +22,7 @@ from billing.gateways.base import (
     Snapshot,
 )
 from billing.models import Price
-from billing.periods import add_months
+from billing.months import add_months
 
 
 @dataclass

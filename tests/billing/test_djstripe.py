@@ -40,7 +40,7 @@ def test_every_model_of_djstripe_has_its_table() -> None:
     assert {model._meta.db_table for model in apps.get_app_config("djstripe").get_models()} <= tables
 
 
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(0)  # it is minutes of work, and a busy machine takes many times as long
 @pytest.mark.skipif("CHECK_DJSTRIPE" not in os.environ, reason="dj-stripe's own migrations take a minute")
 @pytest.mark.django_db(transaction=True)
 def test_our_migration_makes_the_schema_that_djstripes_own_make() -> None:
@@ -50,7 +50,8 @@ def test_our_migration_makes_the_schema_that_djstripes_own_make() -> None:
     with override_settings(MIGRATION_MODULES={}):
         call_command("migrate", "djstripe", verbosity=0)
         theirs = schema()
-        call_command("migrate", "djstripe", "zero", verbosity=0)
-    call_command("migrate", "djstripe", verbosity=0)
+        # Back by name alone: to undo theirs takes as long again, and the tables are the same.
+        call_command("migrate", "djstripe", "zero", fake=True, verbosity=0)
+    call_command("migrate", "djstripe", fake=True, verbosity=0)
     assert len(ours) > 50
     assert ours == theirs

@@ -15,7 +15,8 @@ from billing import metering
 from billing.entitlements import account_of, allowance_of, current_period, entitlements_of
 from billing.metering import Usage
 from billing.models import BillingAccount, Plan, UsagePeriod
-from billing.periods import month_of
+from billing.months import month_of
+from billing.periods import grant_pack
 from billing.seeds import load_plans
 from core import caching
 from tests.billing.together import together
@@ -157,7 +158,22 @@ def test_the_allowance_counts_in_credits(api, ana):
         "reserved": 7.5,
         "allowance": 500,
         "resets_at": month_of(timezone.now())[1].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "packs": [],
     }
+
+
+def test_packs_that_can_pay_are_part_of_the_allowance(api, ana, at):
+    at(dt.datetime(2027, 1, 15, tzinfo=dt.UTC))
+    account, now = account_of(ana.pk), timezone.now()
+    for micros, used, days in ((5_000_000, 1_234_567, 60), (1_000_000, 1_500_000, 30), (9_000_000, 0, 0)):
+        pack = grant_pack(account, micros, now, now + dt.timedelta(days=days, microseconds=10))
+        UsagePeriod.objects.filter(pk=pack.pk).update(used_micros=used)
+    BillingAccount.objects.update(packs_until=now + dt.timedelta(days=61))
+    at(now + dt.timedelta(hours=1))
+    answer = api(ana).get("/api/v1/allowance").json()
+    assert [pack["left"] for pack in answer["packs"]] == [0, 3_765.433]  # one is over, one was overdrawn
+    assert answer["packs"][1]["expires_at"].startswith("2027-03-16T00:00:00")
+    assert allowance_of(ana.pk).left_in_packs == 3_765.433
 
 
 def test_an_unlimited_allowance_is_null(api, carla):

@@ -147,6 +147,18 @@ def test_5_reconciliation(world: World, gateway: str) -> None:
 
 
 @at_each_gateway
+def test_5_reconciliation_after_a_week_without_the_site(world: World, gateway: str) -> None:
+    """What ended and was refunded too long ago to be in a list of changes is asked about all the same."""
+    buy(world, gateway)
+    world.refund(0, 100, at_the_gateway=True)
+    get_gateway(gateway).cancel_now(Subscription.objects.get().reference, key="somebody-else")
+    world.deliver(gateway, "lost")
+    world.clock.at += 7 * DAY
+    reconciliation.reconcile()
+    assert plan(world) == "free"
+
+
+@at_each_gateway
 def test_6_one_customer_and_one_live_subscription(world: World, gateway: str) -> None:
     buy(world, gateway)
     with pytest.raises(AlreadySubscribed):

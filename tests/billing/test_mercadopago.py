@@ -7,13 +7,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import requests
 from django.utils import timezone
 
-from billing.gateways.base import GatewayRefused, GatewayUnavailable, Order, Reference
+from billing.gateways.base import GatewayRefused, GatewayUnavailable, Order, Reference, one_wait
 from billing.gateways.mercadopago import agreements, client, gateway, smoke
-from billing.periods import add_months
+from billing.months import add_months
 from tests.billing.mercadopago import ORDER, PACK, PREPAID, Simulation, simulated_mercado_pago
 
 MONTH = dt.timedelta(days=28)
@@ -545,6 +547,26 @@ def test_a_refund_is_made_once_however_often_it_is_asked_for(mp: Simulation):
         mp.gateway().refund(payment.reference, amount_minor=100, key="refund-3")
 
 
+def test_a_long_list_is_read_whole_and_one_that_is_wrong_stops_no_other(
+    mp: Simulation, monkeypatch: pytest.MonkeyPatch
+):
+    """Each request takes two seconds, and a page has two rows: the list takes more than an operation may."""
+    references = [mp.buy(other(ORDER, key=f"order-{account}", account_id=account)) for account in range(20, 28)]
+    mp.server.state["preapprovals"][references[0]]["collector_id"] = 99
+    passed = [0.0]
+    send, monotonic = requests.Session.send, time.monotonic
+
+    def slow(session: requests.Session, request: Any, **options: Any) -> Any:
+        passed[0] += 2
+        return send(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed[0])
+    monkeypatch.setattr(client, "PAGE", 2)
+    found = [snapshot.reference for snapshot in mp.gateway().list_recent(timezone.now() - dt.timedelta(days=900))]
+    assert sorted(found) == sorted(references[1:])
+
+
 def test_a_purchase_that_was_given_back_is_over(mp: Simulation):
     checkout = mp.gateway().start_checkout(PACK)
     mp.pay(checkout, "approved")
@@ -604,24 +626,22 @@ def test_a_gateway_that_does_not_speak_its_language_is_unavailable(mp: Simulatio
     assert mp.subscription(reference).status == "active"
 
 
-def test_all_of_a_call_has_one_deadline(mp: Simulation, monkeypatch: pytest.MonkeyPatch):
+def test_all_of_a_call_has_one_deadline(mp: Simulation):
     reference = mp.buy()
-    monkeypatch.setattr(client, "SECONDS", 0.5)
     mp.control("faults", kind="slow", seconds=0.3, path="/", times=3)
     begun = time.monotonic()
-    with pytest.raises(GatewayUnavailable):
+    with one_wait(0.5), pytest.raises(GatewayUnavailable):
         mp.subscription(reference)
     assert time.monotonic() - begun < 5
     time.sleep(0.5)  # the server still sleeps for whom nobody waits
 
 
-def test_an_answer_that_comes_byte_after_byte_is_not_waited_for(mp: Simulation, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client, "SECONDS", 0.4)
+def test_an_answer_that_comes_byte_after_byte_is_not_waited_for(mp: Simulation):
     with socket.create_server(("127.0.0.1", 0)) as server:
         dripping = threading.Thread(target=drip, args=[server])
         dripping.start()
         begun = time.monotonic()
-        with pytest.raises(GatewayUnavailable, match="no answer in time"):
+        with one_wait(0.4), pytest.raises(GatewayUnavailable, match="no answer in time"):
             mp.gateway(base_url=f"http://127.0.0.1:{server.getsockname()[1]}").find_mistakes()
         assert time.monotonic() - begun < 5
         dripping.join()

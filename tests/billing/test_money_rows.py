@@ -14,7 +14,8 @@ from billing import metering, reconciliation
 from billing.entitlements import account_of, current_period
 from billing.metering import Usage
 from billing.models import AllowanceNotice, BillingAccount, Plan, Price, UsagePeriod
-from billing.periods import add_months, anchored_month_of, raise_to_plan
+from billing.months import add_months, anchored_month_of
+from billing.periods import grant_pack, raise_to_plan
 from billing.seeds import load_prices
 from core.alerts import _thread, list_alerts
 from core.money import format_money, to_decimal, to_minor
@@ -53,6 +54,19 @@ def test_people_are_told_once_at_80_and_at_100_percent(ana: Any, mails: list[Any
 
 def test_what_is_used_at_once_is_one_notice(ana: Any, mails: list[Any]):
     use(ana, 500_000)
+    reconciliation.mail_notices()
+    assert len(mails) == 1
+
+
+def test_who_has_packs_is_told_that_they_pay_and_nothing_of_new_credits_in_a_year(ana: Any, mails: list[Any]):
+    account, now = account_of(ana.pk), timezone.now()
+    grant_pack(account, 1_000_000, now, now + dt.timedelta(days=300))
+    BillingAccount.objects.update(packs_until=now + dt.timedelta(days=300))
+    use(ana, 500_000)
+    reconciliation.mail_notices()
+    assert "tus paquetes" in mails[0].subject
+    use(ana, 900_000)
+    assert AllowanceNotice.objects.filter(period__kind="pack").exists()
     reconciliation.mail_notices()
     assert len(mails) == 1
 

@@ -32,11 +32,13 @@ from billing.models import (
     Payment,
     Plan,
     Price,
+    Reversal,
     StaffAct,
     Subscription,
     UsagePeriod,
 )
 from billing.subscriptions import apply
+from core.alerts import Alert
 from tests.billing.fake_gateway import bought, change, state
 from tests.billing.together import together
 
@@ -545,6 +547,14 @@ def test_the_dashboard_shows_the_month_and_what_is_to_be_done(operator: Client, 
     assert "until now" not in text
 
 
+def test_the_dashboard_has_every_alert_about_money(operator: Client, paid: Payment, monkeypatch: pytest.MonkeyPatch):
+    subjects = ("both:1:s", "closed:fake:s", "double:fake:s", "ledger", "refund:1", "fake:task:k", "openai:timeout")
+    found = [Alert(subject, f"It is {subject}.", 0.0, 0.0) for subject in subjects]
+    monkeypatch.setattr("billing.admin.dashboard.list_alerts", lambda: found)
+    page = operator.get("/admin/billing/payment/dashboard/").content.decode()
+    assert [subject for subject in subjects if f"It is {subject}." in page] == list(subjects[:-1])
+
+
 @pytest.mark.parametrize("month", ["", "2027-13", "nonsense", "9999-12", "0001-01", "2027-01-01", "\x00"])
 def test_a_month_that_cannot_be_is_the_running_one(operator: Client, paid: Payment, month: str):
     answer = operator.get("/admin/billing/payment/dashboard/", {"month": month})
@@ -568,6 +578,12 @@ def test_the_months_payments_are_a_file_that_no_spreadsheet_runs(operator: Clien
     assert (found["tax_id"], found["fiscal_number"], found["country"]) == ('\'=HYPERLINK("x")', "'+1-2", "AR")
     assert (found["payer"], found["what"], found["reference"]) == (ana.email, "Premium", "s1-p1")
     assert b"".join(operator.get("/admin/billing/payment/export/", {"month": "2026-12"})).count(b"\n") == 1
+    Reversal.objects.create(payment=paid, kind="refund", amount_minor=750, at=dt.datetime(2026, 12, 31, tzinfo=dt.UTC))
+    answer = operator.get("/admin/billing/payment/export/", {"month": "2026-12"})
+    head, row = csv.reader(b"".join(answer).decode().splitlines())
+    found = dict(zip(head, row, strict=True))
+    assert (found["kind"], found["gross"], found["tax"], found["net"]) == ("refund", "-7.50", "", "")
+    assert (found["at"], found["payer"], found["reference"]) == ("2026-12-31T00:00:00+00:00", ana.email, "s1-p1")
 
 
 def test_a_fiscal_document_is_attached_and_its_payer_sees_it(operator: Client, paid: Payment, ana: User):

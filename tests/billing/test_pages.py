@@ -19,7 +19,7 @@ from billing.metering import Usage
 from billing.models import AllowanceNotice, BillingAccount, Payment, Plan, Price, Purchase, Subscription
 from billing.pages.usage_chart import safe_cell
 from billing.subscriptions import apply
-from tests.billing.fake_gateway import bought, change, payment, renew, state
+from tests.billing.fake_gateway import FakeGateway, bought, change, payment, renew, state
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -382,6 +382,21 @@ def signed(page: Any) -> dict[str, str]:
     return {"signed": found[1]}
 
 
+def test_a_change_that_could_not_be_looked_at_in_time_is_not_said_to_wait(
+    browser: Client, prices: Any, ana: User, monkeypatch: pytest.MonkeyPatch
+):
+    subscribe(ana, prices["premium-month"])
+    address = f"/billing/change/{prices['enterprise-month'].pk}/"
+    form = signed(browser.get(address))
+
+    def silent(*_asked: Any) -> None:
+        raise GatewayUnavailable("slow")
+
+    monkeypatch.setattr(FakeGateway, "fetch", silent)
+    page = browser.post(address, form, follow=True)
+    assert "The payment service is slow." in text_of(page)
+
+
 def test_nobody_chooses_what_a_change_costs(browser: Client, prices: Any, ana: User, bo: User):
     subscribe(ana, prices["premium-month"])
     subscribe(bo, prices["premium-month"], reference="s2")
@@ -515,6 +530,7 @@ def test_packs_are_listed_with_what_is_left_and_until_when(browser: Client, pric
     words = text_of(browser.get("/billing/"))
     assert "5,000 credits left" in words
     assert "Good until" in words
+    assert "And 5,000 in packs" in browser.get("/").content.decode()
 
 
 def test_a_notice_of_the_allowance_is_shown_until_it_was_seen(browser: Client, ana: User):

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from allauth.account.models import EmailAddress
+from django.utils import timezone
 
 from billing import inbox, outbox, purchasing, reconciliation, staff
-from billing.entitlements import account_of, current_period, entitlements_of
+from billing.entitlements import account_of, allowance_of, current_period, entitlements_of
 from billing.errors import (
     AlreadySubscribed,
     GatewayDeclined,
@@ -20,7 +21,7 @@ from billing.errors import (
     OtherCurrency,
     PaymentOverdue,
 )
-from billing.gateways.base import GatewayRefused, GatewayUnavailable, Notification, Reference
+from billing.gateways.base import GatewayRefused, GatewayUnavailable, Notification, Reference, deadline
 from billing.models import (
     MAX_ATTEMPTS,
     BillingAccount,
@@ -38,7 +39,7 @@ from billing.subscriptions import apply, reference_of
 from core import alerts
 from core.alerts import list_alerts
 from core.errors import Conflict, NotFound
-from tests.billing.fake_gateway import bought, change, payment, renew, state
+from tests.billing.fake_gateway import FakeGateway, bought, change, change_payment, payment, renew, state
 from tests.billing.together import together
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -492,6 +493,58 @@ def test_reconciliation_applies_what_is_alive_and_one_that_is_wrong_stops_no_oth
     bought(bo, prices["premium-month"], at=START)
     reconciliation.reconcile()
     assert (plan(ana), plan(bo)) == ("free", "premium")
+
+
+def test_a_pack_that_was_refunded_while_the_site_was_away_pays_no_more(
+    premium: Any, prices: Any, at: Any, monkeypatch: Any
+):
+    apply(bought(premium, prices["pack-5000"], "pack", at=START))
+    change_payment("pack-p1", refunded_minor=600)
+    monkeypatch.setattr(FakeGateway, "list_recent", lambda *_since: iter(()))  # too long ago, and it does not renew
+    at(START + 5 * DAY)
+    assert len(allowance_of(premium.pk).packs) == 1
+    reconciliation.reconcile()
+    assert allowance_of(premium.pk).packs == ()
+
+
+def note_deadlines(monkeypatch: Any) -> list[float]:
+    """Return a list of until when the gateway may take, each time it is asked from now on."""
+    asked: list[float] = []
+    ask = FakeGateway._ask
+
+    def noted(gateway: FakeGateway) -> None:
+        asked.append(deadline())
+        ask(gateway)
+
+    monkeypatch.setattr(FakeGateway, "_ask", noted)
+    return asked
+
+
+def test_a_request_waits_for_a_slow_gateway_once(premium: Any, prices: Any, at: Any, olga: Any, monkeypatch: Any):
+    """All that it asks has one deadline, however much it asks."""
+    asked = note_deadlines(monkeypatch)
+    journeys = (
+        partial(purchasing.change, premium, prices["enterprise-month"].pk),
+        partial(purchasing.cancel, premium),
+        partial(purchasing.resume, premium),
+        partial(staff.cancel_for, Subscription.objects.get(), by=olga, reason="r"),
+        partial(staff.refund, Payment.objects.earliest("pk"), by=olga, reason="r"),
+    )
+    for journey in journeys:
+        at(timezone.now() + MINUTE)
+        asked.clear()
+        journey()
+        assert len(asked) > 1
+        assert len(set(asked)) == 1
+
+
+def test_the_end_of_another_checkout_leaves_time_to_begin_one(ana: Any, prices: Any, at: Any, monkeypatch: Any):
+    at(START)
+    checkout(ana, prices["premium-month"])
+    asked = note_deadlines(monkeypatch)
+    checkout(ana, prices["premium-year"])
+    ended, begun = asked[0], asked[-1]
+    assert 4 < begun - ended < 6
 
 
 def test_what_was_handled_long_ago_is_deleted(premium: Any, at: Any):

@@ -11,7 +11,7 @@ from billing import metering
 from billing.entitlements import account_of, current_period, entitlements_of
 from billing.errors import UnknownPrice, WrongAccount
 from billing.metering import Usage
-from billing.models import BillingAccount, GatewayTask, Payment, Plan, Purchase, Subscription, UsagePeriod
+from billing.models import BillingAccount, GatewayTask, Payment, Plan, Purchase, Reversal, Subscription, UsagePeriod
 from billing.subscriptions import apply
 from tests.billing.fake_gateway import bought, change, change_now, change_payment, payment, renew, state
 
@@ -240,6 +240,22 @@ def test_a_full_refund_closes_the_paid_period_and_leaves_no_debt(premium: Any, a
 def test_a_partial_refund_changes_nothing(premium: Any):
     apply(change_payment("s1-p1", refunded_minor=1_999))
     assert (plan(premium), period(premium).allowance_micros) == ("premium", PREMIUM)
+
+
+def test_what_goes_back_is_written_down_when_it_is_heard_of(premium: Any, at: Any):
+    for refunded, moment in ((500, START + DAY), (500, START + 2 * DAY), (700, FEBRUARY), (0, FEBRUARY + DAY)):
+        at(moment)
+        apply(change_payment("s1-p1", refunded_minor=refunded))
+    at(FEBRUARY + 2 * DAY)
+    apply(change_payment("s1-p1", refunded_minor=100, dispute="lost"))
+    found = Reversal.objects.order_by("pk").values_list("kind", "amount_minor", "at")
+    assert list(found) == [
+        ("refund", 500, START + DAY),
+        ("refund", 200, FEBRUARY),
+        ("refund", -700, FEBRUARY + DAY),  # it failed
+        ("refund", 100, FEBRUARY + 2 * DAY),
+        ("dispute", 1_900, FEBRUARY + 2 * DAY),
+    ]
 
 
 def test_a_refund_of_the_second_month_gives_no_grace_of_the_first(premium: Any, at: Any):

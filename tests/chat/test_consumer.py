@@ -341,6 +341,7 @@ async def test_after_the_end_the_allowance_is_what_is_left(ana: User, runner: Ru
         "used": 1.0,
         "allowance": 500,
         "resets_at": period.period_end.isoformat(),
+        "packs": [],
     }
 
 
@@ -730,6 +731,19 @@ async def test_a_foreign_and_a_missing_turn_are_refused_alike(ana: User, bo: Use
                 "retry_after": None,
             }
     assert (await in_thread(saved, theirs)).is_open
+
+
+async def test_a_program_whose_plan_lost_the_api_asks_no_more(ana: User, runner: Runner):
+    """On a socket that was open before, too."""
+    async with page_of(ana) as page:
+        await page.start("say:hola")
+        await page.ended()
+        await in_thread(change_free, has_api=False)
+        await page.start("say:hola")
+        assert (await page.next("turn.rejected"))["code"] == "api_not_in_plan"
+    async with socket(cookie=await in_thread(session_cookie, ana)) as page:
+        await page.start("say:hola")
+        await page.ended()
 
 
 async def test_a_used_up_allowance_is_refused_with_the_time_to_wait(ana: User):

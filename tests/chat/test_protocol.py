@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from billing.entitlements import Allowance
+from billing.entitlements import Allowance, PackCredits
 from chat.errors import SENTENCES, BadCommand, sentence_for
 from chat.shown import costs, events
 from chat.socket import vocabulary
@@ -204,8 +204,10 @@ def test_a_refusal_of_what_had_no_id_has_none():
 
 def test_an_allowance_without_a_limit_has_none():
     resets_at = timezone.now().astimezone(dt.UTC)
-    event = spoken(vocabulary.allowance_event(Allowance(1.5, 0.2, None, resets_at)))
-    assert event == {"type": "allowance.changed", "used": 1.5, "allowance": None, "resets_at": resets_at.isoformat()}
+    event = spoken(vocabulary.allowance_event(Allowance(1.5, 0.2, None, resets_at, (PackCredits(3.5, resets_at),))))
+    packs = [{"left": 3.5, "expires_at": resets_at.isoformat()}]
+    said = {"used": 1.5, "allowance": None, "resets_at": resets_at.isoformat(), "packs": packs}
+    assert event == {"type": "allowance.changed", **said}
 
 
 def test_a_gone_conversation_has_no_html():

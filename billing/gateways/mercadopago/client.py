@@ -16,7 +16,7 @@ import urllib3
 from mercadopago.config import RequestOptions
 from mercadopago.http import HttpClient
 
-from billing.gateways.base import SECONDS, GatewayRefused, GatewayUnavailable
+from billing.gateways.base import SECONDS, GatewayRefused, GatewayUnavailable, deadline
 
 API = "https://api.mercadopago.com"
 LONGEST_ANSWER = 8_000_000
@@ -35,11 +35,11 @@ class NothingThere(GatewayRefused):
 
 
 class MercadoPagoClient:
-    """One conversation with Mercado Pago: however many requests it takes, it is over after SECONDS."""
+    """One conversation with Mercado Pago: however many requests it takes, it is over after so many seconds."""
 
-    def __init__(self, access_token: str, base_url: str) -> None:
+    def __init__(self, access_token: str, base_url: str, seconds: float = SECONDS) -> None:
         self._access_token = access_token
-        self.sdk = mercadopago.SDK(access_token, http_client=_Http(base_url))
+        self.sdk = mercadopago.SDK(access_token, http_client=_Http(base_url, seconds))
 
     def ask(self, call: Callable[..., Mapping[str, Any]], *given: object, key: str = "") -> Any:
         """Return what Mercado Pago answers. Raises GatewayUnavailable, GatewayRefused, and their kin TokenRefused
@@ -86,9 +86,9 @@ class MercadoPagoClient:
 
 
 class _Http(HttpClient):  # type: ignore[misc]  # the SDK is untyped
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, seconds: float) -> None:
         self._base_url = base_url.rstrip("/")
-        self._ends_at = time.monotonic() + SECONDS
+        self._ends_at = deadline(seconds)
 
     def request(self, method: str, url: str, **options: Any) -> dict[str, Any]:
         """Ask once. The SDK passes retries along, which are ours to make: with the same key."""

@@ -16,6 +16,8 @@ from django.utils import timezone
 from django.utils.translation import gettext
 
 from billing.gateways.base import (
+    LISTING_SECONDS,
+    SECONDS,
     ChangePreview,
     Checkout,
     GatewayRefused,
@@ -26,6 +28,7 @@ from billing.gateways.base import (
     PaymentMode,
     Reference,
     Snapshot,
+    fetch_each,
     readable,
 )
 from billing.gateways.mercadopago import notifications
@@ -56,8 +59,6 @@ CHECKOUT_TIME = dt.timedelta(days=1)
 """How long a single payment may be begun."""
 VOUCHER_TIME = dt.timedelta(days=3)
 """How long a voucher may be paid."""
-SILENCES = 3
-"""How often Mercado Pago may not answer, one time after the other, until a list of purchases is given up."""
 
 logger = logging.getLogger(__name__)
 
@@ -148,24 +149,7 @@ class MercadoPago:
             return self._fetch(client, reference, observed_at)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        """What cannot be read is logged, and does not keep the others from being seen. Raises GatewayUnavailable when
-        Mercado Pago is silent several times on end."""
-        seen, silences = set[Reference](), 0
-        for reference in self._list_references(since):
-            if reference in seen:
-                continue
-            seen.add(reference)
-            try:
-                snapshot = self.fetch(reference)
-            except (GatewayRefused, GatewayUnavailable) as error:
-                silences += isinstance(error, GatewayUnavailable)
-                if silences == SILENCES:
-                    raise
-                logger.exception("A purchase cannot be read", extra={"reference": reference.id})
-                continue
-            silences = 0
-            if snapshot is not None:
-                yield snapshot
+        return fetch_each(self, list(self._list_references(since)))  # all of them first, while the list can be read
 
     # --- Changing ----------------------------------------------------------------------------------------------------
 
@@ -272,8 +256,8 @@ class MercadoPago:
             raise GatewayRefused("country_not_set")
         return Seller(self._account(client).id, self._country_code, self._country.currency)
 
-    def _client(self) -> MercadoPagoClient:
-        return MercadoPagoClient(self._access_token, self._base_url)
+    def _client(self, seconds: float = SECONDS) -> MercadoPagoClient:
+        return MercadoPagoClient(self._access_token, self._base_url, seconds)
 
     # --- Buying ------------------------------------------------------------------------------------------------------
 
@@ -441,7 +425,7 @@ class MercadoPago:
 
     def _list_references(self, since: dt.datetime) -> Iterator[Reference]:
         """Yield what lives, or changed: subscriptions, and whatever had a payment that did."""
-        client = self._client()
+        client = self._client(LISTING_SECONDS)
         for preapproval in client.search(client.sdk.preapproval().search, {}):
             try:
                 changed_at = read_time(preapproval.get("last_modified")) or NEVER
@@ -452,7 +436,7 @@ class MercadoPago:
             ):
                 yield Reference(GATEWAY, "subscription", str(preapproval["id"]))
         changed = {"range": "date_last_updated", "begin_date": _write_time(since), "end_date": "NOW"}
-        client = self._client()
+        client = self._client(LISTING_SECONDS)
         for payment in client.search(client.sdk.payment().search, changed):
             agreement = read_agreement(payment.get("external_reference"))
             if agreement and agreement.kind != "subscription":

@@ -4,7 +4,6 @@ An approved payment is the only proof: a subscription that is `authorized` is no
 `processed`. Mercado Pago keeps no paid-through, so what a payment pays for is reckoned here.
 """
 
-import calendar
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from django.utils.translation import gettext
 
 from billing.gateways.base import PaymentSnapshot, PaymentStatus, Snapshot, SubscriptionStatus
 from billing.gateways.mercadopago.agreements import GATEWAY, NEVER, Agreement, read_agreement, read_amount
+from billing.months import add_months
 from core.alerts import alert
 
 Json = Mapping[str, Any]
@@ -110,13 +110,6 @@ def read_purchase(
 def read_time(text: object) -> dt.datetime | None:
     """Return a time of Mercado Pago's, such as `2026-11-29T17:40:00.000-04:00`; None for nothing."""
     return dt.datetime.fromisoformat(str(text)).astimezone(dt.UTC) if text else None
-
-
-def _add_months(moment: dt.datetime, months: int) -> dt.datetime:
-    """Return the moment so many months later, as `billing.periods` does, which stands above the gateways."""
-    year, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
-    day = min(moment.day, calendar.monthrange(year, month + 1)[1])
-    return moment.replace(year=year, month=month + 1, day=day)
 
 
 def _in_order(payments: Iterable[Json]) -> list[Json]:
@@ -236,7 +229,7 @@ def _date_payments(
     for payment, snapshot in payments:
         due = _due_date(payment) or snapshot.paid_at or read_time(payment["date_created"]) or anchor
         instalment = max(round((due - anchor).total_seconds() / 86_400 / DAYS_OF_A_MONTH / months), last + 1)
-        start, end = _add_months(anchor, instalment * months), _add_months(anchor, (instalment + 1) * months)
+        start, end = add_months(anchor, instalment * months), add_months(anchor, (instalment + 1) * months)
         dated.append(replace(snapshot, period_start=start, period_end=end))
         if snapshot.status == "paid":
             last = instalment
@@ -251,12 +244,12 @@ def _date_prepaid(
     """
     dated, count = [], 0
     for payment in payments:
-        start = _add_months(anchor, count * agreement.months)
-        end = _add_months(anchor, (count + 1) * agreement.months)
+        start = add_months(anchor, count * agreement.months)
+        end = add_months(anchor, (count + 1) * agreement.months)
         is_paid = payment.status == "paid"
         dated.append(replace(payment, period_start=start, period_end=end) if is_paid else payment)
         count += _counts(payment)
-    return dated, _add_months(anchor, count * agreement.months) if count else None
+    return dated, add_months(anchor, count * agreement.months) if count else None
 
 
 def _counts(payment: PaymentSnapshot) -> bool:

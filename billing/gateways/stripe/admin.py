@@ -16,19 +16,16 @@ from djstripe import models
 
 from billing.gateways.stripe.client import Data
 from core.money import format_money
-from core.paging import BoundedPaginator
+from core.paging import ReadOnlyAdmin
 
 
-class MirrorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class MirrorAdmin(ReadOnlyAdmin):
     """Rows of one type of Stripe's objects."""
 
     list_display: Any = ("id", "created", "livemode")
     fields: ClassVar[Any] = ("id", "created", "livemode", "sent")
     readonly_fields: ClassVar[Any] = ("sent",)
     search_fields: ClassVar[Any] = ("id",)
-    ordering = ("-pk",)  # dj-stripe has no other index
-    paginator = BoundedPaginator
-    show_full_result_count = False
 
     @admin.display(description=_("what Stripe sent"))
     def sent(self, row: Any) -> str:
@@ -48,15 +45,6 @@ class MirrorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(settings.STRIPE_SECRET_KEY) and super().has_view_permission(request, obj)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class CustomerAdmin(MirrorAdmin):

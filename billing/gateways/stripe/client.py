@@ -8,7 +8,7 @@ from typing import Any
 import stripe
 from django.conf import settings
 
-from billing.gateways.base import SECONDS, GatewayRefused, GatewayUnavailable
+from billing.gateways.base import SECONDS, GatewayRefused, GatewayUnavailable, deadline
 
 Data = dict[str, Any]
 """An object of Stripe's, as it was sent."""
@@ -67,7 +67,7 @@ class _Http(stripe.RequestsClient):
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self._deadline = time.monotonic() + seconds
+        self._deadline = deadline(seconds)
 
     def request(  # type: ignore[override]  # the SDK's own class is at odds with its base, too
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None

@@ -1,7 +1,6 @@
 """Stripe as a `Gateway`."""
 
 import datetime as dt
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -10,16 +9,17 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing.gateways.base import (
+    LISTING_SECONDS,
     ChangePreview,
     Checkout,
     GatewayRefused,
-    GatewayUnavailable,
     Kind,
     Notification,
     Order,
     PaymentMode,
     Reference,
     Snapshot,
+    fetch_each,
     readable,
 )
 from billing.gateways.stripe import mirror, notifications
@@ -45,8 +45,6 @@ from core.sweeps import guard
 LOCALES: dict[str, Literal["auto", "es-419", "en", "pt-BR"]] = {"es": "es-419", "en": "en", "pt-br": "pt-BR"}
 SOONEST = dt.timedelta(hours=49)
 """How far ahead a subscription can begin that does not begin now: Stripe wants two days."""
-SILENCES = 3
-"""How often Stripe may not answer, one time after the other, until a list of purchases is given up."""
 REFUND_KEY = "tertulia_key"
 CHANGES = (
     "checkout.session.completed",
@@ -58,8 +56,6 @@ CHANGES = (
     "charge.dispute.closed",
 )
 """Events about what may not be among the subscriptions that are alive."""
-
-logger = logging.getLogger(__name__)
 
 
 class StripeGateway:
@@ -109,22 +105,7 @@ class StripeGateway:
             return None if fetched is None else _keep(fetched)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        """What cannot be read is logged, and does not keep the others from being seen. Raises GatewayUnavailable when
-        Stripe is silent several times on end."""
-        seen, silences = set[str](), 0
-        for reference in [*_list_alive(), *_list_changed(since)]:
-            try:
-                snapshot = self.fetch(reference)
-            except (GatewayRefused, GatewayUnavailable) as error:
-                silences += isinstance(error, GatewayUnavailable)
-                if silences == SILENCES:
-                    raise
-                logger.exception("A purchase cannot be read", extra={"reference": reference.id})
-                continue
-            silences = 0
-            if snapshot is not None and snapshot.reference not in seen:
-                seen.add(snapshot.reference)
-                yield snapshot
+        return fetch_each(self, [*_list_alive(), *_list_changed(since)])
 
     # --- Changing ----------------------------------------------------------------------------------------------------
 
@@ -372,14 +353,14 @@ def _paid_intent(client: stripe.StripeClient, payment_reference: str) -> str:
 
 
 def _list_alive() -> list[Reference]:
-    with asking() as client:
+    with asking(LISTING_SECONDS) as client:
         found = every(client.v1.subscriptions.list({"limit": LIMIT}))
     return [Reference(NAME, "subscription", one["id"]) for one in found if find_account_id(one) is not None]
 
 
 def _list_changed(since: dt.datetime) -> list[Reference]:
     """Return what events since then are about; Stripe keeps them for thirty days."""
-    with asking() as client:
+    with asking(LISTING_SECONDS) as client:
         created: stripe.params.EventListParamsCreated = {"gte": int(since.timestamp())}
         events = every(client.v1.events.list({"types": list(CHANGES), "created": created, "limit": LIMIT}))
     about = [event["data"]["object"] for event in reversed(events)]
