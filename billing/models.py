@@ -107,7 +107,13 @@ class Price(models.Model):
         YEAR = "year", _("a year")
 
     plan = models.ForeignKey(
-        Plan, models.PROTECT, null=True, blank=True, related_name="prices", help_text=_("Empty for a pack of credits.")
+        Plan,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="prices",
+        verbose_name=_("plan"),
+        help_text=_("Empty for a pack of credits."),
     )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100, default=new_price_reference)
@@ -234,7 +240,9 @@ class BillingAccount(models.Model):
     The account of a user who was deleted stays, without a name: the ledger's sums must hold.
     """
 
-    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="billing_account")
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="billing_account", verbose_name=_("user")
+    )
     plan = models.ForeignKey(Plan, models.PROTECT, null=True, blank=True, verbose_name=_("granted plan"))
     grant_until = models.DateTimeField(_("granted until"), null=True, blank=True)
     grant_reason = models.CharField(_("why"), max_length=200, blank=True)
@@ -242,10 +250,10 @@ class BillingAccount(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("by")
     )
     holds = models.IntegerField(_("open reservations"), default=0, editable=False)
-    subscribed_until = models.DateTimeField(null=True, editable=False)
+    subscribed_until = models.DateTimeField(_("access until"), null=True, editable=False)
     packs_until = models.DateTimeField(null=True, editable=False)
     trial_at = models.DateTimeField(_("had a trial"), null=True, editable=False)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
 
     class Meta:
         verbose_name = _("billing account")
@@ -280,7 +288,7 @@ class UsagePeriod(models.Model):
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="periods")
     kind = models.CharField(_("kind"), max_length=5, choices=Kind, default=Kind.MONTH)
     # Without an index: it is looked up when an operator edits a plan.
-    plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+", db_index=False)
+    plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("plan"))
     period_start = models.DateTimeField(_("from"))
     period_end = models.DateTimeField(_("until"))
     full_end = models.DateTimeField(null=True)
@@ -410,8 +418,10 @@ class UsageRecord(models.Model):
 
         INPUT = "input", _("more input than estimated")
 
-    reservation = models.OneToOneField(Reservation, models.PROTECT, related_name="record")
-    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records")
+    reservation = models.OneToOneField(
+        Reservation, models.PROTECT, related_name="record", verbose_name=_("reservation")
+    )
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records", verbose_name=_("period"))
     label = models.CharField(_("what for"), max_length=120)
     input_tokens = models.PositiveIntegerField(_("input"), default=0)
     cache_read_tokens = models.PositiveIntegerField(_("of it read from cache"), default=0)
@@ -422,7 +432,9 @@ class UsageRecord(models.Model):
     above_because = models.CharField(  # noqa: DJ001  null is also what a process writes that does not know it yet
         _("why above its reservation"), max_length=9, choices=AboveBecause, null=True
     )
-    spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
+    spending = models.ForeignKey(
+        Spending, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("spending of a day")
+    )
     spent_micros = models.BigIntegerField(_("the supplier takes"), default=0)
     recorded_at = models.DateTimeField(_("at"), default=timezone.now, editable=False)
 
@@ -467,7 +479,9 @@ class Subscription(models.Model):
         PAUSED = "paused", _("paused")
         ENDED = "ended", _("ended")
 
-    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="subscriptions")
+    account = models.ForeignKey(
+        BillingAccount, models.PROTECT, related_name="subscriptions", verbose_name=_("billing account")
+    )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100)
     kind = models.CharField(_("kind"), max_length=12, choices=Kind)
@@ -566,10 +580,12 @@ class Payment(models.Model):
         VOUCHER = "voucher", _("to be paid with a voucher")
         PAY = "pay", _("to be paid")
 
-    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="payments")
+    subscription = models.ForeignKey(
+        Subscription, models.PROTECT, related_name="payments", verbose_name=_("subscription")
+    )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100)
-    price = models.ForeignKey(Price, models.PROTECT, related_name="+")
+    price = models.ForeignKey(Price, models.PROTECT, related_name="+", verbose_name=_("price"))
     status = models.CharField(_("status"), max_length=7, choices=Status)
     amount_minor = models.BigIntegerField(_("amount"))
     currency = models.CharField(_("currency"), max_length=3)
@@ -750,8 +766,12 @@ class Letter(Errand):
     key = models.CharField(max_length=64, unique=True)
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="letters")
     kind = models.CharField(_("kind"), max_length=10, choices=Kind)
-    payment = models.ForeignKey(Payment, models.PROTECT, null=True, related_name="letters", db_index=False)
-    subscription = models.ForeignKey(Subscription, models.PROTECT, null=True, related_name="+", db_index=False)
+    payment = models.ForeignKey(
+        Payment, models.PROTECT, null=True, related_name="letters", db_index=False, verbose_name=_("payment")
+    )
+    subscription = models.ForeignKey(
+        Subscription, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("subscription")
+    )
     month = models.DateTimeField(null=True)
 
     class Meta:
@@ -796,7 +816,7 @@ class GatewayTask(Errand):
         EXPIRE_CHECKOUT = "expire_checkout", _("end a checkout")
         FORGET_CUSTOMER = "forget_customer", _("erase the customer")
 
-    key = models.CharField(max_length=64, unique=True)
+    key = models.CharField(_("key"), max_length=64, unique=True)
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="gateway_tasks")
     gateway = models.CharField(_("gateway"), max_length=20)
     act = models.CharField(_("what"), max_length=20, choices=Act)

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from allauth.account.models import EmailAddress
 from django.test import Client
 from django.utils import timezone, translation
 from django.utils.formats import date_format
@@ -151,6 +152,33 @@ def test_a_checkout_leads_to_the_gateway_s_page(browser: Client, prices: Any, an
     assert entitlements_of(ana.pk).plan == "free"
 
 
+def test_pix_is_named_where_there_is_pix(browser: Client, prices: Any):
+    price = prices["premium-month"]
+    assert "Once, with Fake Pay: cash, bank or card" in text_of(browser.get(f"/billing/checkout/{price.pk}/"))
+    real = Price.objects.create(
+        plan=price.plan, gateway="fake", currency="BRL", interval="month", amount_minor=9_900, reference="reais"
+    )
+    assert "Once, with Fake Pay: Pix, boleto or card" in text_of(browser.get(f"/billing/checkout/{real.pk}/"))
+
+
+def test_a_trial_is_told_of_to_whoever_may_have_it(browser: Client, prices: Any, ana: User):
+    price = prices["premium-month"]
+    Plan.objects.filter(key="premium").update(trial_days=14)
+
+    def told() -> tuple[str, str]:
+        return text_of(browser.get("/pricing/")), text_of(browser.get(f"/billing/checkout/{price.pk}/"))
+
+    offer, checkout = told()
+    assert "Try Premium for 14 days" in offer
+    assert "To try it for 14 days first, confirm your e-mail address" in checkout
+    EmailAddress.objects.create(user=ana, email=ana.email, verified=True, primary=True)
+    assert "the first 14 days are free and have 1,000 credits" in told()[1]
+    apply(bought(ana, price, at=timezone.now() - 60 * DAY, status="ended"))
+    offer, checkout = told()
+    assert "Choose Premium" in offer
+    assert "14 days" not in checkout
+
+
 def test_a_form_that_is_sent_twice_begins_one_checkout(browser: Client, prices: Any):
     price = prices["premium-month"]
     form = filled(browser, price)
@@ -289,7 +317,9 @@ def test_a_payment_that_waits_says_what_is_to_be_done(browser: Client, prices: A
         assert 'href="https://pay.test/act"' in page.text
         assert "To be paid by" in text_of(page)
         assert ("00020126-pix" in page.text) == (action == "voucher")
-    assert said in text_of(browser.get(f"/billing/return/{purchase.key}/"))
+    page = browser.get(f"/billing/return/{purchase.key}/")
+    assert said in text_of(page)
+    assert "See your plan" in text_of(page)
     assert entitlements_of(ana.pk).plan == "free"
 
 
@@ -365,7 +395,10 @@ def test_cancelling_twice_is_no_error_of_ours(browser: Client, prices: Any, ana:
 def test_an_upgrade_shows_what_it_costs_and_charges_that(browser: Client, prices: Any, ana: User):
     subscribe(ana, prices["premium-month"], at=timezone.now() - 3 * DAY)
     address = f"/billing/change/{prices['enterprise-month'].pk}/"
+    yearly = text_of(browser.get(f"/billing/change/{prices['premium-year'].pk}/"))
+    assert "a new period begins then" in yearly
     page = browser.get(address)
+    assert "for the rest of the running period" in text_of(page)
     assert "7.00 USD" in text_of(page).replace("\xa0", " ")
     assert entitlements_of(ana.pk).plan == "premium"
     form = signed(page)
@@ -429,8 +462,8 @@ def test_what_cannot_be_done_to_a_subscription_is_said_on_the_page_of_the_plan(b
 def test_a_subscription_that_is_paused_or_not_paid_yet_can_be_cancelled(browser: Client, prices: Any, ana: User):
     price = prices["premium-month"]
     apply(bought(ana, price, at=timezone.now(), status="pending", payments=()))
-    assert 'href="/billing/cancel/"' in browser.get("/billing/").text
-    assert "Nothing is paid yet" in text_of(browser.get("/billing/cancel/"))
+    assert "Cancel the purchase" in text_of(browser.get("/billing/"))
+    assert "Cancel the purchase? Nothing is paid yet" in text_of(browser.get("/billing/cancel/"))
     subscribe(ana, price)
     apply(change("s1", status="paused"))
     assert 'href="/billing/cancel/"' in browser.get("/billing/").text
