@@ -232,10 +232,25 @@ def test_another_plan_can_begin_when_the_running_one_ends(browser: Client, price
     subscription = subscribe(ana, prices["premium-month"])
     price = prices["enterprise-month"]
     page = browser.get(f"/billing/checkout/{price.pk}/?replaces=1")
-    assert "You never pay for both." in text_of(page)
+    assert "what renews is charged then, what is paid once is paid now" in text_of(page)
     form = {"way": f"{price.pk}:subscription", "payer_email": "a@b.example", "nonce": "n"}
     assert browser.post(f"/billing/checkout/{price.pk}/?replaces=1", form).status_code == 302
     assert state.orders[0].starts_at == subscription.paid_until
+
+
+def test_what_is_paid_now_and_begins_later_is_not_called_unpaid(browser: Client, prices: Any, ana: User):
+    begins = subscribe(ana, prices["premium-month"]).paid_until
+    assert begins
+    price = prices["enterprise-month"]
+    form = {"way": f"{price.pk}:prepaid", "payer_email": "", "nonce": "n"}
+    browser.post(f"/billing/checkout/{price.pk}/?replaces=1", form)
+    key = Purchase.objects.get().key
+    paid = payment(price, "s2-p1", begins, begins + 30 * DAY, paid_at=timezone.now())
+    fields: Any = {"kind": "prepaid", "anchor": begins, "payments": (paid,), "cancels_at": begins + 30 * DAY}
+    state.snapshots[key] = bought(ana, price, "s2", at=timezone.now(), **fields)
+    words = text_of(browser.get(f"/billing/return/{key}/"))
+    assert "It is paid: Enterprise begins on" in words
+    assert "Nothing is paid yet" not in words
 
 
 def test_a_gateway_that_is_silent_is_a_sentence(browser: Client, prices: Any):
