@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_noop, ngettext_lazy
 
 from accounts import events, limits, log_in, sign_up
 from accounts.context import theme_of
@@ -27,8 +27,18 @@ from accounts.refusals import shown_in_form
 from accounts.timing import equally_long
 from core.errors import RateLimited
 
-TRANSLATED_HERE = (gettext_noop("Forgot your password?"),)
-"""Sentences of allauth's forms that our catalogues translate: its own translations are formal, ours are not."""
+TRANSLATED_HERE = (
+    gettext_noop("Forgot your password?"),
+    gettext_noop("Your password can’t be too similar to your other personal information."),
+    ngettext_lazy(
+        "Your password must contain at least %(min_length)d character.",
+        "Your password must contain at least %(min_length)d characters.",
+    ),
+    gettext_noop("Your password can’t be a commonly used password."),
+    gettext_noop("Your password can’t be entirely numeric."),
+)
+"""Sentences of allauth's and Django's forms that our catalogues translate: their own translations are formal, ours are
+not."""
 
 
 class SignUpForm(allauth_forms.SignupForm):

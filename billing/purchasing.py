@@ -104,9 +104,14 @@ def list_for_sale() -> list[Price]:
     return list(found.order_by("plan__rank", "pack_credits", "currency", "interval"))
 
 
+def has_tried(account: BillingAccount) -> bool:
+    """Whether they had their trial, or a plan before: there is no trial then."""
+    return account.trial_at is not None or account.subscriptions.exclude(kind=Subscription.Kind.PACK).exists()
+
+
 def may_try(account: BillingAccount, user: User) -> bool:
     """Whether they may have a trial: once, with an address that is confirmed, before they ever paid."""
-    if account.trial_at is not None or account.subscriptions.exclude(kind=Subscription.Kind.PACK).exists():
+    if has_tried(account):
         return False
     return bool(EmailAddress.objects.filter(user=user, email__iexact=user.email, verified=True).exists())
 

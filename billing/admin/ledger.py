@@ -41,7 +41,7 @@ class UsagePeriodAdmin(AccountRowsAdmin):
     list_display = ("owner", "kind", "plan", "period_start", "period_end", "allowance", "used", "reserved")
     list_filter = ("kind",)
     list_select_related = ("account__user", "plan")
-    fields = (*list_display, "allowance_micros", "used_micros", "reserved_micros")
+    fields = list_display
 
     @admin.display(description=_("allowance, credits"))
     def allowance(self, period: UsagePeriod) -> str:

@@ -19,7 +19,9 @@ class BillingAccount(models.Model):
     The account of a user who was deleted stays, without a name: the ledger's sums must hold.
     """
 
-    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="billing_account")
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="billing_account", verbose_name=_("user")
+    )
     plan = models.ForeignKey(Plan, models.PROTECT, null=True, blank=True, verbose_name=_("granted plan"))
     grant_until = models.DateTimeField(_("granted until"), null=True, blank=True)
     grant_reason = models.CharField(_("why"), max_length=200, blank=True)
@@ -27,10 +29,10 @@ class BillingAccount(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", verbose_name=_("by")
     )
     holds = models.IntegerField(_("open reservations"), default=0, editable=False)
-    subscribed_until = models.DateTimeField(null=True, editable=False)
+    subscribed_until = models.DateTimeField(_("access until"), null=True, editable=False)
     packs_until = models.DateTimeField(null=True, editable=False)
     trial_at = models.DateTimeField(_("had a trial"), null=True, editable=False)
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
 
     class Meta:
         verbose_name = _("billing account")

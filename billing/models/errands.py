@@ -110,8 +110,12 @@ class Letter(Errand):
     key = models.CharField(max_length=64, unique=True)
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="letters")
     kind = models.CharField(_("kind"), max_length=10, choices=Kind)
-    payment = models.ForeignKey(Payment, models.PROTECT, null=True, related_name="letters", db_index=False)
-    subscription = models.ForeignKey(Subscription, models.PROTECT, null=True, related_name="+", db_index=False)
+    payment = models.ForeignKey(
+        Payment, models.PROTECT, null=True, related_name="letters", db_index=False, verbose_name=_("payment")
+    )
+    subscription = models.ForeignKey(
+        Subscription, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("subscription")
+    )
     month = models.DateTimeField(null=True)
 
     class Meta:
@@ -156,7 +160,7 @@ class GatewayTask(Errand):
         EXPIRE_CHECKOUT = "expire_checkout", _("end a checkout")
         FORGET_CUSTOMER = "forget_customer", _("erase the customer")
 
-    key = models.CharField(max_length=64, unique=True)
+    key = models.CharField(_("key"), max_length=64, unique=True)
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="gateway_tasks")
     gateway = models.CharField(_("gateway"), max_length=20)
     act = models.CharField(_("what"), max_length=20, choices=Act)

@@ -28,7 +28,7 @@ class UsagePeriod(models.Model):
     account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="periods")
     kind = models.CharField(_("kind"), max_length=5, choices=Kind, default=Kind.MONTH)
     # Without an index: it is looked up when an operator edits a plan.
-    plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+", db_index=False)
+    plan = models.ForeignKey(Plan, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("plan"))
     period_start = models.DateTimeField(_("from"))
     period_end = models.DateTimeField(_("until"))
     full_end = models.DateTimeField(null=True)
@@ -158,8 +158,10 @@ class UsageRecord(models.Model):
 
         INPUT = "input", _("more input than estimated")
 
-    reservation = models.OneToOneField(Reservation, models.PROTECT, related_name="record")
-    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records")
+    reservation = models.OneToOneField(
+        Reservation, models.PROTECT, related_name="record", verbose_name=_("reservation")
+    )
+    period = models.ForeignKey(UsagePeriod, models.PROTECT, related_name="records", verbose_name=_("period"))
     label = models.CharField(_("what for"), max_length=120)
     input_tokens = models.PositiveIntegerField(_("input"), default=0)
     cache_read_tokens = models.PositiveIntegerField(_("of it read from cache"), default=0)
@@ -170,7 +172,9 @@ class UsageRecord(models.Model):
     above_because = models.CharField(  # noqa: DJ001  null is also what a process writes that does not know it yet
         _("why above its reservation"), max_length=9, choices=AboveBecause, null=True
     )
-    spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
+    spending = models.ForeignKey(
+        Spending, models.PROTECT, null=True, related_name="+", db_index=False, verbose_name=_("spending of a day")
+    )
     spent_micros = models.BigIntegerField(_("the supplier takes"), default=0)
     recorded_at = models.DateTimeField(_("at"), default=timezone.now, editable=False)
 

@@ -41,7 +41,9 @@ class Subscription(models.Model):
         PAUSED = "paused", _("paused")
         ENDED = "ended", _("ended")
 
-    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="subscriptions")
+    account = models.ForeignKey(
+        BillingAccount, models.PROTECT, related_name="subscriptions", verbose_name=_("billing account")
+    )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100)
     kind = models.CharField(_("kind"), max_length=12, choices=Kind)
@@ -140,10 +142,12 @@ class Payment(models.Model):
         VOUCHER = "voucher", _("to be paid with a voucher")
         PAY = "pay", _("to be paid")
 
-    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="payments")
+    subscription = models.ForeignKey(
+        Subscription, models.PROTECT, related_name="payments", verbose_name=_("subscription")
+    )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100)
-    price = models.ForeignKey(Price, models.PROTECT, related_name="+")
+    price = models.ForeignKey(Price, models.PROTECT, related_name="+", verbose_name=_("price"))
     status = models.CharField(_("status"), max_length=7, choices=Status)
     amount_minor = models.BigIntegerField(_("amount"))
     currency = models.CharField(_("currency"), max_length=3)

@@ -101,7 +101,13 @@ class Price(models.Model):
         YEAR = "year", _("a year")
 
     plan = models.ForeignKey(
-        Plan, models.PROTECT, null=True, blank=True, related_name="prices", help_text=_("Empty for a pack of credits.")
+        Plan,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="prices",
+        verbose_name=_("plan"),
+        help_text=_("Empty for a pack of credits."),
     )
     gateway = models.CharField(_("gateway"), max_length=20)
     reference = models.CharField(_("the gateway's name for it"), max_length=100, default=new_price_reference)

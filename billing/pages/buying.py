@@ -49,8 +49,8 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class PurchaseOutcome:
-    """What came of a checkout. `later`: it begins when the present plan ends; `double`: there was a plan already, and
-    it is given back; `over`: the checkout has ended without a payment."""
+    """What came of a checkout. `later`: it begins when the present plan ends, and is paid if it has a payment;
+    `double`: there was a plan already, and it is given back; `over`: the checkout has ended without a payment."""
 
     state: State
     subscription: Subscription | None = None
@@ -143,9 +143,11 @@ def outcome_of(purchase: Purchase) -> PurchaseOutcome:
         return PurchaseOutcome("double", subscription)
     if _gives(subscription, payments):
         return PurchaseOutcome("done", subscription)
+    last = payments.last()
+    if subscription.access_from is not None and subscription.access_from > timezone.now():
+        return PurchaseOutcome("later", subscription, last)
     if subscription.renews and subscription.anchor > timezone.now():
         return PurchaseOutcome("later", subscription)
-    last = payments.last()
     if last is not None and last.status != Payment.Status.VOID:
         if last.action in (Payment.Action.CONFIRM, Payment.Action.VOUCHER):
             return PurchaseOutcome(

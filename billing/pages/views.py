@@ -77,6 +77,7 @@ def pricing(request: HttpRequest) -> HttpResponse:
         "interval": interval,
         "saved_percent": saved_percent(price for price in prices if price.currency == currency),
         "standing": standing_of(account) if account else None,
+        "offers_trials": account is None or not purchasing.has_tried(account),
         "mode": mode_of_payments(),
     }
     return render(request, "billing/pricing.html", context)
@@ -186,16 +187,18 @@ def payments(request: HttpRequest) -> HttpResponse:
 def change(request: HttpRequest, price_id: int) -> HttpResponse:
     """What another price would mean, and when; POST changes to it, for what was shown."""
     member = member_of(request)
-    bought = account_of(member.pk).subscriptions.filter(price=price_id)
+    account = account_of(member.pk)
+    bought = account.subscriptions.filter(price=price_id)
     if any(one.is_live(timezone.now()) for one in bought):
         return redirect("billing")  # the same form again, or the way back to it
     if request.method == "POST":
         return _change(request, member, price_id)
-    planned = purchasing.preview_change(member, price_id)
+    planned, live = purchasing.preview_change(member, price_id), purchasing.find_live(account)
     context = {
         "price": show_price(planned.price),
         "planned": planned,
         "allowed": list_allowed(planned.price.plan) if planned.price.plan else [],
+        "begins_anew": live is not None and live.price.interval != planned.price.interval,
         "due_now": format_money(planned.preview.amount_minor, planned.preview.currency) if planned.preview else "",
         "signed": _sign(member, planned),
         "mode": mode_of_payments(),
@@ -320,7 +323,7 @@ def _checkout_context(
     is_plan = price.plan is not None
     live = purchasing.find_live(account) if is_plan else None
     standing = standing_of(account)
-    has_trial = price.plan is not None and price.plan.trial_days > 0 and live is None
+    trial_days = price.plan.trial_days if price.plan and live is None and not purchasing.has_tried(account) else 0
     return {
         "price": show_price(price),
         "allowed": list_allowed(price.plan) if price.plan else [],
@@ -333,7 +336,8 @@ def _checkout_context(
         "waiting": purchasing.find_waiting(account) if is_plan else None,
         "replaces": replaces and live is not None,
         "may_replace": is_plan and may_begin_when_it_ends(account),
-        "trial_days": price.plan.trial_days if price.plan and has_trial and purchasing.may_try(account, user) else 0,
+        "trial_days": trial_days,
+        "may_try": trial_days > 0 and purchasing.may_try(account, user),
         "mode": mode_of_payments(),
     }
 

@@ -44,9 +44,12 @@ class Services:
     missing: tuple[str, ...]  # a sentence for each service that the site runs without
 
 
-def find_needed(configured: Mapping[str, str], data_dir: Path, *, simulates_for: str = "") -> Services:
+def find_needed(
+    configured: Mapping[str, str], data_dir: Path, *, simulates_for: str = "", back_url: str = ""
+) -> Services:
     """Return the services whose address is not `configured`. Payment gateways without a key are simulated for the site
-    at `simulates_for`; without it they are not. Raises ServiceMissingError for one the site cannot run without."""
+    at `simulates_for`, and lead people back to `back_url`; without it they are not. Raises ServiceMissingError for one
+    the site cannot run without."""
     stores, gateways, environment, missing = [], [], {}, []
     if not configured.get("REDIS_URL"):
         port, password = pick_port(VALKEY_PORT), new_password()
@@ -60,7 +63,7 @@ def find_needed(configured: Mapping[str, str], data_dir: Path, *, simulates_for:
     if simulates_for and not configured.get("STRIPE_SECRET_KEY"):
         port, secret = pick_port(SIMULATED_STRIPE_PORT), f"whsec_{new_password()}"
         notice_url = f"{simulates_for}/stripe/webhook/{WEBHOOK_UUID}/"
-        gateways.append(simulated_gateway("stripe", port, notice_url, secret, data_dir))
+        gateways.append(simulated_gateway("stripe", port, notice_url, back_url, secret, data_dir))
         environment |= {
             "SIMULATED_STRIPE_URL": f"http://127.0.0.1:{port}",
             "STRIPE_SECRET_KEY": "sk_test_simulated0123456789abcdef",
@@ -71,9 +74,8 @@ def find_needed(configured: Mapping[str, str], data_dir: Path, *, simulates_for:
     if simulates_for and not configured.get("MERCADOPAGO_ACCESS_TOKEN"):
         port, secret = pick_port(SIMULATED_MERCADOPAGO_PORT), new_password()
         country = configured.get("MERCADOPAGO_COUNTRY", "").upper() or "MX"
-        gateways.append(
-            simulated_gateway("mercadopago", port, f"{simulates_for}/webhooks/mercadopago/", secret, data_dir)
-        )
+        notice_url = f"{simulates_for}/webhooks/mercadopago/"
+        gateways.append(simulated_gateway("mercadopago", port, notice_url, back_url, secret, data_dir))
         environment |= {
             "SIMULATED_MERCADOPAGO_URL": f"http://127.0.0.1:{port}",
             "MERCADOPAGO_ACCESS_TOKEN": f"TEST-simulated-{country}",  # it says whose it is
@@ -124,10 +126,10 @@ def demo_model(port: int) -> Process:
     return Process("demo", command, environment, answers_http(port, "/health"), stop_seconds=2)
 
 
-def simulated_gateway(name: str, port: int, notice_url: str, secret: str, data_dir: Path) -> Process:
+def simulated_gateway(name: str, port: int, notice_url: str, back_url: str, secret: str, data_dir: Path) -> Process:
     """Return a simulated payment gateway, which tells the site what happens."""
     module, state = f"config.embedded.simulated_{name}", data_dir / f"simulated-{name}.json"
-    options = ["--port", str(port), "--notice-url", notice_url, "--state", str(state)]
+    options = ["--port", str(port), "--notice-url", notice_url, "--back-url", back_url, "--state", str(state)]
     probe = answers_http(port, "/_control/clock")
     return Process(name, [sys.executable, "-m", module, *options], {"NOTICE_SECRET": secret}, probe, stop_seconds=2)
 

@@ -47,6 +47,18 @@ SIMULATION = (
     "Isto é uma simulação: nada é cobrado, e nenhum dado de pagamento sai deste computador.",
 )
 
+AHEAD_OF_TIME = (
+    "Aquí se cobra antes de tiempo, y el reloj del sitio no se mueve: lo que se paga ahora vale por el período que "
+    "sigue. Un cobro rechazado cambia el plan cuando termina lo ya pagado: desde entonces dura unos días más "
+    "(GRACE_DAYS), y termina.",
+    "Here charges are made ahead of time, and the site's clock does not move: what is paid now is for the period that "
+    "follows. A refused charge changes the plan when what is paid already is over: from then on it lasts some days "
+    "more (GRACE_DAYS), and ends.",
+    "Aqui se cobra antes da hora, e o relógio do site não se move: o que é pago agora vale pelo período seguinte. Uma "
+    "cobrança recusada muda o plano quando termina o que já foi pago: a partir daí ele dura mais alguns dias "
+    "(GRACE_DAYS) e termina.",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -99,8 +111,10 @@ class SimulatedGateway:
 
     name = "gateway"
 
-    def __init__(self, *, notice_url: str = "", notice_secret: str = "", file: Path | None = None) -> None:
-        self.notice_url, self.notice_secret = notice_url, notice_secret
+    def __init__(
+        self, *, notice_url: str = "", notice_secret: str = "", back_url: str = "", file: Path | None = None
+    ) -> None:
+        self.notice_url, self.notice_secret, self.back_url = notice_url, notice_secret, back_url
         self.url = ""
         self.lock = threading.RLock()
         self._file, self._written = file, ""
@@ -123,7 +137,7 @@ class SimulatedGateway:
         raise NotImplementedError
 
     def on_clock(self) -> None:
-        """Do what is due by now: called before every request, and when the clock was moved."""
+        """Do what is due by now: called before every request, when the clock was moved, and all the time."""
 
     # --- Clock -------------------------------------------------------------------------------------------------------
 
@@ -134,6 +148,13 @@ class SimulatedGateway:
     def set_clock(self, at: float, *, stopped: bool = False) -> None:
         self.state["clock"] = {"at": int(at), "offset": at - time.time(), "stopped": stopped}
         self.on_clock()
+
+    # --- Pages -------------------------------------------------------------------------------------------------------
+
+    def way_back(self) -> str:
+        """Return a link to the site, if it is known where that is."""
+        label = "Volver al sitio · Back to the site · Voltar ao site"
+        return f'<p><a href="{html.escape(self.back_url, quote=True)}">{label}</a></p>' if self.back_url else ""
 
     # --- Notifications -----------------------------------------------------------------------------------------------
 
@@ -158,6 +179,7 @@ class SimulatedGateway:
             self._deliver(due)
 
     def _due_notices(self) -> list[dict[str, Any]]:
+        self.on_clock()
         if self.state["notices_mode"] != "send":
             return []
         return [notice for notice in self.state["notices"] if notice["due"] <= time.time()]
@@ -334,19 +356,25 @@ class SimulatedGateway:
             self._written = text
 
 
+def in_each_language(spanish: str, english: str, portuguese: str) -> str:
+    """Return a paragraph in each language."""
+    return "".join(
+        f'<p lang="{language}">{html.escape(sentence)}</p>'
+        for language, sentence in (("es", spanish), ("en", english), ("pt-BR", portuguese))
+    )
+
+
 def page(title: str, *parts: str) -> Reply:
     """Return a plain page that says it is a simulation. `parts` are HTML: escape what comes from elsewhere."""
-    notices = "".join(
-        f'<p lang="{language}">{html.escape(sentence)}</p>'
-        for language, sentence in zip(("es", "en", "pt-BR"), SIMULATION, strict=True)
-    )
     return Reply(
         '<!doctype html><html lang="es"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;"
         "margin:2rem auto;padding:0 1rem}.simulation{border:3px dashed #b45309;padding:0 1rem;background:#fef3c7;"
-        "color:#111}button{font:inherit;padding:.5rem 1rem;margin:.25rem 0;display:block;width:100%}</style>"
-        f'<h1>{html.escape(title)}</h1><section class="simulation">{notices}</section>{"".join(parts)}</html>'
+        "color:#111}h2{font-size:1rem;margin:1.5rem 0 .5rem;overflow-wrap:anywhere}"
+        "button{font:inherit;padding:.5rem 1rem;margin:.25rem 0;display:block;width:100%}</style>"
+        f'<main><h1>{html.escape(title)}</h1><div class="simulation">{in_each_language(*SIMULATION)}</div>'
+        f"{''.join(parts)}</main></html>"
     )
 
 
@@ -365,9 +393,12 @@ def run_gateway(gateway_class: type[SimulatedGateway]) -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--state", type=Path, help="the file its state is kept in")
     parser.add_argument("--notice-url", default="", help="where the site takes notifications")
+    parser.add_argument("--back-url", default="", help="where its pages lead back to the site")
     given = parser.parse_args()
     secret = os.environ.get("NOTICE_SECRET", "")
-    gateway = gateway_class(notice_url=given.notice_url, notice_secret=secret, file=given.state)
+    gateway = gateway_class(
+        notice_url=given.notice_url, notice_secret=secret, back_url=given.back_url, file=given.state
+    )
     with gateway.serve(given.port):
         threading.Event().wait()
 

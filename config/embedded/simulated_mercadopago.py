@@ -25,12 +25,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from config.embedded import simulated_mercadopago_shapes as shapes
 from config.embedded.simulated_gateway import (
+    AHEAD_OF_TIME,
     Refusal,
     Reply,
     Request,
     Route,
     SimulatedGateway,
     button,
+    in_each_language,
     page,
     redirect,
     run_gateway,
@@ -105,10 +107,6 @@ class SimulatedMercadoPago(SimulatedGateway):
         for voucher in self._pending_payments():
             if voucher["date_of_expiration"] and parse_time(voucher["date_of_expiration"]) <= self.now():
                 self._set_payment(voucher, "cancelled", "expired")
-
-    def _due_notices(self) -> list[Json]:
-        self.on_clock()  # time goes on by itself, too
-        return super()._due_notices()
 
     def _next_due(self) -> tuple[int, Callable[[int], None]] | None:
         """Return the earliest thing that is due, and how it is done."""
@@ -482,13 +480,14 @@ class SimulatedMercadoPago(SimulatedGateway):
         if payment["status"] == "pending":
             parts.append(_act_button("settle", number, "approved", "Ya lo pagué · I have paid it · Já paguei"))
             parts.append(_act_button("settle", number, "expired", "Dejarlo vencer · Let it expire · Deixar expirar"))
-        return page("Mercado Pago", *parts)
+        return page("Mercado Pago", *parts, self.way_back())
 
     def _show_overview(self, _request: Request) -> Reply:
-        parts = []
+        parts = [in_each_language(*AHEAD_OF_TIME)]
         for subscription in self.state["preapprovals"].values():
             number = subscription["id"]
-            parts.append(_text(f"{subscription['reason']}: {subscription['status']}"))
+            words = f"{self.state['emails'][number]}: {subscription['reason']}, {subscription['status']}"
+            parts.append(f"<h2>{html.escape(words)}</h2>")
             if subscription["status"] == "authorized":
                 parts.append(_act_button("renew", number, "", "Renovar ahora · Renew now · Renovar agora"))
                 parts.append(
@@ -507,7 +506,7 @@ class SimulatedMercadoPago(SimulatedGateway):
                 parts.append(_link(f"/payments/{number}/ticket"))
             if payment["status"] == "approved":
                 parts.append(_act_button("dispute", number, "open", "Contracargo · Chargeback · Estorno"))
-        return page("Mercado Pago", *parts)
+        return page("Mercado Pago", *parts, self.way_back())
 
     def _act(self, request: Request) -> Reply:
         asked = dict(request.form())

@@ -24,12 +24,14 @@ from urllib.parse import parse_qsl
 
 from config.embedded import simulated_stripe_shapes as shapes
 from config.embedded.simulated_gateway import (
+    AHEAD_OF_TIME,
     Refusal,
     Reply,
     Request,
     Route,
     SimulatedGateway,
     button,
+    in_each_language,
     page,
     redirect,
     run_gateway,
@@ -58,6 +60,20 @@ KINDS = {
     "billing_portal/configurations": "billing_portal.configuration",
 }
 WITHOUT_CENTS = ("clp", "jpy", "krw", "pyg", "vnd")
+PAST = {"ends": 300, "grace": 300 - 7 * 86_400}
+"""In how many seconds ends what somebody pays for who pays as if it were long ago."""
+PAST_LABELS = {
+    "ends": (
+        "Lo pagado termina en 5 minutos",
+        "What is paid ends in 5 minutes",
+        "O que foi pago termina em 5 minutos",
+    ),
+    "grace": (
+        "Lo pagado terminó hace 7 días menos 5 minutos, y la renovación se rechaza",
+        "What is paid ended 7 days less 5 minutes ago, and the renewal is refused",
+        "O que foi pago terminou há 7 dias menos 5 minutos, e a renovação é recusada",
+    ),
+}
 ENDED = ("canceled", "incomplete_expired")
 TEST_CARDS = {
     "pm_card_visa": "ok",
@@ -540,14 +556,15 @@ class SimulatedStripe(SimulatedGateway):
     def _checkout(self, _request: Request, object_id: str, said: str = "") -> Reply:
         session = self._object("checkout.session", object_id)
         if session["status"] != "open":
-            return page(
-                "Stripe", paragraph("Este pago ya terminó. · This checkout is over. · Este pagamento terminou.")
-            )
+            over = "Este pago ya terminó. · This checkout is over. · Este pagamento terminou."
+            return page("Stripe", paragraph(over), self.way_back())
         here = f"/checkout/{object_id}"
+        price = self._object("price", self.state["objects"]["asked"][object_id]["price"])
+        product = self._object("product", price["product"])
         return page(
             "Stripe",
-            paragraph(amount_of(session["amount_total"], session["currency"])),
-            paragraph(said) if said else "",
+            paragraph(f"{product['name']}: {amount_of(session['amount_total'], session['currency'])}"),
+            f'<p role="alert">{html.escape(said)}</p>' if said else "",
             button(here, "do", "ok", "Pagar · Pay · Pagar"),
             button(
                 here, "do", "decline", "Pagar con una tarjeta rechazada · Pay with a declined card · Cartão recusado"
@@ -557,6 +574,14 @@ class SimulatedStripe(SimulatedGateway):
             ),
             button(here, "do", "voucher", "Pagar con un boleto · Pay by voucher · Pagar com boleto"),
             button(here, "do", "leave", "Volver sin pagar · Leave without paying · Voltar sem pagar"),
+            *self._past_buttons(here) if session["mode"] == "subscription" and session["amount_total"] else (),
+        )
+
+    def _past_buttons(self, here: str) -> Sequence[str]:
+        """Return the ways to see within minutes what takes a month: the purchase is told as one of the past."""
+        return (
+            "<h2>Pagar como si fuera hace tiempo · Pay as if it were long ago · Pagar como se fosse há tempos</h2>",
+            *(button(here, "do", value, " · ".join(labels)) for value, labels in PAST_LABELS.items()),
         )
 
     def _use_checkout(self, request: Request, object_id: str) -> Reply:
@@ -564,6 +589,9 @@ class SimulatedStripe(SimulatedGateway):
         here = f"/checkout/{object_id}"
         if done == "leave" or session["status"] != "open":
             return redirect(session["cancel_url"])
+        if done in PAST and session["mode"] == "subscription":
+            self.lives.complete_in_the_past(session, PAST[done])
+            return redirect(session["success_url"])
         if done in ("ok", "voucher"):
             self.lives.complete(session, done)
             return redirect(session["success_url"])
@@ -601,7 +629,7 @@ class SimulatedStripe(SimulatedGateway):
         parts = [paragraph(f"{found['number']}: {amount_of(found['total'], found['currency'])}, {found['status']}")]
         if found["status"] == "open":
             parts.append(button(here, "do", "pay", "Confirmar y pagar · Confirm and pay · Confirmar e pagar"))
-        return page("Stripe", *parts)
+        return page("Stripe", *parts, self.way_back())
 
     def _use_invoice(self, request: Request, object_id: str) -> Reply:
         self._control_invoice({"id": object_id, "do": "pay"})
@@ -612,7 +640,7 @@ class SimulatedStripe(SimulatedGateway):
         parts = [paragraph(f"{amount_of(found['amount'], found['currency'])}, {found['status']}")]
         if found["status"] == "requires_action":
             parts.append(button(f"/voucher/{object_id}", "do", "pay", "Pagar · Pay · Pagar"))
-        return page("Boleto", *parts)
+        return page("Boleto", *parts, self.way_back())
 
     def _use_voucher(self, request: Request, object_id: str) -> Reply:
         self._control_voucher({"intent": object_id})
@@ -620,12 +648,17 @@ class SimulatedStripe(SimulatedGateway):
 
     def _receipt(self, _request: Request, object_id: str) -> Reply:
         found = self._object("charge", object_id)
-        return page("Stripe", paragraph(f"{amount_of(found['amount'], found['currency'])}, {found['status']}"))
+        text = f"{amount_of(found['amount'], found['currency'])}, {found['status']}"
+        return page("Stripe", paragraph(text), self.way_back())
 
     def _panel(self, _request: Request) -> Reply:
-        clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.now()))
-        parts = [paragraph(f"Reloj · Clock · Relógio: {clock}")]
+        parts = [in_each_language(*AHEAD_OF_TIME)]
         for found in self.lives.all_of("subscription"):
+            email = self._object("customer", found["customer"])["email"]
+            price = item_of(found)["price"]
+            name = self._object("product", price["product"])["name"]
+            amount = amount_of(price["unit_amount"], price["currency"])
+            parts.append(f"<h2>{html.escape(f'{email}: {name}, {amount}')}</h2>")
             parts.append(paragraph(f"{found['id']}: {found['status']}"))
             if found["status"] in ENDED:
                 continue
@@ -633,19 +666,26 @@ class SimulatedStripe(SimulatedGateway):
             parts.append(button("/", "decline", found["id"], "Renovar y fallar · Renew and fail · Renovar e falhar"))
             parts.append(button("/", "confirm", found["id"], "Renovar con 3DS · Renew with 3DS · Renovar com 3DS"))
             parts.append(button("/", "dispute", found["id"], "Contracargo · Dispute · Contestação"))
-        return page("Stripe", *parts)
+        parts.append("<h2>Cupones · Coupons · Cupons</h2>")
+        for coupon in self.lives.all_of("coupon"):
+            worth = f"{coupon['percent_off']:g} %" if coupon["percent_off"] else str(coupon["amount_off"])
+            parts.append(paragraph(f"{coupon['id']}: {worth}"))
+        parts.append(button("/", "coupon", "25", "Crear uno del 25 % · Make one of 25 % · Criar um de 25 %"))
+        return page("Stripe", *parts, self.way_back())
 
     def _use_panel(self, request: Request) -> Reply:
-        """Time goes on for a moment alone: what is bought afterwards begins now, on the site's clock, too."""
-        clock = self.state["clock"]
         for done, object_id in request.form():
+            if done == "coupon":
+                self._create_coupon({"percent_off": object_id, "duration": "once"})
+                continue
+            found = self._object("subscription", object_id)
             if done == "dispute":
                 charge = self._last_charge(object_id)
                 if charge is not None:
                     self.lives.open_dispute(charge)
-            else:
-                self._control_renewal({"subscription": object_id, "outcome": done})
-        self.state["clock"] = clock
+            elif found["status"] not in ENDED:
+                self.lives.card_of(found["customer"])["outcome"] = done
+                self.lives.run_ahead(found)
         return redirect("/")
 
     def _last_charge(self, subscription_id: str) -> Shape | None:

@@ -58,8 +58,16 @@ class Lives:
 
     def catch_up(self) -> bool:
         """Do everything that is due by now, in the order it is due; return whether there was anything."""
-        until, is_changed = self._clock(), False
-        while (due := min(self._all_due(), default=None, key=lambda due: due[0])) and due[0] <= until:
+        return self._do_all_due(self._clock())
+
+    def run_ahead(self, subscription: Shape) -> None:
+        """Go on to the next charge of one subscription, as if it were time already. Nobody else is charged."""
+        due = [at for at, act, found in self._all_due(subscription["id"]) if act == self.charge]
+        self._do_all_due(min(due, default=self.next_renewal(subscription)), subscription["id"])
+
+    def _do_all_due(self, until: int, only: str = "") -> bool:
+        is_changed = False
+        while (due := min(self._all_due(only), default=None, key=lambda due: due[0])) and due[0] <= until:
             at, act, found = due
             self._at, is_changed = at, True
             try:
@@ -72,7 +80,13 @@ class Lives:
         """Return when its next invoice is charged."""
         return int(item_of(subscription)["current_period_end"]) + HOUR
 
-    def _all_due(self) -> Iterator[tuple[int, Callable[[Shape], None], Shape]]:
+    def _all_due(self, only: str = "") -> Iterator[tuple[int, Callable[[Shape], None], Shape]]:
+        """Yield what is going to happen, and when; of one subscription, if its id is given."""
+        for at, act, found in self._all_coming():
+            if not only or only in (found["id"], found["object"] == "invoice" and subscription_of(found)):
+                yield at, act, found
+
+    def _all_coming(self) -> Iterator[tuple[int, Callable[[Shape], None], Shape]]:
         for found in self.all_of("subscription"):
             if found["status"] == "incomplete" and not self._waits_for_voucher(found):
                 yield found["created"] + UPDATE_SECONDS, self._expire, found
@@ -416,6 +430,19 @@ class Lives:
 
     # --- Checkout ----------------------------------------------------------------------------------------------------
 
+    def complete_in_the_past(self, session: Shape, before: int) -> None:
+        """Pay at the checkout as if that had been so long ago that the time it pays for ends `before` seconds from now.
+        When that is in the past already, the card declines the renewals."""
+        end, price = self._clock() + before, self.get("price", self.objects["asked"][session["id"]]["price"])
+        self._at = start_of(end, interval_months(price))
+        try:
+            self.complete(session, "ok")
+        finally:
+            self._at = None
+        if end < self._clock():
+            self.card_of(session["customer"])["outcome"] = "decline"
+        self.catch_up()
+
     def complete(self, session: Shape, outcome: str) -> None:
         """Do what a payer did on the checkout page: "ok", or "voucher" for one that is paid later."""
         asked = self.objects["asked"][session["id"]]
@@ -481,3 +508,15 @@ def months_later(anchor: int, after: int, step: int) -> int:
         if found > after:
             return found
         count += step
+
+
+def start_of(end: int, months: int) -> int:
+    """Return the first instant from which so many months last to `end`, or to a day that is there: no month ends on
+    every day."""
+    moment = dt.datetime.fromtimestamp(end, dt.UTC)
+    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
+    day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+    start = int(moment.replace(year=year, month=month + 1, day=day).timestamp())
+    while months_later(start, start, months) < end:
+        start += DAY
+    return start

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
@@ -474,6 +475,23 @@ def test_each_row_can_be_read_and_none_changed_or_deleted(operator: Client, paid
         assert [operator.get(f"{place}/{page}/").status_code for page in ("change", "history")] == [200, 200]
         assert operator.post(f"{place}/change/", {"reason": "other"}).status_code == 403
         assert operator.post(f"{place}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_each_field_has_a_name_in_every_language():
+    """A name that was made of the field's own is English everywhere."""
+    nameless = []
+    for model, page in admin.site._registry.items():
+        if model._meta.app_label == "billing":
+            shown = {*page.list_display, *(page.fields or ())}
+            fields = [field for field in model._meta.concrete_fields if field.name in shown]
+            nameless += [str(field) for field in fields if isinstance(field.verbose_name, str)]
+    assert nameless == ["billing.Reservation.id"]
+
+
+def test_credits_are_written_as_the_language_does(operator: Client, paid: Payment, olga: User):
+    olga.locale = "pt-br"
+    olga.save()
+    assert ">20.000<" in operator.get("/admin/billing/usageperiod/").text
 
 
 TABLES = (

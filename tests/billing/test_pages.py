@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from allauth.account.models import EmailAddress
 from django.test import Client
 from django.utils import timezone, translation
 from django.utils.formats import date_format
@@ -151,6 +152,33 @@ def test_a_checkout_leads_to_the_gateway_s_page(browser: Client, prices: Any, an
     assert entitlements_of(ana.pk).plan == "free"
 
 
+def test_pix_is_named_where_there_is_pix(browser: Client, prices: Any):
+    price = prices["premium-month"]
+    assert "Once, with Fake Pay: cash, bank or card" in text_of(browser.get(f"/billing/checkout/{price.pk}/"))
+    real = Price.objects.create(
+        plan=price.plan, gateway="fake", currency="BRL", interval="month", amount_minor=9_900, reference="reais"
+    )
+    assert "Once, with Fake Pay: Pix, boleto or card" in text_of(browser.get(f"/billing/checkout/{real.pk}/"))
+
+
+def test_a_trial_is_told_of_to_whoever_may_have_it(browser: Client, prices: Any, ana: User):
+    price = prices["premium-month"]
+    Plan.objects.filter(key="premium").update(trial_days=14)
+
+    def told() -> tuple[str, str]:
+        return text_of(browser.get("/pricing/")), text_of(browser.get(f"/billing/checkout/{price.pk}/"))
+
+    offer, checkout = told()
+    assert "Try Premium for 14 days" in offer
+    assert "To try it for 14 days first, confirm your e-mail address" in checkout
+    EmailAddress.objects.create(user=ana, email=ana.email, verified=True, primary=True)
+    assert "the first 14 days are free and have 1,000 credits" in told()[1]
+    apply(bought(ana, price, at=timezone.now() - 60 * DAY, status="ended"))
+    offer, checkout = told()
+    assert "Choose Premium" in offer
+    assert "14 days" not in checkout
+
+
 def test_a_form_that_is_sent_twice_begins_one_checkout(browser: Client, prices: Any):
     price = prices["premium-month"]
     form = filled(browser, price)
@@ -204,10 +232,25 @@ def test_another_plan_can_begin_when_the_running_one_ends(browser: Client, price
     subscription = subscribe(ana, prices["premium-month"])
     price = prices["enterprise-month"]
     page = browser.get(f"/billing/checkout/{price.pk}/?replaces=1")
-    assert "You never pay for both." in text_of(page)
+    assert "what renews is charged then, what is paid once is paid now" in text_of(page)
     form = {"way": f"{price.pk}:subscription", "payer_email": "a@b.example", "nonce": "n"}
     assert browser.post(f"/billing/checkout/{price.pk}/?replaces=1", form).status_code == 302
     assert state.orders[0].starts_at == subscription.paid_until
+
+
+def test_what_is_paid_now_and_begins_later_is_not_called_unpaid(browser: Client, prices: Any, ana: User):
+    begins = subscribe(ana, prices["premium-month"]).paid_until
+    assert begins
+    price = prices["enterprise-month"]
+    form = {"way": f"{price.pk}:prepaid", "payer_email": "", "nonce": "n"}
+    browser.post(f"/billing/checkout/{price.pk}/?replaces=1", form)
+    key = Purchase.objects.get().key
+    paid = payment(price, "s2-p1", begins, begins + 30 * DAY, paid_at=timezone.now())
+    fields: Any = {"kind": "prepaid", "anchor": begins, "payments": (paid,), "cancels_at": begins + 30 * DAY}
+    state.snapshots[key] = bought(ana, price, "s2", at=timezone.now(), **fields)
+    words = text_of(browser.get(f"/billing/return/{key}/"))
+    assert "It is paid: Enterprise begins on" in words
+    assert "Nothing is paid yet" not in words
 
 
 def test_a_gateway_that_is_silent_is_a_sentence(browser: Client, prices: Any):
@@ -289,7 +332,9 @@ def test_a_payment_that_waits_says_what_is_to_be_done(browser: Client, prices: A
         assert 'href="https://pay.test/act"' in page.text
         assert "To be paid by" in text_of(page)
         assert ("00020126-pix" in page.text) == (action == "voucher")
-    assert said in text_of(browser.get(f"/billing/return/{purchase.key}/"))
+    page = browser.get(f"/billing/return/{purchase.key}/")
+    assert said in text_of(page)
+    assert "See your plan" in text_of(page)
     assert entitlements_of(ana.pk).plan == "free"
 
 
@@ -365,7 +410,10 @@ def test_cancelling_twice_is_no_error_of_ours(browser: Client, prices: Any, ana:
 def test_an_upgrade_shows_what_it_costs_and_charges_that(browser: Client, prices: Any, ana: User):
     subscribe(ana, prices["premium-month"], at=timezone.now() - 3 * DAY)
     address = f"/billing/change/{prices['enterprise-month'].pk}/"
+    yearly = text_of(browser.get(f"/billing/change/{prices['premium-year'].pk}/"))
+    assert "a new period begins then" in yearly
     page = browser.get(address)
+    assert "for the rest of the running period" in text_of(page)
     assert "7.00 USD" in text_of(page).replace("\xa0", " ")
     assert entitlements_of(ana.pk).plan == "premium"
     form = signed(page)
@@ -444,8 +492,8 @@ def test_what_cannot_be_done_to_a_subscription_is_said_on_the_page_of_the_plan(b
 def test_a_subscription_that_is_paused_or_not_paid_yet_can_be_cancelled(browser: Client, prices: Any, ana: User):
     price = prices["premium-month"]
     apply(bought(ana, price, at=timezone.now(), status="pending", payments=()))
-    assert 'href="/billing/cancel/"' in browser.get("/billing/").text
-    assert "Nothing is paid yet" in text_of(browser.get("/billing/cancel/"))
+    assert "Cancel the purchase" in text_of(browser.get("/billing/"))
+    assert "Cancel the purchase? Nothing is paid yet" in text_of(browser.get("/billing/cancel/"))
     subscribe(ana, price)
     apply(change("s1", status="paused"))
     assert 'href="/billing/cancel/"' in browser.get("/billing/").text

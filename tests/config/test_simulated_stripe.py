@@ -1,5 +1,6 @@
 """The simulated Stripe is held against Stripe's own SDK, and does what tests and newcomers need."""
 
+import datetime as dt
 import json
 import time
 import urllib.error
@@ -15,6 +16,7 @@ import stripe
 from config.embedded import services
 from config.embedded.simulated_gateway import SIMULATION
 from config.embedded.simulated_stripe import SimulatedStripe, nested
+from config.embedded.simulated_stripe_lives import months_later, start_of
 
 SECRET = "whsec_simulated"
 KEY = "sk_test_simulated0123456789abcdef"
@@ -227,6 +229,42 @@ def test_a_newcomer_renews_and_fails_on_the_first_page(simulated: SimulatedStrip
     assert client.v1.subscriptions.retrieve(subscription).status == "past_due"
     visit(check_out(client).url, do="ok")  # the site's clock has not moved: what is bought next begins now
     assert abs(client.v1.subscriptions.list().data[0].billing_cycle_anchor - time.time()) < 60
+
+
+def test_renewing_on_the_first_page_renews_one_subscription(
+    simulated: SimulatedStripe, client: stripe.StripeClient
+) -> None:
+    for _ in range(2):
+        visit(check_out(client).url, do="ok")
+    renewed, other = (found.id for found in client.v1.subscriptions.list().data)
+    visit(f"{simulated.url}/", decline=renewed)
+    assert client.v1.subscriptions.retrieve(renewed).status == "past_due"
+    assert len(client.v1.invoices.list({"subscription": other}).data) == 1
+    visit(f"{simulated.url}/", ok=renewed)  # the open invoice is tried again, and no other month is charged
+    assert client.v1.subscriptions.retrieve(renewed).status == "active"
+    assert len(client.v1.invoices.list({"subscription": renewed}).data) == 2
+    for _ in range(4):
+        visit(f"{simulated.url}/", decline=renewed)
+    assert client.v1.subscriptions.retrieve(renewed).status == "canceled"
+
+
+def test_a_newcomer_buys_as_if_it_were_long_ago(simulated: SimulatedStripe, client: stripe.StripeClient) -> None:
+    for done, status, days in (("ends", "active", 0), ("grace", "past_due", 7)):
+        visit(check_out(client).url, do=done)
+        bought = client.v1.subscriptions.list().data[0]
+        assert bought.status == status
+        paid = client.v1.invoices.list({"subscription": bought.id, "status": "paid"}).data
+        assert len(paid) == 1
+        ends = paid[0].lines.data[0].period.end - time.time() + days * 86_400
+        assert 240 < ends < 300 + 4 * 86_400  # there is no 30th of February
+
+
+def test_a_month_that_ends_then_began_on_a_day_there_is() -> None:
+    for day in ("2026-03-28", "2026-03-29", "2026-03-31", "2026-05-31", "2024-02-29", "2026-12-31"):
+        end = int(dt.datetime.fromisoformat(f"{day}T10:00:00+00:00").timestamp())
+        for months in (1, 12):
+            start = start_of(end, months)
+            assert end <= months_later(start, start, months) < end + 4 * 86_400
 
 
 def test_what_a_site_sends_is_escaped(simulated: SimulatedStripe, client: stripe.StripeClient) -> None:

@@ -46,7 +46,8 @@ class Command(BaseCommand):
             remove_addresses(os.environ, settings.DATA_DIR)
             check_stores()
             simulates_for = f"http://127.0.0.1:{options['port']}" if settings.DEBUG else ""
-            needed = find_needed(os.environ, settings.DATA_DIR, simulates_for=simulates_for)
+            back_url = f"{address_of_site(options['port'])}/billing/"
+            needed = find_needed(os.environ, settings.DATA_DIR, simulates_for=simulates_for, back_url=back_url)
             with contextlib.suppress(asyncio.CancelledError):  # a signal stopped it
                 asyncio.run(
                     serve_site(needed, host, options["port"], lock, stop_with_parent=options["stop_with_parent"])
@@ -55,11 +56,14 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
 
+def address_of_site(port: int) -> str:
+    return os.environ.get("SITE_URL") or f"http://localhost:{port}"
+
+
 async def serve_site(needed: Services, host: str, port: int, lock: int, *, stop_with_parent: bool) -> None:
     """Run the site until a signal cancels this."""
     parent = os.getppid()
-    site_url = os.environ.get("SITE_URL") or f"http://localhost:{port}"
-    addresses = {**needed.environment, "SITE_URL": site_url}
+    addresses = {**needed.environment, "SITE_URL": address_of_site(port)}
     os.environ.update(addresses)  # the processes inherit them
     try:
         async with Supervisor(settings.BASE_DIR, inherited_files=[lock]) as supervisor:
