@@ -5,14 +5,15 @@ from uuid import UUID
 from asgiref.sync import async_to_sync
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.http import member_of
 from billing import entitlements
 from chat.llm.catalog import list_offered
+from chat.llm.health.overview import unavailable_models
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
-from chat.pages.picker import list_model_options
+from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
 from chat.shown.files import file_response
 from chat.turns.stopping import stop_turn
@@ -67,6 +68,17 @@ def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     if _is_fragment(request):
         return HttpResponse(current_html(turn))
     return HttpResponseRedirect(turn_address(turn))
+
+
+@login_required
+@require_safe
+def picker(request: HttpRequest) -> HttpResponse:
+    """The models to choose from, for who opens the picker; without htmx, a page that has them in a list."""
+    if not _is_fragment(request):
+        return redirect("home")
+    allowed = entitlements.entitlements_of(member_of(request).pk)
+    options = list_model_options(allowed, unavailable=unavailable_models())
+    return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(options)})
 
 
 @login_required
