@@ -8,6 +8,7 @@ urlpatterns = [
     path("turns/<uuid:turn_id>/", views.turn, name="turn"),
     path("turns/<uuid:turn_id>/earlier/", views.earlier, name="earlier"),
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),
+    path("picker/", views.picker, name="picker"),
     path("attachments/<uuid:attachment_id>/", views.attachment, name="attachment"),
     path("attachments/<uuid:attachment_id>/preview/", views.preview, name="preview"),
     path("key-card/close/", views.close_key_card, name="close_key_card"),

@@ -11,7 +11,8 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
 from django.db import DataError, OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
@@ -82,6 +83,29 @@ def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse
     ):
         response["Cache-Control"] = "no-store"
     return response
+
+
+class CompressionMiddleware(GZipMiddleware):
+    """Compresses pages and their fragments; no streams, files and answers of the API.
+
+    How long a compressed page is tells whoever sees its length, and can put a guess into its address, what else is in
+    it (BREACH). So whoever is logged in and is sent here by another site gets the page as it is: no other site can have
+    a guess compressed. Where a browser does not say who sends it there is Django's padding of random length; and of a
+    token for forms each page has another one."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        is_page = not response.streaming and response.get("Content-Type", "").startswith("text/html")
+        if not is_page or is_led_here_by_others(request):
+            return response
+        return super().process_response(request, response)
+
+
+def is_led_here_by_others(request: HttpRequest) -> bool:
+    """Return whether another site makes the browser of somebody who is logged in ask for this."""
+    return settings.SESSION_COOKIE_NAME in request.COOKIES and request.headers.get("Sec-Fetch-Site", "none") not in (
+        "none",
+        "same-origin",
+    )
 
 
 @sync_and_async_middleware

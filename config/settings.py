@@ -67,6 +67,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "config.middleware.private",  # after the static files, which may be kept
+    "config.middleware.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -116,15 +117,13 @@ STORAGES: dict[str, dict[str, Any]] = {
             "directory_permissions_mode": 0o700,
         },
     },
-    # Names with a hash of the content, so that browsers may keep them for ever. In DEBUG the files as they are.
-    "staticfiles": {
-        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
-        if DEBUG
-        else "servestatic.storage.CompressedManifestStaticFilesStorage"
-    },
+    # Names with a hash of the content, so that browsers may keep them for ever.
+    "staticfiles": {"BACKEND": "config.static_files.StaticFilesStorage"},
 }
-SERVESTATIC_USE_FINDERS = DEBUG
-SERVESTATIC_AUTOREFRESH = DEBUG
+SERVESTATIC_USE_FINDERS = SERVESTATIC_AUTOREFRESH = False  # with DEBUG the same as without
+SERVESTATIC_USE_MANIFEST = True
+SERVESTATIC_USE_STATIC_ROOT = True  # those of earlier releases too: a page that is open imports what it was made with
+SERVESTATIC_MAX_AGE = 60
 
 LANGUAGE_CODE = "es"
 LANGUAGES = [("es", "Español"), ("en", "English"), ("pt-br", "Português (Brasil)")]

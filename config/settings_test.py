@@ -11,6 +11,7 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SCRIPTED_PROVIDER = True
 REQUIRE_VERIFIED_EMAIL = False  # those of confirmations switch it on
 STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"  # noqa: F405
+SERVESTATIC_USE_MANIFEST = False  # nothing is collected
 CACHE_TTL = 0  # most tests count who was asked; those of the cache switch it on
 MODEL_TITLES = False  # the same
 MAIL_DIR = DATA_DIR / "caught"  # noqa: F405

@@ -62,7 +62,7 @@ def list_conversations(owner_id: int, *, after: str | None = None, limit: int = 
     """Return the owner's conversations, last used first."""
     conversations = Conversation.objects.filter(owner_id=owner_id, is_deleted=None)
     if after:
-        moment, pk = _read_cursor(after)
+        moment, pk = read_cursor(after)
         conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
     page = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
     last = page[limit - 1] if len(page) > limit else None
@@ -89,7 +89,8 @@ def title_conversation(conversation: Conversation, title: str) -> bool:
     return rows.update(Conversation, there | untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
 
 
-def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
+def read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
+    """Return when the last conversation of a page was used, and its id; raises NotFound for what is no cursor."""
     try:
         timestamp, pk = cursor.split("~")
         moment = dt.datetime.fromisoformat(timestamp)

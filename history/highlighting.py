@@ -7,6 +7,7 @@ from time import thread_time
 from pygments import format as format_tokens
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+from pygments.token import STANDARD_TYPES, Token, _TokenType
 from pygments.util import ClassNotFound
 
 LANGUAGES = {
@@ -25,6 +26,9 @@ LONG_LINE = re.compile(r"[^\n]{1000}|\s{80}")
 """Many lexers take quadratic time for it: 20,000 blank lines of Java take 45 seconds."""
 HIGHLIGHTING_SECONDS = 0.25  # of processor time, for one answer: Java takes quadratic time for short lines too
 TOKENS_A_LOOK = 16  # at the clock, which takes as long as a token or two
+
+WITHOUT_COLOUR = {"n", "nx", "o", "p", "pm", "w"}
+"""Classes of names, operators and blanks that look like other text: they would be most of all spans."""
 
 _formatter = HtmlFormatter(nowrap=True)
 
@@ -58,8 +62,9 @@ class Highlighter:
             self._seconds_left -= thread_time() - begun
 
 
-def _until(deadline: float, tokens: Iterable[tuple[object, str]]) -> Iterator[tuple[object, str]]:
-    for number, token in enumerate(tokens):
+def _until(deadline: float, tokens: Iterable[tuple[_TokenType, str]]) -> Iterator[tuple[_TokenType, str]]:
+    """Yield the tokens, those without a colour as plain text, until the time is over."""
+    for number, (kind, text) in enumerate(tokens):
         if number % TOKENS_A_LOOK == 0 and thread_time() > deadline:
             raise HighlightingTimeout
-        yield token
+        yield Token if STANDARD_TYPES.get(kind) in WITHOUT_COLOUR else kind, text

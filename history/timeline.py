@@ -27,6 +27,21 @@ def group_by_age(conversations: Iterable[Conversation]) -> list[tuple[Promise, l
     return groups if groups and groups[0][0] is today_label else [(today_label, []), *groups]
 
 
+def continue_groups(
+    conversations: Iterable[Conversation], after: dt.datetime
+) -> list[tuple[Promise | None, list[Conversation]]]:
+    """Return the groups of conversations that follow one used at `after`: the first has no label if it goes on with the
+    same age."""
+    today = timezone.localdate()
+    last_label = _label_of(after, today)
+    groups = groupby(conversations, lambda row: age_label_of(row, today))
+    return [(None if label is last_label else label, list(rows)) for label, rows in groups]
+
+
 def age_label_of(conversation: Conversation, today: dt.date) -> Promise:
-    age_days = (today - timezone.localdate(conversation.updated_at)).days
+    return _label_of(conversation.updated_at, today)
+
+
+def _label_of(moment: dt.datetime, today: dt.date) -> Promise:
+    age_days = (today - timezone.localdate(moment)).days
     return next((label for max_days, label in AGES if age_days <= max_days), OLDER)

@@ -1,5 +1,6 @@
 """Pages that list, rename and delete conversations. The page that shows one is the chat's."""
 
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -11,17 +12,33 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts.http import member_of
 from history import access, deletion
 from history.forms import RenameForm
-from history.timeline import group_by_age
+from history.models import Conversation
+from history.timeline import continue_groups, group_by_age
 
 
 @login_required
 @require_safe
 def conversations(request: HttpRequest) -> HttpResponse:
-    """List all conversations, a page at a time."""
+    """List all conversations, a page at a time; for the sidebar, those that follow its last one."""
     after = request.GET.get("after")
     page = access.list_conversations(member_of(request).pk, after=after)
+    if after and is_fragment(request):
+        return render(request, "history/_sidebar_rows.html", _following(request, page, after))
     context = {"groups": group_by_age(page.rows), "next": page.next, "is_all": not after and not page.next}
     return render(request, "history/conversations.html", context)
+
+
+def _following(request: HttpRequest, page: access.Page[Conversation], after: str) -> dict[str, Any]:
+    """Return the context of the rows that follow those of a sidebar."""
+    moment, _pk = access.read_cursor(after)
+    current_url = request.headers.get("HX-Current-URL", "")
+    current = next((row.pk for row in page.rows if str(row.pk) in current_url), None)
+    return {
+        "groups": continue_groups(page.rows, moment),
+        "next": page.next,
+        "continues": True,
+        "conversation_id": current,
+    }
 
 
 @login_required

@@ -16,7 +16,6 @@ from billing import entitlements
 from billing.entitlements import Entitlements
 from chat.errors import file_sentence_for
 from chat.llm import recordings
-from chat.llm.health.overview import unavailable_models
 from chat.llm.selection import AUTO
 from chat.models import LanguageModel
 from chat.pages.picker import group_by_tier, list_efforts, list_model_options
@@ -31,7 +30,8 @@ from history.models import Conversation, Turn, new_id
 from history.timeline import group_by_age
 
 TURNS_SHOWN = 30
-SIDEBAR_SHOWN = 40
+SIDEBAR_SHOWN = 20
+"""Conversations that come with the page: as many as a screen shows. More come when the reader gets to the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def turn_address(turn: Turn) -> str:
 
 def _composer_context(allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None) -> dict[str, Any]:
     """Return what the form of the next question needs: filled in as the last turn was asked, or as it was refused."""
-    options = list_model_options(allowed, unavailable=unavailable_models())
+    options = list_model_options(allowed)
     chosen = refusal.model if refusal else _requested_model(last)
     return {
         "turn_id": new_id(),

@@ -13,9 +13,10 @@ from accounts.http import member_of
 from accounts.models import User
 from billing import entitlements
 from chat.llm.catalog import list_offered
+from chat.llm.health.overview import unavailable_models
 from chat.llm.providers import list_providers
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
-from chat.pages.picker import list_model_options
+from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
@@ -81,6 +82,17 @@ def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     if _is_fragment(request):
         return HttpResponse(current_html(turn))
     return HttpResponseRedirect(turn_address(turn))
+
+
+@login_required
+@require_safe
+def picker(request: HttpRequest) -> HttpResponse:
+    """The models to choose from, for who opens the picker; without htmx, a page that has them in a list."""
+    if not _is_fragment(request):
+        return redirect("home")
+    allowed = entitlements.entitlements_of(member_of(request).pk)
+    options = list_model_options(allowed, unavailable=unavailable_models())
+    return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(options)})
 
 
 @login_required

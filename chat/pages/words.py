@@ -39,6 +39,7 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "unsent": _("Not sent yet: it goes out as soon as the connection is back."),
     "image": _("Image not shown:"),
     "models_found": _("Models found: %(count)s"),
+    "no_models": _("The models did not come. Close this, and try again."),
     "no_model_found": _("No model is like that. Try fewer letters."),
     **{f"effort_{level}": word for level, word in EFFORT_NAMES.items()},
     "file_uploading": _("Uploading: %(percent)s"),

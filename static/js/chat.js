@@ -7,7 +7,7 @@ import { canPick, setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
-import { LiveTurn } from "turn";
+import { LiveTurn, loadMarkdown } from "turn";
 import { formatNumber, say } from "words";
 
 const RECONNECTING = 2_000; // ms until a lost connection is worth a word
@@ -39,6 +39,7 @@ for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
 composer.keepDraftOf("known" in main.dataset ? chatId : "new");
 composer.restoreDraft((id) => findTurn(id) !== null);
 composer.onAsk(ask, stop);
+form.addEventListener("input", loadMarkdown, { once: true });
 showWriting();
 tellWhyLeft();
 if (!turns.querySelector("[data-welcome]")) startAtEnd();

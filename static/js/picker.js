@@ -1,4 +1,5 @@
 // The model picker: a list to search, over the <select> whose value the form sends. Without scripts there is only that.
+// Its models come when somebody is about to open it.
 
 import { find, say } from "words";
 
@@ -11,9 +12,10 @@ const box = document.querySelector("[data-picker]");
 const search = box.querySelector("[data-picker-search]");
 const list = box.querySelector("[data-picker-list]");
 const status = box.querySelector("[data-picker-status]");
-const options = [...box.querySelectorAll("[role=option]")];
-const folded = new Map(options.map((option) => [option, fold(`${option.textContent} ${tierOf(option)}`)]));
 
+let options = [];
+let folded = new Map(); // of each option, what is searched
+let loading = null;
 let opener = null; // the button the picker was opened with
 let choose = null; // what to do with the key of the model
 let active = null; // the option Enter takes
@@ -26,18 +28,23 @@ export const canPick = Boolean(box.showPopover);
 export function pick(from, then) {
   opener = from;
   choose = then;
-  search.value = "";
+  search.value = status.textContent = "";
   box.style.removeProperty("--picker-height");
-  filter();
-  activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
   box.showPopover();
-  place();
-  box.style.setProperty("--picker-height", `${box.offsetHeight}px`); // a shorter list does not move what is typed in
-  active.scrollIntoView({ block: "nearest" });
+  if (options.length) begin();
+  else load().then(() => isOpen() && begin());
   // The keyboard of a touch screen would cover the list.
   if (matchMedia("(pointer: coarse)").matches) list.focus({ preventScroll: true });
   else search.focus({ preventScroll: true });
   opener.setAttribute("aria-expanded", "true");
+}
+
+function begin() {
+  filter();
+  if (!search.value) activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
+  place();
+  box.style.setProperty("--picker-height", `${box.offsetHeight}px`); // a shorter list does not move what is typed in
+  active?.scrollIntoView({ block: "nearest" });
 }
 
 /** Make a button open the picker when it is clicked, and close it when it is clicked again. */
@@ -74,6 +81,24 @@ function take(option) {
 
 // --- The list ---
 
+function load() {
+  loading ??= fetch(box.dataset.picker, { headers: { "HX-Request": "true" } })
+    .then((response) => (response.ok && !response.redirected ? response.text() : Promise.reject(response)))
+    .then(fill)
+    .catch(() => {
+      loading = null; // the next opening tries again
+      status.textContent = say("no_models");
+    });
+  return loading;
+}
+
+function fill(html) {
+  list.innerHTML = html;
+  options = [...list.querySelectorAll("[role=option]")];
+  folded = new Map(options.map((option) => [option, fold(`${option.textContent} ${tierOf(option)}`)]));
+  show();
+}
+
 function fold(text) {
   return text.normalize("NFD").replace(MARKS, "").toLowerCase();
 }
@@ -93,6 +118,7 @@ function filter() {
     group.hidden = !group.querySelector("[role=option]:not([hidden])");
   }
   const found = shown();
+  if (!options.length) return;
   if (!words.length) status.textContent = "";
   else status.textContent = found.length ? say("models_found", { count: found.length }) : say("no_model_found");
   activate(found.find((option) => !option.getAttribute("aria-disabled")) ?? found[0]);
@@ -165,10 +191,8 @@ addEventListener("resize", () => isOpen() && place());
 // --- What is chosen, and how hard that model can think ---
 
 function show() {
-  const chosen = options.find((option) => option.dataset.key === select.value);
-  for (const option of options) option.setAttribute("aria-selected", option === chosen);
-  const name = chosen?.querySelector(".picker-name") ?? select.selectedOptions[0];
-  button.querySelector("[data-picker-current]").textContent = name.textContent;
+  for (const option of options) option.setAttribute("aria-selected", option.dataset.key === select.value);
+  button.querySelector("[data-picker-current]").textContent = select.selectedOptions[0].textContent;
   showEfforts(select.selectedOptions[0].dataset.efforts?.split(" ") ?? []);
 }
 
@@ -180,6 +204,7 @@ function showEfforts(levels) {
 }
 
 select.addEventListener("change", show);
+for (const sign of ["pointerenter", "focus"]) button.addEventListener(sign, load);
 button.addEventListener("click", (event) => toggle(button, setModel, event));
 button.addEventListener("keydown", (event) => {
   if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;

@@ -2,11 +2,22 @@
 // server's HTML, the same that the saved answer shows; what follows them is shown by `markdown` meanwhile.
 
 import { frameBlocks } from "code";
-import { markdownWriter } from "markdown";
 import { say } from "words";
 
 const WAITING = 5_000; // ms before the first word
 const HIGH_SURROGATES = /[\ud800-\udbff]/g;
+
+let markdown = null; // comes before it is needed; while it is away, text is shown as it was written
+
+/** Get the parser: somebody is about to read an answer that is being written. */
+export function loadMarkdown() {
+  import("markdown").then((module) => (markdown = module), () => {});
+}
+
+function writerInto(node) {
+  if (markdown) return markdown.markdownWriter(node);
+  return { isPlain: true, write: (text) => node.append(text) };
+}
 
 /** Return the length of a text as the server counts it: in code points. */
 export function lengthOf(text) {
@@ -39,6 +50,7 @@ export class LiveTurn {
     this.id = article.dataset.turn;
     this.onGrowth = onGrowth;
     this.answer = article.querySelector("[data-answer]");
+    loadMarkdown();
     this.answer.replaceChildren(); // what the server put there comes again, over the socket
     this.waiting = setTimeout(() => {
       this.#progress(say("waiting"));
@@ -127,9 +139,9 @@ export class LiveTurn {
         this.#rest += text;
         this.#progress("");
       }
-      if (this.#placeBlocks()) {
+      if (this.#placeBlocks() || (text && markdown && this.#writer.isPlain)) {
         this.#tail.replaceChildren();
-        this.#writer = markdownWriter(this.#tail);
+        this.#writer = writerInto(this.#tail);
         this.#writer.write(this.#rest);
       } else if (text) {
         this.#writer.write(text);
@@ -143,7 +155,7 @@ export class LiveTurn {
     this.#tail.className = "answer-tail prose";
     this.#tail.dir = "auto";
     this.answer.append(this.#tail);
-    this.#writer = markdownWriter(this.#tail);
+    this.#writer = writerInto(this.#tail);
   }
 
   /** Put the server's blocks before the rest, and take their text from it; return whether there were any. */

@@ -107,17 +107,20 @@ def test_the_page_has_the_list_and_the_picker(browser):
         page,
     )
     assert '<optgroup label="Quick">' in page
-    [haiku] = re.findall(r'data-key="claude-haiku-5-5">(.*?)role="option"', page, re.S)
+    assert "≈ 0.35 credits" not in page  # comes when the picker is opened
+    picker = browser.get("/picker/", headers={"HX-Request": "true"}).text
+    [haiku] = re.findall(r'data-key="claude-haiku-5-5">(.*?)role="option"', picker, re.S)
     for text in ("Claude Haiku 5.5", "Anthropic", "≈ 0.35 credits", "Sees images", "Reads PDFs", "Thinks before"):
         assert text in haiku
-    assert "Not in your plan: &lt;Premium&gt; has it." in page
+    assert "Not in your plan: &lt;Premium&gt; has it." in picker
+    assert browser.get("/picker/").url == "/"
 
 
 def test_a_model_that_is_unavailable_says_so_and_can_be_chosen(ana):
     allowed = entitlements.entitlements_of(ana.pk)
     choices = list_model_options(allowed, unavailable=frozenset({"claude-haiku-5-5"}))
     assert [choice.model.key for choice in choices if choice.is_unavailable] == ["claude-haiku-5-5"]
-    page = render_to_string("chat/_picker.html", {"tiers": group_by_tier(choices)})
+    page = render_to_string("chat/_picker_options.html", {"tiers": group_by_tier(choices)})
     assert page.count("It is not answering at the moment.") == 1
     assert next(choice for choice in choices if choice.is_unavailable).is_included
 

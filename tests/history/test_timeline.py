@@ -3,10 +3,10 @@
 import datetime as dt
 from zoneinfo import ZoneInfo
 
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from history.models import Conversation
-from history.timeline import group_by_age
+from history.timeline import continue_groups, group_by_age
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
@@ -35,3 +35,13 @@ def test_a_day_begins_at_the_readers_midnight(monkeypatch):
         assert [count for _, count in grouped(monkeypatch, ten_hours)] == [1]
     with timezone.override(ZoneInfo("America/Bogota")):
         assert [count for _, count in grouped(monkeypatch, ten_hours)] == [0, 1]
+
+
+def test_what_follows_goes_on_with_the_age_that_was_last(monkeypatch):
+    monkeypatch.setattr(timezone, "now", lambda: NOW)
+    rows = [Conversation(title="x", updated_at=NOW - dt.timedelta(days=days)) for days in (3, 5, 12)]
+    with timezone.override("UTC"), translation.override("en"):
+        for days, labels in ((2, ["None", "Last 30 days"]), (1, ["Last 7 days", "Last 30 days"])):
+            found = continue_groups(rows, NOW - dt.timedelta(days=days))
+            assert [str(label) for label, _rows in found] == labels
+            assert [len(rows) for _label, rows in found] == [2, 1]

@@ -18,7 +18,7 @@ US_CENT = {"ARS": 1_000, "BRL": 5, "CLP": 10, "COP": 4_000, "MXN": 20, "PEN": 4,
 class Command(BaseCommand):
     help = (
         "Migrate both databases, add the plans and models that are missing, and their prices where a gateway is "
-        "simulated, and collect static files (not in DEBUG)."
+        "simulated, and collect static files."
     )
 
     def handle(self, *_args: Any, verbosity: int, **_options: Any) -> None:
@@ -35,5 +35,4 @@ class Command(BaseCommand):
         if settings.SIMULATED_MERCADOPAGO_URL:
             currency = COUNTRIES[settings.MERCADOPAGO_COUNTRY].currency
             load_prices("mercadopago", currency, cents=US_CENT[currency])
-        if not settings.DEBUG:
-            call_command("collectstatic", verbosity=0, interactive=False)
+        call_command("collectstatic", verbosity=0, interactive=False)
