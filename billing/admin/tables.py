@@ -10,6 +10,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import floatformat
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -107,7 +108,7 @@ def name_of(account: BillingAccount) -> str:
 
 def show_credits(micros: int | None) -> str:
     """Return micro-US-dollars as credits; None is no limit."""
-    return gettext("no limit") if micros is None else f"{credits_of(micros):,.3f}".rstrip("0").rstrip(".")
+    return gettext("no limit") if micros is None else floatformat(credits_of(micros), "-3g")
 
 
 def _is_uuid(term: str) -> bool:

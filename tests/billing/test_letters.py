@@ -60,7 +60,7 @@ def test_a_payment_is_answered_with_one_receipt(premium: User, sent: list[EmailM
     send()
     (receipt,) = sent
     assert (receipt.subject.replace("\xa0", " "), receipt.to) == ("Receipt: 20.00 USD", ["ana@example.com"])
-    assert "Jan. 15, 2027 to Feb. 15, 2027" in receipt.body
+    assert "January 15, 2027 to February 15, 2027" in receipt.body
     assert "This is a receipt, not a fiscal invoice." in receipt.body
     assert "http://localhost:8000/billing/" in receipt.body
 
