@@ -46,7 +46,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):
+class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
     pass
 
 
