@@ -231,6 +231,7 @@ class StripeSite(Site):
             plan=price["lookup_key"].partition("-")[0],
             months=12 if price["recurring"]["interval"] == "year" else 1,
             is_upgrade=not regular,
+            is_credited=bool(regular) and invoice["amount_due"] == 0,
             refunded_by=("operator" if invoice["id"] in refunds else "site") if is_back else "",
             dispute=dispute,
         )

@@ -21,7 +21,8 @@ MICROSECOND = dt.timedelta(microseconds=1)
 class Charge:
     """Money for the months from `due` on, or, of an upgrade, for what is left of the time that `due` is in.
 
-    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself.
+    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself. `is_credited`: no money was taken
+    for it, but the rest of another charge.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Charge:
     plan: str
     months: int
     is_upgrade: bool = False
+    is_credited: bool = False
     refunded_by: str = ""
     dispute: str = ""
 
@@ -198,13 +200,20 @@ def _paid_times(contract: Contract, charges: Sequence[Charge]) -> list[Paid]:
 
 
 def _counting(paid: Sequence[Paid]) -> list[Paid]:
-    """Return those that give something: an upgrade does while what it is an upgrade of does."""
-    regular = [one for one in paid if one.charge.counts and not one.charge.is_upgrade]
-    return [
+    """Return those that give something: an upgrade does while what it is an upgrade of does, and what was paid with the
+    rest of another one while that does."""
+    back = [one for one in paid if not one.charge.counts and not one.charge.is_upgrade]
+    counting = [
         one
         for one in paid
         if one.charge.counts
-        and (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
+        and not (one.charge.is_credited and any(other.start <= one.start < other.end for other in back))
+    ]
+    regular = [one for one in counting if not one.charge.is_upgrade]
+    return [
+        one
+        for one in counting
+        if (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
     ]
 
 
