@@ -92,6 +92,14 @@ class AccountAdapter(DefaultAccountAdapter):
         else:
             super().send_confirmation_mail(request, emailconfirmation, signup)
 
+    def add_message(
+        self, request: HttpRequest, level: int, message_template: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Mark what tells of a mail: where mail is caught, the page says where."""
+        if message_template == "account/messages/email_confirmation_sent.txt":
+            kwargs["extra_tags"] = "mail"
+        super().add_message(request, level, message_template, *args, **kwargs)
+
     def format_email_subject(self, subject: str) -> str:
         return subject
 

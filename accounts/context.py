@@ -11,7 +11,7 @@ THEME_COOKIE = "theme"
 
 
 def page_context(request: HttpRequest) -> dict[str, Any]:
-    return {"site_name": settings.SITE_NAME, "theme": theme_of(request), "catches_mail": settings.DEBUG}
+    return {"site_name": settings.SITE_NAME, "theme": theme_of(request)}
 
 
 def theme_of(request: HttpRequest) -> str:

@@ -14,6 +14,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import path
+from django.utils.formats import number_format
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from billing.spending import SpendingToday
@@ -83,6 +85,15 @@ class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007  the operator may edit all of it
 
 
+class RowForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A row of the list: each field says what it is, and of which model."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            field.widget.attrs["aria-label"] = f"{capfirst(str(field.label))}, {self.instance.label}"
+
+
 @admin.register(LanguageModel)
 class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = LanguageModelForm
@@ -127,6 +138,9 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 continue
             names = {"provider": provider.name, "new": _join(theirs - ours), "gone": _join(ours - theirs)}
             self.message_user(request, _("%(provider)s. New: %(new)s. Gone: %(gone)s.") % names)
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().get_changelist_form(request, **{"form": RowForm, **kwargs})
 
     def get_urls(self) -> list[Any]:
         page = self.admin_site.admin_view(self.health)
@@ -236,7 +250,7 @@ def _join(ids: set[str]) -> str:
 
 
 def _dollars(micros: int | None) -> str:
-    return "–" if micros is None else f"{Decimal(micros) / MICROS_PER_DOLLAR:f}"
+    return "–" if micros is None else number_format(Decimal(f"{Decimal(micros) / MICROS_PER_DOLLAR:f}"))
 
 
 def _describe(listed: ListPrice) -> str:
@@ -253,4 +267,12 @@ def _describe(listed: ListPrice) -> str:
 def _steps(steps: list[list[int]]) -> str:
     first, *dearer = (f"${_dollars(rate)}" for _above, rate in steps)
     thresholds = (above for above, _rate in steps[1:])
-    return " ".join([first, *(f"(> {above:,}: {rate})" for above, rate in zip(thresholds, dearer, strict=True))])
+    return " ".join(
+        [
+            first,
+            *(
+                f"(> {number_format(above, force_grouping=True)}: {rate})"
+                for above, rate in zip(thresholds, dearer, strict=True)
+            ),
+        ]
+    )

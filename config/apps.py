@@ -3,11 +3,13 @@
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.contrib.admin import apps as admin_apps  # not its class: a default one of this module, it would be ours
 from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
 
 class ConfigConfig(AppConfig):
+    default = True
     name = "config"
 
     def ready(self) -> None:
@@ -18,6 +20,13 @@ class ConfigConfig(AppConfig):
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
         pre_migrate.connect(lift_statement_limit)
         post_migrate.connect(restore_statement_limit)
+
+
+class OperatorAdminConfig(admin_apps.AdminConfig):
+    """Django's admin, with a front of ours."""
+
+    default = False
+    default_site = "config.admin.OperatorSite"
 
 
 def lift_statement_limit(using: str, **_signal: Any) -> None:

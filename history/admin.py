@@ -1,5 +1,6 @@
 """The admin's page of turns: what happened to them, never their text."""
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,14 @@ from django.db.models import Q
 from django.http import HttpRequest
 
 from history.models import Turn
+
+
+class ValuesFilter(admin.AllValuesFieldListFilter):
+    """By the values there are: an empty one has a name, too, to be chosen by."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": choice["display"] or "–"}
 
 
 @admin.register(Turn)
@@ -45,7 +54,7 @@ class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "error",
         "created_at",
     )
-    list_filter = ("status", "model", "error")
+    list_filter = ("status", ("model", ValuesFilter), ("error", ValuesFilter))
     search_fields = ("id", "conversation_id")
     ordering = ("-created_at",)
     show_full_result_count = False

@@ -1,12 +1,8 @@
 """The operator's pages: what is sold, who has what, what was paid and used, and what an operator does about it."""
 
-from django.contrib import admin
-from django.utils.translation import gettext_lazy as _
-
 from billing.admin import errands, ledger, purchases, selling
 from billing.gateways.stripe import admin as stripe_admin
 
 __all__ = ["errands", "ledger", "purchases", "selling"]
 
 stripe_admin.register()
-admin.site.site_header = admin.site.site_title = _("Administration")

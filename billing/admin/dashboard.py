@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
-from django.utils.formats import date_format
+from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
@@ -147,11 +147,11 @@ def _figures(report: figures.MonthReport) -> list[tuple[str, str, str]]:
     before = gettext("%(amount)s when the month began") % {"amount": _show(report.mrr_before)}
     return [
         (gettext("MRR"), _show(report.mrr), before),
-        (gettext("Subscribed"), str(movement.active), gettext("paid for now, or for the end of the month")),
-        (gettext("New"), str(movement.new), gettext("who were not when the month began")),
-        (gettext("Churned"), str(movement.churned), gettext("who were when it began, and are no more")),
-        (gettext("Past due"), str(movement.in_grace), gettext("their renewal is not paid yet")),
-        (gettext("Trials"), str(movement.trials), gettext("not in MRR")),
+        (gettext("Subscribed"), _number(movement.active), gettext("paid for now, or for the end of the month")),
+        (gettext("New"), _number(movement.new), gettext("who were not when the month began")),
+        (gettext("Churned"), _number(movement.churned), gettext("who were when it began, and are no more")),
+        (gettext("Past due"), _number(movement.in_grace), gettext("their renewal is not paid yet")),
+        (gettext("Trials"), _number(movement.trials), gettext("not in MRR")),
         (gettext("Earned"), _show(report.earned), gettext("for the days of the month, without tax and refunds")),
         (gettext("Cost"), _show(report.cost), gettext("what suppliers take")),
         (gettext("Margin"), _show(report.left), _percent(report.left, report.earned)),
@@ -163,8 +163,12 @@ def _show(amount: Decimal) -> str:
     return format_money(int(amount.scaleb(digits).to_integral_value()), settings.SITE_CURRENCY)
 
 
+def _number(number: int) -> str:
+    return number_format(number, force_grouping=True)
+
+
 def _percent(part: Decimal, whole: Decimal) -> str:
-    return f"{part / whole:.0%}" if whole else ""
+    return f"{number_format(100 * part / whole, 0)} %" if whole else ""
 
 
 def _show_receipts(one: figures.Receipts) -> tuple[str, str, int, list[str]]:
@@ -222,7 +226,7 @@ def _failing(model: Any) -> "QuerySet[Any]":
 
 def _to_do(name: Any, found: "QuerySet[Any]", table: str, query: str) -> ToDo:
     count = found.order_by()[: MOST_COUNTED + 1].count()
-    shown = gettext("more than %(number)s") % {"number": MOST_COUNTED} if count > MOST_COUNTED else str(count)
+    shown = gettext("more than %(number)s") % {"number": _number(MOST_COUNTED)} if count > MOST_COUNTED else str(count)
     return ToDo(str(name), shown, f"../../{table}/?{query}", count > 0)
 
 

@@ -15,6 +15,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import User
 from billing import staff
 from billing.admin import dashboard
 from billing.admin.acts import ActForm, ActsAdmin, OperatorAct
@@ -35,10 +36,36 @@ from core.money import exponent_of, format_money, to_decimal, to_minor
 # --- Accounts ---------------------------------------------------------------------------------------------------------
 
 
+class NamedSplitDateTime(AdminSplitDateTime):
+    """A day and a time, each with its name: the field's label is for neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for widget, name in zip(self.widgets, (_("Date"), _("Time")), strict=True):
+            widget.attrs["aria-label"] = name
+
+
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A new account, for whoever has the address."""
+
+    user = forms.ModelChoiceField(
+        label=_("Person"),
+        queryset=User.objects.filter(billing_account=None),
+        to_field_name="email",
+        widget=forms.EmailInput(attrs={"size": 40}),
+        help_text=_("The address of somebody who has no account yet."),
+        error_messages={"invalid_choice": _("Nobody without an account has this address.")},
+    )
+
+    class Meta:
+        model = BillingAccount
+        fields = ("user",)
+
+
 class GrantForm(ActForm):
     plan = forms.ModelChoiceField(label=_("Plan"), queryset=Plan.objects.all())
     until = forms.SplitDateTimeField(
-        label=_("Until"), required=False, widget=AdminSplitDateTime, help_text=_("Empty: without end.")
+        label=_("Until"), required=False, widget=NamedSplitDateTime, help_text=_("Empty: without end.")
     )
     field_order = ("plan", "until", "reason", "key")
 
@@ -54,7 +81,6 @@ class BillingAccountAdmin(ActsAdmin, AccountRowsAdmin):
     owner_path = ""
     list_display = ("owner", "plan", "grant_until", "subscribed_until", "created_at")
     list_select_related = ("user", "plan")
-    autocomplete_fields = ("user",)
     acts = (
         OperatorAct(
             "grant",
@@ -76,6 +102,9 @@ class BillingAccountAdmin(ActsAdmin, AccountRowsAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Who never asked anything has no account yet."""
         return self.may_act(request)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(request, obj, change, **({} if change else {"form": AccountForm}), **kwargs)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         if obj is None:

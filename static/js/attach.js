@@ -123,6 +123,7 @@ function fail(line, reason) {
   line.dataset.state = "failed";
   line.querySelector("[data-progress]")?.remove();
   note(line, reason);
+  line.scrollIntoView({ block: "nearest" });
   tell(say("file_failed", { name: line.querySelector("[data-name]").textContent, reason }));
 }
 

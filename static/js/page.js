@@ -19,7 +19,28 @@ document.addEventListener("submit", (event) => {
 
 // --- A form that came back: where there is something to mend ---
 
-document.querySelector("main [aria-invalid=true]")?.focus();
+document.querySelector("main :is([aria-invalid=true], .form-errors)")?.focus();
+
+// --- A password can be seen while it is written; what is sent is one again, or the browser would keep it as a text ---
+
+for (const button of document.querySelectorAll("[data-show]")) {
+  const field = button.parentElement.querySelector("input");
+  const show = (isShown) => {
+    field.type = isShown ? "text" : "password";
+    button.setAttribute("aria-pressed", isShown);
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => show(field.type === "password"));
+  field.form.addEventListener("submit", () => show(false));
+}
+
+// --- What was said can be put away ---
+
+document.addEventListener("click", ({ target }) => {
+  if (!target.closest("[data-dismiss]")) return;
+  target.closest(".notice").remove();
+  document.querySelector("main").focus(); // else it would be lost with the button
+});
 
 // --- The time zone of whoever signs up ---
 

@@ -12,9 +12,9 @@ export function find(name) {
   return words[name];
 }
 
-/** Return a number as the server's `floatformat:"-1g"` writes it: whole, or with `decimals`, even if these are zeros. */
+/** Return a number as the server's `floatformat:"-1g"` writes it (config/formats/): whole, or with `decimals`, even if these are zeros. */
 export function formatNumber(number, decimals = 0) {
   const digits = Number.isInteger(number) ? 0 : decimals;
-  const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: "always" };
   return new Intl.NumberFormat(document.documentElement.lang, options).format(number);
 }

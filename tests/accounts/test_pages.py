@@ -7,6 +7,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.core import mail
 from django.test import Client, override_settings
+from django.urls import clear_url_caches
 from django.utils import timezone
 
 from accounts.models import User
@@ -62,6 +63,26 @@ def test_who_cannot_sign_up_is_told_why_beside_the_field(browser, changes):
     assert list(answer.context["form"].errors) == list(changes)
     assert "field-errors" in answer.text
     assert User.objects.count() == 0
+
+
+@pytest.mark.parametrize("password", ["", "corta", "password123", "dora@example.com"])
+def test_the_rules_of_passwords_say_tu_in_spanish(browser, password):
+    answer = browser.post(
+        "/accounts/signup/", {**SIGN_UP, "password1": password, "email": "dora"}, headers={"Accept-Language": "es"}
+    )
+    assert "Tu contraseña debe tener al menos 8 caracteres." in answer.text
+    assert not re.search(r"\b(su|usted|introduzca|escoja|asegúrese)\b", answer.text.lower())
+
+
+def test_where_mail_is_caught_the_page_that_tells_of_it_says_where(browser, ana, settings):
+    browser.force_login(ana)
+    answer = browser.post("/accounts/email/", {"action_send": "", "email": ana.email}, follow=True)
+    assert "ana@example.com" in answer.text
+    assert "/mail/" not in answer.text
+    settings.ROOT_URLCONF = "tests.accounts.caught"
+    clear_url_caches()
+    answer = browser.post("/accounts/email/", {"action_send": "", "email": ana.email}, follow=True)
+    assert re.search(r'class="notice notice-info">\s*<p>[^<]*ana@example.com[^<]*<a href="/mail/">', answer.text)
 
 
 def test_an_address_signs_up_once_however_it_is_written(browser, ana):

@@ -60,7 +60,7 @@ def test_a_payment_is_answered_with_one_receipt(premium: User, sent: list[EmailM
     send()
     (receipt,) = sent
     assert (receipt.subject.replace("\xa0", " "), receipt.to) == ("Receipt: 20.00 USD", ["ana@example.com"])
-    assert "Jan. 15, 2027 to Feb. 15, 2027" in receipt.body
+    assert "January 15, 2027 to February 15, 2027" in receipt.body
     assert "This is a receipt, not a fiscal invoice." in receipt.body
     assert "http://localhost:8000/billing/" in receipt.body
 
@@ -92,13 +92,13 @@ def test_a_failed_renewal_says_what_to_do_once_and_reminds_twice(premium: User, 
     send()
     failed = sent[-1]
     assert subjects(sent)[1:] == ["A payment did not go through: 20.00 USD"]
-    assert "You keep your plan until Feb. 22, 2027." in failed.body
+    assert "You keep your plan until February 22, 2027." in failed.body
     assert "https://pay.test/open" in failed.body
     for days in (1, 4, 4.5, 6.5):
         at(FEBRUARY + days * DAY)
         apply(change("s1"))
         send()
-    assert subjects(sent)[2:] == ["Your plan ends on Feb. 22, 2027 if it is not paid"] * 2
+    assert subjects(sent)[2:] == ["Your plan ends on February 22, 2027 if it is not paid"] * 2
 
 
 def test_a_reminder_is_not_sent_once_it_is_paid(premium: User, at: Any, sent: list[EmailMessage]):
@@ -167,7 +167,7 @@ def test_a_cancellation_says_until_when_the_plan_is_kept(premium: User, sent: li
     apply(change("s1", status="ended"))
     send()
     assert subjects(sent)[1:] == ["Your subscription is cancelled"]
-    assert "You keep Premium until Feb. 15, 2027" in sent[-1].body
+    assert "You keep Premium until February 15, 2027" in sent[-1].body
 
 
 def test_each_refund_is_told(premium: User, sent: list[EmailMessage]):

@@ -256,7 +256,7 @@ def test_a_used_up_allowance_says_how_long_and_until_when(ana, at):
         reserve(ana, FREE + 1)
     assert refused.value.status == 402
     assert refused.value.retry_after == dt.timedelta(days=6, hours=12).total_seconds()
-    assert "Dec. 1, 2026" in str(refused.value.message)
+    assert "December 1, 2026" in str(refused.value.message)
 
 
 def test_more_at_once_than_the_plan_allows_is_refused_and_nothing_is_written(ana):

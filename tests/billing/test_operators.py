@@ -315,7 +315,7 @@ def test_a_grant_ends_in_the_future(operator: Client, ana: User, prices: Any):
 
 def test_somebody_without_an_account_gets_one_and_then_a_plan(operator: Client, ana: User, prices: Any):
     assert not BillingAccount.objects.filter(user=ana).exists()
-    assert operator.post("/admin/billing/billingaccount/add/", {"user": ana.pk}).status_code == 302
+    assert operator.post("/admin/billing/billingaccount/add/", {"user": ana.email}).status_code == 302
     account = BillingAccount.objects.get(user=ana)
     send(operator, account, "grant", plan=Plan.objects.get(key="premium").pk, reason="Press.")
     assert plan(ana) == "premium"
@@ -326,7 +326,7 @@ def test_an_accounts_page_shows_what_is_paid_used_and_overdrawn_and_makes_no_row
 ):
     UsagePeriod.objects.filter(kind="paid").update(used_micros=20_500_000)
     page = operator.get(f"/admin/billing/billingaccount/{account_of(ana.pk).pk}/change/").content.decode()
-    for shown in ("Premium (paid)", "20,500 used", "of 20,000", '<div class="readonly">500</div>', "02/28/2027"):
+    for shown in ("Premium (paid)", "20,500 used", "of 20,000", '<div class="readonly">500</div>', "Feb 28, 2027"):
         assert shown in page
     operator.get(f"/admin/billing/billingaccount/{account_of(bo.pk).pk}/change/")
     assert not UsagePeriod.objects.filter(account__user=bo).exists()

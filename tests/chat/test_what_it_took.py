@@ -65,7 +65,7 @@ def test_what_an_answer_took(catalog: None):
         "Seconds to the first word": "1.2",
         "Tokens a second": "150",
         "Counted by": "the provider",
-        "Prices of": "10/02/2026",
+        "Prices of": "Oct 2, 2026",
     }
 
 
@@ -81,7 +81,7 @@ def test_what_nobody_counted_says_so(catalog: None):
 
 
 def test_prices_of_the_operator_are_of_the_day_it_was_asked(catalog: None):
-    assert shown(finished(price=""))["Prices of"] == "11/24/2026"
+    assert shown(finished(price=""))["Prices of"] == "Nov 24, 2026"
 
 
 def test_what_showed_nothing_has_no_speed(catalog: None):

@@ -1,5 +1,6 @@
 """The operator's pages: what happened can be seen, never what was said; what was metered cannot be changed."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -19,6 +20,7 @@ from billing.metering import Usage
 from billing.models import BillingAccount, Plan, Price, UsagePeriod, UsageRecord
 from chat.llm.catalog import find_model, list_offered
 from chat.models import LanguageModel
+from config.admin import SECTIONS
 from history import progress
 from history.models import Turn
 from history.progress import Outcome
@@ -98,6 +100,26 @@ def test_the_first_page_leads_to_every_table(operator, path):
     page(operator, path)
 
 
+def test_every_table_has_its_place_on_the_first_page_and_none_is_a_library_s(operator, settings):
+    settings.STRIPE_SECRET_KEY = "sk_test_of_the_admin"
+    sections = operator.get("/admin/").context["app_list"]
+    assert [str(section["name"]) for section in sections] == [str(name) for name, _entries in SECTIONS]
+    assert "emailaddress" not in page(operator, "")
+
+
+def test_the_bar_marks_the_page_one_is_on_and_no_other(operator):
+    for path in ("billing/payment/", "billing/payment/dashboard/", "chat/languagemodel/health/"):
+        marked = re.findall(r'<a href="(\S+)" aria-current="page"', page(operator, path))
+        assert marked == [f"/admin/{path}"]
+
+
+def test_the_admin_has_the_site_s_name_and_the_theme_one_chose(operator):
+    operator.post("/theme/", {"theme": "dark"})
+    shown = page(operator, "accounts/user/")
+    assert "<title>Select user to change · Tertulia</title>" in shown
+    assert re.search(r'<meta name="color-scheme"\s+content="dark">', shown)
+
+
 # People
 
 
@@ -122,6 +144,27 @@ def test_the_operator_adds_a_user(operator):
     user = User.objects.get(email="eva@example.com")
     assert user.check_password(PASSWORD)
     assert not user.is_staff
+
+
+def test_the_operator_confirms_an_address_but_none_that_somebody_else_has_confirmed(operator, ana, bo):
+    EmailAddress.objects.create(user=ana, email=bo.email, verified=True)
+    body = {"action": "confirm_addresses", "_selected_action": [ana.pk, bo.pk]}
+    said = operator.post("/admin/accounts/user/", body, follow=True).content.decode()
+    assert "1 address is confirmed." in said
+    assert EmailAddress.objects.get(user=ana, email=ana.email).verified
+    assert not EmailAddress.objects.get(user=bo, email=bo.email).verified
+
+
+def test_an_account_is_added_by_somebody_s_address(operator, ana):
+    assert operator.post("/admin/billing/billingaccount/add/", {"user": "nobody@example.com"}).status_code == 200
+    assert operator.post("/admin/billing/billingaccount/add/", {"user": ana.email}).status_code == 302
+    assert BillingAccount.objects.get().user == ana
+
+
+def test_permissions_are_those_of_what_the_admin_has(operator):
+    shown = page(operator, "auth/group/add/")
+    assert "Can change payment" in shown
+    assert "Can add session" not in shown
 
 
 def test_an_address_that_has_an_account_is_not_added_again(operator, ana):

@@ -1,5 +1,7 @@
 """Error pages, the policy every page carries, and caught mail."""
 
+import datetime as dt
+import re
 from io import StringIO
 from uuid import uuid4
 
@@ -7,7 +9,10 @@ import pytest
 from django.core.mail import EmailMessage, get_connection
 from django.db import OperationalError
 from django.http import Http404
+from django.template.defaultfilters import floatformat
 from django.test import Client, RequestFactory
+from django.utils import translation
+from django.utils.formats import date_format
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config import mail
@@ -28,6 +33,46 @@ def test_every_page_forbids_whatever_is_not_ours(browser, path):
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "https:" not in policy
+
+
+@pytest.mark.parametrize("path", ["/pricing/", "/terms/", "/status/", "/accounts/login/", "/accounts/signup/"])
+def test_whatever_leads_to_the_page_one_is_on_says_so(browser, path):
+    assert_current(browser.get(path).text, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/dashboard/", "/billing/", "/usage/", "/settings/", "/accounts/email/", "/pricing/"]
+)
+def test_a_member_s_links_do_too(browser, ana, path):
+    browser.force_login(ana)
+    assert_current(browser.get(path).text, path)
+
+
+def assert_current(page: str, path: str) -> None:
+    """Each link of a navigation that leads to `path` is marked, and no other."""
+    links = [
+        link
+        for nav in re.findall(r"<nav.*?</nav>|<footer.*?</footer>", page, re.S)
+        for link in re.findall(r"<a\b[^>]*>", nav)
+    ]
+    current = [link for link in links if 'aria-current="page"' in link]
+    assert [link for link in links if f'href="{path}"' in link] == current
+
+
+@pytest.mark.parametrize(
+    ("language", "moment", "day", "number"),
+    [
+        ("es", "1 de diciembre de 2026 a las 00:00", "01/12/2026", "1.234,5"),
+        ("en", "December 1, 2026 at 00:00", "Dec 1, 2026", "1,234.5"),
+        ("pt-br", "1 de dezembro de 2026 às 00:00", "01/12/2026", "1.234,5"),
+    ],
+)
+def test_there_is_one_way_to_write_numbers_and_dates(language, moment, day, number):
+    begins = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
+    with translation.override(language):
+        assert date_format(begins, "DATETIME_FORMAT") == moment
+        assert date_format(begins, "SHORT_DATE_FORMAT") == day
+        assert floatformat(1234.5, "-1g") == number
 
 
 def test_a_page_has_a_nonce_of_its_own(browser):

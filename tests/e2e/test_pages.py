@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
+from django.template.defaultfilters import floatformat
+from django.utils import translation
 from playwright.async_api import Browser, Page, Response, expect
 
 from tests.e2e.browsing import Person, Tab
@@ -127,11 +129,32 @@ async def test_a_form_that_comes_back_has_the_focus_where_there_is_something_to_
     async with Tab.open(browser, site.port()) as tab:
         await tab.page.goto("/accounts/signup/")
         await tab.page.get_by_label("E-mail").fill("focus@example.com")
-        await tab.page.get_by_label("Password").fill("12345")
+        await tab.page.get_by_label("Password", exact=True).fill("12345")
         await tab.page.get_by_role("checkbox").check()
-        await tab.page.get_by_label("Password").press("Enter")
+        await tab.page.get_by_label("Password", exact=True).press("Enter")
         await expect(tab.page.locator(".field-errors").first).to_be_visible()
-        await expect(tab.page.get_by_label("Password")).to_be_focused()
+        await expect(tab.page.get_by_label("Password", exact=True)).to_be_focused()
+
+
+async def test_what_is_wrong_with_no_field_has_the_focus_and_a_password_can_be_seen(
+    browser: Browser, site: TestedSite
+) -> None:
+    async with Tab.open(browser, site.port()) as tab:
+        await tab.page.goto("/accounts/login/")
+        password = tab.page.locator("input[name=password]")
+        await tab.page.get_by_label("E-mail").fill("nobody@example.com")
+        await password.fill("not the password")
+        await password.press("Tab")
+        show = tab.page.get_by_role("button", name=re.compile("^Show"))
+        await expect(show).to_be_focused()
+        await show.press("Enter")
+        await expect(password).to_have_attribute("type", "text")
+        await expect(show).to_have_attribute("aria-pressed", "true")
+        await show.press("Space")
+        await expect(password).to_have_attribute("type", "password")
+        await password.press("Enter")
+        await expect(tab.page.get_by_role("alert")).to_be_focused()
+        assert await violations(tab.page) == []
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -150,6 +173,8 @@ async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
         assert await violations(tab.page) == []  # with the menu open
         await row.get_by_role("link", name=name).click()
         await expect(tab.page.get_by_role("dialog")).to_be_visible()
+        if name == "Delete":  # who presses Enter too soon has lost nothing
+            await expect(tab.page.get_by_role("dialog").get_by_role("link", name="Cancel")).to_be_focused()
         assert await violations(tab.page) == []
 
 
@@ -198,6 +223,20 @@ async def test_a_page_of_ones_own_fits_and_has_a_language_a_heading_and_a_title(
         finally:
             await tab.call("PATCH", "me", locale="en")
     assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_scripts_write_numbers_as_the_server_does(browser: Browser, site: TestedSite, language: str) -> None:
+    async with Tab.open(browser, site.port(), locale=language) as tab:
+        await tab.page.goto("/terms/")
+        numbers = [1234, 12345.6, 0.5]
+        shown = await tab.page.evaluate(
+            "async (numbers) => { const { formatNumber } = await import('words'); "
+            "return numbers.map((number) => formatNumber(number, 1)); }",
+            numbers,
+        )
+    with translation.override(language):
+        assert shown == [floatformat(number, "-1g") for number in numbers]
 
 
 async def test_the_admin_keeps_to_the_policy(reader: Reader) -> None:

@@ -63,33 +63,21 @@ class PaidAdmin(OwnedAdmin):
     list_display = ("id", "customer", "status", "amount", "created", "livemode")
 
 
-class StripePriceAdmin(MirrorAdmin):
-    list_display = ("id", "lookup_key", "amount", "active", "livemode")
-    search_fields = ("id", "lookup_key")
-
-
-class WebhookEndpointAdmin(MirrorAdmin):
-    list_display = ("id", "url", "status", "api_version", "livemode")
-    fields = ("id", "url", "status", "api_version", "livemode", "sent")
-
-
-ADMINS: dict[type[Model], type[MirrorAdmin]] = {
-    models.Customer: CustomerAdmin,
-    models.Subscription: OwnedAdmin,
-    models.Invoice: PaidAdmin,
-    models.Charge: PaidAdmin,
-    models.Session: OwnedAdmin,
-    models.Price: StripePriceAdmin,
-    models.Product: MirrorAdmin,
-    models.WebhookEndpoint: WebhookEndpointAdmin,
+ADMINS: dict[type[Model], tuple[type[MirrorAdmin], Any, Any]] = {
+    models.Customer: (CustomerAdmin, _("customer"), _("customers")),
+    models.Subscription: (OwnedAdmin, _("subscription"), _("subscriptions")),
+    models.Invoice: (PaidAdmin, _("invoice"), _("invoices")),
+    models.Charge: (PaidAdmin, _("charge"), _("charges")),
 }
+"""What tells of somebody's money, and its names. What else is mirrored the operator has in plans and prices."""
 
 
 def register() -> None:
     for model in apps.get_app_config("djstripe").get_models():
         if admin.site.is_registered(model):
             admin.site.unregister(model)
-    for model, model_admin in ADMINS.items():
+    for model, (model_admin, name, names) in ADMINS.items():
+        model._meta.verbose_name, model._meta.verbose_name_plural = name, names
         # Its own names of rows guess amounts (2000 cents are "$2,000.00"), or fail.
         model.__str__ = lambda row: str(row.id)  # type: ignore[method-assign,attr-defined]
         admin.site.register(model, model_admin)

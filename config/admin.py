@@ -1,0 +1,88 @@
+"""The admin's front: what an operator looks for first comes first, whatever app it belongs to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from allauth.account.decorators import secure_admin_login
+from allauth.account.models import EmailAddress
+from django.contrib.admin import AdminSite
+from django.db.models.base import ModelBase
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPage:
+    """A page that is no table. Who may see it has all of `permissions`."""
+
+    name: Promise
+    address: str
+    permissions: tuple[str, ...]
+
+
+DASHBOARD = FrontPage(
+    _("Dashboard"), "admin:billing_payment_dashboard", ("billing.view_payment", "billing.view_usagerecord")
+)
+HEALTH = FrontPage(_("Health and alerts"), "admin:chat_languagemodel_health", ("chat.view_languagemodel",))
+
+SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
+    (_("Business"), (DASHBOARD, "billing.payment", "billing.subscription", "billing.billingaccount")),
+    (_("People"), ("accounts.user", "auth.group")),
+    (_("What is sold"), ("billing.plan", "billing.price", "billing.coupon", "billing.exchangerate")),
+    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "history.turn")),
+    (_("What was used"), ("billing.usageperiod", "billing.usagerecord", "billing.reservation", "billing.spending")),
+    (_("What was done"), ("billing.staffact", "billing.letter", "billing.gatewayevent", "billing.gatewaytask")),
+    (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),
+)
+"""What the first page and the bar beside every page lead to. A table that is in none of them comes last."""
+HIDDEN = (EmailAddress,)
+"""Tables of libraries: what an operator needs of them is on the pages of users."""
+
+
+class OperatorSite(AdminSite):
+    site_header = site_title = index_title = _("Administration")
+
+    @method_decorator(secure_admin_login)
+    def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Send an operator, who is logged in already, on: one log-in. Django's own would check passwords without our
+        limits."""
+        return redirect("admin:index")
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        found = [model_or_iterable] if isinstance(model_or_iterable, ModelBase) else model_or_iterable
+        super().register([model for model in found if model not in HIDDEN], admin_class, **options)
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
+        if app_label is not None:
+            return super().get_app_list(request, app_label)
+        tables = {
+            table["model"]._meta.label_lower: table
+            for app in self._build_app_dict(request).values()
+            for table in app["models"]
+        }
+        sections: list[dict[str, Any]] = [
+            {"name": name, "app_label": f"section-{number}", "models": list(_list_rows(request, tables, entries))}
+            for number, (name, entries) in enumerate(SECTIONS)
+        ]
+        sections.append({"name": _("Other"), "app_label": "section-other", "models": list(tables.values())})
+        rows = [row for section in sections for row in section["models"]]
+        around = [row for row in rows if row["admin_url"] and request.path.startswith(row["admin_url"])]
+        if around:  # the nearest: the dashboard's address begins with that of the payments
+            max(around, key=lambda row: len(row["admin_url"]))["is_current"] = True
+        return [section for section in sections if section["models"]]
+
+
+def _list_rows(request: HttpRequest, tables: dict[str, Any], entries: tuple[FrontPage | str, ...]) -> Iterator[Any]:
+    """Yield what of a section the operator may see; its tables are taken out of `tables`."""
+    for entry in entries:
+        if isinstance(entry, str):
+            if entry in tables:
+                yield tables.pop(entry)
+        elif request.user.has_perms(entry.permissions):
+            address = reverse(entry.address)
+            yield {"name": entry.name, "object_name": entry.address.rpartition("_")[2], "admin_url": address}

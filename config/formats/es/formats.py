@@ -1,0 +1,2 @@
+# As browsers write numbers, too: Django would have a space.
+THOUSAND_SEPARATOR = "."
