@@ -8,7 +8,7 @@ LONGEST = 100_000  # characters of an answer
 # --- What may be shown ------------------------------------------------------------------------------------------------
 
 TAGS = {
-    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
+    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "b", "i", "u", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
     *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
     *("math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mphantom", "mpadded", "mroot", "mrow", "mspace"),
