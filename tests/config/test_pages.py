@@ -30,6 +30,16 @@ def test_every_page_forbids_whatever_is_not_ours(browser, path):
     assert "https:" not in policy
 
 
+def test_the_frame_of_a_diagram_has_no_origin_and_no_network(browser):
+    answer = browser.get("/diagram/")
+    policy = answer["Content-Security-Policy"]
+    assert policy.startswith(
+        "sandbox allow-scripts; default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe"
+    )
+    assert "frame-ancestors 'self'" in policy
+    assert answer["X-Frame-Options"] == "SAMEORIGIN"
+
+
 def test_a_page_has_a_nonce_of_its_own(browser):
     policies = {browser.get("/terms/")["Content-Security-Policy"] for _ in range(2)}
     assert len(policies) == 2
