@@ -81,6 +81,9 @@ class User(AbstractBaseUser, PermissionsMixin):
     created_at = models.DateTimeField(_("signed up"), default=timezone.now, editable=False)
     terms_accepted_at = models.DateTimeField(_("accepted the terms"), null=True, blank=True, editable=False)
 
+    has_closed_key_card = models.BooleanField(default=False, editable=False)
+    """Whether the person has closed, for good, the card that says how to add a provider's key."""
+
     seal = models.CharField(max_length=16, default=new_seal, editable=False)
     """What every session, token and ticket of the person carries: with a new one, all that there were are void."""
 

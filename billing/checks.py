@@ -8,6 +8,7 @@ from django.db import DatabaseError
 
 from billing.gateways.base import GatewayRefused, GatewayUnavailable
 from billing.gateways.mercadopago.agreements import COUNTRIES
+from billing.gateways.mercadopago.client import TokenRefused
 from billing.gateways.mercadopago.gateway import from_settings
 from billing.models import Price
 
@@ -100,10 +101,10 @@ def check_mercado_pago(**_kwargs: Any) -> list[CheckMessage]:
 def _ask_mercado_pago() -> list[CheckMessage]:
     try:
         return [Warning(mistake, id="tertulia.W025") for mistake in from_settings().find_mistakes()]
-    except GatewayUnavailable:
-        return [Warning("Mercado Pago cannot be asked whose MERCADOPAGO_ACCESS_TOKEN is.", id="tertulia.W026")]
-    except GatewayRefused:
+    except TokenRefused:
         return [Warning("Mercado Pago refuses MERCADOPAGO_ACCESS_TOKEN.", id="tertulia.W027")]
+    except (GatewayUnavailable, GatewayRefused):
+        return [Warning("Mercado Pago cannot be asked whose MERCADOPAGO_ACCESS_TOKEN is.", id="tertulia.W026")]
 
 
 def _check_prices(gateway: str) -> list[CheckMessage]:

@@ -125,9 +125,10 @@ def plan_of(account: BillingAccount) -> Plan:
 
 
 def access_of(account: BillingAccount) -> Access:
-    """Return the plan that holds now: of what was granted and what was paid the higher one, else the default."""
+    """Return the plan that holds now: of what was granted and what was paid the higher one, else the default. Of the
+    same plan what is paid, but not its grace, which has a share of a month: a grant has all of it."""
     found = list_access(account)
-    return max(found, key=lambda access: (access.plan.rank, access.subscription is not None)) if found else _default()
+    return max(found, key=_worth) if found else _default()
 
 
 def list_access(account: BillingAccount) -> list[Access]:
@@ -176,6 +177,10 @@ def current_period(account: BillingAccount) -> UsagePeriod:
 
 def credits_of(micros: int) -> float:
     return micros / MICROS_PER_CREDIT
+
+
+def _worth(access: Access) -> tuple[int, bool, bool]:
+    return access.plan.rank, not access.is_grace, access.subscription is not None
 
 
 def _access_of_user(user_id: int) -> tuple[Access, BillingAccount]:

@@ -7,6 +7,7 @@ how things are now, by way of the inbox, so that whoever dies in between loses n
 import logging
 
 from django.db import transaction
+from django.utils import timezone
 from django.utils.translation import gettext
 
 from billing import inbox
@@ -68,7 +69,10 @@ def _do(task: GatewayTask) -> None:
         case Act.CANCEL_NOW:
             gateway.cancel_now(task.reference, key=task.key)
         case Act.CANCEL_AT_PERIOD_END:
-            gateway.cancel_at_period_end(task.reference, key=task.key)
+            if _is_too_late(task):
+                gateway.cancel_now(task.reference, key=task.key)
+            else:
+                gateway.cancel_at_period_end(task.reference, key=task.key)
         case Act.RESUME:
             gateway.resume(task.reference, key=task.key)
         case Act.REFUND:
@@ -77,6 +81,19 @@ def _do(task: GatewayTask) -> None:
             gateway.expire_checkout(Reference(task.gateway, task.reference_type, task.reference))
         case Act.FORGET_CUSTOMER:
             gateway.forget_customer(task.account_id, key=task.key)
+
+
+def _is_too_late(task: GatewayTask) -> bool:
+    """Whether what it was to be cancelled at the end of is over: a gateway that was silent would take the next one's
+    end. It may have charged for that already, which the operator is told to look at."""
+    subscription = Subscription.objects.filter(gateway=task.gateway, reference=task.reference).first()
+    held_until = subscription.held_until if subscription else None
+    if held_until is None or timezone.now() < held_until:
+        return False
+    sentence = gettext("A cancellation comes late to %(gateway)s. See whether more was charged, and refund that.")
+    fields = {"reference": task.reference, "account": task.account_id}
+    alert(f"{task.gateway}:late:{task.key}", sentence % {"gateway": task.gateway}, **fields)
+    return True
 
 
 def _finish(task: GatewayTask, error: str = "") -> GatewayEvent | None:

@@ -162,12 +162,14 @@ def _change_plan(period: UsagePeriod, terms: PeriodTerms, changed_at: dt.datetim
     period.plan_id, period.plan_micros = terms.plan_id, new
     if old is None or period.allowance_micros is None:
         return _limit(period, new, left, length)
+    spent = period.used_micros + period.reserved_micros
     if new is None:
         period.allowance_micros = None
+    elif left == length:  # all of it is the new plan's: what was kept because it was spent is not added to
+        period.allowance_micros = max(spent, new)
     elif new >= old:
         period.allowance_micros += share(new - old, left, length) or 0
     else:
-        spent = period.used_micros + period.reserved_micros
         less = period.allowance_micros - (share(old - new, left, length) or 0)
         period.allowance_micros = min(period.allowance_micros, max(spent, less))
 

@@ -250,7 +250,7 @@ def payment_method_url(user: User, return_url: str) -> str:
         raise NotSubscribed
     try:
         return get_gateway(subscription.gateway).payment_method_url(account.pk, subscription.reference, return_url)
-    except GatewayUnavailable as error:
+    except (GatewayUnavailable, KeyError) as error:  # or one that the site has no more
         raise GatewaySilent from error
     except GatewayRefused as error:
         raise GatewayDeclined from error

@@ -27,7 +27,15 @@ from billing.models import (
     UsagePeriod,
     new_price_reference,
 )
-from billing.subscriptions import add_refund, add_task, handle, lock_account, reference_of, write_access
+from billing.subscriptions import (
+    add_refund,
+    add_task,
+    credited_minor,
+    handle,
+    lock_account,
+    reference_of,
+    write_access,
+)
 
 Act = StaffAct.Act
 
@@ -145,22 +153,24 @@ def attach_document(payment: Payment, *, by: User, number: str, url: str = "", k
 
 
 def refundable_minor(payment: Payment) -> int:
-    """Return what of a payment can be given back: what was, and what the gateway was told since it was asked last, is
-    not left."""
+    """Return what of a payment can be given back: what was, what the gateway was told since it was asked last, and what
+    was credited to a payment that took its place, is not left."""
     if not payment.may_be_refunded:
         return 0
     told = _refunds_of(payment).filter(error="", done_at__gt=payment.subscription.observed_at)
-    return payment.amount_minor - payment.refunded_minor - (told.aggregate(told=Sum("amount_minor"))["told"] or 0)
+    back = payment.refunded_minor + (told.aggregate(told=Sum("amount_minor"))["told"] or 0) + credited_minor(payment)
+    return max(0, payment.amount_minor - back)
 
 
 def micros_used_with(payment: Payment) -> int:
-    """Return what was used of the credits that the payment gave: what an operator looks at before a refund."""
+    """Return what was used of the credits that the payment gave: what an operator looks at before a refund. An upgrade
+    gave its own to a period that had begun."""
     if payment.usage_period is not None:
         return payment.usage_period.used_micros
     if payment.period_start is None or payment.period_end is None:
         return 0
     within = payment.subscription.account.periods.filter(
-        kind=UsagePeriod.Kind.PAID, period_start__gte=payment.period_start, period_start__lt=payment.period_end
+        kind=UsagePeriod.Kind.PAID, period_end__gt=payment.period_start, period_start__lt=payment.period_end
     )
     return int(within.aggregate(used=Sum("used_micros"))["used"] or 0)
 

@@ -25,7 +25,7 @@ from billing.models import BillingAccount, GatewayTask, Payment, Plan, Price, Su
 from core.alerts import alert
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
-"""Gateways round the moments they are told."""
+"""Gateways round the moments they are told, and the clocks of two machines are apart."""
 LIVE = (Subscription.Status.TRIALING, Subscription.Status.ACTIVE, Subscription.Status.PAST_DUE)
 UNPAID = (Payment.Status.PENDING, Payment.Status.FAILED)
 
@@ -137,8 +137,8 @@ def _apply(snapshot: Snapshot, prices: dict[str, Price]) -> Subscription:
     same = Subscription.objects.filter(gateway=snapshot.gateway, reference=snapshot.reference).first()
     if same is not None and same.account_id != account.pk:
         raise WrongAccount(f"{snapshot.account_id} instead of {same.account_id}")
-    if same is not None and snapshot.observed_at < same.observed_at:
-        return same
+    if same is not None and snapshot.observed_at < same.observed_at <= timezone.now() + CLOCK_TOLERANCE:
+        return same  # one from the future is of a clock that was wrong: it would keep out whatever is true until then
     subscription = same or Subscription(gateway=snapshot.gateway, reference=snapshot.reference)
     subscription.account = account
     _copy(snapshot, subscription, prices[snapshot.price_reference])
@@ -358,7 +358,9 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     regular = [payment for payment in counting if not payment.is_proration]
     paid_until = _find_end(regular)
     subscription.paid_until = paid_until
-    subscription.plan = _plan_paid(counting, timezone.now()) or subscription.price.plan
+    # A trial stays one of the plan it began with: a gateway may change the price before it ends.
+    tried = subscription.plan if subscription.is_trial else None
+    subscription.plan = _plan_paid(counting, timezone.now()) or tried or subscription.price.plan
     subscription.grace_plan = _lower(subscription.plan, subscription.price.plan)
     subscription.access_from = min((_start_of(payment) for payment in regular), default=None)
     subscription.access_until = paid_until
@@ -371,10 +373,25 @@ def _derive(subscription: Subscription, payments: list[Payment]) -> None:
     _answer_refund(subscription, payments)
 
 
+def credited_minor(payment: Payment) -> int:
+    """Return what of a payment was made good in another one, which took the place of the rest of its time."""
+    subscription = payment.subscription
+    payments = subscription.payments.select_related("price__plan")
+    regular = [one for one in _list_counting(subscription, payments) if not one.is_proration]
+    if payment not in regular:
+        return 0
+    begins = min(map(_start_of, regular[regular.index(payment) + 1 :]), default=_end_of(payment))
+    rest = max(dt.timedelta(), _end_of(payment) - begins)
+    return periods.share(payment.amount_minor, rest, _end_of(payment) - _start_of(payment)) or 0
+
+
 def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> list[Payment]:
     """Return the payments that give something, in the order of their times. That of an upgrade gives something while
-    the payment of the time it is in does; an invoice over nothing, for a trial, pays for nothing."""
-    counting = [one for one in payments if one.counts and one.period_start is not None and one.period_end is not None]
+    the payment of the time it is in does, and so does what was paid with a credit for the rest of another time; an
+    invoice over nothing, for a trial, pays for nothing."""
+    timed = [one for one in payments if one.period_start is not None and one.period_end is not None]
+    taken_back = [one for one in timed if one.status == Payment.Status.PAID and not one.counts]
+    counting = [one for one in timed if one.counts and not _is_paid_with(one, taken_back)]
     regular = [
         one
         for one in counting
@@ -387,6 +404,13 @@ def _list_counting(subscription: Subscription, payments: Iterable[Payment]) -> l
         if one.is_proration and any(_start_of(base) <= _start_of(one) < _end_of(base) for base in regular)
     ]
     return sorted(regular + prorations, key=lambda one: (_start_of(one), one.paid_at or one.created_at, one.created_at))
+
+
+def _is_paid_with(payment: Payment, taken_back: list[Payment]) -> bool:
+    """Whether nothing was charged for it, since the rest of a time was credited that was given back afterwards."""
+    if payment.amount_minor > 0 or payment.is_proration:
+        return False
+    return any(_start_of(one) <= _start_of(payment) < _end_of(one) for one in taken_back if not one.is_proration)
 
 
 def _find_end(regular: list[Payment]) -> dt.datetime | None:
@@ -422,12 +446,12 @@ def _was_taken_back(payments: list[Payment], paid_until: dt.datetime) -> bool:
 
 
 def _add_trial(subscription: Subscription) -> None:
+    """Let it have its trial, to its end also when it was cancelled: some gateways cancel at once."""
     if subscription.trial_start is None or subscription.trial_end is None:
         return
     subscription.access_from = subscription.trial_start
-    if subscription.status != Subscription.Status.ENDED:
-        ends = (subscription.access_until, subscription.trial_end)
-        subscription.access_until = max(end for end in ends if end is not None)
+    ends = (subscription.access_until, subscription.trial_end)
+    subscription.access_until = max(end for end in ends if end is not None)
 
 
 def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> None:
@@ -442,9 +466,11 @@ def _answer_disputes(subscription: Subscription, payments: list[Payment]) -> Non
 
 
 def _answer_refund(subscription: Subscription, payments: list[Payment]) -> None:
-    """Who was given back the time that was paid last is not charged for the next one."""
-    paid = [one for one in payments if one.status == Payment.Status.PAID and one.period_end and not one.is_proration]
-    last = max(paid, key=_end_of, default=None)
+    """Who was given back the time that was paid last is not charged for the next one. That is the time that begins
+    last, of those that money was taken for: a month that took a year's place ends before it."""
+    charged = [one for one in payments if one.status == Payment.Status.PAID and one.amount_minor > 0]
+    paid = [one for one in charged if one.period_start is not None and not one.is_proration]
+    last = max(paid, key=_start_of, default=None)
     if subscription.renews and last is not None and last.is_refunded:
         key = f"refunded:{last.pk}"
         act = GatewayTask.Act.CANCEL_NOW
@@ -455,6 +481,8 @@ def _close_purchases(account: BillingAccount, subscription: Subscription, paymen
     """The checkout it came from is over."""
     if subscription.status != Subscription.Status.PENDING or any(payment.counts for payment in payments):
         begun = account.purchases.filter(price__gateway=subscription.gateway, kind=subscription.kind, closed_at=None)
+        if subscription.kind == Subscription.Kind.PACK:  # of which several may be bought beside each other
+            begun = begun.filter(reference_id=subscription.reference)
         begun.update(closed_at=timezone.now())
 
 

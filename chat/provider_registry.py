@@ -108,6 +108,8 @@ _ENTRIES = (
 KNOWN_PROVIDERS = {known.slug: known for known in _ENTRIES}
 """By slug, in the order in which an operator reads them."""
 
+DEMO = "demo"
+"""The small model on the site's own machine."""
 COMPATIBLE = "compatible"
 """The operator's own server, whose models are named in OPENAI_COMPATIBLE_MODELS."""
 PAID_PROVIDERS = tuple(known.slug for known in _ENTRIES if known.is_paid)

@@ -10,5 +10,6 @@ urlpatterns = [
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),
     path("attachments/<uuid:attachment_id>/", views.attachment, name="attachment"),
     path("attachments/<uuid:attachment_id>/preview/", views.preview, name="preview"),
+    path("key-card/close/", views.close_key_card, name="close_key_card"),
     path("dashboard/", views.dashboard, name="dashboard"),
 ]

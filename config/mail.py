@@ -14,8 +14,8 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from config.loopback import comes_from_this_machine
 from config.private_files import create_private
+from core.loopback import comes_from_this_machine
 
 MAX_MAILS = 100
 

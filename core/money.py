@@ -6,8 +6,13 @@ from django.utils.formats import number_format
 
 NBSP = "\N{NO-BREAK SPACE}"
 
-EXPONENTS = {"CLP": 0, "COP": 2, "PYG": 0, "JPY": 0, "KRW": 0, "VND": 0, "UYU": 2, "KWD": 3, "BHD": 3, "TND": 3}
-"""How many digits a currency has after the point (ISO 4217), where that is not 2 or is often thought not to be."""
+EXPONENTS = {
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV"), 0),
+    **dict.fromkeys(("XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "JOD", "KWD", "OMR", "TND"), 3),
+}
+"""How many digits a currency has after the point, where that is not 2: as gateways charge it, which is ISO 4217 but for
+a few (ISK and UGX are charged with two, which are always 0)."""
 
 
 def exponent_of(currency: str) -> int:

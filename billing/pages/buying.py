@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.entitlements import default_plan
-from billing.gateways import get_gateway
+from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import Kind
 from billing.models import BillingAccount, Coupon, Payment, Plan, Price, Purchase, Subscription
 from billing.pages.words import ShownPrice, list_allowed, show_price
@@ -75,12 +75,12 @@ def list_offers(prices: Sequence[Price], currency: str, interval: str) -> list[P
 
 def list_packs(prices: Sequence[Price], currency: str) -> list[ShownPrice]:
     """Return the packs that are for sale in the currency, each with its cheapest price."""
-    chosen: dict[int, Price] = {}
+    chosen: dict[tuple[int, int], Price] = {}
     for price in prices:
         if price.plan is None and price.currency == currency:
-            cheapest = min(chosen.get(price.pack_credits, price), price, key=lambda one: one.amount_minor)
-            chosen[price.pack_credits] = cheapest
-    return [show_price(chosen[pack_credits]) for pack_credits in sorted(chosen)]
+            what = (price.pack_credits, price.pack_months)
+            chosen[what] = min(chosen.get(what, price), price, key=lambda one: one.amount_minor)
+    return [show_price(chosen[what]) for what in sorted(chosen)]
 
 
 def choose_currency(prices: Sequence[Price], asked: str, account: BillingAccount | None) -> str:
@@ -97,8 +97,8 @@ def choose_currency(prices: Sequence[Price], asked: str, account: BillingAccount
 
 def list_ways(price: Price) -> list[Way]:
     """Return the ways to pay for what a price is for: at its own gateway first."""
-    what = (price.plan_id, price.interval, price.pack_credits)
-    same = [one for one in list_for_sale() if (one.plan_id, one.interval, one.pack_credits) == what]
+    what = ("plan_id", "interval", "pack_credits", "pack_months")
+    same = [one for one in list_for_sale() if all(getattr(one, name) == getattr(price, name) for name in what)]
     ways = []
     for one in sorted(same, key=lambda one: (one.pk != price.pk, one.currency != price.currency, one.gateway)):
         gateway = get_gateway(one.gateway)
@@ -156,6 +156,12 @@ def outcome_of(purchase: Purchase) -> PurchaseOutcome:
     return PurchaseOutcome(
         "over" if subscription.status == Subscription.Status.ENDED else "waiting", subscription, last
     )
+
+
+def takes_an_hour(purchase: Purchase) -> bool:
+    """Whether the first payment comes within an hour, and not at once."""
+    gateway = purchase.price.gateway
+    return purchase.kind == "subscription" and gateway in list_gateways() and get_gateway(gateway).wants_payer_email
 
 
 def poll_after(tries: int) -> int | None:

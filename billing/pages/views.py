@@ -26,7 +26,7 @@ from accounts.models import User
 from billing import purchasing
 from billing.entitlements import account_of, allowance_of, period_of
 from billing.errors import NotForSale
-from billing.gateways import get_gateway, mode_of_payments
+from billing.gateways import mode_of_payments
 from billing.gateways.base import ChangePreview
 from billing.models import AllowanceNotice, Payment, Price, Purchase
 from billing.pages import buying, overview, usage_chart
@@ -134,7 +134,7 @@ def come_back(request: HttpRequest, key: str) -> HttpResponse:
         "price": show_price(purchase.price),
         "outcome": outcome,
         "gateway": title_of(purchase.price.gateway),
-        "takes_an_hour": get_gateway(purchase.price.gateway).wants_payer_email and purchase.kind == "subscription",
+        "takes_an_hour": buying.takes_an_hour(purchase),
         "poll_after": buying.poll_after(tries) if is_open else None,
         "tries": tries + 1,
         "allowance": allowance_of(member.pk) if outcome.state == "done" else None,
@@ -376,11 +376,13 @@ def _change(request: HttpRequest, member: User, price_id: int) -> HttpResponse:
 
 
 def _sign(member: User, planned: purchasing.Change) -> str:
-    """Return the preview as a form can carry it: nobody else made it, for nobody else and nothing else."""
+    """Return the preview as a form can carry it: nobody else made it, for nobody else and nothing else, and from
+    nothing else."""
     preview = planned.preview
     fields = {
         "user": member.pk,
         "price": planned.price.pk,
+        "from": _changes_from(member),
         "preview": preview
         and [
             preview.amount_minor,
@@ -398,7 +400,7 @@ def _unsign(member: User, price_id: int, signed: str) -> ChangePreview | None | 
         fields = signing.loads(signed, salt=PREVIEW_SALT, max_age=PREVIEW_SECONDS)
     except signing.BadSignature as error:
         return error
-    if (fields["user"], fields["price"]) != (member.pk, price_id):
+    if (fields["user"], fields["price"], fields.get("from")) != (member.pk, price_id, _changes_from(member)):
         return signing.BadSignature("of another form")
     if fields["preview"] is None:
         return None
@@ -410,6 +412,12 @@ def _unsign(member: User, price_id: int, signed: str) -> ChangePreview | None | 
         next_amount_minor,
         dt.datetime.fromisoformat(next_payment_at),
     )
+
+
+def _changes_from(member: User) -> str:
+    """Return what a change would change: after another change, or a renewal, the same one costs something else."""
+    live = purchasing.find_live(account_of(member.pk))
+    return f"{live.pk}:{live.price_id}:{live.held_until}" if live else ""
 
 
 def _find_purchase(request: HttpRequest, key: str) -> Purchase:

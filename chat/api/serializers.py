@@ -17,7 +17,7 @@ from history.models import Turn
 class TurnSerializer(serializers.ModelSerializer[Turn]):
     """A turn. `effort` is how hard the model was told to think. `instead_of` is the model that failed before `model`
     answered in its place, or empty; `route` is why Auto chose as it did, or empty. `usage` and `cost_micros` are null
-    while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was given before: then
+    while it is open, `error` is `{"code", "detail"}` or null. `from_cache` is whether the answer was there before: then
     `cost_micros` is 0 and `usage` null.
 
     `cost_detail` says what was paid for where there is no answer to read, and why it was more than was announced; else

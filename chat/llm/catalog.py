@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from chat.llm import price_list
 from chat.llm.price_list import MICROS_PER_DOLLAR, ListPrice
@@ -176,6 +177,23 @@ class Candidate:
     provider: Provider
 
 
+RECORDED = Candidate(
+    LanguageModel(
+        key="recorded",
+        provider="recorded",
+        label=_("Recorded example"),  # type: ignore[misc]  # translated where it is shown
+        tier=Tier.DEMO,
+        context_window=1_000_000,
+        max_output=8_192,
+        input_price=0,
+        output_price=0,
+    ),
+    Provider("recorded", "", "", ""),
+)
+"""Who answers recorded examples (chat/llm/recordings.py). It is never on offer, has no row, and is never asked: its
+answers are played as the answer cache's are."""
+
+
 def list_offered() -> list[Candidate]:
     """Return what may be chosen, in the operator's order."""
     providers = list_providers()
@@ -188,6 +206,8 @@ def list_offered() -> list[Candidate]:
 
 def find_model(key: str) -> LanguageModel | None:
     """Return a model, on offer or not, as its past answers must still be charged; None if there is no such row."""
+    if key == RECORDED.model.key:
+        return RECORDED.model
     return next((model for model in _models.get() if model.key == key), None)
 
 

@@ -11,7 +11,8 @@ from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
 from billing.spending import seconds_left_today
 from chat.errors import BadEffort, ContextExceeded, EmailUnconfirmed, NoModel, NoPdfText, NoVision, UnknownModel
-from chat.llm.catalog import Candidate, list_offered
+from chat.llm import recordings
+from chat.llm.catalog import RECORDED, Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
 from chat.llm.pricing import max_cost, question_room
 from chat.models import LanguageModel
@@ -76,6 +77,8 @@ def choose(
     """
     if requested and requested != AUTO:
         named = get_named(requested, allowed)
+        if named is RECORDED:
+            recordings.get_answer(profile.question)
         if only_free and not named.model.is_free:
             raise EmailUnconfirmed
         if _is_stopped(named, stopped):
@@ -116,7 +119,9 @@ def route(
 
 
 def get_named(key: str, allowed: Entitlements) -> Candidate:
-    """Return the model that is called `key`; raises UnknownModel or NotInPlan."""
+    """Return the model that is called `key`; raises UnknownModel or NotInPlan. Everybody has the recorded examples."""
+    if key == RECORDED.model.key:
+        return RECORDED
     for candidate in list_offered():
         if candidate.model.key == key:
             if not allowed.includes_tier(candidate.model.tier):

@@ -9,11 +9,13 @@ from uuid import UUID
 from django.conf import settings
 from django.urls import reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import get_language
 from redis.exceptions import RedisError
 
 from billing import entitlements
 from billing.entitlements import Entitlements
 from chat.errors import file_sentence_for
+from chat.llm import recordings
 from chat.llm.health.overview import unavailable_models
 from chat.llm.selection import AUTO
 from chat.models import LanguageModel
@@ -62,6 +64,7 @@ def chat_context(
         "allowance": allowance,
         "reload_address": _reload_address(last),
         "words": _script_sentences(allowed),
+        "starters": [] if turns["turns"] else recordings.list_questions(get_language() or settings.LANGUAGE_CODE),
         **_composer_context(allowed, last, refusal),
     }
 
@@ -101,12 +104,13 @@ def _composer_context(allowed: Entitlements, last: Turn | None, refusal: Refused
         "estimates": estimates_for(option.model for option in options if option.is_included),
         "max_files": settings.ATTACHMENTS_PER_QUESTION,
         "max_file_bytes": allowed.largest_file(settings.ATTACHMENT_BYTES),
-        "has_only_demo": all(option.model.tier == LanguageModel.Tier.DEMO for option in options),
+        "has_only_demo": all(option.model.tier == LanguageModel.Tier.DEMO for option in options if option.is_included),
     }
 
 
 def _requested_model(last: Turn | None) -> str:
-    """Return the model the last turn asked for; empty for Auto."""
+    """Return the model the last turn asked for; empty for Auto. A recorded example's is not in the list, which is the
+    same."""
     return "" if last is None or last.requested_model == AUTO else last.requested_model
 
 

@@ -14,7 +14,7 @@ from chat.attachments.serving import access_attachment, wait_for
 from chat.attachments.states import is_waiting
 from chat.attachments.upload import store_upload
 from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
-from chat.llm.catalog import find_model
+from chat.llm.catalog import RECORDED, find_model
 from chat.models import Attachment
 from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
@@ -50,7 +50,7 @@ def open_turn_from_form(
     question = _read_question(owner_id, conversation_id, fields)
     files: list[Attachment] = []
     try:
-        if not fields.keys() & {"again", "instead"}:
+        if not fields.keys() & {"again", "instead", "recorded"}:
             files = _list_attached(owner_id, fields)
             _check_count(len(files) + len(uploaded))
             for upload in uploaded:
@@ -76,7 +76,8 @@ def open_turn_from_form(
 
 
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
-    """Return what a form asks: what was typed, a button's own question (`instead`), or a turn's question `again`."""
+    """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, or a turn's
+    question `again`: of a recorded example too, unless a model was chosen."""
     turn_id, model, effort = _parse_id(fields.get("turn_id", "")), fields.get("model", ""), _read_effort(fields)
     if again := fields.get("again"):
         asked_before = access.access_turn(owner_id, _parse_id(again))
@@ -84,15 +85,17 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
             turn_id=turn_id,
             conversation_id=asked_before.conversation_id,
             text=asked_before.question,
-            model=model,
+            model=model or (RECORDED.model.key if asked_before.requested_model == RECORDED.model.key else ""),
             effort=effort,
             parent_id=asked_before.parent_id,
             attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
         )
+    if recorded := fields.get("recorded"):
+        model, effort = RECORDED.model.key, ""
     return Question(
         turn_id=turn_id,
         conversation_id=conversation_id,
-        text=(fields.get("instead") or fields.get("text", "")).replace("\r\n", "\n"),  # forms send CRLF
+        text=(recorded or fields.get("instead") or fields.get("text", "")).replace("\r\n", "\n"),  # forms send CRLF
         model=model,
         effort=effort,
         parent_id=LATEST,

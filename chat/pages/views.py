@@ -3,19 +3,24 @@
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.http import member_of
+from accounts.models import User
 from billing import entitlements
 from chat.llm.catalog import list_offered
+from chat.llm.providers import list_providers
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
 from chat.pages.picker import list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
+from chat.provider_registry import DEMO
 from chat.shown.files import file_response
 from chat.turns.stopping import stop_turn
+from core.loopback import comes_from_this_machine
 from history import access
 from history.models import new_id
 
@@ -29,7 +34,16 @@ def home(request: HttpRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         models = [candidate.model for candidate in list_offered()]
         return render(request, "pages/landing.html", {"free": entitlements.default_plan(), "models": models})
-    return render(request, "chat/chat.html", chat_context(member_of(request).pk, new_id(), None))
+    page = chat_context(member_of(request).pk, new_id(), None)
+    return render(request, "chat/chat.html", {**page, "needs_key_card": _needs_key_card(request)})
+
+
+@login_required
+@require_POST
+def close_key_card(request: HttpRequest) -> HttpResponse:
+    """Never again tell this member how to add a provider's key."""
+    User.objects.filter(pk=member_of(request).pk).update(has_closed_key_card=True)
+    return redirect("home")
 
 
 @login_required
@@ -105,6 +119,14 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "options": list_model_options(allowed),
     }
     return render(request, "chat/dashboard.html", context)
+
+
+def _needs_key_card(request: HttpRequest) -> bool:
+    """Return whether to say how to add a provider's key: to operators, and to whoever tries the site on their own
+    machine, until they close the card."""
+    member = member_of(request)
+    may_add = member.is_staff or (settings.DEBUG and comes_from_this_machine(request))
+    return may_add and not member.has_closed_key_card and list_providers().keys() <= {DEMO}
 
 
 def _is_fragment(request: HttpRequest) -> bool:

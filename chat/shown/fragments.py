@@ -15,7 +15,7 @@ from django.utils.translation import get_language
 from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.attachments.extract import PREVIEW_SIDE_PIXELS
-from chat.llm.catalog import find_model
+from chat.llm.catalog import RECORDED, find_model
 from chat.llm.difficulty import Route, route_label
 from chat.llm.pricing import read_stamp
 from chat.llm.selection import AUTO
@@ -53,6 +53,8 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
     """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it;
     `earlier_answers` are turns that answered the same question before."""
     asked_at = timezone.localtime(turn.created_at)
+    is_recorded = turn.requested_model == RECORDED.model.key
+    is_from_cache = turn.is_from_cache and not is_recorded
     values = {
         "id": str(turn.pk),
         "parent": str(turn.parent_id or ""),
@@ -81,8 +83,9 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "can_continue": can_continue(turn),
         "is_saving_credits": turn.route == Route.LAST_CREDITS,
         "is_estimated": turn.usage_source == "estimated",
-        "can_ask_again": turn.status in STATUSES_TO_ASK_AGAIN or turn.is_from_cache,
-        "is_from_cache": turn.is_from_cache,
+        "can_ask_again": turn.status in STATUSES_TO_ASK_AGAIN or is_from_cache,
+        "is_from_cache": is_from_cache,
+        "is_recorded": is_recorded,
         "is_auto": turn.requested_model == AUTO and bool(turn.model),
         "failover_reason": turn.instead_because if turn.instead_because in EXPLAINED_FAILURES else "",
     }
@@ -173,4 +176,4 @@ def _preview_size(width: int, height: int) -> dict[str, str]:
 def _label(key: str) -> str:
     """Return the model's label; its key if the catalogue does not have it any more."""
     model = find_model(key) if key else None
-    return model.label if model else key
+    return str(model.label) if model else key

@@ -20,7 +20,7 @@ import msgspec
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from chat.llm.catalog import Candidate
+from chat.llm.catalog import RECORDED, Candidate
 from chat.llm.dispatch import AnswerEvent, AnswerStarted
 from chat.llm.providers.base import Delta, Finish, ModelRequest, Pace
 from core.redis_clients import sync_redis
@@ -44,6 +44,8 @@ FORGOTTEN_SECONDS = 86_400
 MAX_PARTS = 12
 MIN_PART_CHARACTERS = 80
 """A cached answer is streamed in at most so many parts, none shorter, one a tick: within half a second."""
+RECORDED_PART_CHARACTERS = 16
+"""A recorded example is streamed in parts like this, one a tick: at the speed of a quick model."""
 
 
 class CachedAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -156,10 +158,17 @@ def decode_answer(value: bytes | None) -> CachedAnswer | None:
     return answer if answer.text and is_fresh else None
 
 
+def recorded_answer(text: str) -> CachedAnswer:
+    """Return the answer of a recorded example: it is played like one from the cache, and is in nobody's."""
+    return CachedAnswer(time.time(), RECORDED.model.key, text, "", 0, 0, 0)
+
+
 async def stream_cached(answer: CachedAnswer, candidate: Candidate, pace: Pace) -> AsyncGenerator[AnswerEvent]:
     """Yield the answer as its model would: who answers, reasoning and text in parts, a tick apart, and the Finish."""
     yield AnswerStarted(candidate)
     length = max(MIN_PART_CHARACTERS, ceil((len(answer.text) + len(answer.reasoning)) / MAX_PARTS))
+    if candidate is RECORDED:
+        length = RECORDED_PART_CHARACTERS
     for at in range(0, len(answer.reasoning), length):
         yield Delta(reasoning=answer.reasoning[at : at + length])
         await pace()

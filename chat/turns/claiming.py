@@ -15,8 +15,8 @@ from django.conf import settings
 from billing import entitlements
 from chat.attachments.binding import decode_attached
 from chat.errors import SENTENCES
-from chat.llm import catalog, dispatch, selection
-from chat.llm.catalog import Candidate
+from chat.llm import catalog, dispatch, recordings, selection
+from chat.llm.catalog import RECORDED, Candidate
 from chat.llm.dispatch import AnswerRequest, AnswerStarted
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN
 from chat.llm.providers.base import Finish, TokenUsage
@@ -46,7 +46,7 @@ class ClaimedTurn:
     request: AnswerRequest
     sent_before: Sequence[SentRequest] = ()  # by runners that had the turn and are gone
     cache_slot: CacheSlot | None = None  # None where the cache is not used
-    cached: CachedAnswer | None = None  # the answer that the cache has
+    cached: CachedAnswer | None = None  # the answer that the cache has, or that was recorded
     started: AnswerStarted | None = None
     finish: Finish | None = None
     judged: Finish | None = None  # the last one whose usage was believed or not
@@ -62,6 +62,10 @@ class ClaimedTurn:
     def is_by_first_candidate(self) -> bool:
         """Whether who answers is the candidate the cache was read for."""
         return self.started is not None and self.started.candidate is self.candidates[0]
+
+    @property
+    def is_recorded(self) -> bool:
+        return self.candidates[0] is RECORDED
 
     @property
     def is_first_answer(self) -> bool:
@@ -139,6 +143,9 @@ def _prepare(turn: Turn) -> ClaimedTurn:
         cache_key=str(turn.conversation_id),
         end_user=_pseudonym(turn.owner_id),
     )
+    if candidates[0] is RECORDED:
+        cached = answer_cache.recorded_answer(recordings.get_answer(turn.question))
+        return ClaimedTurn(turn, candidates, request, cached=cached)
     slot = _find_cache_slot(turn, parent, candidates[0], request)
     return ClaimedTurn(turn, candidates, request, cache_slot=slot)
 

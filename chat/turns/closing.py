@@ -5,6 +5,7 @@ from math import ceil
 from billing import metering
 from billing.metering import Usage
 from billing.spending import UnpaidRequest
+from chat.llm.catalog import RECORDED
 from chat.llm.pricing import read_stamp
 from chat.turns.sent_requests import read_unanswered
 from history import access, progress
@@ -81,5 +82,7 @@ def close_queued(turn: Turn, *, status: str, error: str = "") -> bool:
 
 def can_continue(turn: Turn) -> bool:
     """Return whether the model may be asked to go on where the answer broke off."""
+    if turn.requested_model == RECORDED.model.key:
+        return False
     broke_off = turn.status in (Turn.Status.STOPPED, Turn.Status.INTERRUPTED) or turn.finish_reason == "length"
     return broke_off and bool(turn.answer.strip()) and turn.error not in ENDED_ON_PURPOSE

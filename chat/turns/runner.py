@@ -347,7 +347,7 @@ class Runner:
         slot = claimed.cache_slot if claimed.is_by_first_candidate else None
         cache_write = slot.write_after(turn) if slot else None
         await announce_end(self._redis, turn, holder=live.holder, queue_entry=entry, cache_write=cache_write)
-        if claimed.is_first_answer:
+        if claimed.is_first_answer and not claimed.is_recorded:  # it asks no model, and its question is its title
             self._titler.start(turn, end_user=claimed.request.end_user)
         return True
 

@@ -433,7 +433,8 @@ class SimulatedStripe(SimulatedGateway):
         made = shapes.invoice(self.lives.new_id("upcoming_in"), self.now(), found, "subscription_update", 0, self.url)
         total = sum(line["amount"] for line in lines)
         made["lines"]["data"] = lines
-        return made | {"subtotal": total, "total": total, "amount_due": max(0, total), "number": None}
+        due = max(0, total + self._object("customer", found["customer"])["balance"])
+        return made | {"subtotal": total, "total": total, "amount_due": due, "number": None}
 
     def _void_invoice(self, _asked: Shape, object_id: str) -> Shape:
         found = self._object("invoice", object_id)

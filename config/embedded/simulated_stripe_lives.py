@@ -231,11 +231,13 @@ class Lives:
         billed["lines"]["data"] = lines
         subtotal = sum(line["amount"] for line in lines)
         reduction = self._reduction(subtotal, discounts or [])
-        total = max(0, subtotal - reduction)
-        billed |= {"subtotal": subtotal, "total": total, "amount_due": total, "amount_remaining": total}
+        billed |= {"subtotal": subtotal, "total": subtotal - reduction}
         if reduction:
             billed["total_discount_amounts"] = [{"amount": reduction, "discount": "di_simulated"}]
         customer = self.get("customer", found["customer"])
+        billed["starting_balance"] = customer["balance"]
+        due = max(0, billed["total"] + customer["balance"])
+        billed |= {"amount_due": due, "amount_remaining": due}
         billed |= {"customer_email": customer["email"], "customer_address": customer["address"]}
         found["latest_invoice"] = billed["id"]
         self._emit("invoice.created", self.keep(billed))
@@ -251,6 +253,7 @@ class Lives:
         if billed["status"] == "draft":
             billed["status"] = "open"
             billed["status_transitions"]["finalized_at"] = self.now()
+            self._balance(billed)
             self._emit("invoice.finalized", billed)
         billed |= {"attempted": True, "attempt_count": billed["attempt_count"] + 1, "next_payment_attempt": None}
         if billed["amount_due"] == 0:
@@ -268,6 +271,14 @@ class Lives:
         else:
             self._decline(intent)
             self._note_failure(billed)
+
+    def _balance(self, billed: Shape) -> None:
+        """What an invoice gives back is the customer's, and pays for the next ones."""
+        customer = self.get("customer", billed["customer"])
+        billed["starting_balance"] = customer["balance"]
+        left = billed["total"] + customer["balance"]
+        customer["balance"] = billed["ending_balance"] = min(0, left)
+        billed |= {"amount_due": max(0, left), "amount_remaining": max(0, left)}
 
     def pay(self, billed: Shape) -> None:
         """Take the payment of an invoice; who pays has done what it needed."""
@@ -294,6 +305,8 @@ class Lives:
     def void(self, billed: Shape) -> None:
         billed |= {"status": "void", "next_payment_attempt": None, "auto_advance": False}
         billed["status_transitions"]["voided_at"] = self.now()
+        if billed["ending_balance"] is not None:
+            self.get("customer", billed["customer"])["balance"] += billed["starting_balance"] - billed["ending_balance"]
         found = self.get("subscription", subscription_of(billed))
         pending = self.objects.get("pending", {})
         if pending.get(found["id"], {}).get("invoice") == billed["id"]:  # and with it goes what it was to pay for

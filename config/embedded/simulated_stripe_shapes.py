@@ -195,6 +195,7 @@ def invoice(object_id: str, created: int, subscription_: Shape, reason: str, num
         default_payment_method=None,
         default_tax_rates=[],
         discounts=[],
+        ending_balance=None,
         hosted_invoice_url=f"{base}/invoice/{object_id}",
         invoice_pdf=f"{base}/invoice/{object_id}",
         issuer={"type": "self"},

@@ -41,7 +41,7 @@ composer.restoreDraft((id) => findTurn(id) !== null);
 composer.onAsk(ask, stop);
 showWriting();
 tellWhyLeft();
-startAtEnd();
+if (!turns.querySelector("[data-welcome]")) startAtEnd();
 if (!location.hash) composer.focusText();
 
 const socket = new Socket({
@@ -89,8 +89,10 @@ function ask({ text, button }) {
     command.text = article.querySelector("[data-question]").textContent;
     command.parent_id = article.dataset.parent || null;
     command.attachments = [...article.querySelectorAll("[data-file]")].map((file) => file.dataset.file);
+    if ("recorded" in article.dataset) command.model ??= "recorded";
   } else if (button) {
     command.text = button.value;
+    if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
   pending = { command, text };
   tell("");

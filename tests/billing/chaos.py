@@ -10,12 +10,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
 import requests
+from allauth.account.models import EmailAddress
 from django.apps import apps
 from django.db import connection, transaction
 from django.test import Client
@@ -23,17 +25,27 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing import metering, purchasing, reconciliation, staff
-from billing.entitlements import access_of, account_of
+from billing.entitlements import access_of, account_of, budget_of, packs_of
 from billing.errors import AllowanceUsedUp
 from billing.gateways import get_gateway
-from billing.gateways.base import Order
+from billing.gateways.base import Kind, Order
 from billing.metering import Usage
-from billing.models import GatewayEvent, GatewayTask, Payment, Price, Purchase, Reservation, Subscription, UsagePeriod
+from billing.models import (
+    GatewayEvent,
+    GatewayTask,
+    Payment,
+    Plan,
+    Price,
+    Purchase,
+    Reservation,
+    Subscription,
+    UsagePeriod,
+)
 from billing.periods import find_or_grant
 from config.embedded.simulated_gateway import Reply, Request, SimulatedGateway
 from core.errors import DomainError
 from tests.billing import oracle
-from tests.billing.oracle import Charge, Contract, History
+from tests.billing.oracle import Charge, Contract, Grant, History, Pack
 
 RETURN = "https://chat.example.com/billing/"
 ADDRESSES = {"stripe": "/stripe/webhook/{uuid}/", "mercadopago": "/webhooks/mercadopago/"}
@@ -43,6 +55,7 @@ API_PATHS = {
     "mercadopago": ["/preapproval", "/v1/payments", "/authorized_payments", "/checkout/preferences"],
 }
 CURRENCIES = {"stripe": "usd", "mercadopago": "ars"}
+PAID = ("approved", "refunded", "charged_back")
 AWAY = dt.timedelta(days=2)
 """Workers are never away for longer: reconciliation looks back for three days."""
 
@@ -140,23 +153,53 @@ class Site:
         paths = API_PATHS[self.name]
         self.post("/_control/faults", {"kind": kind, "times": times, "path": paths[path % len(paths)]})
 
-    def pay(self, url: str) -> None:
-        """Somebody pays on the checkout page, if it is still to be paid."""
+    def pay(self, url: str, how: str) -> None:
+        """Somebody pays on the checkout page, if it is still to be paid: "ok", "later" with a voucher, or with a card
+        that is "stopped" by their bank until they confirm, or for good."""
         raise NotImplementedError
+
+    def vouchers(self, account_id: int) -> list[str]:
+        """Return what is still to be paid in cash."""
+        raise NotImplementedError
+
+    def pay_voucher(self, name: str) -> None: ...
 
     def set_card(self, account_id: int, outcome: str) -> None: ...
     def pay_what_is_due(self, account_id: int) -> None: ...
     def refund(self, payment: str, share: int) -> None: ...
     def dispute(self, payment: str, result: str) -> None: ...
     def contracts(self, account_id: int, wishes: dict[str, str], refunds: set[str]) -> list[Contract]: ...
+    def packs(self, account_id: int, refunds: set[str]) -> list[Pack]: ...
 
 
 class StripeSite(Site):
     def objects(self, kind: str) -> list[dict[str, Any]]:
         return list(self.server.state["objects"].get(kind, {}).values())
 
-    def pay(self, url: str) -> None:
-        self.post("/_control/pay", {"session": urlsplit(url).path.rpartition("/")[2], "how": "ok"})
+    def pay(self, url: str, how: str) -> None:
+        outcome = {"ok": "ok", "later": "voucher", "stopped": "confirm"}[how]
+        session = self.server.state["objects"]["checkout.session"][urlsplit(url).path.rpartition("/")[2]]
+        if session["mode"] == "payment" and how == "stopped":
+            return  # at a checkout the bank asks on its page: nothing is left of whoever does not confirm
+        self.post("/_control/pay", {"session": session["id"], "how": outcome})
+        self.post("/_control/card", {"customer": session["customer"], "outcome": "ok"})  # what comes next is charged
+
+    def _sessions(self, account_id: int) -> list[dict[str, Any]]:
+        return [one for one in self.objects("checkout.session") if one["client_reference_id"] == str(account_id)]
+
+    def vouchers(self, account_id: int) -> list[str]:
+        invoices = self.server.state["objects"].get("invoice", {})
+        intents = [one["payment_intent"] for one in self._sessions(account_id)]
+        for session in self._sessions(account_id):
+            if session["invoice"] and invoices[session["invoice"]]["status"] == "open":
+                paid = [one for one in self.objects("invoice_payment") if one["invoice"] == session["invoice"]]
+                intents += [one["payment"]["payment_intent"] for one in paid]
+        found = self.server.state["objects"].get("payment_intent", {})
+        actions = {one: found[one]["next_action"] for one in intents if one}
+        return [one for one, action in actions.items() if action and action["type"].startswith("boleto")]
+
+    def pay_voucher(self, name: str) -> None:
+        self.post("/_control/voucher", {"intent": name})
 
     def _subscriptions(self, account_id: int) -> list[dict[str, Any]]:
         found = self.objects("subscription")
@@ -175,9 +218,10 @@ class StripeSite(Site):
     def _contract_of(self, invoice: dict[str, Any]) -> str:
         return str(invoice["parent"]["subscription_details"]["subscription"])
 
-    def _charge_of(self, invoice_id: str) -> dict[str, Any] | None:
-        paid = [one for one in self.objects("invoice_payment") if one["invoice"] == invoice_id]
-        intents = {one["payment"]["payment_intent"] for one in paid}
+    def _charge_of(self, name: str) -> dict[str, Any] | None:
+        """Return the charge of an invoice or a payment."""
+        paid = [one for one in self.objects("invoice_payment") if one["invoice"] == name]
+        intents = {name, *(one["payment"]["payment_intent"] for one in paid)}
         charges = [one for one in self.objects("charge") if one["payment_intent"] in intents and one["paid"]]
         return charges[0] if charges else None
 
@@ -197,12 +241,33 @@ class StripeSite(Site):
         elif result != "open" and known[0]["status"] == "needs_response":
             self.post("/_control/dispute", {"dispute": known[0]["id"], "status": result})
 
+    def packs(self, account_id: int, refunds: set[str]) -> list[Pack]:
+        sold = [one for one in self._sessions(account_id) if one["mode"] == "payment" and one["payment_intent"]]
+        charges = [(one, charge) for one in sold if (charge := self._charge_of(one["payment_intent"]))]
+        return [
+            Pack(
+                name=one["payment_intent"],
+                at=moment(charge["created"]),
+                micros=micros_of(one["metadata"]["price"]),
+                refunded_by=who_refunded(one["payment_intent"], refunds) if charge["refunded"] else "",
+                dispute=self._dispute_of(charge),
+            )
+            for one, charge in charges
+        ]
+
     def contracts(self, account_id: int, wishes: dict[str, str], refunds: set[str]) -> list[Contract]:
         return [self._contract(found, wishes, refunds) for found in self._subscriptions(account_id)]
+
+    def _dispute_of(self, charge: dict[str, Any]) -> str:
+        if not charge["disputed"]:
+            return ""
+        status = next(one["status"] for one in self.objects("dispute") if one["charge"] == charge["id"])
+        return status if status in ("won", "lost") else "open"
 
     def _contract(self, found: dict[str, Any], wishes: dict[str, str], refunds: set[str]) -> Contract:
         invoices = [one for one in self.objects("invoice") if self._contract_of(one) == found["id"]]
         is_alive = found["status"] in ("active", "trialing", "past_due") and found["cancel_at"] is None
+        is_trial = found["trial_end"] is not None and "deferred" not in found["metadata"]
         return Contract(
             name=found["id"],
             plan=found["items"]["data"][0]["price"]["lookup_key"].partition("-")[0],
@@ -210,6 +275,9 @@ class StripeSite(Site):
             charges=tuple(charge for one in invoices if (charge := self._charge(one, refunds))),
             is_cancelled=wishes.get(found["id"]) == "cancel",
             was_declined=wishes.get(found["id"]) == "either" or any(one["attempt_count"] > 1 for one in invoices),
+            trial_until=moment(found["trial_end"]) if is_trial else None,
+            tried="premium",
+            is_alive=found["status"] not in ("canceled", "incomplete_expired"),
         )
 
     def _charge(self, invoice: dict[str, Any], refunds: set[str]) -> Charge | None:
@@ -219,10 +287,7 @@ class StripeSite(Site):
         regular = [line for line in lines if not line["parent"]["subscription_item_details"]["proration"]]
         bought = max(regular or lines, key=lambda line: line["amount"])
         price = self.server.state["objects"]["price"][bought["pricing"]["price_details"]["price"]]
-        given, dispute = self._charge_of(invoice["id"]), ""
-        if given is not None and given["disputed"]:
-            status = next(one["status"] for one in self.objects("dispute") if one["charge"] == given["id"])
-            dispute = status if status in ("won", "lost") else "open"
+        given = self._charge_of(invoice["id"])
         is_back = given is not None and given["refunded"]
         return Charge(
             name=invoice["id"],
@@ -231,8 +296,9 @@ class StripeSite(Site):
             plan=price["lookup_key"].partition("-")[0],
             months=12 if price["recurring"]["interval"] == "year" else 1,
             is_upgrade=not regular,
-            refunded_by=("operator" if invoice["id"] in refunds else "site") if is_back else "",
-            dispute=dispute,
+            is_credited=bool(regular) and invoice["amount_due"] == 0,
+            refunded_by=who_refunded(invoice["id"], refunds) if is_back else "",
+            dispute=self._dispute_of(given) if given is not None else "",
         )
 
 
@@ -240,9 +306,25 @@ class MercadoPagoSite(Site):
     def objects(self, kind: str) -> list[dict[str, Any]]:
         return list(self.server.state[kind].values())
 
-    def pay(self, url: str) -> None:
+    def pay(self, url: str, how: str) -> None:
+        """Cash pays nothing that renews."""
         parts = urlsplit(url)
-        self.post(parts.path, {"do": "pay"}, dict(parse_qsl(parts.query)))
+        words = {"ok": "approved", "later": "rapipago", "stopped": "rejected"}
+        if parts.path == "/subscriptions/checkout":
+            words = {"ok": "pay", "later": "pay", "stopped": "bad"}
+        self.post(parts.path, {"do": words[how]}, dict(parse_qsl(parts.query)))
+
+    def _bought_once(self, account_id: int, letter: str) -> list[dict[str, Any]]:
+        """Return the payments of what is bought once: prepaid (p), or a pack (k)."""
+        found = [one for one in self.objects("payments") if one["external_reference"].startswith(f"ttl_{letter}")]
+        return [one for one in found if one["external_reference"].split("_")[2] == str(account_id)]
+
+    def vouchers(self, account_id: int) -> list[str]:
+        found = self._bought_once(account_id, "p") + self._bought_once(account_id, "k")
+        return [str(one["id"]) for one in found if one["status"] == "pending"]
+
+    def pay_voucher(self, name: str) -> None:
+        self.post("/_control/settle", {"id": name, "status": "approved"})
 
     def _subscriptions(self, account_id: int) -> list[dict[str, Any]]:
         found = self.objects("preapprovals")
@@ -274,42 +356,82 @@ class MercadoPagoSite(Site):
             self.post("/_control/dispute", {"id": payment, "result": result if is_known else "open"})
 
     def contracts(self, account_id: int, wishes: dict[str, str], refunds: set[str]) -> list[Contract]:
-        return [self._contract(found, wishes, refunds) for found in self._subscriptions(account_id)]
+        renewing = [self._contract(found, wishes, refunds) for found in self._subscriptions(account_id)]
+        return renewing + [self._prepaid(paid, refunds) for paid in self._bought_once(account_id, "p")]
+
+    def packs(self, account_id: int, refunds: set[str]) -> list[Pack]:
+        paid = [one for one in self._bought_once(account_id, "k") if one["status"] in PAID]
+        return [
+            Pack(
+                name=str(one["id"]),
+                at=dt.datetime.fromisoformat(one["date_approved"]).astimezone(dt.UTC),
+                micros=micros_of(one["external_reference"]),
+                refunded_by=who_refunded(str(one["id"]), refunds) if one["status"] == "refunded" else "",
+                dispute=self._dispute_of(one),
+            )
+            for one in paid
+        ]
+
+    def _dispute_of(self, paid: dict[str, Any]) -> str:
+        details = {"reimbursed": "won", "settled": "lost", "in_process": "open"}
+        return details[paid["status_detail"]] if paid["status"] == "charged_back" else ""
+
+    def _prepaid(self, paid: dict[str, Any], refunds: set[str]) -> Contract:
+        """One payment, for what begins when it was made or, if that is later, when it was agreed."""
+        charges = ()
+        if paid["status"] in PAID:
+            charge = self._charge_for(paid, paid["date_approved"], refunds)
+            begins = moment(int(paid["external_reference"].split("_")[3]))
+            charges = (replace(charge, due=max(charge.at, begins)),)
+        return Contract(str(paid["id"]), plan_of(paid["external_reference"]), renews=False, charges=charges)
 
     def _contract(self, found: dict[str, Any], wishes: dict[str, str], refunds: set[str]) -> Contract:
         instalments = [one for one in self.objects("instalments") if one["preapproval_id"] == found["id"]]
         charges = [charge for one in instalments if (charge := self._charge(one, refunds))]
+        is_trial = found["external_reference"].startswith("ttl_t")
         return Contract(
             name=found["id"],
             plan=plan_of(found["external_reference"]),
-            renews=found["status"] == "authorized" and bool(charges),
+            renews=found["status"] == "authorized" and (is_trial or bool(charges)),
             charges=tuple(charges),
-            counts_from_payment=True,
+            counts_from_payment=not is_trial,
             is_cancelled=wishes.get(found["id"]) == "cancel",
             was_declined=wishes.get(found["id"]) == "either" or any(one["retry_attempt"] > 1 for one in instalments),
+            trial_until=moment(int(found["external_reference"].split("_")[3])) if is_trial else None,
+            tried=found["reason"].lower(),
+            is_alive=found["status"] == "authorized",
         )
 
     def _charge(self, instalment: dict[str, Any], refunds: set[str]) -> Charge | None:
         if not instalment["payment"]:
             return None
         paid = self.server.state["payments"][str(instalment["payment"]["id"])]
-        if paid["status"] not in ("approved", "refunded", "charged_back"):
-            return None
-        details = {"reimbursed": "won", "settled": "lost", "in_process": "open"}
+        return self._charge_for(paid, instalment["debit_date"], refunds) if paid["status"] in PAID else None
+
+    def _charge_for(self, paid: dict[str, Any], due: str, refunds: set[str]) -> Charge:
         name = str(paid["id"])
         return Charge(
             name=name,
             at=dt.datetime.fromisoformat(paid["date_approved"]).astimezone(dt.UTC),
-            due=dt.datetime.fromisoformat(instalment["debit_date"]).astimezone(dt.UTC),
+            due=dt.datetime.fromisoformat(due).astimezone(dt.UTC),
             plan=plan_of(paid["external_reference"]),
             months=12 if "-year-" in paid["external_reference"] else 1,
-            refunded_by=("operator" if name in refunds else "site") if paid["status"] == "refunded" else "",
-            dispute=details[paid["status_detail"]] if paid["status"] == "charged_back" else "",
+            refunded_by=who_refunded(name, refunds) if paid["status"] == "refunded" else "",
+            dispute=self._dispute_of(paid),
         )
 
 
 def plan_of(external_reference: str) -> str:
     return external_reference.rpartition("_")[2].partition("-")[0]
+
+
+def micros_of(reference: str) -> int:
+    """Return what is in a pack that is sold under a reference, such as `…pack-5000-usd`."""
+    return int(reference.rpartition("pack-")[2].partition("-")[0]) * 1_000
+
+
+def who_refunded(name: str, refunds: set[str]) -> str:
+    return "operator" if name in refunds else "site"
 
 
 def moment(seconds: int) -> dt.datetime:
@@ -325,6 +447,7 @@ class World:
         self.wishes: dict[str, str] = {}
         self.operators_refunds: set[str] = set()
         self.used: dict[tuple[str, dt.datetime], int] = {}
+        self.grants: list[Grant] = []
         self.diary: list[str] = []
         self._client = Client()
         forget_what_was_bought()
@@ -342,6 +465,7 @@ class World:
         while time > AWAY:
             self._pass(AWAY)
             time -= AWAY
+            reconciliation.ask_about_expected()
             reconciliation.reconcile()
             reconciliation.work_off()
         self._pass(time)
@@ -356,10 +480,21 @@ class World:
 
     # --- Somebody ----------------------------------------------------------------------------------------------------
 
-    def open_checkout(self, gateway: str, plan: str, interval: str, *, replaces: bool = False) -> bool:
-        price = self.price(gateway, plan, interval)
+    def confirm_address(self) -> None:
+        """Who has done that may try what can be tried."""
+        EmailAddress.objects.create(user=self.user, email=self.user.email, verified=True, primary=True)
+
+    def open_checkout(
+        self, gateway: str, plan: str, interval: str, *, kind: Kind = "subscription", replaces: bool = False
+    ) -> bool:
+        return self._open(gateway, self.price(gateway, plan, interval), kind, replaces=replaces)
+
+    def open_pack(self, gateway: str, pack_credits: int) -> bool:
+        return self._open(gateway, Price.objects.get(gateway=gateway, pack_credits=pack_credits), "pack")
+
+    def _open(self, gateway: str, price: Price, kind: Kind, *, replaces: bool = False) -> bool:
         try:
-            found = purchasing.start_checkout(self.user, price.pk, "subscription", return_url=RETURN, replaces=replaces)
+            found = purchasing.start_checkout(self.user, price.pk, kind, return_url=RETURN, replaces=replaces)
         except DomainError as error:
             self.note(f"checkout refused: {type(error).__name__}")
             return False
@@ -389,14 +524,24 @@ class World:
             return
         self.tabs.append((gateway, checkout.url))
 
-    def pay_tab(self, number: int) -> None:
+    def pay_tab(self, number: int, how: str = "ok") -> None:
         """Pay at a checkout that was opened. Nobody buys while a bank disputes what they bought before: of two, the one
         that is disputed cannot be refunded, and an operator is told."""
-        if any(charge.dispute in ("open", "won") for _gateway, charge in self.charges()):
+        if self._is_disputed():
             return
         gateway, url = self.tabs.pop(number)
-        self.sites[gateway].pay(url)
+        self.sites[gateway].pay(url, how)
         self._pass(dt.timedelta(seconds=10))
+
+    def pay_vouchers(self) -> None:
+        for site in self.sites.values():
+            for voucher in site.vouchers(self.account_id):
+                if not self._is_disputed():
+                    site.pay_voucher(voucher)
+                    self._pass(dt.timedelta(seconds=10))
+
+    def _is_disputed(self) -> bool:
+        return any(charge.dispute in ("open", "won") for _gateway, charge in self.charges())
 
     def come_back(self) -> None:
         for purchase in Purchase.objects.filter(account=self.account_id).exclude(reference_id=""):
@@ -436,13 +581,18 @@ class World:
             self.wishes[live.reference] = ""
 
     def use(self, micros: int) -> None:
-        key = uuid4()
+        key, budget = uuid4(), budget_of(self.user.pk)
+        rows = [budget.period, *budget.packs]
+        place = oracle.which_pays([one.left_micros or 0 for one in rows], micros)
         try:
             metering.reserve(self.user.pk, key, amount_micros=micros)
         except AllowanceUsedUp:
+            assert place is None, (rows, micros)
             return
         metering.settle(key, cost_micros=micros, usage=Usage(1, 1), label="scripted")
         period = Reservation.objects.select_related("period").get(pk=key).period
+        assert place is not None, (rows, micros)
+        assert period.pk == rows[place].pk, (rows, micros)
         row = (str(period.kind), period.period_start)
         self.used[row] = self.used.get(row, 0) + micros
 
@@ -452,7 +602,19 @@ class World:
         for site in self.sites.values():
             site.set_card(self.account_id, outcome)
 
+    def grant(self, plan: str, days: int | None) -> None:
+        """Let an operator grant a plan, or take what was granted away."""
+        now = self.clock.now()
+        until = None if days is None else now + dt.timedelta(days=days)
+        found = Plan.objects.filter(key=plan).first()
+        staff.grant_plan(account_of(self.user.pk), found, by=self.operator, reason="a friend", until=until)
+        self.grants = [replace(one, replaced=min(one.replaced or now, now)) for one in self.grants]
+        if found is not None:
+            self.grants.append(Grant(plan, now, until))
+
     def pay_what_is_due(self) -> None:
+        if self._is_disputed() and len(self.history().contracts) > 1:
+            return
         for site in self.sites.values():
             site.pay_what_is_due(self.account_id)
 
@@ -460,8 +622,15 @@ class World:
         found = [(name, charge) for name in self.sites for one in self._contracts(name) for charge in one.charges]
         return sorted(found, key=lambda pair: (pair[1].at, pair[1].name))
 
+    def packs(self) -> list[tuple[str, Pack]]:
+        return [(name, one) for name in self.sites for one in self._packs(name)]
+
+    def _packs(self, name: str) -> list[Pack]:
+        return self.sites[name].packs(self.account_id, self.operators_refunds)
+
     def refund(self, number: int, share: int, *, at_the_gateway: bool) -> None:
-        refundable = [(name, one) for name, one in self.charges() if not one.refunded_by and not one.dispute]
+        paid = [*self.charges(), *self.packs()]
+        refundable = [(name, one) for name, one in paid if not one.refunded_by and not one.dispute]
         if not refundable:
             return
         gateway, charge = refundable[number % len(refundable)]
@@ -479,8 +648,9 @@ class World:
                 self.note(f"refund refused: {type(error).__name__}")
 
     def dispute(self, number: int, result: str) -> None:
-        found = self.charges()
-        if found and len([one for name in self.sites for one in self._contracts(name) if one.charges]) == 1:
+        of_plans = [one for one in self.history().contracts if one.charges or one.trial_until]
+        found = [*(self.charges() if len(of_plans) == 1 else []), *self.packs()]
+        if found:
             gateway, charge = found[number % len(found)]
             self.sites[gateway].dispute(charge.name, result)
 
@@ -547,7 +717,7 @@ class World:
 
     def history(self) -> History:
         contracts = [contract for name in self.sites for contract in self._contracts(name)]
-        return History(contracts)
+        return History(contracts, [pack for _name, pack in self.packs()], self.grants)
 
     def _contracts(self, name: str) -> list[Contract]:
         return self.sites[name].contracts(self.account_id, self.wishes, self.operators_refunds)
@@ -562,11 +732,13 @@ class World:
         access = access_of(account)
         period = find_or_grant(account, access.terms)
         assert (access.plan.key, access.until) == (expected.plan, expected.until), (expected, history)
-        row = ("month" if expected.plan == "free" else "paid", expected.start)
-        assert (str(period.kind), period.period_start) == row
+        row = ("month" if expected.plan == "free" else "paid", expected.start or period.period_start)
+        assert (str(period.kind), period.period_start) == row, (expected, history)
         assert expected.low <= (period.allowance_micros or 0) <= expected.high, (expected, period.allowance_micros)
         assert period.used_micros == self.used.get(row, 0)
-        self._judge_rows(history)
+        packs = {one.period_start: (one.allowance_micros, one.period_end) for one in packs_of(account)}
+        assert packs == oracle.packs_at(now, history), (packs, history.packs)
+        self._judge_rows(history, now)
 
     def sights(self) -> list[str]:
         """Return what there is in this history, in words: a soak says how often each was met."""
@@ -587,15 +759,26 @@ class World:
             "of both gateways": len({one.counts_from_payment for one in history.contracts}) > 1,
             **{f"disputed and {charge.dispute}": True for charge in charges if charge.dispute},
             "used": bool(self.used),
+            "used of a pack": any(kind == "pack" for kind, _start in self.used),
+            "with packs": bool(history.packs),
+            "with a grant": any(grant.holds(now) for grant in history.grants),
+            "tried": any(one.was_tried for one in history.contracts),
+            "never paid": any(not one.charges and not one.trial_until for one in history.contracts),
             "killed": self.deaths.count > 0,
         }
         self.deaths.count = 0
         return [what for what, is_there in seen.items() if is_there]
 
-    def _judge_rows(self, history: History) -> None:
-        """No month was given twice, or more than was paid for; what was used is all there."""
-        most = oracle.most_of_months(history)
-        for period in UsagePeriod.objects.filter(account=self.account_id, kind="paid"):
+    def _judge_rows(self, history: History, now: dt.datetime) -> None:
+        """No month, trial or pack was given twice, or more than was paid for; what was used is all there."""
+        given = UsagePeriod.objects.filter(account=self.account_id)
+        bought = {pack.at: pack.micros for pack in history.packs}
+        for period in given.filter(kind="pack"):
+            assert period.allowance_micros == bought.get(period.period_start), (period.period_start, bought)
+        tried = list(given.filter(kind="paid", plan=None).values_list("allowance_micros", flat=True))
+        assert tried in ([], [oracle.TRIAL_GIVES]), tried
+        most = oracle.most_of_months(history, now)
+        for period in given.filter(kind="paid", plan__isnull=False):
             assert (period.allowance_micros or 0) <= most.get(period.period_start, 0), (period.period_start, most)
         rows = UsagePeriod.objects.filter(account=self.account_id, used_micros__gt=0)
         assert {(str(row.kind), row.period_start): row.used_micros for row in rows} == self.used

@@ -3,7 +3,8 @@ nor the simulated gateways, and no time but the one it is asked about.
 
 A contract is something that was bought at a gateway. A charge is money that a bank gave for it. What they are worth is
 the policy: a month that is paid gives its plan, one that is not gives seven days while it is still to be charged for;
-money that went back gives nothing, and while a bank disputes some, nothing is given.
+money that went back gives nothing, and while a bank disputes some, nothing is given. One trial gives credits of its
+own. A grant and what is paid are not added: the higher plan holds. Packs follow their own money.
 """
 
 import calendar
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 
 GRACE = dt.timedelta(days=7)
 GIVES = {"free": 500_000, "premium": 20_000_000, "enterprise": 100_000_000}
+TRIAL_GIVES = 1_000_000
+PACK_MONTHS = 12
 RANKS = ["free", "premium", "enterprise"]
 MICROSECOND = dt.timedelta(microseconds=1)
 
@@ -21,7 +24,8 @@ MICROSECOND = dt.timedelta(microseconds=1)
 class Charge:
     """Money for the months from `due` on, or, of an upgrade, for what is left of the time that `due` is in.
 
-    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself.
+    `refunded_by` is who gave all of it back: nobody, "operator", or "site" by itself. `is_credited`: no money was taken
+    for it, but the rest of another charge.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Charge:
     plan: str
     months: int
     is_upgrade: bool = False
+    is_credited: bool = False
     refunded_by: str = ""
     dispute: str = ""
 
@@ -42,7 +47,8 @@ class Charge:
 class Contract:
     """`renews`: the gateway will charge again; `plan` is what for. `counts_from_payment`: its months begin when the
     first one was paid, not when it was due. `is_cancelled`: who bought it wanted that. `was_declined`: the gateway may
-    have given up.
+    have given up. `trial_until`: it began with a trial, of the plan `tried`; `is_alive`: which the gateway has not
+    ended.
     """
 
     name: str
@@ -52,25 +58,65 @@ class Contract:
     counts_from_payment: bool = False
     is_cancelled: bool = False
     was_declined: bool = False
+    trial_until: dt.datetime | None = None
+    tried: str = ""
+    is_alive: bool = False
 
     @property
     def is_given_back(self) -> bool:
         return any(charge.refunded_by == "site" for charge in self.charges)
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether its trial was let go on, to its end also when who tries it wants no more."""
+        was_ended = self.is_cancelled or self.was_declined
+        return self.trial_until is not None and (self.is_alive or was_ended or bool(self.charges))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Credits that were paid beside a plan."""
+
+    name: str
+    at: dt.datetime
+    micros: int
+    refunded_by: str = ""
+    dispute: str = ""
+
+    @property
+    def until(self) -> dt.datetime:
+        return months_on(self.at, PACK_MONTHS)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A plan that an operator gave, `until` then or without end, unless it was `replaced` before."""
+
+    plan: str
+    at: dt.datetime
+    until: dt.datetime | None
+    replaced: dt.datetime | None = None
+
+    def holds(self, now: dt.datetime) -> bool:
+        return self.at <= now and all(end is None or now < end for end in (self.until, self.replaced))
+
 
 @dataclass
 class History:
     contracts: list[Contract] = field(default_factory=list)
+    packs: list[Pack] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What somebody has: `until` None without an end. The allowance is between `low` and `high`: what is taken back
-    of an upgrade depends on when it was heard of, and is known exactly where nothing was."""
+    """What somebody has: `until` None without an end; `start` None where it is when the site heard of it. The allowance
+    is between `low` and `high`: what is taken back of an upgrade depends on when it was heard of, and is known exactly
+    where nothing was."""
 
     plan: str
     until: dt.datetime | None
-    start: dt.datetime
+    start: dt.datetime | None
     low: int
     high: int
 
@@ -91,12 +137,34 @@ def months_on(moment: dt.datetime, months: int) -> dt.datetime:
 
 
 def given_at(now: dt.datetime, history: History) -> Given:
+    """Return the highest plan of what is paid, or else in grace, and what was granted; the paid one of equals, but
+    not its grace."""
     found = [given for contract in history.contracts if (given := given_by(contract, now))]
-    paid = [given for given, is_grace in found if not is_grace] or [given for given, _is_grace in found]
-    if paid:
-        return max(paid, key=lambda given: RANKS.index(given.plan))
-    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    is_grace = all(is_grace for _given, is_grace in found)
+    held = [(given, not is_grace) for given, is_its_grace in found if is_its_grace == is_grace]
+    start = _calendar_month(now)
+    for grant in history.grants:
+        if grant.holds(now):
+            most = max(GIVES[one.plan] for one in history.grants if start in _calendar_months(one, now))
+            held.append((Given(grant.plan, grant.until, start, GIVES[grant.plan], most), not held or is_grace))
+    if held:
+        return max(held, key=lambda one: (RANKS.index(one[0].plan), one[1]))[0]
     return Given("free", None, start, GIVES["free"], GIVES["free"])
+
+
+def packs_at(now: dt.datetime, history: History) -> dict[dt.datetime, tuple[int, dt.datetime]]:
+    """Return what of packs can be used, by when they were paid: how much each has, and until when."""
+    return {
+        pack.at: (pack.micros, pack.until)
+        for pack in history.packs
+        if pack.at <= now < pack.until and not pack.refunded_by and pack.dispute not in ("open", "lost")
+    }
+
+
+def which_pays(left: Sequence[int], micros: int) -> int | None:
+    """Return which of several rows pays, of the plan first and then of packs as they expire: the first that has it
+    all."""
+    return next((place for place, has in enumerate(left) if has >= micros), None)
 
 
 def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
@@ -107,6 +175,8 @@ def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
     everything = _paid_times(contract, contract.charges)
     counting = _counting(everything)
     regular = [one for one in counting if not one.charge.is_upgrade]
+    if not contract.charges and contract.was_tried and contract.trial_until and now < contract.trial_until:
+        return Given(contract.tried, contract.trial_until, None, TRIAL_GIVES, TRIAL_GIVES), False
     if not regular or now < regular[0].start:
         return None
     last = max(regular, key=lambda one: one.end)
@@ -125,10 +195,13 @@ def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
     return Given(plan, until, start, low, low), True
 
 
-def most_of_months(history: History) -> dict[dt.datetime, int]:
-    """Return the most that a month can ever have been given, by its start, for every month that was ever paid for or
-    waited for."""
+def most_of_months(history: History, now: dt.datetime) -> dict[dt.datetime, int]:
+    """Return the most that a month can ever have been given, by its start, for every month that was ever paid for,
+    granted or waited for."""
     found: dict[dt.datetime, int] = {}
+    for grant in history.grants:
+        for start in _calendar_months(grant, now):
+            found[start] = max(found.get(start, 0), GIVES[grant.plan])
     for contract in history.contracts:
         paid = _paid_times(contract, contract.charges)
         regular = [one for one in paid if not one.charge.is_upgrade]
@@ -157,9 +230,14 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
         if contract.renews and any(charge.dispute in ("open", "lost") for charge in contract.charges):
             found.append(f"{contract.name} is disputed, and renews")  # one that is won was maybe never heard of
         was_refunded = any(charge.refunded_by == "operator" for charge in contract.charges)
-        asked = contract.is_cancelled or was_disputed or was_refunded or contract.was_declined or not contract.charges
+        is_bought = contract.charges or contract.trial_until
+        asked = contract.is_cancelled or was_disputed or was_refunded or contract.was_declined or not is_bought
         if not contract.renews and not asked and not others:
             found.append(f"{contract.name} was cancelled by nobody")
+        regular = [charge for charge in contract.charges if not (charge.is_upgrade or charge.is_credited)]
+        last = max(regular, key=lambda charge: (charge.due, charge.at), default=None)
+        if contract.renews and last is not None and last.refunded_by == "operator":
+            found.append(f"{contract.name} was given back for the time that was paid last, and renews")
         if contract.is_given_back and not others:
             found.append(f"{contract.name} was refunded for nothing")
         if contract.is_given_back and contract.renews:
@@ -167,7 +245,10 @@ def complaints_about(history: History, now: dt.datetime) -> list[str]:
         kept = [charge for charge in contract.charges if charge.refunded_by != "site" and not charge.dispute]
         if contract.is_given_back and any(charge.counts for charge in kept):
             found.append(f"{contract.name} was refunded in part")
-    kept_ones = [one for one in history.contracts if one.charges and not one.is_given_back]
+    found += [f"{pack.name} was refunded for nothing" for pack in history.packs if pack.refunded_by == "site"]
+    if len(tried := [one.name for one in history.contracts if one.was_tried]) > 1:
+        found.append(f"{tried} had a trial each")
+    kept_ones = [one for one in history.contracts if (one.charges or one.trial_until) and not one.is_given_back]
     if any(contract.is_given_back for contract in history.contracts) and not kept_ones:
         found.append("whatever was bought was given back")
     paid_now = [one for one in kept_ones if (given := given_by(one, now)) and not given[1]]
@@ -198,13 +279,20 @@ def _paid_times(contract: Contract, charges: Sequence[Charge]) -> list[Paid]:
 
 
 def _counting(paid: Sequence[Paid]) -> list[Paid]:
-    """Return those that give something: an upgrade does while what it is an upgrade of does."""
-    regular = [one for one in paid if one.charge.counts and not one.charge.is_upgrade]
-    return [
+    """Return those that give something: an upgrade does while what it is an upgrade of does, and what was paid with the
+    rest of another one while that does."""
+    back = [one for one in paid if not one.charge.counts and not one.charge.is_upgrade]
+    counting = [
         one
         for one in paid
         if one.charge.counts
-        and (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
+        and not (one.charge.is_credited and any(other.start <= one.start < other.end for other in back))
+    ]
+    regular = [one for one in counting if not one.charge.is_upgrade]
+    return [
+        one
+        for one in counting
+        if (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
     ]
 
 
@@ -226,6 +314,18 @@ def _granted(paid: Sequence[Paid], start: dt.datetime, end: dt.datetime) -> int:
             micros += (GIVES[one.charge.plan] - GIVES[plan]) * left // length
             plan = one.charge.plan
     return micros
+
+
+def _calendar_month(moment: dt.datetime) -> dt.datetime:
+    return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _calendar_months(grant: Grant, now: dt.datetime) -> list[dt.datetime]:
+    """Return the months in which a grant held."""
+    found, until = [_calendar_month(grant.at)], min(filter(None, (grant.until, grant.replaced, now)))
+    while (after := months_on(found[-1], 1)) < until:
+        found.append(after)
+    return found
 
 
 def _month_of(anchor: dt.datetime, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from accounts.models import User
 from billing import reconciliation
+from billing.models import Plan
 from tests.billing.chaos import Clock, Deaths, Site, World, standing_clock
 
 SOAK = os.environ.get("SOAK") == "1"
@@ -30,6 +31,8 @@ TIMES = [
 ]
 PLANS, INTERVALS = st.sampled_from(["premium", "enterprise"]), st.sampled_from(["month", "month", "year"])
 GATEWAYS = ["stripe", "mercadopago"]
+HOW = st.sampled_from(["ok"] * 6 + ["later", "stopped"])
+TRIAL_DAYS = 7
 DEATHS = st.one_of(st.none(), st.integers(0, 120))
 
 
@@ -51,11 +54,13 @@ class Lives(RuleBasedStateMachine):
             site.server._faults.clear()
         self.world = World(self.sites, self.clock, self.deaths, operator=self.operator)
 
-    @initialize(birth=st.sampled_from(BIRTHS), plan=PLANS, interval=INTERVALS)
-    def begin(self, birth: dt.datetime, plan: str, interval: str) -> None:
+    @initialize(birth=st.sampled_from(BIRTHS), plan=PLANS, interval=INTERVALS, how=HOW, is_confirmed=st.booleans())
+    def begin(self, birth: dt.datetime, plan: str, interval: str, how: str, is_confirmed: bool) -> None:
         self.world.begin(birth)
+        if is_confirmed:
+            self.world.confirm_address()
         if self.world.open_checkout(self.main, plan, interval):
-            self.world.pay_tab(0)
+            self.world.pay_tab(0, how)
 
     # --- Somebody
 
@@ -72,10 +77,28 @@ class Lives(RuleBasedStateMachine):
     def change_gateway(self, plan: str, gateway: str) -> None:
         self.world.open_checkout(gateway, plan, "month", replaces=True)
 
+    @rule(plan=PLANS, replaces=st.booleans(), death=DEATHS)
+    def prepay(self, plan: str, replaces: bool, death: int | None) -> None:
+        """Of the two gateways, one sells that."""
+        with self.deaths.after(death):
+            self.world.open_checkout("mercadopago", plan, "month", kind="prepaid", replaces=replaces)
+
+    @rule(gateway=st.sampled_from(GATEWAYS), pack_credits=st.sampled_from([5_000, 20_000]), how=HOW, death=DEATHS)
+    def buy_pack(self, gateway: str, pack_credits: int, how: str, death: int | None) -> None:
+        is_open = False
+        with self.deaths.after(death):
+            is_open = self.world.open_pack(gateway, pack_credits)
+        if is_open:
+            self.world.pay_tab(-1, how)
+
     @precondition(lambda self: self.world.tabs)
-    @rule(number=st.integers(0, 3))
-    def pay(self, number: int) -> None:
-        self.world.pay_tab(number % len(self.world.tabs))
+    @rule(number=st.integers(0, 3), how=HOW)
+    def pay(self, number: int, how: str) -> None:
+        self.world.pay_tab(number % len(self.world.tabs), how)
+
+    @rule()
+    def pay_vouchers(self) -> None:
+        self.world.pay_vouchers()
 
     @rule(death=DEATHS)
     def come_back(self, death: int | None) -> None:
@@ -103,7 +126,7 @@ class Lives(RuleBasedStateMachine):
 
     # --- Banks and operators
 
-    @rule(outcome=st.sampled_from(["ok", "decline", "decline"]))
+    @rule(outcome=st.sampled_from(["ok", "decline", "decline", "confirm"]))
     def set_card(self, outcome: str) -> None:
         self.world.set_card(outcome)
 
@@ -111,10 +134,14 @@ class Lives(RuleBasedStateMachine):
     def pay_what_is_due(self) -> None:
         self.world.pay_what_is_due()
 
-    @rule(number=st.integers(0, 5), share=st.sampled_from([30, 100]), there=st.booleans(), death=DEATHS)
+    @rule(number=st.integers(-3, 2), share=st.sampled_from([30, 100]), there=st.booleans(), death=DEATHS)
     def refund(self, number: int, share: int, there: bool, death: int | None) -> None:
         with self.deaths.after(death):
             self.world.refund(number, share, at_the_gateway=there)
+
+    @rule(plan=st.sampled_from(["", "premium", "enterprise"]), days=st.sampled_from([None, 5, 40]))
+    def grant(self, plan: str, days: int | None) -> None:
+        self.world.grant(plan, days)
 
     @rule(number=st.integers(0, 5), result=st.sampled_from(["won", "lost"]))
     def dispute(self, number: int, result: str) -> None:
@@ -189,6 +216,9 @@ class Lives(RuleBasedStateMachine):
 def test_in_any_history_somebody_has_what_they_paid_for(
     main: str, sites: dict[str, Site], olga: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    premium = Plan.objects.get(key="premium")
+    premium.trial_days = TRIAL_DAYS
+    premium.save()
     with standing_clock(monkeypatch) as clock:
         found = {"main": main, "sites": sites, "clock": clock, "deaths": Deaths(monkeypatch), "operator": olga}
         found["met"] = Counter()
@@ -204,6 +234,7 @@ def test_in_any_history_somebody_has_what_they_paid_for(
                 phases=[Phase.explicit, Phase.generate, Phase.shrink] if SOAK else [Phase.explicit, Phase.generate],
                 suppress_health_check=list(HealthCheck),
                 print_blob=False,
+                report_multiple_bugs=False,
             ),
         )
     met = ", ".join(f"{times} {what}" for what, times in sorted(machine.met.items()))

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from billing import inbox, outbox, purchasing, reconciliation, subscriptions
-from billing.entitlements import account_of, entitlements_of, list_access
+from billing import inbox, outbox, purchasing, reconciliation, staff, subscriptions
+from billing.entitlements import access_of, account_of, entitlements_of, list_access, period_of
 from billing.errors import AlreadySubscribed, GatewayDeclined, NotSubscribed, PaymentOverdue
 from billing.gateways.base import ChangePreview, GatewayRefused, GatewayUnavailable, Reference
 from billing.gateways.stripe import mirror
-from billing.models import GatewayEvent, GatewayTask, Payment, Purchase, Subscription
+from billing.models import GatewayEvent, GatewayTask, Payment, Purchase, Subscription, UsagePeriod
 from billing.pages.overview import PAYMENTS_SHOWN, list_payments, list_to_pay
 from billing.seeds import load_prices
 from billing.standing import standing_of
@@ -193,6 +193,61 @@ def test_a_refund_of_a_month_long_past_cancels_nothing(premium: Any, at: Any):
     assert plan(premium) == "premium"
 
 
+def test_a_month_that_took_a_years_place_is_what_was_paid_last(ana: Any, prices: Any, at: Any):
+    at(START)
+    year = apply(bought(ana, prices["premium-year"], at=START)).payments.get()
+    middle, until = START + 10 * DAY, dt.datetime(2027, 3, 10, 9, 30, tzinfo=dt.UTC)
+    at(middle)
+    dear = payment(prices["enterprise-month"], "s1-p2", middle, until, amount_minor=9_900)
+    apply(change("s1", payments=(*state.snapshots["s1"].payments, dear), price_reference="enterprise-month-usd"))
+    apply(change_payment("s1-p1", refunded_minor=year.amount_minor))
+    reconciliation.work_off()
+    assert (calls(), plan(ana)) == ([], "enterprise")
+    apply(change_payment("s1-p2", refunded_minor=9_900))
+    reconciliation.work_off()
+    assert calls() == [("cancel_now", "s1")]
+
+
+# Grants
+
+
+def test_a_grant_that_was_lower_for_a_while_gives_a_month_once(ana: Any, olga: Any, prices: Any, at: Any):
+    at(START)
+    account = account_of(ana.pk)
+    for key in ("enterprise-month", "premium-month", "enterprise-month"):
+        staff.grant_plan(account, prices[key].plan, by=olga, reason="Press.")
+        period = period_of(ana.pk)
+        UsagePeriod.objects.filter(pk=period.pk).update(used_micros=70_000_000)
+    assert period.allowance_micros == 100_000_000
+
+
+def test_the_grace_of_a_plan_takes_nothing_of_the_same_plan_that_was_granted(
+    premium: Any, olga: Any, prices: Any, at: Any
+):
+    staff.grant_plan(account_of(premium.pk), prices["premium-month"].plan, by=olga, reason="Press.")
+    assert access_of(account_of(premium.pk)).subscription is not None
+    at(FEBRUARY + HOUR)
+    assert [access.is_grace for access in list_access(account_of(premium.pk))] == [False, True]
+    assert period_of(premium.pk).allowance_micros == 20_000_000
+
+
+# Clocks
+
+
+def test_a_clock_that_was_a_day_ahead_withholds_nothing(ana: Any, prices: Any, at: Any):
+    at(START + DAY)
+    apply(bought(ana, prices["premium-month"], at=START, status="pending", payments=()))
+    at(START + HOUR)
+    paid = payment(prices["premium-month"], "s1-p1", START, START + 28 * DAY)
+    apply(change("s1", status="active", payments=(paid,)))
+    assert plan(ana) == "premium"
+    late = change("s1", status="ended", payments=())
+    at(START + 2 * HOUR)
+    apply(change("s1", status="active", payments=(paid,)))
+    apply(late)
+    assert Subscription.objects.get().status == "active"
+
+
 # Trials
 
 
@@ -223,6 +278,18 @@ def test_a_trial_does_not_become_one_of_a_higher_plan(ana: Any, prices: Any, at:
     purchasing.change(ana, prices["enterprise-month"].pk, ChangePreview(0, "USD", START, 9_900, START))
     assert calls() == [("change_price_at_period_end", "s1")]
     assert plan(ana) == "premium"
+
+
+def test_what_is_agreed_to_be_paid_after_a_trial_does_not_change_it(ana: Any, prices: Any, at: Any):
+    """Mercado Pago knows no other price than the next one."""
+    at(START)
+    apply(trial(ana, prices["premium-month"], ends=START + 7 * DAY))
+    apply(change("s1", price_reference="enterprise-month-usd"))
+    assert plan(ana) == "premium"
+    at(START + 7 * DAY)
+    paid = payment(prices["enterprise-month"], "s1-p1", START + 7 * DAY, START + 35 * DAY)
+    apply(change("s1", status="active", payments=(paid,)))
+    assert plan(ana) == "enterprise"
 
 
 def test_a_change_that_is_planned_in_a_trial_leaves_it_a_trial(shop: Shop, monkeypatch: Any):

@@ -1,14 +1,18 @@
 """Processes that die in the middle of money's work, and several that do the same at once: it is done once, whole."""
 
+import copy
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
-from billing import inbox, purchasing, reconciliation, staff
+from billing import inbox, outbox, purchasing, reconciliation, staff
 from billing.entitlements import access_of, account_of
+from billing.gateways import get_gateway
 from billing.models import GatewayEvent, GatewayTask, Payment, StaffAct, Subscription, UsagePeriod
+from billing.subscriptions import add_task
 from tests.billing.chaos import RETURN, World
 from tests.billing.together import together
 
@@ -107,6 +111,93 @@ def test_whoever_dies_between_the_gateways_change_and_our_row_changes_it_once(
     world.judge()
 
 
+def things_at(world: World, gateway: str) -> Any:
+    """Return what the gateway has, without what it tells."""
+    state = copy.deepcopy(world.sites[gateway].server.state)
+    for name in ("notices", "keys", "answers", "last", "clock"):
+        state.pop(name, None)
+    state.get("objects", {}).pop("event", None)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("gateway", "act"),
+    [
+        (gateway, act)
+        for gateway in ("stripe", "mercadopago")
+        for act in GatewayTask.Act.values
+        if (gateway, act) != ("mercadopago", "resume")  # there is no such thing there
+    ],
+)
+def test_what_the_gateway_did_and_nobody_noted_is_not_done_again(
+    world: World, gateway: str, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever did it died before the row that says so."""
+    account, about = account_of(world.user.pk), {}
+    if act == "expire_checkout":
+        assert world.open_checkout(gateway, "premium", "month")
+        purchase = account.purchases.get()
+        about = {"reference": purchase.reference_id, "reference_type": purchase.reference_type}
+    else:
+        buy(world, gateway)
+        about = {"reference": Subscription.objects.get().reference}
+    if act == "refund":
+        about = {"reference": Payment.objects.get().reference, "amount_minor": 500}
+    if act == "resume":
+        world.cancel()
+    task = add_task(account, gateway, GatewayTask.Act(act), key="one", **about)
+    with monkeypatch.context() as dying:
+        dying.setattr(outbox, "_finish", lambda *_given: world.deaths.die())
+        with world.deaths.after(None):
+            outbox.do_task(task)
+    assert world.deaths.count == 1
+    world.pass_time(CLAIM)
+    before = things_at(world, gateway)
+    reconciliation.work_off()
+    task.refresh_from_db()
+    assert (task.done_at is not None, task.error) == (True, "")
+    assert things_at(world, gateway) == before
+
+
+@at_each_gateway
+def test_a_gateway_that_is_slower_than_a_claim_refunds_once(
+    world: World, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it makes up its mind, the next worker asks the same."""
+    buy(world, gateway)
+    payment, askers = Payment.objects.get(), []
+    kind = type(get_gateway(gateway))
+    refund = kind.refund
+
+    def refund_slowly(asked: Any, *given: Any, **terms: Any) -> None:
+        askers.append(asked)
+        if len(askers) == 1:
+            world.pass_time(CLAIM)
+            reconciliation.work_off()
+        refund(asked, *given, **terms)
+
+    monkeypatch.setattr(kind, "refund", refund_slowly)
+    staff.refund(payment, by=world.operator, reason="asked", amount_minor=500)
+    world.settle()
+    payment.refresh_from_db()
+    assert (len(askers), payment.refunded_minor) == (2, 500)
+
+
+@at_each_gateway
+def test_what_a_revoked_key_kept_from_being_done_is_done_with_the_next(
+    world: World, gateway: str, settings: Settings
+) -> None:
+    buy(world, gateway)
+    name = {"stripe": "STRIPE_SECRET_KEY", "mercadopago": "MERCADOPAGO_ACCESS_TOKEN"}[gateway]
+    good = getattr(settings, name)
+    setattr(settings, name, "revoked")
+    assert not purchasing.cancel(world.user)
+    world.pass_time(CLAIM)
+    setattr(settings, name, good)
+    world.settle()
+    assert [one.renews for one in world.history().contracts] == [False]
+
+
 @at_each_gateway
 def test_a_second_purchase_is_refunded_once_whoever_dies_of_it(world: World, gateway: str) -> None:
     buy(world, gateway)
@@ -157,15 +248,25 @@ def test_the_same_purchase_from_two_tabs_is_one(world: World, gateway: str) -> N
 
 
 @at_each_gateway
-def test_the_return_page_and_the_notification_at_once_make_one_purchase(world: World, gateway: str) -> None:
+def test_return_page_notifications_workers_and_reconciliation_at_once_make_one_purchase(
+    world: World, gateway: str
+) -> None:
+    """Two workers handle the same rows while others come in, and while everything is compared."""
     world.open_checkout(gateway, "premium", "month")
     world.pay_tab(0)
-    world.deliver(gateway, "all")
+    world.deliver(gateway, "half")
     key = account_of(world.user.pk).purchases.get().key
     events = list(GatewayEvent.objects.all())
-    calls: list[Callable[[], Any]] = [lambda: purchasing.return_from_checkout(world.user, key)] * 3
-    found = together([*calls, *(lambda event=event: inbox.handle_event(event) for event in events[:5])])
-    assert not [error for error in found if isinstance(error, Exception)]
+    calls: list[Callable[[], Any]] = [
+        lambda: purchasing.return_from_checkout(world.user, key),
+        lambda: purchasing.return_from_checkout(world.user, key),
+        lambda: world.deliver(gateway, "all"),
+        reconciliation.reconcile,
+        reconciliation.reconcile,
+        reconciliation.work_off,
+        *(lambda event=event: inbox.handle_event(event) for event in events[:2] * 2),  # type: ignore[misc]
+    ]
+    assert not [error for error in together(calls) if isinstance(error, Exception)]
     world.settle()
     assert (Subscription.objects.count(), Payment.objects.count()) == (1, 1)
     assert UsagePeriod.objects.filter(kind="paid").count() == 1

@@ -466,6 +466,15 @@ def test_the_list_has_what_lives_and_what_changed(mp: Simulation):
     assert {found.reference for found in mp.gateway().list_recent(later)} == {alive, gone}
 
 
+@pytest.mark.parametrize("broken", [{"collector_id": 1}, {"auto_recurring": None}, {"last_modified": "soon"}])
+def test_a_purchase_that_cannot_be_read_hides_no_other(mp: Simulation, broken: dict[str, object]):
+    first = mp.buy()
+    second = mp.buy(dataclasses.replace(ORDER, key="order-9", account_id=13, payer_email="beto@mercadopago.example"))
+    mp.server.state["preapprovals"][first] |= broken
+    found = [one.reference for one in mp.gateway().list_recent(timezone.now() - dt.timedelta(days=1))]
+    assert second in found
+
+
 def test_a_search_is_read_page_after_page(mp: Simulation, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(client, "PAGE", 2)
     reference = mp.buy()
@@ -636,8 +645,8 @@ def test_json_that_says_something_else_is_unavailable(mp: Simulation):
         mp.subscription(reference)
 
 
-def test_a_token_that_is_refused_is_no_bad_day(mp: Simulation):
-    with pytest.raises(GatewayRefused, match="unauthorized"):
+def test_a_token_that_is_refused_is_told_from_a_bad_day(mp: Simulation):
+    with pytest.raises(client.TokenRefused, match="unauthorized"):
         gateway.MercadoPago("unknown", [], "AR", "test", find_price=lambda _: None, base_url=mp.url).find_mistakes()
 
 

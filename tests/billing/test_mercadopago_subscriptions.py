@@ -12,11 +12,11 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 
-from billing import inbox
+from billing import inbox, purchasing
 from billing.entitlements import account_of, current_period, entitlements_of
 from billing.gateways import get_gateway
 from billing.gateways.base import Order, Reference
-from billing.models import GatewayEvent, GatewayTask, Payment, Price, Subscription
+from billing.models import GatewayEvent, GatewayTask, Payment, Price, Purchase, Subscription
 from billing.seeds import load_prices
 from billing.subscriptions import apply, handle
 from tests.billing.mercadopago import SECRET, Simulation, simulated_mercado_pago
@@ -154,6 +154,38 @@ def test_an_upgrade_counts_when_it_is_paid(shop: Shop):
     assert shop.plan == "premium"
     shop.charge_next()
     assert shop.plan == "enterprise"
+
+
+def try_premium(shop: Shop) -> None:
+    """Begin a week's trial."""
+    price = Price.objects.get(reference="premium-month-ars")
+    Purchase.objects.create(key="t", account=account_of(shop.user.pk), price=price, kind="subscription", trial_days=7)
+    checkout = shop.begin(trial_days=7)
+    shop.reference = checkout.reference.id
+    shop.mp.pay(checkout)
+    shop.ask()
+    assert shop.plan == "premium"
+
+
+def test_a_trial_stays_one_of_its_plan_after_a_change(shop: Shop):
+    """Mercado Pago changes a price at once, also of what nothing was paid for."""
+    try_premium(shop)
+    get_gateway("mercadopago").change_price_at_period_end(shop.reference, "enterprise-month-ars", key="change-1")
+    shop.ask()
+    assert shop.plan == "premium"
+    shop.forward(days=8)
+    shop.ask()
+    assert shop.plan == "enterprise"
+
+
+def test_a_trial_that_is_cancelled_goes_on_to_its_end(shop: Shop):
+    """So the page says that asks for it; Mercado Pago cancels at once."""
+    try_premium(shop)
+    shop.forward(minutes=10)
+    assert purchasing.cancel(shop.user)
+    assert shop.plan == "premium"
+    shop.forward(days=8)
+    assert shop.plan == "free"
 
 
 def test_what_begins_later_is_alive_before_its_first_payment_and_gives_nothing(shop: Shop):

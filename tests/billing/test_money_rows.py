@@ -148,6 +148,8 @@ def test_prices_for_trying_out_are_made_once(catalog: Any):
         ("pt-br", 123_456, "BRL", "1.234,56 BRL"),
         ("es", 5, "MXN", "0,05 MXN"),
         ("en", 19_990, "CLP", "19,990 CLP"),
+        ("en", 2_000, "XOF", "2,000 XOF"),
+        ("en", 2_000, "JOD", "2.000 JOD"),
     ],
 )
 def test_money_is_written_in_the_readers_language(language: str, minor: int, currency: str, expected: str):

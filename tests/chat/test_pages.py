@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from billing import metering
 from billing.models import BillingAccount, Plan
 from billing.periods import raise_to_plan
+from chat.llm import recordings
 from chat.models import LanguageModel
 from history import tree
 from history.models import Conversation, Turn, new_id
@@ -227,14 +228,67 @@ def test_the_overview_has_allowance_conversations_and_models(browser, ana):
     assert "Scripted" in page
 
 
-def test_with_the_demo_model_alone_the_starters_are_english(browser, settings, ana):
+@pytest.fixture
+def only_demo(browser, settings) -> None:
+    """A site where nobody has set a key."""
     LanguageModel.objects.exclude(key="demo").delete()
+    settings.SCRIPTED_PROVIDER = ""
     settings.DEMO_MODEL_URL = "http://127.0.0.1:1/"
-    ana.locale = "es"
+
+
+@pytest.mark.parametrize("language", ["es", "en", "pt-br"])
+def test_with_the_demo_model_alone_the_starters_are_recorded_examples(browser, only_demo, ana, language):
+    ana.locale = language
     ana.save()
     page = browser.get("/").text
-    assert "Explain what a rainbow is" in page
-    assert '<html lang="es"' in page
+    questions = recordings.list_questions(language)
+    assert re.findall(r'name="recorded"\s+value="([^"]+)"', page) == questions
+    address = f"/c/{new_id()}/"
+    asked = browser.post(address, {"turn_id": new_id(), "text": "a draft", "model": "", "recorded": questions[0]})
+    assert asked["Location"].startswith(address)
+    turn = Turn.objects.get()
+    assert (turn.question, turn.requested_model) == (questions[0], "recorded")
+    page = browser.get(address).text
+    assert "data-recorded" in page
+    assert re.search(r'<option value="">', page)  # no model is chosen for the next question
+    assert 'value="recorded"' not in page
+
+
+def test_a_recorded_example_is_asked_again_of_whom_the_person_chose(browser, only_demo):
+    address = f"/c/{new_id()}/"
+    browser.post(address, {"turn_id": new_id(), "recorded": recordings.list_questions("en")[0]})
+    first = Turn.objects.get()
+    close(first, Outcome(Turn.Status.STOPPED))
+    for model, answers in (("", "recorded"), ("demo", "demo")):
+        browser.post(address, {"turn_id": new_id(), "again": first.pk, "model": model})
+        assert Turn.objects.latest("seq").requested_model == answers
+
+
+def test_with_a_key_the_starters_are_ordinary_questions(browser):
+    page = browser.get("/").text
+    assert re.findall(r'name="instead"\s+value="([^"]+)"', page) == recordings.list_questions("en")
+    assert "recorded" not in page
+
+
+def test_operators_are_told_how_to_add_a_key_until_they_close_it(browser, only_demo, ana, settings):
+    assert "OPENAI_API_KEY" not in browser.get("/").text
+    ana.is_staff = True
+    ana.save()
+    page = browser.get("/").text
+    assert "OPENAI_API_KEY" in page
+    assert 'href="/admin/chat/languagemodel/"' in page
+    settings.OPENAI_API_KEY = "sk-1"
+    assert "OPENAI_API_KEY" not in browser.get("/").text
+    settings.OPENAI_API_KEY = ""
+    assert browser.post("/key-card/close/")["Location"] == "/"
+    assert "OPENAI_API_KEY" not in browser.get("/").text
+
+
+def test_so_is_who_tries_the_site_on_this_machine(browser, only_demo, settings):
+    settings.DEBUG = True
+    assert "createsuperuser" in browser.get("/").text
+    assert "createsuperuser" not in browser.get("/", REMOTE_ADDR="192.0.2.1").text
+    assert "createsuperuser" not in browser.get("/", headers={"X-Forwarded-For": "192.0.2.1"}).text
 
 
 @pytest.mark.parametrize(

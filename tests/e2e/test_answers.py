@@ -211,7 +211,7 @@ async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None
     await tab.ask(fenced("graph TD\n  A[Uno --> B{Dos\n") + fenced(packet) + fenced(HOSTILE), ECHO)
     turn = await tab.finished()
     frame = turn.locator(".code").last.frame_locator("iframe")
-    await expect(frame.get_by_text("Fin")).to_be_visible()
+    await expect(frame.get_by_text("Fin", exact=True)).to_be_visible()
     for index in (0, 1):
         await expect(turn.locator(".code").nth(index).locator("iframe")).to_have_count(0)
         await expect(turn.locator("pre").nth(index)).to_be_visible()
@@ -219,7 +219,7 @@ async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None
     assert await element.get_attribute("sandbox") == "allow-scripts"
     assert await frame.locator("body").evaluate("() => self.origin") == "null"
     assert await frame.locator("[onerror], script:not(head script), a[href^='javascript' i]").count() == 0
-    await frame.get_by_text("Fin").click()
+    await frame.get_by_text("Fin", exact=True).click()
     assert not await tab.page.evaluate("'__ran' in window")
     assert reached == []
     await tab.page.goto("about:blank")

@@ -26,6 +26,10 @@ TRY_AGAIN = {408, 423, 424, 425, 429}
 """Answers below 500 that are not about what was asked."""
 
 
+class TokenRefused(GatewayUnavailable):
+    """Mercado Pago takes our token no more, which an operator mends: what was asked is worth trying again."""
+
+
 class NothingThere(GatewayRefused):
     """Mercado Pago does not know the thing that was asked for."""
 
@@ -38,7 +42,8 @@ class MercadoPagoClient:
         self.sdk = mercadopago.SDK(access_token, http_client=_Http(base_url))
 
     def ask(self, call: Callable[..., Mapping[str, Any]], *given: object, key: str = "") -> Any:
-        """Return what Mercado Pago answers. Raises GatewayUnavailable, GatewayRefused, and its kin NothingThere."""
+        """Return what Mercado Pago answers. Raises GatewayUnavailable, GatewayRefused, and their kin TokenRefused
+        and NothingThere."""
         options = RequestOptions(access_token=self._access_token, max_retries=0)
         if key:
             options.custom_headers = {"x-idempotency-key": hashlib.sha256(key.encode()).hexdigest()}
@@ -49,6 +54,8 @@ class MercadoPagoClient:
         status, content = answer["status"], answer["response"]
         if 200 <= status < 300 and isinstance(content, dict | list):
             return content
+        if status in (401, 403):
+            raise TokenRefused(_code_of(content) or f"HTTP {status}")
         if status < 400 or status >= 500 or status in TRY_AGAIN:
             raise GatewayUnavailable(f"HTTP {status}")
         raise (NothingThere if status == 404 else GatewayRefused)(_code_of(content) or f"http_{status}")

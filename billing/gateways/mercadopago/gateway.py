@@ -6,6 +6,7 @@ there, which are theirs).
 """
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -55,6 +56,10 @@ CHECKOUT_TIME = dt.timedelta(days=1)
 """How long a single payment may be begun."""
 VOUCHER_TIME = dt.timedelta(days=3)
 """How long a voucher may be paid."""
+SILENCES = 3
+"""How often Mercado Pago may not answer, one time after the other, until a list of purchases is given up."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +148,24 @@ class MercadoPago:
             return self._fetch(client, reference, observed_at)
 
     def list_recent(self, since: dt.datetime) -> Iterator[Snapshot]:
-        seen = set()
+        """What cannot be read is logged, and does not keep the others from being seen. Raises GatewayUnavailable when
+        Mercado Pago is silent several times on end."""
+        seen, silences = set[Reference](), 0
         for reference in self._list_references(since):
-            if reference not in seen:
-                seen.add(reference)
+            if reference in seen:
+                continue
+            seen.add(reference)
+            try:
                 snapshot = self.fetch(reference)
-                if snapshot is not None:
-                    yield snapshot
+            except (GatewayRefused, GatewayUnavailable) as error:
+                silences += isinstance(error, GatewayUnavailable)
+                if silences == SILENCES:
+                    raise
+                logger.exception("A purchase cannot be read", extra={"reference": reference.id})
+                continue
+            silences = 0
+            if snapshot is not None:
+                yield snapshot
 
     # --- Changing ----------------------------------------------------------------------------------------------------
 
@@ -427,8 +443,10 @@ class MercadoPago:
         """Yield what lives, or changed: subscriptions, and whatever had a payment that did."""
         client = self._client()
         for preapproval in client.search(client.sdk.preapproval().search, {}):
-            with readable():
+            try:
                 changed_at = read_time(preapproval.get("last_modified")) or NEVER
+            except ValueError:
+                changed_at = since  # maybe it changed
             if read_agreement(preapproval.get("external_reference")) and (
                 preapproval.get("status") in ("authorized", "paused") or changed_at >= since
             ):

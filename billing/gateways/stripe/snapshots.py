@@ -171,11 +171,13 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
     intent = next((fetched.intents[one] for one in ids if one in fetched.intents), None)
     status, action, action_url = _open_state(invoice, intent)
     voucher = _voucher(intent)
+    charged, total = invoice["amount_due"], invoice["total"]  # what a credit pays of it is not charged
+    tax = sum(one["amount"] for one in invoice.get("total_taxes") or [])
     return PaymentSnapshot(
         reference=invoice["id"],
         status=status,
         price_reference=fetched.references[price_id(max(counted, key=lambda line: line["amount"]))],
-        amount_minor=invoice["total"],
+        amount_minor=charged,
         currency=invoice["currency"].upper(),
         period_start=moment(min(line["period"]["start"] for line in counted)),
         period_end=moment(max(line["period"]["end"] for line in counted)),
@@ -183,7 +185,7 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
         paid_at=_find_moment(invoice["status_transitions"]["paid_at"]),
         refunded_minor=charge["amount_refunded"] if charge else 0,
         dispute=_dispute_of(charge, fetched.disputes),
-        tax_minor=sum(tax["amount"] for tax in invoice.get("total_taxes") or []),
+        tax_minor=tax if charged >= total > 0 else tax * charged // total if total > 0 else 0,
         tax_country=(invoice.get("customer_address") or {}).get("country") or "",
         tax_id=next((one["value"] or "" for one in invoice.get("customer_tax_ids") or []), ""),
         receipt_url=invoice.get("hosted_invoice_url") or "",

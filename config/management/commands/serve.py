@@ -19,8 +19,8 @@ from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.readiness import answers_http
 from config.embedded.services import ServiceMissingError, Services, find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
-from config.loopback import is_loopback
 from config.reachability import StoreUnreachableError, check_stores
+from core.loopback import is_loopback
 
 
 class Command(BaseCommand):
