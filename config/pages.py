@@ -6,6 +6,7 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
@@ -15,6 +16,10 @@ from core.http import error_body
 
 STATES = ("operational", "unknown", "degraded", "unavailable")
 """From the best to the worst."""
+DIAGRAM_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
 INTO_THE_DIALOG = {"HX-Retarget": "#dialog-content", "HX-Reswap": "innerHTML"}
 
 
@@ -30,6 +35,15 @@ def status(request: HttpRequest) -> HttpResponse:
     worst = max((STATES.index(one.state) for one in providers or ()), default=0)
     page = {"providers": providers, "worst": STATES[worst], "now": timezone.now()}
     return render(request, "pages/status.html", page)
+
+
+@require_safe
+@xframe_options_sameorigin
+def diagram(request: HttpRequest) -> HttpResponse:
+    """The frame that draws a diagram (static/js/diagram.js): whatever runs in it has no origin and reaches nothing."""
+    response = render(request, "pages/diagram.html")
+    response["Content-Security-Policy"] = DIAGRAM_POLICY
+    return response
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -152,6 +152,7 @@ CONTENT_SECURITY_POLICY: dict[str, dict[str, list[Any]]] = {
         "img-src": ["'self'", "data:"],
         "font-src": ["'self'"],
         "connect-src": ["'self'"],
+        "frame-src": ["'self'"],  # for diagrams, under a policy of their own (config/pages.py)
         "manifest-src": ["'self'"],
         "form-action": ["'self'"],  # a checkout too: a page of ours leads on to the gateway's (billing/pages/views.py)
         "base-uri": ["'none'"],

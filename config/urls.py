@@ -18,6 +18,7 @@ urlpatterns = [
     path("api/v1/", include("config.api")),
     path("terms/", pages.terms, name="terms"),
     path("status/", pages.status, name="status"),
+    path("diagram/", pages.diagram, name="diagram"),
     path("", include("accounts.urls")),
     path("", include("billing.urls")),
     path("", include("billing.pages.urls")),

@@ -11,6 +11,7 @@ from typing import Literal
 FENCE = re.compile(r" {0,3}(?:(`{3,})[^`]*|(~{3,}).*)$", re.DOTALL)
 FOOTNOTE = re.compile(r"\[\^([\w.-]{1,30})\]:[ \t]*")
 DETAILS_BEGIN = re.compile(r"<details(?: open)?>", re.IGNORECASE)
+_INDENTED_DETAILS = re.compile(r" {1,3}<details(?: open)?>", re.IGNORECASE)
 DETAILS_END = re.compile(r"</details>", re.IGNORECASE)
 _HEADING = re.compile(r"#{1,6}(?:\s|$)")
 _ITEM = re.compile(r"(?:[-+*]|\d{1,9}[.)])(?:\s|$)")
@@ -79,7 +80,7 @@ class Splitter:
     def _begins_block(self, line: str, text: str) -> bool:
         """Whether the present block is over before this line."""
         if not self._kind or line[0] in " \t":
-            return self._kind == "paragraph" and FENCE.match(line) is not None
+            return self._kind == "paragraph" and bool(FENCE.match(line) or _INDENTED_DETAILS.match(line))
         if FENCE.match(line) or _HEADING.match(line) or FOOTNOTE.match(line) or DETAILS_BEGIN.match(line):
             return True
         if self._kind == "list":
@@ -96,7 +97,7 @@ class Splitter:
             self._cut()
         elif _ITEM.match(text) or FOOTNOTE.match(line):
             self._kind = "list"
-        elif DETAILS_BEGIN.match(line):
+        elif DETAILS_BEGIN.match(text):
             self._kind = "details"
             self._count_details(text)
         else:

@@ -10,26 +10,42 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml, normalizeReference
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block.reference import reference as parse_reference
+from markdown_it.rules_block.table import table as parse_table
 from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from history.blocks import DETAILS_BEGIN, Splitter
 from history.formulas import add_formulas
 
 FIRST_HEADING_LEVEL = 4  # the page, the question and the answer have the levels above
 MAX_BLOCK_DEPTH = 100
+MAX_DETAILS_DEPTH = 5
 MAX_INLINE_DEPTH = 20  # the time for 100,000 brackets is a multiple of it
-TEXT_TAGS = re.compile(r"<(/?)(kbd|sub|sup|mark)>|<br ?/?>", re.IGNORECASE)
+TEXT_TAGS = re.compile(r"<(/?)(b|strong|i|em|u|s|del|kbd|sub|sup|mark)>|<br ?/?>", re.IGNORECASE)
 MAX_TAGGED_CHARACTERS = 300
 ADDRESS = re.compile(
-    r"(?<![\w/@.])(?:https?://|www\.)[^\s<>\"`|]{3,2000}|(?<![\w.+@/-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
+    r"(?<![a-zA-Z0-9_/@.])(?:https?://|www\.)[^\s<>\"`|、。，；：！？（）「」『』【】《》〈〉]{3,2000}"
+    r"|(?<![\w.+@/-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"
 )
+"""Chinese and Japanese have no space before an address, nor after it: their punctuation ends it."""
 RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 """Letters of Hebrew, Arabic and their kin. Where there are any, each block says in which direction it is read."""
 DIRECTED_TEXTS = {"paragraph_open", "heading_open", "th_open", "td_open"}
 DIRECTED_BOXES = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
 """For these `auto` would not do: it passes over what has a direction of its own."""
 MAX_LOOK_AHEAD = 50
+_SUMMARY = re.compile(r"\s*<summary>(.{0,500}?)</summary>", re.IGNORECASE | re.DOTALL)
+_DETAILS_END = re.compile(r"</details>\s*$", re.IGNORECASE)
+_BELOW_HEADER = re.compile(r"[-:|][-:| \t]+")
+_PIPE = re.compile(r"(?<!\\)\|")
+_IN_CODE = r"(?<!`)(`{1,3})(?!`)[^`]{1,300}\1(?!`)"
+_IN_FORMULA = r"(?<![\\$\w])\$(?![\s$])[^$`]{1,300}(?<!\s)\$(?![\d$])|\\\([^$`]{1,300}?\\\)"
+_NO_CELLS = [re.compile(_IN_CODE), re.compile(f"{_IN_CODE}|{_IN_FORMULA}")]
+"""Where a bar may stand that ends no cell, though nobody wrote a backslash before it."""
+_BAR = "\0"  # stands for such a bar; markdown-it has replaced all others
 _TASK = re.compile(r"\[([ xX])\][ \t]+")
 _NOTE = re.compile(r"\[\^([\w.-]{1,30})\]")
 ALIGNED = {f"text-align:{side}": f"cell-{side}" for side in ("left", "center", "right")}
@@ -63,8 +79,12 @@ def labels_in(text: str) -> set[str]:
 
 
 def _make(max_depth: int, footnote_prefix: str) -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": max_depth})
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": max_depth + 1})
     parser.enable(["table", "strikethrough"])
+    parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
+    parser.block.ruler.at("reference", _reference)
+    parser.block.ruler.before("table", "details", _details, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    parser.block.ruler.before("details", "too_deep", _too_deep)
     add_formulas(parser)
 
     def note(state: StateInline, silent: bool) -> bool:
@@ -80,6 +100,133 @@ def _make(max_depth: int, footnote_prefix: str) -> MarkdownIt:
     parser.inline.ruler.before("link", "note", note)
     parser.inline.ruler.before("autolink", "text_tag", _text_tag)
     return parser
+
+
+def _too_deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Take what is nested too deep as the text it is: markdown-it would drop it."""
+    if silent or state.level < MAX_BLOCK_DEPTH:
+        return False
+    line = start + 1
+    while line < end and (state.isEmpty(line) or state.sCount[line] >= state.blkIndent):
+        line += 1
+    state.push("paragraph_open", "p", 1).map = [start, line]
+    inline = state.push("inline", "", 0)
+    inline.content, inline.map, inline.children = _lines(state, start, line).strip(), [start, line], []
+    state.push("paragraph_close", "p", -1)
+    state.line = line
+    return True
+
+
+def _lines(state: StateBlock, start: int, end: int) -> str:
+    """Return lines as the block has them that they are in: the first may follow the mark of a list."""
+    first = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
+    return f"{first}\n{state.getLines(start + 1, end, state.blkIndent, True)}"
+
+
+def _details(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    begin = state.bMarks[start] + state.tShift[start]
+    opening = DETAILS_BEGIN.match(state.src, begin, state.eMarks[start])
+    depth = state.env.get("details", 0)
+    if opening is None or depth >= MAX_DETAILS_DEPTH or state.is_code_block(start):
+        return False
+    if silent:
+        return True
+    state.line = _end_of_details(state, start, end)
+    body = _DETAILS_END.sub("", _lines(state, start, state.line)[opening.end() - begin :])
+    state.push("html_block", "", 0).content = "<details>"
+    if summary := _SUMMARY.match(body):  # without one, a browser has a word of its own
+        state.push("html_block", "", 0).content = "<summary>"
+        inline = state.push("inline", "", 0)
+        inline.content, inline.children = summary[1].strip(), []
+        state.push("html_block", "", 0).content = "</summary>\n"
+    inner = StateBlock(body[summary.end() :] if summary else body, state.md, state.env, state.tokens)
+    inner.level = state.level + 1
+    state.env["details"] = depth + 1
+    state.md.block.tokenize(inner, inner.line, inner.lineMax)
+    state.env["details"] = depth
+    state.push("html_block", "", 0).content = "</details>\n"
+    return True
+
+
+def _end_of_details(state: StateBlock, start: int, end: int) -> int:
+    """Return the first line that is no longer of the details, nor of the list or quote that they are in."""
+    splitter = Splitter()
+    if splitter.add(_lines(state, start, start + 1)):
+        return start + 1
+    for line in range(start + 1, end):
+        if not state.isEmpty(line) and state.sCount[line] < state.blkIndent:
+            return line
+        if splitter.add(state.getLines(line, line + 1, state.blkIndent, True)):
+            return line + 1
+    return end
+
+
+def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Parse the definition of a link. A note in a quote, where it is none, is text: a definition is not shown."""
+    return not state.src.startswith("[^", state.bMarks[start] + state.tShift[start]) and parse_reference(
+        state, start, end, silent
+    )
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Parse a table as markdown-it does, with bars in code and formulas that end no cell."""
+    if start + 2 > end:
+        return False
+    below = state.src[state.bMarks[start + 1] + state.tShift[start + 1] : state.eMarks[start + 1]].rstrip()
+    if not _BELOW_HEADER.fullmatch(below):
+        return False
+    source, columns, first = state.src, _count_cells(below), len(state.tokens)
+    try:
+        state.src = _join_cells(state, start, start + 1, columns, is_body=False)
+        if not parse_table(state, start, end, True):
+            return False
+        if silent:
+            return True
+        state.src = _join_cells(state, start + 2, end, columns, is_body=True)
+        parse_table(state, start, end, False)
+    finally:
+        state.src = source
+    for token in state.tokens[first:]:
+        token.content = token.content.replace(_BAR, "|")
+    return True
+
+
+def _join_cells(state: StateBlock, start: int, end: int, columns: int, *, is_body: bool) -> str:
+    """Return the source, in which rows that had too many cells have fewer."""
+    parts, at = [], 0
+    for line in range(start, end):
+        if state.isEmpty(line):
+            break
+        begin = state.bMarks[line] + state.tShift[line]
+        row = _join_row(state.src[begin : state.eMarks[line]], columns)
+        parts += [state.src[at:begin], _join_rest(row, columns) if is_body else row]
+        at = state.eMarks[line]
+    return "".join((*parts, state.src[at:]))
+
+
+def _join_row(row: str, columns: int) -> str:
+    """Hide bars that are in code or formulas, if that makes it right."""
+    if _count_cells(row) > columns:
+        for places in _NO_CELLS:
+            hidden = places.sub(lambda found: _PIPE.sub(_BAR, found[0]), row)
+            if _count_cells(hidden) == columns:
+                return hidden
+    return row
+
+
+def _join_rest(row: str, columns: int) -> str:
+    """Put what is too much into the last cell: others drop it."""
+    if _count_cells(row) <= columns:
+        return row
+    begin = [found.start() for found in _PIPE.finditer(row)][columns - (not row.startswith("|"))]
+    end = len(row.rstrip()) - 1
+    return row[:begin] + _PIPE.sub(_BAR, row[begin:end]) + row[end:]
+
+
+def _count_cells(row: str) -> int:
+    row = row.strip().removeprefix("|")
+    bars = len(_PIPE.findall(row))
+    return bars if row.endswith("|") and not row.endswith("\\|") else bars + 1
 
 
 def _push_html(state: StateInline, html: str) -> None:

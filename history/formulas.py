@@ -19,6 +19,9 @@ from math_core import LatexError, LatexToMathML
 
 MAX_FORMULA_CHARACTERS = 2_000
 MAX_FORMULA_LINES = 60
+MAX_MATHML_CHARACTERS = 40_000
+"""A formula with macros may become a thousand times as long; the longest without, twenty times."""
+CLOSE_LETTERS_END = "\u0530"  # Latin, Greek and Cyrillic letters, and digits
 CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
 MATHML_TAGS = {
     *("math", "menclose", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mphantom", "mpadded", "mroot", "mrow"),
@@ -50,8 +53,10 @@ _converter = LatexToMathML(
 _TAG = re.compile(r"\\tag\*?\{([^{}]*)\}")
 _NO_MATHEMATICS = re.compile(r"\\(?:label|nonumber|notag|require)(?:\{[^{}]*\})?")
 _STYLE = re.compile(r' style="([^"]*)"')
-_WORDS = re.compile(r"\d[\d.,]*[^\\=^_{}+*/<>]*[^\W\d_]{2}")
-"""A number and then words: what stands between the dollars of “$5 for one and 10$”."""
+_WORDS = re.compile(r"\d[\d.,]*[^\\=^_{}+*/<>]*(?:[^\W\d_]{2}|[;,] )")
+"""A number and then words, or another number: what stands between the dollars of “$5 for one and 10$”."""
+_ENDING = re.compile(r"(?:st|nd|rd|th|s)\b")
+"""Of “the $n$th of all $x$s”."""
 
 
 def add_formulas(parser: MarkdownIt) -> None:
@@ -61,7 +66,7 @@ def add_formulas(parser: MarkdownIt) -> None:
     parser.add_render_rule("formula", _render_formula)
 
 
-@lru_cache(1024)
+@lru_cache(512)
 def to_mathml(tex: str, *, is_display: bool) -> str:
     """Return the formula as MathML, not sanitised; empty if it cannot be converted."""
     plain = _NO_MATHEMATICS.sub("", _TAG.sub(r"\\qquad\\text{(\1)}", tex))
@@ -71,6 +76,8 @@ def to_mathml(tex: str, *, is_display: bool) -> str:
     try:
         mathml = _converter.convert_with_local_state(plain, displaystyle=is_display)
     except LatexError:
+        return ""
+    if len(mathml) > MAX_MATHML_CHARACTERS:
         return ""
     mathml = _STYLE.sub(_to_class, mathml)
     return mathml.replace("<math", f'<math alttext="{escapeHtml(tex)}"', 1)
@@ -131,9 +138,14 @@ def _formula_in_line(state: StateInline, silent: bool) -> bool:
 
 def _is_price(source: str, start: int, end: int, tex: str) -> bool:
     before, after = source[start - 1 : start] or " ", source[end + 1 : end + 2] or " "
-    if before.isalnum() or before in "$_" or after.isalnum() or after in "$_":
+    if _is_close(before) or (_is_close(after) and not (tex[-1] != "/" and _ENDING.match(source, end + 1))):
         return True
     return tex[0].isspace() or tex[-1].isspace() or "`" in tex or _WORDS.match(tex) is not None
+
+
+def _is_close(character: str) -> bool:
+    """Whether a dollar beside it is no formula's: many languages have no space there, but then other letters, too."""
+    return character in "$_" or (character.isalnum() and character < CLOSE_LETTERS_END)
 
 
 def _render_formula(

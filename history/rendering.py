@@ -6,7 +6,6 @@ answer is shown as text (history/dialect.py); nh3 then keeps only an allow-list,
 lets no script through.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -19,13 +18,13 @@ from markdown_it import MarkdownIt
 from markdown_it.utils import OptionsDict
 from msgspec import Struct
 
-from history.blocks import DETAILS_BEGIN, FOOTNOTE, split
+from history.blocks import FOOTNOTE, split
 from history.dialect import labels_in, make_parser, note_id
 from history.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
 from history.highlighting import Highlighter
 
 TAGS = {
-    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
+    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "b", "i", "u", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
     *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
 }
@@ -54,10 +53,7 @@ MAX_CACHED_BLOCKS = 2_048
 """And of so many blocks, 12 MB at most: those of answers that are being written come again when they end."""
 MAX_DEFINITIONS = 100
 """Links and notes that one answer may define: each may change all the blocks before it."""
-MAX_DETAILS_DEPTH = 5
 
-_SUMMARY = re.compile(r"\s*<summary>(.{0,500}?)</summary>", re.IGNORECASE | re.DOTALL)
-_DETAILS_END = re.compile(r"</details>\s*$", re.IGNORECASE)
 _NAME = token_hex(8)  # stands for the answer's name in what is cached; no model knows it
 _parser = make_parser(_NAME)
 _cleaner = nh3.Cleaner(
@@ -185,24 +181,14 @@ def _render_block(
     return _cleaner.clean(_to_html(source, env, options)), env["levels"]
 
 
-def _to_html(source: str, env: dict[str, Any], options: OptionsDict, depth: int = 0) -> str:
+def _to_html(source: str, env: dict[str, Any], options: OptionsDict) -> str:
     text = source.strip("\n")
     if note := FOOTNOTE.match(text):
-        label = note[1]
-        inner = _to_html(text[note.end() :].replace("\n    ", "\n"), env, options)
+        label, inner = note[1], text[note.end() :].replace("\n    ", "\n")
         return (
             f'<aside class="footnote" id="{note_id(_NAME, label)}"><span class="footnote-label">{label}</span>'
-            f"{inner}</aside>\n"
+            f"{_parser.renderer.render(_parser.parse(inner, env), options, env)}</aside>\n"
         )
-    if depth < MAX_DETAILS_DEPTH and (opening := DETAILS_BEGIN.match(text)):
-        body = _DETAILS_END.sub("", text[opening.end() :])
-        summary = _SUMMARY.match(body)
-        head = ""  # a browser has a word for details without a summary
-        if summary:
-            tokens = _parser.parseInline(summary[1].strip(), env)
-            head = f"<summary>{_parser.renderer.render(tokens, options, env)}</summary>\n"
-        blocks = split(body[summary.end() :] if summary else body)
-        return f"<details>{head}{''.join(_to_html(one, env, options, depth + 1) for one in blocks)}</details>\n"
     return str(_parser.renderer.render(_parser.parse(source, env), options, env))
 
 

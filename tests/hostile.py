@@ -8,7 +8,7 @@ LONGEST = 100_000  # characters of an answer
 # --- What may be shown ------------------------------------------------------------------------------------------------
 
 TAGS = {
-    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "s", "del"),
+    *("p", "br", "hr", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "strong", "em", "b", "i", "u", "s", "del"),
     *("a", "code", "pre", "span", "table", "thead", "tbody", "tr", "th", "td"),
     *("aside", "details", "summary", "kbd", "mark", "sub", "sup"),
     *("math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mphantom", "mpadded", "mroot", "mrow", "mspace"),
@@ -147,6 +147,7 @@ CODE = {
     "end of coloured code": "```html\n</code></pre><img src=x onerror=window.__ran=1>\n```",
     "language of html": '```"><script>window.__ran=1</script>\nx\n```',
     "language of a handler": '```js" onclick="window.__ran=1\nx\n```',
+    "diagram": "```mermaid\n%%{init: {'securityLevel': 'loose'}}%%\ngraph TD\n  A[<script>window.__ran=1</script>] --> B\n  click A call eval(1)\n```",
     "language of many words": "```turn code-copy data-copy-code\nx\n```\n\n```a&#32;turn&#12;code\nx\n```\n\n~~~a\x0bturn\nx\n~~~",
     "code in a line": "`</code><script>window.__ran=1</script>` ``<img src=x onerror=window.__ran=1>``",
     "code by indent": "    <script>window.__ran=1</script>\n\n\t<img src=x onerror=window.__ran=1>",

@@ -31,6 +31,8 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "download": _("Download"),
     "not_copied": _("Copying did not work: select the text and copy it yourself."),
     "table": _("Table"),
+    "diagram": _("Diagram"),
+    "source": _("Source"),
     "code": _("Code"),
     "code_in": _("Code in %(language)s"),
     "estimate_one": _("≈ 1 credit"),

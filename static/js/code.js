@@ -4,7 +4,7 @@ import { say } from "words";
 
 const ENDINGS = {
   python: "py", javascript: "js", typescript: "ts", bash: "sh", shell: "sh", ruby: "rb", rust: "rs", kotlin: "kt",
-  markdown: "md", csharp: "cs", "c++": "cpp", yaml: "yml", text: "txt", plaintext: "txt",
+  markdown: "md", mermaid: "mmd", csharp: "cs", "c++": "cpp", yaml: "yml", text: "txt", plaintext: "txt",
 };
 
 /** Frame what is in `root`: an element, or a fragment that is about to be shown. */
@@ -18,7 +18,10 @@ export function frameBlocks(root) {
     table.replaceWith(box);
     box.append(table);
   }
-  for (const pre of root.querySelectorAll("pre")) frameCode(pre);
+  for (const pre of root.querySelectorAll("pre")) {
+    frameCode(pre);
+    if (pre.querySelector(":scope > .language-mermaid")) import("diagram").then(({ draw }) => draw(pre.parentElement));
+  }
 }
 
 /** Put a `<pre>` into its frame. */

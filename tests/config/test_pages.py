@@ -75,6 +75,16 @@ def test_there_is_one_way_to_write_numbers_and_dates(language, moment, day, numb
         assert floatformat(1234.5, "-1g") == number
 
 
+def test_the_frame_of_a_diagram_has_no_origin_and_no_network(browser):
+    answer = browser.get("/diagram/")
+    policy = answer["Content-Security-Policy"]
+    assert policy.startswith(
+        "sandbox allow-scripts; default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe"
+    )
+    assert "frame-ancestors 'self'" in policy
+    assert answer["X-Frame-Options"] == "SAMEORIGIN"
+
+
 def test_a_page_has_a_nonce_of_its_own(browser):
     policies = {browser.get("/terms/")["Content-Security-Policy"] for _ in range(2)}
     assert len(policies) == 2

@@ -36,6 +36,7 @@ MODELS = [
     "fake-9000t-2ms",
     "fake-10000t-1ms",
     "fake-900t-0ms-echo8-length",
+    "fake-900t-60ms-echo8",
     "fake-100t-10ms-error40",
     "status-503",
 ]

@@ -12,13 +12,23 @@ from tests.e2e.browsing import Tab
 OURS = {  # what scripts add to answers
     "div": ["class", "tabindex", "dir", "role", "aria-label"],
     "pre": ["tabindex", "role", "aria-label"],
-    "button": ["class", "type", "data-copy-code", "data-download-code", "data-wrap-code", "aria-pressed"],
+    "button": [
+        "class",
+        "type",
+        "data-copy-code",
+        "data-download-code",
+        "data-wrap-code",
+        "data-source",
+        "aria-pressed",
+    ],
+    "iframe": ["sandbox", "src", "title", "class", "width", "height"],
 }
 CLASSES = (
     f"{hostile.CLASSES}|answer-plain|image-off|code|code-head|code-language|code-button|table-scroll|answer-tail|prose"
+    "|code-drawn|diagram"
 )
 RULES = {
-    "tags": sorted(hostile.TAGS | {"div", "button"}),
+    "tags": sorted(hostile.TAGS | {"div", "button", "iframe"}),
     "attributes": {
         tag: [*hostile.ATTRIBUTES.get(tag, ()), *OURS.get(tag, ())] for tag in hostile.ATTRIBUTES.keys() | OURS
     },
@@ -36,6 +46,9 @@ WATCH = """
       const tag = element.localName;
       if (!rules.tags.includes(tag)) watch.found.add(`<${tag}>`);
       if (tag === "button" && !element.matches("div.code-head > button.code-button")) watch.found.add("a button");
+      if (tag === "iframe" && !element.matches("div.code > div.diagram > [src='/diagram/'][sandbox='allow-scripts']")) {
+        watch.found.add("a frame");
+      }
       if (element.href && !rules.schemes.includes(element.protocol)) watch.found.add(element.outerHTML);
       for (const { name } of element.attributes) {
         if (!rules.attributes[tag]?.includes(name)) watch.found.add(`<${tag} ${name}>`);

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.answers import LATE, PIECES, draw_answers
 from tests.e2e.browsing import Tab
 
 ECHO = "fake-900t-5ms-echo8"
+SLOW_ECHO = "fake-900t-60ms-echo8"
 ECHOED = 7_000  # characters; the model says no more than 7,200
 SOAK = os.environ.get("SOAK") == "1"
 SHORT = 8  # answers without SOAK
@@ -150,6 +151,80 @@ async def test_code_can_be_wrapped_downloaded_and_reached(tab: Tab) -> None:
     found = await download.value
     assert found.suggested_filename == "code.py"
     assert (await found.path()).read_text().startswith("x = 0\nx = 1\n")
+
+
+DRAWN = """graph TD
+  A[Uno] --> B{Dos}
+  B -->|sí| C["Tres"]
+"""
+HOSTILE = """%%{init: {"securityLevel": "loose", "themeCSS": "*{background:url(https://evil.example/a)}"}}%%
+graph TD
+  A["<img src=https://evil.example/x onerror=parent.__ran=1>"] --> B[Fin]
+  click A href "javascript:parent.__ran=1"
+  click B call alert(1)
+"""
+
+
+def fenced(diagram: str) -> str:
+    return f"```mermaid\n{diagram}```\n\n"
+
+
+async def test_diagrams_are_drawn_beside_their_source(tab: Tab) -> None:
+    await tab.page.goto("/")
+    assert not [address for address in tab.requests if "mermaid" in address or "diagram" in address]
+    text = fenced(DRAWN) + "\n\n".join(PIECES[:40])  # goes on after it
+    await tab.ask(text[:ECHOED], SLOW_ECHO)
+    code = tab.last.locator(".code").first
+    await expect(code.locator("iframe")).to_be_visible()
+    assert await tab.last.get_attribute("data-status") != "completed"  # it is still being written
+    await tab.page.keyboard.press("Escape")
+    await tab.finished("stopped")
+    await tab.page.reload()
+    await code.scroll_into_view_if_needed()
+    frame = code.frame_locator("iframe")
+    await expect(frame.get_by_text("Tres")).to_be_visible()
+    paint = "(svg) => getComputedStyle(svg.querySelector('.label')).color"
+    light = await frame.locator("svg").evaluate(paint)
+    await tab.page.emulate_media(color_scheme="dark")
+    await expect(frame.locator("html")).to_have_attribute("data-theme", "dark")
+    await expect(frame.get_by_text("Tres")).to_be_visible()
+    assert await frame.locator("svg").evaluate(paint) != light
+    await code.get_by_role("button", name="Source").click()
+    await expect(code.locator("pre")).to_have_text(DRAWN)
+    await expect(code.locator("iframe")).to_be_hidden()
+    async with tab.page.expect_download() as download:
+        await code.get_by_role("button", name="Download").click()
+    assert (await download.value).suggested_filename == "code.mmd"
+    assert (await Axe().run(tab.page)).response["violations"] == []
+
+
+async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None:
+    reached: list[str] = []
+
+    async def hear(route: Route) -> None:
+        reached.append(route.request.url)
+        await route.abort()
+
+    await tab.page.route("https://evil.example/**", hear)
+    await tab.page.goto("/")
+    packet = 'packet-beta\n  0-99999999: "x"\n'
+    await tab.ask(fenced("graph TD\n  A[Uno --> B{Dos\n") + fenced(packet) + fenced(HOSTILE), ECHO)
+    turn = await tab.finished()
+    frame = turn.locator(".code").last.frame_locator("iframe")
+    await expect(frame.get_by_text("Fin", exact=True)).to_be_visible()
+    for index in (0, 1):
+        await expect(turn.locator(".code").nth(index).locator("iframe")).to_have_count(0)
+        await expect(turn.locator("pre").nth(index)).to_be_visible()
+    element = turn.locator("iframe").last
+    assert await element.get_attribute("sandbox") == "allow-scripts"
+    assert await frame.locator("body").evaluate("() => self.origin") == "null"
+    assert await frame.locator("[onerror], script:not(head script), a[href^='javascript' i]").count() == 0
+    await frame.get_by_text("Fin", exact=True).click()
+    assert not await tab.page.evaluate("'__ran' in window")
+    assert reached == []
+    await tab.page.goto("about:blank")
+    tab.complaints.clear()  # of the frame's policy, which is the second wall
+    tab.requests.clear()
 
 
 async def test_formulas_are_copied_as_they_were_written(tab: Tab) -> None:

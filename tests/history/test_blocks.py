@@ -64,7 +64,7 @@ def test_every_answer_is_shown_as_it_is_saved_at_every_blocks_end():
             for step in steps:
                 assert saved.startswith("".join(step))
                 compared += len(step)
-    assert compared > 5_000
+    assert compared > 4_000
 
 
 def test_every_answer_is_harmless():
@@ -110,6 +110,7 @@ def test_any_text_is_shown_as_it_is_saved(text, random):
         ("[^1]: a\n[^2]: b\n    c\n", ["[^1]: a\n", "[^2]: b\n    c\n"]),
         (f"{DETAILS}b", [DETAILS, "b"]),
         ("| a |\n|---|\n| b |\n\nc", ["| a |\n|---|\n| b |\n\n", "c"]),
+        ("a\n  <details>\n\nb\n  </details>\nc", ["a\n", "  <details>\n\nb\n  </details>\n", "c"]),
         ("\n\na\n", ["\n\na\n"]),
         ("", []),
     ],
@@ -145,6 +146,15 @@ def test_a_link_that_is_defined_late_becomes_one():
 def test_no_answer_makes_its_blocks_be_rendered_again_for_ever():
     text = "".join(f"[a{n}]\n\n" for n in range(1_000)) + "".join(f"[a{n}]: /x{n}\n\n" for n in range(1_000))
     assert render_markdown(text).count("<a ") == rendering.MAX_DEFINITIONS
+
+
+def test_a_note_in_a_note_or_in_a_quote_is_text():
+    """An answer with a thousand of them once could not be rendered, so that its conversation could not be opened."""
+    text = "[^a]: " * 1_000 + "x\n\n> [^b]: y\n"
+    html = render_markdown(text)
+    assert html.count("<aside") == 1
+    assert html.count("</a></sup>: ") == 999
+    assert "<p>[^b]: y</p>" in html
 
 
 def test_notes_of_two_answers_have_addresses_of_their_own():

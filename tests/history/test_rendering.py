@@ -1,5 +1,7 @@
 """Markdown to HTML: whatever a model writes, nothing but text and plain structure reaches a page."""
 
+import re
+
 import pytest
 from django.utils.safestring import SafeString
 
@@ -64,7 +66,7 @@ def test_what_is_rendered_is_marked_as_safe():
     assert isinstance(render_markdown("hola"), SafeString)
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<b>fuerte</b>"])
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<font>fuerte</font>"])
 def test_html_in_an_answer_is_shown_as_text(text):
     assert Reader(render_markdown(text)).text.strip() == text
 
@@ -89,6 +91,14 @@ def test_what_is_nested_deep_is_not_lost():
     levels = [f"nivel {depth}" for depth in range(15)]
     html = render_markdown("\n".join("  " * depth + f"- {level}" for depth, level in enumerate(levels)))
     assert [level for level in levels if level not in html] == []
+
+
+@pytest.mark.parametrize("mark", ["> ", "- ", "1. "])
+def test_what_is_nested_too_deep_is_shown_as_text(mark):
+    text = f"{mark * 200}uno\n\n{' ' * 3}dos\n"
+    found = assert_harmless(render_markdown(text))
+    assert "uno" in found.text
+    assert "dos" in found.text
 
 
 # --- What models write beside CommonMark ------------------------------------------------------------------------------
@@ -120,6 +130,7 @@ def test_tasks_have_boxes():
             ["https://example.com/", "https://example.org/?a=1&b=2"],
         ),
         ("[https://example.com](https://example.org)", ["https://example.org"]),
+        ("见https://example.com/a，或 www.例え.jp。", ["https://example.com/a", "http://www.例え.jp"]),
         ("javascript://example.com @ana x@y user@", []),
     ],
 )
@@ -135,7 +146,9 @@ def test_an_image_in_a_link_is_the_links_text():
     assert found.text.strip() == "insignia"
 
 
-@pytest.mark.parametrize("text", ["<kbd>Ctrl</kbd>", "H<sub>2</sub>O", "x<sup>2</sup>", "<mark>x</mark>", "a<br>b"])
+@pytest.mark.parametrize(
+    "text", ["<kbd>Ctrl</kbd>", "H<sub>2</sub>O", "x<sup>2</sup>", "<mark>x</mark>", "<b>x</b> <u>y</u>", "a<br>b"]
+)
 def test_a_few_tags_mean_what_they_say(text):
     assert render_markdown(text).strip() == f"<p>{text}</p>"
 
@@ -144,9 +157,53 @@ def test_a_tag_breaks_a_line_in_a_cell():
     assert "<td>a<br>b</td>" in render_markdown("| x |\n|---|\n| a<br/>b |\n")
 
 
-@pytest.mark.parametrize("text", ["<kbd>x", "<u>x</u>", "<sub onclick=x>y", "<br onclick=x>", "<details x=y>"])
+@pytest.mark.parametrize("text", ["<kbd>x", "<small>x</small>", "<sub onclick=x>y", "<br onclick=x>", "<details x=y>"])
 def test_other_tags_are_text(text):
     assert Reader(render_markdown(text)).text.strip() == text
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        ("| `a|b` | c |", ["a|b", "c"]),
+        (r"| `a\|b` | `||` |", ["a|b", "||"]),
+        ("| $5 | $10 |", ["$5", "$10"]),
+        ("| a | b | c |", ["a", "b | c"]),
+        ("a | b | c", ["a", "b | c"]),
+        ("| a |", ["a", ""]),
+    ],
+)
+def test_a_row_loses_nothing_to_a_bar(row, cells):
+    html = render_markdown(f"| x | y |\n|---|---|\n{row}\n")
+    assert [Reader(cell).text for cell in re.findall("<td>(.*?)</td>", html)] == cells
+
+
+def test_a_bar_in_a_formula_or_in_the_code_of_a_header_ends_no_cell():
+    found = Reader(render_markdown("| `a|b` | y |\n|---|---|\n| $|x|$ | \\(P(A|B)\\) |\n"))
+    assert found.tags.count("th") == found.tags.count("td") == 2
+    assert [value for _tag, name, value in found.attributes if name == "alttext"] == ["|x|", "P(A|B)"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. ¿Cuánto?\n   {}\n2. Fin",
+        "- ¿Cuánto?\n\n  {}\n- Fin",
+        "> {}\n>\n> Fin",
+        "Antes\n  {}\nFin",
+        "<details>\n\n{}\n\nFin</details>",
+    ],
+)
+def test_details_are_found_wherever_a_block_may_be(text):
+    for details in (
+        "<details><summary>Ver</summary>**42**</details>",
+        "<details>\n<summary>Ver</summary>\n\n**42**\n</details>",
+    ):
+        lead = re.search("(?:^|\n)([> ]*){}", text)[1]
+        html = render_markdown(text.format(details.replace("\n", f"\n{lead}")))
+        assert "<details><summary>Ver</summary>\n<p><strong>42</strong></p>\n</details>" in html
+        assert "&lt;" not in html
+        assert Reader(html).text.split()[-1] == "Fin"
 
 
 def test_details_open_and_hold_markdown():
@@ -205,13 +262,39 @@ def test_a_displayed_formula_is_a_block(text):
             "$5/$6",
             "$5 for one, 10$ for two",
         ),
-        *("$HOME/bin:$PATH", "`$x$`", r"\$x\$", "$ x $", "$", "$$", "$$$$", r"\[", r"\( x", "cost: $20. $30 later"),
+        *(
+            "$HOME/bin:$PATH",
+            "`$x$`",
+            r"\$x\$",
+            "$ x $",
+            "$",
+            "$$",
+            "$$$$",
+            r"\[",
+            r"\( x",
+            "cost: $20. $30 later",
+            "$5M; 5$",
+            "从$5到$10",
+        ),
     ],
 )
 def test_a_price_and_whatever_else_has_a_dollar_stays(text):
     html = render_markdown(text)
     assert "<math" not in html
     assert Reader(html).text.count("$") == text.count("$")
+
+
+@pytest.mark.parametrize(
+    "text", ["设$x$为实数", "값 $x$는", "ב-$x$", "the $x$th", "all $x$s", "$x$-axis", "($x$)", "$x$, $5"]
+)
+def test_a_formula_may_touch_words(text):
+    assert ("math", "alttext", "x") in Reader(render_markdown(text)).attributes
+
+
+def test_a_formula_with_macros_does_not_fill_the_page():
+    text = r"$$\def\a{%s}%s$$" % ("x" * 900, r"\a" * 199)
+    assert Reader(render_markdown(text)).text.strip() == text
+    assert "<math" in render_markdown(r"$\newcommand{\vu}{\mathbf{u}} \vu + \vu$")
 
 
 def test_a_formula_in_code_stays_code():
