@@ -11,7 +11,7 @@ from contextlib import suppress
 from celery import current_app
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext_noop
 from kombu.exceptions import OperationalError
 
 from billing.errors import UnknownPrice, WrongAccount
@@ -109,7 +109,5 @@ def _try_later(event: GatewayEvent, error: str) -> None:
 
 def _give_up(event: GatewayEvent, error: str) -> None:
     event.finish(error)
-    sentence = gettext("A notification of %(gateway)s could not be handled, and is not tried again.")
-    alert(
-        f"{event.gateway}:event:{event.pk}", sentence % {"gateway": event.gateway}, gateway=event.gateway, error=error
-    )
+    sentence = gettext_noop("A notification of %(gateway)s could not be handled, and is not tried again.")
+    alert(f"{event.gateway}:event:{event.pk}", sentence, gateway=event.gateway, error=error)

@@ -8,7 +8,7 @@ import logging
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext_noop
 
 from billing import inbox
 from billing.gateways import get_gateway
@@ -90,9 +90,9 @@ def _is_too_late(task: GatewayTask) -> bool:
     held_until = subscription.held_until if subscription else None
     if held_until is None or timezone.now() < held_until:
         return False
-    sentence = gettext("A cancellation comes late to %(gateway)s. See whether more was charged, and refund that.")
-    fields = {"reference": task.reference, "account": task.account_id}
-    alert(f"{task.gateway}:late:{task.key}", sentence % {"gateway": task.gateway}, **fields)
+    sentence = gettext_noop("A cancellation comes late to %(gateway)s. See whether more was charged, and refund that.")
+    fields = {"gateway": task.gateway, "reference": task.reference, "account": task.account_id}
+    alert(f"{task.gateway}:late:{task.key}", sentence, **fields)
     return True
 
 
@@ -137,6 +137,12 @@ def _give_up(task: GatewayTask, error: str) -> None:
 def _alert(task: GatewayTask, error: str) -> None:
     """Tell the operator; that a checkout which is to end has ended in a purchase is nothing to tell."""
     if task.act != Act.EXPIRE_CHECKOUT:
-        sentence = gettext("Something could not be done at %(gateway)s, and is not tried again.")
-        fields = {"act": task.act, "reference": task.reference, "account": task.account_id, "error": error}
-        alert(f"{task.gateway}:task:{task.key}", sentence % {"gateway": task.gateway}, **fields)
+        sentence = gettext_noop("Something could not be done at %(gateway)s, and is not tried again.")
+        fields = {
+            "gateway": task.gateway,
+            "act": task.act,
+            "reference": task.reference,
+            "account": task.account_id,
+            "error": error,
+        }
+        alert(f"{task.gateway}:task:{task.key}", sentence, **fields)

@@ -14,7 +14,7 @@ from allauth.account.models import EmailAddress
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, gettext_noop
 
 from accounts.models import User
 from billing import inbox, outbox
@@ -253,7 +253,7 @@ def request_refund(user: User, payment_id: int, reason: str) -> Payment:
     if not payment.may_be_refunded:
         raise NothingToRefund
     if payments.filter(refund_requested_at=None).update(refund_requested_at=timezone.now(), refund_reason=reason[:500]):
-        alert(f"refund:{payment.pk}", gettext("Somebody asks for their money back."), payment=payment.pk)
+        alert(f"refund:{payment.pk}", gettext_noop("Somebody asks for their money back."), payment=payment.pk)
     payment.refresh_from_db()
     return payment
 

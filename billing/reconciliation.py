@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone, translation
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from billing import inbox, letters, outbox, periods, spending
 from billing.entitlements import packs_of
@@ -79,7 +79,7 @@ def prove() -> int:
     }
     count = sum(map(len, wrong.values()))
     if count:
-        sentence = gettext("The ledger does not add up: counters differ from the rows they count.")
+        sentence = gettext_noop("The ledger does not add up: counters differ from the rows they count.")
         alert("ledger", sentence, **{name: str(ids[:10]) for name, ids in wrong.items()})
     return count
 

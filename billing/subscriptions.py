@@ -12,7 +12,7 @@ from dataclasses import replace
 from django.db import IntegrityError, transaction
 from django.db.models import Max, Sum
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext_noop
 
 from billing import letters, paid_times, periods
 from billing.entitlements import Access, list_access
@@ -48,10 +48,10 @@ def apply(snapshot: Snapshot) -> Subscription:
         with transaction.atomic():
             return _apply(snapshot, prices)
     except (UnknownPrice, WrongAccount) as error:
-        sentence = gettext("What %(gateway)s says of a payment is not believed: nothing was granted.")
+        sentence = gettext_noop("What %(gateway)s says of a payment is not believed: nothing was granted.")
         alert(
             f"{snapshot.gateway}:{snapshot.reference}:{type(error).__name__}",
-            sentence % {"gateway": snapshot.gateway},
+            sentence,
             gateway=snapshot.gateway,
             reference=snapshot.reference,
             error=f"{type(error).__name__}: {error}",
@@ -248,7 +248,7 @@ def _serve_nobody(account: BillingAccount, subscription: Subscription, news: lis
     for payment in paid:
         add_refund(account, payment, key=f"undo-payment:{payment.pk}")
     if paid:
-        sentence = gettext("Somebody paid after closing their account. It is cancelled and refunded.")
+        sentence = gettext_noop("Somebody paid after closing their account. It is cancelled and refunded.")
         fields = {"gateway": gateway, "reference": reference, "account": account.pk}
         transaction.on_commit(lambda: alert(f"closed:{gateway}:{reference}", sentence, **fields))
 
@@ -324,7 +324,7 @@ def _undo(account: BillingAccount, subscription: Subscription, payments: list[Pa
     for payment in payments:
         if payment.counts and payment.amount_minor > 0:
             add_refund(account, payment, key=f"undo-payment:{payment.pk}")
-    sentence = gettext("Somebody bought a subscription twice. The second one is cancelled and refunded.")
+    sentence = gettext_noop("Somebody bought a subscription twice. The second one is cancelled and refunded.")
     fields = {"gateway": gateway, "reference": reference, "account": account.pk}
     transaction.on_commit(lambda: alert(f"double:{gateway}:{reference}", sentence, **fields))
 
@@ -434,7 +434,7 @@ def _check_paid_once(account: BillingAccount, held: list[Access]) -> None:
     soon = timezone.now() + CLOCK_TOLERANCE
     paid = [one for one in held if one.subscription and not one.is_grace and one.until and one.until > soon]
     if len(paid) > 1:
-        sentence = gettext("Somebody pays two subscriptions for the same time. Refund one of them.")
+        sentence = gettext_noop("Somebody pays two subscriptions for the same time. Refund one of them.")
         references = sorted(str(one.subscription) for one in paid)
         fields = {"account": account.pk, "subscriptions": ", ".join(references)}
         transaction.on_commit(lambda: alert(f"both:{account.pk}:{references[-1]}", sentence, **fields))

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.utils import timezone, translation
-from django.utils.functional import Promise
 from redis.exceptions import RedisError
 
 from core.lua import LuaScript
@@ -29,10 +28,14 @@ _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """Something that happened `times` times; the moments are seconds since 1970."""
+    """Something that happened `times` times; the moments are seconds since 1970.
+
+    `message` is not translated, and names `fields`: whoever reads the alert may have another language than whoever
+    caused it.
+    """
 
     subject: str
-    sentence: str
+    message: str = msgspec.field(name="sentence")  # in Redis
     first_at: float
     last_at: float
     times: int = 1
@@ -47,21 +50,26 @@ class Alert(msgspec.Struct, frozen=True):
         return dt.datetime.fromtimestamp(self.last_at, dt.UTC)
 
     @property
+    def sentence(self) -> str:
+        """What operators read, in the active language."""
+        sentence = translation.gettext(self.message)
+        return sentence % self.fields if "%(" in self.message else sentence
+
+    @property
     def details(self) -> str:
         return ", ".join(f"{name}: {value}" for name, value in sorted(self.fields.items()))
 
 
-def alert(subject: str, sentence: str | Promise, **fields: object) -> None:
+def alert(subject: str, message: str, **fields: object) -> None:
     """Alert the operators, and return at once. Never pass a key, or a text of somebody else's.
 
     `subject` identifies the problem (`openai:authentication:3fa2…`): the same one is mailed at most once an hour.
+    `message` is marked with `gettext_noop`, and may name `fields`, as `%(model)s`: it is translated when it is read.
     """
     logger.error("Operator needed", extra={"subject": subject, **fields})
-    with translation.override(settings.LANGUAGE_CODE):
-        translated = str(sentence)
     now = round(timezone.now().timestamp(), 3)  # Lua's JSON has fourteen digits
     strings = {name: str(value) for name, value in fields.items()}
-    _thread.submit(_save_and_mail, Alert(subject, translated, now, now, fields=strings))
+    _thread.submit(_save_and_mail, Alert(subject, message, now, now, fields=strings))
 
 
 def list_alerts() -> list[Alert]:
@@ -89,5 +97,7 @@ def _save_and_mail(new: Alert) -> None:
 
 def _mail(new: Alert, to: list[str]) -> None:
     details = "\n".join(f"{name}: {value}" for name, value in new.fields.items())
-    subject = f"[{settings.SITE_NAME}] {new.sentence}"
-    send_mail.delay(subject=subject[:200], body=f"{new.sentence}\n\n{details}\n\n{settings.SITE_URL}/admin/", to=to)
+    with translation.override(settings.LANGUAGE_CODE):
+        sentence = new.sentence
+    subject = f"[{settings.SITE_NAME}] {sentence}"
+    send_mail.delay(subject=subject[:200], body=f"{sentence}\n\n{details}\n\n{settings.SITE_URL}/admin/", to=to)

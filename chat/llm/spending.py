@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from django.utils.translation import gettext
-from django.utils.translation import override as language
+from django.utils.translation import gettext_noop
 
 from billing import spending
 from billing.spending import SpendingToday, SupplierHold
@@ -18,6 +17,13 @@ from core.caching import CachedTable, CachedValue
 
 ALERT_PERCENTS = (80, 100)
 """Percent of the limit."""
+NEAR_LIMIT = gettext_noop(
+    "%(provider)s: %(percent)s %% of today's limit is spent or promised: $%(spent)s of $%(limit)s."
+)
+AT_LIMIT = gettext_noop(
+    "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again tomorrow (UTC), or "
+    "when you raise the limit."
+)
 FIRST_DOLLARS_A_DAY = 20
 """What each provider may take in a new installation, until the operator says otherwise."""
 
@@ -94,17 +100,7 @@ def _alert(slug: str, spent: SpendingToday, limit: int, percent: int) -> None:
         "limit": f"{limit / MICROS_PER_DOLLAR:.2f}",
         "percent": percent,
     }
-    with language(None):  # the site's
-        if percent < 100:
-            sentence = gettext(
-                "%(provider)s: %(percent)d %% of today's limit is spent or promised: $%(spent)s of $%(limit)s."
-            )
-        else:
-            sentence = gettext(
-                "%(provider)s: today's limit is reached, $%(spent)s of $%(limit)s. Its paid models answer again "
-                "tomorrow (UTC), or when you raise the limit."
-            )
-        alert(f"spend_limit:{slug}:{percent}", sentence % fields, provider=slug, percent=percent)
+    alert(f"spend_limit:{slug}:{percent}", NEAR_LIMIT if percent < 100 else AT_LIMIT, **fields)
 
 
 def _load_limits() -> dict[str, int]:

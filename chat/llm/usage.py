@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from chat.llm.pricing import TOKENS_PER_MESSAGE
 from chat.llm.providers.base import File, Finish, Message, TokenUsage
@@ -30,7 +30,9 @@ MAX_ADDED_TOKENS = 1_000
 MAX_IMAGE_TOKENS = 50_000
 """More than any provider counts for a picture, however large."""
 
-NOT_BELIEVED = _("%(model)s reports tokens that cannot be true. They are estimated: look at what its provider sends.")
+NOT_BELIEVED = gettext_noop(
+    "%(model)s reports tokens that cannot be true. They are estimated: look at what its provider sends."
+)
 
 
 def believed_usage(
@@ -60,8 +62,7 @@ def believed_usage(
         "shown_characters": sum(map(len, shown)),
     }
     logger.warning("Usage not believed", extra=fields | log_fields)
-    sentence = str(NOT_BELIEVED) % {"model": model.key}
-    alert(f"{model.provider}:{model.key}:usage", sentence, provider=model.provider, model=model.key, doubt=doubt)
+    alert(f"{model.provider}:{model.key}:usage", NOT_BELIEVED, provider=model.provider, model=model.key, doubt=doubt)
     return None
 
 

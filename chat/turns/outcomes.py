@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from chat.llm.pricing import (
     RESERVE_BYTES_PER_TOKEN,
@@ -27,7 +27,7 @@ from history.progress import Outcome
 
 logger = logging.getLogger(__name__)
 
-ABOVE_RESERVATION = _(
+ABOVE_RESERVATION = gettext_noop(
     "An answer of %(model)s cost more than was reserved for it: its price rose, it ignores its limit, or its tokens "
     "are estimated too low."
 )
@@ -93,8 +93,7 @@ def _charge(turn: Turn, model: LanguageModel, usage: TokenUsage, price: ModelPri
     fields = {"turn_id": turn.pk, "model": model.key, "provider": model.provider}
     figures = {"cost_micros": cost_micros, "reserved_micros": reserved, "charged_micros": charged}
     logger.warning("Cost above its reservation", extra=fields | figures)
-    sentence = str(ABOVE_RESERVATION) % {"model": model.key}
-    alert(f"{model.provider}:{model.key}:reservation", sentence, **fields, **figures)
+    alert(f"{model.provider}:{model.key}:reservation", ABOVE_RESERVATION, **fields, **figures)
     return charged
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import DatabaseError, OperationalError
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from redis.asyncio import Redis
 
 from chat.llm.catalog import find_model
@@ -102,7 +102,7 @@ def _interrupted(turn: Turn, remains: Remains) -> Outcome:
 
 def give_up(turn: Turn, remains: Remains) -> Outcome:
     """Return how a turn ends that MAX_DEATHS runners died with before it showed anything, and alert the operators."""
-    sentence = _("Two runners died with the same question, which was given up. Their logs may say why.")
+    sentence = gettext_noop("Two runners died with the same question, which was given up. Their logs may say why.")
     alert(f"runners:given_up:{turn.requested_model}", sentence, turn_id=turn.pk, model=turn.requested_model)
     return lost_outcome(turn, remains, "given_up")
 

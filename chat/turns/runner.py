@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from redis.exceptions import RedisError, ResponseError
 
 from chat.llm.breaker import breakers, close_breakers
@@ -438,5 +438,5 @@ class Runner:
 
 
 def _alert_of_malformed(place: str) -> None:
-    sentence = _("Something in Redis could not be read, and was dropped. Does anything else write there?")
+    sentence = gettext_noop("Something in Redis could not be read, and was dropped. Does anything else write there?")
     alert(f"redis:{place}", sentence, place=place)

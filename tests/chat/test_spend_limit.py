@@ -38,7 +38,7 @@ def limit(micros: int, provider: str = "scripted") -> ProviderLimit:
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the operator is told."""
     told: list[tuple[str, str]] = []
-    monkeypatch.setattr(spending, "alert", lambda subject, sentence, **_: told.append((subject, sentence)))
+    monkeypatch.setattr(spending, "alert", lambda subject, message, **fields: told.append((subject, message % fields)))
     return told
 
 
@@ -259,7 +259,7 @@ async def test_the_operator_is_told_at_80_and_at_100_percent_once(
     for _ in range(2):
         await repair_turns()
     assert [subject for subject, _ in alerts] == ["spend_limit:scripted:80"]
-    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." in alerts[0][1]
+    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." == alerts[0][1]
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
         await repair_turns()

@@ -4,10 +4,11 @@ import time
 
 import pytest
 from django.core import mail
-from django.utils.translation import gettext_lazy
+from django.utils import translation
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as Away
 
+from chat.llm.spending import AT_LIMIT
 from core import alerts
 from core.alerts import Alert, alert, list_alerts
 from core.redis_clients import sync_redis
@@ -59,9 +60,19 @@ def test_without_an_address_it_is_kept_all_the_same(settings: Settings):
     assert mail.outbox == []
 
 
-def test_the_site_speaks_its_own_language():
-    alert("one", gettext_lazy("Terms of use"))
-    assert told()[0].sentence == "Términos de uso"
+def test_each_operator_reads_it_in_their_language_and_the_mail_is_in_the_sites():
+    with translation.override("pt-br"):  # of whoever caused it
+        alert("one", AT_LIMIT, provider="OpenAI", spent="20.01", limit="20.00", percent=100)
+        time.sleep(0.002)
+        alert("two", "100 % of it.")
+    [_two, found] = told()
+    with translation.override("en"):
+        assert found.sentence.startswith("OpenAI: today's limit is reached, $20.01 of $20.00.")
+    with translation.override("es"):
+        in_spanish = found.sentence
+    assert in_spanish != found.message % found.fields
+    assert mail.outbox[0].body.startswith(in_spanish)
+    assert mail.outbox[1].subject == "[Tertulia] 100 % of it."
 
 
 def test_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext_noop
 
 from billing.gateways.base import (
     LISTING_SECONDS,
@@ -390,7 +390,7 @@ class MercadoPago:
         seller = self._seller(client)
         currency = preapproval["auto_recurring"]["currency_id"]
         if str(preapproval.get("collector_id")) != seller.id or currency != seller.currency:
-            sentence = gettext("A subscription at Mercado Pago is another seller's: it counts for nothing.")
+            sentence = gettext_noop("A subscription at Mercado Pago is another seller's: it counts for nothing.")
             alert(f"{GATEWAY}:subscription:{preapproval['id']}", sentence, subscription=preapproval["id"])
             raise GatewayRefused("subscription_of_another_seller")
         payments = self._payments_of(client, preapproval)

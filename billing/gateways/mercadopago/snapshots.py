@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from django.utils.translation import gettext
+from django.utils.translation import gettext_noop
 
 from billing.gateways.base import PaymentSnapshot, PaymentStatus, Snapshot, SubscriptionStatus
 from billing.gateways.mercadopago.agreements import GATEWAY, NEVER, Agreement, read_agreement, read_amount
@@ -123,7 +123,7 @@ def _read_payment(payment: Json, agreement: Agreement, seller: Seller) -> Paymen
     status = STATUSES.get(str(payment.get("status")))
     objection = _objection_to(payment, own, agreement, seller)
     if objection or status is None:
-        sentence = gettext("A payment at Mercado Pago is not what was agreed: it counts for nothing.")
+        sentence = gettext_noop("A payment at Mercado Pago is not what was agreed: it counts for nothing.")
         alert(f"{GATEWAY}:payment:{payment['id']}", sentence, payment=payment["id"], reason=objection or "its status")
         return None
     is_paid = status == "paid"

@@ -1,4 +1,4 @@
-"""How each provider is, for the status page, and which models nobody would be answered by now. Asks no provider."""
+"""How each provider is, as pages say it, and which models nobody would be answered by now. Asks no provider."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ class Hour:
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """What the status page shows of a provider. `unavailable` are the labels of models that answer nobody now."""
+    """What the status page shows of a provider. `unavailable` are its models that answer nobody now."""
 
     name: str
     state: State
     hours: tuple[Hour, ...]  # the oldest first
     first_seconds: float | None
     tokens_per_second: float | None
-    unavailable: tuple[str, ...]
+    unavailable: tuple[LanguageModel, ...]
 
     @property
     def has_figures(self) -> bool:
@@ -52,6 +52,12 @@ def unavailable_models() -> frozenset[str]:
     At most a second old; empty without Redis.
     """
     return _unavailable.get()
+
+
+def silent_models() -> frozenset[str]:
+    """Return the keys of the models that the status page says do not answer now; none without Redis. For pages: who is
+    asked is decided by `unavailable_models`."""
+    return frozenset(model.key for provider in list_provider_health() or () for model in provider.unavailable)
 
 
 def list_provider_health() -> tuple[ProviderHealth, ...] | None:
@@ -120,11 +126,12 @@ def _health_of(
 ) -> ProviderHealth:
     recent = tally_of(counts.slots, provider.slug)
     today = tally_of(counts.hours.values(), provider.slug)
-    labels = tuple(model.label for model in models if model.key in unavailable)
+    skipped = tuple(model for model in models if model.key in unavailable)
+    state = _state_now(recent, counts.probes.get(provider.slug), counts.now_ms, len(skipped), len(models))
     first_seconds, recent_speed = recent.first_seconds, recent.tokens_per_second
     return ProviderHealth(
         name=provider.name,
-        state=_state_now(recent, counts.probes.get(provider.slug), counts.now_ms, len(labels), len(models)),
+        state=state,
         hours=tuple(
             Hour(
                 dt.datetime.fromtimestamp(hour * HOUR_MS / 1000, dt.UTC), state_of(tally_of((counted,), provider.slug))
@@ -133,7 +140,7 @@ def _health_of(
         ),
         first_seconds=today.first_seconds if first_seconds is None else first_seconds,
         tokens_per_second=today.tokens_per_second if recent_speed is None else recent_speed,
-        unavailable=labels,
+        unavailable=tuple(models) if state == "unavailable" else skipped,
     )
 
 
