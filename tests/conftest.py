@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.db import connections, transaction
 from django.db.models import Model
 from django.test import TransactionTestCase
+from django.utils import timezone, translation
 from rest_framework.test import APIClient
 
 from accounts import timing
@@ -108,6 +109,14 @@ def no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody here measures whether an address is known, but for the tests of that."""
     monkeypatch.setattr(timing, "SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def no_members_locale() -> None:
+    """A request that a test made itself leaves its member's language and time zone to the thread. The site's own begin
+    with a new context, and reset both."""
+    timezone.deactivate()
+    translation.deactivate()
 
 
 @pytest.fixture(autouse=True)

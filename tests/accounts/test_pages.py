@@ -96,6 +96,16 @@ def test_a_time_zone_nobody_knows_is_utc(browser):
     assert User.objects.get().time_zone == "UTC"
 
 
+def test_a_members_time_zone_and_language_are_not_the_next_visitors(browser, ana):
+    User.objects.filter(pk=ana.pk).update(time_zone="America/Lima", locale="pt-br")
+    member = Client()
+    member.force_login(ana)
+    assert "America/Lima" in member.get("/status/").text
+    visitors = browser.get("/status/", headers={"Accept-Language": "en"}).text
+    assert "(UTC)" in visitors
+    assert '<html lang="en"' in visitors
+
+
 @pytest.mark.parametrize("address", ["ana@example.com", "ANA@Example.com"])
 def test_a_member_logs_in_and_out(browser, ana, address):
     answer = browser.post("/accounts/login/", {"login": address, "password": PASSWORD})
