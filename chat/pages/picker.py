@@ -11,6 +11,7 @@ from billing import entitlements
 from billing.entitlements import Entitlements, credits_of
 from billing.metering import Usage
 from chat.llm.catalog import list_offered
+from chat.llm.health.overview import silent_models
 from chat.llm.pricing import cost_of
 from chat.models import LanguageModel
 from chat.pages.words import EFFORT_NAMES
@@ -21,13 +22,13 @@ USUAL_ANSWER = Usage(input=1_000, output=500)
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_unavailable`,
-    whether it has just failed, and may fail again."""
+    """One model. `locked` is the sentence that says why it cannot be chosen, empty when it can; `is_silent`,
+    whether it answers nobody at the moment, as the status page says."""
 
     model: LanguageModel
     provider: str
     locked: str = ""
-    is_unavailable: bool = False
+    is_silent: bool = False
 
     @property
     def is_included(self) -> bool:
@@ -44,15 +45,15 @@ class ModelOption:
         return plural % {"credits": figure}
 
 
-def list_model_options(allowed: Entitlements, *, unavailable: frozenset[str] = frozenset()) -> list[ModelOption]:
-    """Return every model on offer; those the plan does not have are shown and locked. `unavailable` are keys of models
-    that do not answer at the moment."""
+def list_model_options(allowed: Entitlements) -> list[ModelOption]:
+    """Return every model on offer; those the plan does not have are shown and locked."""
+    silent = silent_models()
     return [
         ModelOption(
             candidate.model,
             candidate.provider.name,
             "" if allowed.includes_tier(candidate.model.tier) else _not_in_plan(candidate.model.tier),
-            candidate.model.key in unavailable,
+            candidate.model.key in silent,
         )
         for candidate in list_offered()
     ]

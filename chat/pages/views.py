@@ -13,7 +13,7 @@ from accounts.http import member_of
 from accounts.models import User
 from billing import entitlements
 from chat.llm.catalog import list_offered
-from chat.llm.health.overview import unavailable_models
+from chat.llm.health.overview import silent_models
 from chat.llm.providers import list_providers
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
 from chat.pages.picker import group_by_tier, list_model_options
@@ -34,7 +34,8 @@ def home(request: HttpRequest) -> HttpResponse:
     """A new chat; for a visitor, the landing page."""
     if not request.user.is_authenticated:
         models = [candidate.model for candidate in list_offered()]
-        return render(request, "pages/landing.html", {"free": entitlements.default_plan(), "models": models})
+        context = {"free": entitlements.default_plan(), "models": models, "silent": silent_models()}
+        return render(request, "pages/landing.html", context)
     page = chat_context(member_of(request).pk, new_id(), None)
     return render(request, "chat/chat.html", {**page, "needs_key_card": _needs_key_card(request)})
 
@@ -91,8 +92,7 @@ def picker(request: HttpRequest) -> HttpResponse:
     if not _is_fragment(request):
         return redirect("home")
     allowed = entitlements.entitlements_of(member_of(request).pk)
-    options = list_model_options(allowed, unavailable=unavailable_models())
-    return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(options)})
+    return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(list_model_options(allowed))})
 
 
 @login_required

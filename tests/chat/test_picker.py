@@ -116,13 +116,13 @@ def test_the_page_has_the_list_and_the_picker(browser):
     assert browser.get("/picker/").url == "/"
 
 
-def test_a_model_that_is_unavailable_says_so_and_can_be_chosen(ana):
-    allowed = entitlements.entitlements_of(ana.pk)
-    choices = list_model_options(allowed, unavailable=frozenset({"claude-haiku-5-5"}))
-    assert [choice.model.key for choice in choices if choice.is_unavailable] == ["claude-haiku-5-5"]
+def test_a_model_that_is_unavailable_says_so_and_can_be_chosen(ana, monkeypatch):
+    monkeypatch.setattr("chat.pages.picker.silent_models", lambda: frozenset({"claude-haiku-5-5"}))
+    choices = list_model_options(entitlements.entitlements_of(ana.pk))
+    assert [choice.model.key for choice in choices if choice.is_silent] == ["claude-haiku-5-5"]
     page = render_to_string("chat/_picker_options.html", {"tiers": group_by_tier(choices)})
     assert page.count("It is not answering at the moment.") == 1
-    assert next(choice for choice in choices if choice.is_unavailable).is_included
+    assert next(choice for choice in choices if choice.is_silent).is_included
 
 
 # --- Effort -----------------------------------------------------------------------------------------------------------

@@ -146,6 +146,22 @@ async def test_a_model_whose_every_key_is_skipped_is_named(redis: Redis, model: 
     assert "Not answering now: GPT-6 Luna" in html
 
 
+@pytest.mark.parametrize("path", ["/", "/picker/", "/dashboard/"])
+def test_every_page_says_of_a_model_what_the_status_page_says(model: LanguageModel, carla: User, path: str):
+    member = Client()
+    member.force_login(carla)
+    browsers = [member, Client(headers={"Accept-Language": "en"})] if path == "/" else [member]
+
+    def read_all() -> list[str]:
+        caching.forget_everything()
+        return [one.get(path, headers={"HX-Request": "true"}).content.decode() for one in browsers]
+
+    assert not any("not answering" in html.lower() for html in read_all())
+    save_probe("openai", Probe("connection", now_ms() / 1000))  # no breaker is open: questions are still sent there
+    assert "Not answering now: GPT-6 Luna" in read()
+    assert all("not answering" in html.lower() for html in read_all())
+
+
 async def test_a_key_that_was_replaced_makes_nobody_unavailable(redis: Redis, model: LanguageModel, settings: Settings):
     for one in list_providers()["openai"].with_each_api_key():
         await count(Report(breaker_id(one, model.key), "unusable", "authentication"))
