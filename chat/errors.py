@@ -199,6 +199,9 @@ SENTENCES: dict[str, str | Promise] = {
 }
 """For each error code of a finished turn, what a person reads."""
 
+OF_THIS_SITE = frozenset(("queue_timeout", "runner_lost", "given_up", "internal_error"))
+"""Those that no model is to blame for."""
+
 OTHER_WAYS: dict[str, Promise] = {
     "truncated": _("The answer broke off before its end. Ask again, or try another model."),
     "runner_lost": _("The answer was interrupted on our side. Ask again, or try another model."),

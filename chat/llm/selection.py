@@ -16,6 +16,7 @@ from chat.llm.catalog import RECORDED, Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
 from chat.llm.pricing import max_cost, question_room
 from chat.models import LanguageModel
+from core.errors import DomainError
 
 AUTO = "auto"
 TIERS = tuple(LanguageModel.Tier.values)
@@ -116,6 +117,42 @@ def route(
     if len(usable) == 1:
         why = Route.ONLY_ONE
     return Selection([best, *_choose_fallbacks(pool, best)], why)
+
+
+def list_for_unnamed(allowed: Entitlements, *, only_free: bool = False) -> list[Candidate]:
+    """Return whom a question without a name may go to: the default, or those that Auto chooses from."""
+    offered = list_offered()
+    default = _find_default("", offered, allowed)
+    if default and (default.model.is_free or not only_free):
+        return [default]
+    try:
+        included = _list_included(offered, allowed)
+    except NoModel:
+        return []
+    return [candidate for candidate in included if candidate.model.is_free or not only_free]
+
+
+def find_other(
+    requested: str,
+    allowed: Entitlements,
+    profile: QuestionProfile,
+    *,
+    unavailable: frozenset[str] = frozenset(),
+    stopped: frozenset[str] = frozenset(),
+    only_free: bool = False,
+) -> Candidate | None:
+    """Return who can answer a question that was refused for `requested`: of the best tier that the allowance pays for,
+    the cheapest; where it pays for none, one that is free. None when there is nobody."""
+    others = [candidate for candidate in list_offered() if candidate.model.key not in {requested, *unavailable}]
+    for offered in (others, [candidate for candidate in others if candidate.model.is_free]):
+        try:
+            pool = _Pool(_list_usable(offered, allowed, profile, stopped, only_free=only_free), profile)
+        except DomainError:
+            continue
+        pool.candidates = [one for one in pool.candidates if _max_prompt_tokens(one, profile) >= profile.tokens]
+        if payable := list(filter(pool.can_pay, pool.candidates)):
+            return max(payable, key=_rank)
+    return None
 
 
 def get_named(key: str, allowed: Entitlements) -> Candidate:

@@ -12,11 +12,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 from redis.exceptions import RedisError
 
+from accounts.confirmation import must_confirm_email
 from billing import entitlements
 from billing.entitlements import Entitlements
 from chat.errors import file_sentence_for
 from chat.llm import recordings
-from chat.llm.selection import AUTO
+from chat.llm.selection import AUTO, list_for_unnamed
 from chat.models import LanguageModel
 from chat.pages.picker import group_by_tier, list_efforts, list_model_options
 from chat.pages.question_form import RefusedQuestion
@@ -65,7 +66,7 @@ def chat_context(
         "reload_address": _reload_address(last),
         "words": _script_sentences(allowed),
         "starters": [] if turns["turns"] else recordings.list_questions(get_language() or settings.LANGUAGE_CODE),
-        **_composer_context(allowed, last, refusal),
+        **_composer_context(owner_id, allowed, last, refusal),
     }
 
 
@@ -89,10 +90,13 @@ def turn_address(turn: Turn) -> str:
     return f"{reverse('conversation', args=[turn.conversation_id])}#turn-{turn.pk}"
 
 
-def _composer_context(allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None) -> dict[str, Any]:
+def _composer_context(
+    owner_id: int, allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None
+) -> dict[str, Any]:
     """Return what the form of the next question needs: filled in as the last turn was asked, or as it was refused."""
     options = list_model_options(allowed)
     chosen = refusal.model if refusal else _requested_model(last)
+    unnamed = list_for_unnamed(allowed, only_free=must_confirm_email(owner_id))
     return {
         "turn_id": new_id(),
         "question_characters": allowed.question_characters,
@@ -101,7 +105,9 @@ def _composer_context(allowed: Entitlements, last: Turn | None, refusal: Refused
         "efforts": list_efforts(options, chosen),
         "effort": refusal.effort if refusal else (last.effort if last else ""),
         "refusal": refusal,
-        "estimates": estimates_for(option.model for option in options if option.is_included),
+        "estimates": estimates_for(
+            (option.model for option in options if option.is_included), (candidate.model for candidate in unnamed)
+        ),
         "max_files": settings.ATTACHMENTS_PER_QUESTION,
         "max_file_bytes": allowed.largest_file(settings.ATTACHMENT_BYTES),
         "has_only_demo": all(option.model.tier == LanguageModel.Tier.DEMO for option in options if option.is_included),

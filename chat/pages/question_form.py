@@ -7,6 +7,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
+from django.utils.safestring import SafeString
 
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
@@ -16,6 +17,7 @@ from chat.attachments.upload import store_upload
 from chat.errors import BadFile, FileNotReady, TooManyFiles, file_sentence_for
 from chat.llm.catalog import RECORDED, find_model
 from chat.models import Attachment
+from chat.shown.ways_on import ways_on_html
 from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from core.errors import DomainError, NotFound
@@ -31,13 +33,13 @@ class RefusedQuestion:
     """Why a question was refused, and what the form is filled with for the next try."""
 
     sentence: str
-    code: str
     status: int
     conversation: Conversation | None  # None where the question would have begun it
     text: str
     model: str
     effort: str
     files: list[Attachment]
+    ways: SafeString  # on from here
 
 
 def open_turn_from_form(
@@ -65,20 +67,22 @@ def open_turn_from_form(
             raise
         return RefusedQuestion(
             sentence=str(error.message),
-            code=error.code,
             status=error.status,
             conversation=conversation,
             text=question.text,
             model=question.model,
             effort=fields.get("effort", ""),
             files=[file for file in files if file.status == Attachment.Status.READY or is_waiting(file)],
+            ways=ways_on_html(owner_id, question, error.code),
         )
 
 
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
     """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, or a turn's
-    question `again`: of a recorded example too, unless a model was chosen."""
-    turn_id, model, effort = _parse_id(fields.get("turn_id", "")), fields.get("model", ""), _read_effort(fields)
+    question `again`: of a recorded example too, unless a model was chosen. The button of a refusal chooses one itself
+    (`with`)."""
+    turn_id, model = _parse_id(fields.get("turn_id", "")), fields.get("with") or fields.get("model", "")
+    effort = _read_effort(fields, model)
     if again := fields.get("again"):
         asked_before = access.access_turn(owner_id, _parse_id(again))
         return Question(
@@ -102,10 +106,10 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
     )
 
 
-def _read_effort(fields: QueryDict) -> str:
+def _read_effort(fields: QueryDict, key: str) -> str:
     """Return the chosen effort, or empty if the chosen model does not have it: without scripts, the levels in the form
     may be those of the model that was chosen before."""
-    effort, model = fields.get("effort", ""), find_model(fields.get("model", ""))
+    effort, model = fields.get("effort", ""), find_model(key)
     return effort if model and effort in model.effort_levels else ""
 
 

@@ -52,15 +52,23 @@ def price_details(turn: Turn) -> dict[str, Any] | None:
     return msgspec.structs.asdict(stamp) if stamp else None
 
 
-def estimates_for(models: Iterable[LanguageModel]) -> dict[str, Any]:
-    """Return what static/js/estimate.js calculates with, for those of the models that cost something."""
+def estimates_for(models: Iterable[LanguageModel], unnamed: Iterable[LanguageModel] = ()) -> dict[str, Any]:
+    """Return what static/js/estimate.js calculates with. `unnamed` are those of the models that may answer where none
+    is named."""
     instructions = estimate_tokens([INSTRUCTIONS], bytes_per_token=SETTLE_BYTES_PER_TOKEN)
-    priced = {model.key: _estimate_of(model) for model in models if not model.is_free}
-    return {"instructions": instructions, "bytes_per_token": SETTLE_BYTES_PER_TOKEN, "models": priced}
+    return {
+        "instructions": instructions,
+        "bytes_per_token": SETTLE_BYTES_PER_TOKEN,
+        "models": {model.key: _estimate_of(model) for model in models},
+        "unnamed": [model.key for model in unnamed],
+    }
 
 
 def _estimate_of(model: LanguageModel) -> dict[str, Any]:
+    if model.is_free:
+        return {"tier": model.tier}
     return {
+        "tier": model.tier,
         "tiers": [msgspec.structs.asdict(rates) for rates in rates_with_markup(model)],
         "more": token_factor_of(model.provider),
         "window": model.context_window,

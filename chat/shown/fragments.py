@@ -15,6 +15,7 @@ from django.utils.translation import get_language
 from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.attachments.extract import PREVIEW_SIDE_PIXELS
+from chat.errors import OF_THIS_SITE
 from chat.llm.catalog import RECORDED, find_model
 from chat.llm.difficulty import Route, route_label
 from chat.llm.pricing import read_stamp
@@ -43,7 +44,7 @@ _turn = CompiledFragment(
     "chat/_turn.html",
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "failed_label"),
-    *("error_sentence", "charge_sentence"),
+    *("error_sentence", "blamed_label", "charge_sentence"),
     *("time", "date_and_time", "asked_at", "credits", "route", "thinking_time", "earlier_answers", "files"),
     *COST_VALUES,
 )
@@ -55,6 +56,7 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
     asked_at = timezone.localtime(turn.created_at)
     is_recorded = turn.requested_model == RECORDED.model.key
     is_from_cache = turn.is_from_cache and not is_recorded
+    label = _label(_answerer_of(turn))
     values = {
         "id": str(turn.pk),
         "parent": str(turn.parent_id or ""),
@@ -62,9 +64,10 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "reasoning": turn.reasoning,
         "answer": render_markdown(turn.answer, str(turn.pk)) if turn.answer else "",
         "text": text,
-        "label": _label(turn.model),
+        "label": label,
         "failed_label": _label(turn.instead_of),
         "error_sentence": error_sentence(turn),
+        "blamed_label": "" if turn.error in OF_THIS_SITE or not turn.error else label,
         "charge_sentence": charge_sentence(turn),
         "time": date_format(asked_at, "TIME_FORMAT"),
         "date_and_time": "" if turn.is_open else date_format(asked_at, "SHORT_DATETIME_FORMAT"),
@@ -171,6 +174,12 @@ def _preview_size(width: int, height: int) -> dict[str, str]:
     """Return the space the page reserves for an image, so that nothing moves when it arrives."""
     scale = min(1.0, PREVIEW_SIDE_PIXELS / max(width, height, 1))
     return {"width": str(max(1, round(width * scale))), "height": str(max(1, round(height * scale)))}
+
+
+def _answerer_of(turn: Turn) -> str:
+    """Return the key of the model that answered or failed; where it came to none, of the one that was named."""
+    is_named = not turn.is_open and turn.requested_model not in (AUTO, RECORDED.model.key)
+    return turn.model or (turn.requested_model if is_named else "")
 
 
 def _label(key: str) -> str:

@@ -19,6 +19,7 @@ from accounts.models import User
 from billing.entitlements import check_api
 from chat.errors import AccessEnded, BadCommand, TooManySockets
 from chat.shown.events import encode_json, waiting_event
+from chat.shown.ways_on import CODES_WITH_WAYS_ON
 from chat.socket.authentication import find_in_turn
 from chat.socket.live_blocks import BlockReader
 from chat.socket.rendered_events import (
@@ -27,6 +28,7 @@ from chat.socket.rendered_events import (
     render_conversation,
     render_ended,
     render_opened,
+    render_refused,
     render_rejected,
     render_started,
 )
@@ -158,7 +160,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         await self.share.pace()
         if self.is_over:
             return
-        turn_id = None
+        turn_id, command = None, None
         try:
             command = parse_command(text_data or "")
             turn_id = command.turn_id
@@ -166,7 +168,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         except AccessEnded:
             await self.hang_up(SHUT_OUT)
         except DomainError as error:
-            await self.reject(turn_id, error)
+            await self.reject(turn_id, error, command)
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
@@ -218,8 +220,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 hub().remove(watcher)
             raise
 
-    async def reject(self, turn_id: UUID | None, error: DomainError) -> None:
-        await self.send_event(render_rejected(self.user, turn_id, error))
+    async def reject(self, turn_id: UUID | None, error: DomainError, command: Command | None = None) -> None:
+        if isinstance(command, Start) and error.code in CODES_WITH_WAYS_ON:
+            event = await in_thread(render_refused, self.user, _to_question(command), error)
+        else:
+            event = render_rejected(self.user, turn_id, error)
+        await self.send_event(event)
 
     # --- Live text out -----------------------------------------------------------------------------------------------
 

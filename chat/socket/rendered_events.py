@@ -15,8 +15,9 @@ from accounts.models import User
 from billing import entitlements
 from chat.shown.events import ended_event, started_event
 from chat.shown.fragments import turn_html
+from chat.shown.ways_on import ways_on_html
 from chat.socket.vocabulary import allowance_event, conversation_event, notice_event, rejected_event
-from chat.turns.opening import OpenedTurn
+from chat.turns.opening import OpenedTurn, Question
 from core.errors import DomainError
 from history import access
 from history.fragments import conversation_html
@@ -71,6 +72,13 @@ def render_rejected(user: User, turn_id: UUID | None, error: DomainError) -> Soc
     """Return why a command was refused."""
     with localized_for(user):
         return rejected_event(turn_id, error.code, str(error.message), error.retry_after)
+
+
+def render_refused(user: User, question: Question, error: DomainError) -> SocketEvent:
+    """Return why a question was refused, and the ways on."""
+    with localized_for(user):
+        html = ways_on_html(user.pk, question, error.code)
+        return {**render_rejected(user, question.turn_id, error), "html": html}
 
 
 def _conversation_event(conversation: Conversation) -> SocketEvent:

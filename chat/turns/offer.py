@@ -13,7 +13,7 @@ from chat.llm.catalog import RECORDED
 from chat.llm.difficulty import Route
 from chat.llm.health.overview import unavailable_models
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
-from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, encode_candidates
+from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, encode_candidates, find_other
 from chat.turns import prompts
 from history import tree
 from history.models import Turn
@@ -96,6 +96,20 @@ def make_cheaper_offer(offer: Offer, left_micros: int | None) -> Offer | None:
     profile = replace(offer.request.profile, tokens=offer.prompt_tokens, left_micros=affordable)
     cheaper = make_offer(replace(offer.request, profile=profile))
     return cheaper if cheaper.max_cost_micros < offer.max_cost_micros else None
+
+
+def make_other_offer(request: OfferRequest) -> Offer | None:
+    """Return the offer of another model than the one that was named, which the allowance pays for by the same
+    estimate; None when there is none. Raises what `make_offer` does."""
+    other = find_other(
+        request.model,
+        request.entitlements,
+        request.profile,
+        unavailable=unavailable_models(),
+        stopped=spending.stopped_providers(),
+        only_free=request.only_free,
+    )
+    return make_offer(replace(request, model=other.model.key)) if other else None
 
 
 def profile_question(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> QuestionProfile:

@@ -28,7 +28,15 @@ from chat.turns.known_turns import (
     refuse_reserved,
 )
 from chat.turns.limits import Limit
-from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_question, selection_fields
+from chat.turns.offer import (
+    Offer,
+    OfferRequest,
+    make_cheaper_offer,
+    make_offer,
+    make_other_offer,
+    profile_question,
+    selection_fields,
+)
 from chat.turns.queue import enqueue
 from core.errors import DomainError, NotFound, Unavailable
 from core.unicode import normalise
@@ -99,6 +107,19 @@ def open_or_await_turn(owner_id: int, question: Question) -> OpenedTurn:
     return open_turn(owner_id, question)
 
 
+def find_other_offer(owner_id: int, question: Question) -> Offer | None:
+    """Return an offer of another model for a question that was refused: one that the credits left pay for. None when
+    there is none, or the question itself is refused."""
+    budget = entitlements.budget_of(owner_id)
+    try:
+        request = _read_request(owner_id, question, _find_conversation(owner_id, question), budget)
+        offer = make_other_offer(request)
+    except DomainError:
+        return None
+    left = budget.left_micros
+    return offer if offer and (left is None or offer.max_cost_micros <= max(left, 0)) else None
+
+
 def clean_text(text: str, *, max_characters: int) -> str:
     """Return the text in NFC, without NUL and lone surrogates; raises BadText when nothing is left, or TextTooLong."""
     if len(text) > max_characters:
@@ -115,23 +136,12 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     budget = entitlements.budget_of(owner_id)
 
     # 2. What is asked: the text, the conversation and the turn before, the effort, the files.
-    text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
     conversation = _find_conversation(owner_id, question)
-    parent = _find_parent(owner_id, question, conversation)
     check_effort(question.effort, question.model)
-    files = get_usable_files(
-        owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
-    )
+    request = _read_request(owner_id, question, conversation, budget)
+    text, parent, files = request.profile.question, request.parent, request.files
 
     # 3. Who may answer, and the most that can cost.
-    request = OfferRequest(
-        model=question.model,
-        only_free=must_confirm_email(owner_id),
-        entitlements=budget.entitlements,
-        profile=profile_question(text, files, parent, budget),
-        files=files,
-        parent=parent,
-    )
     offer = make_offer(request)
 
     # 4. A place in the queue, the rate limit, and the money.
@@ -164,6 +174,23 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 7. A runner takes it from the queue.
     enqueue(turn)
     return OpenedTurn(turn, conversation, limit)
+
+
+def _read_request(owner_id: int, question: Question, conversation: Conversation | None, budget: Budget) -> OfferRequest:
+    """Return what the question asks an offer for, with its text cleaned."""
+    text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
+    parent = _find_parent(owner_id, question, conversation)
+    files = get_usable_files(
+        owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
+    )
+    return OfferRequest(
+        model=question.model,
+        only_free=must_confirm_email(owner_id),
+        entitlements=budget.entitlements,
+        profile=profile_question(text, files, parent, budget),
+        files=files,
+        parent=parent,
+    )
 
 
 def _find_conversation(owner_id: int, question: Question) -> Conversation | None:

@@ -34,6 +34,19 @@ export function used(gone) {
   for (const line of [...list.children]) if (gone.includes(idOf(line))) line.remove();
 }
 
+/** Attach again the files of a draft, `{id, name}`; those that are gone are left out. */
+export function restore(files) {
+  for (const file of files) attachAgain(file);
+}
+
+async function attachAgain({ id, name }) {
+  const line = addLine(name);
+  line.dataset.id = id;
+  const answer = await look(id);
+  if (answer?.status === "gone") line.remove();
+  else uploaded(line, answer ?? { id, status: "processing" });
+}
+
 function add(files) {
   let room = mostFiles - list.children.length;
   for (const file of files) {

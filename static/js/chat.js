@@ -3,7 +3,7 @@
 import * as attach from "attach";
 import { frameBlocks } from "code";
 import * as composer from "composer";
-import { canPick, setModel, toggle } from "picker";
+import { hasOther, setModel, toggle } from "picker";
 import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
@@ -29,6 +29,7 @@ const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
 let pending = null; // the question that is on its way: {command, text}
+let refused = null; // the command that was refused last
 let isPolling = false;
 let isLeaving = false;
 let lostTimer = 0;
@@ -37,7 +38,7 @@ let lostTimer = 0;
 
 for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
 composer.keepDraftOf("known" in main.dataset ? chatId : "new");
-composer.restoreDraft((id) => findTurn(id) !== null);
+attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
 composer.onAsk(ask, stop);
 form.addEventListener("input", loadMarkdown, { once: true });
 showWriting();
@@ -70,6 +71,11 @@ function ignore() {}
 
 function ask({ text, button }) {
   if (pending && !isPolling) return;
+  if (button?.name === "with") {
+    setModel(button.value);
+    askInstead(text);
+    return;
+  }
   const hindrance = button ? "" : attach.hindrance();
   if (hindrance) {
     composer.refuse(hindrance);
@@ -95,10 +101,25 @@ function ask({ text, button }) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  pending = { command, text };
+  send({ command, text }, button);
+}
+
+/** Ask what was refused once more, of the model that is chosen now: with its files, in its place. */
+function askInstead(text) {
+  if (refused?.text !== text) {
+    ask({ text });
+    return;
+  }
+  const { effort: _effort, ...command } = refused;
+  if (composer.effort()) command.effort = composer.effort();
+  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text });
+}
+
+function send(question, button) {
+  pending = question;
   tell("");
-  composer.sending(command.turn_id);
-  if (socket.send(command)) return;
+  composer.sending(pending.command.turn_id);
+  if (socket.send(pending.command)) return;
   if (isPolling) askByForm(pending, button);
   else tell(say("unsent"));
 }
@@ -116,8 +137,8 @@ async function askByForm({ command, text }, button) {
     }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
-    const code = page.querySelector("[data-refusal-way]:not([hidden])")?.dataset.refusalWay;
-    if (sentence) rejected({ turn_id: command.turn_id, code, detail: sentence });
+    const html = page.querySelector("[data-ways]")?.innerHTML;
+    if (sentence) rejected({ turn_id: command.turn_id, detail: sentence, html });
     else tell(say("unsent")); // a proxy's page, which says nothing to people
   } catch {
     tell(say("unsent")); // goes out when the socket is back, or when the person tries again
@@ -171,8 +192,8 @@ function started({ turn_id, conversation_id, html }) {
     if (isOurs) anchorTo(article);
   }
   if (isOurs) {
-    composer.sent(pending.text);
     attach.used(pending.command.attachments);
+    composer.sent(pending.text);
     pending = null;
     form.elements.turn_id.value = newId();
     if (!("known" in main.dataset)) becomeKnown();
@@ -209,7 +230,7 @@ function ended({ turn_id, html }) {
   if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
 }
 
-function rejected({ turn_id, code, detail }) {
+function rejected({ turn_id, code, detail, html }) {
   const turn = live.get(turn_id);
   if (turn && code === "not_found") {
     leave();
@@ -222,8 +243,9 @@ function rejected({ turn_id, code, detail }) {
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { text } = pending.command;
+  refused = pending.command;
   pending = null;
-  composer.refuse(detail, code);
+  composer.refuse(detail, html);
   composer.setText(text);
   composer.focusText();
 }
@@ -415,7 +437,7 @@ function enhance(article) {
   const copy = article.querySelector("[data-copy-answer]");
   if (copy) copy.hidden = false;
   const other = article.querySelector("[data-again-with]");
-  if (other) other.hidden = !canPick;
+  if (other) other.hidden = !hasOther(article.querySelector("[data-answer]").dataset.label);
   for (const answer of article.querySelectorAll(".prose")) frameBlocks(answer);
 }
 

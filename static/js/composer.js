@@ -7,16 +7,18 @@ const SAVE_DELAY = 300; // ms
 const form = document.querySelector("[data-composer]");
 const field = form.querySelector("[data-text]");
 const refusal = form.querySelector("[data-refusal]");
-const ways = form.querySelectorAll("[data-refusal-way]");
+const ways = form.querySelector("[data-ways]");
 const sendButton = form.querySelector("[data-send]");
 const stopButton = form.querySelector("[data-stop]");
 const picker = form.querySelector("[data-model]");
 const effortField = form.querySelector("[data-effort]");
+const files = form.querySelector("[data-attached]");
 
 const drafts = `draft:${form.dataset.member}:`;
 
 let key = "";
 let timer = 0;
+let asked = { model: valueSentWith(picker), effort: valueSentWith(effortField) }; // what the page begins with next time
 
 forgetDrafts((found) => !found.startsWith(drafts)); // of whoever was at this browser before
 
@@ -24,9 +26,29 @@ function save(fields) {
   writeDraft(key, fields);
 }
 
-function saveText() {
+function saveAll() {
   timer = 0;
-  save({ text: field.value });
+  save(content());
+}
+
+function saveSoon() {
+  clearTimeout(timer);
+  timer = setTimeout(saveAll, SAVE_DELAY);
+}
+
+function valueSentWith(list) {
+  return [...list.options].find(({ defaultSelected }) => defaultSelected)?.value ?? "";
+}
+
+/** Return what a draft keeps: of the model and the effort, what the page would not begin with. */
+function content() {
+  const fields = {};
+  if (field.value) fields.text = field.value;
+  const chosen = { model: picker.value, effort: effort() };
+  if (chosen.model !== asked.model || chosen.effort !== asked.effort) Object.assign(fields, chosen);
+  const kept = [...files.children].filter(({ dataset }) => dataset.id && dataset.state !== "failed");
+  if (kept.length) fields.files = kept.map((line) => ({ id: line.dataset.id, name: line.querySelector("[data-name]").textContent }));
+  return fields;
 }
 
 function forgetTimer() {
@@ -49,15 +71,28 @@ export function moveDraftToNew() {
   forgetTimer();
   save({});
   keepDraftOf("new");
-  if (field.value && !readDraft(key).text) saveText();
+  if (field.value && !readDraft(key).text) saveAll();
 }
 
-/** Put back what was being written, unless that question is on the page: its answer to the send was lost. */
+/** Put back what was being written, unless that question is on the page: its answer to the send was lost. Return the
+ * files that were attached. */
 export function restoreDraft(isKnown) {
-  const { text, turn_id } = readDraft(key);
-  if (!text || field.value) return;
-  if (turn_id && isKnown(turn_id)) save({});
-  else setText(text);
+  const draft = readDraft(key);
+  if (!refusal.hidden) return []; // the form came filled
+  if (draft.turn_id && isKnown(draft.turn_id)) {
+    save({});
+    return [];
+  }
+  if ("model" in draft) choose(picker, draft.model);
+  if (draft.effort) choose(effortField, draft.effort);
+  if (draft.text && !field.value) setText(draft.text);
+  return draft.files ?? [];
+}
+
+function choose(list, value) {
+  if (![...list.options].some((option) => option.value === value && !option.disabled)) return; // not on offer any more
+  list.value = value;
+  list.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 export function setText(text) {
@@ -100,10 +135,11 @@ export function onAsk(ask, stop) {
   });
   field.addEventListener("input", (event) => {
     if (event.isTrusted) refuse(""); // the person goes on
-    clearTimeout(timer);
-    timer = setTimeout(saveText, SAVE_DELAY);
+    saveSoon();
   });
-  addEventListener("pagehide", () => timer && saveText());
+  form.addEventListener("change", saveSoon);
+  new MutationObserver(saveSoon).observe(files, { childList: true, attributeFilter: ["data-state"], subtree: true });
+  addEventListener("pagehide", () => timer && saveAll());
   document.addEventListener("submit", (event) => event.target.dataset.forgets === "" && forgetTimer()); // logs out
   form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }
@@ -111,7 +147,7 @@ export function onAsk(ask, stop) {
 /** The question is on its way: it stays in the field until the server has it. */
 export function sending(turnId) {
   forgetTimer();
-  save({ text: field.value, turn_id: turnId });
+  save({ ...content(), turn_id: turnId });
   refuse("");
   form.setAttribute("aria-busy", "true");
   sendButton.setAttribute("aria-disabled", "true");
@@ -120,18 +156,18 @@ export function sending(turnId) {
 /** The server has the question. */
 export function sent(text) {
   settled();
-  save({});
-  if (field.value !== text) return; // the person went on writing
-  setText("");
+  asked = { model: picker.value, effort: effort() };
+  if (field.value === text) setText(""); // else the person went on writing
   forgetTimer();
+  saveAll();
 }
 
-/** The question was refused: it stays where it is, under the reason, and under the way on where a code has one. */
-export function refuse(sentence, code = "") {
+/** The question was refused: it stays where it is, under the reason and the ways on, which are the server's HTML. */
+export function refuse(sentence, waysOn = "") {
   settled();
   refusal.hidden = !sentence;
   refusal.textContent = sentence;
-  for (const way of ways) way.hidden = !code || way.dataset.refusalWay !== code;
+  ways.innerHTML = waysOn;
 }
 
 function settled() {

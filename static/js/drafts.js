@@ -1,7 +1,7 @@
 // Half-written questions, in the browser's storage: `draft:<member>:<conversation, or "new">`. A browser without storage
 // forgets them; nothing else depends on it.
 
-/** Return `{text, turn_id}`; empty when there is none. */
+/** Return `{text, turn_id, model, effort, files}`; empty when there is none. */
 export function readDraft(key) {
   try {
     return JSON.parse(localStorage.getItem(key)) ?? {};
@@ -10,10 +10,10 @@ export function readDraft(key) {
   }
 }
 
-/** Keep a draft; one without text is removed. */
+/** Keep a draft; one that holds nothing is removed. */
 export function writeDraft(key, fields) {
   try {
-    if (fields.text) localStorage.setItem(key, JSON.stringify(fields));
+    if (Object.keys(fields).length) localStorage.setItem(key, JSON.stringify(fields));
     else localStorage.removeItem(key);
   } catch {
     // No storage, or no room in it.

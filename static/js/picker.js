@@ -24,6 +24,11 @@ let wasOpen = false; // when the opener was pressed: pressing outside has closed
 /** Whether this browser can open it; else there is the list alone. */
 export const canPick = Boolean(box.showPopover);
 
+/** Whether there is a model to choose beside the one of that label. */
+export function hasOther(label) {
+  return canPick && [...select.options].some(({ value, disabled, dataset }) => value && !disabled && dataset.label !== label);
+}
+
 /** Let the person choose a model, beside the button `from`; `then(key)` gets it, "" for Auto. */
 export function pick(from, then) {
   opener = from;

@@ -91,6 +91,15 @@ jump.addEventListener("click", () => {
   document.querySelector("[data-text]").focus({ preventScroll: true });
 });
 
+// What somebody opens is seen, above the dock too.
+document.addEventListener(
+  "toggle",
+  ({ target, newState }) => {
+    if (newState === "open" && target.matches("details[data-context]")) target.scrollIntoView({ block: "nearest" });
+  },
+  { capture: true }, // it does not bubble
+);
+
 /** Show the end of the conversation, where it goes on. */
 export function startAtEnd() {
   if (location.hash) return;

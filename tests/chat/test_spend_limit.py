@@ -259,7 +259,7 @@ async def test_the_operator_is_told_at_80_and_at_100_percent_once(
     for _ in range(2):
         await repair_turns()
     assert [subject for subject, _ in alerts] == ["spend_limit:scripted:80"]
-    assert "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00." == alerts[0][1]
+    assert alerts[0][1] == "Scripted: 80 % of today's limit is spent or promised: $0.00 of $0.00."
     await closed(await aask(carla, "say:hola usage:12/34"))
     for _ in range(2):
         await repair_turns()

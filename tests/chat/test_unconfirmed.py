@@ -107,16 +107,18 @@ def test_the_api_says_so(ana: User):
     assert "E-mail address" in answer.json()["detail"]
 
 
-def test_the_page_says_so_keeps_the_question_and_leads_to_the_mail(ana: User):
+def test_the_page_says_so_keeps_the_question_and_leads_to_the_mail_and_to_what_is_free(ana: User, free: LanguageModel):
     browser = Client()
     browser.force_login(ana)
     page = browser.post(f"/c/{new_id()}/", {"text": "Una pregunta", "model": "scripted"})
     assert page.status_code == 403
-    way = page.text.split('data-refusal-way="email_unconfirmed"')[1].split("</p>")[0]
-    assert "hidden" not in way
-    assert 'href="/accounts/email/"' in way
+    ways = page.text.split("data-ways>")[1].split("</div>")[0]
+    assert 'href="/accounts/email/"' in ways
+    assert 'name="with" value="free"' in ways
     assert "Una pregunta</textarea>" in page.text
-    assert "hidden" in browser.get("/").text.split('data-refusal-way="email_unconfirmed"')[1].split("</p>")[0]
+    home = browser.get("/")
+    assert "data-ways></div>" in home.text
+    assert home.context["estimates"]["unnamed"] == ["free"]
 
 
 async def test_the_socket_says_so(ana: User):

@@ -125,12 +125,31 @@ async def test_the_api_says_what_it_took(redis: Redis, runner: Runner, carla: Us
     await closed(waiting)
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"error": "overloaded"}, "<bdi>Scripted</bdi>: The provider is overloaded."),
+        ({"error": "overloaded", "model": "", "requested_model": "scripted"}, "<bdi>Scripted</bdi>: The provider"),
+        ({"error": "queue_timeout", "model": "", "requested_model": "scripted"}, '-error">Nobody was free'),
+        ({"error": "unknown", "model": "", "requested_model": "auto"}, '-error">The provider failed'),
+    ],
+)
+def test_a_failed_turn_names_the_model_that_failed(catalog: None, fields: dict[str, str], named: str):
+    with translation.override("en"):
+        html = turn_html(finished(**{"status": "failed", "answer": "", "usage_source": "", **fields}))
+    assert named in html
+    assert ('<span dir="auto">Scripted</span>' in html) == (fields.get("requested_model") != "auto")
+
+
 def test_a_page_reckons_with_what_people_are_charged(catalog: None):
     luna = find_model("gpt-6-luna")
     luna.markup_percent = 20
-    found = estimates_for([luna, LanguageModel(key="free", input_price=0, output_price=0, context_window=9)])
-    assert set(found["models"]) == {"gpt-6-luna"}
+    free = LanguageModel(key="free", tier="demo", input_price=0, output_price=0, context_window=9)
+    found = estimates_for([luna, free], [luna])
+    assert found["unnamed"] == ["gpt-6-luna"]
+    assert found["models"]["free"] == {"tier": "demo"}
     assert found["models"]["gpt-6-luna"] == {
+        "tier": "cheap",
         "tiers": [
             {"above": 0, "input": 120_000, "output": 600_000, "cache_read": 12_000, "cache_write": 150_000},
             {"above": 272_000, "input": 240_000, "output": 900_000, "cache_read": 24_000, "cache_write": 300_000},

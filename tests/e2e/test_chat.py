@@ -210,11 +210,27 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await tab.page.reload()
     await expect(tab.question).to_have_value("Half a thought")
     await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    note = {"name": "note.txt", "mimeType": "text/plain", "buffer": b"A note."}
+    await tab.page.locator("[data-attach-input]").set_input_files([note])
+    attached = tab.page.locator("[data-attached] > li")
+    await expect(attached).to_have_attribute("data-state", "ready")
+    await tab.page.wait_for_timeout(500)
+    await tab.page.reload()
+    await expect(attached).to_have_attribute("data-state", "ready")
+    await expect(attached).to_contain_text("note.txt")
+    await expect(tab.page.locator("[data-picker-current]")).to_have_text("fake-20t-5ms")
     await tab.question.press("Enter")
-    await tab.finished()
+    turn = await tab.finished()
+    await expect(turn.locator("[data-file]")).to_have_count(1)
+    assert (await tab.saved())["model"] == "fake-20t-5ms"
     await expect(tab.question).to_have_value("")
+    await tab.page.wait_for_timeout(500)
+    assert await list_drafts(tab) == []
     await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
     await expect(tab.question).to_have_value("")
+    await expect(attached).to_have_count(0)
+    await expect(tab.page.locator("[data-picker-current]")).to_have_text("Automatic")
 
 
 async def list_drafts(tab: Tab) -> list[str]:

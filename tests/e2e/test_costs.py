@@ -40,27 +40,74 @@ async def test_what_a_question_will_cost_is_said_before_it_is_sent(payer: Tab) -
     estimate = page.locator("[data-estimate]")
     await choose(page, QUICK)
     await expect(estimate).to_be_hidden()
-    asked = len(payer.requests)
+    payer.requests.clear()
     await payer.question.fill("¿Qué tal?")
     # 500 tokens of a typical answer at 500 micros, and some 40 of a prompt at 100: 254 credits, said with two figures.
     await expect(estimate).to_have_text(re.compile(r"Estimate:\s+≈ 250 credits"))
     await payer.question.fill("x" * 8_000)  # 2,000 tokens more: 200 credits
     await expect(estimate).to_contain_text("≈ 450 credits")
-    assert len(payer.requests) == asked, "nothing is asked of the server"
+    assert [url for url in payer.requests if "/static/" not in url] == [], "nothing is asked of the server"
     await choose(page, "")
-    await expect(estimate).to_be_hidden()
+    await expect(estimate).to_contain_text("≈ 450 credits")  # both are of a tier: Auto takes the cheapest
     await choose(page, QUICK)
     await expect(estimate).to_be_visible()
     assert await violations(page) == []
     note = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"x" * 300_000}
     await page.locator("[data-attach-input]").set_input_files([note])
-    await expect(estimate).to_be_hidden()  # it would be too low by far
+    await expect(estimate).to_contain_text("≈ 450 credits, plus the files")
     await page.locator("[data-attached] [data-remove]").click()
-    await expect(estimate).to_be_visible()
+    await expect(estimate).not_to_contain_text("files")
     await page.set_viewport_size({"width": 320, "height": 640})
     assert await page.evaluate("document.documentElement.scrollWidth") <= 320
     await payer.question.fill("")
     await expect(estimate).to_be_hidden()
+
+
+async def test_the_estimate_has_words_for_a_range_for_a_trace_and_for_nothing(
+    payer: Tab, dear_site: TestedSite
+) -> None:
+    free = {"input_price": 0, "output_price": 0}
+    estimate = payer.page.locator("[data-estimate-text]")
+    for change, key, words in (
+        ({"tier": "strong", "output_price": 1_000_000_000}, "", "≈ 250 to 500 credits"),
+        ({"input_price": 10_000, "output_price": 50_000}, THINKS, "Less than 0.1 credits"),
+        (free, THINKS, "No credits"),
+        ({}, "", "≈ 0 to 250 credits"),
+    ):
+        dear_site.offer({"key": THINKS, **change})
+        await payer.page.wait_for_timeout(1_100)  # until the other process has it
+        await payer.page.goto("/")
+        await payer.page.locator("[data-composer][data-ready]").wait_for()
+        await choose(payer.page, key)
+        await payer.question.fill("¿Qué tal?")
+        await expect(estimate).to_have_text(words)
+    prices = {"input_price": 100_000_000, "output_price": 500_000_000}
+    dear_site.offer({"key": THINKS, "tier": "cheap", **prices})
+
+
+async def test_a_question_that_is_too_dear_is_asked_of_the_model_that_the_refusal_names(
+    browser: Browser, dear_site: TestedSite
+) -> None:
+    dear_site.offer({"key": THINKS, "input_price": 10_000, "output_price": 50_000})
+    [access] = dear_site.create_members(1, plan={**OPEN, "credits_per_month": 20})
+    [session] = dear_site.create_sessions([access])
+    async with Tab.open(browser, dear_site.port(), person=Person(access, session)) as tab:
+        await tab.page.goto("/")
+        await tab.ask("What is dear?", QUICK)
+        await expect(tab.refusal).to_contain_text("does not cover this question")
+        ways = tab.page.locator("[data-ways]")
+        for name, address in (("See larger plans", "/pricing/"), ("Your credits and packs", "/billing/")):
+            await expect(ways.get_by_role("link", name=name)).to_have_attribute("href", address)
+        assert await violations(tab.page) == []
+        await ways.get_by_role("button", name=re.compile(f"Ask {THINKS} instead: at most .* credits")).click()
+        await tab.finished()
+        await expect(tab.turns).to_have_count(1)
+        await expect(ways).to_be_empty()
+        await expect(tab.refusal).to_be_hidden()
+        assert (await tab.saved())["model"] == THINKS
+        assert await tab.page.locator("[data-model]").input_value() == THINKS
+        await expect(tab.question).to_have_value("")
+    dear_site.offer({"key": THINKS, "input_price": 100_000_000, "output_price": 500_000_000})
 
 
 async def test_the_estimate_learns_from_the_conversation_and_is_about_right(payer: Tab) -> None:
@@ -84,8 +131,16 @@ async def test_what_it_took_opens_by_keyboard_and_says_what_is_saved(payer: Tab)
     took = turn.locator(".turn-costs")
     await expect(took.locator("dl")).to_be_hidden()
     await took.locator("summary").focus()
+    await payer.page.set_viewport_size({"width": 400, "height": 500})
+    await payer.page.evaluate("scrollTo(0, 0)")
     await payer.page.keyboard.press("Enter")
     await expect(took.locator("dl")).to_be_visible()
+    await payer.page.wait_for_function(
+        """() => {
+          const foot = document.querySelector(".turn-costs dl").getBoundingClientRect().bottom;
+          return foot <= document.querySelector(".composer-box").getBoundingClientRect().top;
+        }"""
+    )
     saved = await payer.saved()
     text = await took.locator("dl").inner_text()
     figures = dict(zip(*[iter(re.split(r"\n+", text.strip()))] * 2, strict=True))

@@ -117,3 +117,4 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
         await expect(turn.get_by_text(cost)).to_be_visible()
         await expect(turn.get_by_text(label)).to_have_count(0)
         assert await tab.shown_answer()
+        await expect(turn.locator("[data-again-with]")).to_be_hidden()  # nobody else is here

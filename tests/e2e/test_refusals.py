@@ -109,6 +109,7 @@ async def test_a_provider_that_fails_says_so_in_its_place(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.ask("Hello?", "status-503")
     turn = await tab.finished("failed")
+    await expect(turn.locator(".turn-note-error")).to_contain_text("status-503: The provider")
     await expect(turn.locator(".turn-note-error")).to_contain_text("try another model")
     await expect(turn.get_by_role("button", name="Ask again")).to_be_visible()
 
@@ -129,20 +130,11 @@ async def test_what_failed_is_said_aloud_before_any_other_note(tab: Tab) -> None
     await expect(tab.page.locator("[data-announce]")).to_have_text(re.compile("overloaded.* A note."))
 
 
-async def test_an_address_that_is_not_confirmed_leads_to_where_it_can_be(
+async def test_a_way_on_goes_with_its_refusal_and_leads_on(
     browser: Browser, site: TestedSite, proxy: CuttingProxy
 ) -> None:
-    """The site of these tests asks nobody to confirm: another refusal is given that code on its way."""
-
-    def relay(page_side: WebSocketRoute) -> None:
-        server = page_side.connect_to_server()
-        server.on_message(
-            lambda message: page_side.send(str(message).replace("allowance_used_up", "email_unconfirmed"))
-        )
-
     async with Tab.open(browser, proxy.port, person=await person(site, credits_per_month=1)) as tab:
-        way = tab.page.get_by_role("link", name="Confirm your e-mail address")
-        await tab.page.route_web_socket(re.compile("/ws/"), relay)
+        way = tab.page.get_by_role("link", name="See larger plans")
         await tab.page.goto("/")
         await expect(way).to_be_hidden()
         await refused(tab, "x" * 30_000)
@@ -151,7 +143,7 @@ async def test_an_address_that_is_not_confirmed_leads_to_where_it_can_be(
         await expect(way).to_be_hidden()
         await tab.question.press("Enter")
         await way.click()
-        await tab.page.wait_for_url("**/accounts/email/")
+        await tab.page.wait_for_url("**/pricing/")
 
 
 async def test_what_is_somebody_elses_looks_as_if_it_were_not_there(tab: Tab, crowd: list[Person]) -> None:
