@@ -714,3 +714,11 @@ def test_an_address_that_no_row_can_have_is_not_found(browser: Client, address: 
     """PostgreSQL takes no NUL in a text, SQLite no number of more than 64 bits, and both say so with an error."""
     assert browser.get(address).status_code == 404
     assert browser.post(address).status_code in (404, 405)
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_nothing_was_used_on_the_first_and_the_last_day_there_is(api: Any, ana: User, zone: str, day: str):
+    User.objects.filter(pk=ana.pk).update(time_zone=zone)
+    answered = api(ana).get(f"/api/v1/usage?from={day}&to={day}")
+    assert (answered.status_code, answered.json()["results"]) == (200, [])
