@@ -17,7 +17,6 @@ from django.utils.translation import ngettext
 
 from accounts.models import User
 
-
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 """What gives somebody rights in the admin."""
 
@@ -88,8 +87,8 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
 
-    # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a new
-    # address or password they would have the other's.
+    # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
+    # new address or password they would have the other's rights.
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         found = tuple(super().get_readonly_fields(request, obj))
