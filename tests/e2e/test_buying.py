@@ -78,7 +78,7 @@ async def test_a_newcomer_buys_premium_through_mercado_pago_without_a_script(
                 break
             await expect(page.get_by_text("and up to an hour")).to_be_visible()
             await page.wait_for_timeout(500)
-            await page.get_by_role("link", name="Look again").click()
+            await page.get_by_role("link", name="Check again").click()
         await expect_premium(page)
         await cancel(page)
 
