@@ -82,9 +82,20 @@ def test_the_prices_of_a_year_are_a_link_away(prices: Any):
     assert "up to 16% less" in words
 
 
-@pytest.mark.parametrize(("language", "said"), [("es", "Planes y precios"), ("pt-br", "Planos e preços")])
-def test_prices_are_in_the_visitor_s_language(prices: Any, language: str, said: str):
-    assert said in text_of(Client().get("/pricing/", headers={"Accept-Language": language}))
+@pytest.mark.parametrize(
+    ("language", "said"), [("es", ("Planes y precios", "Empresas")), ("pt-br", ("Planos e preços", "Empresas"))]
+)
+def test_prices_are_in_the_visitor_s_language(prices: Any, language: str, said: tuple[str, str]):
+    page = text_of(Client().get("/pricing/", headers={"Accept-Language": language}))
+    assert all(words in page for words in said)
+    assert "Enterprise" not in page
+
+
+@pytest.mark.parametrize(("language", "free"), [("es", "Gratis"), ("en", "Free"), ("pt-br", "Grátis")])
+def test_a_plan_is_called_as_in_the_readers_language_and_as_the_operator_called_it(language: str, free: str):
+    with translation.override(language):
+        assert Plan(name="Free").shown_name == free
+        assert Plan(name="Our café").shown_name == "Our café"
 
 
 def test_portuguese_writes_months_without_a_capital():
