@@ -76,7 +76,7 @@ async def test_a_newcomer_buys_premium_through_mercado_pago_without_a_script(
         for _ in range(30):  # the first payment is made a few seconds later
             if await page.get_by_role("heading", name="You have Premium now").count():
                 break
-            await expect(page.get_by_text("and up to an hour")).to_be_visible()
+            await expect(page.get_by_text("to an hour")).to_be_visible()
             await page.wait_for_timeout(500)
             await page.get_by_role("link", name="Check again").click()
         await expect_premium(page)
