@@ -15,7 +15,7 @@ async def sign_up(page: Page, email: str) -> None:
     await page.get_by_label(re.compile("E-mail")).fill(email)
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("checkbox").check()
-    await page.locator("form").filter(has=page.get_by_role("checkbox")).get_by_role("button").click()
+    await page.locator("form").filter(has=page.get_by_role("checkbox")).locator(".button-primary").click()
 
 
 async def choose_premium(page: Page, currency: str) -> None:
