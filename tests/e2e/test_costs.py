@@ -146,7 +146,7 @@ async def test_what_it_took_opens_by_keyboard_and_says_what_is_saved(payer: Tab)
     figures = dict(zip(*[iter(re.split(r"\n+", text.strip()))] * 2, strict=True))
     assert int(figures["Tokens read"].replace(",", "")) == saved["usage"]["input"]
     assert int(figures["Tokens written"]) == saved["usage"]["output"] == 80
-    assert int(figures["of them thoughts"]) == saved["usage"]["reasoning"] == 20
+    assert int(figures["Of these, for thinking"]) == saved["usage"]["reasoning"] == 20
     assert float(figures["Credits"].replace(",", "")) == saved["cost_micros"] / 1_000
     assert float(figures["Seconds to the first word"]) == round(saved["first_token_ms"] / 1_000, 1)
     assert 5 < int(figures["Tokens a second"]) < 500
