@@ -102,7 +102,7 @@ def test_the_page_has_the_list_and_the_picker(browser):
     premium.save()
     page = browser.get("/").text
     assert re.search(
-        r'<option value="claude-opus-5-5" data-efforts="low medium high" disabled>'
+        r'<option value="claude-opus-5-5"\s+data-label="Claude Opus 5.5" data-efforts="low medium high" disabled>'
         r"\s*Claude Opus 5.5 · not in your plan",
         page,
     )

@@ -130,7 +130,7 @@ async def test_the_api_says_what_it_took(redis: Redis, runner: Runner, carla: Us
     [
         ({"error": "overloaded"}, "<bdi>Scripted</bdi>: The provider is overloaded."),
         ({"error": "overloaded", "model": "", "requested_model": "scripted"}, "<bdi>Scripted</bdi>: The provider"),
-        ({"error": "queue_timeout", "model": "", "requested_model": "scripted"}, '-error">Nobody was free'),
+        ({"error": "queue_timeout", "model": "", "requested_model": "scripted"}, '-error">Too many people were asking'),
         ({"error": "unknown", "model": "", "requested_model": "auto"}, '-error">The provider failed'),
     ],
 )
