@@ -94,7 +94,7 @@ async def test_a_question_that_is_too_dear_is_asked_of_the_model_that_the_refusa
     async with Tab.open(browser, dear_site.port(), person=Person(access, session)) as tab:
         await tab.page.goto("/")
         await tab.ask("What is dear?", QUICK)
-        await expect(tab.refusal).to_contain_text("does not cover this question")
+        await expect(tab.refusal).to_contain_text("cover this question")
         ways = tab.page.locator("[data-ways]")
         for name, address in (("See larger plans", "/pricing/"), ("Your credits and packs", "/billing/")):
             await expect(ways.get_by_role("link", name=name)).to_have_attribute("href", address)
