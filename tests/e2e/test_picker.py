@@ -153,7 +153,7 @@ async def test_models_are_found_by_name_provider_tier_and_ability(tab: Tab) -> N
         await expect(status).to_have_text(f"Models found: {len(found)}")
         assert await names(tab).all_inner_texts() == found
     await search(tab).fill("gpt-2")
-    await expect(status).to_contain_text("No model is like that")
+    await expect(status).to_contain_text("No model matches")
     await tab.page.keyboard.press("Enter")  # takes nothing
     await expect(picker(tab)).to_be_visible()
     await search(tab).fill("")
