@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.adapter import forget_wanted, remember_wanted
@@ -73,6 +74,7 @@ def pricing(request: HttpRequest) -> HttpResponse:
         "packs": buying.list_packs(prices, currency),
         "currencies": sorted({price.currency for price in prices}),
         "currency": currency,
+        "costs_nothing": format_money(0, currency) if currency else pgettext("price", "Free"),
         "intervals": intervals,
         "interval": interval,
         "saved_percent": saved_percent(price for price in prices if price.currency == currency),
