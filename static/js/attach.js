@@ -34,6 +34,14 @@ export function used(gone) {
   for (const line of [...list.children]) if (gone.includes(idOf(line))) line.remove();
 }
 
+/** Attach files once more that the server has. */
+export async function attachAgain(ids) {
+  for (const id of ids) {
+    const answer = await look(id);
+    if (answer?.name) uploaded(addLine(answer.name), answer);
+  }
+}
+
 function add(files) {
   let room = mostFiles - list.children.length;
   for (const file of files) {

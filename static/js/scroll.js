@@ -49,6 +49,11 @@ export function anchorTo(article) {
   showJump();
 }
 
+/** Whether the reader wants to see what comes at the end. */
+export function isFollowing() {
+  return follows;
+}
+
 /** Go on with another element in the place of the anchored one. */
 export function moveAnchor(from, to) {
   if (anchor === from) anchor = to;

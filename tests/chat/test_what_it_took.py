@@ -93,7 +93,9 @@ def test_what_showed_nothing_has_no_speed(catalog: None):
     "fields", [{"status": "streaming"}, {"status": "failed", "usage_source": "", "cost_micros": None}]
 )
 def test_what_took_nothing_yet_says_nothing(catalog: None, fields: dict[str, Any]):
-    assert "turn-costs" not in turn_html(finished(**fields))
+    html = turn_html(finished(**fields))
+    assert "Tokens read" not in html
+    assert "data-context" not in html
 
 
 def test_what_the_next_prompt_begins_with_is_there_for_the_estimate(catalog: None):
