@@ -57,6 +57,7 @@ def shown(turn: Turn, language: str = "en") -> dict[str, str]:
 
 def test_what_an_answer_took(catalog: None):
     assert shown(finished()) == {
+        "Asked": "Nov 24, 2026 12:00",
         "Tokens read": "12,345",
         "of them from the cache": "12,000",
         "Tokens written": "1,500",
@@ -70,7 +71,7 @@ def test_what_an_answer_took(catalog: None):
 
 
 def test_figures_are_written_as_the_person_reads_them(catalog: None):
-    figures = list(shown(finished(), "es").values())
+    figures = list(shown(finished(), "es").values())[1:]
     assert [re.sub(r"\s", ".", figure) for figure in figures[:3]] == ["12.345", "12.000", "1.500"]
     assert figures[5] == "1,2"
     assert figures[8] == "02/10/2026"

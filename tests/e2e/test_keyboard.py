@@ -14,7 +14,7 @@ from tests.processes.stores import TestedSite
 ECHO = "fake-900t-5ms-echo8"
 SLOW = "fake-3000t-50ms"
 QUICK = "fake-20t-5ms"
-BREAKING = "fake-100t-10ms-error40"
+BREAKING = "fake-100t-60ms-error60"
 
 
 def dialog(tab: Tab) -> Locator:
@@ -212,16 +212,12 @@ async def test_a_question_in_line_that_cannot_be_asked_is_in_the_composer_again(
     if why == "refused":
         await refuse_second_question(tab)
     await page.goto("/")
-    await page.locator("[data-attach-input]").set_input_files(
-        {"name": "key.txt", "mimeType": "text/plain", "buffer": b"4712"}
-    )
-    await expect(page.locator(".attached-file[data-state=ready]")).to_have_count(1)
     await tab.ask("Go on and on.", BREAKING if why == "failed" else SLOW)
     await tab.wait_for_text(10)
-    await page.locator("[data-attach-input]").set_input_files(
-        {"name": "second.txt", "mimeType": "text/plain", "buffer": b"4713"}
-    )
-    await expect(page.locator(".attached-file[data-state=ready]")).to_have_count(1)
+    if has_file := why != "failed":  # that answer is soon over
+        file: Any = {"name": "key.txt", "mimeType": "text/plain", "buffer": b"4712"}
+        await page.locator("[data-attach-input]").set_input_files(file)
+        await expect(page.locator(".attached-file[data-state=ready]")).to_have_count(1)
     await put_in_line(tab, "And then?")
     await expect(page.locator(".attached-file")).to_have_count(0)
     await tab.question.fill("A draft")
@@ -238,7 +234,7 @@ async def test_a_question_in_line_that_cannot_be_asked_is_in_the_composer_again(
         await page.goto(address)
     await expect(tab.question).to_have_value("And then?\n\nA draft")
     await expect(page.locator("[data-queued]")).to_be_hidden()
-    await expect(page.locator(".attached-file[data-state=ready]")).to_contain_text("second.txt")
+    await expect(page.locator(".attached-file[data-state=ready]")).to_have_text([re.compile("key.txt")] * has_file)
     await expect(tab.turns).to_have_count(1)
 
 
