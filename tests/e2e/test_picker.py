@@ -366,6 +366,7 @@ async def test_only_the_last_good_answer_is_asked_for_again(tab: Tab) -> None:
     for turn, count in ((tab.turns.first, 0), (tab.last, 1)):
         await turn.locator(".turn-foot summary").click()
         await expect(turn.get_by_role("button", name="Ask another model")).to_have_count(count)
+        await tab.page.keyboard.press("Escape")  # the menu lies over the next turn
 
 
 async def test_what_was_written_stays_until_another_model_has_the_question(tab: Tab) -> None:
