@@ -17,6 +17,9 @@ from django.utils.translation import ngettext
 
 from accounts.models import User
 
+GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
+"""What gives somebody rights in the admin."""
+
 
 class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not generic at run time
     def save(self, commit: bool = True) -> Any:
@@ -84,6 +87,19 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
 
+    # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
+    # new address or password they would have the other's rights.
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        found = tuple(super().get_readonly_fields(request, obj))
+        return found if _is_superuser(request) else (*found, *GRANTS)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and super().has_delete_permission(request, obj)
+
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save what was changed here, and nothing that was changed elsewhere meanwhile. A new address is the only one:
         with a row of the old one left, whoever has that could confirm nothing."""
@@ -94,3 +110,12 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return isinstance(request.user, User) and request.user.is_superuser
+
+
+def _may_touch(request: HttpRequest, user: User | None) -> bool:
+    is_operator = user is not None and (user.is_staff or user.is_superuser)
+    return not is_operator or _is_superuser(request) or user == request.user

@@ -24,10 +24,10 @@ from accounts.timing import pad
 def _mismatch() -> str:
     if settings.REQUIRE_VERIFIED_EMAIL:
         return _(
-            "Address and password do not belong together, or the address is not confirmed yet. Check both, look into "
-            "your mail, or reset the password."
+            "The address and the password do not match, or the address is not confirmed yet. Check both, look at your "
+            "mail, or reset the password."
         )
-    return _("Address and password do not belong together. Check both, or reset the password.")
+    return _("The address and the password do not match. Check both, or reset the password.")
 
 
 MISMATCH = lazy(_mismatch, str)()

@@ -182,13 +182,13 @@ def default_plan() -> Plan:
 
 def plan_name_of(key: str) -> str:
     """Return the name that people see for a plan's key."""
-    return next((plan.name for plan in _plans.get().values() if plan.key == key), key)
+    return next((plan.shown_name for plan in _plans.get().values() if plan.key == key), key)
 
 
 def lowest_plan_name_with(tier: str) -> str:
     """Return the name of the lowest plan whose models include a tier; empty if none does."""
     plans = sorted(_plans.get().values(), key=lambda plan: plan.rank)
-    return next((plan.name for plan in plans if _entitlements(plan).includes_tier(tier)), "")
+    return next((plan.shown_name for plan in plans if _entitlements(plan).includes_tier(tier)), "")
 
 
 def current_period(account: BillingAccount) -> UsagePeriod:

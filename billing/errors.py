@@ -19,7 +19,7 @@ class AllowanceUsedUp(DomainError):
     def __init__(self, *, resets_at: dt.datetime) -> None:
         when = date_format(timezone.localtime(resets_at), "DATETIME_FORMAT")
         super().__init__(
-            gettext("What is left of your credits does not cover this question. On %(when)s you get new ones.")
+            gettext("The credits you have left do not cover this question. You get new ones on %(when)s.")
             % {"when": when},
             retry_after=(resets_at - timezone.now()).total_seconds(),
         )

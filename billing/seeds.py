@@ -1,6 +1,15 @@
 """The plans a new installation has, and prices for trying it out: what an operator sells at which price is theirs."""
 
+from django.utils.translation import pgettext_lazy
+
 from billing.models import Plan, Price
+
+TRANSLATED_NAMES = (
+    pgettext_lazy("plan", "Free"),
+    pgettext_lazy("plan", "Premium"),
+    pgettext_lazy("plan", "Enterprise"),
+)
+"""Named here for the catalogues: the rows hold the English name, and pages show `Plan.shown_name`."""
 
 
 def load_plans() -> None:

@@ -47,6 +47,8 @@ def list_usage(account: BillingAccount, first: dt.date, last: dt.date, *by: Grou
     """
     if not 0 <= (last - first).days < MAX_DAYS:
         raise ValueError(f"{first} to {last}")
+    if not dt.MINYEAR + 1 < first.year <= last.year < dt.MAXYEAR:
+        return []  # nothing was used then, and in some zones those days are in years that do not exist
     zone = timezone.get_current_timezone()
     start = dt.datetime.combine(first, dt.time(), zone)
     end = dt.datetime.combine(last + dt.timedelta(days=1), dt.time(), zone)

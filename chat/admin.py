@@ -192,7 +192,7 @@ class ProviderLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text=_(
             "US dollars from midnight to midnight, UTC, of what the provider takes, without markup. When it is spent "
             "or promised to answers on their way, its paid models answer no more until tomorrow: at most one answer "
-            "goes beyond. You are told at 80 % and at 100 %."
+            "goes beyond. You are told at 80% and at 100%."
         ),
     )
 

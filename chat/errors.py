@@ -39,8 +39,8 @@ class EmailUnconfirmed(DomainError):
     code = "email_unconfirmed"
     status = 403
     message = _(
-        "Confirm your e-mail address first: the settings, under “E-mail address”, send you a mail with a link. Models "
-        "that cost no credits answer before that."
+        "Confirm your e-mail address first: the settings, under “E-mail address”, send you a link. Until then, models "
+        "that cost no credits answer you."
     )
 
 
@@ -105,7 +105,7 @@ class NoVision(DomainError):
 class NoPdfText(DomainError):
     code = "no_pdf_text"
     message = _(
-        "This PDF holds no text, only pictures of it. Choose a model that reads PDFs, or attach the pages as images."
+        "This PDF holds no text, only pictures of text. Choose a model that reads PDFs, or attach the pages as images."
     )
 
 
@@ -128,7 +128,7 @@ class FileNotReady(DomainError):
 
 
 FILE_SENTENCES: dict[str, str | Promise] = {
-    "file_missing": _("There was no file in that."),
+    "file_missing": _("No file arrived."),
     "file_empty": _("This file is empty."),
     "file_too_large": _("This file is too large: at most %(bytes)s."),
     "file_type": _("Files of this kind cannot be read. Images (PNG, JPEG, WebP, GIF), PDFs and text can."),
@@ -142,7 +142,7 @@ FILE_SENTENCES: dict[str, str | Promise] = {
     "file_text_too_long": _(
         "This file has too much text: at most %(characters)s characters. Attach the part that matters."
     ),
-    "file_unprocessed": _("Nobody was free to read this file. Remove it, and attach it again in a minute."),
+    "file_unprocessed": _("Too many files are waiting to be read. Remove this one, and attach it again in a minute."),
     "too_many_pending": _("You have attached many files without asking. Ask, or remove some first."),
 }
 """For each error code of a file, what a person reads."""
@@ -187,11 +187,13 @@ SENTENCES: dict[str, str | Promise] = {
     "bad_response": _("The provider sent something unreadable. Try again, or try another model."),
     "truncated": _("The answer broke off before its end. You can ask the model to go on."),
     "unknown": _("The provider failed. Try again, or try another model."),
-    "queue_timeout": _("Nobody was free to answer in time. Please ask again."),
+    "queue_timeout": _(
+        "Too many people were asking, and your question could not be answered in time. Please ask again."
+    ),
     "runner_lost": _("The answer was interrupted on our side. You can ask the model to go on."),
     "given_up": _(
-        "Answering this broke down on our side, twice, and was given up. Please ask in another way, or try another "
-        "model."
+        "Something failed on our side twice while answering this, and we stopped trying. Ask in another way, or try "
+        "another model."
     ),
     "internal_error": _("Something went wrong on our side. Please ask again."),
     # What an operator changed while the turn waited.

@@ -396,7 +396,7 @@ RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in on
 
 # --- Attachments -----------------------------------------------------------------------------------------------------
 
-ATTACHMENT_BYTES = env.int("ATTACHMENT_BYTES", default=20_000_000)  # the largest file
+ATTACHMENT_BYTES = env.int("ATTACHMENT_BYTES", default=20 * 1024 * 1024)  # the largest file
 ATTACHMENTS_BYTES = env.int("ATTACHMENTS_BYTES", default=40_000_000)  # all files of one question
 ATTACHMENTS_PER_QUESTION = env.int("ATTACHMENTS_PER_QUESTION", default=8)
 ATTACHMENTS_PER_HOUR = env.int("ATTACHMENTS_PER_HOUR", default=120)  # uploaded, by one person

@@ -52,4 +52,4 @@ class RateLimited(DomainError):
 class Unavailable(DomainError):
     code = "unavailable"
     status = 503
-    message = _("The service is catching its breath. Please try again in a moment.")
+    message = _("The service is overloaded. Please try again in a moment.")

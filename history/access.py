@@ -94,7 +94,8 @@ def read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
     try:
         timestamp, pk = cursor.split("~")
         moment = dt.datetime.fromisoformat(timestamp)
-        if moment.tzinfo is None:
+        # Beside the first and the last year, its day may be in one that does not exist, where its reader is.
+        if moment.tzinfo is None or not dt.MINYEAR < moment.year < dt.MAXYEAR:
             raise NotFound
         return moment.astimezone(dt.UTC), UUID(pk)
     except (ValueError, OverflowError) as error:

@@ -189,7 +189,7 @@ class SubscriptionAdmin(ActsAdmin, AccountRowsAdmin):
             "resync",
             _("Ask the gateway now"),
             lambda subscription, by, sent: staff.resync(subscription, by=by, **sent),
-            warning=_("What it says is written here, whatever was here before."),
+            warning=_("Its answer replaces what is here."),
         ),
         OperatorAct(
             "cancel",
@@ -232,7 +232,7 @@ class PaymentForm(ActForm):
         payment = self.row
         facts = [
             (gettext("Paid"), _amount(payment)),
-            (gettext("Left of it"), format_money(self.left_minor, payment.currency)),
+            (gettext("Not refunded yet"), format_money(self.left_minor, payment.currency)),
             (gettext("Credits used since"), show_credits(staff.micros_used_with(payment))),
         ]
         if payment.refund_requested_at:
@@ -263,7 +263,7 @@ class GiveBackForm(PaymentForm):
             self.add_error("amount", _("That currency has %(digits)s digits after the point.") % {"digits": digits})
         else:
             if not 0 < cleaned["amount_minor"] <= self.left_minor:
-                self.add_error("amount", _("More than nothing, and no more than what is left."))
+                self.add_error("amount", _("More than zero, and no more than what is left."))
         return cleaned
 
 

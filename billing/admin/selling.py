@@ -103,7 +103,10 @@ class PriceAdmin(ActsAdmin):
             is_offered=lambda price: price.is_for_sale,
             form=NewAmountForm,
             later=NOT_THERE,
-            warning=_("This price is withdrawn, and another one takes its place. Who has bought it goes on paying it."),
+            warning=_(
+                "This price is withdrawn, and another one takes its place. Whoever bought it goes on paying the old "
+                "one."
+            ),
         ),
     )
 

@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext
 
 MICROS_PER_CREDIT = 1_000
 NOT_YET = _("Nothing follows of it yet, and neither a page nor the API shows it.")
@@ -57,6 +58,11 @@ class Plan(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def shown_name(self) -> str:
+        """The name in the reader's language if it is one of `seeds.py`, else as the operator wrote it."""
+        return pgettext("plan", self.name)
 
     @property
     def allowance_micros(self) -> int | None:

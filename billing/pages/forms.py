@@ -15,10 +15,10 @@ class CheckoutForm(forms.Form):
 
     way = forms.ChoiceField(widget=forms.RadioSelect, label=_("How do you want to pay?"))
     payer_email = forms.EmailField(
-        help_text=_("That of your account there: its checkout takes a subscription from nobody else."),
+        help_text=_("That of your account there: the subscription can be paid from no other one."),
         required=False,
     )
-    coupon = forms.CharField(label=_("Code of a discount"), max_length=40, required=False)
+    coupon = forms.CharField(label=_("Discount code"), max_length=40, required=False)
     nonce = forms.CharField(max_length=40, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, ways: list[str], ways_with_email: list[str], asked_by: str, **kwargs: Any) -> None:

@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.adapter import forget_wanted, remember_wanted
@@ -73,6 +74,7 @@ def pricing(request: HttpRequest) -> HttpResponse:
         "packs": buying.list_packs(prices, currency),
         "currencies": sorted({price.currency for price in prices}),
         "currency": currency,
+        "costs_nothing": format_money(0, currency) if currency else pgettext("price", "Free"),
         "intervals": intervals,
         "interval": interval,
         "saved_percent": saved_percent(price for price in prices if price.currency == currency),
@@ -263,7 +265,7 @@ def refund(request: HttpRequest, payment_id: int) -> HttpResponse:
     form = RefundForm(request.POST or None)
     if form.is_valid():
         purchasing.request_refund(member, payment_id, form.cleaned_data["reason"])
-        messages.success(request, _("We have your request, and answer by mail."))
+        messages.success(request, _("We have your request, and will answer by mail."))
         return redirect("billing")
     context = {"form": form, "shown": overview.show_payment(found)}
     return render(request, "billing/refund.html", context, status=422 if form.is_bound else 200)
@@ -363,14 +365,14 @@ def _begin(user: User, form: CheckoutForm, ways: list[buying.Way], *, replaces: 
 def _change(request: HttpRequest, member: User, price_id: int) -> HttpResponse:
     preview = _unsign(member, price_id, request.POST.get("signed", ""))
     if isinstance(preview, signing.BadSignature):
-        messages.warning(request, _("That price is a while old. Look at it again."))
+        messages.warning(request, _("That price may have changed. Please look at it again."))
         return redirect("billing_change", price_id)
     begun = timezone.now()
     subscription = purchasing.change(member, price_id, preview)
     if preview is not None and subscription.observed_at < begun:
-        messages.warning(request, _("The payment service is slow. What came of it is here in a minute."))
+        messages.warning(request, _("The payment service is slow. You will see the result here in a minute."))
     elif preview is not None and subscription.price_id != price_id:
-        messages.warning(request, _("The change waits for its payment: see below what is to be done."))
+        messages.warning(request, _("The change waits for its payment: see below what to do."))
     elif preview is not None:
         messages.success(request, _("Changed. It counts from now on."))
     else:

@@ -70,7 +70,7 @@ def describe(price: Price) -> str:
         return ngettext("%(shown)s credit", "%(shown)s credits", price.pack_credits) % {
             "shown": intcomma(price.pack_credits)
         }
-    return price.plan.name
+    return price.plan.shown_name
 
 
 def saved_percent(prices: Iterable[Price]) -> int:

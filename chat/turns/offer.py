@@ -9,7 +9,6 @@ from billing.entitlements import Budget, Entitlements
 from billing.spending import SupplierHold
 from chat.attachments.binding import Attached
 from chat.llm import spending
-from chat.llm.catalog import RECORDED
 from chat.llm.difficulty import Route
 from chat.llm.health.overview import unavailable_models
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
@@ -46,10 +45,6 @@ class Offer:
     max_output: int
     max_cost_micros: int
     supplier_holds: tuple[SupplierHold, ...]
-
-    @property
-    def is_recorded(self) -> bool:
-        return self.selection.candidates[0] is RECORDED
 
 
 def make_offer(request: OfferRequest) -> Offer:

@@ -205,13 +205,12 @@ def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offe
 
 
 def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> Offer:
-    """Reserve what the offer can cost; return the offer. For a recorded example there is nothing to reserve.
+    """Reserve what the offer can cost; return the offer. What costs nothing is held too: it counts among the answers at
+    once, and its id is one that others can see is taken.
 
     Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
     each time, before the question is refused.
     """
-    if offer.is_recorded:
-        return offer
     while True:
         try:
             is_ours = metering.reserve(

@@ -355,7 +355,11 @@ class SimulatedMercadoPago(SimulatedGateway):
     def _show_subscription_checkout(self, request: Request) -> Reply:
         subscription = self._find("preapprovals", request.query.get("preapproval_id"))
         if subscription["status"] != "pending":
-            return page("Mercado Pago", _text(f"Suscripción: {subscription['status']}."), _link("/subscriptions"))
+            return page(
+                "Mercado Pago",
+                _text(f"Suscripción · Subscription · Assinatura: {subscription['status']}"),
+                _link("/subscriptions"),
+            )
         action = request.path + "?" + urlencode({"preapproval_id": subscription["id"]})
         recurring = subscription["auto_recurring"]
         return page(
@@ -491,7 +495,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             if subscription["status"] == "authorized":
                 parts.append(_act_button("renew", number, "", "Renovar ahora · Renew now · Renovar agora"))
                 parts.append(
-                    _act_button("card", number, "bad", "La tarjeta no paga más · The card fails · O cartão falha")
+                    _act_button("card", number, "bad", "La tarjeta deja de pagar · The card fails · O cartão falha")
                 )
                 parts.append(_act_button("card", number, "good", "Otra tarjeta · Another card · Outro cartão"))
                 parts.append(_act_button("pause", number, "", "Pausar · Pause · Pausar"))
@@ -505,7 +509,7 @@ class SimulatedMercadoPago(SimulatedGateway):
             if payment["status"] == "pending":
                 parts.append(_link(f"/payments/{number}/ticket"))
             if payment["status"] == "approved":
-                parts.append(_act_button("dispute", number, "open", "Contracargo · Chargeback · Estorno"))
+                parts.append(_act_button("dispute", number, "open", "Disputa · Dispute · Disputa"))
         return page("Mercado Pago", *parts, self.way_back())
 
     def _act(self, request: Request) -> Reply:

@@ -567,12 +567,18 @@ class SimulatedStripe(SimulatedGateway):
             f'<p role="alert">{html.escape(said)}</p>' if said else "",
             button(here, "do", "ok", "Pagar · Pay · Pagar"),
             button(
-                here, "do", "decline", "Pagar con una tarjeta rechazada · Pay with a declined card · Cartão recusado"
+                here,
+                "do",
+                "decline",
+                "Pagar con una tarjeta rechazada · Pay with a declined card · Pagar com um cartão recusado",
             ),
             button(
-                here, "do", "bank", "Pagar con confirmación del banco (3DS) · Pay with the bank's confirmation · 3DS"
+                here,
+                "do",
+                "bank",
+                "Confirmar con el banco (3DS) · Pay with the bank's confirmation · Confirmar com o banco",
             ),
-            button(here, "do", "voucher", "Pagar con un boleto · Pay by voucher · Pagar com boleto"),
+            button(here, "do", "voucher", "Pagar con un cupón de pago · Pay by voucher · Pagar com boleto"),
             button(here, "do", "leave", "Volver sin pagar · Leave without paying · Voltar sem pagar"),
             *self._past_buttons(here) if session["mode"] == "subscription" and session["amount_total"] else (),
         )
@@ -580,7 +586,7 @@ class SimulatedStripe(SimulatedGateway):
     def _past_buttons(self, here: str) -> Sequence[str]:
         """Return the ways to see within minutes what takes a month: the purchase is told as one of the past."""
         return (
-            "<h2>Pagar como si fuera hace tiempo · Pay as if it were long ago · Pagar como se fosse há tempos</h2>",
+            "<h2>Pagar como hace tiempo · Pay as if it were long ago · Pagar como há algum tempo</h2>",
             *(button(here, "do", value, " · ".join(labels)) for value, labels in PAST_LABELS.items()),
         )
 
@@ -599,7 +605,7 @@ class SimulatedStripe(SimulatedGateway):
             return page(
                 "Banco · Bank · Banco",
                 button(here, "do", "ok", "Confirmar · Confirm · Confirmar"),
-                button(here, "do", "decline", "Negar · Refuse · Recusar"),
+                button(here, "do", "decline", "Rechazar · Refuse · Recusar"),
             )
         return self._checkout(request, object_id, "Pago rechazado. · The card was declined. · Cartão recusado.")
 
@@ -610,7 +616,7 @@ class SimulatedStripe(SimulatedGateway):
             "Stripe",
             paragraph(f"Tarjeta · Card · Cartão: {outcome}"),
             button(here, "outcome", "ok", "Una tarjeta que paga · A card that pays · Um cartão que paga"),
-            button(here, "outcome", "decline", "Una tarjeta que rechaza · A card that declines · Um cartão que recusa"),
+            button(here, "outcome", "decline", "Una tarjeta rechazada · A card that is declined · Um cartão recusado"),
             button(here, "outcome", "confirm", "Una tarjeta con 3DS · A card with 3DS · Um cartão com 3DS"),
             link(session["return_url"] or "/", "Volver · Back · Voltar"),
         )
@@ -665,7 +671,7 @@ class SimulatedStripe(SimulatedGateway):
             parts.append(button("/", "ok", found["id"], "Renovar ahora · Renew now · Renovar agora"))
             parts.append(button("/", "decline", found["id"], "Renovar y fallar · Renew and fail · Renovar e falhar"))
             parts.append(button("/", "confirm", found["id"], "Renovar con 3DS · Renew with 3DS · Renovar com 3DS"))
-            parts.append(button("/", "dispute", found["id"], "Contracargo · Dispute · Contestação"))
+            parts.append(button("/", "dispute", found["id"], "Disputa · Dispute · Disputa"))
         parts.append("<h2>Cupones · Coupons · Cupons</h2>")
         for coupon in self.lives.all_of("coupon"):
             worth = f"{coupon['percent_off']:g} %" if coupon["percent_off"] else str(coupon["amount_off"])

@@ -434,7 +434,7 @@ class Lives:
         """Pay at the checkout as if that had been so long ago that the time it pays for ends `before` seconds from now.
         When that is in the past already, the card declines the renewals."""
         end, price = self._clock() + before, self.get("price", self.objects["asked"][session["id"]]["price"])
-        self._at = start_of(end, interval_months(price))
+        self._at = period_start_of(end, interval_months(price))
         try:
             self.complete(session, "ok")
         finally:
@@ -510,7 +510,7 @@ def months_later(anchor: int, after: int, step: int) -> int:
         count += step
 
 
-def start_of(end: int, months: int) -> int:
+def period_start_of(end: int, months: int) -> int:
     """Return the first instant from which so many months last to `end`, or to a day that is there: no month ends on
     every day."""
     moment = dt.datetime.fromtimestamp(end, dt.UTC)

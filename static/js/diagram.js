@@ -10,35 +10,71 @@ const MOST_TEXT = 4_000; // characters: a browser draws where it scrolls, too
 const LEAST = 600; // px of width
 const MOST = 8_000; // px of a side
 
+const MOST_FRAMES = 8; // each holds some 10 MB, and an answer may have hundreds of diagrams
+
 let library = null; // on its way, as a Blob
-const drawn = new Map(); // of each frame, the code it shows
-const near = new IntersectionObserver(
+let drawing = null; // the box whose frame is at it: one after the other, or the page stands still
+const near = new Set(); // boxes that are in sight, or about to be
+const frames = new Map(); // of each box, its frame, the oldest first
+const nearness = new IntersectionObserver(
   (entries) => {
-    for (const { isIntersecting, target } of entries) if (isIntersecting) begin(target);
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting) near.add(target);
+      else near.delete(target);
+    }
+    drawNext();
   },
   { rootMargin: "400px" },
 );
 
-/** Show the code in `box` as a diagram once it is near. */
+/** Show the code in `box` as a diagram while it is near. */
 export function draw(box) {
-  if (box.querySelector("pre").textContent.length <= MOST_TEXT) near.observe(box);
+  if (box.querySelector("pre").textContent.length <= MOST_TEXT) nearness.observe(box);
+}
+
+function drawNext() {
+  if (drawing?.isConnected) return;
+  for (const [box, frame] of frames) {
+    if (!box.isConnected) frames.delete(box);
+    else if (frames.size > MOST_FRAMES && !near.has(box)) clear(box, frame);
+  }
+  drawing = [...near].find((box) => box.isConnected && !frames.has(box)) ?? null;
+  if (drawing) begin(drawing);
+}
+
+/** Take a frame away, and leave its place as large as it is: nothing on the page moves. */
+function clear(box, frame) {
+  const place = frame.parentElement;
+  frames.delete(box);
+  place.style.setProperty("--was", `${place.offsetHeight}px`);
+  frame.remove();
 }
 
 function begin(box) {
-  near.unobserve(box);
   const frame = document.createElement("iframe");
   frame.sandbox = "allow-scripts";
   frame.src = "/diagram/";
   frame.title = say("diagram");
   frame.width = Math.max(LEAST, box.clientWidth); // what takes all the width there is (Gantt) takes this
+  frames.set(box, frame);
+  frame.addEventListener("load", () => ask(box, frame), { once: true });
+  (box.querySelector(":scope > .diagram") ?? makePlace(box)).append(frame);
+}
+
+function makePlace(box) {
   const place = document.createElement("div");
   place.className = "diagram";
   place.tabIndex = 0;
   place.setAttribute("role", "group");
   place.setAttribute("aria-label", say("diagram"));
-  place.append(frame);
   box.append(place);
-  frame.addEventListener("load", () => ask(box, frame), { once: true });
+  return place;
+}
+
+function isOver(box) {
+  if (drawing !== box) return;
+  drawing = null;
+  drawNext();
 }
 
 function loadLibrary() {
@@ -53,23 +89,29 @@ async function ask(box, frame) {
   const timer = setTimeout(giveUp, PATIENCE);
   function giveUp() {
     answers.close();
-    drawn.delete(frame);
     clearTimeout(timer);
+    if (frames.get(box) !== frame) return; // it was taken away meanwhile
+    nearness.unobserve(box);
+    near.delete(box);
+    frames.delete(box);
     growing(() => {
       frame.parentElement?.remove();
       box.classList.remove("code-drawn");
       box.querySelector("[data-source]")?.remove();
     });
+    isOver(box);
   }
   answers.onmessage = ({ data }) => {
     clearTimeout(timer);
+    if (frames.get(box) !== frame) return;
     if (!isSide(data?.width) || !isSide(data?.height)) return giveUp();
     growing(() => {
       frame.width = Math.ceil(data.width);
       frame.height = Math.ceil(data.height);
-      if (!drawn.has(frame)) show(box);
-      drawn.set(frame, box);
+      frame.parentElement?.removeAttribute("style");
+      if (!box.querySelector("[data-source]")) show(box);
     });
+    isOver(box);
   };
   try {
     const text = box.querySelector("pre").textContent;
@@ -110,9 +152,8 @@ function isDark() {
 }
 
 function drawAgain() {
-  for (const [frame, box] of drawn) {
-    if (frame.isConnected) ask(box, frame);
-    else drawn.delete(frame);
+  for (const [box, frame] of frames) {
+    if (box !== drawing && box.isConnected) ask(box, frame);
   }
 }
 

@@ -82,9 +82,20 @@ def test_the_prices_of_a_year_are_a_link_away(prices: Any):
     assert "up to 16% less" in words
 
 
-@pytest.mark.parametrize(("language", "said"), [("es", "Planes y precios"), ("pt-br", "Planos e preços")])
-def test_prices_are_in_the_visitor_s_language(prices: Any, language: str, said: str):
-    assert said in text_of(Client().get("/pricing/", headers={"Accept-Language": language}))
+@pytest.mark.parametrize(
+    ("language", "said"), [("es", ("Planes y precios", "Empresas")), ("pt-br", ("Planos e preços", "Empresas"))]
+)
+def test_prices_are_in_the_visitor_s_language(prices: Any, language: str, said: tuple[str, str]):
+    page = text_of(Client().get("/pricing/", headers={"Accept-Language": language}))
+    assert all(words in page for words in said)
+    assert "Enterprise" not in page
+
+
+@pytest.mark.parametrize(("language", "free"), [("es", "Gratis"), ("en", "Free"), ("pt-br", "Grátis")])
+def test_a_plan_is_called_as_in_the_readers_language_and_as_the_operator_called_it(language: str, free: str):
+    with translation.override(language):
+        assert Plan(name="Free").shown_name == free
+        assert Plan(name="Our café").shown_name == "Our café"
 
 
 def test_portuguese_writes_months_without_a_capital():
@@ -232,7 +243,7 @@ def test_another_plan_can_begin_when_the_running_one_ends(browser: Client, price
     subscription = subscribe(ana, prices["premium-month"])
     price = prices["enterprise-month"]
     page = browser.get(f"/billing/checkout/{price.pk}/?replaces=1")
-    assert "what renews is charged then, what is paid once is paid now" in text_of(page)
+    assert "if it renews, you are charged then; if it is paid once, you pay now" in text_of(page)
     form = {"way": f"{price.pk}:subscription", "payer_email": "a@b.example", "nonce": "n"}
     assert browser.post(f"/billing/checkout/{price.pk}/?replaces=1", form).status_code == 302
     assert state.orders[0].starts_at == subscription.paid_until
@@ -282,7 +293,7 @@ def test_coming_back_unpaid_grants_nothing(browser: Client, prices: Any, ana: Us
     page = browser.get(f"/billing/return/{purchase.key}/")
     words = text_of(page)
     assert "Nothing is paid yet" in words
-    assert "up to an hour" in words
+    assert "to an hour" in words
     assert f'hx-get="/billing/return/{purchase.key}/?tries=1"' in page.text
     assert f'href="/billing/pay/{purchase.key}/"' in page.text
     assert entitlements_of(ana.pk).plan == "free"
@@ -373,7 +384,7 @@ def test_a_visitor_logs_in_first(catalog: None, address: str):
 
 def test_a_member_on_free_is_shown_where_more_is(browser: Client, prices: Any):
     page = browser.get("/billing/")
-    assert "What everybody has." in text_of(page)
+    assert "The plan everybody has." in text_of(page)
     assert 'href="/pricing/"' in page.text
 
 
@@ -497,7 +508,7 @@ def test_a_subscription_that_is_paused_or_not_paid_yet_can_be_cancelled(browser:
     subscribe(ana, price)
     apply(change("s1", status="paused"))
     assert 'href="/billing/cancel/"' in browser.get("/billing/").text
-    assert "Nothing more is charged. What is paid already" in text_of(browser.get("/billing/cancel/"))
+    assert "Nothing more is charged. What you paid for" in text_of(browser.get("/billing/cancel/"))
 
 
 def test_a_payment_that_is_on_its_way_is_told_of_before_another_is_begun(browser: Client, prices: Any, ana: User):
@@ -714,3 +725,11 @@ def test_an_address_that_no_row_can_have_is_not_found(browser: Client, address: 
     """PostgreSQL takes no NUL in a text, SQLite no number of more than 64 bits, and both say so with an error."""
     assert browser.get(address).status_code == 404
     assert browser.post(address).status_code in (404, 405)
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_nothing_was_used_on_the_first_and_the_last_day_there_is(api: Any, ana: User, zone: str, day: str):
+    User.objects.filter(pk=ana.pk).update(time_zone=zone)
+    answered = api(ana).get(f"/api/v1/usage?from={day}&to={day}")
+    assert (answered.status_code, answered.json()["results"]) == (200, [])

@@ -336,7 +336,7 @@ def test_the_page_says_what_happened_and_what_was_paid_for(
     page = browser.get(f"/c/{conversation.pk}/").text
     assert said(OTHER_WAYS.get(fields["error"], SENTENCES[fields["error"]])) in page
     assert fields.get("answer", "") in page
-    assert "greatest length" not in page
+    assert "maximum length" not in page
     paid_for = {charge for charge in CHARGES if said(charge) in page}
     assert paid_for == ({sentence} if sentence else set())
     offered = {name for name in ("again", "copy-answer") if f"data-{name}\n" in page or f"data-{name}>" in page}

@@ -143,7 +143,7 @@ def test_a_used_up_allowance_names_the_moment_in_the_readers_time_zone(browser, 
     assert answer.status_code == 402
     midnight = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).replace(day=1)
     last_day = midnight - timedelta(days=1)
-    assert f"{last_day.day}, {last_day.year} at 19:00 you get new ones" in answer.text
+    assert f"You get new ones on {last_day:%B} {last_day.day}, {last_day.year} at 19:00." in answer.text
 
 
 def test_a_question_is_asked_again_beside_itself(browser, ana):

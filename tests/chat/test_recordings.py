@@ -8,12 +8,15 @@ from django.utils import translation
 from redis.asyncio import Redis
 
 from accounts.models import User
-from billing.models import Reservation, UsageRecord
+from billing import metering
+from billing.errors import TooManyAtOnce
+from billing.models import Plan, Reservation, UsageRecord
 from chat.errors import UnknownModel
 from chat.llm import recordings
 from chat.llm.catalog import RECORDED
 from chat.shown.fragments import turn_html
 from chat.turns import log, rescue
+from chat.turns.known_turns import BeingWritten
 from chat.turns.log import Entry, EntryKind, encode_begun
 from chat.turns.rescue import outcome_from_log, read_remains
 from chat.turns.runner import Runner
@@ -23,7 +26,7 @@ from history import progress
 from history.models import Turn
 from history.rendering import render_markdown
 from history.search import search_turns
-from tests.chat.asking import aask, ask, closed, eventually, saved
+from tests.chat.asking import aask, ask, closed, eventually, question, saved
 from tests.chat.live import page_of
 
 LANGUAGES = [language for language, _name in settings.LANGUAGES]
@@ -64,7 +67,7 @@ async def test_one_is_streamed_marked_and_free(redis: Redis, runner: Runner, ana
 
     turn = await in_thread(saved, turn_id)
     assert (turn.requested_model, turn.model, turn.provider) == ("recorded", "recorded", "recorded")
-    assert not await in_thread(Reservation.objects.exists)
+    assert await in_thread(Reservation.objects.filter(amount_micros=0, state=Reservation.State.RELEASED).count) == 1
     assert not await in_thread(UsageRecord.objects.exists)
     html = await in_thread(translation.override("en")(turn_html), turn)
     assert "Recorded example" in html
@@ -87,6 +90,23 @@ def test_the_same_turn_again_is_the_same_turn(ana: User):
     Turn.objects.update(status=Turn.Status.COMPLETED)
     assert ask(ana, **PLAYED, **ids).pk == turn.pk
     assert Turn.objects.count() == 1
+
+
+def test_one_is_among_the_answers_at_once(ana: User):
+    Plan.objects.update(turns_at_once=1)
+    ask(ana, **PLAYED)
+    with pytest.raises(TooManyAtOnce):
+        ask(ana, **PLAYED)
+    assert Turn.objects.count() == 1
+
+
+def test_one_takes_no_id_that_is_reserved_for_a_paid_answer(ana: User):
+    paid = question()
+    metering.reserve(ana.pk, paid.turn_id, amount_micros=700)  # whose turn is written next
+    with pytest.raises(BeingWritten):
+        ask(ana, **PLAYED, turn_id=paid.turn_id)
+    assert Reservation.objects.get().state == Reservation.State.HELD
+    assert not Turn.objects.exists()
 
 
 def test_nothing_else_is_answered_so(ana: User):

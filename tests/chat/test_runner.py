@@ -38,7 +38,19 @@ from core.threads import in_thread
 from history import access, deletion, progress
 from history.models import Turn, new_id
 from testbed.provider import FakeProvider, expected_reasoning, expected_text
-from tests.chat.asking import aask, ask, closed, eventually, is_held, period_of, record_of, reservation_of, saved, until
+from tests.chat.asking import (
+    PATIENCE_SECONDS,
+    aask,
+    ask,
+    closed,
+    eventually,
+    is_held,
+    period_of,
+    record_of,
+    reservation_of,
+    saved,
+    until,
+)
 from tests.chat.conftest import Offer
 from tests.chat.conftest import running as a_runner
 from tests.chat.cutting import breakable_databases
@@ -904,16 +916,16 @@ async def test_an_answer_is_saved_though_it_is_claimed_again_meanwhile(
         unseen = copy(turn)
         is_ours = claim(unseen)
         is_claimed.set()
-        may_go_on.wait()
+        may_go_on.wait(PATIENCE_SECONDS)
         turn.__dict__.update(unseen.__dict__)
         return is_ours
 
     monkeypatch.setattr(answering, "FLUSH_PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(progress, "claim", claim_slowly)
-    turn = await aask(carla, "say:hola wait:0.1 say:mundo usage:5/6")
+    turn = await aask(carla, "say:hola wait:0.5 say:mundo usage:5/6")
     await shown(turn)
     await redis.delete(leases.lease_key(turn.pk))
-    await asyncio.to_thread(is_claimed.wait)
+    await until(is_claimed.is_set)
     await asyncio.sleep(0.3)
     may_go_on.set()
     found = await closed(turn)

@@ -59,9 +59,9 @@ def test_what_an_answer_took(catalog: None):
     assert shown(finished()) == {
         "Asked": "Nov 24, 2026 12:00",
         "Tokens read": "12,345",
-        "of them from the cache": "12,000",
+        "Of these, from the cache": "12,000",
         "Tokens written": "1,500",
-        "of them thoughts": "500",
+        "Of these, for thinking": "500",
         "Credits": "12,345.678",
         "Seconds to the first word": "1.2",
         "Tokens a second": "150",

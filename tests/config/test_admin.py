@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.core import mail
 from django.db.models import ProtectedError
 from django.test import Client
@@ -153,6 +154,36 @@ def test_the_operator_confirms_an_address_but_none_that_somebody_else_has_confir
     assert "1 address is confirmed." in said
     assert EmailAddress.objects.get(user=ana, email=ana.email).verified
     assert not EmailAddress.objects.get(user=bo, email=bo.email).verified
+
+
+def test_who_may_change_people_gives_nobody_rights_and_changes_no_other_operator(olga, ana):
+    clerk = User.objects.create_user("clerk@example.com", PASSWORD, is_staff=True)
+    people = Permission.objects.filter(content_type__app_label="accounts", content_type__model="user")
+    clerk.user_permissions.set(people)
+    client = Client(HTTP_ACCEPT_LANGUAGE="en")
+    client.force_login(clerk)
+    profile = {"name": "Otra", "locale": "es", "time_zone": "UTC", "theme": "system", "is_active": "on"}
+    rights = {
+        "is_staff": "on",
+        "is_superuser": "on",
+        "user_permissions": Permission.objects.values_list("pk", flat=True),
+    }
+    for user in (clerk, ana):
+        client.post(f"/admin/accounts/user/{user.pk}/change/", {"email": user.email, **profile, **rights})
+        user.refresh_from_db()
+        assert (user.name, user.is_staff, user.is_superuser) == ("Otra", user == clerk, False)
+    assert set(clerk.user_permissions.all()) == set(people)
+
+    new = {"usable_password": "true", "password1": "otra clave larga", "password2": "otra clave larga"}
+    for path, fields in (
+        ("change", {"email": "mine@example.com", **profile}),
+        ("password", new),
+        ("delete", {"post": "yes"}),
+    ):
+        assert client.post(f"/admin/accounts/user/{olga.pk}/{path}/", fields).status_code == 403
+    client.post("/admin/accounts/user/", {"action": "delete_selected", "_selected_action": olga.pk, "post": "yes"})
+    assert User.objects.get(pk=olga.pk).email == olga.email
+    assert client.post(f"/admin/accounts/user/{ana.pk}/password/", new).status_code == 302
 
 
 def test_an_account_is_added_by_somebody_s_address(operator, ana):

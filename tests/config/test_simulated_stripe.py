@@ -16,7 +16,7 @@ import stripe
 from config.embedded import services
 from config.embedded.simulated_gateway import SIMULATION
 from config.embedded.simulated_stripe import SimulatedStripe, nested
-from config.embedded.simulated_stripe_lives import months_later, start_of
+from config.embedded.simulated_stripe_lives import months_later, period_start_of
 
 SECRET = "whsec_simulated"
 KEY = "sk_test_simulated0123456789abcdef"
@@ -263,7 +263,7 @@ def test_a_month_that_ends_then_began_on_a_day_there_is() -> None:
     for day in ("2026-03-28", "2026-03-29", "2026-03-31", "2026-05-31", "2024-02-29", "2026-12-31"):
         end = int(dt.datetime.fromisoformat(f"{day}T10:00:00+00:00").timestamp())
         for months in (1, 12):
-            start = start_of(end, months)
+            start = period_start_of(end, months)
             assert end <= months_later(start, start, months) < end + 4 * 86_400
 
 

@@ -73,7 +73,7 @@ async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
         ended = await tab.page.evaluate(ANSWER)
         await tab.page.reload()
         assert await tab.page.evaluate(ANSWER) == ended
-    assert compared > len(answers)
+    assert compared  # how often depends on the machine: a busy one shows several blocks at once
 
 
 async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(tab: Tab) -> None:
@@ -196,6 +196,17 @@ async def test_diagrams_are_drawn_beside_their_source(tab: Tab) -> None:
         await code.get_by_role("button", name="Download").click()
     assert (await download.value).suggested_filename == "code.mmd"
     assert (await Axe().run(tab.page)).response["violations"] == []
+
+
+async def test_of_many_diagrams_only_those_in_sight_keep_a_frame(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("".join(fenced(f"graph TD\n  A[N{n}] --> B --> C --> D\n") for n in range(12)), ECHO)
+    turn = await tab.finished()
+    for n in (*range(12), 0):
+        code = turn.locator(".code").nth(n)
+        await code.scroll_into_view_if_needed()
+        await expect(code.frame_locator("iframe").get_by_text(f"N{n}", exact=True)).to_be_visible()
+        assert await turn.locator("iframe").count() <= 10
 
 
 async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None:

@@ -209,7 +209,7 @@ async def test_an_upload_that_breaks_off_says_so(chat: Tab) -> None:
 async def test_more_files_than_a_question_takes(chat: Tab) -> None:
     await choose(chat, *(file(f"{number}.txt", b"x") for number in range(9)))
     await expect(lines(chat)).to_have_count(8)
-    await expect(chat.refusal).to_contain_text("At most 8 files")
+    await expect(chat.refusal).to_contain_text("One question can have at most 8 files")
 
 
 async def test_a_file_is_removed_with_the_keyboard(chat: Tab) -> None:

@@ -15,7 +15,7 @@ async def sign_up(page: Page, email: str) -> None:
     await page.get_by_label(re.compile("E-mail")).fill(email)
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("checkbox").check()
-    await page.locator("form").filter(has=page.get_by_role("checkbox")).get_by_role("button").click()
+    await page.locator("form").filter(has=page.get_by_role("checkbox")).locator(".button-primary").click()
 
 
 async def choose_premium(page: Page, currency: str) -> None:
@@ -76,9 +76,9 @@ async def test_a_newcomer_buys_premium_through_mercado_pago_without_a_script(
         for _ in range(30):  # the first payment is made a few seconds later
             if await page.get_by_role("heading", name="You have Premium now").count():
                 break
-            await expect(page.get_by_text("and up to an hour")).to_be_visible()
+            await expect(page.get_by_text("to an hour")).to_be_visible()
             await page.wait_for_timeout(500)
-            await page.get_by_role("link", name="Look again").click()
+            await page.get_by_role("link", name="Check again").click()
         await expect_premium(page)
         await cancel(page)
 

@@ -84,7 +84,7 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
         if language == "es":  # the operator
             await expect(card).to_contain_text("OPENAI_API_KEY")
             assert await violations(page) == []
-            await card.get_by_role("button", name="Cerrar para siempre").click()
+            await card.get_by_role("button", name="No volver a mostrar").click()
             await page.locator("[data-composer][data-ready]").wait_for()
         await expect(card).to_have_count(0)
 

@@ -21,7 +21,7 @@ async def test_sign_up_ask_stop_reload_a_second_tab_and_tomorrow(visitor: Tab, b
     await page.get_by_label(re.compile("Correo")).fill("dora@example.com")
     await page.get_by_label("Contraseña").fill("una clave larga")
     await page.get_by_role("checkbox").check()
-    await page.locator("form").filter(has=page.get_by_role("checkbox")).get_by_role("button").click()
+    await page.locator("form").filter(has=page.get_by_role("checkbox")).locator(".button-primary").click()
     await expect(visitor.question).to_be_visible()
     await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     await expect(page.locator("[data-allowance-used]")).to_have_text("0 de 500 créditos usados")

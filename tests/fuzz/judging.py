@@ -1,5 +1,6 @@
 """What every answer must be, whatever was sent."""
 
+import gzip
 import json
 import logging
 import re
@@ -28,6 +29,12 @@ class Answer:
         return f"{self.status} {self.body[:300]!r}"
 
     @property
+    def text(self) -> str:
+        """The body as text, decompressed; raises UnicodeDecodeError."""
+        is_compressed = self.headers.get("content-encoding") == "gzip"
+        return (gzip.decompress(self.body) if is_compressed else self.body).decode()
+
+    @property
     def media_type(self) -> str:
         return self.headers.get("content-type", "").partition(";")[0]
 
@@ -47,7 +54,7 @@ def complaints_about(request: Request, answer: Answer) -> Iterator[str]:
     if answer.status >= 500 and not _is_documented(request, answer):
         yield f"status {answer.status}"
     try:
-        text = answer.body.decode()
+        text = answer.text
     except UnicodeDecodeError:
         yield "the answer is no UTF-8"
         return
@@ -80,7 +87,7 @@ def complaints_about_log(records: list[logging.LogRecord]) -> Iterator[str]:
 
 def _is_documented(request: Request, answer: Answer) -> bool:
     """Return whether the answer is a 503 that is documented: of /readyz, and of the API where nobody can answer."""
-    return answer.status == 503 and (request.path == "/readyz" or b'"no_model"' in answer.body)
+    return answer.status == 503 and (request.path == "/readyz" or '"no_model"' in answer.text)
 
 
 def _complaints_about_json(text: str) -> Iterator[str]:

@@ -125,7 +125,10 @@ def test_a_cursor_that_is_not_ours_leads_nowhere(cursor):
         access.list_conversations(ANA, after=cursor)
 
 
-@pytest.mark.parametrize("moment", ["2026-11-24", "2026-11-24T00:00:00", "0001-01-01T00:00:00+14:00"])
+@pytest.mark.parametrize(
+    "moment",
+    ["2026-11-24", "2026-11-24T00:00:00", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00Z", "9999-12-31T23:59Z"],
+)
 def test_a_cursor_with_a_moment_that_is_not_ours_leads_nowhere(moment):
     with pytest.raises(NotFound):
         access.list_conversations(ANA, after=f"{moment}~{new_id()}")
