@@ -14,7 +14,8 @@ UNICODE = "fake-600t-10ms-unicode"
 
 # The field's ring is drawn by its box.
 FOCUS_BEHIND_THE_DOCK = """
-() => [...document.querySelectorAll(".turn-foot :is(button, summary)")].filter(one => one.checkVisibility()).map(one => {
+() => [...document.querySelectorAll(".turn-foot :is(button, summary)")].filter(one => one.checkVisibility())
+  .map((one) => {
   scrollBy(0, one.getBoundingClientRect().bottom - innerHeight + 10);
   one.focus();
   const found = one.getBoundingClientRect().bottom <= document.querySelector(".dock").getBoundingClientRect().top;
