@@ -4,6 +4,8 @@ from core.unicode import COMBINING_SIGNS, normalise
 from history.models import Conversation, Turn
 
 MAX_WORDS = 20
+MAX_TITLES = 500
+"""How many of a person's conversations, the last used, are looked at for a title."""
 _WITHOUT_SIGNS = dict.fromkeys(map(ord, COMBINING_SIGNS))
 
 
@@ -28,3 +30,11 @@ def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
     conversations = Conversation.objects.filter(pk__in={turn.conversation_id for turn in found}, is_deleted=None)
     there = set(conversations.values_list("pk", flat=True)) if found else set()
     return [turn for turn in found if turn.conversation_id in there]
+
+
+def search_titles(owner_id: int, query: str, *, limit: int = 10) -> list[Conversation]:
+    """Return the owner's conversations whose titles contain every word of `query`, last used first."""
+    words = fold(query).split()[:MAX_WORDS]
+    rows = Conversation.objects.filter(owner_id=owner_id, is_deleted=None).only("pk", "title")
+    latest = rows.order_by("-updated_at", "-pk")[: MAX_TITLES if words else limit]
+    return [row for row in latest if all(word in fold(row.title) for word in words)][:limit]

@@ -1,5 +1,6 @@
 """The pages of the chat. With JavaScript they follow turns over the socket, without it by forms and reloading."""
 
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -16,6 +17,7 @@ from chat.llm.catalog import list_offered
 from chat.llm.health.overview import silent_models
 from chat.llm.providers import list_providers
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
+from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
 from chat.provider_registry import DEMO
@@ -24,6 +26,7 @@ from chat.turns.stopping import stop_turn
 from core.loopback import comes_from_this_machine
 from history import access
 from history.models import new_id
+from history.search import search_titles
 
 RECENT_SHOWN = 6
 """Conversations on the dashboard."""
@@ -93,6 +96,29 @@ def picker(request: HttpRequest) -> HttpResponse:
         return redirect("home")
     allowed = entitlements.entitlements_of(member_of(request).pk)
     return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(list_model_options(allowed))})
+
+
+@login_required
+@require_safe
+def palette(request: HttpRequest) -> HttpResponse:
+    """Where to go from anywhere: conversations, models and pages; with `q`, the conversations whose titles have its
+    words. Without htmx, the page of conversations."""
+    if not _is_fragment(request):
+        return redirect("conversations")
+    member, words = member_of(request), request.GET.get("q")
+    context: dict[str, Any] = {"conversations": search_titles(member.pk, words or "")}
+    if words is not None:
+        return render(request, "chat/_palette_conversations.html", context)
+    context["options"] = list_model_options(entitlements.entitlements_of(member.pk))
+    context["pages"] = list_pages(is_staff=member.is_staff)
+    return render(request, "chat/_palette_options.html", context)
+
+
+@login_required
+@require_safe
+def shortcuts(request: HttpRequest) -> HttpResponse:
+    """What the keyboard does."""
+    return render(request, "chat/_shortcuts.html" if _is_fragment(request) else "chat/shortcuts.html")
 
 
 @login_required

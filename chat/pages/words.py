@@ -15,6 +15,10 @@ EFFORT_NAMES: dict[str, Promise] = {
 """What people call a level of effort. One that is not here is shown as its provider names it."""
 
 SCRIPT_SENTENCES: dict[str, Promise] = {
+    "send": _("Send"),
+    "send_later": _("Send when the answer ends"),
+    "queued": _("In line: it is asked when the answer ends."),
+    "queue_full": _("One question is in line already. Take it back to add to it."),
     "writing": _("Writing the answer."),
     "finished": _("The answer is complete: %(words)s words."),
     "ended": _("The answer ended."),

@@ -3,8 +3,8 @@
 import * as attach from "attach";
 import { frameBlocks } from "code";
 import * as composer from "composer";
-import { hasOther, setModel, toggle } from "picker";
-import { anchorTo, growing, moveAnchor, startAtEnd } from "scroll";
+import { hasOther, pick, setModel } from "picker";
+import { anchorTo, growing, isFollowing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
 import { LiveTurn, loadMarkdown } from "turn";
@@ -28,8 +28,9 @@ const chatId = main.dataset.chat;
 const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
-let pending = null; // the question that is on its way: {command, text}
+let pending = null; // the question that is on its way: {command, text, isQueued}
 let refused = null; // the command that was refused last
+let queued = null; // the one that is asked when the answer ends: {command, text, files}
 let isPolling = false;
 let isLeaving = false;
 let lostTimer = 0;
@@ -40,6 +41,8 @@ for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
 composer.keepDraftOf("known" in main.dataset ? chatId : "new");
 attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
 composer.onAsk(ask, stop);
+composer.onQueued(takeBack, () => composer.showQueued((queued = composer.readQueued())));
+findQueued();
 form.addEventListener("input", loadMarkdown, { once: true });
 showWriting();
 tellWhyLeft();
@@ -70,7 +73,7 @@ function ignore() {}
 // --- Asking and stopping ---
 
 function ask({ text, button }) {
-  if (pending && !isPolling) return;
+  if (pending && (!isPolling || pending.isQueued)) return;
   if (button?.name === "with") {
     setModel(button.value);
     askInstead(text);
@@ -101,7 +104,8 @@ function ask({ text, button }) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  send({ command, text }, button);
+  if (live.size && !button) queue({ command, text });
+  else send({ command, text }, button);
 }
 
 /** Ask what was refused once more, of the model that is chosen now: with its files, in its place. */
@@ -124,14 +128,65 @@ function send(question, button) {
   else tell(say("unsent"));
 }
 
+// --- A question in line: asked when the answer ends ---
+
+function queue(question) {
+  if (queued) {
+    composer.refuse(say("queue_full"));
+    return;
+  }
+  queued = { ...question, files: composer.attached() };
+  composer.keepQueued(queued);
+  attach.used(question.command.attachments);
+  composer.sent(question.text);
+  announcer.textContent = say("queued");
+}
+
+/** What was in line when the page was left. It is asked only where its answer is still waited for: who comes back later
+ * finds it in the composer. */
+function findQueued() {
+  queued = composer.readQueued();
+  if (!queued) return;
+  if (findTurn(queued.command.turn_id)) dropQueued();
+  else if (live.size) composer.showQueued(queued);
+  else takeBack();
+}
+
+function sendQueued() {
+  pending = { ...queued, isQueued: true };
+  if (socket.send(pending.command)) return;
+  if (isPolling) askByForm(pending);
+  else tell(say("unsent"));
+}
+
+function takeBack() {
+  if (!queued || pending?.isQueued) return;
+  const { text, files } = queued;
+  dropQueued();
+  composer.giveBack(text);
+  attach.restore(files);
+  composer.focusText();
+}
+
+function dropQueued() {
+  queued = null;
+  composer.keepQueued(null);
+}
+
 /** Ask as the form does without JavaScript, but keep the page until there is an answer. */
-async function askByForm({ command, text }, button) {
+async function askByForm({ command, text, isQueued }, button) {
   const data = new FormData(form, button);
   data.set("turn_id", command.turn_id);
+  if (isQueued) {
+    data.delete("attachments");
+    for (const id of command.attachments) data.append("attachments", id);
+    for (const name of ["text", "model", "effort"]) data.set(name, command[name] ?? "");
+  }
   try {
     const response = await fetch(form.action, { method: "POST", body: data });
     if (response.ok) {
-      composer.sent(text);
+      if (isQueued) dropQueued();
+      else composer.sent(text);
       location.assign(response.url);
       return;
     }
@@ -186,18 +241,23 @@ function started({ turn_id, conversation_id, html }) {
       keepEarlier(removeBranch(article.dataset.parent), article);
       turns.append(article);
     };
-    if (isOurs) add();
+    if (isOurs && !pending.isQueued) add();
     else growing(add);
     adopt(article);
-    if (isOurs) anchorTo(article);
+    if (isOurs && (!pending.isQueued || isFollowing())) anchorTo(article);
   }
   if (isOurs) {
-    attach.used(pending.command.attachments);
-    composer.sent(pending.text);
+    const { command, text, isQueued } = pending;
+    if (isQueued) {
+      dropQueued();
+    } else {
+      attach.used(command.attachments);
+      composer.sent(text);
+      composer.focusText();
+    }
     pending = null;
     form.elements.turn_id.value = newId();
     if (!("known" in main.dataset)) becomeKnown();
-    composer.focusText();
   } else if (live.has(turn_id)) {
     follow(live.get(turn_id)); // another tab asked; the server does not know yet that we want the text
   }
@@ -228,6 +288,9 @@ function ended({ turn_id, html }) {
   announcer.textContent = note || (words ? say("finished", { words: formatNumber(words) }) : say("ended"));
   showWriting();
   if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
+  if (!queued || live.size || pending) return;
+  if (["completed", "stopped"].includes(article.dataset.status)) sendQueued();
+  else takeBack(); // it may have been about the answer that did not come
 }
 
 function rejected({ turn_id, code, detail, html }) {
@@ -242,11 +305,12 @@ function rejected({ turn_id, code, detail, html }) {
     return;
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
-  const { text } = pending.command;
-  refused = pending.command;
+  const { command, isQueued } = pending;
+  refused = command;
   pending = null;
   composer.refuse(detail, html);
-  composer.setText(text);
+  if (isQueued) takeBack();
+  else composer.setText(command.text);
   composer.focusText();
 }
 
@@ -273,6 +337,8 @@ function leave() {
   if (isLeaving || !("known" in main.dataset)) return;
   isLeaving = true;
   isPolling = false;
+  if (pending?.isQueued) pending = null;
+  takeBack();
   composer.moveDraftToNew();
   // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
   const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
@@ -446,12 +512,12 @@ function enhance(article) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-again-with]");
   if (!button) return;
-  event.preventDefault();
+  event.preventDefault(); // its menu is closed by now: the picker stands beside the button that opened that
   const askThem = (key) => {
     setModel(key);
     if (button.isConnected) form.requestSubmit(button);
   };
-  toggle(button, askThem, event);
+  pick(button.closest("details").querySelector("summary"), askThem);
 });
 
 // --- Copying ---

@@ -1,6 +1,7 @@
 // Where a question is written: drafts that survive a reload, Enter that respects an input method, and the buttons.
 
 import { forgetDrafts, readDraft, writeDraft } from "drafts";
+import { say } from "words";
 
 const SAVE_DELAY = 300; // ms
 
@@ -10,6 +11,7 @@ const refusal = form.querySelector("[data-refusal]");
 const ways = form.querySelector("[data-ways]");
 const sendButton = form.querySelector("[data-send]");
 const stopButton = form.querySelector("[data-stop]");
+const queuedBox = form.querySelector("[data-queued]");
 const picker = form.querySelector("[data-model]");
 const effortField = form.querySelector("[data-effort]");
 const files = form.querySelector("[data-attached]");
@@ -17,6 +19,8 @@ const files = form.querySelector("[data-attached]");
 const drafts = `draft:${form.dataset.member}:`;
 
 let key = "";
+let queuedKey = "";
+let isWriting = false; // an answer
 let timer = 0;
 let asked = { model: valueSentWith(picker), effort: valueSentWith(effortField) }; // what the page begins with next time
 
@@ -46,9 +50,14 @@ function content() {
   if (field.value) fields.text = field.value;
   const chosen = { model: picker.value, effort: effort() };
   if (chosen.model !== asked.model || chosen.effort !== asked.effort) Object.assign(fields, chosen);
-  const kept = [...files.children].filter(({ dataset }) => dataset.id && dataset.state !== "failed");
-  if (kept.length) fields.files = kept.map((line) => ({ id: line.dataset.id, name: line.querySelector("[data-name]").textContent }));
+  if (attached().length) fields.files = attached();
   return fields;
+}
+
+/** Return the files of the question, `{id, name}`. */
+export function attached() {
+  const kept = [...files.children].filter(({ dataset }) => dataset.id && dataset.state !== "failed");
+  return kept.map((line) => ({ id: line.dataset.id, name: line.querySelector("[data-name]").textContent }));
 }
 
 function forgetTimer() {
@@ -59,11 +68,13 @@ function forgetTimer() {
 /** Keep drafts under this name from now on. */
 export function keepDraftOf(name) {
   key = drafts + name;
+  queuedKey = `${drafts}queued:${name}`;
 }
 
 /** The conversation of this name is gone, and its draft with it. */
 export function forgetDraftOf(name) {
   writeDraft(drafts + name, {});
+  writeDraft(`${drafts}queued:${name}`, {});
 }
 
 /** Take what is being written along into a new chat, unless something is being written there. */
@@ -98,6 +109,36 @@ function choose(list, value) {
 export function setText(text) {
   field.value = text;
   field.dispatchEvent(new Event("input"));
+}
+
+/** Put a text back, before what has been written since. */
+export function giveBack(text) {
+  setText([text, field.value].filter((part) => part.trim()).join("\n\n"));
+}
+
+/** Return the question that was to be asked when the answer ends, as it was given to `keepQueued`; null for none. */
+export function readQueued() {
+  const { text, command, files } = readDraft(queuedKey);
+  return command ? { text, command, files } : null;
+}
+
+/** Show and keep the question that is asked when the answer ends; null for none. */
+export function keepQueued(question) {
+  writeDraft(queuedKey, question ?? {});
+  showQueued(question);
+}
+
+export function showQueued(question) {
+  const hadFocus = queuedBox.contains(document.activeElement);
+  queuedBox.hidden = !question;
+  queuedBox.querySelector("[data-queued-text]").textContent = question?.text ?? "";
+  if (hadFocus && !question) field.focus({ preventScroll: true });
+}
+
+/** Call `takeBack()` for the button beside a queued question, `changed()` when another tab has changed it. */
+export function onQueued(takeBack, changed) {
+  queuedBox.querySelector("[data-take-back]").addEventListener("click", takeBack);
+  addEventListener("storage", (event) => event.key === queuedKey && changed());
 }
 
 export function model() {
@@ -135,6 +176,7 @@ export function onAsk(ask, stop) {
   });
   field.addEventListener("input", (event) => {
     if (event.isTrusted) refuse(""); // the person goes on
+    showSend();
     saveSoon();
   });
   form.addEventListener("change", saveSoon);
@@ -175,11 +217,18 @@ function settled() {
   sendButton.removeAttribute("aria-disabled");
 }
 
-export function showStop(isWriting) {
+/** While an answer is written there is a button to stop it; one to send, once there is something to put in line. */
+export function showStop(isNow) {
   const hadFocus = document.activeElement === stopButton;
+  isWriting = isNow;
   stopButton.hidden = !isWriting;
-  sendButton.hidden = isWriting;
+  showSend();
   if (hadFocus && !isWriting) focusText();
+}
+
+function showSend() {
+  sendButton.hidden = isWriting && !field.value.trim();
+  sendButton.title = sendButton.querySelector("span").textContent = say(isWriting ? "send_later" : "send");
 }
 
 /** On a touch screen the keyboard would come up and hide the answer. */

@@ -78,12 +78,31 @@ document.addEventListener("keydown", (event) => {
 // --- The dialog: htmx puts a form into it; a form that was accepted closes it ---
 
 const dialog = document.querySelector("[data-dialog]");
-let opener = null;
+let opener = null; // what has the focus when the dialog is closed
+
+/** Return what opens the dialog: the button of the menu `element` is in, or what has the focus while a key presses it. */
+function openerOf(element) {
+  const menu = element.closest("details");
+  const isPressedByKey = element.matches("[data-shortcuts]") && !menu?.open;
+  return menu && !isPressedByKey ? menu.querySelector("summary") : document.activeElement;
+}
+
+/** Show a fragment that has an element called `dialog-title`. */
+export function openDialog(fragment) {
+  opener = openerOf(document.activeElement);
+  closeMenus(null);
+  dialog.firstElementChild.replaceChildren(fragment);
+  dialog.showModal();
+}
+
+export function closeDialog() {
+  dialog.close();
+}
 
 if (dialog) {
   const content = dialog.firstElementChild;
   document.addEventListener("htmx:before:request", (event) => {
-    if (!dialog.contains(event.target)) opener = event.target.closest("details")?.querySelector("summary");
+    if (!dialog.contains(event.target)) opener = openerOf(event.target);
   });
   document.addEventListener("htmx:after:swap", ({ target, detail }) => {
     if (dialog.open) {
@@ -91,8 +110,10 @@ if (dialog) {
       if (detail.ctx.response.status < 400) dialog.close();
       else content.querySelector("input:not([type=hidden]), [data-close]")?.focus();
     } else if (content.firstElementChild) {
+      closeMenus(null);
       dialog.showModal();
-      content.querySelector("input:not([type=hidden])")?.select();
+      showSingleKeys();
+      content.querySelector("input:not([type=hidden], [type=checkbox])")?.select();
     }
   });
   dialog.addEventListener("click", (event) => {
@@ -103,7 +124,72 @@ if (dialog) {
   });
   dialog.addEventListener("close", () => {
     content.replaceChildren();
-    if (opener?.isConnected) opener.focus();
+    if (opener?.isConnected && opener !== document.body) opener.focus();
     else document.querySelector("[data-text]")?.focus();
   });
 }
+
+// --- The keyboard: what /shortcuts/ lists. A key alone does nothing in a field, nor where somebody turned it off, whose
+// screen reader or voice has other plans with it (WCAG 2.1.4). ---
+
+const SINGLE_KEYS_OFF = "single-keys-off"; // in the browser's storage
+const FIELD = "input, textarea, select, [contenteditable]";
+const isMac = /Mac|iP(hone|ad)/.test(navigator.platform);
+const field = document.querySelector("[data-text]");
+
+const KEYS = { "?": () => document.querySelector("[data-shortcuts]").click(), "/": () => field?.focus() };
+const CONTROL_KEYS = { k: openPalette };
+const CONTROL_SHIFT_KEYS = { o: () => location.assign("/") };
+
+document.addEventListener("keydown", (event) => {
+  if (!dialog || event.defaultPrevented || event.isComposing || event.repeat) return;
+  const action = actionOf(event);
+  if (!action) return;
+  event.preventDefault();
+  action();
+});
+
+function actionOf(event) {
+  const { key, shiftKey, altKey, target } = event;
+  const isOther = dialog.open && !dialog.querySelector(".palette"); // it wants an answer first
+  if (isMac ? event.metaKey && !event.ctrlKey : event.ctrlKey && !event.metaKey) {
+    return isOther || altKey ? null : (shiftKey ? CONTROL_SHIFT_KEYS : CONTROL_KEYS)[key.toLowerCase()];
+  }
+  if (event.ctrlKey || event.metaKey || (altKey && !event.getModifierState("AltGraph"))) return null;
+  return dialog.open || target.closest?.(`${FIELD}, [popover]`) || areSingleKeysOff() ? null : KEYS[key];
+}
+
+function openPalette() {
+  import("palette").then(({ toggle }) => toggle()).catch(() => {}); // no network: nothing opens
+}
+
+for (const button of document.querySelectorAll("[data-palette-open]")) {
+  button.hidden = false;
+  button.addEventListener("click", openPalette);
+}
+
+function areSingleKeysOff() {
+  try {
+    return localStorage.getItem(SINGLE_KEYS_OFF) !== null;
+  } catch {
+    return false; // no storage
+  }
+}
+
+function showSingleKeys() {
+  for (const choice of document.querySelectorAll("[data-single-keys-choice]")) {
+    choice.hidden = false;
+    choice.querySelector("input").checked = !areSingleKeysOff();
+  }
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (!target.matches("[data-single-keys]")) return;
+  try {
+    if (target.checked) localStorage.removeItem(SINGLE_KEYS_OFF);
+    else localStorage.setItem(SINGLE_KEYS_OFF, "");
+  } catch {
+    // No storage: they stay on.
+  }
+});
+showSingleKeys();

@@ -1,9 +1,9 @@
 // The model picker: a list to search, over the <select> whose value the form sends. Without scripts there is only that.
 // Its models come when somebody is about to open it.
 
+import { Combobox } from "combobox";
 import { find, say } from "words";
 
-const MARKS = /\p{M}/gu;
 const select = document.querySelector("[data-model]");
 const effort = document.querySelector("[data-effort]");
 const effortBox = document.querySelector("[data-effort-box]");
@@ -13,12 +13,11 @@ const search = box.querySelector("[data-picker-search]");
 const list = box.querySelector("[data-picker-list]");
 const status = box.querySelector("[data-picker-status]");
 
-let options = [];
-let folded = new Map(); // of each option, what is searched
+const combobox = new Combobox({ box, search, list, take, filtered, close });
+
 let loading = null;
 let opener = null; // the button the picker was opened with
 let choose = null; // what to do with the key of the model
-let active = null; // the option Enter takes
 let wasOpen = false; // when the opener was pressed: pressing outside has closed it by the time of the click
 
 /** Whether this browser can open it; else there is the list alone. */
@@ -36,27 +35,21 @@ export function pick(from, then) {
   search.value = status.textContent = "";
   box.style.removeProperty("--picker-height");
   box.showPopover();
-  if (options.length) begin();
+  if (combobox.options.length) begin();
   else load().then(() => isOpen() && begin());
   // The keyboard of a touch screen would cover the list.
   if (matchMedia("(pointer: coarse)").matches) list.focus({ preventScroll: true });
   else search.focus({ preventScroll: true });
-  opener.setAttribute("aria-expanded", "true");
+  if (opener.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", "true");
 }
 
 function begin() {
-  filter();
-  if (!search.value) activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
+  combobox.filter();
+  const { options } = combobox;
+  if (!search.value) combobox.activate(options.find((option) => option.dataset.key === select.value) ?? options[0]);
   place();
   box.style.setProperty("--picker-height", `${box.offsetHeight}px`); // a shorter list does not move what is typed in
-  active?.scrollIntoView({ block: "nearest" });
-}
-
-/** Make a button open the picker when it is clicked, and close it when it is clicked again. */
-export function toggle(from, then, event) {
-  const isSecond = wasOpen && event.detail > 0;
-  wasOpen = false;
-  if (!isSecond) pick(from, then);
+  combobox.active?.scrollIntoView({ block: "nearest" });
 }
 
 /** Choose a model for what is asked from now on. */
@@ -76,7 +69,7 @@ function close() {
 
 function take(option) {
   if (option.getAttribute("aria-disabled")) {
-    activate(option);
+    combobox.activate(option);
     status.textContent = option.querySelector("[data-locked]").textContent;
     return;
   }
@@ -99,84 +92,18 @@ function load() {
 
 function fill(html) {
   list.innerHTML = html;
-  options = [...list.querySelectorAll("[role=option]")];
-  folded = new Map(options.map((option) => [option, fold(`${option.textContent} ${tierOf(option)}`)]));
+  combobox.read();
   show();
 }
 
-function fold(text) {
-  return text.normalize("NFD").replace(MARKS, "").toLowerCase();
+function filtered(count) {
+  if (count === null) status.textContent = "";
+  else status.textContent = count ? say("models_found", { count }) : say("no_model_found");
 }
 
-function tierOf(option) {
-  return option.closest("[role=group]")?.getAttribute("aria-label") ?? "";
-}
-
-function shown() {
-  return options.filter((option) => !option.hidden);
-}
-
-function filter() {
-  const words = fold(search.value).split(/\s+/).filter(Boolean);
-  for (const option of options) option.hidden = !words.every((word) => folded.get(option).includes(word));
-  for (const group of list.querySelectorAll("[role=group]")) {
-    group.hidden = !group.querySelector("[role=option]:not([hidden])");
-  }
-  const found = shown();
-  if (!options.length) return;
-  if (!words.length) status.textContent = "";
-  else status.textContent = found.length ? say("models_found", { count: found.length }) : say("no_model_found");
-  activate(found.find((option) => !option.getAttribute("aria-disabled")) ?? found[0]);
-}
-
-function activate(option) {
-  active?.removeAttribute("data-active");
-  active = option;
-  active?.setAttribute("data-active", "");
-  for (const element of [search, list]) {
-    if (option) element.setAttribute("aria-activedescendant", option.id);
-    else element.removeAttribute("aria-activedescendant");
-  }
-}
-
-function go(place) {
-  const found = shown();
-  if (!found.length) return;
-  activate(found.at(place(found.indexOf(active), found.length) % found.length));
-  active.scrollIntoView({ block: "nearest" });
-}
-
-const KEYS = {
-  ArrowDown: () => go((at) => at + 1),
-  ArrowUp: () => go((at) => at - 1),
-  Home: () => go(() => 0),
-  End: () => go(() => -1),
-  Enter: () => active && take(active),
-  Escape: close,
-};
-
-box.addEventListener("keydown", (event) => {
-  if (event.isComposing) return;
-  if (KEYS[event.key]) {
-    event.preventDefault(); // Escape closes one thing at a time
-    KEYS[event.key]();
-  } else if (event.key === "Tab") {
-    close(); // and on, from the button
-  } else if (event.key.length === 1) {
-    search.focus();
-  }
-});
-search.addEventListener("input", filter);
-list.addEventListener("pointermove", ({ target }) => {
-  const option = target.closest("[role=option]");
-  if (option && option !== active) activate(option);
-});
-list.addEventListener("click", ({ target }) => {
-  const option = target.closest("[role=option]");
-  if (option) take(option);
-});
+box.addEventListener("keydown", (event) => event.key === "Tab" && close()); // and on, from the button
 box.addEventListener("toggle", ({ newState }) => {
-  if (newState === "closed") opener?.setAttribute("aria-expanded", "false");
+  if (newState === "closed" && opener?.hasAttribute("aria-expanded")) opener.setAttribute("aria-expanded", "false");
 });
 document.addEventListener("pointerdown", ({ target }) => (wasOpen = isOpen() && opener.contains(target)), true);
 
@@ -196,7 +123,7 @@ addEventListener("resize", () => isOpen() && place());
 // --- What is chosen, and how hard that model can think ---
 
 function show() {
-  for (const option of options) option.setAttribute("aria-selected", option.dataset.key === select.value);
+  for (const option of combobox.options) option.setAttribute("aria-selected", option.dataset.key === select.value);
   button.querySelector("[data-picker-current]").textContent = select.selectedOptions[0].textContent;
   showEfforts(select.selectedOptions[0].dataset.efforts?.split(" ") ?? []);
 }
@@ -210,7 +137,11 @@ function showEfforts(levels) {
 
 select.addEventListener("change", show);
 for (const sign of ["pointerenter", "focus"]) button.addEventListener(sign, load);
-button.addEventListener("click", (event) => toggle(button, setModel, event));
+button.addEventListener("click", (event) => {
+  const isSecond = wasOpen && event.detail > 0;
+  wasOpen = false;
+  if (!isSecond) pick(button, setModel);
+});
 button.addEventListener("keydown", (event) => {
   if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
   event.preventDefault();

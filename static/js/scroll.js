@@ -49,6 +49,11 @@ export function anchorTo(article) {
   showJump();
 }
 
+/** Whether the reader wants to see what comes at the end. */
+export function isFollowing() {
+  return follows;
+}
+
 /** Go on with another element in the place of the anchored one. */
 export function moveAnchor(from, to) {
   if (anchor === from) anchor = to;
@@ -90,15 +95,6 @@ jump.addEventListener("click", () => {
   scrollTo({ top: end(), behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth" });
   document.querySelector("[data-text]").focus({ preventScroll: true });
 });
-
-// What somebody opens is seen, above the dock too.
-document.addEventListener(
-  "toggle",
-  ({ target, newState }) => {
-    if (newState === "open" && target.matches("details[data-context]")) target.scrollIntoView({ block: "nearest" });
-  },
-  { capture: true }, // it does not bubble
-);
 
 /** Show the end of the conversation, where it goes on. */
 export function startAtEnd() {

@@ -4,9 +4,11 @@ import htmx from "htmx";
 
 const sidebar = document.querySelector("[data-sidebar]");
 const opener = document.querySelector("[data-sidebar-open]");
+const column = document.querySelector(".chat-column"); // out of reach while the drawer lies over it
 
 function openDrawer() {
   sidebar.dataset.open = "";
+  column.inert = true;
   opener.setAttribute("aria-expanded", "true");
   sidebar.querySelector("[data-sidebar-close]").focus();
 }
@@ -14,6 +16,7 @@ function openDrawer() {
 function closeDrawer() {
   if (!("open" in sidebar.dataset)) return;
   delete sidebar.dataset.open;
+  column.inert = false;
   opener.setAttribute("aria-expanded", "false");
   opener.focus();
 }
@@ -39,6 +42,8 @@ document.addEventListener("keydown", (event) => {
     closeDrawer();
   }
 });
+
+matchMedia("(width >= 53.75rem)").addEventListener("change", closeDrawer); // a column again
 
 function rowOf(id) {
   return sidebar.querySelector(`[data-conversation="${CSS.escape(id)}"]`);

@@ -57,6 +57,7 @@ def shown(turn: Turn, language: str = "en") -> dict[str, str]:
 
 def test_what_an_answer_took(catalog: None):
     assert shown(finished()) == {
+        "Asked": "Nov 24, 2026 12:00",
         "Tokens read": "12,345",
         "Of these, from the cache": "12,000",
         "Tokens written": "1,500",
@@ -70,7 +71,7 @@ def test_what_an_answer_took(catalog: None):
 
 
 def test_figures_are_written_as_the_person_reads_them(catalog: None):
-    figures = list(shown(finished(), "es").values())
+    figures = list(shown(finished(), "es").values())[1:]
     assert [re.sub(r"\s", ".", figure) for figure in figures[:3]] == ["12.345", "12.000", "1.500"]
     assert figures[5] == "1,2"
     assert figures[8] == "02/10/2026"
@@ -93,7 +94,9 @@ def test_what_showed_nothing_has_no_speed(catalog: None):
     "fields", [{"status": "streaming"}, {"status": "failed", "usage_source": "", "cost_micros": None}]
 )
 def test_what_took_nothing_yet_says_nothing(catalog: None, fields: dict[str, Any]):
-    assert "turn-costs" not in turn_html(finished(**fields))
+    html = turn_html(finished(**fields))
+    assert "Tokens read" not in html
+    assert "data-context" not in html
 
 
 def test_what_the_next_prompt_begins_with_is_there_for_the_estimate(catalog: None):

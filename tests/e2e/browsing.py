@@ -121,6 +121,11 @@ class Tab:
         await expect(self.last).to_have_attribute("data-status", status)
         return self.last
 
+    async def ask_another_model(self) -> None:
+        """Open the picker from the menu of the last answer."""
+        await self.last.locator(".turn-foot summary").click()
+        await self.last.get_by_role("button", name="Ask another model").click()
+
     async def shown_answer(self) -> str:
         return await self.last.locator("[data-answer]").inner_text()
 

@@ -38,6 +38,7 @@ MODELS = [
     "fake-900t-0ms-echo8-length",
     "fake-900t-60ms-echo8",
     "fake-100t-10ms-error40",
+    "fake-100t-60ms-error60",
     "status-503",
 ]
 PEOPLE = 100

@@ -257,6 +257,7 @@ async def test_what_one_person_was_writing_is_not_there_for_the_next_at_the_same
     await expect(tab.question).to_have_value("")
     assert await list_drafts(tab) == []
     await write(tab, "Another secret")
+    await tab.page.locator(".account-button").click()
     await tab.page.get_by_role("button", name="Log out").click()
     await tab.page.get_by_role("link", name="Log in").first.wait_for()
     assert await list_drafts(tab) == []

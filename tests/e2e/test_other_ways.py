@@ -8,11 +8,14 @@ from testbed.provider import expected_text
 from tests.e2e.browsing import Person, Tab
 from tests.fakes.proxy import CuttingProxy
 
+FINGER, ROW = 44, 48
+"""Pixels: the least a finger finds, and the most one line of them takes."""
 UNICODE = "fake-600t-10ms-unicode"
 
 # The field's ring is drawn by its box.
 FOCUS_BEHIND_THE_DOCK = """
-() => [...document.querySelectorAll(".turn-foot :is(button, summary)")].filter(one => one.offsetHeight).map(one => {
+() => [...document.querySelectorAll(".turn-foot :is(button, summary)")].filter(one => one.checkVisibility())
+  .map((one) => {
   scrollBy(0, one.getBoundingClientRect().bottom - innerHeight + 10);
   one.focus();
   const found = one.getBoundingClientRect().bottom <= document.querySelector(".dock").getBoundingClientRect().top;
@@ -160,11 +163,35 @@ async def test_on_a_phone(browser: Browser, crowd: list[Person], proxy: CuttingP
         await expect(tab.turns).to_have_count(0)  # a new line: the button sends
         await tab.page.locator("[data-model]").select_option("fake-900t-5ms-echo8")
         await tab.page.get_by_role("button", name="Send").tap()
-        await tab.finished()
+        turn = await tab.finished()
         assert await tab.page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        for width in (320, 360):
+            await tab.page.set_viewport_size({"width": width, "height": 740})
+            assert await tab.page.locator(".chat-bar").evaluate("bar => bar.offsetHeight") <= ROW + 16
+            assert await turn.locator(".turn-foot").evaluate("foot => foot.offsetHeight") <= ROW
+        for target in await turn.locator(".turn-foot :is(button, summary):visible").all():
+            box = await target.bounding_box()
+            assert box is not None
+            assert min(box["width"], box["height"]) >= FINGER
         sidebar = tab.page.locator("[data-sidebar]")
         await expect(sidebar).not_to_be_in_viewport()
         await tab.page.get_by_role("button", name="Conversations").tap()
         await expect(sidebar).to_be_in_viewport()
+        assert await sidebar.locator("[data-conversations]").evaluate("list => list.offsetHeight") >= 740 / 2
+        await expect(tab.page.locator(".chat-column")).to_have_js_property("inert", True)
+        await sidebar.locator(".account-button").tap()
+        await sidebar.get_by_role("button", name="Dark").tap()
+        await expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
+        await tab.page.keyboard.press("Escape")
+        await expect(sidebar.get_by_role("link", name="Settings")).to_be_hidden()
+        await expect(sidebar).to_be_in_viewport()
         await tab.page.keyboard.press("Escape")
         await expect(sidebar).not_to_be_in_viewport()
+        await expect(tab.page.get_by_role("button", name="Conversations")).to_be_focused()
+        for language in ("es", "pt-br"):
+            await tab.call("PATCH", "me", locale=language)
+            await tab.page.goto("/dashboard/")
+            for width in (320, 360):
+                await tab.page.set_viewport_size({"width": width, "height": 740})
+                assert await tab.page.locator(".header").evaluate("header => header.offsetHeight") <= ROW + 24
+                assert await tab.page.evaluate("document.scrollingElement.scrollWidth") <= width

@@ -47,6 +47,7 @@ OWN = {
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "log-out": "/accounts/logout/",
+    "shortcuts": "/shortcuts/",
     "plan": "/billing/",
     "checkout": "/billing/checkout/{price}/",
     "payments": "/billing/payments/",

@@ -323,11 +323,13 @@ async def test_an_answer_that_broke_off_is_continued(tab: Tab) -> None:
 async def test_another_model_is_asked_after_a_failure(tab: Tab) -> None:
     await tab.ask("Hello?", FAILING)
     turn = await tab.finished("failed")
-    other = turn.get_by_role("button", name="Ask another model")
-    await other.click()
+    more = turn.locator(".turn-foot summary")
+    await tab.ask_another_model()
     await tab.page.keyboard.press("Escape")
-    await expect(other).to_be_focused()
-    await tab.page.keyboard.press("Enter")
+    await expect(picker(tab)).to_be_hidden()
+    await expect(more).to_be_focused()
+    for key in ("Enter", "Tab", "Enter"):
+        await tab.page.keyboard.press(key)
     await expect(active(tab)).to_have_text("Primero")
     await tab.page.keyboard.type("agil")
     await tab.page.keyboard.press("Enter")
@@ -342,7 +344,7 @@ async def test_what_was_written_stays_with_the_question_when_another_model_answe
     await tab.ask("Hello?", BREAKING)
     await tab.finished("interrupted")
     for count, name in enumerate(("Ágil", "Thinker"), 1):
-        await tab.last.get_by_role("button", name="Ask another model").click()
+        await tab.ask_another_model()
         await picker(tab).get_by_role("option", name=name).click()
         await expect(tab.last.locator("[data-earlier-answer]")).to_have_count(count)
         await tab.finished()
@@ -361,16 +363,17 @@ async def test_only_the_last_good_answer_is_asked_for_again(tab: Tab) -> None:
     for text in ("One.", "Two."):
         await tab.ask(text, QUICK)
         await tab.finished()
-    another = tab.page.get_by_role("button", name="Ask another model")
-    await expect(another).to_have_count(1)
-    await expect(tab.last.get_by_role("button", name="Ask another model")).to_be_visible()
+    for turn, count in ((tab.turns.first, 0), (tab.last, 1)):
+        await turn.locator(".turn-foot summary").click()
+        await expect(turn.get_by_role("button", name="Ask another model")).to_have_count(count)
+        await tab.page.keyboard.press("Escape")  # the menu lies over the next turn
 
 
 async def test_what_was_written_stays_until_another_model_has_the_question(tab: Tab) -> None:
     await tab.ask("Hello?", BREAKING)
     turn = await tab.finished("interrupted")
     await tab.page.evaluate("document.querySelector('[data-turn]').dataset.parent = crypto.randomUUID()")
-    await turn.get_by_role("button", name="Ask another model").click()
+    await tab.ask_another_model()
     await picker(tab).get_by_role("option", name="Ágil").click()
     await expect(tab.refusal).to_be_visible()
     await expect(turn.locator("[data-answer]")).to_contain_text("t39")

@@ -55,16 +55,6 @@ async def test_another_answer_is_still_being_written(browser: Browser, site: Tes
         await other.finished()
 
 
-async def test_a_question_while_its_answer_is_written_waits_in_the_composer(tab: Tab) -> None:
-    await tab.page.goto("/")
-    await tab.ask("Go on and on.", SLOW)
-    await tab.wait_for_text(10)
-    assert "still being written" in await refused(tab, "And this?")
-    await tab.page.get_by_role("button", name="Stop").click()
-    await tab.finished("stopped")
-    await expect(tab.question).to_have_value("And this?")
-
-
 async def test_too_many_questions(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
     async with Tab.open(browser, proxy.port, person=await person(site, turns_per_hour=1)) as tab:
         await tab.page.goto("/")

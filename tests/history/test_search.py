@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from history import progress
 from history.models import Turn
 from history.progress import Outcome
-from history.search import fold, search_turns
+from history.search import fold, search_titles, search_turns
 from tests.history.growing import ANA, BO, ask, begin
 
 stores = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -135,3 +135,16 @@ def test_a_sign_that_stands_for_letters_is_found_by_them(conversation):
 @example("™")
 def test_what_was_folded_stays_as_it_is(text):
     assert fold(fold(text)) == fold(text)
+
+
+def test_titles_are_found_like_turns_and_only_ones_own_that_are_there(conversation):
+    for number, title in enumerate(["Un camión rojo", "El CAMION azul", "Una bicicleta roja", "Camión borrado"]):
+        row = conversation if not number else begin()
+        row.title, row.is_deleted = title, True if number == 3 else None
+        row.save()
+    begin(BO)
+    assert [row.title for row in search_titles(ANA, "camion")] == ["El CAMION azul", "Un camión rojo"]
+    assert [row.title for row in search_titles(ANA, "ROJO camión")] == ["Un camión rojo"]
+    assert search_titles(ANA, "tren\0") == []
+    assert [row.title for row in search_titles(ANA, "", limit=1)] == ["Una bicicleta roja"]
+    assert len(search_titles(BO, "")) == 1
