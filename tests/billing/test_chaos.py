@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from accounts.models import User
 from billing import reconciliation
@@ -91,10 +91,10 @@ class Lives(RuleBasedStateMachine):
         if is_open:
             self.world.pay_tab(-1, how)
 
-    @precondition(lambda self: self.world.tabs)
     @rule(number=st.integers(0, 3), how=HOW)
     def pay(self, number: int, how: str) -> None:
-        self.world.pay_tab(number % len(self.world.tabs), how)
+        if self.world.tabs:  # no precondition: what is drawn must not hang on how fast a gateway answered
+            self.world.pay_tab(number % len(self.world.tabs), how)
 
     @rule()
     def pay_vouchers(self) -> None:
