@@ -2,6 +2,7 @@
 
 import os
 import re
+from os.path import commonprefix
 from random import Random, randrange
 from typing import Any
 
@@ -18,20 +19,31 @@ ECHOED = 7_000  # characters; the model says no more than 7,200
 SOAK = os.environ.get("SOAK") == "1"
 SHORT = 8  # answers without SOAK
 
-RECORD = """
-() => {
+BARE = """
+(node) => { // an element as HTML, without the diagrams: they are drawn beside their source, when they are in sight
+  const bare = node.cloneNode(true);
+  for (const drawn of bare.querySelectorAll(".diagram, [data-source]")) drawn.remove();
+  for (const box of bare.querySelectorAll(".code-drawn")) box.classList.remove("code-drawn");
+  return bare;
+}
+"""
+RECORD = f"""
+() => {{
+  const bare = {BARE};
   globalThis.steps = []; // the blocks of the last answer, at each change of it
-  const look = () => {
+  const look = () => {{
     const tail = [...document.querySelectorAll("[data-answer]")].at(-1)?.querySelector(":scope > .answer-tail");
     if (!tail) return;
     let html = "";
-    for (const node of tail.parentNode.childNodes) if (node !== tail) html += node.outerHTML ?? node.data;
+    for (const node of tail.parentNode.childNodes) {{
+      if (node !== tail) html += node.outerHTML ? bare(node).outerHTML : node.data;
+    }}
     if (html && html !== steps.at(-1)) steps.push(html);
-  };
-  new MutationObserver(look).observe(document, { subtree: true, childList: true });
-}
+  }};
+  new MutationObserver(look).observe(document, {{ subtree: true, childList: true }});
+}}
 """
-ANSWER = "() => [...document.querySelectorAll('[data-answer]')].at(-1).innerHTML"
+ANSWER = f"() => ({BARE})([...document.querySelectorAll('[data-answer]')].at(-1)).innerHTML"
 
 
 def packed(answers: list[str]) -> list[str]:
@@ -55,7 +67,8 @@ async def shown_and_saved(tab: Tab, text: str) -> int:
     ended: str = await tab.page.evaluate(ANSWER)
     if not any(mark in text for mark in LATE):
         for step in steps:
-            assert ended.startswith(step), text
+            alike = len(commonprefix([step, ended]))
+            assert alike == len(step), (step[alike - 200 : alike + 200], ended[alike : alike + 200], text)
     return len(steps)
 
 
