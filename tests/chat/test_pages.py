@@ -257,11 +257,13 @@ def test_with_the_demo_model_alone_the_starters_are_recorded_examples(browser, o
 def test_a_recorded_example_is_asked_again_of_whom_the_person_chose(browser, only_demo):
     address = f"/c/{new_id()}/"
     browser.post(address, {"turn_id": new_id(), "recorded": recordings.list_questions("en")[0]})
-    first = Turn.objects.get()
-    close(first, Outcome(Turn.Status.STOPPED))
+    turn = first = Turn.objects.get()
     for model, answers in (("", "recorded"), ("demo", "demo")):
-        browser.post(address, {"turn_id": new_id(), "again": first.pk, "model": model})
-        assert Turn.objects.latest("seq").requested_model == answers
+        close(turn, Outcome(Turn.Status.STOPPED))
+        metering.release(turn.pk)
+        browser.post(address, {"turn_id": (turn_id := new_id()), "again": first.pk, "model": model})
+        turn = Turn.objects.get(pk=turn_id)
+        assert turn.requested_model == answers
 
 
 def test_with_a_key_the_starters_are_ordinary_questions(browser):

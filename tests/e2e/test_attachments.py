@@ -173,7 +173,7 @@ async def test_a_file_that_is_too_large_is_never_sent(chat: Tab) -> None:
     await chat.page.evaluate(
         """() => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(20_000_001)], "big.png"));
+          transfer.items.add(new File([new Uint8Array(20 * 1024 * 1024 + 1)], "big.png"));
           const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
           document.body.dispatchEvent(new DragEvent("drop", options));
         }"""

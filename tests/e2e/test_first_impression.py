@@ -77,6 +77,7 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
     async with Tab.open(browser, site.port(), person=person, reduced_motion="reduce") as tab:
         page = tab.page
         await page.goto("/")
+        await page.locator(".account-button").click()
         await page.get_by_role("button", name=name).click()
         await expect(page.locator("html")).to_have_attribute("lang", language)
         await page.locator("[data-composer][data-ready]").wait_for()

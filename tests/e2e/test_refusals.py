@@ -37,7 +37,7 @@ async def test_a_used_up_allowance_names_the_day_in_the_readers_time_zone(
         await tab.page.goto("/")
         sentence = await refused(tab, "x" * 30_000)
         # The month begins at midnight UTC, which is seven in the evening of the day before in Bogotá.
-        assert re.search(r"On \w+ (28|29|30|31), \d{4} at 19:00 you get", sentence), sentence
+        assert re.search(r"You get new ones on \w+ (28|29|30|31), \d{4} at 19:00", sentence), sentence
         await expect(tab.page.locator(".allowance-reset")).to_contain_text("19:00")
 
 
