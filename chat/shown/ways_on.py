@@ -30,7 +30,7 @@ def ways_on_html(owner_id: int, question: Question, code: str) -> SafeString:
         "credits": credits,
         "plural": 1 if credits == 1 else 2,
     }
-    return SafeString(render_to_string("chat/_ways_on.html", context).strip())
+    return render_to_string("chat/_ways_on.html", context)
 
 
 def _find_other_offer(owner_id: int, question: Question) -> Offer | None:

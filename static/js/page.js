@@ -123,6 +123,7 @@ if (dialog) {
     }
   });
   dialog.addEventListener("close", () => {
+    if (dialog.open) return; // the event comes late: it was opened again meanwhile
     content.replaceChildren();
     if (opener?.isConnected && opener !== document.body) opener.focus();
     else document.querySelector("[data-text]")?.focus();

@@ -54,6 +54,7 @@ export async function toggle() {
 
   /** What came with the list are the last ones: the server knows more. */
   async function findConversations() {
+    if (!box.isConnected) return; // closed meanwhile
     const words = search.value;
     const html = await ask(`?q=${encodeURIComponent(words)}`).catch(() => "");
     const group = list.querySelector("[data-conversations-found]");

@@ -44,7 +44,7 @@ def test_people_are_told_once_at_80_and_at_100_percent(ana: Any, mails: list[Any
     use(ana, 10_000)
     for _ in range(2):
         reconciliation.mail_notices()
-    assert [message.subject for message in mails] == ["Has usado el 80% de tus créditos."]
+    assert [message.subject for message in mails] == ["Has usado el 80 % de tus créditos."]
     use(ana, 90_000)
     reconciliation.mail_notices()
     assert len(mails) == 2

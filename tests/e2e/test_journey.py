@@ -54,6 +54,7 @@ async def test_sign_up_ask_stop_reload_a_second_tab_and_tomorrow(visitor: Tab, b
         await tomorrow.page.locator("[data-conversation] a").first.click()
         await expect(tomorrow.turns).to_have_count(2)
         assert await tomorrow.shown_answer() == await visitor.shown_answer()
+        await tomorrow.page.locator(".account-button").click()
         await tomorrow.page.get_by_role("button", name="Cerrar sesión").click()
         await expect(tomorrow.page.get_by_role("link", name="Iniciar sesión").first).to_be_visible()
 

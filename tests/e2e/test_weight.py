@@ -175,7 +175,7 @@ async def test_a_picker_whose_models_did_not_come_says_so_and_asks_again(tab: Ta
     button = tab.page.get_by_role("button", name="Model:")
     picker = tab.page.get_by_role("dialog", name="Choose a model")
     await button.click()
-    await expect(picker.get_by_role("status")).to_contain_text("The models did not come")
+    await expect(picker.get_by_role("status")).to_contain_text("The models could not be loaded")
     await tab.page.keyboard.press("Escape")
     await tab.page.unroute("**/picker/")
     await button.click()
