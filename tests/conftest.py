@@ -32,7 +32,9 @@ hypothesis.settings.load_profile("tests")
 # The files that take longest, longest first: of several workers none is left alone with one of them at the end.
 LONG = [
     *("e2e/test_pages.py", "processes/test_failover.py", "e2e/test_chat.py", "e2e/test_picker.py"),
+    *("e2e/test_admin.py", "e2e/test_keyboard.py", "e2e/test_answers.py", "e2e/test_weight.py", "e2e/test_buying.py"),
     *("processes/test_bad_nights.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),
+    *("e2e/test_first_impression.py", "processes/test_hostile_crowd.py", "processes/test_crowds_at_the_door.py"),
     *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
     *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_long.py", "e2e/test_journey.py"),
     *("processes/test_bad_networks.py", "chat/test_bad_providers.py", "chat/test_dialects.py", "chat/test_runner.py"),
