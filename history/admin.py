@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import Q
 from django.http import HttpRequest
 
+from core.paging import ReadOnlyAdmin
 from history.models import Turn
 
 
@@ -20,7 +21,7 @@ class ValuesFilter(admin.AllValuesFieldListFilter):
 
 
 @admin.register(Turn)
-class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class TurnAdmin(ReadOnlyAdmin):
     fields = readonly_fields = (
         *("id", "owner_id", "conversation_id", "parent_id", "seq", "status", "gen", "requested_model", "model"),
         *(
@@ -75,12 +76,3 @@ class TurnAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         except ValueError:
             return queryset.none(), False
         return queryset.filter(Q(pk=wanted) | Q(conversation_id=wanted)), False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
