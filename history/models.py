@@ -35,10 +35,39 @@ class TitledBy(models.TextChoices):
     PERSON = "person"
 
 
-class Conversation(models.Model):
-    """One conversation. `is_deleted` hides it until its rows are erased (history/deletion.py).
+class Folder(models.Model):
+    """A person's folder of conversations. A conversation that is begun in it gets the folder's model and instructions.
 
-    It is True or null: what a process writes that does not know the field yet is not deleted, on every store.
+    `model` is the key of a model, or empty; `instructions` are sent to the model with every question.
+    """
+
+    MAX_INSTRUCTIONS = 4_000
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    name = models.CharField(_("name"), max_length=100)
+    model = models.CharField(_("model"), max_length=100, blank=True, default="")
+    instructions = models.TextField(_("instructions"), max_length=MAX_INSTRUCTIONS, blank=True, default="")
+    created_at = models.DateTimeField(_("created"), default=now, editable=False)
+
+    class Meta:
+        verbose_name = _("folder")
+        verbose_name_plural = _("folders")
+        indexes = (models.Index(fields=["owner_id", "name"], name="folder_of_owner"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Conversation(models.Model):
+    """One conversation.
+
+    `leaf_id` is the last turn of the branch its owner has chosen; null is the turn that was asked last, and so it is
+    again when one is added. `trashed_at` is when it was put into the trash, from where it can be taken back;
+    `is_deleted` hides it until its rows are erased (history/deletion.py).
+
+    `is_deleted`, `is_pinned` and `is_archived` are True or null: what a process writes that does not know the field yet
+    is not deleted, on every store.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
@@ -46,6 +75,11 @@ class Conversation(models.Model):
     title = models.CharField(_("title"), max_length=200, blank=True)
     titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
+    leaf_id = models.UUIDField(null=True, editable=False)
+    folder_id = models.UUIDField(null=True, editable=False)
+    is_pinned = models.BooleanField(_("pinned"), null=True)
+    is_archived = models.BooleanField(_("archived"), null=True)
+    trashed_at = models.DateTimeField(_("in the trash since"), null=True, editable=False)
     is_deleted = models.BooleanField(null=True, editable=False)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
@@ -55,6 +89,9 @@ class Conversation(models.Model):
         verbose_name_plural = _("conversations")
         indexes = (
             models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),
+            models.Index(fields=["owner_id", "folder_id", "-updated_at"], name="conversation_in_folder"),
+            models.Index(fields=["owner_id", "-updated_at"], condition=Q(is_pinned=True), name="conversation_pinned"),
+            models.Index(fields=["trashed_at", "id"], name="conversation_trashed"),
             models.Index(fields=["created_at", "id"], condition=Q(is_deleted=True), name="conversation_deleted"),
         )
 
@@ -67,6 +104,7 @@ class Turn(models.Model):
 
     `seq` is the order of creation in the conversation (clients' clocks are wrong), `depth` the number of turns before
     it on its branch, `gen` how often a runner has started to write it: live text of another generation is void.
+    `beside_id` is the sibling that was asked at the same time of another model, and is shown beside it.
     `candidates` are the keys of the models that may answer, best first, `route` is the code of Auto's reason for them.
     `instead_of` is the model that should have answered and failed before its first token, `instead_because` the code
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
@@ -88,6 +126,7 @@ class Turn(models.Model):
     owner_id = models.BigIntegerField(_("owner"))
     conversation_id = models.UUIDField(_("conversation"))
     parent_id = models.UUIDField(null=True)
+    beside_id = models.UUIDField(null=True)
     seq = models.IntegerField()
     depth = models.IntegerField(default=0)
     status = models.CharField(_("status"), max_length=11, choices=Status, default=Status.QUEUED)
@@ -135,6 +174,7 @@ class Turn(models.Model):
         verbose_name_plural = _("turns")
         indexes = (
             models.Index(fields=["owner_id", "conversation_id", "seq"], name="turn_page"),
+            models.Index(fields=["owner_id", "conversation_id", "parent_id", "seq"], name="turn_siblings"),
             models.Index(fields=["status", "created_at"], name="turn_open"),
         )
         constraints = (models.UniqueConstraint(fields=["conversation_id", "seq"], name="one_seq"),)
