@@ -42,6 +42,7 @@ _REMEMBER = LuaScript(Path(__file__).with_name("remember_network.lua"))
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3_600, 86_400
 MOST_KNOWN_NETWORKS = 20
 KNOWN_SECONDS = 90 * DAY_SECONDS
+MEMBER_ACTS_PER_HOUR = 60
 
 
 class Act(StrEnum):
@@ -53,6 +54,10 @@ class Act(StrEnum):
     """The account is the member's; the mail to the new address counts as CONFIRM_EMAIL too."""
     CONFIRM_EMAIL = "confirm_email"
     """A mail with a link to confirm an address, but for the one of the sign-up. The account is that address."""
+    REPORT = "report"
+    """A report of a shared page, by anybody."""
+    SHARE = "share"
+    """Sharing a conversation, and copying a shared one: each writes thousands of rows. Counted by member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,13 @@ def count_request(*, user_id: int | None, peer: str) -> None:
     limit = settings.API_REQUESTS_PER_MINUTE
     if wait_ms := _COUNT(sync_redis(), network=f"limit:api:{whose}", limit=limit, window_seconds=MINUTE_SECONDS):
         raise RateLimited(retry_after=math.ceil(wait_ms / 1000))
+
+
+def count_of_member(act: Act, user_id: int) -> None:
+    """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
+    key = f"limit:{act}:user:{user_id}"
+    if wait_ms := _COUNT(sync_redis(), network=key, limit=MEMBER_ACTS_PER_HOUR, window_seconds=HOUR_SECONDS):
+        raise _refusal(act, math.ceil(wait_ms / 1000))
 
 
 def remember_network(*, peer: str, account: str) -> None:

@@ -29,6 +29,13 @@ def terms(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+def robots(request: HttpRequest) -> HttpResponse:
+    """What robots may read. Search engines that heed `noindex` may read shared pages, or they would list the bare links
+    they find elsewhere; all others are to stay away."""
+    return render(request, "pages/robots.txt", content_type="text/plain; charset=utf-8")
+
+
+@require_safe
 def status(request: HttpRequest) -> HttpResponse:
     """The state of the providers, for everybody, as Redis has it: no provider is called."""
     providers = list_provider_health()

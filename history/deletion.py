@@ -10,6 +10,7 @@ from uuid import UUID
 
 from core import rows
 from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
+from history import share_erasure
 from history.models import Conversation, Turn
 from history.signals import conversation_deleted
 
@@ -25,6 +26,7 @@ def delete_conversation(conversation: Conversation) -> None:
 
 def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
     """Delete all conversations of a person; return whether everything is erased. If not, it must be called again."""
+    share_erasure.erase_shares_of_owner(owner_id)
     of_owner = Conversation.objects.filter(owner_id=owner_id)
     of_owner.filter(is_deleted=None).update(is_deleted=True)
     found = list(of_owner[:PAGE_SIZE])
@@ -65,5 +67,6 @@ def _erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -
     if not all(answer is True for _receiver, answer in answers):
         return False
     erase_turns(turn_ids)
+    share_erasure.erase_shares_of_conversation(conversation)
     Conversation.objects.filter(pk=conversation.pk, is_deleted=True).delete()
     return True

@@ -2,7 +2,7 @@
 
 from django.utils.translation import gettext_lazy as _
 
-from core.errors import Conflict
+from core.errors import Conflict, DomainError, NotFound
 
 
 class ParentNotFinished(Conflict):
@@ -12,3 +12,31 @@ class ParentNotFinished(Conflict):
 
 class Overtaken(ParentNotFinished):
     """Another turn was written at the end of the conversation since it was looked at; most likely it is still open."""
+
+
+class ShareGone(NotFound):
+    """There is no such share, or it is not to be seen: which of them is nobody's business who has the link alone."""
+
+    message = _("Nothing is shown at this address: the link is wrong, it has expired, or sharing was stopped.")
+
+
+class NothingToShare(Conflict):
+    code = "nothing_to_share"
+    message = _("There is no answer to share yet. Wait until one is finished.")
+
+
+class TooManyShares(Conflict):
+    code = "too_many_shares"
+    message = _("You share as many links as you may. Stop sharing one of them first, in your settings.")
+
+
+class ShareTooLarge(DomainError):
+    code = "share_too_large"
+    status = 413
+    message = _("That is more than one person may share. Share a part of it, or stop sharing something else first.")
+
+
+class ShareTakenDown(DomainError):
+    code = "share_taken_down"
+    status = 403
+    message = _("The operators have taken a link to this conversation down: it cannot be shared.")

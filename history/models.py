@@ -185,3 +185,124 @@ class Turn(models.Model):
     @property
     def is_open(self) -> bool:
         return self.status in Turn.OPEN
+
+
+class SharedPage(models.Model):
+    """A branch as it was when its owner shared it, behind a link that only those know who were given it.
+
+    `until_id` is the last turn of the branch; null was the end of the branch its owner had chosen. `secret` is the part
+    of the link that nobody can guess (docs/adr/0019). `edition` is what SharedTurn calls the rows that are shown: null
+    until all of the first are written, while `next_edition` is being written. `size` is their length in characters.
+    `unsettled_at` is when something was begun that may leave rows behind: until it is null, the sweep looks after it.
+    `author` is empty unless the owner wants to be named.
+
+    `is_for_members` and `is_revoked` are True or null.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    conversation_id = models.UUIDField(_("conversation"))
+    until_id = models.UUIDField(null=True)
+    secret = models.CharField(max_length=22, editable=False)
+    title = models.CharField(_("title"), max_length=200, blank=True)
+    author = models.CharField(_("author"), max_length=100, blank=True, default="")
+    is_for_members = models.BooleanField(_("for members only"), null=True)
+    edition = models.UUIDField(null=True)
+    next_edition = models.UUIDField(null=True)
+    turn_count = models.IntegerField(_("turns"), default=0)
+    size = models.IntegerField(_("characters"), default=0)
+    report_count = models.IntegerField(_("reports"), default=0)
+    reported_at = models.DateTimeField(_("last reported"), null=True)
+    taken_down_at = models.DateTimeField(_("taken down"), null=True)
+    takedown_reason = models.CharField(_("why"), max_length=200, blank=True, default="")
+    is_revoked = models.BooleanField(null=True)
+    unsettled_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(_("expires"), null=True)
+    created_at = models.DateTimeField(_("shared"), default=now, editable=False)
+    updated_at = models.DateTimeField(_("as it was"), default=now)
+
+    class Meta:
+        verbose_name = _("shared page")
+        verbose_name_plural = _("shared pages")
+        indexes = (
+            models.Index(fields=["owner_id", "-created_at"], name="share_of_owner"),
+            models.Index(fields=["owner_id", "conversation_id"], name="share_of_conversation"),
+            models.Index(fields=["expires_at"], name="share_expiring"),
+            models.Index(fields=["unsettled_at"], name="share_unsettled"),
+            models.Index(fields=["reported_at"], name="share_reported"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class SharedTurn(models.Model):
+    """One question and its answer, as a share shows them. `position` counts from 0; `model` is its name, as people
+    know it; `files` is a JSON array of the names of the files that were attached."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField()
+    share_id = models.UUIDField()
+    edition = models.UUIDField()
+    position = models.IntegerField()
+    question = models.TextField()
+    answer = models.TextField()
+    model = models.CharField(max_length=100, blank=True)
+    files = models.TextField(blank=True, default="")
+    is_cut = models.BooleanField(null=True)
+    asked_at = models.DateTimeField()
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        indexes = (models.Index(fields=["owner_id", "share_id", "edition", "position"], name="shared_turn_page"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class ShareReport(models.Model):
+    """What somebody who opened a shared page finds wrong with it. `owner_id` is the owner of the share."""
+
+    class Reason(models.TextChoices):
+        ILLEGAL = "illegal", _("It is against the law")
+        HARMFUL = "harmful", _("It hurts or threatens somebody")
+        PRIVATE = "private", _("It shows private data of somebody")
+        SPAM = "spam", _("It is spam or a fraud")
+        OTHER = "other", _("Something else")
+
+    MAX_TEXT = 1_000
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField()
+    share_id = models.UUIDField()
+    reason = models.CharField(max_length=10, choices=Reason)
+    text = models.TextField(max_length=MAX_TEXT, blank=True, default="")
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        indexes = (models.Index(fields=["owner_id", "share_id"], name="report_of_share"),)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class ShareCopy(models.Model):
+    """That a conversation is being copied from a share: its id is the conversation's, `owner_id` is who copies.
+
+    Its turns are written first and the conversation last, so that it is seen when it is whole; then this row goes. The
+    sweep erases the turns of a copy that nobody has finished.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField()
+    edition = models.UUIDField()
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["owner_id"], name="copy_of_owner"),
+            models.Index(fields=["created_at", "id"], name="copy_by_age"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)

@@ -1,7 +1,10 @@
 """Shapes of the chat API."""
 
+import datetime as dt
 from typing import Any
 
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from chat.attachments.binding import decode_attached
@@ -10,8 +13,9 @@ from chat.llm.catalog import Candidate
 from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
+from chat.shown.links import link_of
 from chat.shown.sentences import charge_sentence, error_sentence
-from history.models import Turn
+from history.models import SharedPage, Turn
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
@@ -93,6 +97,43 @@ class AskSerializer(serializers.Serializer[Any]):
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
     attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
+
+
+class NewShareSerializer(serializers.Serializer[Any]):
+    """What is shared, and with whom. Without `until_turn_id` it is the branch that is shown, to its end."""
+
+    id = serializers.UUIDField(required=False)
+    until_turn_id = serializers.UUIDField(required=False, allow_null=True)
+    expires_at = serializers.DateTimeField(required=False, allow_null=True)
+    members_only = serializers.BooleanField(required=False, default=False)
+    show_name = serializers.BooleanField(required=False, default=False)
+
+    def validate_expires_at(self, value: dt.datetime | None) -> dt.datetime | None:
+        if value is not None and value <= timezone.now():
+            raise serializers.ValidationError(_("That is over already."))
+        return value
+
+
+class ShareSerializer(serializers.ModelSerializer[SharedPage]):
+    """A link to a conversation as it was at `updated_at`. `author` is the name the page shows, or empty;
+    `takedown_reason` is why the operators took it down, where `taken_down_at` is not null."""
+
+    link = serializers.SerializerMethodField()
+    until_turn_id = serializers.UUIDField(source="until_id")
+    members_only = serializers.SerializerMethodField()
+
+    class Meta:
+        model = SharedPage
+        fields = (
+            *("id", "link", "conversation_id", "until_turn_id", "title", "turn_count", "author", "members_only"),
+            *("expires_at", "created_at", "updated_at", "taken_down_at", "takedown_reason"),
+        )
+
+    def get_link(self, share: SharedPage) -> str:
+        return link_of(share)
+
+    def get_members_only(self, share: SharedPage) -> bool:
+        return bool(share.is_for_members)
 
 
 class AttachmentSerializer(serializers.ModelSerializer[Attachment]):

@@ -5,6 +5,10 @@ from chat.api import views
 urlpatterns = [
     path("models", views.models),
     path("conversations/<uuid:conversation_id>/turns", views.turns),
+    path("conversations/<uuid:conversation_id>/shares", views.conversation_shares),
+    path("shares", views.shares),
+    path("shares/<uuid:share_id>", views.share),
+    path("shares/<uuid:share_id>/update", views.update_share),
     path("turns/<uuid:turn_id>", views.turn),
     path("turns/<uuid:turn_id>/events", views.events),
     path("turns/<uuid:turn_id>/stop", views.stop),

@@ -1,4 +1,4 @@
-"""The chat API: models, turns, attachments, search, and tickets for the socket."""
+"""The chat API: models, turns, attachments, search, shares, and tickets for the socket."""
 
 from uuid import UUID
 
@@ -11,11 +11,21 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts import limits
 from accounts.admission import admission_of
 from accounts.http import user_id_of
+from accounts.limits import Act
+from accounts.models import User
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
-from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
+from chat.api.serializers import (
+    AskSerializer,
+    AttachmentSerializer,
+    ModelSerializer,
+    NewShareSerializer,
+    ShareSerializer,
+    TurnSerializer,
+)
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
 from chat.attachments.reading import read_later
@@ -24,13 +34,15 @@ from chat.attachments.upload import store_upload
 from chat.errors import BadFile
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
+from chat.shown.fragments import description_of
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
-from history import access
+from history import access, sharing
 from history.models import new_id
 from history.search import search_turns
+from history.sharing import Terms
 
 
 @api_view(["GET"])
@@ -120,6 +132,48 @@ def search(request: Request) -> Response:
     """Your turns that hold every word of `q`, newest first."""
     found = search_turns(user_id_of(request), request.query_params.get("q", ""))
     return Response({"results": TurnSerializer(found, many=True).data, "next": None})
+
+
+@api_view(["GET", "POST"])
+def conversation_shares(request: Request, conversation_id: UUID) -> Response:
+    """List the links to a conversation, the latest first; or share it as it is now, 201."""
+    conversation = access.access_conversation(user_id_of(request), conversation_id)
+    if request.method == "GET":
+        found = sharing.list_shares(conversation.owner_id, conversation_id=conversation.pk)
+        return Response({"results": ShareSerializer(found, many=True).data, "next": None})
+    serializer = NewShareSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    fields = serializer.validated_data
+    limits.count_of_member(Act.SHARE, conversation.owner_id)
+    author = User.objects.get(pk=conversation.owner_id).name if fields["show_name"] else ""
+    terms = Terms(fields.get("until_turn_id"), fields.get("expires_at"), fields["members_only"], author)
+    share = sharing.create_share(conversation, terms, description_of, share_id=fields.get("id") or new_id())
+    return Response(ShareSerializer(share).data, status=status.HTTP_201_CREATED)
+
+
+@api_view(["GET"])
+def shares(request: Request) -> Response:
+    """List everything you share, the latest first: 100 links at most."""
+    found = sharing.list_shares(user_id_of(request))
+    return Response({"results": ShareSerializer(found, many=True).data, "next": None})
+
+
+@api_view(["GET", "DELETE"])
+def share(request: Request, share_id: UUID) -> Response:
+    """One link; DELETE stops sharing, at once."""
+    found = sharing.access_share(user_id_of(request), share_id)
+    if request.method == "DELETE":
+        sharing.revoke_share(found)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    return Response(ShareSerializer(found).data)
+
+
+@api_view(["POST"])
+def update_share(request: Request, share_id: UUID) -> Response:
+    """Show the conversation as it is now, under the same link."""
+    found = sharing.access_share(user_id_of(request), share_id)
+    limits.count_of_member(Act.SHARE, found.owner_id)
+    return Response(ShareSerializer(sharing.update_share(found, description_of)).data)
 
 
 @api_view(["POST"])

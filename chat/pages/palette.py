@@ -13,6 +13,7 @@ PAGES: dict[str, Promise] = {
     "payments": _("Payments"),
     "pricing": _("Plans and prices"),
     "profile": _("Settings"),
+    "shares": _("Shared links"),
     "shortcuts": _("Keyboard shortcuts"),
     "status": _("Status"),
 }

@@ -26,6 +26,7 @@ from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
 from history.models import Turn
 from history.rendering import render_markdown
+from history.sharing import Description
 
 COST_VALUES = (
     *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "exact_credits"),
@@ -93,6 +94,11 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         "failover_reason": turn.instead_because if turn.instead_because in EXPLAINED_FAILURES else "",
     }
     return _turn.fill(values, flags)
+
+
+def description_of(turn: Turn) -> Description:
+    """Return what a share of the turn says beside its texts."""
+    return Description(_label(_answerer_of(turn)), [file.name for file in decode_attached(turn.attachments)])
 
 
 def _cost_values(turn: Turn) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import * as attach from "attach";
 import { frameBlocks } from "code";
 import * as composer from "composer";
+import htmx from "htmx";
 import { hasOther, pick, setModel } from "picker";
 import { anchorTo, growing, isFollowing, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
@@ -505,6 +506,7 @@ function enhance(article) {
   const other = article.querySelector("[data-again-with]");
   if (other) other.hidden = !hasOther(article.querySelector("[data-answer]").dataset.label);
   for (const answer of article.querySelectorAll(".prose")) frameBlocks(answer);
+  htmx.process(article); // what came over the socket
 }
 
 // --- Asking another model: the question again, from whoever is chosen ---

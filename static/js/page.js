@@ -42,6 +42,27 @@ document.addEventListener("click", ({ target }) => {
   document.querySelector("main").focus(); // else it would be lost with the button
 });
 
+// --- A link to copy stands in a field, for who has no scripts ---
+
+for (const type of ["click", "focusin"]) {
+  document.addEventListener(type, ({ target }) => {
+    if (target.matches?.("[data-link]")) target.select();
+  });
+}
+
+document.addEventListener("click", async ({ target }) => {
+  const button = target.closest("[data-copy-link]");
+  if (!button) return;
+  const field = button.closest("[data-link-box]").querySelector("[data-link]");
+  field.select();
+  try {
+    await navigator.clipboard.writeText(field.value);
+    button.nextElementSibling.textContent = button.dataset.copied;
+  } catch {
+    // It is selected: whoever pressed the button presses the keys.
+  }
+});
+
 // --- The time zone of whoever signs up ---
 
 for (const field of document.querySelectorAll("input[type=hidden][name=time_zone]")) {
@@ -107,7 +128,9 @@ if (dialog) {
   document.addEventListener("htmx:after:swap", ({ target, detail }) => {
     if (dialog.open) {
       if (!dialog.contains(target)) return;
-      if (detail.ctx.response.status < 400) dialog.close();
+      const rest = content.querySelector("[data-stays]"); // a form whose answer is to be read
+      if (rest) rest.focus();
+      else if (detail.ctx.response.status < 400) dialog.close();
       else content.querySelector("input:not([type=hidden]), [data-close]")?.focus();
     } else if (content.firstElementChild) {
       closeMenus(null);

@@ -8,9 +8,9 @@ const dock = document.querySelector(".dock");
 const page = document.scrollingElement;
 
 // What has the focus must not be behind the dock.
-new ResizeObserver(([{ target }]) => page.style.setProperty("--dock", `${target.offsetHeight}px`)).observe(dock);
+if (dock) new ResizeObserver(([{ target }]) => page.style.setProperty("--dock", `${target.offsetHeight}px`)).observe(dock);
 
-let follows = isAtEnd();
+let follows = dock !== null && isAtEnd(); // what is only read is not followed
 let anchor = null; // the question that must stay in sight
 
 function end() {
@@ -60,7 +60,7 @@ export function moveAnchor(from, to) {
 }
 
 function showJump() {
-  jump.hidden = isAtEnd();
+  if (jump) jump.hidden = isAtEnd();
 }
 
 // Only the reader's own hands let go: growth and our own scrolling raise scroll events too.
@@ -72,7 +72,7 @@ for (const name of ["wheel", "touchmove", "keydown", "pointerdown"]) {
       if (name === "keydown" && event.target.closest?.("textarea, select, input")) return;
       if (name === "pointerdown" && event.target !== document.documentElement) return; // the scroll bar
       requestAnimationFrame(() => {
-        follows = isAtEnd();
+        follows = dock !== null && isAtEnd();
         if (follows) anchor = null;
         showJump();
       });
@@ -83,13 +83,13 @@ for (const name of ["wheel", "touchmove", "keydown", "pointerdown"]) {
 addEventListener(
   "scroll",
   () => {
-    if (isAtEnd()) follows = true;
+    if (dock && isAtEnd()) follows = true;
     showJump();
   },
   { passive: true },
 );
 
-jump.addEventListener("click", () => {
+jump?.addEventListener("click", () => {
   anchor = null;
   follows = true;
   scrollTo({ top: end(), behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth" });
