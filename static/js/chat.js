@@ -281,6 +281,7 @@ function ended({ turn_id, html }) {
   moveAnchor(old, article);
   if (turn) turn.finish(article);
   else growing(() => old.replaceWith(article));
+  htmx.process(article);
   live.delete(turn_id);
   if (!pending) composer.refuse(""); // "wait for the answer" no longer holds
   const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
@@ -506,7 +507,6 @@ function enhance(article) {
   const other = article.querySelector("[data-again-with]");
   if (other) other.hidden = !hasOther(article.querySelector("[data-answer]").dataset.label);
   for (const answer of article.querySelectorAll(".prose")) frameBlocks(answer);
-  htmx.process(article); // what came over the socket
 }
 
 // --- Asking another model: the question again, from whoever is chosen ---
