@@ -12,8 +12,8 @@ networks from which somebody has got in before. An owner who comes from a new ne
 password. That cannot be kept from them either: each request that is counted has put a link into their mailbox, whoever
 sent it, and such a link logs in. Nor is a mailbox flooded: beyond the first few it gets one mail of a kind an hour.
 
-Beside the doors, every request to the API is counted, by person, or by network where nobody is logged in
-(count_request): so many a minute as no honest client sends.
+Beside the doors, every request to the API and to a shared page is counted, by person, or by network where nobody is
+logged in (count_request): so many a minute as no honest client sends.
 
 Addresses and networks are in Redis as digests only. Without Redis every door answers 503, as the rest of the site.
 """
@@ -100,8 +100,8 @@ def count(act: Act, *, peer: str | None = None, account: str | None = None) -> N
 
 
 def count_request(*, user_id: int | None, peer: str) -> None:
-    """Count a request to the API: of a person, or of a network where nobody is logged in. Raises RateLimited with the
-    time to wait, and counts nothing then. One call of Redis; raises RedisError."""
+    """Count a request to the API or to a shared page: of a person, or of a network where nobody is logged in. Raises
+    RateLimited with the time to wait, and counts nothing then. One call of Redis; raises RedisError."""
     whose = f"network:{_digest(network_of(peer))}" if user_id is None else f"user:{user_id}"
     limit = settings.API_REQUESTS_PER_MINUTE
     if wait_ms := _COUNT(sync_redis(), network=f"limit:api:{whose}", limit=limit, window_seconds=MINUTE_SECONDS):

@@ -1,6 +1,7 @@
 """Reads a person's conversations and turns. What is missing and what belongs to somebody else raise the same error."""
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -67,6 +68,12 @@ def list_conversations(owner_id: int, *, after: str | None = None, limit: int = 
     page = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
     last = page[limit - 1] if len(page) > limit else None
     return Page(page[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
+
+
+def list_trashed_among(owner_id: int, conversation_ids: Iterable[UUID]) -> set[UUID]:
+    """Return which of the owner's conversations are in the trash."""
+    trashed = Conversation.objects.filter(owner_id=owner_id, trashed_at__isnull=False)
+    return set(trashed.filter(pk__in=list(conversation_ids)).values_list("pk", flat=True))
 
 
 def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:

@@ -129,10 +129,14 @@ View = Callable[[HttpRequest, SharedPage, str], HttpResponseBase]
 
 
 def of_share(view: View) -> Callable[[HttpRequest, str], HttpResponseBase]:
-    """Give a view the share that a link leads to, or say that it leads nowhere. No answer is stored or indexed."""
+    """Give a view the share that a link leads to, or say that it leads nowhere. No answer is stored or indexed.
+
+    It counts as a request to the API: whoever guesses links, or has long answers rendered, is soon refused."""
 
     @wraps(view)
     def handle(request: HttpRequest, token: str) -> HttpResponseBase:
+        user_id = member_of(request).pk if request.user.is_authenticated else None
+        limits.count_request(user_id=user_id, peer=peer_of(request))
         try:
             found = sharing.open_share(token)
             if found.is_for_members and not request.user.is_authenticated:

@@ -14,6 +14,7 @@ from chat.shown.links import link_of
 from core.compiled_fragments import CompiledFragment
 from core.errors import NotFound
 from history import sharing
+from history.access import list_trashed_among
 from history.models import SharedPage, SharedTurn, new_id
 from history.rendering import render_markdown
 
@@ -27,16 +28,19 @@ _turn = CompiledFragment(
 
 @dataclass(frozen=True, slots=True)
 class ShownShare:
-    """A share and its link, for its owner."""
+    """A share and its link, for its owner. While its conversation is in the trash, nobody can open it."""
 
     share: SharedPage
     link: str
+    is_in_trash: bool
 
 
 def shown_shares(owner_id: int, *, conversation_id: UUID | None = None) -> list[ShownShare]:
     """Return what a person shares, the latest first, without what has expired."""
-    shares = sharing.list_shares(owner_id, conversation_id=conversation_id)
-    return [ShownShare(share, link_of(share)) for share in shares if not sharing.is_expired(share)]
+    found = sharing.list_shares(owner_id, conversation_id=conversation_id)
+    shares = [share for share in found if not sharing.is_expired(share)]
+    trashed = list_trashed_among(owner_id, {share.conversation_id for share in shares})
+    return [ShownShare(share, link_of(share), share.conversation_id in trashed) for share in shares]
 
 
 def shared_context(share: SharedPage, token: str, request: HttpRequest) -> dict[str, Any]:

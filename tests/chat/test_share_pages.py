@@ -11,6 +11,7 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts import limits
 from accounts.models import User
@@ -147,6 +148,16 @@ def test_all_that_is_not_shown_looks_the_same(ana: User, member: Client, convers
     assert visitor().get(path_of(trashed)).status_code == 200
     Conversation.objects.filter(pk=conversation.pk).update(trashed_at=timezone.now())
     assert visitor().get(path_of(trashed)).status_code == 404
+    listed = member.get("/settings/shares/").content.decode()
+    assert "Its conversation is in the trash" in listed
+    assert f"/settings/shares/{trashed.pk}/stop/" in listed
+    assert f"/settings/shares/{trashed.pk}/update/" not in listed
+
+
+def test_whoever_guesses_links_is_soon_refused(catalog: None, settings: Settings):
+    settings.API_REQUESTS_PER_MINUTE = 2
+    guesses = [visitor().get(f"/share/{'a' * 43}/").status_code for _ in range(3)]
+    assert guesses == [404, 404, 429]
 
 
 def test_a_page_for_members_asks_who_one_is_and_leads_back(member: Client, conversation: Conversation, bo: User):
