@@ -65,7 +65,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "config.middleware.StaticFilesMiddleware",
     "config.middleware.private",  # after the static files, which may be kept
     "config.middleware.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",

@@ -75,6 +75,12 @@ def test_there_is_one_way_to_write_numbers_and_dates(language, moment, day, numb
         assert floatformat(1234.5, "-1g") == number
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_static_file_there_is_not_is_not_found(browser, settings, debug):
+    settings.DEBUG = debug
+    assert browser.get("/static/nothing.css").status_code == 404
+
+
 def test_the_frame_of_a_diagram_has_no_origin_and_no_network(browser):
     answer = browser.get("/diagram/")
     policy = answer["Content-Security-Policy"]
