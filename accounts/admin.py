@@ -98,6 +98,10 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Filter by no secret: `?seal__startswith=` would reveal it, one guess at a time."""
+        return not lookup.startswith("seal") and super().lookup_allowed(lookup, value, request)
+
     # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
     # new address or password they would have the other's rights.
 

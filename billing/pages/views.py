@@ -346,9 +346,7 @@ def _checkout_context(
     }
 
 
-def _begin(
-    request: HttpRequest, form: CheckoutForm, ways: list[buying.Way], *, replaces: bool
-) -> HttpResponseRedirect:
+def _begin(request: HttpRequest, form: CheckoutForm, ways: list[buying.Way], *, replaces: bool) -> HttpResponseRedirect:
     user = member_of(request)
     way = next(way for way in ways if way.key == form.cleaned_data["way"])
     payer_email = form.cleaned_data["payer_email"]

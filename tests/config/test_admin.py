@@ -217,6 +217,11 @@ def test_who_may_only_look_at_models_changes_no_price(catalog, monkeypatch):
     assert read == []
 
 
+@pytest.mark.parametrize("secret", ["seal", "password"])
+def test_no_secret_is_guessed_by_filtering(operator, olga, secret):
+    assert operator.get("/admin/accounts/user/", {f"{secret}__startswith": olga.seal[:1]}).status_code == 400
+
+
 def test_an_account_is_added_by_somebody_s_address(operator, ana):
     assert operator.post("/admin/billing/billingaccount/add/", {"user": "nobody@example.com"}).status_code == 200
     assert operator.post("/admin/billing/billingaccount/add/", {"user": ana.email}).status_code == 302

@@ -169,7 +169,9 @@ def test_caught_mail_is_shown_on_this_machine(settings, tmp_path, address):
     ("address", "headers"),
     [
         *[(address, {}) for address in ("192.168.1.7", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "", "localhost")],
-        *[("127.0.0.1", {name: "127.0.0.1"}) for name in ("X-Forwarded-For", "Forwarded")],  # a proxy is in between
+        *[
+            ("127.0.0.1", {name: "127.0.0.1"}) for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+        ],  # a proxy is in between
     ],
 )
 def test_caught_mail_with_its_working_links_is_shown_to_nobody_else(settings, tmp_path, address, headers):

@@ -175,9 +175,10 @@ DRAWN = """graph TD
 """
 HOSTILE = """%%{init: {"securityLevel": "loose", "themeCSS": "*{background:url(https://evil.example/a)}"}}%%
 graph TD
-  A["<img src=https://evil.example/x onerror=parent.__ran=1>"] --> B[Fin]
+  A["<img src=https://evil.example/x onerror=parent.__ran=1>"] --> B[Fin] --> C[Enlace]
   click A href "javascript:parent.__ran=1"
   click B call alert(1)
+  click C href "https://evil.example/y"
 """
 
 
@@ -247,6 +248,10 @@ async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None
     assert await frame.locator("body").evaluate("() => self.origin") == "null"
     assert await frame.locator("[onerror], script:not(head script), a[href^='javascript' i]").count() == 0
     await frame.get_by_text("Fin", exact=True).click()
+    await frame.get_by_text("Enlace", exact=True).click()
+    assert len(tab.page.frames) == 2
+    assert tab.page.frames[1].url.endswith("/diagram/")
+    await expect(frame.get_by_text("Fin", exact=True)).to_be_visible()
     assert not await tab.page.evaluate("'__ran' in window")
     assert reached == []
     await tab.page.goto("about:blank")
