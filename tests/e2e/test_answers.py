@@ -259,6 +259,20 @@ async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None
     tab.requests.clear()
 
 
+async def test_a_formula_writes_nowhere_but_in_its_answer(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask(r"Up $\raisebox{6em}{\text{A}}$, down $\raisebox{-6em}{\text{B}}$, right $\hspace{9999em}C$.", ECHO)
+    turn = await tab.finished()
+    is_seen = """(sign) => {
+      const { left, top } = sign.getBoundingClientRect();
+      return document.elementFromPoint(left + 3, top + 9) === sign;
+    }"""
+    signs = turn.locator("mtext")
+    await expect(signs).to_have_count(2)
+    assert [await sign.evaluate(is_seen) for sign in await signs.all()] == [False, False]
+    assert await tab.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+
+
 async def test_formulas_are_copied_as_they_were_written(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.ask(r"Sea $x^2$ y **eso**." "\n\n" r"\[ \frac{a}{b} \]", ECHO)
