@@ -62,15 +62,15 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
     return handle_sync
 
 
-class StaticFilesMiddleware(ServeStaticMiddleware):
+class StaticFilesMiddleware(ServeStaticMiddleware):  # type: ignore[misc]  # it has no types
     """Serves static files. One there is not is not found, with DEBUG too, where the library's own makes it an error."""
 
     async def __call__(self, request: HttpRequest) -> HttpResponseBase:
         try:
-            return await super().__call__(request)
+            response: HttpResponseBase = await super().__call__(request)
         except MissingFileError:
-            pass
-        return await self.get_response(request)
+            response = await self.get_response(request)
+        return response
 
 
 @sync_and_async_middleware
