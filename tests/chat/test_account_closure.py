@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from accounts.signals import access_revoked, account_closed
 from billing import entitlements
 from billing.models import BillingAccount, Spending, UsagePeriod, UsageRecord
 from chat.models import Attachment, ProviderLimit
+from chat.shown.fragments import description_of
 from chat.turns import log, sweeping
 from chat.turns.opening import open_turn
 from chat.turns.runner import Runner
@@ -31,8 +33,9 @@ from chat.turns.sweeping import repair_turns
 from core.errors import NotFound
 from core.redis_clients import sync_redis
 from core.threads import in_thread
-from history import tree
+from history import access, sharing, tree
 from history.models import Conversation, Turn
+from history.sharing import Terms
 from testbed.provider import FakeProvider
 from tests.chat.asking import aask, ask, closed, eventually, finished, question, record_of
 from tests.chat.attaching import attached, ids, stored_names
@@ -111,7 +114,9 @@ async def test_nothing_of_a_deleted_person_is_left_but_sums_without_a_name(
     file = await in_thread(attached, ana, b"archivo-secreto", "archivo-secreto.txt")
     await in_thread(attached, ana)
     said = "say:respuesta-secreta pregunta-secreta"
-    await closed(await aask(ana, said, attachments=ids(file)))
+    shared = await closed(await aask(ana, said, attachments=ids(file)))
+    conversation = await in_thread(access.access_conversation, ana.pk, shared.conversation_id)
+    await in_thread(partial(sharing.create_share, conversation, Terms(), description_of, share_id=shared.pk))
     await closed(await aask(ana, "pregunta-secreta", model="fake-3t-0ms"))
     await closed(await aask(bo, "say:hola"))
     turn = await aask(ana, "pregunta-secreta", model=slow.key)

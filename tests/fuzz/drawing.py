@@ -674,6 +674,14 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/api/v1/conversations": lambda _cast: [("id", str(new_id())), ("title", "Hola")],
     "/api/v1/conversations/%(conversation_id)s": _fields(title="Hola"),
     "/api/v1/conversations/%(conversation_id)s/turns": _question,
+    "/api/v1/conversations/%(conversation_id)s/shares": lambda cast: [
+        ("id", str(new_id())),
+        ("until_turn_id", cast.own["turn_id"][0]),
+        ("expires_at", "2040-01-01T00:00:00Z"),
+        ("members_only", False),
+        ("show_name", True),
+    ],
+    "/api/v1/shares/%(share_id)s/update": _none,
     "/api/v1/turns/%(turn_id)s/stop": _none,
     "/api/v1/attachments": _fields(name="x"),
     "/api/v1/socket-tickets": _none,
@@ -692,6 +700,9 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/theme/": _fields(theme="dark", next="/"),
     "/c/%(conversation_id)s/": lambda cast: [(name, as_text(value)) for name, value in _question(cast)],
     "/c/%(conversation_id)s/rename/": _fields(title="Hola"),
+    "/c/%(conversation_id)s/share/": lambda _cast: [("id", str(new_id())), ("days", "7"), ("is_for_members", "on")],
+    "/share/%(token)s/report/": lambda _cast: [("id", str(new_id())), ("reason", "spam"), ("text", "Hola")],
+    "/share/%(token)s/copy/": lambda _cast: [("id", str(new_id()))],
     "/admin/password_change/": _fields(old_password=PASSWORD, new_password1=PASSWORD, new_password2=PASSWORD),
 }
 """By route. A route of the API that takes a body has an entry here: a test compares them."""

@@ -11,8 +11,12 @@ from billing.models import BillingAccount, Plan
 from billing.seeds import load_plans
 from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
+from chat.shown.fragments import description_of
 from core import caching
 from core.redis_clients import sync_redis
+from history import access, sharing
+from history.models import Turn, new_id
+from history.sharing import Terms
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import kept
 from tests.chat.live import session_cookie
@@ -75,8 +79,13 @@ def _restore_catalog() -> None:
 
 def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
+    Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
+    conversation = access.access_conversation(user.pk, over.conversation_id)
+    share = sharing.create_share(conversation, Terms(), description_of, share_id=new_id())
     return {
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
         "turn_id": (str(over.pk), str(is_open.pk)),
+        "share_id": (str(share.pk),),
+        "token": (sharing.token_of(share),),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),
     }
