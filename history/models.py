@@ -191,7 +191,7 @@ class SharedPage(models.Model):
     """A branch as it was when its owner shared it, behind a link that only those know who were given it.
 
     `until_id` is the last turn of the branch; null was the end of the branch its owner had chosen. `secret` is the part
-    of the link that nobody can guess (docs/adr/0019). `edition` is what SharedTurn calls the rows that are shown: null
+    of the link that nobody can guess (docs/adr/0021). `edition` is what SharedTurn calls the rows that are shown: null
     until all of the first are written, while `next_edition` is being written. `size` is their length in characters.
     `unsettled_at` is when something was begun that may leave rows behind: until it is null, the sweep looks after it.
     `author` is empty unless the owner wants to be named.
