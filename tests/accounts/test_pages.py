@@ -273,6 +273,8 @@ def test_a_link_of_somebody_else_confirms_nothing_and_says_so(browser, ana, bo):
 
 
 def test_a_link_that_works_no_more_says_so(browser, ana):
+    answer = browser.get("/accounts/confirm-email/nothing/", headers={"Accept-Language": "en"}, follow=True)
+    assert "Log in to confirm your e-mail address." in answer.text  # on the phone that the mail was read on
     browser.force_login(ana)
     assert "/accounts/email/" in browser.get("/accounts/confirm-email/nothing/").text
 
