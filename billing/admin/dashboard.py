@@ -168,7 +168,7 @@ def _number(number: int) -> str:
 
 
 def _percent(part: Decimal, whole: Decimal) -> str:
-    return f"{number_format(100 * part / whole, 0)} %" if whole else ""
+    return gettext("%(percent)s%%") % {"percent": round(100 * part / whole)} if whole else ""
 
 
 def _show_receipts(one: figures.Receipts) -> tuple[str, str, int, list[str]]:
