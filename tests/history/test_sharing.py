@@ -238,6 +238,10 @@ def test_an_account_takes_its_shares_with_it_and_a_suspended_one_hides_them(conv
     other = begin(reader)
     ask(other, "otro", answer="otro")
     make(other)
+    ShareCopy.objects.create(owner_id=share.owner_id, edition=new_id())
+    SharedTurn.objects.create(  # somebody died on it, and its share is gone
+        owner_id=share.owner_id, share_id=new_id(), edition=new_id(), position=0, question="", answer="", asked_at=now()
+    )
     assert deletion.delete_history(share.owner_id)
     assert rows_left() == [1, 1, 0, 0]
 
@@ -282,6 +286,23 @@ def test_whoever_dies_while_sharing_leaves_nothing_that_is_seen(
     share_erasure.repair_shares()
     assert rows_left() == [0, 0, 0, 0]
     assert shown(sharing.create_share(conversation, Terms(), describe, share_id=share_id)) == WHOLE
+
+
+def test_whoever_dies_after_sharing_has_failed_leaves_it_to_the_sweep(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_arguments: Any) -> UUID | None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing, "_show", fail)
+        patch.setattr(share_erasure, "revoke", die)
+        with pytest.raises(Killed):
+            make(conversation)
+    assert rows_left() == [1, 0, 0, 0]
+    monkeypatch.setattr(share_erasure, "now", later())
+    share_erasure.repair_shares()
+    assert rows_left() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("place", ["_show", "finish_writing"])
@@ -334,15 +355,18 @@ def test_of_two_updates_at_once_one_edition_is_left(conversation: Conversation, 
     share = make(conversation)
     show = sharing._show
 
+    later_editions: list[UUID | None] = []
+
     def be_overtaken(*arguments: Any) -> UUID | None:
         monkeypatch.setattr(sharing, "_show", show)
-        sharing.update_share(share, describe)
+        later_editions.append(sharing.update_share(share, describe).edition)
         return show(*arguments)
 
     monkeypatch.setattr(sharing, "_show", be_overtaken)
     sharing.update_share(share, describe)
     assert shown(share) == WHOLE
     assert SharedTurn.objects.count() == 3
+    assert [SharedPage.objects.get().edition] == later_editions  # that of who began last
     assert SharedPage.objects.get().next_edition is None
 
 
