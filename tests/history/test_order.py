@@ -146,7 +146,9 @@ def test_ten_thousand_conversations_take_as_many_statements_as_ten():
         return len(captured)
 
     few = statements()
-    Conversation.objects.bulk_create([Conversation(owner_id=ANA, title=str(n)) for n in range(10_000)], batch_size=1_000)
+    Conversation.objects.bulk_create(
+        [Conversation(owner_id=ANA, title=str(n)) for n in range(10_000)], batch_size=1_000
+    )
     assert statements() == few
     seen, after = 0, None
     for _ in range(3):
