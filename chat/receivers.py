@@ -41,7 +41,7 @@ def notify_of_title(instance: Conversation, update_fields: frozenset[str] | None
 
 
 @receiver(conversations_trashed)
-def stop_in_trash(owner_id: int, conversation_ids: Sequence[UUID], **_signal: Any) -> None:
+def follow_into_trash(owner_id: int, conversation_ids: Sequence[UUID], **_signal: Any) -> None:
     """Notify the tabs, stop the turns, and drop all cached answers of the person, as a deletion does."""
     notify_of_changes(owner_id, conversation_ids)
     erasure.stop_in_trash(owner_id, conversation_ids)

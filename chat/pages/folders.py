@@ -80,7 +80,7 @@ def folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def change_folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
+def edit_folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
     owner_id = member_of(request).pk
     found = folders.access_folder(owner_id, folder_id)
     initial = {"name": found.name, "model": found.model, "instructions": found.instructions}
@@ -93,7 +93,7 @@ def change_folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def delete_folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
+def remove_folder(request: HttpRequest, folder_id: UUID) -> HttpResponse:
     """Ask whether the conversations go into the trash too; POST deletes the folder."""
     found = folders.access_folder(member_of(request).pk, folder_id)
     if request.method != "POST":
