@@ -234,6 +234,7 @@ if address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postg
     DATABASES["history"]["OPTIONS"]["schema"] = "history"
 else:
     DATABASES = {"default": sqlite_database("tertulia.sqlite3"), "history": sqlite_database("history.sqlite3")}
+MONGODB_SEARCH_INDEX = env("MONGODB_SEARCH_INDEX", default="")  # of Atlas Search, over the turns; empty: none is asked
 if MONGODB_URI:
     DATABASES["history"] = mongodb_database(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]

@@ -9,6 +9,7 @@ from django.db.models import Q
 
 from core import rows
 from core.errors import NotFound
+from history.folding import titled
 from history.models import Conversation, TitledBy, Turn
 
 T = TypeVar("T")
@@ -78,15 +79,22 @@ def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
     """Give the conversation its owner's title, which nothing replaces."""
-    conversation.title, conversation.titled_by = title, TitledBy.PERSON
-    conversation.save(update_fields=["title", "titled_by"])
+    fields = titled(title) | {"titled_by": TitledBy.PERSON}
+    for name, value in fields.items():
+        setattr(conversation, name, value)
+    conversation.save(update_fields=list(fields))
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:
     """Replace the question's first words with a model's title; return whether they were still the title."""
     untouched = {"titled_by": TitledBy.WORDS, "title": conversation.title}
     there = {"pk": conversation.pk, "is_deleted__isnull": True}
-    return rows.update(Conversation, there | untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
+    return rows.update(Conversation, there | untouched, titled(title) | {"titled_by": TitledBy.MODEL}) == 1
+
+
+def write_cursor(moment: dt.datetime, pk: UUID) -> str:
+    """Return what `read_cursor` reads: where the next page goes on."""
+    return f"{moment.isoformat()}~{pk}"
 
 
 def read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:

@@ -12,8 +12,8 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
+from history.folding import fold, titled
 from history.models import Conversation, TitledBy, Turn
-from history.search import fold
 
 TITLE_CHARACTERS = 60
 MAX_ATTEMPTS = 20
@@ -42,7 +42,7 @@ def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
     """
     if rows.speaks_sql(Turn):
         conversation = Conversation(
-            pk=turn.conversation_id, owner_id=turn.owner_id, title=first_words_of(turn.question), turn_count=1
+            pk=turn.conversation_id, owner_id=turn.owner_id, turn_count=1, **titled(first_words_of(turn.question))
         )
         wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
@@ -63,7 +63,7 @@ def get_or_create_conversation(
     """
     try:
         conversation = Conversation(
-            pk=conversation_id, owner_id=owner_id, title=first_words_of(title), titled_by=titled_by
+            pk=conversation_id, owner_id=owner_id, titled_by=titled_by, **titled(first_words_of(title))
         )
         rows.insert(conversation)
     except IntegrityError as error:
@@ -79,7 +79,8 @@ def get_or_create_conversation(
 def title_from_question(conversation: Conversation, question: str) -> None:
     """Give a conversation that was created without a title the first words of its question."""
     title = first_words_of(question)
-    if rows.update(Conversation, {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}, {"title": title}):
+    untitled = {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}
+    if rows.update(Conversation, untitled, titled(title)):
         conversation.title = title
 
 
