@@ -11,7 +11,12 @@ from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
 from chat.shown.sentences import charge_sentence, error_sentence
-from history.models import Turn
+from history.excerpts import Excerpt, excerpt_of
+from history.models import Conversation, Turn
+from history.search import Hit
+
+EXCERPT_LENGTH = 280
+"""Characters of an excerpt, about."""
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
@@ -80,6 +85,31 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
+
+
+def found_turn(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
+    """Return a turn that was found: with its conversation's title, and excerpts in which the words are marked."""
+    return {
+        **TurnSerializer(hit.turn).data,
+        "conversation": found_conversation(hit.conversation),
+        "excerpts": {
+            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
+            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
+        },
+    }
+
+
+def found_conversation(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": str(conversation.pk),
+        "title": conversation.title,
+        "is_archived": bool(conversation.is_archived),
+        "updated_at": conversation.updated_at,
+    }
+
+
+def _excerpt(excerpt: Excerpt) -> list[dict[str, Any]]:
+    return [{"text": piece.text, "is_match": piece.is_match} for piece in excerpt.pieces]
 
 
 class AskSerializer(serializers.Serializer[Any]):
