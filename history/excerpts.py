@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from history.folding import FoldedText, Span
 
-MAX_MATCHES = 50
+MAX_MATCHES = 20
 """How many places of one word are looked at."""
 BEFORE_MATCH = 40
 """Characters shown before the first match."""

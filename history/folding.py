@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 from core.unicode import COMBINING_SIGNS, normalise
 
@@ -40,7 +41,8 @@ class FoldedText:
     def __init__(self, text: str) -> None:
         self.text = text
         self._is_plain = text.isascii()
-        self._offsets: list[int] = []
+        self._offsets: list[int] = []  # where the folded form of each chunk begins
+        self._ends: dict[int, list[int]] = {}  # of a chunk, where that of each letter ends in it
         parts = []
         length = 0
         for at in range(0, len(text), CHUNK) if not self._is_plain else ():
@@ -68,12 +70,11 @@ class FoldedText:
     def _origin(self, place: int) -> int:
         """Return which letter of the text a letter of the folded one is from."""
         chunk = bisect_right(self._offsets, place) - 1
-        length = self._offsets[chunk]
-        for at in range(chunk * CHUNK, len(self.text)):
-            length += len(fold(self.text[at]))
-            if length > place:
-                return at
-        return len(self.text) - 1
+        start = chunk * CHUNK
+        if chunk not in self._ends:
+            lengths = (1 if letter.isascii() else len(fold(letter)) for letter in self.text[start : start + CHUNK])
+            self._ends[chunk] = list(accumulate(lengths))
+        return start + bisect_right(self._ends[chunk], place - self._offsets[chunk])
 
     def _end_of_sign(self, end: int) -> int:
         """Return the end of what is seen as one sign: with its accents, and an emoji with what it is joined to."""

@@ -1,5 +1,6 @@
 """Shapes of the chat API."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rest_framework import serializers
@@ -87,16 +88,10 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
         return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
 
 
-def found_turn(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
-    """Return a turn that was found: with its conversation's title, and excerpts in which the words are marked."""
-    return {
-        **TurnSerializer(hit.turn).data,
-        "conversation": found_conversation(hit.conversation),
-        "excerpts": {
-            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
-            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
-        },
-    }
+def found_turns(hits: Sequence[Hit], words: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return turns that were found: each with its conversation, and excerpts in which the words are marked."""
+    turns = TurnSerializer([hit.turn for hit in hits], many=True).data
+    return [{**turn, **_where_found(hit, words)} for turn, hit in zip(turns, hits, strict=True)]
 
 
 def found_conversation(conversation: Conversation) -> dict[str, Any]:
@@ -105,6 +100,16 @@ def found_conversation(conversation: Conversation) -> dict[str, Any]:
         "title": conversation.title,
         "is_archived": bool(conversation.is_archived),
         "updated_at": conversation.updated_at,
+    }
+
+
+def _where_found(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "conversation": found_conversation(hit.conversation),
+        "excerpts": {
+            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
+            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
+        },
     }
 
 

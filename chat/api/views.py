@@ -21,7 +21,7 @@ from chat.api.serializers import (
     ModelSerializer,
     TurnSerializer,
     found_conversation,
-    found_turn,
+    found_turns,
 )
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
@@ -130,7 +130,7 @@ def search(request: Request) -> Response:
     found = find_in_history(member_of(request), request.query_params.get("q", ""), after=after)
     return Response(
         {
-            "results": [found_turn(hit, found.query.words) for hit in found.turns.rows],
+            "results": found_turns(found.turns.rows, found.query.words),
             "next": found.turns.next,
             "conversations": [found_conversation(row) for row in found.titles.rows],
             "not_filters": list(found.query.unknown),
