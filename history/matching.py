@@ -94,19 +94,20 @@ def _sql(rows: "QuerySet[Any, Any]") -> tuple[str, tuple[Any, ...]]:
     return statement, tuple(parameters)
 
 
+def in_index_order(candidates: Candidates[M]) -> list[dict[str, Any]]:
+    """Return the stages that read an owner's rows through their index, the newest first."""
+    return [{"$match": {"owner_id": candidates.owner_id}}, {"$sort": {candidates.moment: -1, "_id": -1}}]
+
+
 def _on_mongodb(candidates: Candidates[M], words: Sequence[str], limit: int) -> list[M]:
     """Find, sort and limit, in this order, which Django's own pipeline has not: so the index gives the order."""
     from django_mongodb_backend.queryset import MongoQuerySet  # here: without MongoDB nobody needs its driver
 
     compiler = candidates.with_words(words).query.get_compiler(candidates.rows.db)
     compiler.pre_sql_setup()
-    stages: list[dict[str, Any]] = [{"$match": compiler.build_query().match_mql}]
+    stages: list[dict[str, Any]] = [{"$match": compiler.build_query().match_mql}, {"$limit": limit}]
     by_atlas = candidates.atlas_index and search_stage(
         candidates.atlas_index, owner_id=candidates.owner_id, words=words, up_to=candidates.up_to
     )
-    if by_atlas:
-        stages.insert(0, by_atlas)
-    else:
-        stages.append({"$sort": {candidates.moment: -1, "_id": -1}})
-    stages.append({"$limit": limit})
+    stages = [by_atlas, *stages] if by_atlas else [*in_index_order(candidates), *stages]
     return list(MongoQuerySet(candidates.rows.model, using=candidates.rows.db).raw_aggregate(stages))
