@@ -1,6 +1,6 @@
 """The stage by which Atlas Search finds turns, and the index it asks. Both are built here and run on Atlas alone.
 
-A trigram phrase is a part of a word, as everywhere else in search. docs/production.md says how an operator makes it.
+A trigram phrase is a part of a word, as everywhere else in search. docs/mongodb.md says how an operator makes it.
 """
 
 import datetime as dt
