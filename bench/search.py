@@ -99,7 +99,7 @@ def measure_store(
         )
         for chats, token in people.items():
             for name, query, rate in words["words"]:
-                middle, worst = ask(site.port(), token, query)
+                middle, worst = time_search(site.port(), token, query)
                 scanned = site.scan_history(token, query)
                 limit = LIMITS.get(name) if store == "postgresql" and chats == max(CHATS) else None
                 verdict = "" if limit is None else f"≤ {limit:g}: {'met' if middle <= limit else '**missed**'}"
@@ -107,7 +107,7 @@ def measure_store(
                 rows.append([store, f"{chats:,}", name, rate, time_text, format_number(scanned), verdict])
 
 
-def ask(port: int, token: str, query: str) -> tuple[float, float]:
+def time_search(port: int, token: str, query: str) -> tuple[float, float]:
     """Return the median and the 95th percentile of the milliseconds that a search takes."""
     times = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:

@@ -87,7 +87,7 @@ def fetch(model: type[Model], statement: str, parameters: Sequence[Any]) -> list
     return [tuple(values) for values in _table(model).execute(statement, parameters).fetchall()]
 
 
-def read(model: type[M], statement: str, parameters: Sequence[Any]) -> list[M]:
+def fetch_rows(model: type[M], statement: str, parameters: Sequence[Any]) -> list[M]:
     """Run a SELECT of all columns of `model`, in the order of its fields; return the rows. For SQL alone."""
     table = _table(model)
     return [table.row(values) for values in table.execute(statement, parameters).fetchall()]

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from django.db import connections
 from django.db.models import Model, QuerySet
 
-from core.rows import read
+from core.rows import fetch_rows
 from history.atlas import search_stage
 
 M = TypeVar("M", bound=Model)
@@ -75,7 +75,7 @@ def _on_postgresql(candidates: Candidates[M], words: Sequence[str], limit: int) 
     statement, parameters = _sql(candidates.with_words(words))
     order = f'"{candidates.moment}" DESC, "_id" DESC'
     statement = f"SELECT * FROM ({statement} OFFSET 0) AS found ORDER BY {order} LIMIT %s"  # noqa: S608  names of ours
-    return read(candidates.rows.model, statement, (*parameters, limit))
+    return fetch_rows(candidates.rows.model, statement, (*parameters, limit))
 
 
 def _having(candidates: Candidates[M], rows: "QuerySet[M, M]", words: Sequence[str], limit: int) -> list[M]:
@@ -87,7 +87,7 @@ def _having(candidates: Candidates[M], rows: "QuerySet[M, M]", words: Sequence[s
     conditions = " AND ".join([f'"{candidates.column}" LIKE %s'] * len(words))
     statement = f"SELECT * FROM ({statement}) AS newest WHERE {conditions} LIMIT %s"  # noqa: S608  names of ours
     patterns = [f"%{escape(word)}%" for word in words]
-    return read(rows.model, statement, (*parameters, *patterns, limit))
+    return fetch_rows(rows.model, statement, (*parameters, *patterns, limit))
 
 
 def _sql(rows: "QuerySet[Any, Any]") -> tuple[str, tuple[Any, ...]]:

@@ -38,7 +38,7 @@ def vocabulary() -> list[str]:
     return list(words)
 
 
-def fill_history(owner_id: int, chats: int) -> None:
+def write_chats(owner_id: int, chats: int) -> None:
     """Write so many conversations of TURNS_A_CHAT turns, the last of them the newest, without any trigram index."""
     connection = connections["history"]
     if connection.vendor == "postgresql":
@@ -53,7 +53,7 @@ def fill_history(owner_id: int, chats: int) -> None:
         _insert(Turn, [turn for _conversation, turns in portion for turn in turns])
 
 
-def finish_history() -> float:
+def index_chats() -> float:
     """Make the indexes and what planners know; return how many seconds the trigram indexes took."""
     connection, began = connections["history"], time.monotonic()
     with connection.cursor() as cursor:
@@ -68,7 +68,7 @@ def finish_history() -> float:
     return seconds
 
 
-def scan_history(owner_id: int, word: str) -> float:
+def time_scan(owner_id: int, word: str) -> float:
     """Return how many milliseconds the store itself takes to look at all texts of an owner, at best of three times."""
     connection = connections["history"]
     table = connection.ops.quote_name(Turn._meta.db_table)

@@ -143,15 +143,15 @@ def count_rows() -> int:
     return sum(model._default_manager.count() for model in apps.get_models() if model._meta.app_label != "history")
 
 
-def fill_history(access_token: str, chats: int) -> None:
+def fill_history(access_token: Any, chats: int) -> None:
     """Give the owner of an access token a long history."""
-    many_turns.fill_history(int(AccessToken(access_token)["user_id"]), chats)
+    many_turns.write_chats(int(AccessToken(access_token)["user_id"]), chats)
 
 
 def finish_history() -> dict[str, Any]:
     """Make the indexes of what was filled in. Return how many seconds the trigram indexes took, and words to look for:
     what they stand for, a word, and in how many turns it is."""
-    seconds = many_turns.finish_history()
+    seconds = many_turns.index_chats()
     common = many_turns.vocabulary()[many_turns.COMMON_WORD]
     rare, *others = many_turns.RATES.items()
     words = [
@@ -164,9 +164,9 @@ def finish_history() -> dict[str, Any]:
     return {"seconds": seconds, "words": words}
 
 
-def scan_history(access_token: str, query: str) -> float:
+def scan_history(access_token: Any, query: str) -> float:
     """Return the milliseconds of a scan for the last word of a query."""
-    return many_turns.scan_history(int(AccessToken(access_token)["user_id"]), query.split()[-1])
+    return many_turns.time_scan(int(AccessToken(access_token)["user_id"]), query.split()[-1])
 
 
 COMMANDS: dict[str, Callable[..., object]] = {

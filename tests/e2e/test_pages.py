@@ -40,6 +40,7 @@ OWN = {
     "new chat": "/",
     "finished turns": "/c/{}/",
     "conversations": "/conversations/",
+    "search": "/search/?q=a",
     "rename": "/c/{}/rename/",
     "delete": "/c/{}/delete/",
     "overview": "/dashboard/",
