@@ -72,12 +72,11 @@ def shortest(found: Found) -> list[tuple[ShownHit, Excerpt]]:
 def _show(hit: Hit, words: tuple[str, ...], length: int) -> ShownHit:
     turn = hit.turn
     answer = excerpt_of(turn.answer, words, length) if turn.answer else None
-    key = turn.model or turn.requested_model
-    model = find_model(key) if key else None
+    model = find_model(turn.model) if turn.model else None
     return ShownHit(
         hit=hit,
         address=turn_address(turn),
-        model=str(model.label) if model else key,
+        model=str(model.label) if model else turn.model,
         question=excerpt_of(turn.question, words, min(length, QUESTION_LENGTH)),
         answer=answer if answer is not None and answer.has_match else None,
     )
