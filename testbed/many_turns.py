@@ -94,7 +94,7 @@ def _rows(owner_id: int, chats: int) -> Iterator[tuple[Conversation, list[Turn]]
     for number in range(chats):
         conversation = Conversation(pk=new_id(), owner_id=owner_id, turn_count=TURNS_A_CHAT)
         conversation.created_at = conversation.updated_at = BEGAN + dt.timedelta(seconds=300 * number)
-        turns = []
+        turns = list[Turn]()
         for place in range(TURNS_A_CHAT):
             text = randomness.choices(words, cum_weights=weights, k=WORDS_A_TURN)
             for word, rate in RATES.items():
