@@ -9,11 +9,11 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 
 from core import rows
-from history.access import Page, read_cursor, write_cursor
+from history.access import Page, page_of, read_cursor, write_cursor
 from history.errors import BadFilter, unknown_folder
 from history.folding import fold
 from history.matching import Candidates, newest_matching
-from history.models import Conversation, Folder, Turn
+from history.models import THERE, Conversation, Folder, Turn
 from history.queries import Query
 
 T = TypeVar("T", Turn, Conversation)
@@ -76,7 +76,7 @@ def search_titles(
     last. `after` and `before` are about when something was asked in them; none has a model or a file of its own."""
     if query.models or query.has_file or (not query.words and not query.is_empty):
         return Page([], None)
-    there = Conversation.objects.filter(owner_id=owner_id, is_deleted=None, trashed_at=None)
+    there = Conversation.objects.filter(owner_id=owner_id, **THERE)
     if query.after:
         there = there.filter(updated_at__gte=query.after)
     if query.before:
@@ -91,8 +91,7 @@ def search_titles(
         found += [row for row in page if _has_all(fold(row.title), query.words)]
         if page:
             after = write_cursor(page[-1].updated_at, page[-1].pk)
-    last = found[limit - 1] if len(found) > limit else None
-    return Page(found[:limit], write_cursor(last.updated_at, last.pk) if last else None)
+    return page_of(found, limit)
 
 
 def _newest(
@@ -121,7 +120,7 @@ def _with_conversations(owner_id: int, turns: list[Turn], words: tuple[str, ...]
     if not turns:
         return []
     ids = {turn.conversation_id for turn in turns}
-    there = Conversation.objects.filter(pk__in=ids, owner_id=owner_id, is_deleted=None, trashed_at=None)
+    there = Conversation.objects.filter(pk__in=ids, owner_id=owner_id, **THERE)
     by_id = {row.pk: row for row in there}
     return [Hit(turn, by_id[turn.conversation_id]) for turn in turns if turn.conversation_id in by_id]
 

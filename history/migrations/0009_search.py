@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("history", "0007_branches_and_folders"),
+        ("history", "0008_order"),
     ]
 
     operations = [
