@@ -1,10 +1,14 @@
 from django.urls import path
 
-from chat.pages import share_views, views
+from chat.pages import folders, share_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
     path("c/<uuid:conversation_id>/", views.conversation, name="conversation"),
+    path("folders/new/", folders.new_folder, name="new_folder"),
+    path("folders/<uuid:folder_id>/", folders.folder, name="folder"),
+    path("folders/<uuid:folder_id>/change/", folders.edit_folder, name="change_folder"),
+    path("folders/<uuid:folder_id>/delete/", folders.remove_folder, name="delete_folder"),
     path("turns/<uuid:turn_id>/", views.turn, name="turn"),
     path("turns/<uuid:turn_id>/earlier/", views.earlier, name="earlier"),
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),
@@ -16,6 +20,7 @@ urlpatterns = [
     path("share/<str:token>/", share_views.open_shared_page, name="shared"),
     path("share/<str:token>/report/", share_views.report_shared_page, name="report_share"),
     path("share/<str:token>/copy/", share_views.copy_shared_page, name="copy_share"),
+    path("search/", views.search, name="search"),
     path("palette/", views.palette, name="palette"),
     path("shortcuts/", views.shortcuts, name="shortcuts"),
     path("picker/", views.picker, name="picker"),

@@ -10,8 +10,8 @@ from core import rows
 from core.errors import Conflict, NotFound, Unavailable
 from history import sharing
 from history.errors import ShareGone
+from history.folding import fold, titled
 from history.models import Conversation, ShareCopy, SharedPage, SharedTurn, TitledBy, Turn, now
-from history.search import fold
 from history.share_erasure import WRITING, abandon_copy
 from history.tree import first_words_of
 
@@ -90,7 +90,7 @@ def _finish(copy: ShareCopy, share: SharedPage, turn_count: int) -> Conversation
     conversation = Conversation(
         pk=copy.pk,
         owner_id=copy.owner_id,
-        title=share.title or first_words_of(_first_question(share)),
+        **titled(share.title or first_words_of(_first_question(share))),
         titled_by=TitledBy.PERSON,
         turn_count=turn_count,
     )

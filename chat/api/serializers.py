@@ -1,6 +1,7 @@
 """Shapes of the chat API."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from django.utils import timezone
@@ -15,7 +16,12 @@ from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
 from chat.shown.links import link_of
 from chat.shown.sentences import charge_sentence, error_sentence
-from history.models import SharedPage, Turn
+from history.excerpts import Excerpt, excerpt_of
+from history.models import Conversation, SharedPage, Turn
+from history.search import Hit
+
+EXCERPT_LENGTH = 280
+"""Characters of an excerpt, about."""
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
@@ -86,9 +92,38 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
         return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
 
 
+def found_turns(hits: Sequence[Hit], words: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return turns that were found: each with its conversation, and excerpts in which the words are marked."""
+    turns = TurnSerializer([hit.turn for hit in hits], many=True).data
+    return [{**turn, **_where_found(hit, words)} for turn, hit in zip(turns, hits, strict=True)]
+
+
+def found_conversation(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": str(conversation.pk),
+        "title": conversation.title,
+        "is_archived": bool(conversation.is_archived),
+        "updated_at": conversation.updated_at,
+    }
+
+
+def _where_found(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "conversation": found_conversation(hit.conversation),
+        "excerpts": {
+            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
+            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
+        },
+    }
+
+
+def _excerpt(excerpt: Excerpt) -> list[dict[str, Any]]:
+    return [{"text": piece.text, "is_match": piece.is_match} for piece in excerpt.pieces]
+
+
 class AskSerializer(serializers.Serializer[Any]):
     """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of
-    the model's `efforts`."""
+    the model's `efforts`; `folder_id` is where a new conversation begins."""
 
     text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
@@ -97,6 +132,7 @@ class AskSerializer(serializers.Serializer[Any]):
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
     attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
+    folder_id = serializers.UUIDField(required=False, allow_null=True, default=None)
 
 
 class NewShareSerializer(serializers.Serializer[Any]):

@@ -14,9 +14,9 @@ from chat.shown.links import link_of
 from core.compiled_fragments import CompiledFragment
 from core.errors import NotFound
 from history import sharing
-from history.access import list_trashed_among
 from history.models import SharedPage, SharedTurn, new_id
 from history.rendering import render_markdown
+from history.trash import list_trashed_among
 
 SENTENCES = ("copy", "copied", "not_copied", "wrap", "download", "table", "diagram", "source", "code", "code_in")
 MOST_DIGITS = 5
@@ -39,7 +39,7 @@ def shown_shares(owner_id: int, *, conversation_id: UUID | None = None) -> list[
     """Return what a person shares, the latest first, without what has expired."""
     found = sharing.list_shares(owner_id, conversation_id=conversation_id)
     shares = [share for share in found if not sharing.is_expired(share)]
-    trashed = list_trashed_among(owner_id, {share.conversation_id for share in shares})
+    trashed = list_trashed_among({share.conversation_id for share in shares})
     return [ShownShare(share, link_of(share), share.conversation_id in trashed) for share in shares]
 
 

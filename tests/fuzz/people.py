@@ -15,6 +15,7 @@ from chat.shown.fragments import description_of
 from core import caching
 from core.redis_clients import sync_redis
 from history import access, sharing
+from history.folders import create_folder
 from history.models import Turn, new_id
 from history.sharing import Terms
 from tests.chat.asking import ask, finished
@@ -87,5 +88,6 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
         "turn_id": (str(over.pk), str(is_open.pk)),
         "share_id": (str(share.pk),),
         "token": (sharing.token_of(share),),
+        "folder_id": (str(create_folder(user.pk, name="Cocina").pk),),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),
     }
