@@ -5,8 +5,11 @@ from chat.pages import views
 urlpatterns = [
     path("", views.home, name="home"),
     path("c/<uuid:conversation_id>/", views.conversation, name="conversation"),
+    path("c/<uuid:conversation_id>/branch/", views.branch, name="branch"),
     path("turns/<uuid:turn_id>/", views.turn, name="turn"),
+    path("turns/<uuid:turn_id>/edit/", views.edit, name="edit"),
     path("turns/<uuid:turn_id>/earlier/", views.earlier, name="earlier"),
+    path("turns/<uuid:turn_id>/later/", views.later, name="later"),
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),
     path("palette/", views.palette, name="palette"),
     path("shortcuts/", views.shortcuts, name="shortcuts"),

@@ -9,3 +9,6 @@ A receiver erases what else belongs to it, and returns True when nothing is left
 It may wait for that as long as `patience_seconds`. After any other answer, or an error, the signal is sent again later,
 so that a receiver must be ready to be called more than once, and at the same time as itself.
 """
+
+branch_chosen = Signal()
+"""Sent with `conversation` when its owner has chosen another branch of it."""

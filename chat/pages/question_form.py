@@ -52,7 +52,7 @@ def open_turn_from_form(
     question = _read_question(owner_id, conversation_id, fields)
     files: list[Attachment] = []
     try:
-        if not fields.keys() & {"again", "instead", "recorded"}:
+        if not fields.keys() & {"again", "edit", "instead", "recorded"}:
             files = _list_attached(owner_id, fields)
             _check_count(len(files) + len(uploaded))
             for upload in uploaded:
@@ -78,32 +78,47 @@ def open_turn_from_form(
 
 
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
-    """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, or a turn's
-    question `again`: of a recorded example too, unless a model was chosen. The button of a refusal chooses one itself
-    (`with`)."""
+    """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, a turn's
+    question `again`: of a recorded example too, unless a model was chosen; or what was typed in the place of a turn's
+    question (`edit`). The button of a refusal chooses a model itself (`with`)."""
     turn_id, model = _parse_id(fields.get("turn_id", "")), fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
+    if edited := fields.get("edit"):
+        return _replacing(owner_id, edited, turn_id=turn_id, text=fields.get("text", ""), model=model, effort=effort)
     if again := fields.get("again"):
-        asked_before = access.access_turn(owner_id, _parse_id(again))
-        return Question(
-            turn_id=turn_id,
-            conversation_id=asked_before.conversation_id,
-            text=asked_before.question,
-            model=model or (RECORDED.model.key if asked_before.requested_model == RECORDED.model.key else ""),
-            effort=effort,
-            parent_id=asked_before.parent_id,
-            attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
-        )
+        return _replacing(owner_id, again, turn_id=turn_id, text=None, model=model, effort=effort)
     if recorded := fields.get("recorded"):
         model, effort = RECORDED.model.key, ""
     return Question(
         turn_id=turn_id,
         conversation_id=conversation_id,
-        text=(recorded or fields.get("instead") or fields.get("text", "")).replace("\r\n", "\n"),  # forms send CRLF
+        text=_with_plain_breaks(recorded or fields.get("instead") or fields.get("text", "")),
         model=model,
         effort=effort,
         parent_id=LATEST,
     )
+
+
+def _replacing(
+    owner_id: int, asked_before_id: str, *, turn_id: UUID, text: str | None, model: str, effort: str
+) -> Question:
+    """Return the question that becomes a sibling of a turn, with its files: `text`, or, where that is None, its own."""
+    asked_before = access.access_turn(owner_id, _parse_id(asked_before_id))
+    if text is None and not model and asked_before.requested_model == RECORDED.model.key:
+        model = RECORDED.model.key
+    return Question(
+        turn_id=turn_id,
+        conversation_id=asked_before.conversation_id,
+        text=asked_before.question if text is None else _with_plain_breaks(text),
+        model=model,
+        effort=effort,
+        parent_id=asked_before.parent_id,
+        attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
+    )
+
+
+def _with_plain_breaks(text: str) -> str:
+    return text.replace("\r\n", "\n")  # forms send CRLF
 
 
 def _read_effort(fields: QueryDict, key: str) -> str:

@@ -16,7 +16,15 @@ from billing import entitlements
 from chat.llm.catalog import list_offered
 from chat.llm.health.overview import silent_models
 from chat.llm.providers import list_providers
-from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
+from chat.pages.chat_page import (
+    LAST_TURNS,
+    Window,
+    chat_context,
+    current_html,
+    requested_model,
+    turn_address,
+    turns_context,
+)
 from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
@@ -24,8 +32,8 @@ from chat.provider_registry import DEMO
 from chat.shown.files import file_response
 from chat.turns.stopping import stop_turn
 from core.loopback import comes_from_this_machine
-from history import access
-from history.models import new_id
+from history import access, branches
+from history.models import Conversation, Turn, new_id
 from history.search import search_titles
 
 RECENT_SHOWN = 6
@@ -54,15 +62,47 @@ def close_key_card(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
-    """A conversation's last turns; POST asks, and begins the conversation if the id is new."""
+    """The last turns of a conversation's chosen branch, or with `turn` those around that one; POST asks, and begins the
+    conversation if the id is new. A fragment is the turns alone.
+
+    Who opens a turn of another branch goes on from what they see: it is chosen by that, though this is a GET.
+    """
     owner_id = member_of(request).pk
+    if request.method == "POST":
+        opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
+        if isinstance(opened, RefusedQuestion):
+            page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
+            return render(request, "chat/chat.html", page, status=opened.status)
+        return HttpResponseRedirect(turn_address(opened))
+    conversation = access.access_conversation(owner_id, conversation_id)
+    window = LAST_TURNS
+    if wanted := request.GET.get("turn"):
+        window = Window(at=_choose_branch_of(conversation, wanted))
+    return _render_turns(request, conversation, window)
+
+
+@login_required
+@require_POST
+def branch(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """Choose the branch that `turn` is on; answers as its page does."""
+    conversation = access.access_conversation(member_of(request).pk, conversation_id)
+    turn = _choose_branch_of(conversation, request.POST.get("turn", ""))
+    if _is_fragment(request):
+        return _render_turns(request, conversation, Window(at=turn))
+    return HttpResponseRedirect(turn_address(turn))
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """The form of a question in the place of a turn's: a fragment, or a page of its own; POST asks it."""
+    turn = access.access_turn(member_of(request).pk, turn_id)
+    context: dict[str, Any] = {"turn": turn, "turn_id": new_id(), "model": requested_model(turn)}
     if request.method != "POST":
-        conversation = access.access_conversation(owner_id, conversation_id)
-        return render(request, "chat/chat.html", chat_context(owner_id, conversation_id, conversation))
-    opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
+        return render(request, "chat/_edit.html" if _is_fragment(request) else "chat/edit.html", context)
+    opened = open_turn_from_form(turn.owner_id, turn.conversation_id, request.POST, ())
     if isinstance(opened, RefusedQuestion):
-        page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
-        return render(request, "chat/chat.html", page, status=opened.status)
+        return render(request, "chat/edit.html", {**context, "refusal": opened}, status=opened.status)
     return HttpResponseRedirect(turn_address(opened))
 
 
@@ -70,12 +110,16 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 @require_safe
 def earlier(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """The turns before one that is shown: a fragment, or a page of its own."""
-    owner_id = member_of(request).pk
-    turn = access.access_turn(owner_id, turn_id)
-    conversation = access.access_conversation(owner_id, turn.conversation_id)
-    if _is_fragment(request):
-        return render(request, "chat/_turns.html", turns_context(conversation, before=turn))
-    return render(request, "chat/chat.html", chat_context(owner_id, conversation.pk, conversation, before=turn))
+    turn, conversation = access.access_turn_in_conversation(member_of(request).pk, turn_id)
+    return _render_turns(request, conversation, Window(before=turn))
+
+
+@login_required
+@require_safe
+def later(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """The turns after one that is shown: a fragment, or a page of its own."""
+    turn, conversation = access.access_turn_in_conversation(member_of(request).pk, turn_id)
+    return _render_turns(request, conversation, Window(after=turn))
 
 
 @login_required
@@ -84,7 +128,7 @@ def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """One turn as it is now, for a page whose socket does not come up; without htmx, its place in its page."""
     turn = access.access_turn(member_of(request).pk, turn_id)
     if _is_fragment(request):
-        return HttpResponse(current_html(turn))
+        return HttpResponse(current_html(turn, branches.find_siblings(turn)))
     return HttpResponseRedirect(turn_address(turn))
 
 
@@ -165,6 +209,21 @@ def _needs_key_card(request: HttpRequest) -> bool:
     member = member_of(request)
     may_add = member.is_staff or (settings.DEBUG and comes_from_this_machine(request))
     return may_add and not member.has_closed_key_card and list_providers().keys() <= {DEMO}
+
+
+def _choose_branch_of(conversation: Conversation, turn_id: str) -> Turn:
+    """Choose the branch that a turn is on, and return the turn; raises NotFound."""
+    turn = branches.get_turn(conversation, turn_id)
+    branches.choose_branch(conversation, turn)
+    return turn
+
+
+def _render_turns(request: HttpRequest, conversation: Conversation, window: Window) -> HttpResponse:
+    """Return the turns: a fragment, or a page of their own."""
+    if _is_fragment(request):
+        return render(request, "chat/_turns.html", turns_context(conversation, window))
+    page = chat_context(conversation.owner_id, conversation.pk, conversation, window=window)
+    return render(request, "chat/chat.html", page)
 
 
 def _is_fragment(request: HttpRequest) -> bool:

@@ -86,9 +86,10 @@ def rejected_event(turn_id: UUID | None, code: str, detail: str, retry_after: fl
     }
 
 
-def conversation_event(conversation_id: UUID, html: str) -> dict[str, Any]:
-    """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone."""
-    return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html}
+def conversation_event(conversation_id: UUID, html: str, leaf_id: UUID | None = None) -> dict[str, Any]:
+    """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone; and the leaf of the
+    branch that is chosen, None for the turn that was asked last."""
+    return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html, "leaf_id": leaf_id}
 
 
 def allowance_event(allowance: Allowance) -> dict[str, Any]:

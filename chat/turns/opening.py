@@ -40,18 +40,19 @@ from chat.turns.offer import (
 from chat.turns.queue import enqueue
 from core.errors import DomainError, NotFound, Unavailable
 from core.unicode import normalise
-from history import access, tree
+from history import access, branches, tree
 from history.errors import Overtaken
 from history.models import Conversation, Turn
 
 LATEST: Literal["latest"] = "latest"
+"""The end of the branch that is chosen."""
 MAX_TRIES = 5
 """How often a question is checked at most, when others are faster each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn.
+    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the chosen branch.
 
     `effort` is one of the model's levels, or empty: as hard as the model thinks by itself.
     """
@@ -76,6 +77,14 @@ class OpenedTurn:
     @property
     def is_new(self) -> bool:
         return self.conversation is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The turn a new one follows, and the number it must get there; 0 is any."""
+
+    parent: Turn | None
+    seq: int = 0
 
 
 def open_turn(owner_id: int, question: Question) -> OpenedTurn:
@@ -112,7 +121,8 @@ def find_other_offer(owner_id: int, question: Question) -> Offer | None:
     there is none, or the question itself is refused."""
     budget = entitlements.budget_of(owner_id)
     try:
-        request = _read_request(owner_id, question, _find_conversation(owner_id, question), budget)
+        place = _find_place(owner_id, question, _find_conversation(owner_id, question))
+        request = _read_request(owner_id, question, place.parent, budget)
         offer = make_other_offer(request)
     except DomainError:
         return None
@@ -138,8 +148,9 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 2. What is asked: the text, the conversation and the turn before, the effort, the files.
     conversation = _find_conversation(owner_id, question)
     check_effort(question.effort, question.model)
-    request = _read_request(owner_id, question, conversation, budget)
-    text, parent, files = request.profile.question, request.parent, request.files
+    place = _find_place(owner_id, question, conversation)
+    request = _read_request(owner_id, question, place.parent, budget)
+    text, files = request.profile.question, request.files
 
     # 3. Who may answer, and the most that can cost.
     offer = make_offer(request)
@@ -158,7 +169,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     _bind_or_give_back(owner_id, question, budget, files)
 
     # 6. The turn is written.
-    turn = _make_turn(owner_id, question, text, parent, files, offer)
+    turn = _make_turn(owner_id, question, text, place, files, offer)
     try:
         conversation, written = _write_or_give_back(turn, conversation, budget)
     except Overtaken:
@@ -176,10 +187,9 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     return OpenedTurn(turn, conversation, limit)
 
 
-def _read_request(owner_id: int, question: Question, conversation: Conversation | None, budget: Budget) -> OfferRequest:
+def _read_request(owner_id: int, question: Question, parent: Turn | None, budget: Budget) -> OfferRequest:
     """Return what the question asks an offer for, with its text cleaned."""
     text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
-    parent = _find_parent(owner_id, question, conversation)
     files = get_usable_files(
         owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
     )
@@ -200,15 +210,15 @@ def _find_conversation(owner_id: int, question: Question) -> Conversation | None
     return conversation
 
 
-def _find_parent(owner_id: int, question: Question, conversation: Conversation | None) -> Turn | None:
+def _find_place(owner_id: int, question: Question, conversation: Conversation | None) -> Place:
     if question.parent_id is None:
-        return None
+        return Place(None)
     if isinstance(question.parent_id, UUID):
-        return tree.find_parent(owner_id, question.conversation_id, question.parent_id)
+        return Place(tree.find_parent(owner_id, question.conversation_id, question.parent_id))
     if conversation is None:
-        return None
-    latest = tree.find_latest(owner_id, question.conversation_id)
-    return tree.check_finished(latest) if latest else None
+        return Place(None, seq=1)
+    end = branches.find_end(conversation)
+    return Place(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
 
 
 def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
@@ -274,14 +284,15 @@ def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
 
 
 def _make_turn(
-    owner_id: int, question: Question, text: str, parent: Turn | None, files: Sequence[Attached], offer: Offer
+    owner_id: int, question: Question, text: str, place: Place, files: Sequence[Attached], offer: Offer
 ) -> Turn:
+    parent = place.parent
     return Turn(
         pk=question.turn_id,
         owner_id=owner_id,
         conversation_id=question.conversation_id,
         parent_id=parent.pk if parent else None,
-        seq=(parent.seq + 1 if parent else 1) if question.parent_id == LATEST else 0,  # 0: any
+        seq=place.seq,
         depth=parent.depth + 1 if parent else 0,
         question=text,
         attachments=encode_attached(files),
@@ -303,7 +314,9 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
     try:
         if conversation is None:
             return tree.start_conversation(turn)
-        return conversation, tree.add_turn(turn)
+        written = tree.add_turn(turn)
+        conversation.leaf_id = None
+        return conversation, written
     except DomainError:
         unbind_files(turn.pk)
         _give_back(turn.owner_id, turn.pk, budget)

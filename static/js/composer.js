@@ -150,6 +150,13 @@ export function effort() {
   return effortField.disabled ? "" : effortField.value;
 }
 
+/** Whether a key sends what is written, and is no new line. */
+export function isSending(event) {
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return false; // 229: an input method has it
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  return event.ctrlKey || event.metaKey || (!event.shiftKey && !event.altKey && !isTouch);
+}
+
 /** Call `ask({text, button})` for what the form sends, `stop()` for the stop button. */
 export function onAsk(ask, stop) {
   form.addEventListener("submit", (event) => {
@@ -158,12 +165,9 @@ export function onAsk(ask, stop) {
     if (button || field.value.trim()) ask({ text: field.value, button });
   });
   field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return; // 229: an input method has it
-    const isTouch = matchMedia("(pointer: coarse)").matches;
-    if (event.ctrlKey || event.metaKey || (!event.shiftKey && !event.altKey && !isTouch)) {
-      event.preventDefault();
-      form.requestSubmit(sendButton);
-    }
+    if (!isSending(event)) return;
+    event.preventDefault();
+    form.requestSubmit(sendButton);
   });
   stopButton.addEventListener("click", () => {
     stop();
