@@ -8,6 +8,7 @@ urlpatterns = [
     path("c/<uuid:conversation_id>/branch/", views.branch, name="branch"),
     path("turns/<uuid:turn_id>/", views.turn, name="turn"),
     path("turns/<uuid:turn_id>/edit/", views.edit, name="edit"),
+    path("turns/<uuid:turn_id>/fork/", views.fork, name="fork"),
     path("turns/<uuid:turn_id>/earlier/", views.earlier, name="earlier"),
     path("turns/<uuid:turn_id>/later/", views.later, name="later"),
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),

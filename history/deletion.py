@@ -4,14 +4,20 @@
 repeated, and may run at the same time as itself.
 """
 
+import datetime as dt
 import time
 from collections.abc import Sequence
 from uuid import UUID
+
+from django.utils import timezone
 
 from core import rows
 from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
 from history.models import Conversation, Turn
 from history.signals import conversation_deleted
+
+COPY_GRACE = dt.timedelta(seconds=60)
+"""A hidden conversation without turns that is younger than this is being copied to (history/copying.py)."""
 
 
 def delete_conversation(conversation: Conversation) -> None:
@@ -37,7 +43,8 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
 
 def finish_deletions() -> None:
     """Erase what was deleted and could not be erased yet."""
-    for page in iterate_pages(Conversation.objects.filter(is_deleted=True)):
+    being_copied = {"turn_count": 0, "created_at__gt": timezone.now() - COPY_GRACE}
+    for page in iterate_pages(Conversation.objects.filter(is_deleted=True).exclude(**being_copied)):
         for conversation in page:
             with guard("deletion", conversation_id=conversation.pk):
                 _erase_if_over(conversation)

@@ -142,3 +142,9 @@ class ModelSerializer(serializers.Serializer[Candidate]):
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))
+
+
+class ForkSerializer(serializers.Serializer[Any]):
+    """A client may choose the id, so that it can be sent again without making two."""
+
+    conversation_id = serializers.UUIDField(required=False)

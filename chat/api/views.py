@@ -15,7 +15,7 @@ from accounts.admission import admission_of
 from accounts.http import user_id_of
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
-from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
+from chat.api.serializers import AskSerializer, AttachmentSerializer, ForkSerializer, ModelSerializer, TurnSerializer
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
 from chat.attachments.reading import read_later
@@ -25,10 +25,12 @@ from chat.errors import BadFile
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
+from chat.turns import forking
 from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
 from history import access
+from history.api.serializers import ConversationSerializer
 from history.models import new_id
 from history.search import search_turns
 
@@ -79,6 +81,17 @@ def stop(request: Request, turn_id: UUID) -> Response:
     turn = access.access_turn(user_id_of(request), turn_id)
     async_to_sync(stop_turn)(turn)
     return Response(TurnSerializer(turn).data, status=status.HTTP_202_ACCEPTED)
+
+
+@api_view(["POST"])
+def fork(request: Request, turn_id: UUID) -> Response:
+    """A new conversation with copies of the turns that lead to this one, and of it. 201; the same `conversation_id`
+    again returns what is there."""
+    serializer = ForkSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    conversation_id = serializer.validated_data.get("conversation_id") or new_id()
+    copy = forking.fork(user_id_of(request), turn_id, conversation_id)
+    return Response(ConversationSerializer(copy).data, status=status.HTTP_201_CREATED)
 
 
 @api_view(["POST"])

@@ -72,6 +72,7 @@ def chat_context(
         **turns,
         "conversation": conversation,
         "conversation_id": conversation_id,
+        "forks": new_id(),
         "groups": group_by_age(conversations.rows),
         "next": conversations.next,
         "allowance": allowance,

@@ -1,10 +1,11 @@
 """The pages of the chat. With JavaScript they follow turns over the socket, without it by forms and reloading."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
@@ -30,9 +31,12 @@ from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
+from chat.turns import forking
 from chat.turns.stopping import stop_turn
+from core.errors import RateLimited
 from core.loopback import comes_from_this_machine
 from history import access, branches
+from history.errors import ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.search import search_titles
 
@@ -90,6 +94,22 @@ def branch(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     if _is_fragment(request):
         return _render_turns(request, conversation, Window(at=turn))
     return HttpResponseRedirect(turn_address(turn))
+
+
+@login_required
+@require_POST
+def fork(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """A new conversation that begins as this one did, up to a turn. Sent again by the same page it is the same."""
+    try:
+        conversation_id = uuid5(UUID(request.POST.get("forks", "")), str(turn_id))
+    except ValueError:
+        conversation_id = new_id()
+    try:
+        copy = forking.fork(member_of(request).pk, turn_id, conversation_id)
+    except (ParentNotFinished, RateLimited) as error:
+        messages.error(request, error.message)
+        return HttpResponseRedirect(turn_address(access.access_turn(member_of(request).pk, turn_id)))
+    return redirect("conversation", copy.pk)
 
 
 @login_required

@@ -8,9 +8,11 @@ from history.models import Conversation
 class ConversationSerializer(serializers.ModelSerializer[Conversation]):
     title = serializers.CharField(max_length=200)
 
+    leaf_id = serializers.UUIDField(allow_null=True)
+
     class Meta:
         model = Conversation
-        fields = ("id", "title", "turn_count", "created_at", "updated_at")
+        fields = ("id", "title", "turn_count", "leaf_id", "created_at", "updated_at")
         read_only_fields = ("turn_count", "created_at", "updated_at")
 
 

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from history import access, deletion, tree
+from history import access, branches, deletion, tree
 from history.api.serializers import ConversationSerializer, NewConversationSerializer
 from history.models import TitledBy, new_id
 
@@ -33,7 +33,8 @@ def conversations(request: Request) -> Response:
 
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
-    """One conversation; PATCH changes its `title`, DELETE removes it and its turns."""
+    """One conversation; PATCH changes its `title`, and its branch, to the one that the turn `leaf_id` is on; DELETE removes
+    it and its turns."""
     conversation_row = access.access_conversation(user_id_of(request), conversation_id)
     if request.method == "DELETE":
         deletion.delete_conversation(conversation_row)
@@ -41,6 +42,10 @@ def conversation(request: Request, conversation_id: UUID) -> Response:
     if request.method == "PATCH":
         serializer = ConversationSerializer(conversation_row, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
-        if "title" in serializer.validated_data:
-            access.rename_conversation(conversation_row, serializer.validated_data["title"])
+        fields = serializer.validated_data
+        turn = branches.get_turn(conversation_row, fields["leaf_id"]) if fields.get("leaf_id") else None
+        if "title" in fields:
+            access.rename_conversation(conversation_row, fields["title"])
+        if "leaf_id" in fields:
+            branches.choose_branch(conversation_row, turn)
     return Response(ConversationSerializer(conversation_row).data)
