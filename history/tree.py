@@ -119,7 +119,7 @@ def list_before(turn: Turn, limit: int = 50) -> list[Turn]:
 
 def add_turn(turn: Turn) -> Turn:
     """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it. The
-    branch it is on is the chosen one from then on.
+    branch it is on is the chosen one from then on; that of a turn asked beside another is the other's.
 
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
@@ -143,7 +143,7 @@ def add_turn(turn: Turn) -> Turn:
     else:
         raise Conflict
     there = {"pk": turn.conversation_id, "is_deleted__isnull": True}
-    used = {"updated_at": timezone.now(), "leaf_id": None}
+    used = {"updated_at": timezone.now(), "leaf_id": turn.beside_id}
     if not rows.update(Conversation, there, used, plus={"turn_count": 1}):
         _undo(turn)
         raise NotFound

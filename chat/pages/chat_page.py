@@ -130,6 +130,7 @@ def _composer_context(
     return {
         "turn_id": new_id(),
         "question_characters": allowed.question_characters,
+        "may_compare": allowed.has_comparison,
         "tiers": group_by_tier(options),
         "chosen_model": chosen,
         "efforts": list_efforts(options, chosen),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
@@ -75,6 +75,25 @@ def open_turn_from_form(
             files=[file for file in files if file.status == Attachment.Status.READY or is_waiting(file)],
             ways=ways_on_html(owner_id, question, error.code),
         )
+
+
+def open_beside_from_form(owner_id: int, turn: Turn, fields: QueryDict) -> DomainError | None:
+    """Open a turn beside the one a form has opened, if the form asks for a second model; return why that was refused.
+    The same form again is the same turn."""
+    if not (key := fields.get("beside")):
+        return None
+    question = Question(
+        turn_id=uuid5(turn.pk, "beside"),
+        conversation_id=turn.conversation_id,
+        text=turn.question,
+        model=key,
+        beside_id=turn.pk,
+    )
+    try:
+        open_or_await_turn(owner_id, question)
+    except DomainError as error:
+        return error
+    return None
 
 
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:

@@ -28,7 +28,7 @@ from chat.pages.chat_page import (
 )
 from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
-from chat.pages.question_form import RefusedQuestion, open_turn_from_form
+from chat.pages.question_form import RefusedQuestion, open_beside_from_form, open_turn_from_form
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
 from chat.turns import forking
@@ -77,6 +77,8 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         if isinstance(opened, RefusedQuestion):
             page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
             return render(request, "chat/chat.html", page, status=opened.status)
+        if refused := open_beside_from_form(owner_id, opened, request.POST):
+            messages.warning(request, refused.message)
         return HttpResponseRedirect(turn_address(opened))
     conversation = access.access_conversation(owner_id, conversation_id)
     window = LAST_TURNS

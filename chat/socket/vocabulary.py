@@ -22,15 +22,17 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 class Start(Struct, tag_field="type", tag="turn.start"):
     """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids.
-    `blocks` asks for `turn.block` events."""
+    `beside_id` is a turn whose question another model is to answer beside it: then `text`, `parent_id` and `attachments`
+    are that turn's. `blocks` asks for `turn.block` events."""
 
     turn_id: UUID
     conversation_id: UUID
-    text: str
+    text: str = ""
     model: str | None = None
     parent_id: UUID | UnsetType | None = UNSET
     attachments: list[UUID] = []
     effort: str | None = None
+    beside_id: UUID | None = None
     blocks: bool = False
 
 

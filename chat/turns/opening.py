@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from accounts.confirmation import must_confirm_email
 from billing import entitlements, metering
 from billing.entitlements import Budget
-from billing.errors import AllowanceUsedUp, SpendLimitReached
-from chat.attachments.binding import Attached, bind_files, encode_attached, get_usable_files, unbind_files
+from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, SpendLimitReached
+from chat.attachments.binding import Attached, bind_files, decode_attached, encode_attached, get_usable_files, unbind_files
 from chat.errors import BadText, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
@@ -54,7 +54,8 @@ MAX_TRIES = 5
 class Question:
     """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the chosen branch.
 
-    `effort` is one of the model's levels, or empty: as hard as the model thinks by itself.
+    `effort` is one of the model's levels, or empty: as hard as the model thinks by itself. With `beside_id` it is that
+    turn's question once more, with its files and in its place, for another model to answer side by side.
     """
 
     turn_id: UUID
@@ -64,6 +65,7 @@ class Question:
     effort: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
     attachments: tuple[UUID, ...] = ()
+    beside_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
 
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
     with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
-    NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
+    ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
     ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and `prompts.filter_capable` raise.
     """
     try:
@@ -121,7 +123,9 @@ def find_other_offer(owner_id: int, question: Question) -> Offer | None:
     there is none, or the question itself is refused."""
     budget = entitlements.budget_of(owner_id)
     try:
-        place = _find_place(owner_id, question, _find_conversation(owner_id, question))
+        conversation = _find_conversation(owner_id, question)
+        question = _as_asked_beside(question, conversation, budget)
+        place = _find_place(owner_id, question, conversation)
         request = _read_request(owner_id, question, place.parent, budget)
         offer = make_other_offer(request)
     except DomainError:
@@ -148,6 +152,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 2. What is asked: the text, the conversation and the turn before, the effort, the files.
     conversation = _find_conversation(owner_id, question)
     check_effort(question.effort, question.model)
+    question = _as_asked_beside(question, conversation, budget)
     place = _find_place(owner_id, question, conversation)
     request = _read_request(owner_id, question, place.parent, budget)
     text, files = request.profile.question, request.files
@@ -208,6 +213,19 @@ def _find_conversation(owner_id: int, question: Question) -> Conversation | None
     if conversation is not None and conversation.owner_id != owner_id:
         raise NotFound
     return conversation
+
+
+def _as_asked_beside(question: Question, conversation: Conversation | None, budget: Budget) -> Question:
+    """Return the question of the turn it is to be answered beside; raises ComparisonNotInPlan or NotFound."""
+    if question.beside_id is None:
+        return question
+    if not budget.entitlements.has_comparison:
+        raise ComparisonNotInPlan
+    if conversation is None:
+        raise NotFound
+    turn = branches.get_turn(conversation, question.beside_id)
+    files = tuple(file.id for file in decode_attached(turn.attachments))
+    return replace(question, text=turn.question, parent_id=turn.parent_id, attachments=files)
 
 
 def _find_place(owner_id: int, question: Question, conversation: Conversation | None) -> Place:
@@ -292,6 +310,7 @@ def _make_turn(
         owner_id=owner_id,
         conversation_id=question.conversation_id,
         parent_id=parent.pk if parent else None,
+        beside_id=question.beside_id,
         seq=place.seq,
         depth=parent.depth + 1 if parent else 0,
         question=text,
@@ -315,7 +334,7 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
         if conversation is None:
             return tree.start_conversation(turn)
         written = tree.add_turn(turn)
-        conversation.leaf_id = None
+        conversation.leaf_id = turn.beside_id
         return conversation, written
     except DomainError:
         unbind_files(turn.pk)

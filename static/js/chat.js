@@ -5,7 +5,7 @@ import { frameBlocks } from "code";
 import * as composer from "composer";
 import { followEdits } from "edit";
 import htmx from "htmx";
-import { hasOther, pick, setModel } from "picker";
+import { beside, hasOther, pick, setBeside, setModel } from "picker";
 import { anchorTo, growing, isFollowing, keepAt, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, useConversation } from "sidebar";
 import { Socket } from "socket";
@@ -30,9 +30,11 @@ const chatId = main.dataset.chat;
 const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
-let pending = null; // the question that is on its way: {command, text, isQueued, form}
+let pending = null; // the question that is on its way: {command, text, beside, isQueued, form}
+let pendingBeside = null; // the command that asks a second model, from when the first one is asked
 let refused = null; // the command that was refused last
 let queued = null; // the one that is asked when the answer ends: {command, text, files}
+let isRefusalToStay = false; // it is about the second model
 let isPolling = false;
 let isLeaving = false;
 let lostTimer = 0;
@@ -108,8 +110,9 @@ function ask({ text, button }) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  if (live.size && !button) queue({ command, text });
-  else send({ command, text }, button);
+  const question = { command, text, beside: button ? "" : beside() };
+  if (live.size && !button) queue(question);
+  else send(question, button);
 }
 
 /** Ask what was refused once more, of the model that is chosen now: with its files, in its place. */
@@ -121,6 +124,12 @@ function askInstead(text) {
   const { effort: _effort, ...command } = refused;
   if (composer.effort()) command.effort = composer.effort();
   send({ command: { ...command, turn_id: newId(), model: composer.model() }, text });
+}
+
+/** Ask the question once more, of a second model: the page shows both when the server has it. */
+function askBeside({ turn_id, conversation_id }, model) {
+  pendingBeside = { type: "turn.start", turn_id: newId(), conversation_id, model, beside_id: turn_id, blocks: true };
+  socket.send(pendingBeside);
 }
 
 /** Ask what was written in the place of a turn's question. */
@@ -147,6 +156,7 @@ function placeOf(article) {
 
 function send(question, button) {
   pending = question;
+  isRefusalToStay = false;
   tell("");
   composer.sending(pending.command.turn_id);
   if (socket.send(pending.command)) return;
@@ -165,6 +175,7 @@ function queue(question) {
   composer.keepQueued(queued);
   attach.used(question.command.attachments);
   composer.sent(question.text);
+  setBeside("");
   announcer.textContent = say("queued");
 }
 
@@ -249,6 +260,7 @@ function opened() {
     tell("");
     socket.send(pending.command); // the same id: a question that did arrive is not asked twice
   }
+  if (pendingBeside) socket.send(pendingBeside);
 }
 
 function follow(turn) {
@@ -278,13 +290,16 @@ function started({ turn_id, conversation_id, beside_id, html }) {
       if (isOurs && (!pending.isQueued || isFollowing())) anchorTo(article);
     }
   }
+  if (pendingBeside?.turn_id === turn_id) pendingBeside = null;
   if (isOurs) {
-    const { command, text, isQueued } = pending;
+    const { command, text, isQueued, beside: second } = pending;
+    if (second) askBeside(command, second);
     if (isQueued) {
       dropQueued();
     } else {
       attach.used(command.attachments);
       composer.sent(text);
+      setBeside("");
       composer.focusText();
     }
     pending = null;
@@ -313,7 +328,7 @@ function ended({ turn_id, html }) {
   else growing(() => old.replaceWith(article));
   htmx.process(article);
   live.delete(turn_id);
-  if (!pending) composer.refuse(""); // "wait for the answer" no longer holds
+  if (!pending && !isRefusalToStay) composer.refuse(""); // "wait for the answer" no longer holds
   const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
   const notes = [...article.querySelectorAll(".turn-note-error"), ...article.querySelectorAll(".turn-note:not(.turn-note-error)")];
   const note = notes.map((element) => element.textContent.trim()).join(" ");
@@ -334,6 +349,12 @@ function rejected({ turn_id, code, detail, html }) {
   if (turn?.isStopping) {
     turn.isStopping = false; // the next click tries again
     composer.refuse(detail);
+    return;
+  }
+  if (turn_id && turn_id === pendingBeside?.turn_id) {
+    pendingBeside = null;
+    composer.refuse(detail, html); // the first model answers all the same
+    isRefusalToStay = true;
     return;
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;

@@ -118,8 +118,8 @@ export function giveBack(text) {
 
 /** Return the question that was to be asked when the answer ends, as it was given to `keepQueued`; null for none. */
 export function readQueued() {
-  const { text, command, files } = readDraft(queuedKey);
-  return command ? { text, command, files } : null;
+  const { text, command, files, beside } = readDraft(queuedKey);
+  return command ? { text, command, files, beside } : null;
 }
 
 /** Show and keep the question that is asked when the answer ends; null for none. */

@@ -157,10 +157,13 @@ def test_a_pair_stands_together_at_the_end_of_its_branch_alone():
     first = ask(conversation, after=root)
     second = ask(conversation, after=root, beside_id=first.pk)
     assert branches.list_branch(conversation, limit=30).pair == (first, second)
-    choose(conversation, first)
+    conversation.refresh_from_db()
+    assert conversation.leaf_id == first.pk  # it was the first choice
+    choose(conversation, second)
     branch = branches.list_branch(conversation, limit=30)
-    assert (branch.turns[-1], branch.pair) == (first, (first, second))
+    assert (branch.turns[-1], branch.pair) == (second, (first, second))
     ask(conversation, after=first)
+    conversation.refresh_from_db()
     assert branches.list_branch(conversation, limit=30).pair is None
 
 
