@@ -1,8 +1,8 @@
 """The branches of a conversation: which one its owner has chosen, what of it is shown, and how another is chosen.
 
-A branch ends with a leaf. The chosen one is `Conversation.leaf_id`, or the turn that was asked last. Whoever adds a turn
-below that leaf may die before the conversation says so, and the leaf may be erased: then the chosen branch is the one
-that was used last below it, or of all. So the pointer leads to a leaf at any moment, whatever it holds.
+A branch ends with a leaf. The chosen one is `Conversation.leaf_id`, or the turn that was asked last. Whoever adds a
+turn below that leaf may die before the conversation says so, and the leaf may be erased: then the chosen branch is the
+one that was used last below it, or of all. So the pointer leads to a leaf at any moment, whatever it holds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -184,7 +184,7 @@ def _last_turns(leaf: Turn | None, page: Iterable[Turn], count: int) -> list[Tur
 def _middle_turns(
     leaf: Turn | None, limit: int, *, after: Turn | None, at: Turn | None
 ) -> tuple[list[Turn], bool, bool]:
-    """Return turns of the branch of a leaf that follow one, or are around one; whether it has earlier and later ones."""
+    """Return turns of a leaf's branch that follow one, or are around one; and whether it has earlier and later ones."""
     ids = _path_ids(leaf) if leaf else []
     given = after or at
     if leaf is None or given is None or given.pk not in ids:

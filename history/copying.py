@@ -21,20 +21,25 @@ COPY_TIME = COPY_GRACE / 2
 """How long a copy may take; whoever needs longer gives up, before it is erased under their hands."""
 
 
-def begin_copy(owner_id: int, conversation_id: UUID, *, title: str) -> Conversation:
-    """Return a new conversation that nobody sees yet, for `write_copies` and `finish_copy`; or, if the id is in use,
-    the owner's that is there.
+def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> Conversation:
+    """Return a new conversation of the same owner, in the same folder, that nobody sees yet, for `finish_copy`; or, if
+    the id is in use, the owner's that is there.
 
-    Raises Conflict if it is somebody else's, NotFound while it is being deleted, and Unavailable, with the time to wait,
-    while another request copies to it, or has died over that.
+    Raises Conflict if it is somebody else's, NotFound while it is being deleted, and Unavailable, with the time to
+    wait, while another request copies to it, or has died over that.
     """
     copy = Conversation(
-        pk=conversation_id, owner_id=owner_id, title=title, titled_by=TitledBy.PERSON, is_deleted=True
+        pk=conversation_id,
+        owner_id=original.owner_id,
+        folder_id=original.folder_id,
+        title=title,
+        titled_by=TitledBy.PERSON,
+        is_deleted=True,
     )
     try:
         rows.insert(copy)
     except IntegrityError as error:
-        existing = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
+        existing = rows.find(Conversation, pk=conversation_id, owner_id=original.owner_id)
         if existing is None:
             raise Conflict from error
         if not existing.is_deleted:

@@ -158,4 +158,3 @@ def _undo(turn: Turn) -> None:
 def _last_seq(turn: Turn) -> int:
     latest = find_latest(turn.owner_id, turn.conversation_id)
     return latest.seq if latest else 0
-

@@ -83,7 +83,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
 
 class AskSerializer(serializers.Serializer[Any]):
-    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of
+    """A question. `parent_id` absent continues the chosen branch, null begins a new one at the root. `effort` is one of
     the model's `efforts`. `beside_id` is a turn whose question another model is to answer beside it: then `text`,
     `parent_id` and `attachments` are that turn's."""
 

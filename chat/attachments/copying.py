@@ -14,11 +14,13 @@ from core import rows
 from history.models import new_id
 
 
-def copy_files(files: Iterable[tuple[UUID, Sequence[Attached]]], *, owner_id: int, conversation_id: UUID) -> dict[UUID, UUID]:
+def copy_files(
+    files: Iterable[tuple[UUID, Sequence[Attached]]], *, owner_id: int, conversation_id: UUID
+) -> dict[UUID, UUID]:
     """Copy the files of turns, which come with their new ids, each file once; return its copy's id by its own.
 
-    A file that is gone has a copy that is gone. A row is written before the parts it names, and called ready after them:
-    whatever dies in between, the sweep erases it with the conversation.
+    A file that is gone has a copy that is gone. A row is written before the parts it names, and called ready after
+    them: whatever dies in between, the sweep erases it with the conversation.
     """
     copies: dict[UUID, UUID] = {}
     for turn_id, attached in files:

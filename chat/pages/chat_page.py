@@ -22,7 +22,7 @@ from chat.pages.picker import group_by_tier, list_efforts, list_model_options
 from chat.pages.question_form import RefusedQuestion
 from chat.pages.words import SCRIPT_SENTENCES
 from chat.shown.costs import estimates_for
-from chat.shown.fragments import turn_html
+from chat.shown.fragments import siblings_html, turn_html
 from chat.turns.log import read_log_sync, replay
 from core.redis_clients import sync_redis
 from history import access, branches
@@ -91,10 +91,12 @@ def turns_context(conversation: Conversation, window: Window = LAST_TURNS) -> di
     )
     shown = [_show(turn, branch.siblings.get(turn.pk)) for turn in branch.turns]
     last = shown[-1] if shown else None
+    others = branch.siblings.get(last.turn.pk) if last else None
     return {
         "turns": shown,
         "pair": [last if last and turn.pk == last.turn.pk else _show(turn) for turn in branch.pair or ()],
         "last": last,
+        "last_siblings": siblings_html(others) if others else "",
         "earlier_than": branch.turns[0] if branch.has_earlier else None,
         "later_than": branch.turns[-1] if branch.has_later else None,
     }
@@ -156,8 +158,8 @@ def _text_so_far(turn: Turn) -> str:
 
 
 def _reload_address(last: list[Turn]) -> str:
-    """Return what a page without JavaScript reloads while its last turn, or one of the last pair, is open; empty when it
-    need not.
+    """Return what a page without JavaScript reloads while its last turn, or one of the last pair, is open; empty when
+    it need not.
 
     The query differs each time: at the same address, with a fragment, a browser would only scroll.
     """

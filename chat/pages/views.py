@@ -78,7 +78,7 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
             page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
             return render(request, "chat/chat.html", page, status=opened.status)
         if refused := open_beside_from_form(owner_id, opened, request.POST):
-            messages.warning(request, refused.message)
+            messages.warning(request, str(refused.message))
         return HttpResponseRedirect(turn_address(opened))
     conversation = access.access_conversation(owner_id, conversation_id)
     window = LAST_TURNS
@@ -109,7 +109,7 @@ def fork(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     try:
         copy = forking.fork(member_of(request).pk, turn_id, conversation_id)
     except (ParentNotFinished, RateLimited) as error:
-        messages.error(request, error.message)
+        messages.error(request, str(error.message))
         return HttpResponseRedirect(turn_address(access.access_turn(member_of(request).pk, turn_id)))
     return redirect("conversation", copy.pk)
 

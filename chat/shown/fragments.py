@@ -77,7 +77,7 @@ def turn_html(turn: Turn, *, text: str = "", siblings: Siblings | None = None) -
         "route": route_label(turn.route),
         "thinking_time": _duration(turn.reasoning_ms),
         "duration": _seconds_taken(turn),
-        "siblings": _siblings_html(siblings) if siblings else "",
+        "siblings": siblings_html(siblings) if siblings else "",
     }
     flags = {
         "status": turn.status,
@@ -140,7 +140,7 @@ def _date(date: dt.date, _language: str | None) -> str:
     return date_format(date, "SHORT_DATE_FORMAT")
 
 
-def _siblings_html(siblings: Siblings) -> SafeString:
+def siblings_html(siblings: Siblings) -> SafeString:
     values = {
         "number": str(siblings.number),
         "count": str(len(siblings.ids)),

@@ -21,9 +21,9 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Start(Struct, tag_field="type", tag="turn.start"):
-    """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids.
-    `beside_id` is a turn whose question another model is to answer beside it: then `text`, `parent_id` and `attachments`
-    are that turn's. `blocks` asks for `turn.block` events."""
+    """`parent_id` absent continues the chosen branch; null begins a new one at the root. `attachments` are ids.
+    `beside_id` is a turn whose question another model is to answer beside it: then `text`, `parent_id` and
+    `attachments` are that turn's. `blocks` asks for `turn.block` events."""
 
     turn_id: UUID
     conversation_id: UUID

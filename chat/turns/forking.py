@@ -23,7 +23,7 @@ def fork(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Conversation:
     turn, original = access.access_turn_in_conversation(owner_id, turn_id)
     tree.check_finished(turn)
     count_fork(owner_id)
-    copy = copying.begin_copy(owner_id, conversation_id, title=_title_of_fork(original.title))
+    copy = copying.begin_copy(original, conversation_id, title=_title_of_fork(original.title))
     if not copy.is_deleted:
         return copy
     path = [*tree.path_to_root(turn)][::-1]

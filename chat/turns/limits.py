@@ -1,4 +1,4 @@
-"""Rate limits of questions, uploads and forks, and the limit of the queue: one script in Redis, exact for all processes."""
+"""Rate limits of questions, uploads and forks, and that of the queue: one script in Redis, exact for all processes."""
 
 from dataclasses import dataclass
 from pathlib import Path

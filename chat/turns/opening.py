@@ -14,7 +14,14 @@ from accounts.confirmation import must_confirm_email
 from billing import entitlements, metering
 from billing.entitlements import Budget
 from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, SpendLimitReached
-from chat.attachments.binding import Attached, bind_files, decode_attached, encode_attached, get_usable_files, unbind_files
+from chat.attachments.binding import (
+    Attached,
+    bind_files,
+    decode_attached,
+    encode_attached,
+    get_usable_files,
+    unbind_files,
+)
 from chat.errors import BadText, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
@@ -94,8 +101,9 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
 
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
     with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
-    ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
-    ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and `prompts.filter_capable` raise.
+    ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
+    SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
+    `prompts.filter_capable` raise.
     """
     try:
         return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)

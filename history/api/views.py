@@ -33,8 +33,8 @@ def conversations(request: Request) -> Response:
 
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
-    """One conversation; PATCH changes its `title`, and its branch, to the one that the turn `leaf_id` is on; DELETE removes
-    it and its turns."""
+    """One conversation; PATCH changes its `title`, and its branch, to the one that the turn `leaf_id` is on; DELETE
+    removes it and its turns."""
     conversation_row = access.access_conversation(user_id_of(request), conversation_id)
     if request.method == "DELETE":
         deletion.delete_conversation(conversation_row)

@@ -489,11 +489,11 @@ function adopt(article) {
   else enhance(article);
 }
 
-/** Whether a turn follows one that is shown, or is a beginning where one is. */
+/** Whether a turn follows one that is shown, alone, or is a beginning where one is. */
 function hasPlaceFor({ dataset: { parent } }) {
   if (turns.querySelector("[data-later]")) return false;
-  const first = turns.querySelector("[data-turn]");
-  return parent ? findTurn(parent) !== null : !first || !first.dataset.parent;
+  const before = parent ? findTurn(parent) : turns.querySelector("[data-turn]");
+  return parent ? before !== null && !before.closest("[data-pair]") : !before?.dataset.parent;
 }
 
 /** A question asked in the place of another one takes that, and what followed goes out of sight. */
@@ -634,8 +634,9 @@ function showWanted() {
     anchorTo(article);
     return;
   }
-  keepAt(article.closest("[data-pair]") ?? article, top);
-  const buttons = [...article.querySelectorAll("[data-sibling]:enabled")];
+  const shown = article.closest("[data-pair]") ?? article;
+  keepAt(shown, top);
+  const buttons = [...shown.querySelectorAll("[data-sibling]:enabled")].filter(({ offsetParent }) => offsetParent);
   const button = buttons.find(({ dataset }) => dataset.sibling === name) ?? buttons[0] ?? article;
   button.focus({ preventScroll: true });
 }

@@ -9,10 +9,10 @@ export function followEdits(turns, ask) {
   field.addEventListener("keydown", (event) => {
     const { key, ctrlKey, metaKey, altKey, shiftKey, isComposing } = event;
     if (key !== "ArrowUp" || field.value || ctrlKey || metaKey || altKey || shiftKey || isComposing) return;
-    const links = turns.querySelectorAll("[data-edit]");
-    if (!links.length) return;
+    const link = [...turns.querySelectorAll("[data-edit]")].filter(({ offsetParent }) => offsetParent).at(-1);
+    if (!link) return;
     event.preventDefault();
-    links[links.length - 1].click();
+    link.click();
   });
   turns.addEventListener("submit", (event) => {
     const form = event.target.closest("[data-edit-form]");

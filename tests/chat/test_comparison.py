@@ -74,7 +74,11 @@ def test_a_plan_without_it_refuses_and_says_where_to_go(ana: User):
 
 def test_only_a_turn_of_the_conversation_has_something_beside_it(ana: User, bo: User):
     first = ask(ana)
-    for turn in (ask(bo), Turn(pk=new_id(), conversation_id=first.conversation_id), Turn(pk=new_id(), conversation_id=new_id())):
+    for turn in (
+        ask(bo),
+        Turn(pk=new_id(), conversation_id=first.conversation_id),
+        Turn(pk=new_id(), conversation_id=new_id()),
+    ):
         with pytest.raises(NotFound):
             ask_beside(ana, turn)
 

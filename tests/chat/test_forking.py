@@ -38,7 +38,7 @@ def folder(settings: Settings, tmp_path: Path, catalog: None) -> Iterator[Path]:
     """A storage of this test's own."""
     options = {**site.STORAGES["attachments"]["OPTIONS"], "location": tmp_path / "attachments"}
     settings.STORAGES = {**site.STORAGES, "attachments": {**site.STORAGES["attachments"], "OPTIONS": options}}
-    yield tmp_path / "attachments"
+    return tmp_path / "attachments"
 
 
 def answered(user: User, text: str = "say:hola", **fields: Any) -> Turn:

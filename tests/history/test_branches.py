@@ -60,7 +60,12 @@ def test_a_turn_of_the_chosen_branch_changes_nothing_and_tells_nobody():
     told: list[Conversation] = []
     hear = lambda conversation, **_signal: told.append(conversation)  # noqa: E731
     branch_chosen.connect(hear)
-    for turn, leaf_id, count in ((root, None, 0), (second[1], None, 0), (first[0], first[1].pk, 1), (root, first[1].pk, 1)):
+    for turn, leaf_id, count in (
+        (root, None, 0),
+        (second[1], None, 0),
+        (first[0], first[1].pk, 1),
+        (root, first[1].pk, 1),
+    ):
         choose(conversation, turn)
         assert (conversation.leaf_id, len(told)) == (leaf_id, count)
     choose(conversation, None)
