@@ -1,91 +1,106 @@
-"""Copies turns into a new conversation: hidden, as what is deleted is, until it is whole.
+"""Copies the whole history from one database to another, and compares the two.
 
-Its row is written first, with the mark of a deletion and without turns, and the mark is taken away last. What a process
-dies on is erased as any deletion that was not finished, after COPY_GRACE; until then it may still be written.
+Both are read in the order of their keys, which is the same on every store, and only what differs is written: a copy
+that was broken off goes on where it was, and one that is made again brings what has changed since.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError
-from django.utils import timezone
+import msgspec
+from django.apps import apps
+from django.db.models import Model
 
-from core import rows
-from core.errors import Conflict, NotFound, Unavailable
-from core.sweeps import in_portions
-from history.deletion import COPY_GRACE, erase_turns
-from history.models import Conversation, TitledBy, Turn, new_id
-
-COPY_TIME = COPY_GRACE / 2
-"""How long a copy may take; whoever needs longer gives up, before it is erased under their hands."""
+PAGE_SIZE = 200
+"""Rows read at once. One may have some hundred KB of text."""
 
 
-def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> Conversation:
-    """Return a new conversation of the same owner, in the same folder, that nobody sees yet, for `finish_copy`; or, if
-    the id is in use, the owner's that is there.
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy did with the rows of one model."""
 
-    Raises Conflict if it is somebody else's, NotFound while it is being deleted, and Unavailable, with the time to
-    wait, while another request copies to it, or has died over that.
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """How many rows a database has of one model, and a hash of every field of each, in hexadecimal."""
+
+    count: int
+    digest: str
+
+
+def list_models() -> list[type[Model]]:
+    return list(apps.get_app_config("history").get_models())
+
+
+def count_strangers(model: type[Model], source: str, target: str) -> int:
+    """Return how many rows the target has, and the source has not."""
+    return sum(map(len, _strangers(model, source, target)))
+
+
+def copy_rows(model: type[Model], source: str, target: str, *, remove_strangers: bool) -> Copied:
+    """Write what the target has not, or has otherwise; `remove_strangers` removes what only the target has.
+
+    Raises IntegrityError where a row of the target's own is in the way.
     """
-    copy = Conversation(
-        pk=conversation_id,
-        owner_id=original.owner_id,
-        folder_id=original.folder_id,
-        title=title,
-        titled_by=TitledBy.PERSON,
-        is_deleted=True,
-    )
-    try:
-        rows.insert(copy)
-    except IntegrityError as error:
-        existing = rows.find(Conversation, pk=conversation_id, owner_id=original.owner_id)
-        if existing is None:
-            raise Conflict from error
-        if not existing.is_deleted:
-            return existing
-        if existing.turn_count:
-            raise NotFound from error
-        raise Unavailable(retry_after=5) from error
-    return copy
+    removed = added = changed = 0
+    if remove_strangers:  # first: of two turns with one number, the one that is no more must go
+        for keys in _strangers(model, source, target):
+            removed += _rows(model, target).filter(pk__in=keys).delete()[0]
+    for page in _pages(model, source):
+        there = {row.pk: row for row in _rows(model, target).filter(pk__gte=page[0].pk, pk__lte=page[-1].pk)}
+        new = [row for row in page if row.pk not in there]
+        _rows(model, target).bulk_create(new)
+        added += len(new)
+        for row in page:
+            if row.pk in there and _content(row) != _content(there[row.pk]):
+                row.save(using=target, force_update=True)
+                changed += 1
+    return Copied(added, changed, removed)
 
 
-def copies_of(path: Sequence[Turn], copy: Conversation) -> list[Turn]:
-    """Return unsaved copies of turns that follow one another, the first as the root: as they ended, and free."""
-    copies: list[Turn] = []
-    for number, turn in enumerate(path):
-        fields = {field.attname: getattr(turn, field.attname) for field in Turn._meta.concrete_fields}
-        fields |= {
-            "id": new_id(),
-            "owner_id": copy.owner_id,
-            "conversation_id": copy.pk,
-            "parent_id": copies[-1].pk if copies else None,
-            "beside_id": None,
-            "seq": number + 1,
-            "depth": number,
-            "cost_micros": None if turn.cost_micros is None else 0,
-            "max_cost_micros": None,
-            "unanswered": None,
-        }
-        copies.append(Turn(**fields))
-    return copies
+def read_contents(model: type[Model], database: str) -> Contents:
+    """Read all rows of a model."""
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    for page in _pages(model, database):
+        for row in page:
+            digest.update(_content(row))
+        count += len(page)
+    return Contents(count, digest.hexdigest())
 
 
-def finish_copy(copy: Conversation, copies: Sequence[Turn]) -> None:
-    """Write the turns, and let the owner see the conversation; raises Unavailable, with nothing left, if that was too
-    late."""
-    for some in in_portions(copies):
-        Turn.objects.bulk_create(some)
-        if is_late(copy):
-            break
-    hidden = {"pk": copy.pk, "owner_id": copy.owner_id, "is_deleted": True, "created_at": copy.created_at}
-    whole = {"is_deleted": None, "turn_count": len(copies), "updated_at": timezone.now()}
-    if is_late(copy) or not rows.update(Conversation, hidden, whole):
-        erase_turns([turn.pk for turn in copies])
-        raise Unavailable(retry_after=(COPY_GRACE - COPY_TIME).total_seconds())
-    copy.is_deleted, copy.turn_count = None, len(copies)
+def _rows(model: type[Model], database: str) -> Any:
+    return model._base_manager.using(database)
 
 
-def is_late(copy: Conversation) -> bool:
-    age: dt.timedelta = timezone.now() - copy.created_at
-    return age > COPY_TIME
+def _pages(model: type[Model], database: str, *fields: str) -> Iterator[list[Any]]:
+    """Yield all rows, or only some fields of them, in the order of their keys."""
+    rows, page = _rows(model, database).only(*fields).order_by("pk"), list[Any]()
+    while page := list((rows.filter(pk__gt=page[-1].pk) if page else rows)[:PAGE_SIZE]):
+        yield page
+
+
+def _strangers(model: type[Model], source: str, target: str) -> Iterator[list[Any]]:
+    """Yield the keys that only the target has, a page at a time."""
+    for page in _pages(model, target, "pk"):
+        keys = [row.pk for row in page]
+        there = set(_rows(model, source).filter(pk__in=keys).values_list("pk", flat=True))
+        yield [key for key in keys if key not in there]
+
+
+def _content(row: Model) -> bytes:
+    """Return the fields of a row as every store has them."""
+    return msgspec.json.encode([_stored(getattr(row, field.attname)) for field in row._meta.concrete_fields])
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, dt.datetime):  # MongoDB keeps milliseconds
+        return int(value.timestamp() * 1000)
+    return value.hex if isinstance(value, UUID) else value

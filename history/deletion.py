@@ -17,7 +17,7 @@ from history.models import Conversation, Turn
 from history.signals import conversation_deleted
 
 COPY_GRACE = dt.timedelta(seconds=60)
-"""A hidden conversation without turns that is younger than this is being copied to (history/copying.py)."""
+"""A hidden conversation without turns that is younger than this is being copied to (history/forks.py)."""
 
 
 def delete_conversation(conversation: Conversation) -> None:

@@ -64,7 +64,8 @@ class Conversation(models.Model):
 
     `leaf_id` is the last turn of the branch its owner has chosen; null is the turn that was asked last, and so it is
     again when one is added, unless that is asked beside another, which is chosen then. `trashed_at` is when it was put
-    into the trash, from where it can be taken back; `is_deleted` hides it until its rows are erased (history/deletion.py).
+    into the trash, from where it can be taken back; `is_deleted` hides it until its rows are erased
+    (history/deletion.py), and while it is being forked from another (history/forks.py).
 
     `is_deleted`, `is_pinned` and `is_archived` are True or null: what a process writes that does not know the field yet
     is not deleted, on every store.

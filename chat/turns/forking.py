@@ -9,7 +9,7 @@ from chat.attachments.binding import decode_attached, encode_attached
 from chat.attachments.copying import copy_files
 from chat.turns.limits import count_fork
 from chat.turns.notices import send_notice
-from history import access, copying, tree
+from history import access, forks, tree
 from history.models import Conversation
 
 
@@ -23,16 +23,16 @@ def fork(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Conversation:
     turn, original = access.access_turn_in_conversation(owner_id, turn_id)
     tree.check_finished(turn)
     count_fork(owner_id)
-    copy = copying.begin_copy(original, conversation_id, title=_title_of_fork(original.title))
+    copy = forks.begin_copy(original, conversation_id, title=_title_of_fork(original.title))
     if not copy.is_deleted:
         return copy
     path = [*tree.path_to_root(turn)][::-1]
-    copies = copying.copies_of(path, copy)
+    copies = forks.copies_of(path, copy)
     listed = [(row.pk, decode_attached(row.attachments)) for row in copies]
     files = copy_files(listed, owner_id=owner_id, conversation_id=copy.pk)
     for row, attached in zip(copies, (attached for _pk, attached in listed), strict=True):
         row.attachments = encode_attached([msgspec.structs.replace(file, id=files[file.id]) for file in attached])
-    copying.finish_copy(copy, copies)
+    forks.finish_copy(copy, copies)
     send_notice(owner_id, copy.pk)
     return copy
 

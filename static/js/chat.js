@@ -60,6 +60,7 @@ const socket = new Socket({
   onOpen: opened,
   onEvent: (event) => (handlers[event.type] ?? (ENDED.has(event.type) ? ended : ignore))(event),
   onClose: lost,
+  onShutOut: composer.stopKeeping,
   expects: () => live.size > 0 || pending !== null,
 });
 

@@ -22,12 +22,18 @@ let key = "";
 let queuedKey = "";
 let isWriting = false; // an answer
 let timer = 0;
+let isOver = false; // whoever writes here is logged out
 let asked = { model: valueSentWith(picker), effort: valueSentWith(effortField) }; // what the page begins with next time
 
 forgetDrafts((found) => !found.startsWith(drafts)); // of whoever was at this browser before
 
 function save(fields) {
-  writeDraft(key, fields);
+  if (!isOver) writeDraft(key, fields);
+}
+
+/** Keep nothing any more: whoever logs out in another tab leaves no draft behind. */
+export function stopKeeping() {
+  isOver = true;
 }
 
 function saveAll() {

@@ -128,7 +128,7 @@ class Branching(RuleBasedStateMachine):
     @rule(of=PICK)
     def die_over_a_fork(self, of: int) -> None:
         if turn := self.pick(of):
-            with patch("history.copying.rows.update", die), pytest.raises((Died, DomainError)):
+            with patch("history.forks.rows.update", die), pytest.raises((Died, DomainError)):
                 forking.fork(self.user.pk, turn.pk, new_id())
 
     @rule()

@@ -124,8 +124,8 @@ def test_files_are_copied_and_each_goes_with_its_conversation(ana: User):
     [
         "chat.turns.forking.copy_files",
         "chat.attachments.copying.storage",
-        "history.copying.Turn.objects.bulk_create",
-        "history.copying.rows.update",
+        "history.forks.Turn.objects.bulk_create",
+        "history.forks.rows.update",
     ],
 )
 def test_whoever_dies_over_a_fork_leaves_nothing_half(ana: User, monkeypatch: pytest.MonkeyPatch, step: str):
@@ -152,7 +152,7 @@ def test_whoever_dies_over_a_fork_leaves_nothing_half(ana: User, monkeypatch: py
 
 def test_whoever_comes_too_late_takes_everything_back(ana: User, monkeypatch: pytest.MonkeyPatch):
     _first, second, _third = talk(ana)
-    monkeypatch.setattr("history.copying.is_late", lambda _copy: True)
+    monkeypatch.setattr("history.forks.is_late", lambda _copy: True)
     with pytest.raises(Unavailable):
         forking.fork(ana.pk, second.pk, new_id())
     assert (Turn.objects.count(), Conversation.objects.filter(is_deleted=None).count()) == (4, 1)

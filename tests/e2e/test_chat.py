@@ -257,9 +257,14 @@ async def test_what_one_person_was_writing_is_not_there_for_the_next_at_the_same
     await expect(tab.question).to_have_value("")
     assert await list_drafts(tab) == []
     await write(tab, "Another secret")
+    other = await tab.another()
+    await other.page.goto("/")
+    await expect(other.question).to_have_value("Another secret")
+    await other.question.evaluate("field => setInterval(() => field.dispatchEvent(new Event('input')), 50)")  # goes on
     await tab.page.locator(".account-button").click()
     await tab.page.get_by_role("button", name="Log out").click()
     await tab.page.get_by_role("link", name="Log in").first.wait_for()
+    await other.page.wait_for_url("**/accounts/login/**")
     assert await list_drafts(tab) == []
 
 
