@@ -131,16 +131,15 @@ def get_turn(conversation: Conversation, turn_id: UUID | str) -> Turn:
 
 
 def choose_branch(conversation: Conversation, turn: Turn | None) -> None:
-    """Choose the branch a turn of the conversation is on, as it was used last below that; None is the branch that was
-    used last of all. Where the turn is on the chosen one, nothing changes."""
-    leaf_id = None
-    if turn is not None:
-        leaf = find_end(conversation).leaf
-        if leaf is None or turn.pk == leaf.pk or turn.pk in _path_ids(leaf):
-            return
-        leaf_id = _last_below(turn)
+    """Choose the branch a turn of the conversation is on, as it was used last below that; None is the turn that was
+    asked last. Where it is on the chosen branch, nothing changes."""
+    turn = turn or tree.find_latest(conversation.owner_id, conversation.pk)
+    leaf = find_end(conversation).leaf
+    if turn is None or leaf is None or turn.pk == leaf.pk or turn.pk in _path_ids(leaf):
+        return
+    leaf_id = _last_below(turn)
     there = {"pk": conversation.pk, "owner_id": conversation.owner_id, "is_deleted__isnull": True}
-    if conversation.leaf_id != leaf_id and rows.update(Conversation, there, {"leaf_id": leaf_id}):
+    if rows.update(Conversation, there, {"leaf_id": leaf_id}):
         conversation.leaf_id = leaf_id
         branch_chosen.send_robust(Conversation, conversation=conversation)
 

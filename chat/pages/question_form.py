@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
@@ -52,7 +53,7 @@ def open_turn_from_form(
     question = _read_question(owner_id, conversation_id, fields)
     files: list[Attachment] = []
     try:
-        if not fields.keys() & {"again", "edit", "instead", "recorded"}:
+        if not fields.keys() & {"again", "continue", "edit", "instead", "recorded"}:
             files = _list_attached(owner_id, fields)
             _check_count(len(files) + len(uploaded))
             for upload in uploaded:
@@ -98,14 +99,26 @@ def open_beside_from_form(owner_id: int, turn: Turn, fields: QueryDict) -> Domai
 
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
     """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, a turn's
-    question `again`: of a recorded example too, unless a model was chosen; or what was typed in the place of a turn's
-    question (`edit`). The button of a refusal chooses a model itself (`with`)."""
+    question `again`: of a recorded example too, unless a model was chosen; what was typed in the place of a turn's
+    question (`edit`); or that an answer that was cut shall go on (`continue`). The button of a refusal chooses a model
+    itself (`with`).
+    """
     turn_id, model = _parse_id(fields.get("turn_id", "")), fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
     if edited := fields.get("edit"):
         return _replacing(owner_id, edited, turn_id=turn_id, text=fields.get("text", ""), model=model, effort=effort)
     if again := fields.get("again"):
         return _replacing(owner_id, again, turn_id=turn_id, text=None, model=model, effort=effort)
+    if cut := fields.get("continue"):
+        turn = access.access_turn(owner_id, _parse_id(cut))
+        return Question(
+            turn_id=turn_id,
+            conversation_id=turn.conversation_id,
+            text=gettext("Go on where you stopped."),
+            model=model,
+            effort=effort,
+            parent_id=turn.pk,
+        )
     if recorded := fields.get("recorded"):
         model, effort = RECORDED.model.key, ""
     return Question(

@@ -107,6 +107,9 @@ function ask({ text, button }) {
     command.text = article.querySelector("[data-question]").textContent;
     Object.assign(command, placeOf(article));
     if ("recorded" in article.dataset) command.model ??= "recorded";
+  } else if (button?.name === "continue") {
+    command.text = button.dataset.continue;
+    if (button.value !== shownLeaf()) command.parent_id = button.value; // else another tab may be first
   } else if (button) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
@@ -660,7 +663,9 @@ document.addEventListener("htmx:after:swap", ({ detail }) => {
   showWriting();
 });
 
-document.addEventListener("htmx:error", () => (wanted = null));
+document.addEventListener("htmx:finally:request", ({ detail }) => {
+  if (detail.ctx.target === turns) wanted = null; // it was refused, say
+});
 
 function enhanceOnce(article) {
   article.dataset.seen = "";

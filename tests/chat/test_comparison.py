@@ -130,3 +130,16 @@ def test_a_form_asks_both_once_and_shows_them_side_by_side(ana: User):
     page = browser.post(f"/c/{new_id()}/", {**fields, "turn_id": str(new_id())}, follow=True)
     assert str(ComparisonNotInPlan.message) in page.content.decode()
     assert Turn.objects.count() == 3
+
+
+def test_the_answer_that_was_cut_goes_on_whichever_is_chosen(ana: User):
+    first = ask(ana)
+    second = ask_beside(ana, first)
+    for turn in (first, second):
+        close_turn(turn, Outcome(Turn.Status.INTERRUPTED, answer="Half", error="truncated"))
+    browser = Client()
+    browser.force_login(ana)
+    address = f"/c/{first.conversation_id}/"
+    assert f'value="{second.pk}"' in browser.get(address).content.decode().split('name="continue"')[2]
+    browser.post(address, {"continue": str(second.pk), "model": "scripted"})
+    assert Turn.objects.latest("seq").parent_id == second.pk

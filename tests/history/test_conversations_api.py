@@ -158,9 +158,10 @@ def test_any_turn_chooses_its_branch(api, ana, bo):
     assert patch(leaf_id=str(first[1].pk)) == (200, str(first[2].pk))
     assert api(ana).get(address(conversation)).json()["leaf_id"] == str(first[2].pk)
     assert patch(leaf_id=str(second[0].pk), title="Otra") == (200, str(second[1].pk))
-    assert patch(leaf_id=None) == (200, None)
+    assert patch(leaf_id=str(first[1].pk)) == (200, str(first[2].pk))
+    assert patch(leaf_id=None) == (200, str(second[1].pk))
     for turn in (ask(begin(ana.pk)), ask(begin(bo.pk))):
         assert patch(leaf_id=str(turn.pk), title="No") == (404, None)
     assert patch(leaf_id="7") == (400, None)
     conversation.refresh_from_db()
-    assert (conversation.leaf_id, conversation.title) == (None, "Otra")
+    assert (conversation.leaf_id, conversation.title) == (second[1].pk, "Otra")
