@@ -40,7 +40,7 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "code_in": _("Code in %(language)s"),
     "estimate_one": _("≈ 1 credit"),
     "estimate": _("≈ %(credits)s credits"),
-    "estimate_free": _("No credits"),
+    "estimate_free": _("Free of charge"),
     "estimate_trace": _("Less than %(credits)s credits"),
     "estimate_range": _("≈ %(least)s to %(most)s credits"),
     "estimate_files": _("%(estimate)s, plus the files"),

@@ -3,7 +3,7 @@
 import datetime as dt
 from functools import lru_cache
 
-from django.template.defaultfilters import filesizeformat, floatformat
+from django.template.defaultfilters import floatformat
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format, get_format
@@ -22,6 +22,7 @@ from chat.shown.costs import first_token_ms, tokens_per_second
 from chat.shown.sentences import charge_sentence, error_sentence
 from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
+from core.sizes import readable_size
 from history.branches import Siblings
 from history.models import Turn
 from history.rendering import render_markdown
@@ -173,7 +174,7 @@ def _files_html(turn: Turn) -> SafeString:
             "is_image": file.kind == "image",
             "name": file.name,
             "pages": file.pages,
-            "size": filesizeformat(file.size),
+            "size": readable_size(file.size),
             **_preview_size(file.width, file.height),
         }
         for file in decode_attached(turn.attachments)

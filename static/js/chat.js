@@ -114,20 +114,21 @@ function ask({ text, button }) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  const question = { command, text, beside: button ? "" : beside() };
+  const question = { command, text: button ? null : text, beside: button ? "" : beside() };
   if (live.size && !button) queue(question);
   else send(question, button);
 }
 
-/** Ask what was refused once more, of the model that is chosen now: with its files, in its place. */
+/** Ask what was refused once more, of the model that is chosen now: with its files, in its place. Its buttons go when
+ * the person writes on; without a refused question they came with the page, and so did its text. */
 function askInstead(text) {
-  if (refused?.text !== text) {
+  if (!refused) {
     ask({ text });
     return;
   }
   const { effort: _effort, ...command } = refused;
   if (composer.effort()) command.effort = composer.effort();
-  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text });
+  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text: text === refused.text ? text : null });
 }
 
 /** Ask the question once more, of a second model: the page shows both when the server has it. */
@@ -158,11 +159,12 @@ function placeOf(article) {
   return { parent_id: article.dataset.parent || null, attachments };
 }
 
+/** Send a question: a command, and the text of the composer that it was, null for that of a button. */
 function send(question, button) {
   pending = question;
   isRefusalToStay = false;
   tell("");
-  composer.sending(pending.command.turn_id);
+  composer.sending(question.text === null ? null : pending.command.turn_id);
   if (socket.send(pending.command)) return;
   if (isPolling) askByForm(pending, button);
   else tell(say("unsent"));
@@ -362,13 +364,13 @@ function rejected({ turn_id, code, detail, html }) {
     return;
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
-  const { command, isQueued, form: own } = pending;
+  const { command, text, isQueued, form: own } = pending;
   refused = command;
   pending = null;
   composer.refuse(detail, html);
   if (own) return; // it is still there
   if (isQueued) takeBack();
-  else composer.setText(command.text);
+  else if (text !== null || composer.isEmpty()) composer.setText(command.text);
   composer.focusText();
 }
 
@@ -398,7 +400,7 @@ function leave() {
   isPolling = false;
   if (pending?.isQueued) pending = null;
   takeBack();
-  composer.moveDraftToNew();
+  composer.moveDraft("new");
   // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
   const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
   setTimeout(() => {
@@ -520,7 +522,7 @@ function forgetRemoved() {
 function becomeKnown() {
   main.dataset.known = "";
   history.replaceState(null, "", `/c/${chatId}/`);
-  composer.keepDraftOf(chatId);
+  composer.moveDraft(chatId);
 }
 
 function announce(text) {

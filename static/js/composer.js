@@ -83,11 +83,11 @@ export function forgetDraftOf(name) {
   writeDraft(`${drafts}queued:${name}`, {});
 }
 
-/** Take what is being written along into a new chat, unless something is being written there. */
-export function moveDraftToNew() {
+/** Take what is being written along into the chat of this name, unless something is being written there. */
+export function moveDraft(name) {
   forgetTimer();
   save({});
-  keepDraftOf("new");
+  keepDraftOf(name);
   if (field.value && !readDraft(key).text) saveAll();
 }
 
@@ -115,6 +115,10 @@ function choose(list, value) {
 export function setText(text) {
   field.value = text;
   field.dispatchEvent(new Event("input"));
+}
+
+export function isEmpty() {
+  return !field.value.trim();
 }
 
 /** Put a text back, before what has been written since. */
@@ -196,10 +200,10 @@ export function onAsk(ask, stop) {
   form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }
 
-/** The question is on its way: it stays in the field until the server has it. */
+/** The question is on its way: it stays in the field until the server has it. Null for one that was never there. */
 export function sending(turnId) {
   forgetTimer();
-  save({ ...content(), turn_id: turnId });
+  save(turnId ? { ...content(), turn_id: turnId } : content());
   refuse("");
   form.setAttribute("aria-busy", "true");
   sendButton.setAttribute("aria-disabled", "true");

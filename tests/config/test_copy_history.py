@@ -39,9 +39,10 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "copy.sqlite3"}
         monkeypatch.setattr(configuration, "postgresql_history", lambda _address: sqlite)
     yield found
-    connections[COPY].close()
+    copy: Any = connections[COPY]
+    copy.close()
     if STORES == "postgresql":
-        connections[COPY].close_pool()
+        copy.close_pool()
     del connections[COPY]
     if STORES == "postgresql":
         with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
@@ -74,7 +75,7 @@ def rows_of(model: type[Model], database: str) -> list[dict[str, Any]]:
     return list(model._base_manager.using(database).order_by("pk").values())
 
 
-def copy(address: str, capsys: pytest.CaptureFixture[str], **options: bool) -> str:
+def run_copy(address: str, capsys: pytest.CaptureFixture[str], **options: bool) -> str:
     call_command("copy_history", address, **options)
     return capsys.readouterr().out
 
@@ -97,17 +98,17 @@ def test_a_copy_that_was_broken_off_goes_on_and_is_equal_in_the_end(
 
     monkeypatch.setattr(copying, "_rows", dying_rows)
     with pytest.raises(KeyboardInterrupt):
-        copy(address, capsys)
+        run_copy(address, capsys)
     monkeypatch.setattr(copying, "_rows", real)
     assert 0 < Turn.objects.using(COPY).count() < len(turns)
 
-    said = copy(address, capsys)
+    said = run_copy(address, capsys)
 
     assert "They are equal." in said
     assert "Conversation: 0 added" in said
     for model in copying.list_models():
         assert rows_of(model, COPY) == rows_of(model, HISTORY)
-    assert "Turn: 0 added, 0 changed" in copy(address, capsys)
+    assert "Turn: 0 added, 0 changed" in run_copy(address, capsys)
     equal = copying.read_contents(Turn, COPY)
     Turn.objects.using(COPY).filter(pk=turns[0].pk).update(cost_micros=None)
     assert copying.read_contents(Turn, COPY).digest != equal.digest
@@ -118,7 +119,7 @@ def test_a_second_copy_brings_what_changed_and_removes_only_when_it_is_told_to(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, *_others = write_history()
-    copy(address, capsys)
+    run_copy(address, capsys)
     Turn.objects.filter(pk=first.pk).update(answer="Otra")
     Turn.objects.filter(pk=second.pk).delete()
     Turn.objects.create(  # with the number of the one that is gone
@@ -126,11 +127,11 @@ def test_a_second_copy_brings_what_changed_and_removes_only_when_it_is_told_to(
     )
 
     with pytest.raises(CommandError, match="1 rows of Turn that this site has not"):
-        copy(address, capsys)
+        run_copy(address, capsys)
     with pytest.raises(CommandError, match="They differ"):
-        copy(address, capsys, only_compare=True)
+        run_copy(address, capsys, only_compare=True)
     assert Turn.objects.using(COPY).filter(pk=second.pk).exists()
-    said = copy(address, capsys, remove=True)
+    said = run_copy(address, capsys, remove=True)
 
     assert "Turn: 1 added, 1 changed, 1 removed" in said
     assert "They are equal." in said

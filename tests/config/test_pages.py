@@ -161,8 +161,12 @@ def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_caught_mail_is_shown_on_this_machine(settings, tmp_path, address):
     settings.MAIL_DIR = tmp_path
+    (tmp_path / "1796000000000000000.eml").write_text("Subject: Hi\nDate: Mon, 30 Nov 2026 00:53:20 -0000\n\nHello.")
     request = RequestFactory().get("/mail/", REMOTE_ADDR=address)
-    assert mail.caught(request).status_code == 200
+    with translation.override("es"):
+        answer = mail.caught(request)
+    assert answer.status_code == 200
+    assert "30/11/2026 00:53" in answer.content.decode()  # in the reader's language and time
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,26 @@ async def test_a_question_asked_again_takes_its_own_place(tab: Tab) -> None:
     assert (await tab.saved())["status"] == "completed"
 
 
+async def test_what_is_being_written_stays_when_a_button_asks(tab: Tab) -> None:
+    half = "Half wri"
+    await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await tab.page.locator("[data-model]").select_option("fake-100t-10ms-error40")
+    await tab.question.fill(half)
+    await tab.page.locator("[data-starter]").first.click()
+    turn = await tab.finished("interrupted")
+    await expect(tab.question).to_have_value(half)
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await turn.get_by_role("button", name="Ask again").click()
+    await tab.finished()
+    await expect(tab.question).to_have_value(half)
+    await tab.page.reload()
+    await expect(tab.question).to_have_value(half)
+    await tab.page.goto("/")  # it went along into the conversation
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await expect(tab.question).to_have_value("")
+
+
 async def test_a_reload_in_the_middle_goes_on(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.ask("¿Qué tal?", UNICODE)

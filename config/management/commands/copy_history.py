@@ -47,9 +47,10 @@ class Command(BaseCommand):
                 f"A store did not answer ({type(error).__name__}). Run this again: it goes on."
             ) from None
         finally:
-            connections[COPY].close()
-            if connections[COPY].vendor == "postgresql":
-                connections[COPY].close_pool()
+            copy: Any = connections[COPY]
+            copy.close()
+            if copy.vendor == "postgresql":
+                copy.close_pool()
 
     def _copy(self, *, remove: bool) -> None:
         for model in list_models():
