@@ -117,7 +117,7 @@ async def test_two_models_answer_side_by_side(comparer: Tab) -> None:
     await expect(pair).to_have_count(2)
     for turn in (pair.first, pair.last):
         await expect(turn).to_have_attribute("data-status", "completed")
-        await expect(turn.locator(".turn-duration")).to_be_visible()
+        await expect(turn.locator("[data-took]")).to_be_visible()
     await expect(second).to_have_attribute("aria-pressed", "false")
     assert await violations(tab.page) == []
     boxes = [await turn.locator(".reply").bounding_box() for turn in (pair.first, pair.last)]
