@@ -238,6 +238,7 @@ if DATABASE_URL:
     DATABASES = {"default": postgresql_database(DATABASE_URL), "history": postgresql_history(DATABASE_URL)}
 else:
     DATABASES = {"default": sqlite_database("tertulia.sqlite3"), "history": sqlite_database("history.sqlite3")}
+MONGODB_SEARCH_INDEX = env("MONGODB_SEARCH_INDEX", default="")  # of Atlas Search, over the turns; empty: none is asked
 if MONGODB_URI:
     DATABASES["history"] = mongodb_database(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
@@ -358,6 +359,7 @@ MERCADOPAGO_TEST_PAYER = env("MERCADOPAGO_TEST_PAYER", default="")  # for `make 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
+TRASH_DAYS = env.int("TRASH_DAYS", default=30)  # a conversation stays in the trash for so long, then it is erased
 CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
 MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: Auto chooses

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from core import rows
 from core.sweeps import iterate_pages
+from history.folding import fold
 from history.models import Turn
-from history.search import fold
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -72,6 +72,17 @@ def iterate_queued(*, older_than: dt.timedelta) -> Iterator[list[Turn]]:
 def iterate_streaming() -> Iterator[list[Turn]]:
     """Yield the turns that somebody has claimed, oldest first, a page at a time."""
     return iterate_pages(Turn.objects.filter(status=Turn.Status.STREAMING))
+
+
+def iterate_open() -> Iterator[list[Turn]]:
+    """Yield the turns that are not over, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status__in=Turn.OPEN))
+
+
+def list_open_in(owner_id: int, conversation_ids: Sequence[UUID]) -> list[Turn]:
+    """Return the turns of an owner's conversations that are not over."""
+    of_owner = Turn.objects.filter(owner_id=owner_id, status__in=Turn.OPEN)
+    return list(of_owner.filter(conversation_id__in=conversation_ids))
 
 
 def list_open_among(turn_ids: Sequence[UUID]) -> list[Turn]:

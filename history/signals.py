@@ -12,3 +12,11 @@ so that a receiver must be ready to be called more than once, and at the same ti
 
 branch_chosen = Signal()
 """Sent with `conversation` when its owner has chosen another branch of it."""
+
+conversations_trashed = Signal()
+"""Sent with `owner_id` and `conversation_ids` after conversations were put into the trash. What a receiver does not get
+done, the sweep does."""
+
+conversations_changed = Signal()
+"""Sent with `owner_id` and `conversation_ids` after conversations have got another place: were taken out of the trash,
+pinned, archived, moved. With no ids, after a folder has changed."""

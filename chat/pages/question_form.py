@@ -23,7 +23,8 @@ from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from core.errors import DomainError, NotFound
 from history import access
-from history.models import Conversation, Turn, new_id
+from history.folders import find_folder
+from history.models import Conversation, Folder, Turn, new_id
 
 READING_SECONDS = 25
 """How long a request waits until a worker has read the files it brought."""
@@ -36,6 +37,7 @@ class RefusedQuestion:
     sentence: str
     status: int
     conversation: Conversation | None  # None where the question would have begun it
+    folder: Folder | None  # where it would have begun
     text: str
     model: str
     effort: str
@@ -70,6 +72,7 @@ def open_turn_from_form(
             sentence=str(error.message),
             status=error.status,
             conversation=conversation,
+            folder=None if conversation else find_folder(owner_id, question.folder_id),
             text=question.text,
             model=question.model,
             effort=fields.get("effort", ""),
@@ -103,14 +106,14 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
     question (`edit`); or that an answer that was cut shall go on (`continue`). The button of a refusal chooses a model
     itself (`with`).
     """
-    turn_id, model = _parse_id(fields.get("turn_id", "")), fields.get("with") or fields.get("model", "")
+    turn_id, model = parse_id(fields.get("turn_id", "")) or new_id(), fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
     if edited := fields.get("edit"):
         return _replacing(owner_id, edited, turn_id=turn_id, text=fields.get("text", ""), model=model, effort=effort)
     if again := fields.get("again"):
         return _replacing(owner_id, again, turn_id=turn_id, text=None, model=model, effort=effort)
     if cut := fields.get("continue"):
-        turn = access.access_turn(owner_id, _parse_id(cut))
+        turn = access.access_turn(owner_id, parse_id(cut) or new_id())
         return Question(
             turn_id=turn_id,
             conversation_id=turn.conversation_id,
@@ -128,6 +131,7 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
         model=model,
         effort=effort,
         parent_id=LATEST,
+        folder_id=parse_id(fields.get("folder", "")),
     )
 
 
@@ -135,7 +139,7 @@ def _replacing(
     owner_id: int, asked_before_id: str, *, turn_id: UUID, text: str | None, model: str, effort: str
 ) -> Question:
     """Return the question that becomes a sibling of a turn, with its files: `text`, or, where that is None, its own."""
-    asked_before = access.access_turn(owner_id, _parse_id(asked_before_id))
+    asked_before = access.access_turn(owner_id, parse_id(asked_before_id) or new_id())
     if text is None and not model and asked_before.requested_model == RECORDED.model.key:
         model = RECORDED.model.key
     return Question(
@@ -160,12 +164,12 @@ def _read_effort(fields: QueryDict, key: str) -> str:
     return effort if model and effort in model.effort_levels else ""
 
 
-def _parse_id(text: str) -> UUID:
-    """Return the id a form sent; a new one if it sent none."""
+def parse_id(text: str) -> UUID | None:
+    """Return the id a form sent; None if it sent none."""
     try:
         return UUID(text)
     except ValueError:
-        return new_id()
+        return None
 
 
 def _list_attached(owner_id: int, fields: QueryDict) -> list[Attachment]:

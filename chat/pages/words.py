@@ -45,6 +45,7 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "estimate_range": _("≈ %(least)s to %(most)s credits"),
     "estimate_files": _("%(estimate)s, plus the files"),
     "deleted": _("The conversation you were in was deleted."),
+    "not_changed": _("That did not work. Load the page again."),
     "unsent": _("Not sent yet: it goes out as soon as the connection is back."),
     "image": _("Image not shown:"),
     "models_found": _("Models found: %(count)s"),

@@ -23,7 +23,8 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 class Start(Struct, tag_field="type", tag="turn.start"):
     """`parent_id` absent continues the chosen branch; null begins a new one at the root. `attachments` are ids.
     `beside_id` is a turn whose question another model is to answer beside it: then `text`, `parent_id` and
-    `attachments` are that turn's. `blocks` asks for `turn.block` events."""
+    `attachments` are that turn's. `blocks` asks for `turn.block` events; `folder_id` is where a new conversation
+    begins."""
 
     turn_id: UUID
     conversation_id: UUID
@@ -34,6 +35,7 @@ class Start(Struct, tag_field="type", tag="turn.start"):
     effort: str | None = None
     beside_id: UUID | None = None
     blocks: bool = False
+    folder_id: UUID | None = None
 
 
 class Stop(Struct, tag_field="type", tag="turn.stop"):
@@ -92,6 +94,11 @@ def conversation_event(conversation_id: UUID, html: str, leaf_id: UUID | None = 
     """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone; and the leaf of the
     branch that is chosen, None for the turn that was asked last."""
     return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html, "leaf_id": leaf_id}
+
+
+def list_event() -> dict[str, Any]:
+    """Return `list.changed`: the list of conversations has changed in more than one place."""
+    return {"type": "list.changed"}
 
 
 def allowance_event(allowance: Allowance) -> dict[str, Any]:

@@ -49,7 +49,8 @@ from core.errors import DomainError, NotFound, Unavailable
 from core.unicode import normalise
 from history import access, branches, tree
 from history.errors import Overtaken
-from history.models import Conversation, Turn
+from history.folders import find_folder
+from history.models import Conversation, Folder, Turn
 
 LATEST: Literal["latest"] = "latest"
 """The end of the branch that is chosen."""
@@ -61,8 +62,9 @@ MAX_TRIES = 5
 class Question:
     """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the chosen branch.
 
-    `effort` is one of the model's levels, or empty: as hard as the model thinks by itself. With `beside_id` it is that
-    turn's question once more, with its files and in its place, for another model to answer side by side.
+    `folder_id` is the folder a new conversation is to be in; one that is gone is none. `effort` is one of the model's
+    levels, or empty: as hard as the model thinks by itself. With `beside_id` it is that turn's question once more, with
+    its files and in its place, for another model to answer side by side.
     """
 
     turn_id: UUID
@@ -73,6 +75,7 @@ class Question:
     parent_id: UUID | Literal["latest"] | None = LATEST
     attachments: tuple[UUID, ...] = ()
     beside_id: UUID | None = None
+    folder_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,10 @@ def find_other_offer(owner_id: int, question: Question) -> Offer | None:
     budget = entitlements.budget_of(owner_id)
     try:
         conversation = _find_conversation(owner_id, question)
+        folder = _find_folder(owner_id, question, conversation)
         question = _as_asked_beside(question, conversation, budget)
         place = _find_place(owner_id, question, conversation)
-        request = _read_request(owner_id, question, place.parent, budget)
+        request = _read_request(owner_id, question, place.parent, folder, budget)
         offer = make_other_offer(request)
     except DomainError:
         return None
@@ -159,10 +163,11 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
 
     # 2. What is asked: the text, the conversation and the turn before, the effort, the files.
     conversation = _find_conversation(owner_id, question)
+    folder = _find_folder(owner_id, question, conversation)
     check_effort(question.effort, question.model)
     question = _as_asked_beside(question, conversation, budget)
     place = _find_place(owner_id, question, conversation)
-    request = _read_request(owner_id, question, place.parent, budget)
+    request = _read_request(owner_id, question, place.parent, folder, budget)
     text, files = request.profile.question, request.files
 
     # 3. Who may answer, and the most that can cost.
@@ -184,7 +189,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 6. The turn is written.
     turn = _make_turn(owner_id, question, text, place, files, offer)
     try:
-        conversation, written = _write_or_give_back(turn, conversation, budget)
+        conversation, written = _write_or_give_back(turn, conversation, folder, budget)
     except Overtaken:
         if not tries_left:
             raise
@@ -200,20 +205,29 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     return OpenedTurn(turn, conversation, limit)
 
 
-def _read_request(owner_id: int, question: Question, parent: Turn | None, budget: Budget) -> OfferRequest:
+def _read_request(
+    owner_id: int, question: Question, parent: Turn | None, folder: Folder | None, budget: Budget
+) -> OfferRequest:
     """Return what the question asks an offer for, with its text cleaned."""
     text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
     files = get_usable_files(
         owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
     )
+    instructions = folder.instructions if folder else ""
     return OfferRequest(
         model=question.model,
         only_free=must_confirm_email(owner_id),
         entitlements=budget.entitlements,
-        profile=profile_question(text, files, parent, budget),
+        profile=profile_question(text, files, parent, budget, instructions=instructions),
         files=files,
         parent=parent,
+        instructions=instructions,
     )
+
+
+def _find_folder(owner_id: int, question: Question, conversation: Conversation | None) -> Folder | None:
+    """Return the folder the question is asked in. It may just have been deleted: then it is in none."""
+    return find_folder(owner_id, conversation.folder_id if conversation else question.folder_id)
 
 
 def _find_conversation(owner_id: int, question: Question) -> Conversation | None:
@@ -322,6 +336,7 @@ def _make_turn(
         seq=place.seq,
         depth=parent.depth + 1 if parent else 0,
         question=text,
+        instructions=offer.request.instructions or None,
         attachments=encode_attached(files),
         **selection_fields(question.model, offer.selection),
         effort=question.effort,
@@ -332,7 +347,9 @@ def _make_turn(
     )
 
 
-def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: Budget) -> tuple[Conversation, Turn]:
+def _write_or_give_back(
+    turn: Turn, conversation: Conversation | None, folder: Folder | None, budget: Budget
+) -> tuple[Conversation, Turn]:
     """Write the turn, and its conversation if that is new; return both as they are written.
 
     A refusal gives everything back: another question was faster, or the conversation is somebody else's since a moment.
@@ -340,7 +357,7 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
     """
     try:
         if conversation is None:
-            return tree.start_conversation(turn)
+            return tree.start_conversation(turn, folder_id=folder.pk if folder else None)
         written = tree.add_turn(turn)
         conversation.leaf_id = turn.beside_id
         return conversation, written

@@ -7,7 +7,7 @@ import { followEdits } from "edit";
 import htmx from "htmx";
 import { beside, hasOther, pick, setBeside, setModel } from "picker";
 import { anchorTo, growing, isFollowing, keepAt, moveAnchor, startAtEnd } from "scroll";
-import { changeConversation, useConversation } from "sidebar";
+import { changeConversation, reloadList, useConversation } from "sidebar";
 import { Socket } from "socket";
 import { LiveTurn, loadMarkdown } from "turn";
 import { formatNumber, say } from "words";
@@ -43,7 +43,8 @@ let wanted = null; // the branch that is on its way: {id, top, name}
 // --- The page as it came ---
 
 for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
-composer.keepDraftOf("known" in main.dataset ? chatId : "new");
+const folder = form.elements.folder?.value; // a new chat begins in it
+composer.keepDraftOf("known" in main.dataset ? chatId : folder ? `new-${folder}` : "new");
 attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
 composer.onAsk(ask, stop);
 followEdits(turns, askInPlace);
@@ -72,6 +73,7 @@ const handlers = {
   "turn.rejected": rejected,
   "turn.waiting": (event) => live.get(event.turn_id)?.wait(event),
   "conversation.changed": conversationChanged,
+  "list.changed": listChanged,
   "allowance.changed": allowanceChanged,
   notice: ({ text }) => tell(text),
 };
@@ -101,6 +103,7 @@ function ask({ text, button }) {
     blocks: true,
     attachments: button ? [] : attach.ids(),
   };
+  if (folder) command.folder_id = folder;
   if (composer.effort()) command.effort = composer.effort();
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
@@ -378,10 +381,7 @@ function conversationChanged({ conversation_id, html, leaf_id }) {
   const isCurrent = conversation_id === chatId;
   const row = html ? parse(html) : null;
   changeConversation(conversation_id, row, { isCurrent });
-  if (!isCurrent) {
-    if (!row) composer.forgetDraftOf(conversation_id);
-    return;
-  }
+  if (!isCurrent) return; // what is half written waits: it may be taken back
   if (!row) {
     leave();
     return;
@@ -393,14 +393,30 @@ function conversationChanged({ conversation_id, html, leaf_id }) {
   document.title = `${mark}\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
 }
 
-/** The conversation is gone: on to a new chat, with what was being written. */
-function leave() {
-  if (isLeaving || !("known" in main.dataset)) return;
+async function listChanged() {
+  reloadList();
+  if (!("known" in main.dataset)) return;
+  const response = await fetch(`/c/${chatId}/rename/`, { headers: { "HX-Request": "true" } }).catch(() => null);
+  if (response?.status === 404) leave();
+}
+
+document.addEventListener("submit", ({ target, submitter }) => {
+  if (target.matches("[data-order]") && submitter?.value === `trash:${chatId}`) prepareToLeave();
+});
+
+/** What was being written goes along into a new chat. */
+function prepareToLeave() {
   isLeaving = true;
   isPolling = false;
   if (pending?.isQueued) pending = null;
   takeBack();
   composer.moveDraft("new");
+}
+
+/** The conversation is gone: on to a new chat. */
+function leave() {
+  if (isLeaving || !("known" in main.dataset)) return;
+  prepareToLeave();
   // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
   const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
   setTimeout(() => {

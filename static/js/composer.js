@@ -77,12 +77,6 @@ export function keepDraftOf(name) {
   queuedKey = `${drafts}queued:${name}`;
 }
 
-/** The conversation of this name is gone, and its draft with it. */
-export function forgetDraftOf(name) {
-  writeDraft(drafts + name, {});
-  writeDraft(`${drafts}queued:${name}`, {});
-}
-
 /** Take what is being written along into the chat of this name, unless something is being written there. */
 export function moveDraft(name) {
   forgetTimer();

@@ -13,6 +13,7 @@ from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
+from history.folders import create_folder
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import kept
 from tests.chat.live import session_cookie
@@ -78,5 +79,6 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     return {
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
         "turn_id": (str(over.pk), str(is_open.pk)),
+        "folder_id": (str(create_folder(user.pk, name="Cocina").pk),),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),
     }

@@ -37,6 +37,7 @@ def sample_of(kind: type[msgspec.Struct], cast: Cast, random: Random) -> Fields:
         "parent_id": None,
         "beside_id": None,
         "attachments": [],
+        "folder_id": random.choice((None, cast.own["folder_id"][0])),
         "effort": "",
         "gen": 0,
         "at": 0,
