@@ -38,6 +38,7 @@ class Entitlements:
     best_tier: str
     upload_bytes: int | None = None
     has_api: bool = True
+    has_comparison: bool = False
 
     def largest_file(self, of_site: int) -> int:
         """Return how many bytes a file may have, where the site takes so many."""
@@ -249,6 +250,7 @@ def _entitlements(plan: Plan) -> Entitlements:
         best_tier=plan.best_tier,
         upload_bytes=plan.upload_bytes,
         has_api=plan.has_api,
+        has_comparison=plan.has_comparison,
     )
 
 

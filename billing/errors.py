@@ -45,6 +45,12 @@ class ApiNotInPlan(DomainError):
     )
 
 
+class ComparisonNotInPlan(DomainError):
+    code = "comparison_not_in_plan"
+    status = 403
+    message = _("Your plan does not include a second model beside the first one.")
+
+
 class SpendLimitReached(DomainError):
     """The operator's daily limit for a supplier is reached; `retry_after` is the time until the next day (UTC)."""
 

@@ -24,6 +24,7 @@ def load_plans() -> None:
         "question_characters": 200_000,
         "answer_tokens": 16_384,
         "best_tier": Plan.Tier.STRONG,
+        "has_comparison": True,
         "trial_credits": 1_000,
     }
     enterprise = {
@@ -35,6 +36,7 @@ def load_plans() -> None:
         "question_characters": 400_000,
         "answer_tokens": 32_768,
         "best_tier": Plan.Tier.STRONG,
+        "has_comparison": True,
         "has_batches": True,
     }
     for key, fields in (("free", free), ("premium", premium), ("enterprise", enterprise)):

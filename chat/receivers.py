@@ -20,7 +20,7 @@ from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
 from chat.turns.guests import announce_revocation
 from history.models import Conversation
-from history.signals import conversation_deleted, conversations_changed, conversations_trashed
+from history.signals import branch_chosen, conversation_deleted, conversations_changed, conversations_trashed
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ def ask_guests_and_forget_answers(user_id: int, **_signal: Any) -> None:
 def notify_of_title(instance: Conversation, update_fields: frozenset[str] | None, **_signal: Any) -> None:
     if update_fields and "title" in update_fields:  # a new conversation comes with its first turn
         notify_of_change(instance)
+
+
+@receiver(branch_chosen)
+def notify_of_branch(conversation: Conversation, **_signal: Any) -> None:
+    notify_of_change(conversation)
 
 
 @receiver(conversations_trashed)

@@ -4,9 +4,12 @@
 repeated, and may run at the same time as itself.
 """
 
+import datetime as dt
 import time
 from collections.abc import Sequence
 from uuid import UUID
+
+from django.utils import timezone
 
 from core import rows
 from core.errors import NotFound
@@ -15,6 +18,8 @@ from history import share_erasure
 from history.models import Conversation, Folder, Turn
 from history.signals import conversation_deleted
 
+COPY_GRACE = dt.timedelta(seconds=60)
+"""A hidden conversation without turns that is younger than this is being copied to (history/forks.py)."""
 SWEEP_SECONDS = 5.0
 """How long one sweep erases: what repairs turns comes after it."""
 
@@ -50,7 +55,9 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
 
 def finish_deletions() -> None:
     """Erase what was deleted and could not be erased yet, for SWEEP_SECONDS: the rest is the next sweep's."""
-    deleted = (row for page in iterate_pages(Conversation.objects.filter(is_deleted=True)) for row in page)
+    being_copied = {"turn_count": 0, "created_at__gt": timezone.now() - COPY_GRACE}
+    found = Conversation.objects.filter(is_deleted=True).exclude(**being_copied)
+    deleted = (row for page in iterate_pages(found) for row in page)
     for conversation in while_time(deleted, SWEEP_SECONDS):
         with guard("deletion", conversation_id=conversation.pk):
             _erase_if_over(conversation)

@@ -68,8 +68,9 @@ class Conversation(models.Model):
     """One conversation.
 
     `leaf_id` is the last turn of the branch its owner has chosen; null is the turn that was asked last, and so it is
-    again when one is added. `trashed_at` is when it was put into the trash, from where it can be taken back;
-    `is_deleted` hides it until its rows are erased (history/deletion.py).
+    again when one is added, unless that is asked beside another, which is chosen then. `trashed_at` is when it was put
+    into the trash, from where it can be taken back; `is_deleted` hides it until its rows are erased
+    (history/deletion.py), and while it is being forked from another (history/forks.py).
 
     `search_title` is the title as it is searched (history/folding.py), written wherever the title is.
 

@@ -10,6 +10,9 @@ It may wait for that as long as `patience_seconds`. After any other answer, or a
 so that a receiver must be ready to be called more than once, and at the same time as itself.
 """
 
+branch_chosen = Signal()
+"""Sent with `conversation` when its owner has chosen another branch of it."""
+
 conversations_trashed = Signal()
 """Sent with `owner_id` and `conversation_ids` after conversations were put into the trash. What a receiver does not get
 done, the sweep does."""

@@ -1,9 +1,7 @@
-"""The tree of a conversation's turns: starts it, adds to it, and reads its branches."""
+"""The tree of a conversation's turns: starts it, adds to it, and walks back to its root."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -17,21 +15,6 @@ from history.models import THERE, Conversation, TitledBy, Turn
 
 TITLE_CHARACTERS = 60
 MAX_ATTEMPTS = 20
-PAGE_MARGIN = 10
-"""A page is read with so many turns more: those of other branches take places in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """Turns of one branch, oldest first, and whether the branch has earlier ones.
-
-    `earlier_answers` has, by a turn's id, other turns that answered the same question, latest first; only those that
-    were read with the page.
-    """
-
-    turns: list[Turn]
-    has_earlier: bool
-    earlier_answers: dict[UUID, list[Turn]]
 
 
 def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Conversation, Turn]:
@@ -128,46 +111,31 @@ def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
     return next(iter(rows.select(Turn, of_conversation, order_by="-seq", limit=1)), None)
 
 
-def path_to_root(leaf: Turn | None, known: Iterable[Turn] = ()) -> Iterator[Turn]:
-    """Yield the turns from `leaf` back to the root. They are read in pages, so a caller that stops early reads less.
-
-    `known` are turns the caller has read already.
-    """
+def path_to_root(leaf: Turn | None) -> Iterator[Turn]:
+    """Yield the turns from `leaf` back to the root. They are read in pages, so a caller that stops early reads less."""
     turn = leaf
-    page = {row.pk: row for row in known}
+    page: dict[UUID, Turn] = {}
     while turn is not None:
         yield turn
         if turn.parent_id is None:
             return
         if turn.parent_id not in page:
-            page = {row.pk: row for row in _before(turn)}
+            page = {row.pk: row for row in list_before(turn)}
             # A parent beyond the page is read by its id: an old branch was continued much later.
             if turn.parent_id not in page:
                 page = {row.pk: row for row in rows.select(Turn, {"pk": turn.parent_id, "owner_id": turn.owner_id})}
         turn = page.get(turn.parent_id)
 
 
-def list_branch(conversation: Conversation, *, before: Turn | None = None, limit: int) -> Branch:
-    """Return the last `limit` turns of the branch that was used last; with `before`, the turns that lead to that one.
-
-    One statement, unless the branch was continued after a long time.
-    """
-    if before is None:
-        newest = {"owner_id": conversation.owner_id, "conversation_id": conversation.pk}
-        page = rows.select(Turn, newest, order_by="-seq", limit=limit + PAGE_MARGIN)
-        leaf = page[0] if page else None
-    else:
-        page = _before(before, limit + PAGE_MARGIN)
-        leaf = next((turn for turn in page if turn.pk == before.parent_id), None)
-        if leaf is None and before.parent_id is not None:
-            leaf = rows.find(Turn, pk=before.parent_id, owner_id=before.owner_id)
-    newest_first = list(islice(path_to_root(leaf, page), limit + 1))
-    turns = newest_first[:limit][::-1]
-    return Branch(turns, len(newest_first) > limit, _earlier_answers(turns, page))
+def list_before(turn: Turn, limit: int = 50) -> list[Turn]:
+    """Return the conversation's turns that were asked before one, on whatever branch, the latest first."""
+    earlier = {"owner_id": turn.owner_id, "conversation_id": turn.conversation_id, "seq__lt": turn.seq}
+    return rows.select(Turn, earlier, order_by="-seq", limit=limit)
 
 
 def add_turn(turn: Turn) -> Turn:
-    """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it.
+    """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it. The
+    branch it is on is the chosen one from then on; that of a turn asked beside another is the other's.
 
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
@@ -190,9 +158,9 @@ def add_turn(turn: Turn) -> Turn:
             turn.seq = 0
     else:
         raise Conflict
-    if not rows.update(
-        Conversation, {"pk": turn.conversation_id} | THERE, {"updated_at": timezone.now()}, plus={"turn_count": 1}
-    ):
+    there = {"pk": turn.conversation_id} | THERE
+    used = {"updated_at": timezone.now(), "leaf_id": turn.beside_id}
+    if not rows.update(Conversation, there, used, plus={"turn_count": 1}):
         _undo(turn)
         raise NotFound
     return turn
@@ -203,24 +171,6 @@ def _undo(turn: Turn) -> None:
     Turn.objects.filter(pk=turn.pk, status=Turn.Status.QUEUED, gen=0).delete()
 
 
-def _earlier_answers(turns: list[Turn], page: list[Turn]) -> dict[UUID, list[Turn]]:
-    branch_ids = {turn.pk for turn in turns}
-    answered: dict[tuple[UUID | None, str], list[Turn]] = {}
-    for row in page:
-        if row.pk not in branch_ids and row.answer:
-            answered.setdefault((row.parent_id, row.question), []).append(row)
-    return {
-        turn.pk: answered[turn.parent_id, turn.question]
-        for turn in turns
-        if (turn.parent_id, turn.question) in answered
-    }
-
-
 def _last_seq(turn: Turn) -> int:
     latest = find_latest(turn.owner_id, turn.conversation_id)
     return latest.seq if latest else 0
-
-
-def _before(turn: Turn, limit: int = 50) -> list[Turn]:
-    earlier = {"owner_id": turn.owner_id, "conversation_id": turn.conversation_id, "seq__lt": turn.seq}
-    return rows.select(Turn, earlier, order_by="-seq", limit=limit)

@@ -93,7 +93,7 @@ def create_conversation(access_token: Any, turns: int) -> str:
     conversation = tree.get_or_create_conversation(owner_id, new_id(), title="Long")
     parent = None
     for number in range(turns):
-        turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent)
+        turn = Turn(pk=new_id(), owner_id=owner_id, conversation_id=conversation.pk, parent_id=parent, depth=number)
         turn.question, turn.answer = f"Question {number}", f"Answer **{number}**.\n\n```python\nx = {number}\n```\n"
         turn.status, turn.requested_model, turn.max_output = Turn.Status.COMPLETED, "auto", 100
         parent = tree.add_turn(turn).pk

@@ -41,6 +41,11 @@ class Plan(models.Model):
     has_api = models.BooleanField(
         _("API"), default=True, help_text=_("Without it, programs with a token are refused; the pages work as before.")
     )
+    has_comparison = models.BooleanField(
+        _("two models side by side"),
+        default=False,
+        help_text=_("Two models may answer the same question, side by side; both are paid."),
+    )
     has_batches = models.BooleanField(_("batches"), default=False, help_text=NOT_YET)
     history_days = models.PositiveIntegerField(
         _("days conversations are kept"), null=True, blank=True, help_text=NOT_YET

@@ -61,6 +61,8 @@ def list_allowed(plan: Plan) -> list[str]:
     upload_bytes = min(plan.upload_bytes or settings.ATTACHMENT_BYTES, settings.ATTACHMENT_BYTES)
     found.append(gettext("Files of up to %(size)s each") % {"size": readable_size(upload_bytes)})
     found.append(gettext("With the API, for programs of yours") if plan.has_api else gettext("Without the API"))
+    if plan.has_comparison:
+        found.append(gettext("Two models side by side on the same question"))
     return found
 
 

@@ -51,7 +51,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     class Meta:
         model = Turn
         fields = (
-            *("id", "conversation_id", "parent_id", "seq"),
+            *("id", "conversation_id", "parent_id", "beside_id", "seq"),
             *("model", "effort", "provider", "instead_of", "route", "status"),
             *("question", "attachments", "answer"),
             *("reasoning", "from_cache", "usage", "cost_micros", "cost_detail", "price"),
@@ -122,13 +122,17 @@ def _excerpt(excerpt: Excerpt) -> list[dict[str, Any]]:
 
 
 class AskSerializer(serializers.Serializer[Any]):
-    """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of
-    the model's `efforts`; `folder_id` is where a new conversation begins."""
+    """A question. `parent_id` absent continues the chosen branch, null begins a new one at the root. `effort` is one of
+    the model's `efforts`. `beside_id` is a turn whose question another model is to answer beside it: then `text`,
+    `parent_id` and `attachments` are that turn's. `folder_id` is where a new conversation begins."""
 
-    text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
+    text = serializers.CharField(
+        required=False, default="", trim_whitespace=False, allow_blank=True, max_length=1_000_000
+    )
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
     effort = serializers.CharField(required=False, allow_blank=True, default="", max_length=20)
     parent_id = serializers.UUIDField(required=False, allow_null=True)
+    beside_id = serializers.UUIDField(required=False, allow_null=True)
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
     attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
@@ -219,3 +223,9 @@ class ModelSerializer(serializers.Serializer[Candidate]):
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))
+
+
+class ForkSerializer(serializers.Serializer[Any]):
+    """A client may choose the id, so that it can be sent again without making two."""
+
+    conversation_id = serializers.UUIDField(required=False)

@@ -12,6 +12,7 @@ urlpatterns = [
     path("turns/<uuid:turn_id>", views.turn),
     path("turns/<uuid:turn_id>/events", views.events),
     path("turns/<uuid:turn_id>/stop", views.stop),
+    path("turns/<uuid:turn_id>/fork", views.fork),
     path("attachments", views.attachments),
     path("attachments/<uuid:attachment_id>", views.attachment),
     path("attachments/<uuid:attachment_id>/content", views.attachment_content),

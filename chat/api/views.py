@@ -21,6 +21,7 @@ from chat.api.open_streams import one_more_stream
 from chat.api.serializers import (
     AskSerializer,
     AttachmentSerializer,
+    ForkSerializer,
     ModelSerializer,
     NewShareSerializer,
     ShareSerializer,
@@ -39,10 +40,12 @@ from chat.shown.files import file_response
 from chat.shown.finding import find_in_history
 from chat.shown.fragments import description_of
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
+from chat.turns import forking
 from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
 from history import access, sharing
+from history.api.serializers import ConversationSerializer
 from history.models import new_id
 from history.sharing import Terms
 
@@ -93,6 +96,17 @@ def stop(request: Request, turn_id: UUID) -> Response:
     turn = access.access_turn(user_id_of(request), turn_id)
     async_to_sync(stop_turn)(turn)
     return Response(TurnSerializer(turn).data, status=status.HTTP_202_ACCEPTED)
+
+
+@api_view(["POST"])
+def fork(request: Request, turn_id: UUID) -> Response:
+    """A new conversation with copies of the turns that lead to this one, and of it. 201; the same `conversation_id`
+    again returns what is there."""
+    serializer = ForkSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    conversation_id = serializer.validated_data.get("conversation_id") or new_id()
+    copy = forking.fork(user_id_of(request), turn_id, conversation_id)
+    return Response(ConversationSerializer(copy).data, status=status.HTTP_201_CREATED)
 
 
 @api_view(["POST"])
@@ -206,6 +220,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         effort=fields["effort"],
         parent_id=fields.get("parent_id", LATEST),
         attachments=tuple(fields["attachments"]),
+        beside_id=fields.get("beside_id"),
         folder_id=fields["folder_id"],
     )
     with one_more_stream(admission_of(request)) as stream:

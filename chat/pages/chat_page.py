@@ -1,7 +1,6 @@
 """What the page of a conversation shows: its turns, the list of conversations, the form of the next question."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,10 +22,11 @@ from chat.pages.picker import group_by_tier, list_efforts, list_model_options
 from chat.pages.question_form import RefusedQuestion
 from chat.pages.words import SCRIPT_SENTENCES
 from chat.shown.costs import estimates_for
-from chat.shown.fragments import turn_html
+from chat.shown.fragments import siblings_html, turn_html
 from chat.turns.log import read_log_sync, replay
 from core.redis_clients import sync_redis
-from history import tree
+from history import branches
+from history.branches import Siblings
 from history.models import Conversation, Folder, Turn, new_id
 from history.views import sidebar_context
 
@@ -41,26 +41,39 @@ class ShownTurn:
     html: SafeString
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is shown of the chosen branch: its last turns, those before a turn, those after one, or those around one."""
+
+    before: Turn | None = None
+    after: Turn | None = None
+    at: Turn | None = None
+
+
+LAST_TURNS = Window()
+
+
 def chat_context(
     owner_id: int,
     conversation_id: UUID,
     conversation: Conversation | None,
     *,
-    before: Turn | None = None,
+    window: Window = LAST_TURNS,
     refusal: RefusedQuestion | None = None,
     folder: Folder | None = None,
 ) -> dict[str, Any]:
     """Return the context of `chat/chat.html`. `conversation` is None for one that its first question will
     begin, in `folder`."""
     allowed, allowance = entitlements.entitlements_and_allowance_of(owner_id)
-    turns = turns_context(conversation, before=before) if conversation else {"turns": [], "earlier_than": None}
+    turns = turns_context(conversation, window) if conversation else {"turns": []}
     last = turns["turns"][-1].turn if turns["turns"] else None
     return {
         **turns,
         **sidebar_context(owner_id, conversation_id),
         "conversation": conversation,
+        "forks": new_id(),
         "allowance": allowance,
-        "reload_address": _reload_address(last),
+        "reload_address": _reload_address([shown.turn for shown in turns.get("pair") or turns["turns"][-1:]]),
         "words": _script_sentences(allowed),
         "starters": [] if turns["turns"] else recordings.list_questions(get_language() or settings.LANGUAGE_CODE),
         "folder": folder,
@@ -68,24 +81,43 @@ def chat_context(
     }
 
 
-def turns_context(conversation: Conversation, *, before: Turn | None = None) -> dict[str, Any]:
-    """Return the context of `chat/_turns.html`: the last turns of the conversation, or those `before` one."""
-    path = tree.list_branch(conversation, before=before, limit=TURNS_SHOWN)
-    shown = [
-        ShownTurn(turn, current_html(turn, earlier_answers=path.earlier_answers.get(turn.pk, ())))
-        for turn in path.turns
-    ]
-    return {"turns": shown, "earlier_than": path.turns[0] if path.has_earlier else None}
+def turns_context(conversation: Conversation, window: Window = LAST_TURNS) -> dict[str, Any]:
+    """Return the context of `chat/_turns.html`. `pair` are the two turns that stand in the place of the last one, where
+    that was asked beside another."""
+    branch = branches.list_branch(
+        conversation, limit=TURNS_SHOWN, before=window.before, after=window.after, at=window.at
+    )
+    shown = [_show(turn, branch.siblings.get(turn.pk)) for turn in branch.turns]
+    last = shown[-1] if shown else None
+    others = branch.siblings.get(last.turn.pk) if last else None
+    return {
+        "turns": shown,
+        "pair": [last if last and turn.pk == last.turn.pk else _show(turn) for turn in branch.pair or ()],
+        "last": last,
+        "last_siblings": siblings_html(others) if others else "",
+        "earlier_than": branch.turns[0] if branch.has_earlier else None,
+        "later_than": branch.turns[-1] if branch.has_later else None,
+    }
 
 
-def current_html(turn: Turn, *, earlier_answers: Iterable[Turn] = ()) -> SafeString:
+def current_html(turn: Turn, siblings: Siblings | None = None) -> SafeString:
     """Return the HTML of a turn, with what an open one has written so far."""
-    return turn_html(turn, text=_text_so_far(turn), earlier_answers=earlier_answers)
+    return turn_html(turn, text=_text_so_far(turn), siblings=siblings)
 
 
 def turn_address(turn: Turn) -> str:
-    """Return where a turn is shown: its place in the page of its conversation."""
-    return f"{reverse('conversation', args=[turn.conversation_id])}#turn-{turn.pk}"
+    """Return where a turn is shown: its place in the page of its conversation, on its branch, which is the chosen one
+    from then on."""
+    return f"{reverse('conversation', args=[turn.conversation_id])}?turn={turn.pk}#turn-{turn.pk}"
+
+
+def requested_model(turn: Turn) -> str:
+    """Return the model a turn asked for; empty for Auto. A recorded example's is not in the list, which is the same."""
+    return "" if turn.requested_model == AUTO else turn.requested_model
+
+
+def _show(turn: Turn, siblings: Siblings | None = None) -> ShownTurn:
+    return ShownTurn(turn, current_html(turn, siblings))
 
 
 def _composer_context(
@@ -93,13 +125,14 @@ def _composer_context(
 ) -> dict[str, Any]:
     """Return what the form of the next question needs: filled in as the last turn was asked, or as it was refused."""
     options = list_model_options(allowed)
-    chosen = refusal.model if refusal else _requested_model(last)
+    chosen = refusal.model if refusal else (requested_model(last) if last else "")
     if folder and not refusal and any(option.model.key == folder.model for option in options if option.is_included):
         chosen = folder.model
     unnamed = list_for_unnamed(allowed, only_free=must_confirm_email(owner_id))
     return {
         "turn_id": new_id(),
         "question_characters": allowed.question_characters,
+        "may_compare": allowed.has_comparison,
         "tiers": group_by_tier(options),
         "chosen_model": chosen,
         "efforts": list_efforts(options, chosen),
@@ -116,12 +149,6 @@ def _composer_context(
     }
 
 
-def _requested_model(last: Turn | None) -> str:
-    """Return the model the last turn asked for; empty for Auto. A recorded example's is not in the list, which is the
-    same."""
-    return "" if last is None or last.requested_model == AUTO else last.requested_model
-
-
 def _text_so_far(turn: Turn) -> str:
     """Return what an open turn has written. Nothing while Redis is away: a page that follows the turn asks again."""
     if turn.status != Turn.Status.STREAMING:
@@ -132,12 +159,13 @@ def _text_so_far(turn: Turn) -> str:
         return ""
 
 
-def _reload_address(last: Turn | None) -> str:
-    """Return what a page without JavaScript reloads while its last turn is open; empty when it need not.
+def _reload_address(last: list[Turn]) -> str:
+    """Return what a page without JavaScript reloads while its last turn, or one of the last pair, is open; empty when
+    it need not.
 
     The query differs each time: at the same address, with a fragment, a browser would only scroll.
     """
-    return f"?t={time.time_ns()}#turn-{last.pk}" if last is not None and last.is_open else ""
+    return f"?t={time.time_ns()}#turn-{last[-1].pk}" if any(turn.is_open for turn in last) else ""
 
 
 def _script_sentences(allowed: Entitlements) -> dict[str, str]:

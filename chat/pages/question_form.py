@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 
 from chat.attachments.binding import decode_attached
 from chat.attachments.reading import read_later
@@ -54,7 +55,7 @@ def open_turn_from_form(
     question = _read_question(owner_id, conversation_id, fields)
     files: list[Attachment] = []
     try:
-        if not fields.keys() & {"again", "instead", "recorded"}:
+        if not fields.keys() & {"again", "continue", "edit", "instead", "recorded"}:
             files = _list_attached(owner_id, fields)
             _check_count(len(files) + len(uploaded))
             for upload in uploaded:
@@ -80,34 +81,80 @@ def open_turn_from_form(
         )
 
 
+def open_beside_from_form(owner_id: int, turn: Turn, fields: QueryDict) -> DomainError | None:
+    """Open a turn beside the one a form has opened, if the form asks for a second model; return why that was refused.
+    The same form again is the same turn."""
+    if not (key := fields.get("beside")):
+        return None
+    question = Question(
+        turn_id=uuid5(turn.pk, "beside"),
+        conversation_id=turn.conversation_id,
+        text=turn.question,
+        model=key,
+        beside_id=turn.pk,
+    )
+    try:
+        open_or_await_turn(owner_id, question)
+    except DomainError as error:
+        return error
+    return None
+
+
 def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Question:
-    """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, or a turn's
-    question `again`: of a recorded example too, unless a model was chosen. The button of a refusal chooses one itself
-    (`with`)."""
+    """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, a turn's
+    question `again`: of a recorded example too, unless a model was chosen; what was typed in the place of a turn's
+    question (`edit`); or that an answer that was cut shall go on (`continue`). The button of a refusal chooses a model
+    itself (`with`).
+    """
     turn_id, model = parse_id(fields.get("turn_id", "")) or new_id(), fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
+    if edited := fields.get("edit"):
+        return _replacing(owner_id, edited, turn_id=turn_id, text=fields.get("text", ""), model=model, effort=effort)
     if again := fields.get("again"):
-        asked_before = access.access_turn(owner_id, parse_id(again) or new_id())
+        return _replacing(owner_id, again, turn_id=turn_id, text=None, model=model, effort=effort)
+    if cut := fields.get("continue"):
+        turn = access.access_turn(owner_id, parse_id(cut) or new_id())
         return Question(
             turn_id=turn_id,
-            conversation_id=asked_before.conversation_id,
-            text=asked_before.question,
-            model=model or (RECORDED.model.key if asked_before.requested_model == RECORDED.model.key else ""),
+            conversation_id=turn.conversation_id,
+            text=gettext("Go on where you stopped."),
+            model=model,
             effort=effort,
-            parent_id=asked_before.parent_id,
-            attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
+            parent_id=turn.pk,
         )
     if recorded := fields.get("recorded"):
         model, effort = RECORDED.model.key, ""
     return Question(
         turn_id=turn_id,
         conversation_id=conversation_id,
-        text=(recorded or fields.get("instead") or fields.get("text", "")).replace("\r\n", "\n"),  # forms send CRLF
+        text=_with_plain_breaks(recorded or fields.get("instead") or fields.get("text", "")),
         model=model,
         effort=effort,
         parent_id=LATEST,
         folder_id=parse_id(fields.get("folder", "")),
     )
+
+
+def _replacing(
+    owner_id: int, asked_before_id: str, *, turn_id: UUID, text: str | None, model: str, effort: str
+) -> Question:
+    """Return the question that becomes a sibling of a turn, with its files: `text`, or, where that is None, its own."""
+    asked_before = access.access_turn(owner_id, parse_id(asked_before_id) or new_id())
+    if text is None and not model and asked_before.requested_model == RECORDED.model.key:
+        model = RECORDED.model.key
+    return Question(
+        turn_id=turn_id,
+        conversation_id=asked_before.conversation_id,
+        text=asked_before.question if text is None else _with_plain_breaks(text),
+        model=model,
+        effort=effort,
+        parent_id=asked_before.parent_id,
+        attachments=tuple(file.id for file in decode_attached(asked_before.attachments)),
+    )
+
+
+def _with_plain_breaks(text: str) -> str:
+    return text.replace("\r\n", "\n")  # forms send CRLF
 
 
 def _read_effort(fields: QueryDict, key: str) -> str:

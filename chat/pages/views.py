@@ -1,10 +1,11 @@
 """The pages of the chat. With JavaScript they follow turns over the socket, without it by forms and reloading."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
@@ -16,20 +17,30 @@ from billing import entitlements
 from chat.llm.catalog import list_offered
 from chat.llm.health.overview import silent_models
 from chat.llm.providers import list_providers
-from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
+from chat.pages.chat_page import (
+    LAST_TURNS,
+    Window,
+    chat_context,
+    current_html,
+    requested_model,
+    turn_address,
+    turns_context,
+)
 from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
-from chat.pages.question_form import RefusedQuestion, open_turn_from_form, parse_id
+from chat.pages.question_form import RefusedQuestion, open_beside_from_form, open_turn_from_form, parse_id
 from chat.pages.search_page import results_context, shortest
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
 from chat.shown.finding import find_in_history, find_titles
+from chat.turns import forking
 from chat.turns.stopping import stop_turn
+from core.errors import RateLimited
 from core.loopback import comes_from_this_machine
-from history import access
-from history.errors import BadFilter
+from history import access, branches
+from history.errors import BadFilter, ParentNotFinished
 from history.folders import find_folder
-from history.models import new_id
+from history.models import Conversation, Turn, new_id
 
 RECENT_SHOWN = 6
 """Conversations on the dashboard."""
@@ -60,15 +71,65 @@ def close_key_card(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
-    """A conversation's last turns; POST asks, and begins the conversation if the id is new."""
+    """The last turns of a conversation's chosen branch, or with `turn` those around that one; POST asks, and begins the
+    conversation if the id is new. A fragment is the turns alone.
+
+    Who opens a turn of another branch goes on from what they see: it is chosen by that, though this is a GET.
+    """
     owner_id = member_of(request).pk
+    if request.method == "POST":
+        opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
+        if isinstance(opened, RefusedQuestion):
+            page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
+            return render(request, "chat/chat.html", page, status=opened.status)
+        if refused := open_beside_from_form(owner_id, opened, request.POST):
+            messages.warning(request, str(refused.message))
+        return HttpResponseRedirect(turn_address(opened))
+    conversation = access.access_conversation(owner_id, conversation_id)
+    window = LAST_TURNS
+    if wanted := request.GET.get("turn"):
+        window = Window(at=_choose_branch_of(conversation, wanted))
+    return _render_turns(request, conversation, window)
+
+
+@login_required
+@require_POST
+def branch(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """Choose the branch that `turn` is on; answers as its page does."""
+    conversation = access.access_conversation(member_of(request).pk, conversation_id)
+    turn = _choose_branch_of(conversation, request.POST.get("turn", ""))
+    if _is_fragment(request):
+        return _render_turns(request, conversation, Window(at=turn))
+    return HttpResponseRedirect(turn_address(turn))
+
+
+@login_required
+@require_POST
+def fork(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """A new conversation that begins as this one did, up to a turn. Sent again by the same page it is the same."""
+    try:
+        conversation_id = uuid5(UUID(request.POST.get("forks", "")), str(turn_id))
+    except ValueError:
+        conversation_id = new_id()
+    try:
+        copy = forking.fork(member_of(request).pk, turn_id, conversation_id)
+    except (ParentNotFinished, RateLimited) as error:
+        messages.error(request, str(error.message))
+        return HttpResponseRedirect(turn_address(access.access_turn(member_of(request).pk, turn_id)))
+    return redirect("conversation", copy.pk)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """The form of a question in the place of a turn's: a fragment, or a page of its own; POST asks it."""
+    turn = access.access_turn(member_of(request).pk, turn_id)
+    context: dict[str, Any] = {"turn": turn, "turn_id": new_id(), "model": requested_model(turn)}
     if request.method != "POST":
-        conversation = access.access_conversation(owner_id, conversation_id)
-        return render(request, "chat/chat.html", chat_context(owner_id, conversation_id, conversation))
-    opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
+        return render(request, "chat/_edit.html" if _is_fragment(request) else "chat/edit.html", context)
+    opened = open_turn_from_form(turn.owner_id, turn.conversation_id, request.POST, ())
     if isinstance(opened, RefusedQuestion):
-        page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened, folder=opened.folder)
-        return render(request, "chat/chat.html", page, status=opened.status)
+        return render(request, "chat/edit.html", {**context, "refusal": opened}, status=opened.status)
     return HttpResponseRedirect(turn_address(opened))
 
 
@@ -76,12 +137,16 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 @require_safe
 def earlier(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """The turns before one that is shown: a fragment, or a page of its own."""
-    owner_id = member_of(request).pk
-    turn = access.access_turn(owner_id, turn_id)
-    conversation = access.access_conversation(owner_id, turn.conversation_id)
-    if _is_fragment(request):
-        return render(request, "chat/_turns.html", turns_context(conversation, before=turn))
-    return render(request, "chat/chat.html", chat_context(owner_id, conversation.pk, conversation, before=turn))
+    turn, conversation = access.access_turn_in_conversation(member_of(request).pk, turn_id)
+    return _render_turns(request, conversation, Window(before=turn))
+
+
+@login_required
+@require_safe
+def later(request: HttpRequest, turn_id: UUID) -> HttpResponse:
+    """The turns after one that is shown: a fragment, or a page of its own."""
+    turn, conversation = access.access_turn_in_conversation(member_of(request).pk, turn_id)
+    return _render_turns(request, conversation, Window(after=turn))
 
 
 @login_required
@@ -90,7 +155,7 @@ def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """One turn as it is now, for a page whose socket does not come up; without htmx, its place in its page."""
     turn = access.access_turn(member_of(request).pk, turn_id)
     if _is_fragment(request):
-        return HttpResponse(current_html(turn))
+        return HttpResponse(current_html(turn, branches.find_siblings(turn)))
     return HttpResponseRedirect(turn_address(turn))
 
 
@@ -200,6 +265,21 @@ def _needs_key_card(request: HttpRequest) -> bool:
     member = member_of(request)
     may_add = member.is_staff or (settings.DEBUG and comes_from_this_machine(request))
     return may_add and not member.has_closed_key_card and list_providers().keys() <= {DEMO}
+
+
+def _choose_branch_of(conversation: Conversation, turn_id: str) -> Turn:
+    """Choose the branch that a turn is on, and return the turn; raises NotFound."""
+    turn = branches.get_turn(conversation, turn_id)
+    branches.choose_branch(conversation, turn)
+    return turn
+
+
+def _render_turns(request: HttpRequest, conversation: Conversation, window: Window) -> HttpResponse:
+    """Return the turns: a fragment, or a page of their own."""
+    if _is_fragment(request):
+        return render(request, "chat/_turns.html", turns_context(conversation, window))
+    page = chat_context(conversation.owner_id, conversation.pk, conversation, window=window)
+    return render(request, "chat/chat.html", page)
 
 
 def _is_fragment(request: HttpRequest) -> bool:

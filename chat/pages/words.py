@@ -24,7 +24,6 @@ SCRIPT_SENTENCES: dict[str, Promise] = {
     "ended": _("The answer ended."),
     "waiting": _("Still waiting for the first word…"),
     "thoughts": _("Thoughts"),
-    "earlier_answer": _("Earlier answer of %(model)s"),
     "in_line": _("Waiting for a free place: number %(place)s in line."),
     "reconnecting": _("Reconnecting…"),
     "polling": _("No live connection: this page asks for news every few seconds."),

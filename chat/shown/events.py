@@ -42,6 +42,7 @@ def started_event(turn: Turn, html: str) -> dict[str, Any]:
         "turn_id": turn.pk,
         "conversation_id": turn.conversation_id,
         "parent_id": turn.parent_id,
+        "beside_id": turn.beside_id,
         "seq": turn.seq,
         "model": turn.model or turn.requested_model,
         "route": turn.route,

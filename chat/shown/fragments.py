@@ -1,14 +1,12 @@
 """Turns as HTML: the same in a page and over the socket."""
 
 import datetime as dt
-from collections.abc import Iterable
 from functools import lru_cache
 
 from django.template.defaultfilters import floatformat
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format, get_format
-from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 
@@ -25,6 +23,7 @@ from chat.shown.sentences import charge_sentence, error_sentence
 from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
 from core.sizes import readable_size
+from history.branches import Siblings
 from history.models import Turn
 from history.rendering import render_markdown
 from history.sharing import Description
@@ -47,14 +46,14 @@ _turn = CompiledFragment(
     "shown",
     *("id", "parent", "question", "reasoning", "answer", "text", "label", "failed_label"),
     *("error_sentence", "blamed_label", "charge_sentence"),
-    *("time", "date_and_time", "asked_at", "credits", "route", "thinking_time", "earlier_answers", "files"),
+    *("time", "date_and_time", "asked_at", "credits", "route", "thinking_time", "siblings", "files", "duration"),
     *COST_VALUES,
 )
+_siblings = CompiledFragment("chat/_siblings.html", "siblings", "number", "count", "previous", "next")
 
 
-def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = ()) -> SafeString:
-    """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it;
-    `earlier_answers` are turns that answered the same question before."""
+def turn_html(turn: Turn, *, text: str = "", siblings: Siblings | None = None) -> SafeString:
+    """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it."""
     asked_at = timezone.localtime(turn.created_at)
     is_recorded = turn.requested_model == RECORDED.model.key
     is_from_cache = turn.is_from_cache and not is_recorded
@@ -79,7 +78,8 @@ def turn_html(turn: Turn, *, text: str = "", earlier_answers: Iterable[Turn] = (
         **_cost_values(turn),
         "route": route_label(turn.route),
         "thinking_time": _duration(turn.reasoning_ms),
-        "earlier_answers": format_html_join("", "{}", ((_earlier_answer_html(turn),) for turn in earlier_answers)),
+        "duration": _seconds_taken(turn),
+        "siblings": siblings_html(siblings) if siblings else "",
     }
     flags = {
         "status": turn.status,
@@ -147,10 +147,21 @@ def _date(date: dt.date, _language: str | None) -> str:
     return date_format(date, "SHORT_DATE_FORMAT")
 
 
-def _earlier_answer_html(turn: Turn) -> SafeString:
-    """Return an answer that was replaced by a later one, folded."""
-    context = {"label": _label(turn.model), "answer": render_markdown(turn.answer, str(turn.pk))}
-    return render_to_string("chat/_earlier_answer.html", context)
+def siblings_html(siblings: Siblings) -> SafeString:
+    values = {
+        "number": str(siblings.number),
+        "count": str(len(siblings.ids)),
+        "previous": str(siblings.previous or ""),
+        "next": str(siblings.next or ""),
+    }
+    return _siblings.fill(values, {})
+
+
+def _seconds_taken(turn: Turn) -> str:
+    """Return how long a turn took from its question to its end; empty while it is open."""
+    if turn.completed_at is None:
+        return ""
+    return f"{_figure((turn.completed_at - turn.created_at).total_seconds(), 1)} s"
 
 
 def _duration(milliseconds: int) -> str:

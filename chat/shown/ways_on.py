@@ -14,6 +14,7 @@ from chat.turns.opening import Question, find_other_offer
 CODES_WITH_WAYS_ON = frozenset(
     (
         *("allowance_used_up", "not_in_plan", "unknown_model", "spend_limit", "email_unconfirmed"),
+        "comparison_not_in_plan",
         *("context_exceeded", "no_vision", "no_pdf_text"),
     )
 )
@@ -22,7 +23,8 @@ CODES_WITH_WAYS_ON = frozenset(
 
 def ways_on_html(owner_id: int, question: Question, code: str) -> SafeString:
     """Return the ways on from a refusal, in the active language; empty where there is none."""
-    offer = _find_other_offer(owner_id, question) if code in CODES_WITH_WAYS_ON else None
+    may_help = code in CODES_WITH_WAYS_ON and question.beside_id is None
+    offer = _find_other_offer(owner_id, question) if may_help else None
     credits = math.ceil(credits_of(offer.max_cost_micros) * 10) / 10 if offer else 0.0
     context = {
         "code": code,

@@ -370,6 +370,7 @@ def _to_question(command: Start) -> Question:
         effort=command.effort or "",
         parent_id=LATEST if command.parent_id is UNSET else command.parent_id,
         attachments=tuple(command.attachments),
+        beside_id=command.beside_id,
         folder_id=command.folder_id,
     )
 

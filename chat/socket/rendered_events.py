@@ -19,7 +19,7 @@ from chat.shown.ways_on import ways_on_html
 from chat.socket.vocabulary import allowance_event, conversation_event, notice_event, rejected_event
 from chat.turns.opening import OpenedTurn, Question
 from core.errors import DomainError
-from history import access
+from history import access, branches
 from history.fragments import conversation_html
 from history.models import Conversation, Turn
 
@@ -36,7 +36,7 @@ def localized_for(user: User) -> Iterator[None]:
 def render_opened(user: User, opened: OpenedTurn) -> list[SocketEvent]:
     """Return the events for the page that asked; of a turn that was known already, only its start."""
     with localized_for(user):
-        events = [started_event(opened.turn, turn_html(opened.turn))]
+        events = [_started_event(opened.turn)]
         if opened.conversation is not None:
             events.append(_conversation_event(opened.conversation))
             if opened.turn.trimmed_turns:
@@ -48,14 +48,14 @@ def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[SocketEvent]]:
     """Return a turn that another page asked for, and the events of its start; raises NotFound."""
     turn, conversation = access.access_turn_in_conversation(user.pk, turn_id)
     with localized_for(user):
-        return turn, [started_event(turn, turn_html(turn)), _conversation_event(conversation)]
+        return turn, [_started_event(turn), _conversation_event(conversation)]
 
 
 def render_ended(user: User, turn_id: UUID) -> list[SocketEvent]:
     """Return the events of a turn's end, read from the saved turn; raises NotFound."""
     turn = access.access_turn(user.pk, turn_id)
     with localized_for(user):
-        ended = ended_event(turn, turn_html(turn))
+        ended = ended_event(turn, turn_html(turn, siblings=branches.find_siblings(turn)))
     return [ended, allowance_event(entitlements.allowance_of(user.pk))]
 
 
@@ -81,8 +81,12 @@ def render_refused(user: User, question: Question, error: DomainError) -> Socket
         return {**render_rejected(user, question.turn_id, error), "html": html}
 
 
+def _started_event(turn: Turn) -> SocketEvent:
+    return started_event(turn, turn_html(turn, siblings=branches.find_siblings(turn, is_latest=True)))
+
+
 def _conversation_event(conversation: Conversation) -> SocketEvent:
-    return conversation_event(conversation.pk, conversation_html(conversation))
+    return conversation_event(conversation.pk, conversation_html(conversation), conversation.leaf_id)
 
 
 def _trimmed_sentence(count: int) -> str:

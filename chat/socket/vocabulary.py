@@ -21,16 +21,19 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class Start(Struct, tag_field="type", tag="turn.start"):
-    """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids.
-    `blocks` asks for `turn.block` events; `folder_id` is where a new conversation begins."""
+    """`parent_id` absent continues the chosen branch; null begins a new one at the root. `attachments` are ids.
+    `beside_id` is a turn whose question another model is to answer beside it: then `text`, `parent_id` and
+    `attachments` are that turn's. `blocks` asks for `turn.block` events; `folder_id` is where a new conversation
+    begins."""
 
     turn_id: UUID
     conversation_id: UUID
-    text: str
+    text: str = ""
     model: str | None = None
     parent_id: UUID | UnsetType | None = UNSET
     attachments: list[UUID] = []
     effort: str | None = None
+    beside_id: UUID | None = None
     blocks: bool = False
     folder_id: UUID | None = None
 
@@ -87,9 +90,10 @@ def rejected_event(turn_id: UUID | None, code: str, detail: str, retry_after: fl
     }
 
 
-def conversation_event(conversation_id: UUID, html: str) -> dict[str, Any]:
-    """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone."""
-    return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html}
+def conversation_event(conversation_id: UUID, html: str, leaf_id: UUID | None = None) -> dict[str, Any]:
+    """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone; and the leaf of the
+    branch that is chosen, None for the turn that was asked last."""
+    return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html, "leaf_id": leaf_id}
 
 
 def list_event() -> dict[str, Any]:

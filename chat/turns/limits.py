@@ -1,4 +1,4 @@
-"""Rate limits of questions and uploads, and the limit of the queue: one script in Redis, exact for all processes."""
+"""Rate limits of questions, uploads and forks, and that of the queue: one script in Redis, exact for all processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ _COUNT = LuaScript(Path(__file__).with_name("count_in_window.lua"))
 _UNCOUNT = LuaScript(Path(__file__).with_name("uncount_in_window.lua"))
 
 HOUR_SECONDS = 3_600
+FORKS_PER_HOUR = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,17 @@ def count_upload(user_id: int) -> None:
         raise Unavailable(retry_after=5) from error
 
 
+def count_fork(user_id: int) -> None:
+    """Count one conversation that was forked; raises RateLimited, with the time to wait, or Unavailable."""
+    try:
+        _count(_forks_key(user_id), FORKS_PER_HOUR)
+    except RedisError as error:
+        raise Unavailable(retry_after=5) from error
+
+
 def forget_counts(user_id: int) -> None:
     """Drop what was counted of a person who is gone. Raises RedisError."""
-    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id))
+    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id))
 
 
 def _count(key: str, per_hour: int, **queue: Value) -> Limit:
@@ -87,3 +96,7 @@ def _turns_key(user_id: int) -> str:
 
 def _uploads_key(user_id: int) -> str:
     return f"limit:uploads:{user_id}"
+
+
+def _forks_key(user_id: int) -> str:
+    return f"limit:forks:{user_id}"

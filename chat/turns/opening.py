@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -13,8 +13,15 @@ from redis.exceptions import RedisError
 from accounts.confirmation import must_confirm_email
 from billing import entitlements, metering
 from billing.entitlements import Budget
-from billing.errors import AllowanceUsedUp, SpendLimitReached
-from chat.attachments.binding import Attached, bind_files, encode_attached, get_usable_files, unbind_files
+from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, SpendLimitReached
+from chat.attachments.binding import (
+    Attached,
+    bind_files,
+    decode_attached,
+    encode_attached,
+    get_usable_files,
+    unbind_files,
+)
 from chat.errors import BadText, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
@@ -40,22 +47,24 @@ from chat.turns.offer import (
 from chat.turns.queue import enqueue
 from core.errors import DomainError, NotFound, Unavailable
 from core.unicode import normalise
-from history import access, tree
+from history import access, branches, tree
 from history.errors import Overtaken
 from history.folders import find_folder
 from history.models import Conversation, Folder, Turn
 
 LATEST: Literal["latest"] = "latest"
+"""The end of the branch that is chosen."""
 MAX_TRIES = 5
 """How often a question is checked at most, when others are faster each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn.
+    """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the chosen branch.
 
     `folder_id` is the folder a new conversation is to be in; one that is gone is none. `effort` is one of the model's
-    levels, or empty: as hard as the model thinks by itself.
+    levels, or empty: as hard as the model thinks by itself. With `beside_id` it is that turn's question once more, with
+    its files and in its place, for another model to answer side by side.
     """
 
     turn_id: UUID
@@ -65,6 +74,7 @@ class Question:
     effort: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
     attachments: tuple[UUID, ...] = ()
+    beside_id: UUID | None = None
     folder_id: UUID | None = None
 
 
@@ -81,13 +91,22 @@ class OpenedTurn:
         return self.conversation is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The turn a new one follows, and the number it must get there; 0 is any."""
+
+    parent: Turn | None
+    seq: int = 0
+
+
 def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     """Check, reserve, write and queue one turn; the same id again, from its owner, returns what is there.
 
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
     with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
-    NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp, SpendLimitReached,
-    ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and `prompts.filter_capable` raise.
+    ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
+    SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
+    `prompts.filter_capable` raise.
     """
     try:
         return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)
@@ -117,7 +136,9 @@ def find_other_offer(owner_id: int, question: Question) -> Offer | None:
     try:
         conversation = _find_conversation(owner_id, question)
         folder = _find_folder(owner_id, question, conversation)
-        request = _read_request(owner_id, question, conversation, folder, budget)
+        question = _as_asked_beside(question, conversation, budget)
+        place = _find_place(owner_id, question, conversation)
+        request = _read_request(owner_id, question, place.parent, folder, budget)
         offer = make_other_offer(request)
     except DomainError:
         return None
@@ -144,8 +165,10 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     conversation = _find_conversation(owner_id, question)
     folder = _find_folder(owner_id, question, conversation)
     check_effort(question.effort, question.model)
-    request = _read_request(owner_id, question, conversation, folder, budget)
-    text, parent, files = request.profile.question, request.parent, request.files
+    question = _as_asked_beside(question, conversation, budget)
+    place = _find_place(owner_id, question, conversation)
+    request = _read_request(owner_id, question, place.parent, folder, budget)
+    text, files = request.profile.question, request.files
 
     # 3. Who may answer, and the most that can cost.
     offer = make_offer(request)
@@ -164,7 +187,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     _bind_or_give_back(owner_id, question, budget, files)
 
     # 6. The turn is written.
-    turn = _make_turn(owner_id, question, text, parent, files, offer)
+    turn = _make_turn(owner_id, question, text, place, files, offer)
     try:
         conversation, written = _write_or_give_back(turn, conversation, folder, budget)
     except Overtaken:
@@ -183,11 +206,10 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
 
 
 def _read_request(
-    owner_id: int, question: Question, conversation: Conversation | None, folder: Folder | None, budget: Budget
+    owner_id: int, question: Question, parent: Turn | None, folder: Folder | None, budget: Budget
 ) -> OfferRequest:
     """Return what the question asks an offer for, with its text cleaned."""
     text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
-    parent = _find_parent(owner_id, question, conversation)
     files = get_usable_files(
         owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
     )
@@ -215,15 +237,28 @@ def _find_conversation(owner_id: int, question: Question) -> Conversation | None
     return conversation
 
 
-def _find_parent(owner_id: int, question: Question, conversation: Conversation | None) -> Turn | None:
-    if question.parent_id is None:
-        return None
-    if isinstance(question.parent_id, UUID):
-        return tree.find_parent(owner_id, question.conversation_id, question.parent_id)
+def _as_asked_beside(question: Question, conversation: Conversation | None, budget: Budget) -> Question:
+    """Return the question of the turn it is to be answered beside; raises ComparisonNotInPlan or NotFound."""
+    if question.beside_id is None:
+        return question
+    if not budget.entitlements.has_comparison:
+        raise ComparisonNotInPlan
     if conversation is None:
-        return None
-    latest = tree.find_latest(owner_id, question.conversation_id)
-    return tree.check_finished(latest) if latest else None
+        raise NotFound
+    turn = branches.get_turn(conversation, question.beside_id)
+    files = tuple(file.id for file in decode_attached(turn.attachments))
+    return replace(question, text=turn.question, parent_id=turn.parent_id, attachments=files)
+
+
+def _find_place(owner_id: int, question: Question, conversation: Conversation | None) -> Place:
+    if question.parent_id is None:
+        return Place(None)
+    if isinstance(question.parent_id, UUID):
+        return Place(tree.find_parent(owner_id, question.conversation_id, question.parent_id))
+    if conversation is None:
+        return Place(None, seq=1)
+    end = branches.find_end(conversation)
+    return Place(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
 
 
 def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
@@ -289,14 +324,16 @@ def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
 
 
 def _make_turn(
-    owner_id: int, question: Question, text: str, parent: Turn | None, files: Sequence[Attached], offer: Offer
+    owner_id: int, question: Question, text: str, place: Place, files: Sequence[Attached], offer: Offer
 ) -> Turn:
+    parent = place.parent
     return Turn(
         pk=question.turn_id,
         owner_id=owner_id,
         conversation_id=question.conversation_id,
         parent_id=parent.pk if parent else None,
-        seq=(parent.seq + 1 if parent else 1) if question.parent_id == LATEST else 0,  # 0: any
+        beside_id=question.beside_id,
+        seq=place.seq,
         depth=parent.depth + 1 if parent else 0,
         question=text,
         instructions=offer.request.instructions or None,
@@ -321,7 +358,9 @@ def _write_or_give_back(
     try:
         if conversation is None:
             return tree.start_conversation(turn, folder_id=folder.pk if folder else None)
-        return conversation, tree.add_turn(turn)
+        written = tree.add_turn(turn)
+        conversation.leaf_id = turn.beside_id
+        return conversation, written
     except DomainError:
         unbind_files(turn.pk)
         _give_back(turn.owner_id, turn.pk, budget)

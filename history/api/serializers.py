@@ -39,10 +39,12 @@ class ConversationSerializer(serializers.ModelSerializer[Conversation]):
     is_pinned = MarkField()
     is_archived = MarkField()
 
+    leaf_id = serializers.UUIDField(allow_null=True)
+
     class Meta:
         model = Conversation
         fields = (
-            *("id", "title", "turn_count", "folder_id", "is_pinned", "is_archived"),
+            *("id", "title", "turn_count", "leaf_id", "folder_id", "is_pinned", "is_archived"),
             *("trashed_at", "created_at", "updated_at"),
         )
         read_only_fields = ("turn_count", "trashed_at", "created_at", "updated_at")

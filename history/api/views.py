@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from history import access, deletion, folders, order, trash, tree
+from history import access, branches, deletion, folders, order, trash, tree
 from history.api.serializers import (
     ConversationSerializer,
     FolderDeletionSerializer,
@@ -50,8 +50,9 @@ def conversations(request: Request) -> Response:
 
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
-    """One conversation; PATCH changes its `title`, `folder_id`, `is_pinned` and `is_archived`. DELETE puts it into the
-    trash; with `?forever=true` it removes it and its turns, from the trash too."""
+    """One conversation; PATCH changes its `title`, `folder_id`, `is_pinned`, `is_archived`, and its branch, to the one
+    that the turn `leaf_id` is on. DELETE puts it into the trash; with `?forever=true` it removes it and its turns, from
+    the trash too."""
     owner_id = user_id_of(request)
     if request.method == "DELETE":
         return _delete(request, owner_id, conversation_id)
@@ -115,6 +116,7 @@ def _delete(request: Request, owner_id: int, conversation_id: UUID) -> Response:
 def _change(conversation: Conversation, fields: dict[str, Any]) -> None:
     """Change what a request names. A folder that is not there is refused before anything is changed."""
     owner_id, pk = conversation.owner_id, conversation.pk
+    turn = branches.get_turn(conversation, fields["leaf_id"]) if fields.get("leaf_id") else None
     if "folder_id" in fields:
         order.move(owner_id, {pk: fields["folder_id"]})
     if "title" in fields:
@@ -122,3 +124,5 @@ def _change(conversation: Conversation, fields: dict[str, Any]) -> None:
     for name, act in (("is_pinned", "pin"), ("is_archived", "archive")):
         if name in fields:
             order.do(owner_id, act if fields[name] else f"un{act}", {pk: None})
+    if "leaf_id" in fields:
+        branches.choose_branch(conversation, turn)

@@ -3,9 +3,10 @@
 import * as attach from "attach";
 import { frameBlocks } from "code";
 import * as composer from "composer";
+import { followEdits } from "edit";
 import htmx from "htmx";
-import { hasOther, pick, setModel } from "picker";
-import { anchorTo, growing, isFollowing, moveAnchor, startAtEnd } from "scroll";
+import { beside, hasOther, pick, setBeside, setModel } from "picker";
+import { anchorTo, growing, isFollowing, keepAt, moveAnchor, startAtEnd } from "scroll";
 import { changeConversation, reloadList, useConversation } from "sidebar";
 import { Socket } from "socket";
 import { LiveTurn, loadMarkdown } from "turn";
@@ -29,12 +30,15 @@ const chatId = main.dataset.chat;
 const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
-let pending = null; // the question that is on its way: {command, text, isQueued}
+let pending = null; // the question that is on its way: {command, text, beside, isQueued, form}
+let pendingBeside = null; // the command that asks a second model, from when the first one is asked
 let refused = null; // the command that was refused last
 let queued = null; // the one that is asked when the answer ends: {command, text, files}
+let isRefusalToStay = false; // it is about the second model
 let isPolling = false;
 let isLeaving = false;
 let lostTimer = 0;
+let wanted = null; // the branch that is on its way: {id, top, name}
 
 // --- The page as it came ---
 
@@ -43,6 +47,7 @@ const folder = form.elements.folder?.value; // a new chat begins in it
 composer.keepDraftOf("known" in main.dataset ? chatId : folder ? `new-${folder}` : "new");
 attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
 composer.onAsk(ask, stop);
+followEdits(turns, askInPlace);
 composer.onQueued(takeBack, () => composer.showQueued((queued = composer.readQueued())));
 findQueued();
 form.addEventListener("input", loadMarkdown, { once: true });
@@ -50,6 +55,7 @@ showWriting();
 tellWhyLeft();
 if (!turns.querySelector("[data-welcome]")) startAtEnd();
 if (!location.hash) composer.focusText();
+showPlace();
 
 const socket = new Socket({
   onOpen: opened,
@@ -102,15 +108,18 @@ function ask({ text, button }) {
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
     command.text = article.querySelector("[data-question]").textContent;
-    command.parent_id = article.dataset.parent || null;
-    command.attachments = [...article.querySelectorAll("[data-file]")].map((file) => file.dataset.file);
+    Object.assign(command, placeOf(article));
     if ("recorded" in article.dataset) command.model ??= "recorded";
+  } else if (button?.name === "continue") {
+    command.text = button.dataset.continue;
+    if (button.value !== shownLeaf()) command.parent_id = button.value; // else another tab may be first
   } else if (button) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  if (live.size && !button) queue({ command, text });
-  else send({ command, text: button ? null : text }, button); // what is being written stays where it is
+  const question = { command, text: button ? null : text, beside: button ? "" : beside() };
+  if (live.size && !button) queue(question);
+  else send(question, button);
 }
 
 /** Ask what was refused once more, of the model that is chosen now: with its files, in its place. Its buttons go when
@@ -125,9 +134,38 @@ function askInstead(text) {
   send({ command: { ...command, turn_id: newId(), model: composer.model() }, text: text === refused.text ? text : null });
 }
 
+/** Ask the question once more, of a second model: the page shows both when the server has it. */
+function askBeside({ turn_id, conversation_id }, model) {
+  pendingBeside = { type: "turn.start", turn_id: newId(), conversation_id, model, beside_id: turn_id, blocks: true };
+  socket.send(pendingBeside);
+}
+
+/** Ask what was written in the place of a turn's question. */
+function askInPlace(article, form) {
+  if (pending && !isPolling) return;
+  const command = {
+    type: "turn.start",
+    turn_id: newId(),
+    conversation_id: chatId,
+    text: form.elements.text.value,
+    model: composer.model(),
+    blocks: true,
+    ...placeOf(article),
+  };
+  if (composer.effort()) command.effort = composer.effort();
+  send({ command, text: null, form });
+}
+
+/** Return what makes a question a sibling of that turn, with the same files. */
+function placeOf(article) {
+  const attachments = [...article.querySelectorAll("[data-file]")].map((file) => file.dataset.file);
+  return { parent_id: article.dataset.parent || null, attachments };
+}
+
 /** Send a question: a command, and the text of the composer that it was, null for that of a button. */
 function send(question, button) {
   pending = question;
+  isRefusalToStay = false;
   tell("");
   composer.sending(question.text === null ? null : pending.command.turn_id);
   if (socket.send(pending.command)) return;
@@ -146,6 +184,7 @@ function queue(question) {
   composer.keepQueued(queued);
   attach.used(question.command.attachments);
   composer.sent(question.text);
+  setBeside("");
   announcer.textContent = say("queued");
 }
 
@@ -181,16 +220,16 @@ function dropQueued() {
 }
 
 /** Ask as the form does without JavaScript, but keep the page until there is an answer. */
-async function askByForm({ command, text, isQueued }, button) {
-  const data = new FormData(form, button);
+async function askByForm({ command, text, isQueued, form: own }, button) {
+  const data = new FormData(own ?? form, button);
   data.set("turn_id", command.turn_id);
   if (isQueued) {
     data.delete("attachments");
     for (const id of command.attachments) data.append("attachments", id);
-    for (const name of ["text", "model", "effort"]) data.set(name, command[name] ?? "");
   }
+  if (isQueued || own) for (const name of ["text", "model", "effort"]) data.set(name, command[name] ?? "");
   try {
-    const response = await fetch(form.action, { method: "POST", body: data });
+    const response = await fetch((own ?? form).action, { method: "POST", body: data });
     if (response.ok) {
       if (isQueued) dropQueued();
       else composer.sent(text);
@@ -230,6 +269,7 @@ function opened() {
     tell("");
     socket.send(pending.command); // the same id: a question that did arrive is not asked twice
   }
+  if (pendingBeside) socket.send(pendingBeside);
 }
 
 function follow(turn) {
@@ -237,29 +277,38 @@ function follow(turn) {
   socket.send({ type: "turn.watch", turn_id: turn.id, blocks: true, ...turn.place });
 }
 
-function started({ turn_id, conversation_id, html }) {
+function started({ turn_id, conversation_id, beside_id, html }) {
   useConversation(conversation_id);
   if (conversation_id !== chatId) return;
   const isOurs = pending?.command.turn_id === turn_id;
   if (!findTurn(turn_id)) {
     const article = parse(html);
-    const add = () => {
-      document.querySelector("[data-welcome]")?.remove();
-      keepEarlier(removeBranch(article.dataset.parent), article);
-      turns.append(article);
-    };
-    if (isOurs && !pending.isQueued) add();
-    else growing(add);
-    adopt(article);
-    if (isOurs && (!pending.isQueued || isFollowing())) anchorTo(article);
+    if (beside_id || !hasPlaceFor(article)) {
+      wanted = isOurs && !pending.isQueued ? { id: turn_id } : null;
+      showBranch();
+    } else {
+      const add = () => {
+        document.querySelector("[data-welcome]")?.remove();
+        removeBranch(article.dataset.parent);
+        turns.append(article);
+      };
+      if (isOurs && !pending.isQueued) add();
+      else growing(add);
+      htmx.process(article);
+      adopt(article);
+      if (isOurs && (!pending.isQueued || isFollowing())) anchorTo(article);
+    }
   }
+  if (pendingBeside?.turn_id === turn_id) pendingBeside = null;
   if (isOurs) {
-    const { command, text, isQueued } = pending;
+    const { command, text, isQueued, beside: second } = pending;
+    if (second) askBeside(command, second);
     if (isQueued) {
       dropQueued();
     } else {
       attach.used(command.attachments);
       composer.sent(text);
+      setBeside("");
       composer.focusText();
     }
     pending = null;
@@ -283,13 +332,12 @@ function ended({ turn_id, html }) {
   const article = parse(html);
   enhance(article);
   const turn = live.get(turn_id);
-  moveEarlier(old, article);
   moveAnchor(old, article);
   if (turn) turn.finish(article);
   else growing(() => old.replaceWith(article));
   htmx.process(article);
   live.delete(turn_id);
-  if (!pending) composer.refuse(""); // "wait for the answer" no longer holds
+  if (!pending && !isRefusalToStay) composer.refuse(""); // "wait for the answer" no longer holds
   const words = article.querySelector("[data-answer]").textContent.trim().split(/\s+/).filter(Boolean).length;
   const notes = [...article.querySelectorAll(".turn-note-error"), ...article.querySelectorAll(".turn-note:not(.turn-note-error)")];
   const note = notes.map((element) => element.textContent.trim()).join(" ");
@@ -312,17 +360,24 @@ function rejected({ turn_id, code, detail, html }) {
     composer.refuse(detail);
     return;
   }
+  if (turn_id && turn_id === pendingBeside?.turn_id) {
+    pendingBeside = null;
+    composer.refuse(detail, html); // the first model answers all the same
+    isRefusalToStay = true;
+    return;
+  }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
-  const { command, text, isQueued } = pending;
+  const { command, text, isQueued, form: own } = pending;
   refused = command;
   pending = null;
   composer.refuse(detail, html);
+  if (own) return; // it is still there
   if (isQueued) takeBack();
   else if (text !== null || composer.isEmpty()) composer.setText(command.text);
   composer.focusText();
 }
 
-function conversationChanged({ conversation_id, html }) {
+function conversationChanged({ conversation_id, html, leaf_id }) {
   const isCurrent = conversation_id === chatId;
   const row = html ? parse(html) : null;
   changeConversation(conversation_id, row, { isCurrent });
@@ -331,6 +386,7 @@ function conversationChanged({ conversation_id, html }) {
     leave();
     return;
   }
+  if (leaf_id && leaf_id !== shownLeaf() && !wanted) showBranch();
   const title = row.querySelector("a").textContent;
   document.querySelector("[data-title]").textContent = title;
   const mark = document.title.startsWith("● ") ? "● " : ""; // an answer nobody has seen yet
@@ -455,42 +511,28 @@ function adopt(article) {
   else enhance(article);
 }
 
-/** A question asked again takes the place of the one before, which is returned, and of what followed it. */
+/** Whether a turn follows one that is shown, alone, or is a beginning where one is. */
+function hasPlaceFor({ dataset: { parent } }) {
+  if (turns.querySelector("[data-later]")) return false;
+  const before = parent ? findTurn(parent) : turns.querySelector("[data-turn]");
+  return parent ? before !== null && !before.closest("[data-pair]") : !before?.dataset.parent;
+}
+
+/** A question asked in the place of another one takes that, and what followed goes out of sight. */
 function removeBranch(parent) {
   const all = [...turns.querySelectorAll("[data-turn]")];
   const first = all.findIndex((article) => article.dataset.parent === parent);
-  if (first >= 0) for (const article of all.slice(first)) article.remove();
-  return all[first];
+  if (first >= 0) for (const article of all.slice(first)) (article.closest("[data-pair]") ?? article).remove();
+  forgetRemoved();
 }
 
-/** What the same question was answered before stays with it, folded, as the server shows it after a reload. */
-function keepEarlier(old, article) {
-  if (!old || textOf(old, "[data-question]") !== textOf(article, "[data-question]")) return;
-  const answer = old.querySelector("[data-answer]");
-  moveEarlier(old, article);
-  if (!isOpen(old) && answer.textContent.trim()) article.querySelector(".reply").prepend(folded(answer));
-}
-
-function moveEarlier(old, article) {
-  article.querySelector(".reply").prepend(...old.querySelectorAll("[data-earlier-answer]"));
-}
-
-function folded(answer) {
-  const details = document.createElement("details");
-  const summary = document.createElement("summary");
-  const text = document.createElement("div");
-  details.className = "reasoning";
-  details.dataset.earlierAnswer = "";
-  summary.textContent = say("earlier_answer", { model: answer.dataset.label });
-  text.className = "prose";
-  text.dir = "auto";
-  text.append(...answer.childNodes);
-  details.append(summary, text);
-  return details;
-}
-
-function textOf(article, selector) {
-  return article.querySelector(selector).textContent;
+/** What is out of sight goes on, and is followed no more. */
+function forgetRemoved() {
+  for (const [id, turn] of live) {
+    if (turn.article.isConnected) continue;
+    turn.close();
+    live.delete(id);
+  }
 }
 
 function becomeKnown() {
@@ -578,12 +620,69 @@ async function copy(button, text) {
   }, 2_000);
 }
 
-// --- Turns that htmx brought: the earlier ones ---
+// --- Branches ---
 
-document.addEventListener("htmx:after:swap", () => {
-  for (const article of turns.querySelectorAll("[data-turn]:not([data-seen])")) {
-    if (!live.has(article.dataset.turn)) enhanceOnce(article);
+function shownLeaf() {
+  if (turns.querySelector("[data-later]")) return "";
+  return turns.querySelector("[data-leaf]")?.dataset.leaf ?? [...turns.querySelectorAll("[data-turn]")].at(-1)?.dataset.turn;
+}
+
+/** Show the branch that the server has chosen. */
+function showBranch() {
+  htmx.ajax("GET", `/c/${chatId}/`, { target: turns, swap: "innerHTML" });
+}
+
+/** Where an address leads to: to a turn that is on another branch, or on no page yet, the server shows the way. */
+function showPlace() {
+  const id = location.hash.match(/^#turn-([\da-f-]{36})$/)?.[1];
+  if (new URLSearchParams(location.search).has("turn")) history.replaceState(null, "", location.pathname + location.hash);
+  else if (id && "known" in main.dataset && !findTurn(id)) location.replace(`${location.pathname}?turn=${id}#turn-${id}`);
+}
+
+document.querySelector("[data-branch]").addEventListener("submit", ({ submitter }) => {
+  const shown = submitter.closest("[data-turn], [data-pair]");
+  wanted = { id: submitter.value, top: shown.getBoundingClientRect().top, name: submitter.dataset.sibling };
+});
+
+/** Whoever chose a branch finds it where the other one was, and the button they pressed. */
+function showWanted() {
+  const article = wanted && findTurn(wanted.id);
+  if (!article) {
+    growing(() => {});
+    return;
   }
+  const { top, name } = wanted;
+  if (top === undefined) {
+    anchorTo(article);
+    return;
+  }
+  const shown = article.closest("[data-pair]") ?? article;
+  keepAt(shown, top);
+  const buttons = [...shown.querySelectorAll("[data-sibling]:enabled")].filter(({ offsetParent }) => offsetParent);
+  const button = buttons.find(({ dataset }) => dataset.sibling === name) ?? buttons[0] ?? article;
+  button.focus({ preventScroll: true });
+}
+
+// --- Turns that htmx brought ---
+
+document.addEventListener("htmx:after:swap", ({ detail }) => {
+  forgetRemoved();
+  for (const article of turns.querySelectorAll("[data-turn]:not([data-seen])")) {
+    if (live.has(article.dataset.turn)) continue;
+    if (!isOpen(article)) enhanceOnce(article);
+    else {
+      adopt(article);
+      follow(live.get(article.dataset.turn));
+    }
+  }
+  if (detail.ctx.target !== turns) return;
+  showWanted();
+  wanted = null;
+  showWriting();
+});
+
+document.addEventListener("htmx:finally:request", ({ detail }) => {
+  if (detail.ctx.target === turns) wanted = null; // it was refused, say
 });
 
 function enhanceOnce(article) {

@@ -122,8 +122,8 @@ export function giveBack(text) {
 
 /** Return the question that was to be asked when the answer ends, as it was given to `keepQueued`; null for none. */
 export function readQueued() {
-  const { text, command, files } = readDraft(queuedKey);
-  return command ? { text, command, files } : null;
+  const { text, command, files, beside } = readDraft(queuedKey);
+  return command ? { text, command, files, beside } : null;
 }
 
 /** Show and keep the question that is asked when the answer ends; null for none. */
@@ -154,6 +154,13 @@ export function effort() {
   return effortField.disabled ? "" : effortField.value;
 }
 
+/** Whether a key sends what is written, and is no new line. */
+export function isSending(event) {
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return false; // 229: an input method has it
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  return event.ctrlKey || event.metaKey || (!event.shiftKey && !event.altKey && !isTouch);
+}
+
 /** Call `ask({text, button})` for what the form sends, `stop()` for the stop button. */
 export function onAsk(ask, stop) {
   form.addEventListener("submit", (event) => {
@@ -162,12 +169,9 @@ export function onAsk(ask, stop) {
     if (button || field.value.trim()) ask({ text: field.value, button });
   });
   field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return; // 229: an input method has it
-    const isTouch = matchMedia("(pointer: coarse)").matches;
-    if (event.ctrlKey || event.metaKey || (!event.shiftKey && !event.altKey && !isTouch)) {
-      event.preventDefault();
-      form.requestSubmit(sendButton);
-    }
+    if (!isSending(event)) return;
+    event.preventDefault();
+    form.requestSubmit(sendButton);
   });
   stopButton.addEventListener("click", () => {
     stop();

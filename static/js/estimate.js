@@ -21,7 +21,14 @@ let timer = 0;
 /** Return the least and the most credits the question in the field may cost, without its files; null without one, or
  * where nobody knows who answers. */
 function estimate() {
-  const key = new FormData(form).get("model");
+  const fields = new FormData(form);
+  const first = estimateOf(fields.get("model"));
+  const second = fields.get("beside");
+  const other = second ? estimateOf(second === "auto" ? "" : second) : [0, 0];
+  return first && other && [first[0] + other[0], first[1] + other[1]];
+}
+
+function estimateOf(key) {
   const text = field.value.trim();
   const before = [...turns.querySelectorAll("[data-context]")].slice(-ANSWERS);
   const keys = key ? [key] : unnamed;

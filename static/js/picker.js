@@ -13,6 +13,8 @@ const search = box.querySelector("[data-picker-search]");
 const list = box.querySelector("[data-picker-list]");
 const status = box.querySelector("[data-picker-status]");
 
+const AUTO = "auto";
+
 const combobox = new Combobox({ box, search, list, take, filtered, close });
 
 let loading = null;
@@ -75,6 +77,33 @@ function take(option) {
   }
   close();
   choose(option.dataset.key);
+}
+
+// --- A second model, for the next question ---
+
+const besideField = document.querySelector("[data-beside]");
+const besideButton = document.querySelector("[data-beside-open]");
+
+/** Return the model that shall answer too; empty for none. */
+export function beside() {
+  return besideField?.value ?? "";
+}
+
+export function setBeside(key) {
+  if (!besideField) return;
+  besideField.value = key;
+  const option = [...select.options].find(({ value }) => value === (key === AUTO ? "" : key));
+  besideButton.querySelector("[data-beside-label]").textContent = key ? (option.dataset.label ?? option.textContent) : "";
+  besideButton.setAttribute("aria-pressed", key !== "");
+  besideField.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+if (besideButton && canPick) {
+  besideButton.hidden = false;
+  besideButton.addEventListener("click", () => {
+    if (beside()) setBeside("");
+    else pick(besideButton, (key) => setBeside(key || AUTO));
+  });
 }
 
 // --- The list ---

@@ -49,6 +49,13 @@ export function anchorTo(article) {
   showJump();
 }
 
+/** Put an element where another one was in the window. */
+export function keepAt(element, top) {
+  follows = false;
+  scrollBy({ top: element.getBoundingClientRect().top - top, behavior: "instant" });
+  showJump();
+}
+
 /** Whether the reader wants to see what comes at the end. */
 export function isFollowing() {
   return follows;

@@ -41,6 +41,7 @@ def converse(owner_id: int, count: int) -> tuple[Conversation, list[Turn]]:
             owner_id=owner_id,
             conversation_id=conversation.pk,
             parent_id=turns[-1].pk if turns else None,
+            depth=number,
             question=f"Question {number}.",
             answer=f"Answer {number}.",
             status=Turn.Status.COMPLETED,
@@ -111,7 +112,7 @@ def test_a_form_asks_and_asks_once(browser, ana):
     conversation_id, turn_id = new_id(), new_id()
     fields = {"text": "One\r\ntwo?", "model": "scripted", "turn_id": str(turn_id)}
     answers = [browser.post(f"/c/{conversation_id}/", fields) for _ in range(2)]
-    assert {answer["Location"] for answer in answers} == {f"/c/{conversation_id}/#turn-{turn_id}"}
+    assert {answer["Location"] for answer in answers} == {f"/c/{conversation_id}/?turn={turn_id}#turn-{turn_id}"}
     [turn] = Turn.objects.all()
     assert (turn.pk, turn.question, turn.owner_id) == (turn_id, "One\ntwo?", ana.pk)
     page = browser.get(f"/c/{conversation_id}/")
@@ -178,7 +179,7 @@ def test_an_open_turn_is_stopped_by_a_form(browser, ana):
     conversation_id, turn_id = new_id(), new_id()
     browser.post(f"/c/{conversation_id}/", {"text": "Hi", "model": "scripted", "turn_id": str(turn_id)})
     answer = browser.post(f"/turns/{turn_id}/stop/")
-    assert answer["Location"] == f"/c/{conversation_id}/#turn-{turn_id}"
+    assert answer["Location"] == f"/c/{conversation_id}/?turn={turn_id}#turn-{turn_id}"
     assert Turn.objects.get().status == Turn.Status.STOPPED
 
 
@@ -186,7 +187,7 @@ def test_a_turn_is_a_fragment_for_the_page_and_a_place_for_people(browser, ana):
     conversation, [turn] = converse(ana.pk, 1)
     fragment = browser.get(f"/turns/{turn.pk}/", headers={"HX-Request": "true"})
     assert fragment.text.strip().startswith("<article")
-    assert browser.get(f"/turns/{turn.pk}/")["Location"] == f"/c/{conversation.pk}/#turn-{turn.pk}"
+    assert browser.get(f"/turns/{turn.pk}/")["Location"] == f"/c/{conversation.pk}/?turn={turn.pk}#turn-{turn.pk}"
 
 
 @pytest.mark.parametrize("path", ["/c/{c}/", "/turns/{t}/", "/turns/{t}/earlier/", "/c/{c}/rename/", "/c/{c}/move/"])

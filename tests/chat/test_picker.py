@@ -15,7 +15,7 @@ from chat.models import LanguageModel
 from chat.pages.picker import ModelOption, group_by_tier, list_efforts, list_model_options
 from chat.shown.fragments import turn_html
 from history import tree
-from history.models import Turn, new_id
+from history.models import Conversation, Turn, new_id
 
 pytestmark = pytest.mark.stores
 
@@ -204,16 +204,46 @@ def asked_again(ana: User) -> list[Turn]:
     return turns
 
 
-def test_an_answer_another_one_took_the_place_of_can_be_read(browser, ana):
+def test_every_answer_to_a_question_can_be_gone_back_to(browser, ana):
     turns = asked_again(ana)
-    page = browser.get(f"/c/{turns[0].conversation_id}/")
+    address = f"/c/{turns[0].conversation_id}/"
+    page = browser.get(address)
     assert [shown.turn.pk for shown in page.context["turns"]] == [turns[2].pk]
-    [earlier] = re.findall(r"<details[^>]*data-earlier-answer>(.*?)</details>", page.text, re.S)
-    assert "Earlier answer of Claude Haiku 5.5" in earlier
-    assert "One <strong>half</strong>" in earlier
+    [switcher] = re.findall(r"<div class=\"siblings\".*?</div>", page.text, re.S)
+    assert "3 of 3" in switcher
+    assert f'value="{turns[1].pk}"' in switcher
+    fields = {"turn": str(turns[1].pk)}
+    chosen = browser.post(f"{address}branch/", fields)
+    assert chosen["Location"] == f"{address}?turn={turns[1].pk}#turn-{turns[1].pk}"
+    fragment = browser.post(f"{address}branch/", fields, headers={"HX-Request": "true"})
+    for answer in (fragment, browser.get(address), browser.get(chosen["Location"])):
+        assert [shown.turn.pk for shown in answer.context["turns"]] == [turns[1].pk]
+        assert "2 of 3" in answer.text
+        assert "One <strong>half</strong>" in answer.text
+    assert "<html" not in fragment.text
 
 
-def test_another_question_at_the_same_place_is_no_earlier_answer(browser, ana):
+def test_a_turn_opens_its_branch(browser, ana):
     turns = asked_again(ana)
-    Turn.objects.filter(pk=turns[1].pk).update(question="Something else?")
-    assert "data-earlier-answer" not in browser.get(f"/c/{turns[0].conversation_id}/").text
+    address = f"/c/{turns[0].conversation_id}/"
+    page = browser.get(f"{address}?turn={turns[0].pk}")
+    assert [shown.turn.pk for shown in page.context["turns"]] == [turns[0].pk]
+    assert Conversation.objects.get(pk=turns[0].conversation_id).leaf_id == turns[0].pk
+    foreign = asked_again(ana)[0]
+    for turn in (foreign.pk, new_id(), "nonsense"):
+        assert browser.get(f"{address}?turn={turn}").status_code == 404
+        assert browser.post(f"{address}branch/", {"turn": str(turn)}).status_code == 404
+
+
+def test_a_question_is_edited_on_a_page_of_its_own(browser, ana):
+    turns = asked_again(ana)
+    address = f"/turns/{turns[0].pk}/edit/"
+    assert "<html" not in browser.get(address, headers={"HX-Request": "true"}).text
+    page = browser.get(address)
+    assert ">Hm?</textarea>" in page.text
+    refused = browser.post(address, {"edit": str(turns[0].pk), "text": " "})
+    assert (refused.status_code, "Write something first." in refused.text) == (400, True)
+    asked = browser.post(address, {"edit": str(turns[0].pk), "text": "Oh?\r\nHm?", "model": "scripted"})
+    edited = Turn.objects.get(question="Oh?\nHm?")
+    assert (edited.parent_id, edited.conversation_id, edited.seq) == (None, turns[0].conversation_id, 4)
+    assert asked["Location"].endswith(f"#turn-{edited.pk}")

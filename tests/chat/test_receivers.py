@@ -7,9 +7,10 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from core.threads import in_thread
-from history import access, deletion, folders, order, tree
+from history import access, branches, deletion, folders, order, tree
 from history.models import Conversation, new_id
 from tests.chat.live import page_of
+from tests.history.growing import ask
 
 pytestmark = pytest.mark.usefixtures("catalog", "redis")
 
@@ -26,6 +27,15 @@ async def test_another_title_reaches_the_open_tabs(ana: User, bo: User):
         assert await other.settled() == []
     assert changed["conversation_id"] == str(conversation.pk)
     assert "Viajes" in changed["html"]
+
+
+async def test_another_branch_reaches_the_open_tabs(ana: User):
+    conversation = await begun(ana)
+    first, _second = [await in_thread(ask, conversation) for _ in range(2)]
+    async with page_of(ana) as page:
+        await in_thread(branches.choose_branch, conversation, first)
+        changed = await page.next("conversation.changed")
+    assert (changed["conversation_id"], changed["leaf_id"]) == (str(conversation.pk), str(first.pk))
 
 
 async def test_a_deletion_reaches_the_open_tabs(ana: User):

@@ -130,7 +130,7 @@ async def test_one_can_be_stopped(redis: Redis, runner: Runner, ana: User):
     assert recordings.get_answer(QUESTION).startswith(turn.answer)
     html = await in_thread(turn_html, turn)
     assert 'name="again"' in html
-    assert 'name="instead"' not in html  # no model knows how it goes on
+    assert 'name="continue"' not in html  # no model knows how it goes on
 
 
 async def test_a_runner_that_dies_meanwhile_leaves_what_was_shown(redis: Redis, ana: User):

@@ -258,6 +258,7 @@ def change_free(client: Client, **fields: object):
     names = (
         *("key", "name", "rank", "is_default", "credits_per_month", "turns_per_hour", "turns_at_once"),
         *("question_characters", "answer_tokens", "best_tier", "trial_days", "trial_credits", "has_api"),
+        "has_comparison",
     )
     form = {name: getattr(free, name) for name in names} | fields
     return client.post(f"/admin/billing/plan/{free.pk}/change/", form)

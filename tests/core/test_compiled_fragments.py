@@ -53,7 +53,8 @@ TURN = {
     "ended_at": "2026-01-02T12:30:00+00:00",
     "route": "short <question>",
     "thinking_time": "1 min 12 s",
-    "earlier_answers": mark_safe("<details>Once &amp; again</details>"),
+    "siblings": mark_safe("<div>2 &amp; 3</div>"),
+    "duration": "4.2 <s>",
 }
 MAY_BE_EMPTY = (
     *(
@@ -66,7 +67,7 @@ MAY_BE_EMPTY = (
         "input_tokens",
         "route",
         "thinking_time",
-        "earlier_answers",
+        "duration",
     ),
 )
 """What the template asks whether it is empty; the rest is only printed."""

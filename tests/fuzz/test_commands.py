@@ -35,6 +35,7 @@ def sample_of(kind: type[msgspec.Struct], cast: Cast, random: Random) -> Fields:
         "text": "say:hola",
         "model": "scripted",
         "parent_id": None,
+        "beside_id": None,
         "attachments": [],
         "folder_id": random.choice((None, cast.own["folder_id"][0])),
         "effort": "",

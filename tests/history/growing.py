@@ -23,8 +23,9 @@ def unsaved(conversation: Conversation, question: str = "hola", **fields: Any) -
 
 def ask(conversation: Conversation, question: str = "hola", *, after: Turn | UUID | None = None, **fields: Any) -> Turn:
     """Add a turn below `after`, at the root without one."""
-    parent_id = after.pk if isinstance(after, Turn) else after
-    return tree.add_turn(unsaved(conversation, question, parent_id=parent_id, **fields))
+    if isinstance(after, Turn):
+        fields = {"parent_id": after.pk, "depth": after.depth + 1, **fields}
+    return tree.add_turn(unsaved(conversation, question, **{"parent_id": after, **fields}))
 
 
 def ask_in_a_row(conversation: Conversation, count: int, *, after: Turn | None = None) -> list[Turn]:

@@ -3,7 +3,7 @@
 import pytest
 
 from history.models import Conversation, Turn, new_id
-from tests.history.growing import ask_in_a_row, begin
+from tests.history.growing import ask, ask_in_a_row, begin
 
 pytestmark = pytest.mark.stores
 
@@ -19,7 +19,7 @@ def test_a_conversation_is_begun(api, ana):
     assert answer.status_code == 201
     body = answer.json()
     assert set(body) == {
-        *("id", "title", "turn_count", "folder_id", "is_pinned", "is_archived"),
+        *("id", "title", "turn_count", "leaf_id", "folder_id", "is_pinned", "is_archived"),
         *("trashed_at", "created_at", "updated_at"),
     }
     assert (body["title"], body["turn_count"]) == ("Recetas", 0)
@@ -147,6 +147,27 @@ def test_a_visitor_sees_nothing(api, bo):
     assert api().post(ADDRESS, {}, format="json").status_code == 401
     assert api().get(address(theirs)).status_code == 401
     assert api().delete(address(theirs)).status_code == 401
+
+
+def test_any_turn_chooses_its_branch(api, ana, bo):
+    conversation = begin(ana.pk)
+    first = ask_in_a_row(conversation, 3)
+    second = ask_in_a_row(conversation, 2, after=first[0])
+
+    def patch(**fields: object) -> tuple[int, str | None]:
+        answer = api(ana).patch(address(conversation), fields, format="json")
+        return answer.status_code, answer.json().get("leaf_id")
+
+    assert patch(leaf_id=str(first[1].pk)) == (200, str(first[2].pk))
+    assert api(ana).get(address(conversation)).json()["leaf_id"] == str(first[2].pk)
+    assert patch(leaf_id=str(second[0].pk), title="Otra") == (200, str(second[1].pk))
+    assert patch(leaf_id=str(first[1].pk)) == (200, str(first[2].pk))
+    assert patch(leaf_id=None) == (200, str(second[1].pk))
+    for turn in (ask(begin(ana.pk)), ask(begin(bo.pk))):
+        assert patch(leaf_id=str(turn.pk), title="No") == (404, None)
+    assert patch(leaf_id="7") == (400, None)
+    conversation.refresh_from_db()
+    assert (conversation.leaf_id, conversation.title) == (second[1].pk, "Otra")
 
 
 def test_a_conversation_is_pinned_archived_and_put_into_a_folder(api, ana, bo):
