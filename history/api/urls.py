@@ -1,8 +1,14 @@
 from django.urls import path
 
-from history.api import views
+from history.api import transfers, views
 
 urlpatterns = [
     path("conversations", views.conversations),
     path("conversations/<uuid:conversation_id>", views.conversation),
+    path("conversations/<uuid:conversation_id>/export", transfers.conversation_export),
+    path("imports", transfers.imports),
+    path("imports/<uuid:import_id>", transfers.import_),
+    path("exports", transfers.exports),
+    path("exports/<uuid:export_id>", transfers.export),
+    path("exports/<uuid:export_id>/content", transfers.export_content),
 ]
