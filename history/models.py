@@ -227,7 +227,8 @@ class Import(Transfer):
 
     `percent` is how far reading it is; then `done` of `total` conversations were gone through, of which `imported` with
     `turns` are new and `known` were there before; `position` is where in the file that reading made the next one
-    begins. `left_out` is JSON: how much of what kind. `error` is the code of a refusal, `place` where in the file.
+    begins. `left_out` is JSON: how much of what kind. `error` is the code of a refusal, `place` JSON: where
+    in the file.
     """
 
     class Status(models.TextChoices):

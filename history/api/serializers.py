@@ -6,7 +6,7 @@ import msgspec
 from rest_framework import serializers
 
 from history.models import Conversation, Export, Import
-from history.transfer.refusals import refusal_sentence
+from history.transfer.refusals import place_words, refusal_sentence
 
 
 class ConversationSerializer(serializers.ModelSerializer[Conversation]):
@@ -44,7 +44,7 @@ class ImportSerializer(serializers.ModelSerializer[Import]):
     def get_error(self, row: Import) -> dict[str, Any] | None:
         if not row.error:
             return None
-        return {"code": row.error, "detail": refusal_sentence(row.error, row.place), "place": row.place}
+        return {"code": row.error, "detail": refusal_sentence(row.error), "place": place_words(row.place)}
 
 
 class ExportSerializer(serializers.ModelSerializer[Export]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from history.transfer.parsed import Notes, Refusal, clean
+from history.transfer.parsed import Notes, Place, Refusal, clean
 
 MAX_MEMBERS = 200_000
 MAX_UNPACKED = 2_000_000_000
@@ -69,33 +69,33 @@ def open_upload(path: Path, name: str) -> Iterator[Upload]:
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, KeyError) as error:
-            raise Refusal("zip_broken", clean(name, 100)) from error
+            raise Refusal("zip_broken", Place(clean(name, 100))) from error
         with archive:
-            yield Upload(file, archive, _list_sources(archive, clean(name, 100)))
+            yield Upload(file, archive, _list_sources(archive, Place(clean(name, 100))))
 
 
-def _list_sources(archive: zipfile.ZipFile, name: str) -> list[Source]:
+def _list_sources(archive: zipfile.ZipFile, place: Place) -> list[Source]:
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
-        raise Refusal("zip_bomb", name)
+        raise Refusal("zip_bomb", place)
     wanted = [m for m in members if WANTED.fullmatch(m.filename) and not IGNORED.match(m.filename)]
     if not wanted:
         is_nested = any(member.filename.lower().endswith(".zip") for member in members)
-        raise Refusal("zip_nested" if is_nested else "zip_nothing", name)
+        raise Refusal("zip_nested" if is_nested else "zip_nothing", place)
     # Where numbered files stand beside the whole, or one for each conversation does, they say the same once more.
     whole = [member for member in wanted if re.search(r"(^|/)conversations\.json$", member.filename)]
     wanted = whole or wanted
     names = [member.filename for member in wanted]
     if len(set(names)) < len(names):
-        raise Refusal("zip_broken", f"{name}: {clean(max(names, key=names.count), 100)}")
+        raise Refusal("zip_broken", Place(clean(max(names, key=names.count), 100)))
     for member in wanted:
-        _check(member, f"{name}: {clean(member.filename, 100)}")
+        _check(member, Place(clean(member.filename, 100)))
     if sum(member.file_size for member in wanted) > MAX_UNPACKED:
-        raise Refusal("zip_bomb", name)
+        raise Refusal("zip_bomb", place)
     return [Source(clean(m.filename, 100), m.file_size, m) for m in sorted(wanted, key=lambda m: m.filename)]
 
 
-def _check(member: zipfile.ZipInfo, place: str) -> None:
+def _check(member: zipfile.ZipInfo, place: Place) -> None:
     if member.flag_bits & ENCRYPTED:
         raise Refusal("zip_encrypted", place)
     if member.compress_type not in METHODS:

@@ -21,7 +21,7 @@ import msgspec
 
 from history.transfer import chatgpt, claude, document
 from history.transfer.archive import MAX_UNPACKED, Readable, open_upload, split
-from history.transfer.parsed import Extracted, Notes, ParsedConversation, Progress, Refusal
+from history.transfer.parsed import Extracted, Notes, ParsedConversation, Place, Progress, Refusal
 
 MEMORY_BYTES = 1_500_000_000
 MAX_CONVERSATIONS = 200_000
@@ -100,7 +100,7 @@ def _extract(source: Path, made: Path, name: str, notes: Notes) -> Extracted:
                         raise notes.refuse("too_many")
                     lines.write(encoder.encode(conversation) + b"\n")
     if not keys:
-        raise Refusal("zip_nothing", notes.file)
+        raise Refusal("zip_nothing", Place(notes.file))
     found.left_out = {kind: number for kind, number in notes.left_out.items() if number}
     return found
 

@@ -34,7 +34,7 @@ from core.errors import RateLimited
 from history.models import Conversation, Import, TitledBy, Turn
 from history.search import fold
 from history.transfer import states
-from history.transfer.parsed import Extracted, ParsedConversation, Progress
+from history.transfer.parsed import Extracted, ParsedConversation, Place, Progress
 from history.transfer.refusals import ImportRefused, TransferRunning, file_note, image_note
 from history.transfer.states import Lost, part, save, storage
 from history.tree import first_words_of
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 1
 """Imports in a worker process at once."""
+NOWHERE = Place()
 PORTION_SECONDS = 10.0
 """After so long of writing the rest is handed on, and others get their turn."""
 TURNS_AT_ONCE = 100
@@ -128,9 +129,10 @@ def go_on_with(import_id: UUID) -> bool:
         return True
 
 
-def _refuse(row: Import, code: str, place: str = "") -> None:
+def _refuse(row: Import, code: str, place: Place = NOWHERE) -> None:
     """Refuse the file: nothing of it was written, unless workers died of it again and again."""
-    save(row, status=Import.Status.REFUSED, error=code, place=place, finished_at=timezone.now())
+    said = msgspec.json.encode(place).decode()
+    save(row, status=Import.Status.REFUSED, error=code, place=said, finished_at=timezone.now())
     states.drop_files(row)
 
 

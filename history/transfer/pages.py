@@ -19,7 +19,7 @@ from history.models import Export, Import
 from history.transfer import states
 from history.transfer.exporting import FILE_NAME, begin_export, open_export
 from history.transfer.importing import begin_import
-from history.transfer.refusals import left_out_sentences, refusal_sentence
+from history.transfer.refusals import left_out_sentences, place_words, refusal_sentence
 from history.transfer.streams import conversation_response, file_response
 from history.transfer.writing import ENDINGS, Form
 
@@ -35,6 +35,7 @@ class ShownImport:
     percent: int
     source: str
     refusal: str
+    place: str
     left_out: list[str]
 
 
@@ -124,6 +125,7 @@ def _shown(row: Import) -> ShownImport:
         row=row,
         percent=50 + written if row.status == Import.Status.WRITING else row.percent // 2,
         source=SOURCES.get(row.source, ""),
-        refusal=refusal_sentence(row.error, row.place),
+        refusal=refusal_sentence(row.error),
+        place=place_words(row.place),
         left_out=left_out_sentences(msgspec.json.decode(row.left_out or "{}", type=dict[str, int])),
     )

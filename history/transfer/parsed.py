@@ -15,10 +15,20 @@ MAX_KEY = 200
 """Characters of an id of a source."""
 
 
-class Refusal(Exception):
-    """A file cannot be imported. `code` is a key of REFUSALS (words.py), `place` says where in the file it is."""
+class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where something is: in which file, which conversation from 1, which message by its id; `detail` is what a parser
+    says of it, for whoever knows the format."""
 
-    def __init__(self, code: str, place: str = "") -> None:
+    file: str = ""
+    conversation: int = 0
+    message: str = ""
+    detail: str = ""
+
+
+class Refusal(Exception):
+    """A file cannot be imported. `code` is a key of REFUSALS (refusals.py)."""
+
+    def __init__(self, code: str, place: Place) -> None:
         super().__init__(code)
         self.code, self.place = code, place
 
@@ -60,7 +70,7 @@ class Extracted(msgspec.Struct, omit_defaults=True):
     """What reading a file came to: an error and its place, or how much there is and what was left out, by kind."""
 
     error: str = ""
-    place: str = ""
+    place: Place = Place()
     source: str = ""
     conversations: int = 0
     turns: int = 0
@@ -81,15 +91,12 @@ class Notes:
     conversation: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def place(self, message: str | None = None) -> str:
-        """Return the place for a person: `conversations.json: conversation 17, message "abc"`."""
-        parts = f"{self.file}: conversation {self.conversation}" if self.conversation else self.file
-        return parts if message is None else f'{parts}, message "{clean(message, 80)}"'
+    def place(self, message: str = "", detail: str = "") -> Place:
+        return Place(self.file, self.conversation, clean(message, 80), clean(detail, 200))
 
-    def refuse(self, code: str, message: str | None = None, *, detail: str = "") -> Refusal:
-        """Return the refusal of what is here; `detail` is what a parser says, for whoever knows the format."""
-        place = self.place(message)
-        return Refusal(code, f"{place}: {clean(detail, 200)}" if detail else place)
+    def refuse(self, code: str, message: str = "", *, detail: str = "") -> Refusal:
+        """Return the refusal of what is here, or of a message of it."""
+        return Refusal(code, self.place(message, detail))
 
     def cut(self, text: str) -> str:
         """Return the text as it can be stored; what is too long is cut, and noted."""

@@ -1,11 +1,12 @@
 """Why a file cannot be imported, and what of one was left out, in sentences."""
 
+import msgspec
 from django.utils.functional import Promise
-from django.utils.translation import gettext as _t
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from core.errors import Conflict, DomainError
+from history.transfer.parsed import Place
 
 REFUSALS: dict[str, Promise] = {
     "import_too_large": _("That file is too large. Of a zip, the conversations.json in it is enough."),
@@ -47,12 +48,17 @@ class TransferRunning(Conflict):
     message = _("One is running already. Wait until it is done.")
 
 
-def refusal_sentence(code: str, place: str) -> str:
-    """Return why a file was refused, and where; empty for one that was not."""
-    if not code:
-        return ""
-    sentence = str(REFUSALS.get(code, REFUSALS["wrong_shape"]))
-    return f"{sentence} ({place})" if place else sentence
+def refusal_sentence(code: str) -> str:
+    """Return why a file was refused; empty for one that was not."""
+    return str(REFUSALS.get(code, REFUSALS["wrong_shape"])) if code else ""
+
+
+def place_words(place: str) -> str:
+    """Return where in its file something is wrong: `conversations.json: conversation 17, message “abc”`."""
+    found = msgspec.json.decode(place, type=Place) if place else Place()
+    parts = [gettext("conversation %(number)s") % {"number": found.conversation}] if found.conversation else []
+    parts += [gettext("message “%(id)s”") % {"id": found.message}] if found.message else []
+    return ": ".join(filter(None, (found.file, ", ".join(parts), found.detail)))
 
 
 def left_out_sentences(left_out: dict[str, int]) -> list[str]:
@@ -80,8 +86,8 @@ def _left_out(kind: str, n: int) -> str:
 
 def image_note() -> str:
     """Return what stands in a text for an image that was not imported."""
-    return _t("[Image, not imported]")
+    return gettext("[Image, not imported]")
 
 
 def file_note(name: str) -> str:
-    return _t("[File, not imported: %(name)s]") % {"name": name}
+    return gettext("[File, not imported: %(name)s]") % {"name": name}

@@ -12,7 +12,7 @@ from celery.exceptions import Retry
 from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 from pytest_django import Settings
 
 from accounts.models import User
@@ -22,6 +22,7 @@ from history.models import Conversation, Import, Turn
 from history.search import search_turns
 from history.transfer import archive, extract, importing, states
 from history.transfer.importing import begin_import
+from history.transfer.refusals import place_words
 from history.transfer.sweeping import repair_transfers
 from tests.history import sources
 from tests.history.carrying import everything, imported, tree_of, work_off
@@ -275,27 +276,27 @@ REFUSED: list[tuple[str, bytes, str, str]] = [
     ("twice", as_json(claude_tree(), claude_tree()), "duplicate_id", "conversation 2"),
     ("no id", as_json(chatgpt_tree() | {"conversation_id": None, "id": None}), "missing_id", "conversation 1"),
     ("wrong type", with_mapping([]), "wrong_shape", "conversation 2: Expected"),
-    ("wrong role", as_json(message(author={"role": 7})), "wrong_shape", 'conversation 1, message "m": Expected'),
+    ("wrong role", as_json(message(author={"role": 7})), "wrong_shape", "conversation 1, message “m”: Expected"),
     ("endless time", as_json(message()).replace(b"1700000000.0", b"1e999"), "wrong_shape", "conversation 1"),
     (
         "circle",
         with_mapping({"a": {**NODE, "parent": "b"}, "b": {**NODE, "parent": "a"}}),
         "cycle",
-        'conversation 2, message "a"',
+        "conversation 2, message “a”",
     ),
-    ("own parent", with_mapping({"a": {**NODE, "parent": "a"}}), "cycle", 'message "a"'),
-    ("no parent", with_mapping({"abc": {**NODE, "parent": "z"}}), "missing_parent", 'conversation 2, message "abc"'),
+    ("own parent", with_mapping({"a": {**NODE, "parent": "a"}}), "cycle", "message “a”"),
+    ("no parent", with_mapping({"abc": {**NODE, "parent": "z"}}), "missing_parent", "conversation 2, message “abc”"),
     (
         "same message",
         as_json(claude([claude_message("m1", "human", "a"), claude_message("m1", "human", "b")])),
         "duplicate_id",
-        'message "m1"',
+        "message “m1”",
     ),
     (
         "no parent at Claude's",
         as_json(claude([claude_message("m1", "human", "a", parent_message_uuid="gone")])),
         "missing_parent",
-        'message "m1"',
+        "message “m1”",
     ),
     ("deep", DEEP, "too_deep", "conversation 1"),
     (
@@ -320,7 +321,8 @@ def test_what_is_broken_or_hostile_is_refused_with_its_place(
     """What stands before it, though it is right, is not imported either."""
     row = imported(ana.pk, data, "export.zip" if data.startswith(b"PK") else "conversations.json")
     assert (row.status, row.error) == ("refused", code)
-    assert place in row.place
+    with translation.override("en"):
+        assert place in place_words(row.place)
     assert everything() == (0, 0)
     assert list(folder.iterdir()) == []
 
