@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import count
+from uuid import UUID, uuid4
 
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 
@@ -13,6 +14,7 @@ from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
+from history.models import Export, Import, Transfer
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import kept
 from tests.chat.live import session_cookie
@@ -73,10 +75,17 @@ def _restore_catalog() -> None:
     caching.forget_everything()
 
 
+def _transfer(model: type[Transfer], user: User) -> UUID:
+    return model._default_manager.create(owner_id=user.pk, key=uuid4().hex).pk
+
+
 def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
     return {
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
+        "import_id": (str(_transfer(Import, user)),),
+        "export_id": (str(_transfer(Export, user)),),
+        "form": ("json", "markdown", "print"),
         "turn_id": (str(over.pk), str(is_open.pk)),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),
     }
