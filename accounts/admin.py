@@ -50,7 +50,16 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
-    pass
+    """Only superusers make, change and delete groups: whoever enlarged one they are in would give themselves rights."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return _is_superuser(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
 
 
 @admin.register(User)
@@ -81,11 +90,17 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         theirs."""
         confirmed = 0
         for user in selected:
+            if not _may_touch(request, user):
+                continue
             address, _is_new = EmailAddress.objects.get_or_create(user=user, email=user.email)
             confirmed += address.set_verified()
             address.set_as_primary(conditional=True)
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Filter by no secret: `?seal__startswith=` would reveal it, one guess at a time."""
+        return not lookup.startswith("seal") and super().lookup_allowed(lookup, value, request)
 
     # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
     # new address or password they would have the other's rights.

@@ -53,6 +53,8 @@ class Act(StrEnum):
     """The account is the member's; the mail to the new address counts as CONFIRM_EMAIL too."""
     CONFIRM_EMAIL = "confirm_email"
     """A mail with a link to confirm an address, but for the one of the sign-up. The account is that address."""
+    DISCOUNT = "discount"
+    """A code for a discount, right or wrong. The account is the member's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Pauses:
     kept_seconds: int
 
 
-PASSWORDS = Pauses(free=5, first_seconds=1, longest_seconds=MINUTE_SECONDS, kept_seconds=HOUR_SECONDS)
+GUESSES = Pauses(free=5, first_seconds=1, longest_seconds=MINUTE_SECONDS, kept_seconds=HOUR_SECONDS)
 """1,500 guesses a day at most, from all strangers together."""
 MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECONDS, kept_seconds=DAY_SECONDS)
 
@@ -73,7 +75,7 @@ MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECOND
 def count(act: Act, *, peer: str | None = None, account: str | None = None) -> None:
     """Count an attempt from this peer, at the account with this address, or both. Raises RateLimited with the time to
     wait, and counts nothing then."""
-    pauses = PASSWORDS if act is Act.LOG_IN else MAILS
+    pauses = GUESSES if act in (Act.LOG_IN, Act.DISCOUNT) else MAILS
     limit, window_seconds = _limit_of_network(act) if peer is not None else (0, 0)
     here = network_of(peer or "")
     named: dict[str, Value] = {}

@@ -104,7 +104,7 @@ class LanguageModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     readonly_fields = ("listed",)
     actions = ("compare_with_provider", "update_prices")
 
-    @admin.action(description=_("Update list prices"))
+    @admin.action(description=_("Update list prices"), permissions=["change"])
     def update_prices(self, request: HttpRequest, selected: QuerySet[LanguageModel]) -> None:
         """Read the published prices again, as the installed package `genai-prices` has them."""
         try:

@@ -2,12 +2,12 @@
 
 from django.conf import settings
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.template.defaultfilters import filesizeformat
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from billing.errors import NotInPlan
 from core.errors import DomainError
+from core.sizes import readable_size
 
 
 class BadText(DomainError):
@@ -154,7 +154,7 @@ def file_sentence_for(code: str, *, most_bytes: int | None = None) -> str:
     if not code:
         return ""
     return str(FILE_SENTENCES.get(code, FILE_SENTENCES["file_broken"])) % {
-        "bytes": filesizeformat(most_bytes or settings.ATTACHMENT_BYTES),
+        "bytes": readable_size(most_bytes or settings.ATTACHMENT_BYTES),
         "pages": settings.ATTACHMENT_PAGES,
         "megapixels": settings.ATTACHMENT_PIXELS // 1_000_000,
         "characters": intcomma(settings.ATTACHMENT_CHARACTERS),

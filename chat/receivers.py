@@ -1,10 +1,11 @@
-"""What follows from changes elsewhere, such as a title, a deletion or a log-out.
+"""What follows from changes elsewhere, such as a title, a deletion, the trash or a log-out.
 
 A person's open tabs are notified, their cached answers are dropped, and files are erased with what they belong to.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +20,12 @@ from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
 from chat.turns.guests import announce_revocation
 from history.models import Conversation
-from history.signals import conversation_deleted
+from history.signals import conversation_deleted, conversations_changed, conversations_trashed
 
 logger = logging.getLogger(__name__)
+
+MAX_NOTICES = 5
+"""Of one change of many conversations; above, tabs read their list again."""
 
 
 @receiver(access_revoked)
@@ -34,6 +38,22 @@ def ask_guests_and_forget_answers(user_id: int, **_signal: Any) -> None:
 def notify_of_title(instance: Conversation, update_fields: frozenset[str] | None, **_signal: Any) -> None:
     if update_fields and "title" in update_fields:  # a new conversation comes with its first turn
         notify_of_change(instance)
+
+
+@receiver(conversations_trashed)
+def follow_into_trash(owner_id: int, conversation_ids: Sequence[UUID], **_signal: Any) -> None:
+    """Notify the tabs, stop the turns, and drop all cached answers of the person, as a deletion does."""
+    notify_of_changes(owner_id, conversation_ids)
+    erasure.stop_in_trash(owner_id, conversation_ids)
+    _try_to_forget_answers(owner_id)
+
+
+@receiver(conversations_changed)
+def notify_of_changes(owner_id: int, conversation_ids: Sequence[UUID], **_signal: Any) -> None:
+    """Notify the tabs of each conversation; where they are many, or a folder is another, that the whole list is."""
+    changed = conversation_ids if 0 < len(conversation_ids) <= MAX_NOTICES else [notices.WHOLE_LIST]
+    for conversation_id in changed:
+        _when_committed("history", partial(notices.send_notice, owner_id, conversation_id))
 
 
 @receiver(conversation_deleted)

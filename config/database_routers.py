@@ -4,10 +4,14 @@ from typing import Any
 
 from django.db.models import Model
 
+HISTORY = "history"
+COPY = "history_copy"
+"""Where `manage.py copy_history` copies the history to."""
+
 
 class HistoryRouter:
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
-        return "history" if model._meta.app_label == "history" else None
+        return HISTORY if model._meta.app_label == "history" else None
 
     db_for_write = db_for_read
 
@@ -15,4 +19,4 @@ class HistoryRouter:
         return (first._meta.app_label == "history") == (second._meta.app_label == "history")
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
-        return (db == "history") == (app_label == "history")
+        return (db in (HISTORY, COPY)) == (app_label == "history")

@@ -3,9 +3,11 @@ to this machine."""
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage as DjangoMessage
@@ -45,12 +47,12 @@ def caught(request: HttpRequest) -> HttpResponse:
     return render(request, "pages/mail.html", {"mails": [read_mail(path) for path in list_files()]})
 
 
-def read_mail(path: Path) -> dict[str, str]:
+def read_mail(path: Path) -> dict[str, Any]:
     message = message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)
     body = message.get_body(("plain",))
     return {
         "subject": message["Subject"],
         "to": message["To"],
-        "date": message["Date"],
+        "caught_at": datetime.fromtimestamp(int(path.stem) / 1e9, UTC),
         "body": body.get_content() if body else "",
     }

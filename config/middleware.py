@@ -17,6 +17,8 @@ from django.utils.decorators import sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
+from servestatic.middleware import ServeStaticMiddleware
+from servestatic.responders import MissingFileError
 
 from chat.errors import file_sentence_for
 from config import logging, pages
@@ -59,6 +61,17 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
         return response
 
     return handle_sync
+
+
+class StaticFilesMiddleware(ServeStaticMiddleware):  # type: ignore[misc]  # it has no types
+    """Serves static files. One there is not is not found, with DEBUG too, where the library's own makes it an error."""
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        try:
+            response: HttpResponseBase = await super().__call__(request)
+        except MissingFileError:
+            response = await self.get_response(request)
+        return response
 
 
 @sync_and_async_middleware

@@ -65,7 +65,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "config.middleware.StaticFilesMiddleware",
     "config.middleware.private",  # after the static files, which may be kept
     "config.middleware.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -199,9 +199,9 @@ def sqlite_database(name: str) -> dict[str, Any]:
     }
 
 
-def postgresql_database() -> dict[str, Any]:
+def postgresql_database(url: str) -> dict[str, Any]:
     try:
-        url: dict[str, Any] = env.db_url("DATABASE_URL")
+        found: dict[str, Any] = env.db_url_config(url)
     except (ValueError, ImproperlyConfigured):
         raise ImproperlyConfigured("DATABASE_URL is not a valid address: look at .env.") from None
     options = {
@@ -212,14 +212,22 @@ def postgresql_database() -> dict[str, Any]:
         "keepalives_idle": 30,
         "keepalives_interval": 5,
         "keepalives_count": 3,
-        **url.get("OPTIONS", {}),
+        **found.get("OPTIONS", {}),
     }
-    return url | {"ENGINE": "core.postgresql", "OPTIONS": options, "DISABLE_SERVER_SIDE_CURSORS": True}
+    return found | {"ENGINE": "core.postgresql", "OPTIONS": options, "DISABLE_SERVER_SIDE_CURSORS": True}
+
+
+def postgresql_history(url: str) -> dict[str, Any]:
+    # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
+    database = postgresql_database(url) | {"TEST": {"NAME": "test_tertulia_history"}}
+    return database | {"OPTIONS": {**database["OPTIONS"], "schema": "history"}}
 
 
 def mongodb_database(uri: str) -> dict[str, Any]:
-    # Milliseconds, each unless the address sets it. pymongo waits 30 s for a server, and for ever for its answer.
-    limits = {
+    # Each unless the address sets it. A write is acknowledged when it is in the journal. Limits are milliseconds:
+    # pymongo waits 30 s for a server, and for ever for its answer.
+    options = {
+        "journal": True,
         "serverSelectionTimeoutMS": 3_000,
         "connectTimeoutMS": 2_000,
         "socketTimeoutMS": 15_000,
@@ -230,18 +238,14 @@ def mongodb_database(uri: str) -> dict[str, Any]:
         "ENGINE": "core.mongodb",
         "HOST": uri,
         "NAME": env("MONGODB_DATABASE", default="tertulia"),
-        "OPTIONS": {name: limit for name, limit in limits.items() if name.lower() not in given},
+        "OPTIONS": {name: value for name, value in options.items() if name.lower() not in given},
     }
 
 
 MONGODB_URI = address("MONGODB_URI", "mongodb://host:27017/", "mongodb+srv")
-if address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postgresql", "psql", "pgsql"):
-    # Without MongoDB the history shares PostgreSQL, in a schema (and migration table) of its own.
-    DATABASES = {
-        "default": postgresql_database(),
-        "history": postgresql_database() | {"TEST": {"NAME": "test_tertulia_history"}},
-    }
-    DATABASES["history"]["OPTIONS"]["schema"] = "history"
+DATABASE_URL = address("DATABASE_URL", "postgres://user:password@host:5432/tertulia", "postgresql", "psql", "pgsql")
+if DATABASE_URL:
+    DATABASES = {"default": postgresql_database(DATABASE_URL), "history": postgresql_history(DATABASE_URL)}
 else:
     DATABASES = {"default": sqlite_database("tertulia.sqlite3"), "history": sqlite_database("history.sqlite3")}
 if MONGODB_URI:
@@ -364,6 +368,7 @@ MERCADOPAGO_TEST_PAYER = env("MERCADOPAGO_TEST_PAYER", default="")  # for `make 
 # --- Answers ---------------------------------------------------------------------------------------------------------
 
 MAX_TOKENS = env.int("MAX_TOKENS", default=8192)  # the longest answer of any model on any plan
+TRASH_DAYS = env.int("TRASH_DAYS", default=30)  # a conversation stays in the trash for so long, then it is erased
 CACHE_TTL = env.int("CACHE_TTL", default=3600)  # seconds an answer is kept for the same question; 0: none is
 MODEL_TITLES = env.bool("MODEL_TITLES", default=True)  # the cheapest model names conversations; else their first words
 DEFAULT_LLM = env("DEFAULT_LLM", default="")  # the model when none is named; empty: Auto chooses

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 from django.http import HttpRequest
 
-FORWARDED = ("Forwarded", "X-Forwarded-For")
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 """Headers that a proxy adds: anybody may be behind it."""
 
 

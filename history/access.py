@@ -1,19 +1,23 @@
 """Reads a person's conversations and turns. What is missing and what belongs to somebody else raise the same error."""
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from core import rows
 from core.errors import NotFound
-from history.models import Conversation, TitledBy, Turn
+from history.models import THERE, Conversation, TitledBy, Turn
 
 T = TypeVar("T")
 
 PAGE_SIZE = 50
+
+Place = Literal["list", "archive", "trash"]
+"""Where a conversation is: an archived one is out of the list, one in the trash is found nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,29 @@ def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
 
 
 def find_conversation(conversation_id: UUID) -> Conversation | None:
-    """Return a conversation that is not deleted, whoever owns it: the caller must check the owner."""
+    """Return a conversation that is neither deleted nor in the trash, whoever owns it: the caller must check the
+    owner."""
+    return rows.find(Conversation, pk=conversation_id, **THERE)
+
+
+def find_even_trashed(conversation_id: UUID) -> Conversation | None:
+    """Return a conversation that is not deleted, also from the trash, whoever owns it."""
     return rows.find(Conversation, pk=conversation_id, is_deleted__isnull=True)
+
+
+def access_even_trashed(owner_id: int, conversation_id: UUID) -> Conversation:
+    """Return the owner's conversation, also from the trash; raises NotFound."""
+    conversation = find_even_trashed(conversation_id)
+    if conversation is None or conversation.owner_id != owner_id:
+        raise NotFound
+    return conversation
+
+
+def is_hidden(conversation_id: UUID) -> bool:
+    """Return whether a conversation is in the trash or being deleted, and what belongs to it must not be found. One
+    that is not written yet is not."""
+    found = rows.find(Conversation, pk=conversation_id)
+    return found is not None and bool(found.is_deleted or found.trashed_at)
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
@@ -43,7 +68,7 @@ def access_turn(owner_id: int, turn_id: UUID) -> Turn:
 
 
 def access_turn_in_conversation(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
-    """Return the owner's turn and its conversation; raises NotFound, also while that is being deleted."""
+    """Return the owner's turn and its conversation; raises NotFound, also where that is in the trash."""
     turn = find_turn(turn_id)
     if turn is None or turn.owner_id != owner_id:
         raise NotFound
@@ -58,15 +83,33 @@ def find_turn(turn_id: UUID) -> Turn | None:
     return rows.find(Turn, pk=turn_id)
 
 
-def list_conversations(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
-    """Return the owner's conversations, last used first."""
+def list_conversations(
+    owner_id: int,
+    place: Place = "list",
+    *,
+    folder_id: UUID | None = None,
+    after: str | None = None,
+    limit: int = PAGE_SIZE,
+) -> Page[Conversation]:
+    """Return the owner's conversations in `place`, last used first; of the trash, last put there first. With
+    `folder_id`, those in that folder."""
     conversations = Conversation.objects.filter(owner_id=owner_id, is_deleted=None)
-    if after:
-        moment, pk = read_cursor(after)
-        conversations = conversations.filter(Q(updated_at__lt=moment) | Q(updated_at=moment, pk__lt=pk))
-    page = list(conversations.order_by("-updated_at", "-pk")[: limit + 1])
-    last = page[limit - 1] if len(page) > limit else None
-    return Page(page[:limit], f"{last.updated_at.isoformat()}~{last.pk}" if last else None)
+    if folder_id is not None:
+        conversations = conversations.filter(folder_id=folder_id)
+    if place == "trash":
+        return _page_by("trashed_at", conversations.filter(trashed_at__isnull=False), after, limit)
+    is_archived = True if place == "archive" else None
+    return _page_by("updated_at", conversations.filter(trashed_at=None, is_archived=is_archived), after, limit)
+
+
+def list_loose(owner_id: int, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
+    """Return the owner's conversations that the sidebar lists by date: in no folder, not pinned and not archived."""
+    return _page_by("updated_at", _loose(owner_id), after, limit)
+
+
+def list_there(owner_id: int, conversation_ids: Sequence[UUID]) -> list[Conversation]:
+    """Return those of the owner's conversations that are neither deleted nor in the trash."""
+    return list(Conversation.objects.filter(owner_id=owner_id, pk__in=conversation_ids, **THERE))
 
 
 def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:
@@ -85,8 +128,31 @@ def rename_conversation(conversation: Conversation, title: str) -> None:
 def title_conversation(conversation: Conversation, title: str) -> bool:
     """Replace the question's first words with a model's title; return whether they were still the title."""
     untouched = {"titled_by": TitledBy.WORDS, "title": conversation.title}
-    there = {"pk": conversation.pk, "is_deleted__isnull": True}
-    return rows.update(Conversation, there | untouched, {"title": title, "titled_by": TitledBy.MODEL}) == 1
+    return (
+        rows.update(
+            Conversation, {"pk": conversation.pk} | THERE | untouched, {"title": title, "titled_by": TitledBy.MODEL}
+        )
+        == 1
+    )
+
+
+def _loose(owner_id: int) -> "QuerySet[Conversation]":
+    of_owner = Conversation.objects.filter(owner_id=owner_id, **THERE)
+    return of_owner.filter(folder_id=None, is_pinned=None, is_archived=None)
+
+
+def _page_by(moment: str, found: "QuerySet[Conversation]", after: str | None, limit: int) -> Page[Conversation]:
+    """Return a page of the rows, the latest `moment` first."""
+    if after:
+        before, pk = read_cursor(after)
+        found = found.filter(Q(**{f"{moment}__lt": before}) | Q(**{moment: before, "pk__lt": pk}))
+    return page_of(list(found.order_by(f"-{moment}", "-pk")[: limit + 1]), limit, moment)
+
+
+def page_of(found: list[Conversation], limit: int, moment: str = "updated_at") -> Page[Conversation]:
+    """Return the first `limit` of the rows as a page; one that was read beyond them says that there is a next."""
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(found[:limit], f"{getattr(last, moment).isoformat()}~{last.pk}" if last else None)
 
 
 def read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:

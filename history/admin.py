@@ -61,7 +61,7 @@ class TurnAdmin(ReadOnlyAdmin):
     show_full_result_count = False
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        return super().get_queryset(request).defer("question", "answer", "reasoning", "search_text")
+        return super().get_queryset(request).defer("question", "answer", "reasoning", "search_text", "instructions")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Filter only by what the page shows: `?answer__contains=` would reveal the text, one guess at a time."""

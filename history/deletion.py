@@ -9,23 +9,34 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from core import rows
-from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
-from history.models import Conversation, Turn
+from core.errors import NotFound
+from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages, while_time
+from history.models import Conversation, Folder, Turn
 from history.signals import conversation_deleted
+
+SWEEP_SECONDS = 5.0
+"""How long one sweep erases: what repairs turns comes after it."""
 
 
 def delete_conversation(conversation: Conversation) -> None:
-    """Delete a conversation: from now on nobody finds it, and no turn can be added to it.
+    """Delete a conversation for good: from now on nobody finds it, and no turn can be added to it.
 
-    It is erased when its open turns are stopped and paid for: now, or by `finish_deletions`.
+    It is erased when its open turns are stopped and paid for: now, or by `finish_deletions`. One from the trash is
+    deleted only there: raises NotFound if it was taken back, or erased, meanwhile.
     """
-    rows.update(Conversation, {"pk": conversation.pk, "owner_id": conversation.owner_id}, {"is_deleted": True})
+    found = Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id)
+    if conversation.trashed_at:
+        found = found.filter(trashed_at__isnull=False)
+    if not found.update(is_deleted=True) and conversation.trashed_at:
+        raise NotFound
     _erase_if_over(conversation, patience_seconds=PATIENCE_SECONDS)
 
 
 def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
-    """Delete all conversations of a person; return whether everything is erased. If not, it must be called again."""
+    """Delete all conversations of a person, those in the trash too, and their folders; return whether everything is
+    erased. If not, it must be called again."""
     of_owner = Conversation.objects.filter(owner_id=owner_id)
+    Folder.objects.filter(owner_id=owner_id).delete()
     of_owner.filter(is_deleted=None).update(is_deleted=True)
     found = list(of_owner[:PAGE_SIZE])
     left = [conversation for conversation in found if not _erase_if_over(conversation)]
@@ -36,11 +47,11 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
 
 
 def finish_deletions() -> None:
-    """Erase what was deleted and could not be erased yet."""
-    for page in iterate_pages(Conversation.objects.filter(is_deleted=True)):
-        for conversation in page:
-            with guard("deletion", conversation_id=conversation.pk):
-                _erase_if_over(conversation)
+    """Erase what was deleted and could not be erased yet, for SWEEP_SECONDS: the rest is the next sweep's."""
+    deleted = (row for page in iterate_pages(Conversation.objects.filter(is_deleted=True)) for row in page)
+    for conversation in while_time(deleted, SWEEP_SECONDS):
+        with guard("deletion", conversation_id=conversation.pk):
+            _erase_if_over(conversation)
 
 
 def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:

@@ -7,7 +7,7 @@ where it is missing: processes that do not know it write after its migration, un
 """
 
 import datetime as dt
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import models
@@ -26,6 +26,10 @@ def now() -> dt.datetime:
     """Return the time, to the millisecond: MongoDB stores no more, and an answer must show what is stored."""
     moment = timezone.now()
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+THERE: dict[str, Any] = {"is_deleted__isnull": True, "trashed_at__isnull": True}
+"""By what `core.rows` and querysets find conversations that are neither deleted nor in the trash."""
 
 
 class TitledBy(models.TextChoices):
@@ -92,6 +96,10 @@ class Conversation(models.Model):
             models.Index(fields=["owner_id", "-updated_at"], name="conversation_recent"),
             models.Index(fields=["owner_id", "folder_id", "-updated_at"], name="conversation_in_folder"),
             models.Index(fields=["owner_id", "-updated_at"], condition=Q(is_pinned=True), name="conversation_pinned"),
+            models.Index(
+                fields=["owner_id", "-updated_at"], condition=Q(is_archived=True), name="conversation_archived"
+            ),
+            models.Index(fields=["owner_id", "-trashed_at"], name="conversation_in_trash"),
             models.Index(fields=["trashed_at", "id"], name="conversation_trashed"),
             models.Index(fields=["created_at", "id"], condition=Q(is_deleted=True), name="conversation_deleted"),
         )
@@ -106,6 +114,7 @@ class Turn(models.Model):
     `seq` is the order of creation in the conversation (clients' clocks are wrong), `depth` the number of turns before
     it on its branch, `gen` how often a runner has started to write it: live text of another generation is void.
     `beside_id` is the sibling that was asked at the same time of another model, and is shown beside it.
+    `instructions` are those of the folder the question was asked in; null is none.
     `candidates` are the keys of the models that may answer, best first, `route` is the code of Auto's reason for them.
     `instead_of` is the model that should have answered and failed before its first token, `instead_because` the code
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
@@ -134,6 +143,7 @@ class Turn(models.Model):
     gen = models.IntegerField(default=0)
 
     question = models.TextField()
+    instructions = models.TextField(blank=True, null=True, editable=False)  # noqa: DJ001  as `unanswered`
     answer = models.TextField(blank=True, default="")
     reasoning = models.TextField(blank=True, default="")
     search_text = models.TextField(blank=True, default="")

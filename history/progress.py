@@ -74,6 +74,17 @@ def iterate_streaming() -> Iterator[list[Turn]]:
     return iterate_pages(Turn.objects.filter(status=Turn.Status.STREAMING))
 
 
+def iterate_open() -> Iterator[list[Turn]]:
+    """Yield the turns that are not over, oldest first, a page at a time."""
+    return iterate_pages(Turn.objects.filter(status__in=Turn.OPEN))
+
+
+def list_open_in(owner_id: int, conversation_ids: Sequence[UUID]) -> list[Turn]:
+    """Return the turns of an owner's conversations that are not over."""
+    of_owner = Turn.objects.filter(owner_id=owner_id, status__in=Turn.OPEN)
+    return list(of_owner.filter(conversation_id__in=conversation_ids))
+
+
 def list_open_among(turn_ids: Sequence[UUID]) -> list[Turn]:
     """Return those of the turns that are open."""
     return list(Turn.objects.filter(pk__in=turn_ids, status__in=Turn.OPEN))

@@ -9,3 +9,11 @@ A receiver erases what else belongs to it, and returns True when nothing is left
 It may wait for that as long as `patience_seconds`. After any other answer, or an error, the signal is sent again later,
 so that a receiver must be ready to be called more than once, and at the same time as itself.
 """
+
+conversations_trashed = Signal()
+"""Sent with `owner_id` and `conversation_ids` after conversations were put into the trash. What a receiver does not get
+done, the sweep does."""
+
+conversations_changed = Signal()
+"""Sent with `owner_id` and `conversation_ids` after conversations have got another place: were taken out of the trash,
+pinned, archived, moved. With no ids, after a folder has changed."""

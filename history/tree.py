@@ -12,7 +12,7 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
-from history.models import Conversation, TitledBy, Turn
+from history.models import THERE, Conversation, TitledBy, Turn
 from history.search import fold
 
 TITLE_CHARACTERS = 60
@@ -34,7 +34,7 @@ class Branch:
     earlier_answers: dict[UUID, list[Turn]]
 
 
-def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
+def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Conversation, Turn]:
     """Write a new conversation and its first turn; return both.
 
     If another request has created the conversation meanwhile, the turn is added to it, as `add_turn` does. Raises
@@ -42,7 +42,11 @@ def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
     """
     if rows.speaks_sql(Turn):
         conversation = Conversation(
-            pk=turn.conversation_id, owner_id=turn.owner_id, title=first_words_of(turn.question), turn_count=1
+            pk=turn.conversation_id,
+            owner_id=turn.owner_id,
+            title=first_words_of(turn.question),
+            turn_count=1,
+            folder_id=folder_id,
         )
         wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
@@ -50,27 +54,38 @@ def start_conversation(turn: Turn) -> tuple[Conversation, Turn]:
             rows.insert(turn)
             return conversation, turn
         turn.seq = wanted_seq
-    conversation = get_or_create_conversation(turn.owner_id, turn.conversation_id, title=turn.question)
+    conversation = get_or_create_conversation(
+        turn.owner_id, turn.conversation_id, title=turn.question, folder_id=folder_id
+    )
     return conversation, add_turn(turn)
 
 
 def get_or_create_conversation(
-    owner_id: int, conversation_id: UUID, *, title: str, titled_by: TitledBy = TitledBy.WORDS
+    owner_id: int,
+    conversation_id: UUID,
+    *,
+    title: str,
+    titled_by: TitledBy = TitledBy.WORDS,
+    folder_id: UUID | None = None,
 ) -> Conversation:
     """Return the owner's conversation, created if the id is new.
 
-    Raises Conflict if it is somebody else's, NotFound while it is being deleted.
+    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted.
     """
     try:
         conversation = Conversation(
-            pk=conversation_id, owner_id=owner_id, title=first_words_of(title), titled_by=titled_by
+            pk=conversation_id,
+            owner_id=owner_id,
+            title=first_words_of(title),
+            titled_by=titled_by,
+            folder_id=folder_id,
         )
         rows.insert(conversation)
     except IntegrityError as error:
         existing = rows.find(Conversation, pk=conversation_id, owner_id=owner_id)
         if existing is None:
             raise Conflict from error
-        if existing.is_deleted:
+        if existing.is_deleted or existing.trashed_at:
             raise NotFound from error
         return existing
     return conversation
@@ -156,7 +171,7 @@ def add_turn(turn: Turn) -> Turn:
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
     gets the next that is free. Raises NotFound, with nothing left of the turn, when the conversation was deleted
-    meanwhile.
+    or put into the trash meanwhile.
     """
     is_continuing = bool(turn.seq)
     turn.search_text = fold(turn.question)
@@ -174,8 +189,9 @@ def add_turn(turn: Turn) -> Turn:
             turn.seq = 0
     else:
         raise Conflict
-    there = {"pk": turn.conversation_id, "is_deleted__isnull": True}
-    if not rows.update(Conversation, there, {"updated_at": timezone.now()}, plus={"turn_count": 1}):
+    if not rows.update(
+        Conversation, {"pk": turn.conversation_id} | THERE, {"updated_at": timezone.now()}, plus={"turn_count": 1}
+    ):
         _undo(turn)
         raise NotFound
     return turn

@@ -5,8 +5,12 @@ from history.transfer import pages as transfers
 
 urlpatterns = [
     path("conversations/", views.conversations, name="conversations"),
+    path("conversations/sidebar/", views.sidebar, name="sidebar"),
+    path("conversations/archive/", views.archive, name="archive"),
+    path("conversations/trash/", views.trash_page, name="trash"),
+    path("conversations/change/", views.change, name="order"),
     path("c/<uuid:conversation_id>/rename/", views.rename, name="rename"),
-    path("c/<uuid:conversation_id>/delete/", views.delete, name="delete"),
+    path("c/<uuid:conversation_id>/move/", views.move, name="move"),
     path("c/<uuid:conversation_id>/export/", transfers.export, name="export"),
     path("c/<uuid:conversation_id>/export/<str:form>/", transfers.export_file, name="export_file"),
     path("settings/import-export/", transfers.transfers, name="transfers"),

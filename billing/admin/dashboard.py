@@ -168,7 +168,7 @@ def _number(number: int) -> str:
 
 
 def _percent(part: Decimal, whole: Decimal) -> str:
-    return f"{number_format(100 * part / whole, 0)} %" if whole else ""
+    return gettext("%(percent)s%%") % {"percent": round(100 * part / whole)} if whole else ""
 
 
 def _show_receipts(one: figures.Receipts) -> tuple[str, str, int, list[str]]:
@@ -202,7 +202,7 @@ def _show_margin(margin: Margin, name: str, *, account: int | None = None) -> Sh
 
 def _plan_names() -> dict[Any, str]:
     beside = {figures.PACKS: gettext("Packs of credits"), figures.TRIALS: gettext("Trials")}
-    return {**dict(Plan.objects.values_list("pk", "name")), **beside}
+    return {**{plan.pk: plan.shown_name for plan in Plan.objects.all()}, **beside}
 
 
 def _list_to_do() -> list[ToDo]:

@@ -21,8 +21,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from accounts import limits
 from accounts.adapter import forget_wanted, remember_wanted
-from accounts.http import member_of
+from accounts.http import member_of, peer_of
+from accounts.limits import Act
 from accounts.models import User
 from billing import purchasing
 from billing.entitlements import account_of, allowance_of, period_of
@@ -101,7 +103,7 @@ def checkout(request: HttpRequest, price_id: int) -> HttpResponse:
     refusal: DomainError | None = None
     if request.method == "POST" and form.is_valid():
         try:
-            return _begin(request.user, form, ways, replaces=replaces)
+            return _begin(request, form, ways, replaces=replaces)
         except DomainError as error:
             refusal = error
     status = refusal.status if refusal else 422 if form.is_bound and not form.is_valid() else 200
@@ -344,10 +346,13 @@ def _checkout_context(
     }
 
 
-def _begin(user: User, form: CheckoutForm, ways: list[buying.Way], *, replaces: bool) -> HttpResponseRedirect:
+def _begin(request: HttpRequest, form: CheckoutForm, ways: list[buying.Way], *, replaces: bool) -> HttpResponseRedirect:
+    user = member_of(request)
     way = next(way for way in ways if way.key == form.cleaned_data["way"])
     payer_email = form.cleaned_data["payer_email"]
     coupon, nonce = form.cleaned_data["coupon"], form.cleaned_data["nonce"]
+    if coupon:  # before it is looked for: else codes could be guessed
+        limits.count(Act.DISCOUNT, peer=peer_of(request), account=user.email)
     key = buying.purchase_key(user.pk, nonce, way, payer_email, coupon, replaces=replaces)
     purchase = purchasing.start_checkout(
         user,

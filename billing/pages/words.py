@@ -6,13 +6,13 @@ from decimal import Decimal
 
 from django.conf import settings
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from billing.gateways import get_gateway, list_gateways
 from billing.models import Payment, Plan, Price
 from core.money import format_money, to_decimal
+from core.sizes import readable_size
 
 TIERS = {
     Plan.Tier.DEMO: _("The Demo model"),
@@ -59,7 +59,7 @@ def list_allowed(plan: Plan) -> list[str]:
         )
     found.append(gettext("Questions of up to %(shown)s characters") % {"shown": intcomma(plan.question_characters)})
     upload_bytes = min(plan.upload_bytes or settings.ATTACHMENT_BYTES, settings.ATTACHMENT_BYTES)
-    found.append(gettext("Files of up to %(size)s each") % {"size": filesizeformat(upload_bytes)})
+    found.append(gettext("Files of up to %(size)s each") % {"size": readable_size(upload_bytes)})
     found.append(gettext("With the API, for programs of yours") if plan.has_api else gettext("Without the API"))
     return found
 

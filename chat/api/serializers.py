@@ -84,7 +84,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
 class AskSerializer(serializers.Serializer[Any]):
     """A question. `parent_id` absent continues the last turn, null begins a new branch at the root. `effort` is one of
-    the model's `efforts`."""
+    the model's `efforts`; `folder_id` is where a new conversation begins."""
 
     text = serializers.CharField(trim_whitespace=False, allow_blank=True, max_length=1_000_000)
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
@@ -93,6 +93,7 @@ class AskSerializer(serializers.Serializer[Any]):
     turn_id = serializers.UUIDField(required=False)
     stream = serializers.BooleanField(required=False, default=False)
     attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
+    folder_id = serializers.UUIDField(required=False, allow_null=True, default=None)
 
 
 class AttachmentSerializer(serializers.ModelSerializer[Attachment]):

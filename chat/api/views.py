@@ -141,6 +141,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         effort=fields["effort"],
         parent_id=fields.get("parent_id", LATEST),
         attachments=tuple(fields["attachments"]),
+        folder_id=fields["folder_id"],
     )
     with one_more_stream(admission_of(request)) as stream:
         opened = open_or_await_turn(user_id_of(request), question)

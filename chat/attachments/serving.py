@@ -14,6 +14,7 @@ from chat.attachments.storage import storage
 from chat.models import Attachment
 from core import rows
 from core.errors import NotFound
+from history import access
 
 MAX_WAIT = dt.timedelta(seconds=90)
 """How long a person waits for a worker to begin with a file, or to read it; then they are told that nobody did."""
@@ -21,9 +22,12 @@ PAUSE_SECONDS = 0.2
 
 
 def access_attachment(owner_id: int, attachment_id: UUID) -> Attachment:
-    """Return the owner's attachment; raises NotFound. One that no worker has read in time is refused now."""
+    """Return the owner's attachment; raises NotFound, also where its conversation is in the trash. One that no
+    worker has read in time is refused now."""
     found = rows.find(Attachment, pk=attachment_id)
     if found is None or found.owner_id != owner_id or found.status == Attachment.Status.ERASED:
+        raise NotFound
+    if found.conversation_id is not None and access.is_hidden(found.conversation_id):
         raise NotFound
     since = (found.status == Attachment.Status.PROCESSING and found.claimed_at) or found.created_at
     if is_waiting(found) and since < timezone.now() - MAX_WAIT:

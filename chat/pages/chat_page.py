@@ -26,13 +26,11 @@ from chat.shown.costs import estimates_for
 from chat.shown.fragments import turn_html
 from chat.turns.log import read_log_sync, replay
 from core.redis_clients import sync_redis
-from history import access, tree
-from history.models import Conversation, Turn, new_id
-from history.timeline import group_by_age
+from history import tree
+from history.models import Conversation, Folder, Turn, new_id
+from history.views import sidebar_context
 
 TURNS_SHOWN = 30
-SIDEBAR_SHOWN = 20
-"""Conversations that come with the page: as many as a screen shows. More come when the reader gets to the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +48,23 @@ def chat_context(
     *,
     before: Turn | None = None,
     refusal: RefusedQuestion | None = None,
+    folder: Folder | None = None,
 ) -> dict[str, Any]:
-    """Return the context of `chat/chat.html`. `conversation` is None for one that its first question will begin."""
+    """Return the context of `chat/chat.html`. `conversation` is None for one that its first question will
+    begin, in `folder`."""
     allowed, allowance = entitlements.entitlements_and_allowance_of(owner_id)
-    conversations = access.list_conversations(owner_id, limit=SIDEBAR_SHOWN)
     turns = turns_context(conversation, before=before) if conversation else {"turns": [], "earlier_than": None}
     last = turns["turns"][-1].turn if turns["turns"] else None
     return {
         **turns,
+        **sidebar_context(owner_id, conversation_id),
         "conversation": conversation,
-        "conversation_id": conversation_id,
-        "groups": group_by_age(conversations.rows),
-        "next": conversations.next,
         "allowance": allowance,
         "reload_address": _reload_address(last),
         "words": _script_sentences(allowed),
         "starters": [] if turns["turns"] else recordings.list_questions(get_language() or settings.LANGUAGE_CODE),
-        **_composer_context(owner_id, allowed, last, refusal),
+        "folder": folder,
+        **_composer_context(owner_id, allowed, last, refusal, folder),
     }
 
 
@@ -91,11 +89,13 @@ def turn_address(turn: Turn) -> str:
 
 
 def _composer_context(
-    owner_id: int, allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None
+    owner_id: int, allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None, folder: Folder | None
 ) -> dict[str, Any]:
     """Return what the form of the next question needs: filled in as the last turn was asked, or as it was refused."""
     options = list_model_options(allowed)
     chosen = refusal.model if refusal else _requested_model(last)
+    if folder and not refusal and any(option.model.key == folder.model for option in options if option.is_included):
+        chosen = folder.model
     unnamed = list_for_unnamed(allowed, only_free=must_confirm_email(owner_id))
     return {
         "turn_id": new_id(),
@@ -106,7 +106,9 @@ def _composer_context(
         "effort": refusal.effort if refusal else (last.effort if last else ""),
         "refusal": refusal,
         "estimates": estimates_for(
-            (option.model for option in options if option.is_included), (candidate.model for candidate in unnamed)
+            (option.model for option in options if option.is_included),
+            (candidate.model for candidate in unnamed),
+            instructions=folder.instructions if folder else "",
         ),
         "max_files": settings.ATTACHMENTS_PER_QUESTION,
         "max_file_bytes": allowed.largest_file(settings.ATTACHMENT_BYTES),

@@ -22,7 +22,8 @@ from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from core.errors import DomainError, NotFound
 from history import access
-from history.models import Conversation, Turn, new_id
+from history.folders import find_folder
+from history.models import Conversation, Folder, Turn, new_id
 
 READING_SECONDS = 25
 """How long a request waits until a worker has read the files it brought."""
@@ -35,6 +36,7 @@ class RefusedQuestion:
     sentence: str
     status: int
     conversation: Conversation | None  # None where the question would have begun it
+    folder: Folder | None  # where it would have begun
     text: str
     model: str
     effort: str
@@ -69,6 +71,7 @@ def open_turn_from_form(
             sentence=str(error.message),
             status=error.status,
             conversation=conversation,
+            folder=None if conversation else find_folder(owner_id, question.folder_id),
             text=question.text,
             model=question.model,
             effort=fields.get("effort", ""),
@@ -81,10 +84,10 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
     """Return what a form asks: what was typed, a button's own question (`instead`), a recorded example, or a turn's
     question `again`: of a recorded example too, unless a model was chosen. The button of a refusal chooses one itself
     (`with`)."""
-    turn_id, model = _parse_id(fields.get("turn_id", "")), fields.get("with") or fields.get("model", "")
+    turn_id, model = parse_id(fields.get("turn_id", "")) or new_id(), fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
     if again := fields.get("again"):
-        asked_before = access.access_turn(owner_id, _parse_id(again))
+        asked_before = access.access_turn(owner_id, parse_id(again) or new_id())
         return Question(
             turn_id=turn_id,
             conversation_id=asked_before.conversation_id,
@@ -103,6 +106,7 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
         model=model,
         effort=effort,
         parent_id=LATEST,
+        folder_id=parse_id(fields.get("folder", "")),
     )
 
 
@@ -113,12 +117,12 @@ def _read_effort(fields: QueryDict, key: str) -> str:
     return effort if model and effort in model.effort_levels else ""
 
 
-def _parse_id(text: str) -> UUID:
-    """Return the id a form sent; a new one if it sent none."""
+def parse_id(text: str) -> UUID | None:
+    """Return the id a form sent; None if it sent none."""
     try:
         return UUID(text)
     except ValueError:
-        return new_id()
+        return None
 
 
 def _list_attached(owner_id: int, fields: QueryDict) -> list[Attachment]:

@@ -19,12 +19,13 @@ from chat.llm.providers import list_providers
 from chat.pages.chat_page import chat_context, current_html, turn_address, turns_context
 from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
-from chat.pages.question_form import RefusedQuestion, open_turn_from_form
+from chat.pages.question_form import RefusedQuestion, open_turn_from_form, parse_id
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
 from chat.turns.stopping import stop_turn
 from core.loopback import comes_from_this_machine
 from history import access
+from history.folders import find_folder
 from history.models import new_id
 from history.search import search_titles
 
@@ -34,12 +35,13 @@ RECENT_SHOWN = 6
 
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
-    """A new chat; for a visitor, the landing page."""
+    """A new chat, with `folder` in that folder; for a visitor, the landing page."""
     if not request.user.is_authenticated:
         models = [candidate.model for candidate in list_offered()]
         context = {"free": entitlements.default_plan(), "models": models, "silent": silent_models()}
         return render(request, "pages/landing.html", context)
-    page = chat_context(member_of(request).pk, new_id(), None)
+    owner_id = member_of(request).pk
+    page = chat_context(owner_id, new_id(), None, folder=find_folder(owner_id, parse_id(request.GET.get("folder", ""))))
     return render(request, "chat/chat.html", {**page, "needs_key_card": _needs_key_card(request)})
 
 
@@ -61,7 +63,7 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         return render(request, "chat/chat.html", chat_context(owner_id, conversation_id, conversation))
     opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
     if isinstance(opened, RefusedQuestion):
-        page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
+        page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened, folder=opened.folder)
         return render(request, "chat/chat.html", page, status=opened.status)
     return HttpResponseRedirect(turn_address(opened))
 

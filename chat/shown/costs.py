@@ -8,7 +8,7 @@ import msgspec
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN, estimate_tokens, rates_with_markup, read_stamp
 from chat.models import LanguageModel
 from chat.provider_registry import token_factor_of
-from chat.turns.prompts import INSTRUCTIONS
+from chat.turns.prompts import INSTRUCTIONS, add_instructions
 from history.models import Turn
 
 TYPICAL_ANSWER_TOKENS = 500
@@ -52,12 +52,15 @@ def price_details(turn: Turn) -> dict[str, Any] | None:
     return msgspec.structs.asdict(stamp) if stamp else None
 
 
-def estimates_for(models: Iterable[LanguageModel], unnamed: Iterable[LanguageModel] = ()) -> dict[str, Any]:
+def estimates_for(
+    models: Iterable[LanguageModel], unnamed: Iterable[LanguageModel] = (), *, instructions: str = ""
+) -> dict[str, Any]:
     """Return what static/js/estimate.js calculates with. `unnamed` are those of the models that may answer where none
-    is named."""
-    instructions = estimate_tokens([INSTRUCTIONS], bytes_per_token=SETTLE_BYTES_PER_TOKEN)
+    is named; `instructions` those of the folder."""
     return {
-        "instructions": instructions,
+        "instructions": estimate_tokens(
+            [add_instructions(INSTRUCTIONS, instructions)], bytes_per_token=SETTLE_BYTES_PER_TOKEN
+        ),
         "bytes_per_token": SETTLE_BYTES_PER_TOKEN,
         "models": {model.key: _estimate_of(model) for model in models},
         "unnamed": [model.key for model in unnamed],

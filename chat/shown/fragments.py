@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from functools import lru_cache
 
-from django.template.defaultfilters import filesizeformat, floatformat
+from django.template.defaultfilters import floatformat
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format, get_format
@@ -24,6 +24,7 @@ from chat.shown.costs import first_token_ms, tokens_per_second
 from chat.shown.sentences import charge_sentence, error_sentence
 from chat.turns.closing import can_continue
 from core.compiled_fragments import CompiledFragment
+from core.sizes import readable_size
 from history.models import Turn
 from history.rendering import render_markdown
 
@@ -162,7 +163,7 @@ def _files_html(turn: Turn) -> SafeString:
             "is_image": file.kind == "image",
             "name": file.name,
             "pages": file.pages,
-            "size": filesizeformat(file.size),
+            "size": readable_size(file.size),
             **_preview_size(file.width, file.height),
         }
         for file in decode_attached(turn.attachments)

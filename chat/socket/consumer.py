@@ -33,11 +33,20 @@ from chat.socket.rendered_events import (
     render_started,
 )
 from chat.socket.shares import Share, take_share
-from chat.socket.vocabulary import KEEP_ALIVE_FRAME, Command, Start, Stop, Watch, parse_command, text_frame
+from chat.socket.vocabulary import (
+    KEEP_ALIVE_FRAME,
+    Command,
+    Start,
+    Stop,
+    Watch,
+    list_event,
+    parse_command,
+    text_frame,
+)
 from chat.turns.guests import Guest, guests
 from chat.turns.known_turns import BeingWritten, await_written
 from chat.turns.log import Entry, EntryKind
-from chat.turns.notices import receive_notices
+from chat.turns.notices import WHOLE_LIST, receive_notices
 from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
@@ -328,9 +337,12 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.send_end(turn_id)
 
     async def announce_change(self, conversation_id: UUID) -> None:
-        """A conversation got another title, or is gone."""
+        """A conversation got another title or place, or is gone; or the whole list has changed."""
         async with self.announcing:
-            await self.send_event(await self.share.render(render_conversation, self.user, conversation_id))
+            if conversation_id == WHOLE_LIST:
+                await self.send_event(list_event())
+            else:
+                await self.send_event(await self.share.render(render_conversation, self.user, conversation_id))
 
     async def dispatch(self, message: Any) -> None:
         """As Channels does, without its thread hop to close connections: `in_thread` closes them."""
@@ -358,6 +370,7 @@ def _to_question(command: Start) -> Question:
         effort=command.effort or "",
         parent_id=LATEST if command.parent_id is UNSET else command.parent_id,
         attachments=tuple(command.attachments),
+        folder_id=command.folder_id,
     )
 
 

@@ -22,7 +22,7 @@ Offset: TypeAlias = Annotated[int, Meta(ge=0)]
 
 class Start(Struct, tag_field="type", tag="turn.start"):
     """`parent_id` absent continues the last turn; null begins a new branch at the root. `attachments` are ids.
-    `blocks` asks for `turn.block` events."""
+    `blocks` asks for `turn.block` events; `folder_id` is where a new conversation begins."""
 
     turn_id: UUID
     conversation_id: UUID
@@ -32,6 +32,7 @@ class Start(Struct, tag_field="type", tag="turn.start"):
     attachments: list[UUID] = []
     effort: str | None = None
     blocks: bool = False
+    folder_id: UUID | None = None
 
 
 class Stop(Struct, tag_field="type", tag="turn.stop"):
@@ -89,6 +90,11 @@ def rejected_event(turn_id: UUID | None, code: str, detail: str, retry_after: fl
 def conversation_event(conversation_id: UUID, html: str) -> dict[str, Any]:
     """Return `conversation.changed`: the conversation's line of the sidebar, empty when it is gone."""
     return {"type": "conversation.changed", "conversation_id": conversation_id, "html": html}
+
+
+def list_event() -> dict[str, Any]:
+    """Return `list.changed`: the list of conversations has changed in more than one place."""
+    return {"type": "list.changed"}
 
 
 def allowance_event(allowance: Allowance) -> dict[str, Any]:

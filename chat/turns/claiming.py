@@ -135,6 +135,7 @@ def _prepare(turn: Turn) -> ClaimedTurn:
         max_output=turn.max_output,
         max_tokens=turn.input_tokens * SETTLE_BYTES_PER_TOKEN // RESERVE_BYTES_PER_TOKEN,
         owner_id=turn.owner_id,
+        instructions=turn.instructions or "",
     )
     request = AnswerRequest(
         messages=prompt.messages,

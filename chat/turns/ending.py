@@ -99,7 +99,8 @@ def erase_logs(redis: SyncRedis, turn_ids: Sequence[UUID]) -> None:
 
 
 def end_erased(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
-    """End the logs of turns that are about to be erased: nothing of them is missing to anybody."""
+    """End the logs of turns that nobody finds any more, or that are about to be erased: nothing of them is missing to
+    anybody."""
     for turn_id in turn_ids:
         _END_TURN(
             redis,

@@ -1,4 +1,5 @@
 """What a deletion does to turns: they are stopped and paid for, what was shown as any other stop pays it, then erased.
+The trash stops them in the same way, and keeps them.
 
 A hold is never given back for a turn that somebody may still be writing: what a person deletes counts until it is over.
 """
@@ -18,7 +19,7 @@ from chat.turns.ending import end_erased, erase_logs
 from chat.turns.leases import request_stops
 from core.redis_clients import sync_redis
 from core.sweeps import in_portions
-from history import access, deletion, progress
+from history import access, deletion, progress, trash
 from history.models import Turn
 
 logger = logging.getLogger(__name__)
@@ -60,15 +61,28 @@ def erase_strays(turn_ids: Sequence[UUID]) -> bool:
 def erase_if_stray(turn: Turn) -> bool:
     """Erase a queued turn whose conversation is gone: who opened it died before it could be undone. Return whether
     that is so."""
-    if access.find_conversation(turn.conversation_id) is not None:
+    if access.find_even_trashed(turn.conversation_id) is not None:
         return False
     logger.warning("Stray turn erased", extra={"turn_id": turn.pk})
     erase_strays([turn.pk])
     return True
 
 
+def stop_in_trash(owner_id: int, conversation_ids: Sequence[UUID]) -> None:
+    """Stop the turns of conversations that were put into the trash. Their runners close and settle them."""
+    _ask_for_stop(progress.list_open_in(owner_id, conversation_ids))
+
+
+def finish_trashing() -> None:
+    """Stop what still runs in the trash: whoever put it there has died since."""
+    for turns in progress.iterate_open():
+        trashed = trash.list_trashed_among({turn.conversation_id for turn in turns})
+        _ask_for_stop([turn for turn in turns if turn.conversation_id in trashed])
+
+
 def finish_erasures() -> None:
-    """Erase what a deletion could not erase yet, or died on."""
+    """Erase what a deletion could not erase yet, or died on, and what has been in the trash for long."""
+    trash.delete_expired()
     deletion.finish_deletions()
     closure.finish_closures()
 
@@ -78,8 +92,7 @@ def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
     open_turns = _list_open(turn_ids)
     if not open_turns:
         return True
-    request_stops(sync_redis(), [turn.pk for turn in open_turns])
-    end_erased(sync_redis(), [turn.pk for turn in open_turns if close_queued(turn, status=Turn.Status.STOPPED)])
+    _ask_for_stop(open_turns)
     deadline = time.monotonic() + patience_seconds
     while open_turns := _list_open([turn.pk for turn in open_turns]):
         if time.monotonic() > deadline:
@@ -87,6 +100,12 @@ def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
         close_old_connections()  # back into the pool: who sleeps must not keep others from theirs
         time.sleep(PAUSE_SECONDS)
     return True
+
+
+def _ask_for_stop(open_turns: Sequence[Turn]) -> None:
+    """Ask for a stop as `stop_turn` does: the request comes first, as a runner may claim a turn meanwhile."""
+    request_stops(sync_redis(), [turn.pk for turn in open_turns])
+    end_erased(sync_redis(), [turn.pk for turn in open_turns if close_queued(turn, status=Turn.Status.STOPPED)])
 
 
 def _list_open(turn_ids: Sequence[UUID]) -> list[Turn]:

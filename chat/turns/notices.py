@@ -22,13 +22,16 @@ from core.loops import PerLoop
 logger = logging.getLogger(__name__)
 
 GROUP = "notices"
+WHOLE_LIST = UUID(int=0)
+"""Instead of a conversation: the list has changed in more than one place, or a folder has."""
 RETRY_SECONDS = 1.0
 TRIES = 2
 """The first one after a restart of Redis fails: its connection was cut, and the layer does not look."""
 
 
 def send_notice(owner_id: int, conversation_id: UUID) -> None:
-    """Tell the person's tabs that the conversation has another title, or is gone. Sync; a notice may get lost."""
+    """Tell the person's tabs that the conversation has another title or place, or is gone. Sync; a notice may get
+    lost."""
     message = {"type": "conversation.changed", "owner_id": owner_id, "conversation_id": str(conversation_id)}
     for _ in range(TRIES):
         try:

@@ -29,6 +29,7 @@ class OfferRequest:
     profile: QuestionProfile
     files: Sequence[Attached]
     parent: Turn | None
+    instructions: str = ""  # of the folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,12 @@ def make_offer(request: OfferRequest) -> Offer:
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
     models = [candidate.model for candidate in candidates]
     prompt = prompts.build_prompt(
-        models, tree.path_to_root(request.parent), profile.question, files, max_output=max_output
+        models,
+        tree.path_to_root(request.parent),
+        profile.question,
+        files,
+        max_output=max_output,
+        instructions=request.instructions,
     )
     tokens = prompt.tokens()
     return Offer(
@@ -107,9 +113,11 @@ def make_other_offer(request: OfferRequest) -> Offer | None:
     return make_offer(replace(request, model=other.model.key)) if other else None
 
 
-def profile_question(text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget) -> QuestionProfile:
+def profile_question(
+    text: str, files: Sequence[Attached], parent: Turn | None, budget: Budget, *, instructions: str = ""
+) -> QuestionProfile:
     """Return what matters of a question for who may answer it."""
-    text_tokens = estimate_tokens((prompts.INSTRUCTIONS, text))
+    text_tokens = estimate_tokens((prompts.add_instructions(prompts.INSTRUCTIONS, instructions), text))
     return QuestionProfile(
         question=text,
         min_tokens=text_tokens + prompts.min_file_tokens(files),

@@ -42,7 +42,8 @@ from core.errors import DomainError, NotFound, Unavailable
 from core.unicode import normalise
 from history import access, tree
 from history.errors import Overtaken
-from history.models import Conversation, Turn
+from history.folders import find_folder
+from history.models import Conversation, Folder, Turn
 
 LATEST: Literal["latest"] = "latest"
 MAX_TRIES = 5
@@ -53,7 +54,8 @@ MAX_TRIES = 5
 class Question:
     """What somebody asks. `parent_id` None begins a new branch at the root, LATEST continues the last turn.
 
-    `effort` is one of the model's levels, or empty: as hard as the model thinks by itself.
+    `folder_id` is the folder a new conversation is to be in; one that is gone is none. `effort` is one of the model's
+    levels, or empty: as hard as the model thinks by itself.
     """
 
     turn_id: UUID
@@ -63,6 +65,7 @@ class Question:
     effort: str = ""
     parent_id: UUID | Literal["latest"] | None = LATEST
     attachments: tuple[UUID, ...] = ()
+    folder_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,9 @@ def find_other_offer(owner_id: int, question: Question) -> Offer | None:
     there is none, or the question itself is refused."""
     budget = entitlements.budget_of(owner_id)
     try:
-        request = _read_request(owner_id, question, _find_conversation(owner_id, question), budget)
+        conversation = _find_conversation(owner_id, question)
+        folder = _find_folder(owner_id, question, conversation)
+        request = _read_request(owner_id, question, conversation, folder, budget)
         offer = make_other_offer(request)
     except DomainError:
         return None
@@ -137,8 +142,9 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
 
     # 2. What is asked: the text, the conversation and the turn before, the effort, the files.
     conversation = _find_conversation(owner_id, question)
+    folder = _find_folder(owner_id, question, conversation)
     check_effort(question.effort, question.model)
-    request = _read_request(owner_id, question, conversation, budget)
+    request = _read_request(owner_id, question, conversation, folder, budget)
     text, parent, files = request.profile.question, request.parent, request.files
 
     # 3. Who may answer, and the most that can cost.
@@ -160,7 +166,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     # 6. The turn is written.
     turn = _make_turn(owner_id, question, text, parent, files, offer)
     try:
-        conversation, written = _write_or_give_back(turn, conversation, budget)
+        conversation, written = _write_or_give_back(turn, conversation, folder, budget)
     except Overtaken:
         if not tries_left:
             raise
@@ -176,21 +182,30 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     return OpenedTurn(turn, conversation, limit)
 
 
-def _read_request(owner_id: int, question: Question, conversation: Conversation | None, budget: Budget) -> OfferRequest:
+def _read_request(
+    owner_id: int, question: Question, conversation: Conversation | None, folder: Folder | None, budget: Budget
+) -> OfferRequest:
     """Return what the question asks an offer for, with its text cleaned."""
     text = clean_text(question.text, max_characters=budget.entitlements.question_characters)
     parent = _find_parent(owner_id, question, conversation)
     files = get_usable_files(
         owner_id, question.attachments, turn_id=question.turn_id, conversation_id=question.conversation_id
     )
+    instructions = folder.instructions if folder else ""
     return OfferRequest(
         model=question.model,
         only_free=must_confirm_email(owner_id),
         entitlements=budget.entitlements,
-        profile=profile_question(text, files, parent, budget),
+        profile=profile_question(text, files, parent, budget, instructions=instructions),
         files=files,
         parent=parent,
+        instructions=instructions,
     )
+
+
+def _find_folder(owner_id: int, question: Question, conversation: Conversation | None) -> Folder | None:
+    """Return the folder the question is asked in. It may just have been deleted: then it is in none."""
+    return find_folder(owner_id, conversation.folder_id if conversation else question.folder_id)
 
 
 def _find_conversation(owner_id: int, question: Question) -> Conversation | None:
@@ -284,6 +299,7 @@ def _make_turn(
         seq=(parent.seq + 1 if parent else 1) if question.parent_id == LATEST else 0,  # 0: any
         depth=parent.depth + 1 if parent else 0,
         question=text,
+        instructions=offer.request.instructions or None,
         attachments=encode_attached(files),
         **selection_fields(question.model, offer.selection),
         effort=question.effort,
@@ -294,7 +310,9 @@ def _make_turn(
     )
 
 
-def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: Budget) -> tuple[Conversation, Turn]:
+def _write_or_give_back(
+    turn: Turn, conversation: Conversation | None, folder: Folder | None, budget: Budget
+) -> tuple[Conversation, Turn]:
     """Write the turn, and its conversation if that is new; return both as they are written.
 
     A refusal gives everything back: another question was faster, or the conversation is somebody else's since a moment.
@@ -302,7 +320,7 @@ def _write_or_give_back(turn: Turn, conversation: Conversation | None, budget: B
     """
     try:
         if conversation is None:
-            return tree.start_conversation(turn)
+            return tree.start_conversation(turn, folder_id=folder.pk if folder else None)
         return conversation, tree.add_turn(turn)
     except DomainError:
         unbind_files(turn.pk)

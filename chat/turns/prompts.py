@@ -63,6 +63,11 @@ class Prompt:
         return files + estimate_tokens((message.text for message in self.messages), bytes_per_token=bytes_per_token)
 
 
+def add_instructions(ours: str, of_folder: str) -> str:
+    """Return our instructions with those of a folder: one message, as some models read no second one."""
+    return f"{ours}\n\n{of_folder}" if of_folder else ours
+
+
 def filter_capable(candidates: list[Candidate], files: Sequence[Attached]) -> list[Candidate]:
     """Return the candidates that can take the files of a question.
 
@@ -119,10 +124,12 @@ def build_prompt(
     max_output: int,
     max_tokens: int | None = None,
     owner_id: int | None = None,
+    instructions: str = "",
 ) -> Prompt:
     """Return the prompt that fits every model's window beside an answer of `max_output` tokens, and `max_tokens`.
 
     With `owner_id` the files are loaded, for sending. Without, only their sizes are known, for reserving.
+    `instructions` are those of the folder the question is asked in.
     """
     room = min(question_room(model, max_output) for model in models)
     if max_tokens is not None:
@@ -133,13 +140,12 @@ def build_prompt(
         reads_pdfs=all(model.reads_pdfs for model in models),
         obeys_markers=any(model.provider not in PAID_PROVIDERS for model in models),
     )
-    instructions = DEMO_INSTRUCTIONS if is_demo else INSTRUCTIONS
     return fit_prompt(
         path,
         question,
         files,
         room=room,
-        instructions=instructions,
+        instructions=add_instructions(DEMO_INSTRUCTIONS if is_demo else INSTRUCTIONS, instructions),
         abilities=abilities,
         models=models,
         owner_id=owner_id,
@@ -178,7 +184,7 @@ def fit_prompt(
     sent_files = [file for forms in (*past_forms, own_forms) for file, _form in forms]
     contents = FileContents(owner_id, sent_files) if sent_files and owner_id is not None else None
     clean = break_markers if abilities.obeys_markers else _unchanged
-    messages = [Message("system", instructions)]
+    messages = [Message("system", clean(instructions))]
     for turn, forms in past:
         if _is_retold(turn):
             messages.append(_user_message(turn.question, forms, contents, clean))

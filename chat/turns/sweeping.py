@@ -18,7 +18,7 @@ from billing.spending import end_forgotten_work
 from chat.llm import spending
 from chat.turns.closing import close_queued, settle_turn
 from chat.turns.ending import announce_end
-from chat.turns.erasure import erase_if_stray, finish_erasures
+from chat.turns.erasure import erase_if_stray, finish_erasures, finish_trashing
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.leases import find_holders, find_holders_sync
 from chat.turns.queue import enqueue, queued_key
@@ -45,6 +45,8 @@ ORPHAN_MARK_MS = 86_400_000
 async def repair_turns() -> None:
     """Do one pass of repairs."""
     redis = async_redis()
+    with guard("trash"):
+        await in_thread(finish_trashing)
     with guard("queued turns"):
         async for page in _in_threads(progress.iterate_queued(older_than=QUEUED_GRACE)):
             for turn in page:

@@ -163,5 +163,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
 def _tables_of(alias: str) -> frozenset[str]:
     """Return the names of the tables in this database."""
     models = apps.get_models(include_auto_created=True)
-    names = {model._meta.db_table for model in models if router.db_for_write(model) == alias}
+    names = {model._meta.db_table for model in models if router.allow_migrate_model(alias, model)}
     return frozenset({*names, MigrationRecorder.Migration._meta.db_table})

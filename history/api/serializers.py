@@ -5,17 +5,49 @@ from typing import Any
 import msgspec
 from rest_framework import serializers
 
-from history.models import Conversation, Export, Import
+from history.models import Conversation, Export, Folder, Import
 from history.transfer.refusals import place_words, refusal_sentence
+
+
+class MarkField(serializers.BooleanField):
+    """A mark that is True or null in its row."""
+
+    def get_attribute(self, instance: Any) -> bool:
+        return bool(super().get_attribute(instance))
+
+
+class ListSerializer(serializers.Serializer[Any]):
+    """Which conversations are listed: `in` the list, the archive or the trash; of which `folder`; from where on."""
+
+    folder = serializers.UUIDField(required=False, default=None)
+    after = serializers.CharField(required=False, allow_blank=True, default="")
+
+    def get_fields(self) -> dict[str, Any]:
+        """`in` cannot be the name of an attribute."""
+        return {**super().get_fields(), "in": serializers.ChoiceField(["list", "archive", "trash"], default="list")}
+
+
+class ForeverSerializer(serializers.Serializer[Any]):
+    forever = serializers.BooleanField(required=False, default=False)
+
+
+class FolderDeletionSerializer(serializers.Serializer[Any]):
+    conversations = serializers.ChoiceField(["keep", "trash"], default="keep")
 
 
 class ConversationSerializer(serializers.ModelSerializer[Conversation]):
     title = serializers.CharField(max_length=200)
+    folder_id = serializers.UUIDField(allow_null=True)
+    is_pinned = MarkField()
+    is_archived = MarkField()
 
     class Meta:
         model = Conversation
-        fields = ("id", "title", "turn_count", "created_at", "updated_at")
-        read_only_fields = ("turn_count", "created_at", "updated_at")
+        fields = (
+            *("id", "title", "turn_count", "folder_id", "is_pinned", "is_archived"),
+            *("trashed_at", "created_at", "updated_at"),
+        )
+        read_only_fields = ("turn_count", "trashed_at", "created_at", "updated_at")
 
 
 class NewConversationSerializer(serializers.Serializer[Conversation]):
@@ -23,6 +55,19 @@ class NewConversationSerializer(serializers.Serializer[Conversation]):
 
     id = serializers.UUIDField(required=False)
     title = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
+    folder_id = serializers.UUIDField(required=False, allow_null=True, default=None)
+
+
+class FolderSerializer(serializers.ModelSerializer[Folder]):
+    """A folder. `model` is the id of the model a page begins its chats with, or empty; `instructions` go to the model
+    with every question."""
+
+    id = serializers.UUIDField(required=False)
+
+    class Meta:
+        model = Folder
+        fields = ("id", "name", "model", "instructions", "created_at")
+        read_only_fields = ("created_at",)
 
 
 class ImportSerializer(serializers.ModelSerializer[Import]):

@@ -1,5 +1,6 @@
-"""The history API: conversations. Their turns are in chat/api, which can also begin one."""
+"""The history API: conversations and folders. Turns are in chat/api, which can also begin a conversation."""
 
+from typing import Any
 from uuid import UUID
 
 from rest_framework import status
@@ -8,39 +9,116 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from history import access, deletion, tree
-from history.api.serializers import ConversationSerializer, NewConversationSerializer
-from history.models import TitledBy, new_id
+from history import access, deletion, folders, order, trash, tree
+from history.api.serializers import (
+    ConversationSerializer,
+    FolderDeletionSerializer,
+    FolderSerializer,
+    ForeverSerializer,
+    ListSerializer,
+    NewConversationSerializer,
+)
+from history.models import Conversation, TitledBy, new_id
 
 
 @api_view(["GET", "POST"])
 def conversations(request: Request) -> Response:
-    """List your conversations, last used first (`?after=` takes `next`); or begin one, 201."""
+    """List your conversations, last used first (`?after=` takes `next`); or begin one, 201.
+
+    `?in=archive` lists what is archived, `?in=trash` what is in the trash, last put there first; `?folder=` those in a
+    folder.
+    """
     owner_id = user_id_of(request)
     if request.method == "GET":
-        page = access.list_conversations(owner_id, after=request.query_params.get("after"))
+        asked = ListSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        which = asked.validated_data
+        page = access.list_conversations(owner_id, which["in"], folder_id=which["folder"], after=which["after"])
         return Response({"results": ConversationSerializer(page.rows, many=True).data, "next": page.next})
     serializer = NewConversationSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     fields = serializer.validated_data
     title = fields["title"]
     titled_by = TitledBy.PERSON if title.strip() else TitledBy.WORDS
+    if fields["folder_id"] is not None:
+        folders.access_folder(owner_id, fields["folder_id"])
     conversation = tree.get_or_create_conversation(
-        owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by
+        owner_id, fields.get("id") or new_id(), title=title, titled_by=titled_by, folder_id=fields["folder_id"]
     )
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
-    """One conversation; PATCH changes its `title`, DELETE removes it and its turns."""
-    conversation_row = access.access_conversation(user_id_of(request), conversation_id)
+    """One conversation; PATCH changes its `title`, `folder_id`, `is_pinned` and `is_archived`. DELETE puts it into the
+    trash; with `?forever=true` it removes it and its turns, from the trash too."""
+    owner_id = user_id_of(request)
     if request.method == "DELETE":
-        deletion.delete_conversation(conversation_row)
+        return _delete(request, owner_id, conversation_id)
+    row = access.access_conversation(owner_id, conversation_id)
+    if request.method == "PATCH":
+        serializer = ConversationSerializer(row, data=request.data, partial=True)
+        serializer.is_valid(raise_exception=True)
+        _change(row, serializer.validated_data)
+        row = access.access_conversation(owner_id, conversation_id)
+    return Response(ConversationSerializer(row).data)
+
+
+@api_view(["POST"])
+def restore(request: Request, conversation_id: UUID) -> Response:
+    """Take a conversation out of the trash. 404 when it is not there, or is being erased."""
+    owner_id = user_id_of(request)
+    trash.restore_conversations(owner_id, [conversation_id])
+    return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)
+
+
+@api_view(["GET", "POST"])
+def folders_view(request: Request) -> Response:
+    """List your folders by name; or make one, 201."""
+    owner_id = user_id_of(request)
+    if request.method == "GET":
+        found = FolderSerializer(folders.list_folders(owner_id), many=True)
+        return Response({"results": found.data, "next": None})
+    serializer = FolderSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    folder = folders.create_folder(owner_id, **serializer.validated_data)
+    return Response(FolderSerializer(folder).data, status=status.HTTP_201_CREATED)
+
+
+@api_view(["GET", "PATCH", "DELETE"])
+def folder(request: Request, folder_id: UUID) -> Response:
+    """One folder; PATCH changes its `name`, `model` and `instructions`. DELETE removes it: its conversations stay, in
+    no folder, or go into the trash with `?conversations=trash`."""
+    row = folders.access_folder(user_id_of(request), folder_id)
+    if request.method == "DELETE":
+        asked = FolderDeletionSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        folders.delete_folder(row, with_conversations=asked.validated_data["conversations"] == "trash")
         return Response(status=status.HTTP_204_NO_CONTENT)
     if request.method == "PATCH":
-        serializer = ConversationSerializer(conversation_row, data=request.data, partial=True)
+        serializer = FolderSerializer(row, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
-        if "title" in serializer.validated_data:
-            access.rename_conversation(conversation_row, serializer.validated_data["title"])
-    return Response(ConversationSerializer(conversation_row).data)
+        folders.change_folder(row, **{k: v for k, v in serializer.validated_data.items() if k != "id"})
+    return Response(FolderSerializer(row).data)
+
+
+def _delete(request: Request, owner_id: int, conversation_id: UUID) -> Response:
+    asked = ForeverSerializer(data=request.query_params)
+    asked.is_valid(raise_exception=True)
+    if asked.validated_data["forever"]:
+        deletion.delete_conversation(access.access_even_trashed(owner_id, conversation_id))
+    else:
+        trash.trash_conversations(owner_id, [access.access_conversation(owner_id, conversation_id).pk])
+    return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _change(conversation: Conversation, fields: dict[str, Any]) -> None:
+    """Change what a request names. A folder that is not there is refused before anything is changed."""
+    owner_id, pk = conversation.owner_id, conversation.pk
+    if "folder_id" in fields:
+        order.move(owner_id, {pk: fields["folder_id"]})
+    if "title" in fields:
+        access.rename_conversation(conversation, fields["title"])
+    for name, act in (("is_pinned", "pin"), ("is_archived", "archive")):
+        if name in fields:
+            order.do(owner_id, act if fields[name] else f"un{act}", {pk: None})

@@ -7,7 +7,7 @@ import history.models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("history", "0007_branches_and_folders"),
+        ("history", "0008_order"),
     ]
 
     operations = [

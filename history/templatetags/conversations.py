@@ -13,5 +13,6 @@ register = template.Library()
 
 @register.simple_tag(takes_context=True)
 def conversation_line(context: dict[str, Any], conversation: Conversation) -> SafeString:
-    """Render a line of the sidebar; the page's own conversation is marked as current."""
-    return conversation_html(conversation, is_current=conversation.pk == context.get("conversation_id"))
+    """Render a line of a list; the page's own conversation is marked as current."""
+    is_current = conversation.pk == context.get("conversation_id")
+    return conversation_html(conversation, is_current=is_current, is_selectable=context.get("is_selectable", False))

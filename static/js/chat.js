@@ -5,7 +5,7 @@ import { frameBlocks } from "code";
 import * as composer from "composer";
 import { hasOther, pick, setModel } from "picker";
 import { anchorTo, growing, isFollowing, moveAnchor, startAtEnd } from "scroll";
-import { changeConversation, useConversation } from "sidebar";
+import { changeConversation, reloadList, useConversation } from "sidebar";
 import { Socket } from "socket";
 import { LiveTurn, loadMarkdown } from "turn";
 import { formatNumber, say } from "words";
@@ -38,7 +38,8 @@ let lostTimer = 0;
 // --- The page as it came ---
 
 for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
-composer.keepDraftOf("known" in main.dataset ? chatId : "new");
+const folder = form.elements.folder?.value; // a new chat begins in it
+composer.keepDraftOf("known" in main.dataset ? chatId : folder ? `new-${folder}` : "new");
 attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
 composer.onAsk(ask, stop);
 composer.onQueued(takeBack, () => composer.showQueued((queued = composer.readQueued())));
@@ -53,6 +54,7 @@ const socket = new Socket({
   onOpen: opened,
   onEvent: (event) => (handlers[event.type] ?? (ENDED.has(event.type) ? ended : ignore))(event),
   onClose: lost,
+  onShutOut: composer.stopKeeping,
   expects: () => live.size > 0 || pending !== null,
 });
 
@@ -64,6 +66,7 @@ const handlers = {
   "turn.rejected": rejected,
   "turn.waiting": (event) => live.get(event.turn_id)?.wait(event),
   "conversation.changed": conversationChanged,
+  "list.changed": listChanged,
   "allowance.changed": allowanceChanged,
   notice: ({ text }) => tell(text),
 };
@@ -93,6 +96,7 @@ function ask({ text, button }) {
     blocks: true,
     attachments: button ? [] : attach.ids(),
   };
+  if (folder) command.folder_id = folder;
   if (composer.effort()) command.effort = composer.effort();
   if (button?.name === "again") {
     const article = button.closest("[data-turn]");
@@ -105,24 +109,26 @@ function ask({ text, button }) {
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
   if (live.size && !button) queue({ command, text });
-  else send({ command, text }, button);
+  else send({ command, text: button ? null : text }, button); // what is being written stays where it is
 }
 
-/** Ask what was refused once more, of the model that is chosen now: with its files, in its place. */
+/** Ask what was refused once more, of the model that is chosen now: with its files, in its place. Its buttons go when
+ * the person writes on; without a refused question they came with the page, and so did its text. */
 function askInstead(text) {
-  if (refused?.text !== text) {
+  if (!refused) {
     ask({ text });
     return;
   }
   const { effort: _effort, ...command } = refused;
   if (composer.effort()) command.effort = composer.effort();
-  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text });
+  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text: text === refused.text ? text : null });
 }
 
+/** Send a question: a command, and the text of the composer that it was, null for that of a button. */
 function send(question, button) {
   pending = question;
   tell("");
-  composer.sending(pending.command.turn_id);
+  composer.sending(question.text === null ? null : pending.command.turn_id);
   if (socket.send(pending.command)) return;
   if (isPolling) askByForm(pending, button);
   else tell(say("unsent"));
@@ -305,12 +311,12 @@ function rejected({ turn_id, code, detail, html }) {
     return;
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
-  const { command, isQueued } = pending;
+  const { command, text, isQueued } = pending;
   refused = command;
   pending = null;
   composer.refuse(detail, html);
   if (isQueued) takeBack();
-  else composer.setText(command.text);
+  else if (text !== null || composer.isEmpty()) composer.setText(command.text);
   composer.focusText();
 }
 
@@ -318,10 +324,7 @@ function conversationChanged({ conversation_id, html }) {
   const isCurrent = conversation_id === chatId;
   const row = html ? parse(html) : null;
   changeConversation(conversation_id, row, { isCurrent });
-  if (!isCurrent) {
-    if (!row) composer.forgetDraftOf(conversation_id);
-    return;
-  }
+  if (!isCurrent) return; // what is half written waits: it may be taken back
   if (!row) {
     leave();
     return;
@@ -332,14 +335,30 @@ function conversationChanged({ conversation_id, html }) {
   document.title = `${mark}\u2068${title}\u2069 · ${siteName}`; // isolated, as the server does
 }
 
-/** The conversation is gone: on to a new chat, with what was being written. */
-function leave() {
-  if (isLeaving || !("known" in main.dataset)) return;
+async function listChanged() {
+  reloadList();
+  if (!("known" in main.dataset)) return;
+  const response = await fetch(`/c/${chatId}/rename/`, { headers: { "HX-Request": "true" } }).catch(() => null);
+  if (response?.status === 404) leave();
+}
+
+document.addEventListener("submit", ({ target, submitter }) => {
+  if (target.matches("[data-order]") && submitter?.value === `trash:${chatId}`) prepareToLeave();
+});
+
+/** What was being written goes along into a new chat. */
+function prepareToLeave() {
   isLeaving = true;
   isPolling = false;
   if (pending?.isQueued) pending = null;
   takeBack();
-  composer.moveDraftToNew();
+  composer.moveDraft("new");
+}
+
+/** The conversation is gone: on to a new chat. */
+function leave() {
+  if (isLeaving || !("known" in main.dataset)) return;
+  prepareToLeave();
   // Who deletes it here is sent on by the answer; leaving twice at once would break off the first leaving.
   const wait = document.querySelector("dialog[open]") ? LEAVE_DELAY : 0;
   setTimeout(() => {
@@ -475,7 +494,7 @@ function textOf(article, selector) {
 function becomeKnown() {
   main.dataset.known = "";
   history.replaceState(null, "", `/c/${chatId}/`);
-  composer.keepDraftOf(chatId);
+  composer.moveDraft(chatId);
 }
 
 function announce(text) {

@@ -22,12 +22,18 @@ let key = "";
 let queuedKey = "";
 let isWriting = false; // an answer
 let timer = 0;
+let isOver = false; // whoever writes here is logged out
 let asked = { model: valueSentWith(picker), effort: valueSentWith(effortField) }; // what the page begins with next time
 
 forgetDrafts((found) => !found.startsWith(drafts)); // of whoever was at this browser before
 
 function save(fields) {
-  writeDraft(key, fields);
+  if (!isOver) writeDraft(key, fields);
+}
+
+/** Keep nothing any more: whoever logs out in another tab leaves no draft behind. */
+export function stopKeeping() {
+  isOver = true;
 }
 
 function saveAll() {
@@ -71,17 +77,11 @@ export function keepDraftOf(name) {
   queuedKey = `${drafts}queued:${name}`;
 }
 
-/** The conversation of this name is gone, and its draft with it. */
-export function forgetDraftOf(name) {
-  writeDraft(drafts + name, {});
-  writeDraft(`${drafts}queued:${name}`, {});
-}
-
-/** Take what is being written along into a new chat, unless something is being written there. */
-export function moveDraftToNew() {
+/** Take what is being written along into the chat of this name, unless something is being written there. */
+export function moveDraft(name) {
   forgetTimer();
   save({});
-  keepDraftOf("new");
+  keepDraftOf(name);
   if (field.value && !readDraft(key).text) saveAll();
 }
 
@@ -109,6 +109,10 @@ function choose(list, value) {
 export function setText(text) {
   field.value = text;
   field.dispatchEvent(new Event("input"));
+}
+
+export function isEmpty() {
+  return !field.value.trim();
 }
 
 /** Put a text back, before what has been written since. */
@@ -186,10 +190,10 @@ export function onAsk(ask, stop) {
   form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }
 
-/** The question is on its way: it stays in the field until the server has it. */
+/** The question is on its way: it stays in the field until the server has it. Null for one that was never there. */
 export function sending(turnId) {
   forgetTimer();
-  save({ ...content(), turn_id: turnId });
+  save(turnId ? { ...content(), turn_id: turnId } : content());
   refuse("");
   form.setAttribute("aria-busy", "true");
   sendButton.setAttribute("aria-disabled", "true");

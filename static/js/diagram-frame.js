@@ -19,6 +19,8 @@
     }
   });
 
+  addEventListener("click", (event) => event.preventDefault()); // a link, or a form, would only put an error here
+
   function load(library) {
     return new Promise((resolve, reject) => {
       const script = document.createElement("script");

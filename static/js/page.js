@@ -48,10 +48,14 @@ for (const field of document.querySelectorAll("input[type=hidden][name=time_zone
   field.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
 }
 
-// --- Who logs out leaves nothing half-written behind, nor does a conversation that is deleted ---
+// --- Who logs out leaves nothing half-written behind, nor does a conversation that is deleted for good ---
 
-document.addEventListener("submit", ({ target: { dataset } }) => {
-  if ("forgets" in dataset) forgetDrafts((key) => key.endsWith(dataset.forgets)); // all keys end with nothing
+document.addEventListener("submit", ({ target, submitter }) => {
+  if ("forgets" in target.dataset) forgetDrafts(() => true);
+  if (submitter?.value === "erase") {
+    const ids = new FormData(target).getAll("conversation");
+    forgetDrafts((key) => ids.some((id) => key.endsWith(`:${id}`)));
+  }
 });
 
 // --- Menus: one open at a time, closed by Escape and by a click elsewhere ---

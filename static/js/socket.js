@@ -14,9 +14,10 @@ export class Socket {
   #timer = 0;
   #heard = 0;
 
-  /** `onOpen()`, `onEvent(event)`, `onClose(failures)` are called; `expects()` says whether silence is suspicious. */
-  constructor({ onOpen, onEvent, onClose, expects }) {
-    this.on = { onOpen, onEvent, onClose, expects };
+  /** `onOpen()`, `onEvent(event)`, `onClose(failures)` are called, and `onShutOut()` before the page goes to the log-in;
+   * `expects()` says whether silence is suspicious. */
+  constructor(on) {
+    this.on = on;
     addEventListener("online", () => this.retry());
     addEventListener("pageshow", (event) => event.persisted && this.restart());
     addEventListener("pagehide", () => this.#socket?.close());
@@ -61,6 +62,7 @@ export class Socket {
     socket.addEventListener("close", (event) => {
       if (socket !== this.#socket) return;
       if (event.code === REVOKED) {
+        this.on.onShutOut();
         // Who is logged in anew by now, as after a new password, comes back here.
         location.assign(`/accounts/login/?next=${encodeURIComponent(location.pathname)}`);
         return;

@@ -663,3 +663,15 @@ def test_the_checkout_asks_for_a_code_where_there_is_one(ana: User, prices: Any,
     assert member.post(url, form).status_code == 422
     assert member.post(url, form | {"coupon": "half"}).status_code == 302
     assert [order.discount_reference for order in state.orders] == ["promo_1"]
+
+
+def test_codes_are_not_guessed(ana: User, prices: Any, gateway: Any):
+    Coupon.objects.create(code="HALF", gateway="fake", reference="promo_1")
+    member, url = Client(HTTP_ACCEPT_LANGUAGE="en"), f"/billing/checkout/{prices['premium-month'].pk}/"
+    member.force_login(ana)
+    form = {"way": member.get(url).context["chosen"], "nonce": "n", "payer_email": "payer@example.com"}
+    assert {member.post(url, form | {"coupon": f"guess-{number}"}).status_code for number in range(5)} == {422}
+    refused = member.post(url, form | {"coupon": "half"})
+    assert (refused.status_code, state.orders) == (429, [])
+    assert "in 1 second" in refused.content.decode() or "en 1 segundo" in refused.content.decode()
+    assert member.post(url, form | {"coupon": ""}).status_code == 302  # who has no code waits for nothing

@@ -52,10 +52,10 @@ ADDRESS = "/api/v1/conversations"
 
 
 def delete(user: User, turn: Turn) -> int:
-    """Delete the turn's conversation over the API; return the status."""
+    """Delete the turn's conversation for good over the API; return the status."""
     client = APIClient()
     client.force_authenticate(user)
-    return client.delete(f"{ADDRESS}/{turn.conversation_id}").status_code
+    return client.delete(f"{ADDRESS}/{turn.conversation_id}?forever=true").status_code
 
 
 def nothing_left() -> bool:

@@ -13,6 +13,7 @@ from billing.models import BillingAccount, Plan
 from billing.periods import raise_to_plan
 from chat.llm import recordings
 from chat.models import LanguageModel
+from core import rows
 from history import tree
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome, close
@@ -74,7 +75,8 @@ def test_a_page_of_thirty_turns_takes_six_statements(browser, ana):
     with CaptureQueriesContext(connections["default"]) as ours, CaptureQueriesContext(connections["history"]) as theirs:
         answer = browser.get(f"/c/{conversation.pk}/")
     assert shown(answer) == [f"Question {number}." for number in range(10, 40)]
-    assert len(ours) + len(theirs) <= 6, [query["sql"] for query in (*ours, *theirs)]
+    most = 6 if rows.speaks_sql(Turn) else 8  # the sidebar is one statement of SQL, and three of MongoDB
+    assert len(ours) + len(theirs) <= most, [query["sql"] for query in (*ours, *theirs)]
 
 
 def test_earlier_turns_are_a_page_and_a_fragment(browser, ana):
@@ -187,7 +189,7 @@ def test_a_turn_is_a_fragment_for_the_page_and_a_place_for_people(browser, ana):
     assert browser.get(f"/turns/{turn.pk}/")["Location"] == f"/c/{conversation.pk}/#turn-{turn.pk}"
 
 
-@pytest.mark.parametrize("path", ["/c/{c}/", "/turns/{t}/", "/turns/{t}/earlier/", "/c/{c}/rename/", "/c/{c}/delete/"])
+@pytest.mark.parametrize("path", ["/c/{c}/", "/turns/{t}/", "/turns/{t}/earlier/", "/c/{c}/rename/", "/c/{c}/move/"])
 def test_what_is_somebody_elses_is_not_there(browser, bo, path):
     conversation, [turn] = converse(bo.pk, 1)
     path = path.format(c=conversation.pk, t=turn.pk)
@@ -199,15 +201,13 @@ def test_what_is_somebody_elses_is_not_there(browser, bo, path):
     assert conversation.title == "Long"
 
 
-def test_a_conversation_is_renamed_and_deleted(browser, ana):
+def test_a_conversation_is_renamed(browser, ana):
     conversation, _turns = converse(ana.pk, 1)
     path = f"/c/{conversation.pk}/"
     assert browser.post(f"{path}rename/", {"title": "Short"})["Location"] == path
     assert browser.post(f"{path}rename/", {"title": " "}).status_code == 422
     conversation.refresh_from_db()
     assert conversation.title == "Short"
-    assert browser.post(f"{path}delete/")["Location"] == "/"
-    assert Turn.objects.count() == Conversation.objects.count() == 0
 
 
 def test_the_list_of_conversations_has_pages(browser, ana):

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from core.threads import in_thread
-from history import access, deletion, tree
+from history import access, deletion, folders, order, tree
 from history.models import Conversation, new_id
 from tests.chat.live import page_of
 
@@ -34,6 +34,19 @@ async def test_a_deletion_reaches_the_open_tabs(ana: User):
         await in_thread(deletion.delete_conversation, conversation)
         changed = await page.next("conversation.changed")
     assert (changed["conversation_id"], changed["html"]) == (str(conversation.pk), "")
+
+
+async def test_another_place_reaches_the_open_tabs_one_by_one_or_as_another_list(ana: User, bo: User):
+    some = [await begun(ana) for _ in range(6)]
+    async with page_of(ana) as page, page_of(bo) as other:
+        await in_thread(lambda: order.do(ana.pk, "pin", {some[0].pk: None}))
+        changed = await page.next("conversation.changed")
+        assert 'data-place="pinned"' in changed["html"]
+        await in_thread(lambda: order.do(ana.pk, "trash", {row.pk: None for row in some}))
+        assert await page.next("list.changed") == {"type": "list.changed"}
+        await in_thread(lambda: folders.create_folder(ana.pk, name="Cocina"))
+        await page.next("list.changed")
+        assert await other.settled() == []
 
 
 async def test_a_page_that_follows_a_turn_learns_that_it_is_deleted_though_the_notice_got_lost(

@@ -291,7 +291,7 @@ async def test_a_deletion_before_the_first_word_pays_the_prompt_as_a_stop_does(
     def delete() -> int:
         client = APIClient()
         client.force_authenticate(ana)
-        return int(client.delete(f"/api/v1/conversations/{turn.conversation_id}").status_code)
+        return int(client.delete(f"/api/v1/conversations/{turn.conversation_id}?forever=true").status_code)
 
     assert await in_thread(delete) == 204
     assert await used(ana) == await in_thread(taken) == turn.input_tokens

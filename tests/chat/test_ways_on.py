@@ -54,7 +54,7 @@ def test_without_credits_only_what_is_free_is_named(browser: Client, offer: Offe
     assert ways(browser, model="scripted") == (402, [], ["/pricing/", "/billing/"])
     assert ways(browser, model="") == (402, [], ["/pricing/", "/billing/"])
     offer("free", tier="demo", label="Free one", input_price=0, output_price=0)
-    assert ways(browser, model="")[1] == [("free", "Ask Free one instead: no credits")]
+    assert ways(browser, model="")[1] == [("free", "Ask Free one instead, free of charge")]
 
 
 def test_other_refusals_lead_on_too(browser: Client, offer: Offer):

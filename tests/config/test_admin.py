@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.core import mail
 from django.db.models import ProtectedError
 from django.test import Client
@@ -184,6 +184,42 @@ def test_who_may_change_people_gives_nobody_rights_and_changes_no_other_operator
     client.post("/admin/accounts/user/", {"action": "delete_selected", "_selected_action": olga.pk, "post": "yes"})
     assert User.objects.get(pk=olga.pk).email == olga.email
     assert client.post(f"/admin/accounts/user/{ana.pk}/password/", new).status_code == 302
+
+    client.post("/admin/accounts/user/", {"action": "confirm_addresses", "_selected_action": [olga.pk, ana.pk]})
+    assert [address.user for address in EmailAddress.objects.all()] == [ana]
+
+
+def test_nobody_enlarges_the_group_they_are_in(catalog):
+    clerk = User.objects.create_user("clerk@example.com", PASSWORD, is_staff=True)
+    of_groups = Permission.objects.filter(content_type__app_label="auth", content_type__model="group")
+    group = Group.objects.create(name="Clerks")
+    group.permissions.set(of_groups)
+    clerk.groups.add(group)
+    client = Client()
+    client.force_login(clerk)
+    body = {"name": "Clerks", "permissions": list(Permission.objects.values_list("pk", flat=True))}
+    assert client.get(f"/admin/auth/group/{group.pk}/change/").status_code == 200  # to be read
+    for path, fields in (("add", body | {"name": "New"}), (f"{group.pk}/change", body), (f"{group.pk}/delete", {})):
+        assert client.post(f"/admin/auth/group/{path}/", {"post": "yes", **fields}).status_code == 403
+    client.post("/admin/auth/group/", {"action": "delete_selected", "_selected_action": group.pk, "post": "yes"})
+    assert set(Group.objects.get().permissions.all()) == set(of_groups)
+
+
+def test_who_may_only_look_at_models_changes_no_price(catalog, monkeypatch):
+    clerk = User.objects.create_user("clerk@example.com", PASSWORD, is_staff=True)
+    clerk.user_permissions.add(Permission.objects.get(codename="view_languagemodel"))
+    client = Client()
+    client.force_login(clerk)
+    read: list[object] = []
+    monkeypatch.setattr("chat.admin.update_list_prices", lambda *given: read.append(given) or [])
+    body = {"action": "update_prices", "_selected_action": [LanguageModel.objects.values_list("pk", flat=True)[0]]}
+    client.post("/admin/chat/languagemodel/", body)
+    assert read == []
+
+
+@pytest.mark.parametrize("secret", ["seal", "password"])
+def test_no_secret_is_guessed_by_filtering(operator, olga, secret):
+    assert operator.get("/admin/accounts/user/", {f"{secret}__startswith": olga.seal[:1]}).status_code == 400
 
 
 def test_an_account_is_added_by_somebody_s_address(operator, ana):

@@ -75,6 +75,12 @@ def test_there_is_one_way_to_write_numbers_and_dates(language, moment, day, numb
         assert floatformat(1234.5, "-1g") == number
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_static_file_there_is_not_is_not_found(browser, settings, debug):
+    settings.DEBUG = debug
+    assert browser.get("/static/nothing.css").status_code == 404
+
+
 def test_the_frame_of_a_diagram_has_no_origin_and_no_network(browser):
     answer = browser.get("/diagram/")
     policy = answer["Content-Security-Policy"]
@@ -155,15 +161,21 @@ def test_mail_is_caught_and_shown(settings, tmp_path, catalog):
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_caught_mail_is_shown_on_this_machine(settings, tmp_path, address):
     settings.MAIL_DIR = tmp_path
+    (tmp_path / "1796000000000000000.eml").write_text("Subject: Hi\nDate: Mon, 30 Nov 2026 00:53:20 -0000\n\nHello.")
     request = RequestFactory().get("/mail/", REMOTE_ADDR=address)
-    assert mail.caught(request).status_code == 200
+    with translation.override("es"):
+        answer = mail.caught(request)
+    assert answer.status_code == 200
+    assert "30/11/2026 00:53" in answer.content.decode()  # in the reader's language and time
 
 
 @pytest.mark.parametrize(
     ("address", "headers"),
     [
         *[(address, {}) for address in ("192.168.1.7", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "", "localhost")],
-        *[("127.0.0.1", {name: "127.0.0.1"}) for name in ("X-Forwarded-For", "Forwarded")],  # a proxy is in between
+        *[
+            ("127.0.0.1", {name: "127.0.0.1"}) for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+        ],  # a proxy is in between
     ],
 )
 def test_caught_mail_with_its_working_links_is_shown_to_nobody_else(settings, tmp_path, address, headers):

@@ -175,9 +175,10 @@ DRAWN = """graph TD
 """
 HOSTILE = """%%{init: {"securityLevel": "loose", "themeCSS": "*{background:url(https://evil.example/a)}"}}%%
 graph TD
-  A["<img src=https://evil.example/x onerror=parent.__ran=1>"] --> B[Fin]
+  A["<img src=https://evil.example/x onerror=parent.__ran=1>"] --> B[Fin] --> C[Enlace]
   click A href "javascript:parent.__ran=1"
   click B call alert(1)
+  click C href "https://evil.example/y"
 """
 
 
@@ -247,11 +248,29 @@ async def test_a_diagram_that_is_wrong_or_hostile_does_nothing(tab: Tab) -> None
     assert await frame.locator("body").evaluate("() => self.origin") == "null"
     assert await frame.locator("[onerror], script:not(head script), a[href^='javascript' i]").count() == 0
     await frame.get_by_text("Fin", exact=True).click()
+    await frame.get_by_text("Enlace", exact=True).click()
+    assert len(tab.page.frames) == 2
+    assert tab.page.frames[1].url.endswith("/diagram/")
+    await expect(frame.get_by_text("Fin", exact=True)).to_be_visible()
     assert not await tab.page.evaluate("'__ran' in window")
     assert reached == []
     await tab.page.goto("about:blank")
     tab.complaints.clear()  # of the frame's policy, which is the second wall
     tab.requests.clear()
+
+
+async def test_a_formula_writes_nowhere_but_in_its_answer(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask(r"Up $\raisebox{6em}{\text{A}}$, down $\raisebox{-6em}{\text{B}}$, right $\hspace{9999em}C$.", ECHO)
+    turn = await tab.finished()
+    is_seen = """(sign) => {
+      const { left, top } = sign.getBoundingClientRect();
+      return document.elementFromPoint(left + 3, top + 9) === sign;
+    }"""
+    signs = turn.locator("mtext")
+    await expect(signs).to_have_count(2)
+    assert [await sign.evaluate(is_seen) for sign in await signs.all()] == [False, False]
+    assert await tab.page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
 async def test_formulas_are_copied_as_they_were_written(tab: Tab) -> None:

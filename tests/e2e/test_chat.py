@@ -145,6 +145,26 @@ async def test_a_question_asked_again_takes_its_own_place(tab: Tab) -> None:
     assert (await tab.saved())["status"] == "completed"
 
 
+async def test_what_is_being_written_stays_when_a_button_asks(tab: Tab) -> None:
+    half = "Half wri"
+    await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await tab.page.locator("[data-model]").select_option("fake-100t-10ms-error40")
+    await tab.question.fill(half)
+    await tab.page.locator("[data-starter]").first.click()
+    turn = await tab.finished("interrupted")
+    await expect(tab.question).to_have_value(half)
+    await tab.page.locator("[data-model]").select_option("fake-20t-5ms")
+    await turn.get_by_role("button", name="Ask again").click()
+    await tab.finished()
+    await expect(tab.question).to_have_value(half)
+    await tab.page.reload()
+    await expect(tab.question).to_have_value(half)
+    await tab.page.goto("/")  # it went along into the conversation
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await expect(tab.question).to_have_value("")
+
+
 async def test_a_reload_in_the_middle_goes_on(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.ask("¿Qué tal?", UNICODE)
@@ -257,9 +277,14 @@ async def test_what_one_person_was_writing_is_not_there_for_the_next_at_the_same
     await expect(tab.question).to_have_value("")
     assert await list_drafts(tab) == []
     await write(tab, "Another secret")
+    other = await tab.another()
+    await other.page.goto("/")
+    await expect(other.question).to_have_value("Another secret")
+    await other.question.evaluate("field => setInterval(() => field.dispatchEvent(new Event('input')), 50)")  # goes on
     await tab.page.locator(".account-button").click()
     await tab.page.get_by_role("button", name="Log out").click()
     await tab.page.get_by_role("link", name="Log in").first.wait_for()
+    await other.page.wait_for_url("**/accounts/login/**")
     assert await list_drafts(tab) == []
 
 
@@ -278,22 +303,23 @@ async def test_the_page_of_conversations_renames_deletes_and_says_when_there_is_
     other = await tab.another()
     await other.page.goto("/conversations/")
     await other.page.locator("[data-conversation] summary").click()
-    await other.page.get_by_role("link", name="Delete").click()
-    await expect(other.page.get_by_role("dialog")).to_contain_text("Named")
 
     await page.goto("/conversations/")
     await expect(page.get_by_text("You have not asked anything yet.")).to_be_hidden()
     await page.locator("[data-conversation] summary").click()
-    await page.get_by_role("link", name="Delete").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await page.locator("[data-conversation]").get_by_role("button", name="Delete").click()
     await expect(page.get_by_text("You have not asked anything yet.")).to_be_visible()
     await expect(page.get_by_text("Today")).to_be_hidden()
+    assert len(await list_drafts(tab)) == 1  # it may be taken back
+    await page.goto("/conversations/trash/")
+    await page.get_by_label("Named").first.check()
+    await page.get_by_role("button", name="Delete for good").click()
+    await expect(page.get_by_text("The trash is empty.")).to_be_visible()
     assert await list_drafts(tab) == []
 
     # What is refused in the dialog is said in the dialog.
     dialog = other.page.get_by_role("dialog", name="That does not exist, or is not yours.")
-    await other.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await other.page.locator("[data-conversation]").get_by_role("link", name="Rename").click()
     await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
     await expect(dialog.get_by_role("heading", level=1)).to_have_count(0)
     await expect(other.page).to_have_title(re.compile("Conversations"))
@@ -370,8 +396,7 @@ async def test_a_conversation_is_renamed_and_deleted(tab: Tab) -> None:
     await expect(tab.page).to_have_title(re.compile("título"))
     await row.hover()
     await row.locator("summary").click()
-    await row.get_by_role("link", name="Delete").click()
-    await dialog.get_by_role("button", name="Delete").click()
+    await row.get_by_role("button", name="Delete").click()
     await tab.page.wait_for_url(f"{tab.base}/")
     await expect(tab.page.locator("[data-conversation]")).to_have_count(0)
     await expect(other.page.locator("[data-conversation]")).to_have_count(0)

@@ -71,7 +71,7 @@ async def test_the_estimate_has_words_for_a_range_for_a_trace_and_for_nothing(
     for change, key, words in (
         ({"tier": "strong", "output_price": 1_000_000_000}, "", "≈ 250 to 500 credits"),
         ({"input_price": 10_000, "output_price": 50_000}, THINKS, "Less than 0.1 credits"),
-        (free, THINKS, "No credits"),
+        (free, THINKS, "Free of charge"),
         ({}, "", "≈ 0 to 250 credits"),
     ):
         dear_site.offer({"key": THINKS, **change})

@@ -138,7 +138,7 @@ async def test_a_hostile_question_is_shown_as_it_was_asked(tab: Tab, title: str)
     await expect(dialog.get_by_role("textbox")).to_have_value(title)
     await tab.page.keyboard.press("Escape")
     await row.locator("summary").click()
-    await row.get_by_role("link", name="Delete").click()
+    await row.get_by_role("link", name="Move to a folder").click()
     named = dialog.get_by_text(title)
     await expect(named).to_have_text(title)  # in an element of its own: what stands around it keeps its direction
     await expect(named).to_have_css("unicode-bidi", re.compile("isolate|plaintext"))

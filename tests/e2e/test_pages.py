@@ -41,7 +41,12 @@ OWN = {
     "finished turns": "/c/{}/",
     "conversations": "/conversations/",
     "rename": "/c/{}/rename/",
-    "delete": "/c/{}/delete/",
+    "move": "/c/{}/move/",
+    "archived": "/conversations/archive/",
+    "trash": "/conversations/trash/",
+    "new folder": "/folders/new/",
+    "folder": "/folders/{folder}/",
+    "delete folder": "/folders/{folder}/delete/",
     "overview": "/dashboard/",
     "settings": "/settings/",
     "e-mail": "/accounts/email/",
@@ -64,12 +69,13 @@ class Reader:
     person: Person
     conversation_id: str = ""
     price_id: int = 0
+    folder_id: str = ""
 
     def tab(self, **options: Any) -> AbstractAsyncContextManager[Tab]:
         return Tab.open(self.browser, self.port, person=self.person, **{"reduced_motion": "reduce"} | options)
 
     def path(self, name: str) -> str:
-        return OWN[name].format(self.conversation_id, price=self.price_id)
+        return OWN[name].format(self.conversation_id, price=self.price_id, folder=self.folder_id)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -88,6 +94,7 @@ async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
         await tab.finished("stopped")
         plans = await tab.call("GET", "plans")
         found.price_id = plans["results"][1]["prices"][0]["id"]
+        found.folder_id = (await tab.call("POST", "folders", name="Cooking", instructions="In verse."))["id"]
         found.conversation_id = str(await tab.page.locator("[data-chat]").get_attribute("data-chat"))
     yield found
 
@@ -165,7 +172,7 @@ async def test_axe_finds_nothing_on_a_page_of_ones_own(reader: Reader, name: str
         assert await violations(tab.page) == []
 
 
-@pytest.mark.parametrize("name", ["Rename", "Delete"])
+@pytest.mark.parametrize("name", ["Rename", "Move to a folder"])
 async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
     async with reader.tab() as tab:
         await tab.page.goto(reader.path("finished turns"))
@@ -174,8 +181,6 @@ async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
         assert await violations(tab.page) == []  # with the menu open
         await row.get_by_role("link", name=name).click()
         await expect(tab.page.get_by_role("dialog")).to_be_visible()
-        if name == "Delete":  # who presses Enter too soon has lost nothing
-            await expect(tab.page.get_by_role("dialog").get_by_role("link", name="Cancel")).to_be_focused()
         assert await violations(tab.page) == []
 
 

@@ -58,9 +58,15 @@ async def test_another_answer_is_still_being_written(browser: Browser, site: Tes
 async def test_too_many_questions(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
     async with Tab.open(browser, proxy.port, person=await person(site, turns_per_hour=1)) as tab:
         await tab.page.goto("/")
-        await tab.ask("One.", QUICK)
-        await tab.finished()
+        await tab.ask("One.", "fake-100t-10ms-error40")
+        turn = await tab.finished("interrupted")
         assert "wait" in (await refused(tab, "Two.")).lower()
+        await tab.question.press("End")
+        await tab.question.press("!")
+        await expect(tab.refusal).to_be_hidden()
+        await turn.get_by_role("button", name="Ask again").click()
+        await expect(tab.refusal).to_be_visible()
+        await expect(tab.question).to_have_value("Two.!")
 
 
 async def test_too_long(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:

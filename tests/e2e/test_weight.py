@@ -159,7 +159,7 @@ async def test_more_conversations_come_at_the_end_of_the_list(
         ids = await rows.evaluate_all("all => all.map((row) => row.dataset.conversation)")
         assert len(set(ids)) == MANY
         assert ids == sorted(ids, reverse=True)  # the last used first
-        await expect(tab.page.locator("[data-conversations] h2")).to_have_text(["Today"])
+        await expect(tab.page.locator("[data-conversations] section:not([hidden]) h2")).to_have_text(["Today"])
         await rows.last.locator("summary").click()
         await rows.last.get_by_role("link", name="Rename").click()
         await expect(tab.page.get_by_role("dialog")).to_be_visible()

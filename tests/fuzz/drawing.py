@@ -649,6 +649,7 @@ def _question(cast: Cast) -> Fields:
         ("turn_id", str(new_id())),
         ("stream", True),
         ("attachments", []),
+        ("folder_id", cast.own["folder_id"][0]),
     ]
 
 
@@ -674,7 +675,12 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/api/v1/auth/logout-everywhere": _none,
     "/api/v1/me": _fields(**ME),
     "/api/v1/conversations": lambda _cast: [("id", str(new_id())), ("title", "Hola")],
-    "/api/v1/conversations/%(conversation_id)s": _fields(title="Hola"),
+    "/api/v1/conversations/%(conversation_id)s": lambda cast: [
+        *(("title", "Hola"), ("folder_id", cast.own["folder_id"][0]), ("is_pinned", True), ("is_archived", False)),
+    ],
+    "/api/v1/conversations/%(conversation_id)s/restore": _none,
+    "/api/v1/folders": _fields(name="Cocina", model="scripted", instructions="En verso."),
+    "/api/v1/folders/%(folder_id)s": _fields(name="Cocina", model="", instructions=""),
     "/api/v1/conversations/%(conversation_id)s/turns": _question,
     "/api/v1/turns/%(turn_id)s/stop": _none,
     "/api/v1/attachments": _fields(name="x"),
@@ -695,6 +701,11 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/language/": _fields(language="es", next="/"),
     "/theme/": _fields(theme="dark", next="/"),
     "/c/%(conversation_id)s/": lambda cast: [(name, as_text(value)) for name, value in _question(cast)],
+    "/conversations/change/": lambda cast: [("do", f"pin:{cast.own['conversation_id'][0]}")],
+    "/conversations/trash/": _fields(until="2026-11-30T10:00:00+00:00"),
+    "/folders/new/": _fields(name="Cocina", model="scripted", instructions="En verso."),
+    "/folders/%(folder_id)s/change/": _fields(name="Cocina", model="", instructions=""),
+    "/folders/%(folder_id)s/delete/": _fields(conversations="trash"),
     "/c/%(conversation_id)s/rename/": _fields(title="Hola"),
     "/admin/password_change/": _fields(old_password=PASSWORD, new_password1=PASSWORD, new_password2=PASSWORD),
 }

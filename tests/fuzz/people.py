@@ -14,6 +14,7 @@ from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
+from history.folders import create_folder
 from history.models import Export, Import, Transfer
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import kept
@@ -87,5 +88,6 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
         "export_id": (str(_transfer(Export, user)),),
         "form": ("json", "markdown", "print"),
         "turn_id": (str(over.pk), str(is_open.pk)),
+        "folder_id": (str(create_folder(user.pk, name="Cocina").pk),),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),
     }

@@ -36,6 +36,7 @@ def sample_of(kind: type[msgspec.Struct], cast: Cast, random: Random) -> Fields:
         "model": "scripted",
         "parent_id": None,
         "attachments": [],
+        "folder_id": random.choice((None, cast.own["folder_id"][0])),
         "effort": "",
         "gen": 0,
         "at": 0,

@@ -18,7 +18,10 @@ def test_a_conversation_is_begun(api, ana):
     answer = api(ana).post(ADDRESS, {"title": "Recetas"}, format="json")
     assert answer.status_code == 201
     body = answer.json()
-    assert set(body) == {"id", "title", "turn_count", "created_at", "updated_at"}
+    assert set(body) == {
+        *("id", "title", "turn_count", "folder_id", "is_pinned", "is_archived"),
+        *("trashed_at", "created_at", "updated_at"),
+    }
     assert (body["title"], body["turn_count"]) == ("Recetas", 0)
     assert Conversation.objects.get(pk=body["id"]).owner_id == ana.pk
 
@@ -115,11 +118,11 @@ def test_what_is_no_title_is_refused(api, ana, title):
     assert list(answer.json()["fields"]) == ["title"]
 
 
-def test_a_conversation_is_deleted_with_its_turns(api, ana):
+def test_a_conversation_is_deleted_for_good_with_its_turns(api, ana):
     conversation, other = begin(ana.pk), begin(ana.pk)
     ask_in_a_row(conversation, 2)
     (kept,) = ask_in_a_row(other, 1)
-    answer = api(ana).delete(address(conversation))
+    answer = api(ana).delete(f"{address(conversation)}?forever=true")
     assert (answer.status_code, answer.content) == (204, b"")
     assert list(Turn.objects.all()) == [kept]
     assert api(ana).get(address(conversation)).status_code == 404
@@ -144,3 +147,44 @@ def test_a_visitor_sees_nothing(api, bo):
     assert api().post(ADDRESS, {}, format="json").status_code == 401
     assert api().get(address(theirs)).status_code == 401
     assert api().delete(address(theirs)).status_code == 401
+
+
+def test_a_conversation_is_pinned_archived_and_put_into_a_folder(api, ana, bo):
+    conversation = begin(ana.pk, "Recetas")
+    folder = api(ana).post("/api/v1/folders", {"name": "Cocina", "instructions": "En verso."}, format="json")
+    assert folder.status_code == 201
+    theirs = api(bo).post("/api/v1/folders", {"name": "Ajena"}, format="json").json()["id"]
+    marks = {"folder_id": folder.json()["id"], "is_pinned": True, "is_archived": True}
+    body = api(ana).patch(address(conversation), marks, format="json").json()
+    assert {name: body[name] for name in marks} == marks
+    refused = api(ana).patch(address(conversation), {"folder_id": theirs, "is_pinned": False}, format="json")
+    assert (refused.status_code, api(ana).get(address(conversation)).json()["is_pinned"]) == (404, True)
+    assert api(ana).get(ADDRESS).json()["results"] == []
+    for query in ("in=archive", f"in=archive&folder={marks['folder_id']}"):
+        assert [row["id"] for row in api(ana).get(f"{ADDRESS}?{query}").json()["results"]] == [str(conversation.pk)]
+    for query in ("in=attic", "folder=x"):
+        assert api(ana).get(f"{ADDRESS}?{query}").status_code == 400
+    marks = {"folder_id": None, "is_pinned": False, "is_archived": False}
+    body = api(ana).patch(address(conversation), marks, format="json").json()
+    assert {name: body[name] for name in marks} == marks
+
+
+def test_folders_are_listed_changed_and_deleted(api, ana, bo):
+    made = {"id": str(new_id()), "name": "Cocina", "model": "scripted", "instructions": "En verso."}
+    mine = api(ana)
+    for _ in range(2):  # sent again, it is the same
+        body = mine.post("/api/v1/folders", made, format="json").json()
+        assert {name: body[name] for name in made} == made
+    assert api(bo).post("/api/v1/folders", made, format="json").status_code == 409
+    path = f"/api/v1/folders/{made['id']}"
+    for method in ("get", "patch", "delete"):
+        assert getattr(api(bo), method)(path, {"name": "Mía"}, format="json").status_code == 404
+    assert mine.patch(path, {"name": "Recetas", "id": str(new_id())}, format="json").json()["id"] == made["id"]
+    assert [row["name"] for row in mine.get("/api/v1/folders").json()["results"]] == ["Recetas"]
+    for body in ({"name": ""}, {"instructions": "x" * 4_001}, {"name": "a\0"}):
+        assert mine.patch(path, body, format="json").status_code == 400
+    conversation = mine.post(ADDRESS, {"folder_id": made["id"]}, format="json").json()
+    assert conversation["folder_id"] == made["id"]
+    assert mine.delete(f"{path}?conversations=trash").status_code == 204
+    assert mine.get(path).status_code == 404
+    assert [row["id"] for row in mine.get(f"{ADDRESS}?in=trash").json()["results"]] == [conversation["id"]]

@@ -188,7 +188,7 @@ class Night:
             self.deleted.append(shown)
             while True:
                 try:
-                    path = f"conversations/{shown.conversation_id}"
+                    path = f"conversations/{shown.conversation_id}?forever=true"
                     status, _body = await self.through_any(self._deleter).call("DELETE", path)
                 except LOST:
                     status = 503

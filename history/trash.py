@@ -1,0 +1,82 @@
+"""The trash: conversations are put into it and taken back; what lies there for TRASH_DAYS is deleted.
+
+Each step is one conditional write, so that an undo and the sweep may meet: a row that is marked as deleted is not given
+back, one that was taken back is not deleted.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from core.sweeps import PAGE_SIZE
+from history.models import THERE, Conversation, now
+from history.signals import conversations_changed, conversations_trashed
+
+
+def trash_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> list[UUID]:
+    """Put conversations of the owner into the trash: from now on nobody finds them, and no turn can be added.
+
+    Return those that were put there. Their open turns are stopped now, or by the sweep.
+    """
+    there = Conversation.objects.filter(owner_id=owner_id, pk__in=conversation_ids, **THERE)
+    found = list(there.values_list("pk", flat=True))
+    there.update(trashed_at=now())
+    _announce_trashed(owner_id, found)
+    return found
+
+
+def trash_folder(owner_id: int, folder_id: UUID) -> None:
+    """Put all conversations of a folder into the trash. They are in no folder when they are taken back."""
+    in_folder = Conversation.objects.filter(owner_id=owner_id, folder_id=folder_id, **THERE)
+    while found := list(in_folder.values_list("pk", flat=True)[:PAGE_SIZE]):
+        in_folder.filter(pk__in=found).update(trashed_at=now(), folder_id=None)
+        _announce_trashed(owner_id, found)
+
+
+def restore_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> list[UUID]:
+    """Take conversations of the owner out of the trash; return those that were taken out: none that is being erased."""
+    trashed = _trashed(owner_id).filter(pk__in=conversation_ids)
+    found = list(trashed.values_list("pk", flat=True))
+    if not trashed.update(trashed_at=None):
+        return []
+    still = Conversation.objects.filter(owner_id=owner_id, pk__in=found, **THERE)
+    restored = list(still.values_list("pk", flat=True))
+    conversations_changed.send_robust(Conversation, owner_id=owner_id, conversation_ids=restored)
+    return restored
+
+
+def delete_from_trash(owner_id: int, conversation_ids: Sequence[UUID]) -> int:
+    """Delete conversations that are in the owner's trash; return how many. The sweep erases them."""
+    return _trashed(owner_id).filter(pk__in=conversation_ids).update(is_deleted=True)
+
+
+def empty_trash(owner_id: int, *, until: dt.datetime) -> int:
+    """Delete what was put into the owner's trash until then; return how many. The sweep erases them."""
+    return _trashed(owner_id).filter(trashed_at__lte=until).update(is_deleted=True)
+
+
+def delete_expired() -> None:
+    """Delete what has been in the trash for TRASH_DAYS: a portion of it, the oldest first."""
+    before = now() - dt.timedelta(days=settings.TRASH_DAYS)
+    expired = Conversation.objects.filter(trashed_at__lt=before, is_deleted=None)
+    found = list(expired.order_by("trashed_at", "pk").values_list("pk", flat=True)[:PAGE_SIZE])
+    if found:  # what was taken back since is not expired any more
+        expired.filter(pk__in=found).update(is_deleted=True)
+
+
+def list_trashed_among(conversation_ids: set[UUID]) -> set[UUID]:
+    """Return those of the conversations that are in the trash, whoever owns them."""
+    trashed = Conversation.objects.filter(pk__in=conversation_ids, trashed_at__isnull=False)
+    return set(trashed.values_list("pk", flat=True))
+
+
+def _trashed(owner_id: int) -> "QuerySet[Conversation]":
+    return Conversation.objects.filter(owner_id=owner_id, trashed_at__isnull=False, is_deleted=None)
+
+
+def _announce_trashed(owner_id: int, conversation_ids: list[UUID]) -> None:
+    if conversation_ids:
+        conversations_trashed.send_robust(Conversation, owner_id=owner_id, conversation_ids=conversation_ids)
