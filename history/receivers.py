@@ -10,6 +10,6 @@ from history.transfer import states
 
 
 @receiver(account_closed)
-def erase_with_account(user_id: int, **_signal: Any) -> bool:
-    states.erase_of_owner(user_id)
+def erase_transfers_with_account(user_id: int, **_signal: Any) -> bool:
+    states.erase_transfers_of(user_id)
     return True

@@ -19,7 +19,7 @@ from history.models import Export, Import
 from history.transfer import states
 from history.transfer.exporting import FILE_NAME, begin_export, open_export
 from history.transfer.importing import begin_import
-from history.transfer.streams import conversation_response, file_response
+from history.transfer.streams import conversation_response, zip_response
 from history.transfer.writing import ENDINGS, Form
 
 
@@ -48,7 +48,7 @@ def imports(request: Request) -> Response:
 
 
 @api_view(["GET"])
-def import_(request: Request, import_id: UUID) -> Response:
+def one_import(request: Request, import_id: UUID) -> Response:
     """One import."""
     return Response(ImportSerializer(states.access(Import, user_id_of(request), import_id)).data)
 
@@ -64,7 +64,7 @@ def exports(request: Request) -> Response:
 
 
 @api_view(["GET"])
-def export(request: Request, export_id: UUID) -> Response:
+def one_export(request: Request, export_id: UUID) -> Response:
     """One export of everything."""
     return Response(ExportSerializer(states.access(Export, user_id_of(request), export_id)).data)
 
@@ -73,4 +73,4 @@ def export(request: Request, export_id: UUID) -> Response:
 def export_content(request: Request, export_id: UUID) -> HttpResponseBase:
     """The zip of an export that is ready."""
     row, file = open_export(user_id_of(request), export_id)
-    return file_response(file, FILE_NAME, row.size)
+    return zip_response(file, FILE_NAME, row.size)

@@ -10,8 +10,8 @@ urlpatterns = [
     path("folders/<uuid:folder_id>", views.folder),
     path("conversations/<uuid:conversation_id>/export", transfers.conversation_export),
     path("imports", transfers.imports),
-    path("imports/<uuid:import_id>", transfers.import_),
+    path("imports/<uuid:import_id>", transfers.one_import),
     path("exports", transfers.exports),
-    path("exports/<uuid:export_id>", transfers.export),
+    path("exports/<uuid:export_id>", transfers.one_export),
     path("exports/<uuid:export_id>/content", transfers.export_content),
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from history.transfer.parsed import Notes, Place, Refusal, clean
+from history.transfer.parsed import FilePlace, FileRefused, Notes, clean
 
 MAX_MEMBERS = 200_000
 MAX_UNPACKED = 2_000_000_000
@@ -59,7 +59,7 @@ class Upload:
 
 @contextmanager
 def open_upload(path: Path, name: str) -> Iterator[Upload]:
-    """Give the upload with its JSON files in the order of their names; raises Refusal for what is none."""
+    """Give the upload with its JSON files in the order of their names; raises FileRefused for what is none."""
     with path.open("rb") as file:
         head = file.read(4)
         file.seek(0)
@@ -69,39 +69,39 @@ def open_upload(path: Path, name: str) -> Iterator[Upload]:
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, KeyError) as error:
-            raise Refusal("zip_broken", Place(clean(name, 100))) from error
+            raise FileRefused("zip_broken", FilePlace(clean(name, 100))) from error
         with archive:
-            yield Upload(file, archive, _list_sources(archive, Place(clean(name, 100))))
+            yield Upload(file, archive, _list_sources(archive, FilePlace(clean(name, 100))))
 
 
-def _list_sources(archive: zipfile.ZipFile, place: Place) -> list[Source]:
+def _list_sources(archive: zipfile.ZipFile, place: FilePlace) -> list[Source]:
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
-        raise Refusal("zip_bomb", place)
+        raise FileRefused("zip_bomb", place)
     wanted = [m for m in members if WANTED.fullmatch(m.filename) and not IGNORED.match(m.filename)]
     if not wanted:
         is_nested = any(member.filename.lower().endswith(".zip") for member in members)
-        raise Refusal("zip_nested" if is_nested else "zip_nothing", place)
+        raise FileRefused("zip_nested" if is_nested else "zip_nothing", place)
     # Where numbered files stand beside the whole, or one for each conversation does, they say the same once more.
     whole = [member for member in wanted if re.search(r"(^|/)conversations\.json$", member.filename)]
     wanted = whole or wanted
     names = [member.filename for member in wanted]
     if len(set(names)) < len(names):
-        raise Refusal("zip_broken", Place(clean(max(names, key=names.count), 100)))
+        raise FileRefused("zip_broken", FilePlace(clean(max(names, key=names.count), 100)))
     for member in wanted:
-        _check(member, Place(clean(member.filename, 100)))
+        _check(member, FilePlace(clean(member.filename, 100)))
     if sum(member.file_size for member in wanted) > MAX_UNPACKED:
-        raise Refusal("zip_bomb", place)
+        raise FileRefused("zip_bomb", place)
     return [Source(clean(m.filename, 100), m.file_size, m) for m in sorted(wanted, key=lambda m: m.filename)]
 
 
-def _check(member: zipfile.ZipInfo, place: Place) -> None:
+def _check(member: zipfile.ZipInfo, place: FilePlace) -> None:
     if member.flag_bits & ENCRYPTED:
-        raise Refusal("zip_encrypted", place)
+        raise FileRefused("zip_encrypted", place)
     if member.compress_type not in METHODS:
-        raise Refusal("zip_broken", place)
+        raise FileRefused("zip_broken", place)
     if member.file_size > MIN_BOMB and member.file_size > MAX_RATIO * max(1, member.compress_size):
-        raise Refusal("zip_bomb", place)
+        raise FileRefused("zip_bomb", place)
 
 
 MAX_CONVERSATION = 64_000_000
@@ -114,12 +114,12 @@ _INSIDE = re.compile(rb'["\\]')
 _BLANK = re.compile(rb"\s*")
 
 
-def split(file: Readable, notes: Notes) -> Iterator[bytes]:
+def split_conversations(file: Readable, notes: Notes) -> Iterator[bytes]:
     """Yield each object of a JSON array, or the one object that the file is, as it stands there; `notes.conversation`
     is its number from 1.
 
-    In memory is one object at a time. Raises Refusal for anything else; what is in an object is not looked at but for
-    its depth.
+    In memory is one object at a time. Raises FileRefused for anything else; what is in an object is not looked at, but
+    for its depth.
     """
     scanner = _Scanner(notes)
     while chunk := file.read(CHUNK):
@@ -163,7 +163,7 @@ class _Scanner:
         self._begin = None if self._begin is None else 0
 
     def end(self) -> None:
-        """Raise Refusal unless the file ended where it should."""
+        """Raise FileRefused unless the file ended where it should."""
         if self._begin is not None or not self._is_over:
             raise self._notes.refuse("not_json")
 

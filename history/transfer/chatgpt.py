@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from history.transfer.grouping import Message, group
+from history.transfer.grouping import TreeMessage, group_turns
 from history.transfer.parsed import MAX_KEY, MAX_TITLE, Notes, ParsedConversation, clean
 
 CITATION = re.compile("\ue200[^\ue201]*\ue201|[\ue200-\ue2ff]")
@@ -30,7 +30,7 @@ class Content(msgspec.Struct):
     content: Any = None
 
 
-class SourceMessage(msgspec.Struct):
+class ChatGptMessage(msgspec.Struct):
     author: Author
     content: Content | None = None
     create_time: float | None = None
@@ -39,11 +39,11 @@ class SourceMessage(msgspec.Struct):
 
 
 class Node(msgspec.Struct):
-    message: SourceMessage | None = None
+    message: ChatGptMessage | None = None
     parent: str | None = None
 
 
-class Conversation(msgspec.Struct):
+class ChatGptConversation(msgspec.Struct):
     mapping: dict[str, msgspec.Raw]
     title: str | None = None
     create_time: float | None = None
@@ -55,14 +55,14 @@ class Conversation(msgspec.Struct):
     is_archived: bool | None = None
 
 
-def parse(data: bytes, notes: Notes) -> ParsedConversation:
-    """Return a conversation; raises Refusal, or msgspec's errors for a shape that is wrong."""
-    found = msgspec.json.decode(data, type=Conversation)
+def parse_chatgpt(data: bytes, notes: Notes) -> ParsedConversation:
+    """Return a conversation; raises FileRefused, or msgspec's errors for a shape that is wrong."""
+    found = msgspec.json.decode(data, type=ChatGptConversation)
     key = found.conversation_id or found.id
     if not key or len(key) > MAX_KEY:
         raise notes.refuse("missing_id")
     messages = [_message(name, raw, found, notes) for name, raw in found.mapping.items()]
-    turns, leaf = group(messages, found.current_node, notes)
+    turns, leaf = group_turns(messages, found.current_node, notes)
     return ParsedConversation(
         source="chatgpt",
         key=key,
@@ -75,20 +75,22 @@ def parse(data: bytes, notes: Notes) -> ParsedConversation:
     )
 
 
-def _message(key: str, raw: msgspec.Raw, conversation: Conversation, notes: Notes) -> Message:
+def _message(key: str, raw: msgspec.Raw, conversation: ChatGptConversation, notes: Notes) -> TreeMessage:
     if len(key) > MAX_KEY:
         raise notes.refuse("missing_id", key)
     try:
         node = msgspec.json.decode(raw, type=Node)
     except msgspec.ValidationError as error:
         raise notes.refuse("wrong_shape", key, detail=str(error)) from error
-    message = Message(key, node.parent)
+    message = TreeMessage(key, node.parent)
     if node.message is not None and node.message.content is not None:
         _fill(message, node.message, node.message.content, conversation, notes)
     return message
 
 
-def _fill(message: Message, source: SourceMessage, content: Content, conversation: Conversation, notes: Notes) -> None:
+def _fill(
+    message: TreeMessage, source: ChatGptMessage, content: Content, conversation: ChatGptConversation, notes: Notes
+) -> None:
     """Take text, thoughts, images and the names of files from what a person or the model wrote."""
     role, metadata = source.author.role, source.metadata or {}
     message.at = source.create_time

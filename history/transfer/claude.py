@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from history.transfer.document import seconds
-from history.transfer.grouping import Message, group
+from history.transfer.grouping import TreeMessage, group_turns
 from history.transfer.parsed import MAX_KEY, MAX_TITLE, Notes, ParsedConversation, clean
 
 ROOT = "00000000-0000-4000-8000-000000000000"
@@ -18,7 +18,7 @@ ROOT = "00000000-0000-4000-8000-000000000000"
 TOOLS = ("tool_use", "tool_result", "token_budget")
 
 
-class SourceMessage(msgspec.Struct):
+class ClaudeMessage(msgspec.Struct):
     uuid: str
     sender: str
     text: str | None = None
@@ -29,7 +29,7 @@ class SourceMessage(msgspec.Struct):
     parent_message_uuid: str | None = None
 
 
-class Conversation(msgspec.Struct):
+class ClaudeConversation(msgspec.Struct):
     uuid: str
     chat_messages: list[msgspec.Raw]
     name: str | None = None
@@ -39,14 +39,14 @@ class Conversation(msgspec.Struct):
     model: str | None = None
 
 
-def parse(data: bytes, notes: Notes) -> ParsedConversation:
-    """Return a conversation; raises Refusal, or msgspec's errors for a shape that is wrong."""
-    found = msgspec.json.decode(data, type=Conversation)
+def parse_claude(data: bytes, notes: Notes) -> ParsedConversation:
+    """Return a conversation; raises FileRefused, or msgspec's errors for a shape that is wrong."""
+    found = msgspec.json.decode(data, type=ClaudeConversation)
     if not found.uuid or len(found.uuid) > MAX_KEY:
         raise notes.refuse("missing_id")
     sources = [_source(number, raw, notes) for number, raw in enumerate(found.chat_messages, 1)]
     has_parents = any(source.parent_message_uuid for source in sources)
-    messages: list[Message] = []
+    messages: list[TreeMessage] = []
     for source in sources:
         before = messages[-1].key if messages else None
         messages.append(_message(source, source.parent_message_uuid if has_parents else before, found, notes))
@@ -56,7 +56,7 @@ def parse(data: bytes, notes: Notes) -> ParsedConversation:
             if message.parent == ROOT and ROOT not in keys:
                 message.parent = None
     shown = found.current_leaf_message_uuid or (messages[-1].key if messages else None)
-    turns, leaf = group(messages, shown, notes)
+    turns, leaf = group_turns(messages, shown, notes)
     return ParsedConversation(
         source="claude",
         key=found.uuid,
@@ -68,17 +68,17 @@ def parse(data: bytes, notes: Notes) -> ParsedConversation:
     )
 
 
-def _source(number: int, raw: msgspec.Raw, notes: Notes) -> SourceMessage:
+def _source(number: int, raw: msgspec.Raw, notes: Notes) -> ClaudeMessage:
     try:
-        return msgspec.json.decode(raw, type=SourceMessage)
+        return msgspec.json.decode(raw, type=ClaudeMessage)
     except msgspec.ValidationError as error:
         raise notes.refuse("wrong_shape", str(number), detail=str(error)) from error
 
 
-def _message(source: SourceMessage, parent: str | None, conversation: Conversation, notes: Notes) -> Message:
+def _message(source: ClaudeMessage, parent: str | None, conversation: ClaudeConversation, notes: Notes) -> TreeMessage:
     if not source.uuid or len(source.uuid) > MAX_KEY:
         raise notes.refuse("missing_id", source.uuid)
-    message = Message(source.uuid, parent, at=seconds(source.created_at))
+    message = TreeMessage(source.uuid, parent, at=seconds(source.created_at))
     texts, thoughts, images = _blocks(source.content or [], notes)
     message.text = "\n\n".join(texts) if texts else source.text or ""
     message.images = images

@@ -13,7 +13,7 @@ VERSION = 1
 INDEX_FORMAT = "tertulia.export"
 
 
-class File(msgspec.Struct):
+class ExportedFile(msgspec.Struct):
     """A file of a question: it was there, and is not in the document."""
 
     name: str
@@ -22,7 +22,7 @@ class File(msgspec.Struct):
     size: int = 0
 
 
-class Usage(msgspec.Struct):
+class ExportedUsage(msgspec.Struct):
     input: int
     cache_read: int
     cache_write: int
@@ -31,19 +31,19 @@ class Usage(msgspec.Struct):
     source: str
 
 
-class Turn(msgspec.Struct):
+class ExportedTurn(msgspec.Struct):
     id: str
     parent_id: str | None
     question: str
     status: str = ""
-    attachments: list[File] = []
+    attachments: list[ExportedFile] = []
     answer: str = ""
     reasoning: str = ""
     requested_model: str = ""
     model: str = ""
     provider: str = ""
     effort: str = ""
-    usage: Usage | None = None
+    usage: ExportedUsage | None = None
     cost_micros: int | None = None
     finish_reason: str = ""
     error: str = ""
@@ -51,7 +51,7 @@ class Turn(msgspec.Struct):
     completed_at: dt.datetime | None = None
 
 
-class Head(msgspec.Struct):
+class DocumentHead(msgspec.Struct):
     """All of a document but its turns, which come after it."""
 
     format: str
@@ -64,7 +64,7 @@ class Head(msgspec.Struct):
     updated_at: dt.datetime | None = None
 
 
-class Document(Head, kw_only=True):
+class Document(DocumentHead, kw_only=True):
     turns: list[msgspec.Raw]
 
 
@@ -79,8 +79,8 @@ class IndexEntry(msgspec.Struct):
     file: str
 
 
-def parse(data: bytes, notes: Notes) -> ParsedConversation:
-    """Return a conversation; raises Refusal, or msgspec's errors for a shape that is wrong."""
+def parse_document(data: bytes, notes: Notes) -> ParsedConversation:
+    """Return a conversation; raises FileRefused, or msgspec's errors for a shape that is wrong."""
     found = msgspec.json.decode(data, type=Document)
     if found.version != VERSION:
         raise notes.refuse("unknown_version")
@@ -103,7 +103,7 @@ def parse(data: bytes, notes: Notes) -> ParsedConversation:
 
 def _turn(number: int, raw: msgspec.Raw, notes: Notes) -> ParsedTurn:
     try:
-        found = msgspec.json.decode(raw, type=Turn)
+        found = msgspec.json.decode(raw, type=ExportedTurn)
     except msgspec.ValidationError as error:
         raise notes.refuse("wrong_shape", str(number), detail=str(error)) from error
     if not found.id or len(found.id) > MAX_KEY:
@@ -123,8 +123,8 @@ def _turn(number: int, raw: msgspec.Raw, notes: Notes) -> ParsedTurn:
 
 
 def _check_tree(turns: Sequence[ParsedTurn], notes: Notes) -> None:
-    """Raise Refusal where a turn is not the only one with its id, or does not come after its parent: exports write them
-    in the order in which they were asked."""
+    """Raise FileRefused where a turn is not the only one with its id, or does not come after its parent: exports write
+    them in the order in which they were asked."""
     before: set[str] = set()
     all_keys = {turn.key for turn in turns}
     for turn in turns:

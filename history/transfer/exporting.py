@@ -30,7 +30,7 @@ from core.sweeps import iterate_pages
 from history.models import Conversation, Export
 from history.transfer import document, states
 from history.transfer.refusals import TransferRunning
-from history.transfer.states import BEAT_SECONDS, Lost, part, save, storage
+from history.transfer.states import BEAT_SECONDS, Lost, part, transfer_storage, write_state
 from history.transfer.writing import write
 
 logger = logging.getLogger(__name__)
@@ -76,22 +76,22 @@ def export_conversations(self: Any, export_id: str) -> None:
 
 def make_export(export_id: UUID) -> None:
     """Make an export that waits; nothing if somebody else makes or has made it."""
-    row = states.claim(Export, export_id, of=(Export.Status.WRITING,), first=Export.Status.WAITING)
+    row = states.claim_transfer(Export, export_id, of=(Export.Status.WRITING,), first=Export.Status.WAITING)
     if row is None:
         return
     try:
         if row.tries > states.MAX_TRIES:
-            save(row, status=Export.Status.FAILED, finished_at=timezone.now())
+            write_state(row, status=Export.Status.FAILED, finished_at=timezone.now())
             states.drop_files(row)
             return
         with TemporaryDirectory(prefix="export-") as folder:
             path = Path(folder) / "zip"
             _write_zip(row, path)
-            save(row)
-            storage().delete(part(row, "zip"))  # of who died here
+            write_state(row)
+            transfer_storage().delete(part(row, "zip"))  # of who died here
             with path.open("rb") as made:
-                storage().save(part(row, "zip"), File(made))
-            save(row, status=Export.Status.READY, size=path.stat().st_size, finished_at=timezone.now())
+                transfer_storage().save(part(row, "zip"), File(made))
+            write_state(row, status=Export.Status.READY, size=path.stat().st_size, finished_at=timezone.now())
     except Lost:
         return
     _erase_older(row)
@@ -104,14 +104,14 @@ def open_export(owner_id: int, export_id: UUID) -> tuple[Export, IO[bytes]]:
     if row.status != Export.Status.READY:
         raise NotFound
     try:
-        return row, storage().open(part(row, "zip"))
+        return row, transfer_storage().open(part(row, "zip"))
     except OSError as error:
         raise NotFound from error
 
 
 def _write_zip(row: Export, path: Path) -> None:
     of_owner = _conversations_of(row.owner_id)
-    save(row, status=Export.Status.WRITING, total=of_owner.count(), done=0)
+    write_state(row, status=Export.Status.WRITING, total=of_owner.count(), done=0)
     entries: list[document.IndexEntry] = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for conversation in _alive(row, of_owner, entries):
@@ -134,8 +134,8 @@ def _alive(
             yield conversation
             if time.monotonic() - told_at > BEAT_SECONDS / 5:
                 told_at = time.monotonic()
-                save(row, done=len(entries))
-    save(row, done=len(entries))
+                write_state(row, done=len(entries))
+    write_state(row, done=len(entries))
 
 
 def _conversations_of(owner_id: int) -> "QuerySet[Conversation]":
@@ -157,7 +157,7 @@ def _erase_older(row: Export) -> None:
     """Erase the exports before this one: nobody needs two."""
     older = Export.objects.filter(owner_id=row.owner_id, created_at__lt=row.created_at)
     states.erase(older.exclude(pk=row.pk))
-    states.erase_hidden(Export, owner_id=row.owner_id)
+    states.erase_hidden_transfers(Export, owner_id=row.owner_id)
 
 
 def _tell(row: Export) -> None:

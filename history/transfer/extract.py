@@ -8,7 +8,6 @@ found (parsed.Extracted).
 """
 
 import re
-import resource
 import sys
 import time
 import zipfile
@@ -19,9 +18,10 @@ from typing import IO
 
 import msgspec
 
+from core.confinement import confine
 from history.transfer import chatgpt, claude, document
-from history.transfer.archive import MAX_UNPACKED, Readable, open_upload, split
-from history.transfer.parsed import Extracted, Notes, ParsedConversation, Place, Progress, Refusal
+from history.transfer.archive import MAX_UNPACKED, Readable, open_upload, split_conversations
+from history.transfer.parsed import Extracted, FilePlace, FileRefused, Notes, ParsedConversation, Progress
 
 MEMORY_BYTES = 1_500_000_000
 MAX_CONVERSATIONS = 200_000
@@ -60,7 +60,7 @@ def main(source: Path, made: Path, name: str) -> Extracted:
     notes = Notes()
     try:
         return _extract(source, made, name, notes)
-    except Refusal as refusal:
+    except FileRefused as refusal:
         return Extracted(error=refusal.code, place=refusal.place)
     except msgspec.ValidationError as error:
         wrong = notes.refuse("wrong_shape", detail=str(error))
@@ -100,13 +100,13 @@ def _extract(source: Path, made: Path, name: str, notes: Notes) -> Extracted:
                         raise notes.refuse("too_many")
                     lines.write(encoder.encode(conversation) + b"\n")
     if not keys:
-        raise Refusal("zip_nothing", Place(notes.file))
+        raise FileRefused("zip_nothing", FilePlace(notes.file))
     found.left_out = {kind: number for kind, number in notes.left_out.items() if number}
     return found
 
 
 def _conversations(file: Readable, notes: Notes) -> Iterator[ParsedConversation]:
-    for data in split(file, notes):
+    for data in split_conversations(file, notes):
         left_out = notes.left_out.copy()
         try:
             yield _parser_of(data, notes)(data, notes)
@@ -124,11 +124,11 @@ def _conversations(file: Readable, notes: Notes) -> Iterator[ParsedConversation]
 def _parser_of(data: bytes, notes: Notes) -> Parse:
     peek = msgspec.json.decode(data, type=Peek)
     if peek.format == document.FORMAT:
-        return document.parse
+        return document.parse_document
     if peek.mapping:
-        return chatgpt.parse
+        return chatgpt.parse_chatgpt
     if peek.chat_messages:
-        return claude.parse
+        return claude.parse_claude
     raise notes.refuse("unknown_source")
 
 
@@ -156,14 +156,6 @@ def _say(what: Progress | Extracted) -> None:
     sys.stdout.buffer.flush()
 
 
-def confine(seconds: int) -> None:
-    """Have the kernel end this process when it takes too much memory, time or disk."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MAX_UNPACKED, 2 * MAX_UNPACKED))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 if __name__ == "__main__":
-    confine(int(sys.argv[4]))
+    confine(int(sys.argv[4]), memory_bytes=MEMORY_BYTES, written_bytes=2 * MAX_UNPACKED)
     _say(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

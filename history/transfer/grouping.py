@@ -14,7 +14,7 @@ NO_QUESTION = "…"
 
 
 @dataclass(slots=True)
-class Message:
+class TreeMessage:
     """A node of a source's tree. `other` is what no turn is made of, such as an instruction: what hangs on it hangs on
     what is above it."""
 
@@ -29,7 +29,7 @@ class Message:
     images: int = 0
 
 
-Chain: TypeAlias = "tuple[Chain | None, Message]"
+Chain: TypeAlias = "tuple[Chain | None, TreeMessage]"
 """Answers, the last first: a branch shares those before it."""
 
 
@@ -38,11 +38,11 @@ class _Open:
     """A turn on the way down: what there is of it, below the turn `parent`."""
 
     parent: str | None = None
-    question: Message | None = None
+    question: TreeMessage | None = None
     answers: "Chain | None" = None
 
     @property
-    def last(self) -> Message | None:
+    def last(self) -> TreeMessage | None:
         return self.answers[1] if self.answers else self.question
 
 
@@ -61,7 +61,7 @@ class _Grouping:
             self.turns[last.key] = self._make(state, last)
         return last.key
 
-    def _make(self, state: _Open, last: Message) -> ParsedTurn:
+    def _make(self, state: _Open, last: TreeMessage) -> ParsedTurn:
         answers = _in_order(state.answers)
         question = state.question
         messages = ([question] if question else []) + answers
@@ -84,15 +84,17 @@ class _Grouping:
         return turn
 
 
-def group(messages: Sequence[Message], shown: str | None, notes: Notes) -> tuple[list[ParsedTurn], str | None]:
+def group_turns(
+    messages: Sequence[TreeMessage], shown: str | None, notes: Notes
+) -> tuple[list[ParsedTurn], str | None]:
     """Return the turns, each after its parent, and the key of the last one of the branch on which `shown` is.
 
-    Raises Refusal for ids that come twice, parents that do not exist, and circles.
+    Raises FileRefused for ids that come twice, parents that do not exist, and circles.
     """
     children = _children(messages, notes)
     grouping = _Grouping(notes)
     ends: dict[str, str | None] = {}  # by message, the key of the message that its turn is called by
-    ways: list[tuple[Message, _Open]] = [(root, _Open()) for root in reversed(children[None])]
+    ways: list[tuple[TreeMessage, _Open]] = [(root, _Open()) for root in reversed(children[None])]
     while ways:
         message, state = ways.pop()
         if message.kind == "question":
@@ -110,13 +112,13 @@ def group(messages: Sequence[Message], shown: str | None, notes: Notes) -> tuple
     return _by_time(grouping.turns), _leaf(shown, ends, children, grouping.turns)
 
 
-def _children(messages: Sequence[Message], notes: Notes) -> dict[str | None, list[Message]]:
+def _children(messages: Sequence[TreeMessage], notes: Notes) -> dict[str | None, list[TreeMessage]]:
     keys: set[str] = set()
     for message in messages:
         if message.key in keys:
             raise notes.refuse("duplicate_id", message.key)
         keys.add(message.key)
-    children: dict[str | None, list[Message]] = {None: []}
+    children: dict[str | None, list[TreeMessage]] = {None: []}
     for message in messages:
         if message.parent is not None and message.parent not in keys:
             raise notes.refuse("missing_parent", message.key)
@@ -124,8 +126,8 @@ def _children(messages: Sequence[Message], notes: Notes) -> dict[str | None, lis
     return children
 
 
-def _in_order(chain: "Chain | None") -> list[Message]:
-    found: list[Message] = []
+def _in_order(chain: "Chain | None") -> list[TreeMessage]:
+    found: list[TreeMessage] = []
     while chain is not None:
         chain, message = chain
         found.append(message)
@@ -135,7 +137,7 @@ def _in_order(chain: "Chain | None") -> list[Message]:
 def _leaf(
     shown: str | None,
     ends: dict[str, str | None],
-    children: dict[str | None, list[Message]],
+    children: dict[str | None, list[TreeMessage]],
     turns: dict[str, ParsedTurn],
 ) -> str | None:
     """Return the turn that ends where the source's page does; below a message whose turn goes on, the last branch."""

@@ -34,16 +34,16 @@ from core.errors import RateLimited
 from history.models import Conversation, Import, TitledBy, Turn
 from history.search import fold
 from history.transfer import states
-from history.transfer.parsed import Extracted, ParsedConversation, Place, Progress
+from history.transfer.parsed import Extracted, FilePlace, ParsedConversation, Progress
 from history.transfer.refusals import ImportRefused, TransferRunning, file_note, image_note
-from history.transfer.states import Lost, part, save, storage
+from history.transfer.states import Lost, part, transfer_storage, write_state
 from history.tree import first_words_of
 
 logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 1
 """Imports in a worker process at once."""
-NOWHERE = Place()
+NOWHERE = FilePlace()
 PORTION_SECONDS = 10.0
 """After so long of writing the rest is handed on, and others get their turn."""
 TURNS_AT_ONCE = 100
@@ -78,7 +78,7 @@ def begin_import(owner_id: int, upload: "UploadedFile[bytes] | None") -> Import:
         Import.objects.filter(pk=row.pk).delete()
         raise TransferRunning
     upload.seek(0)
-    storage().save(part(row, "source"), upload)
+    transfer_storage().save(part(row, "source"), upload)
     if not rows.update(Import, {"pk": row.pk, "status": Import.Status.UPLOADED}, {"claimed_at": None}):
         states.drop_files(row)  # the account was closed meanwhile
     row.claimed_at = None
@@ -115,7 +115,7 @@ def import_conversations(self: Any, import_id: str) -> None:
 def go_on_with(import_id: UUID) -> bool:
     """Do a portion of an import; return whether nothing is left to do, or somebody else does it."""
     of = (Import.Status.READING, Import.Status.WRITING)
-    row = states.claim(Import, import_id, of=of, first=Import.Status.UPLOADED)
+    row = states.claim_transfer(Import, import_id, of=of, first=Import.Status.UPLOADED)
     if row is None:
         return True
     try:
@@ -129,10 +129,10 @@ def go_on_with(import_id: UUID) -> bool:
         return True
 
 
-def _refuse(row: Import, code: str, place: Place = NOWHERE) -> None:
+def _refuse(row: Import, code: str, place: FilePlace = NOWHERE) -> None:
     """Refuse the file: nothing of it was written, unless workers died of it again and again."""
     said = msgspec.json.encode(place).decode()
-    save(row, status=Import.Status.REFUSED, error=code, place=said, finished_at=timezone.now())
+    write_state(row, status=Import.Status.REFUSED, error=code, place=said, finished_at=timezone.now())
     states.drop_files(row)
 
 
@@ -148,11 +148,11 @@ def _give_up(row: Import) -> None:
 
 def _read(row: Import) -> bool:
     """Read and check the file, and store what that makes of it; return whether there is something to write."""
-    save(row, status=Import.Status.READING, percent=0)
+    write_state(row, status=Import.Status.READING, percent=0)
     with TemporaryDirectory(prefix="import-") as name:
         folder = Path(name)
         try:
-            with storage().open(part(row, "source")) as source, (folder / "source").open("wb") as copy:
+            with transfer_storage().open(part(row, "source")) as source, (folder / "source").open("wb") as copy:
                 copyfileobj(source, copy, 1 << 20)
         except FileNotFoundError:  # whoever uploaded it died before it was written
             _refuse(row, "import_gone")
@@ -161,11 +161,11 @@ def _read(row: Import) -> bool:
         if found.error:
             _refuse(row, found.error, found.place)
             return False
-        save(row)
-        storage().delete(part(row, "made"))  # of who died here
+        write_state(row)
+        transfer_storage().delete(part(row, "made"))  # of who died here
         with (folder / "made").open("rb") as made:
-            storage().save(part(row, "made"), File(made))
-    save(
+            transfer_storage().save(part(row, "made"), File(made))
+    write_state(
         row,
         status=Import.Status.WRITING,
         source=found.source,
@@ -174,7 +174,7 @@ def _read(row: Import) -> bool:
         left_out=msgspec.json.encode(found.left_out).decode(),
         tries=0,
     )
-    storage().delete(part(row, "source"))
+    transfer_storage().delete(part(row, "source"))
     return True
 
 
@@ -208,7 +208,7 @@ def _follow(row: Import, child: "subprocess.Popen[bytes]") -> Extracted | None:
     assert child.stdout is not None
     for line in child.stdout:
         if b'"percent"' in line[:12]:
-            save(row, percent=msgspec.json.decode(line, type=Progress).percent)
+            write_state(row, percent=msgspec.json.decode(line, type=Progress).percent)
         else:
             return msgspec.json.decode(line, type=Extracted)
     return None
@@ -224,9 +224,9 @@ def _write_portion(row: Import) -> bool:
         for data, position in _lines(row):
             _write_one(row, _decode(data), position)
             if time.monotonic() > until:
-                save(row, claimed_at=None)
+                write_state(row, claimed_at=None)
                 return False
-    save(row, status=Import.Status.DONE, finished_at=timezone.now())
+    write_state(row, status=Import.Status.DONE, finished_at=timezone.now())
     states.drop_files(row)
     return True
 
@@ -234,7 +234,7 @@ def _write_portion(row: Import) -> bool:
 def _lines(row: Import) -> Iterator[tuple[bytes, int]]:
     """Yield what is still to be written, a line for each conversation, and where the next one begins."""
     try:
-        file = storage().open(part(row, "made"))
+        file = transfer_storage().open(part(row, "made"))
     except FileNotFoundError:
         _refuse(row, "import_gone")
         raise Lost from None
@@ -251,13 +251,13 @@ def _write_one(row: Import, parsed: ParsedConversation, position: int) -> None:
     counts = {"done": row.done + 1, "position": position, "tries": 0}
     match write_conversation(row.owner_id, parsed):
         case "new":
-            save(row, imported=row.imported + 1, turns=row.turns + len(parsed.turns), **counts)
+            write_state(row, imported=row.imported + 1, turns=row.turns + len(parsed.turns), **counts)
         case "known":
-            save(row, known=row.known + 1, **counts)
+            write_state(row, known=row.known + 1, **counts)
         case "taken":
             left_out = msgspec.json.decode(row.left_out or "{}", type=dict[str, int])
             left_out["taken"] = left_out.get("taken", 0) + 1
-            save(row, left_out=msgspec.json.encode(left_out).decode(), **counts)
+            write_state(row, left_out=msgspec.json.encode(left_out).decode(), **counts)
 
 
 def write_conversation(owner_id: int, parsed: ParsedConversation) -> str:

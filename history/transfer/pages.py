@@ -20,7 +20,7 @@ from history.transfer import states
 from history.transfer.exporting import FILE_NAME, begin_export, open_export
 from history.transfer.importing import begin_import
 from history.transfer.refusals import left_out_sentences, place_words, refusal_sentence
-from history.transfer.streams import conversation_response, file_response
+from history.transfer.streams import conversation_response, zip_response
 from history.transfer.writing import ENDINGS, Form
 
 IMPORTS_SHOWN = 10
@@ -81,12 +81,12 @@ def export_all(request: HttpRequest) -> HttpResponse:
 def download(request: HttpRequest, export_id: UUID) -> HttpResponseBase:
     """The zip of an export that is ready."""
     row, file = open_export(member_of(request).pk, export_id)
-    return file_response(file, FILE_NAME, row.size)
+    return zip_response(file, FILE_NAME, row.size)
 
 
 @login_required
 @require_safe
-def export(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+def choose_form(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """In which form a conversation is to be taken along: a fragment, or a page of its own."""
     conversation = access.access_conversation(member_of(request).pk, conversation_id)
     is_fragment = request.headers.get("HX-Request") == "true"

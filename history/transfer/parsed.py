@@ -15,7 +15,7 @@ MAX_KEY = 200
 """Characters of an id of a source."""
 
 
-class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+class FilePlace(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where something is: in which file, which conversation from 1, which message by its id; `detail` is what a parser
     says of it, for whoever knows the format."""
 
@@ -25,10 +25,10 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Refusal(Exception):
+class FileRefused(Exception):
     """A file cannot be imported. `code` is a key of REFUSALS (refusals.py)."""
 
-    def __init__(self, code: str, place: Place) -> None:
+    def __init__(self, code: str, place: FilePlace) -> None:
         super().__init__(code)
         self.code, self.place = code, place
 
@@ -70,7 +70,7 @@ class Extracted(msgspec.Struct, omit_defaults=True):
     """What reading a file came to: an error and its place, or how much there is and what was left out, by kind."""
 
     error: str = ""
-    place: Place = Place()
+    place: FilePlace = FilePlace()
     source: str = ""
     conversations: int = 0
     turns: int = 0
@@ -91,12 +91,12 @@ class Notes:
     conversation: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def place(self, message: str = "", detail: str = "") -> Place:
-        return Place(self.file, self.conversation, clean(message, 80), clean(detail, 200))
+    def place(self, message: str = "", detail: str = "") -> FilePlace:
+        return FilePlace(self.file, self.conversation, clean(message, 80), clean(detail, 200))
 
-    def refuse(self, code: str, message: str = "", *, detail: str = "") -> Refusal:
+    def refuse(self, code: str, message: str = "", *, detail: str = "") -> FileRefused:
         """Return the refusal of what is here, or of a message of it."""
-        return Refusal(code, self.place(message, detail))
+        return FileRefused(code, self.place(message, detail))
 
     def cut(self, text: str) -> str:
         """Return the text as it can be stored; what is too long is cut, and noted."""

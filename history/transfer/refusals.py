@@ -6,7 +6,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from core.errors import Conflict, DomainError
-from history.transfer.parsed import Place
+from history.transfer.parsed import FilePlace
 
 REFUSALS: dict[str, Promise] = {
     "import_too_large": _("That file is too large. Of a zip, the conversations.json in it is enough."),
@@ -55,7 +55,7 @@ def refusal_sentence(code: str) -> str:
 
 def place_words(place: str) -> str:
     """Return where in its file something is wrong: `conversations.json: conversation 17, message “abc”`."""
-    found = msgspec.json.decode(place, type=Place) if place else Place()
+    found = msgspec.json.decode(place, type=FilePlace) if place else FilePlace()
     parts = [gettext("conversation %(number)s") % {"number": found.conversation}] if found.conversation else []
     parts += [gettext("message “%(id)s”") % {"id": found.message}] if found.message else []
     return ": ".join(filter(None, (found.file, ", ".join(parts), found.detail)))

@@ -31,7 +31,7 @@ class Lost(Exception):
     """Somebody else has taken it, or it was erased: stop."""
 
 
-def storage() -> Storage:
+def transfer_storage() -> Storage:
     return storages["transfers"]
 
 
@@ -40,7 +40,7 @@ def part(transfer: Transfer, name: str) -> str:
     return f"{transfer.key}/{name}"
 
 
-def claim(model: type[T], pk: UUID, *, of: tuple[str, ...], first: str) -> T | None:
+def claim_transfer(model: type[T], pk: UUID, *, of: tuple[str, ...], first: str) -> T | None:
     """Take one that waits in state `first`, or whose worker is dead, in one of the states `of`; None if there is none
     to take. It is yours until you write nothing for CLAIM_LASTS."""
     now = timezone.now()
@@ -51,7 +51,7 @@ def claim(model: type[T], pk: UUID, *, of: tuple[str, ...], first: str) -> T | N
     return model._default_manager.filter(pk=pk).first()
 
 
-def save(transfer: Transfer, **fields: Any) -> None:
+def write_state(transfer: Transfer, **fields: Any) -> None:
     """Write the fields of one that is yours, with a sign of life; raises Lost if it is not any more."""
     values = {"claimed_at": timezone.now()} | fields
     if not rows.update(type(transfer), {"pk": transfer.pk, "gen": transfer.gen, "status": transfer.OPEN}, values):
@@ -86,7 +86,7 @@ def erase(transfers: "QuerySet[Any]") -> None:
     transfers.update(status="erased", gen=F("gen") + 1)
 
 
-def erase_hidden(model: type[Transfer], **where: Any) -> None:
+def erase_hidden_transfers(model: type[Transfer], **where: Any) -> None:
     """Remove files and rows of those that are hidden."""
     while hidden := list(model._default_manager.filter(status="erased", **where)[:PAGE_SIZE]):
         for transfer in hidden:
@@ -94,18 +94,18 @@ def erase_hidden(model: type[Transfer], **where: Any) -> None:
         model._default_manager.filter(pk__in=[transfer.pk for transfer in hidden], status="erased").delete()
 
 
-def erase_of_owner(owner_id: int) -> None:
+def erase_transfers_of(owner_id: int) -> None:
     """Erase all imports and exports of a person who is gone."""
     for model in (Import, Export):
         erase(_of_owner(model, owner_id))
-        erase_hidden(model, owner_id=owner_id)
+        erase_hidden_transfers(model, owner_id=owner_id)
 
 
 def drop_files(transfer: Transfer) -> None:
     for name in PARTS:
-        storage().delete(part(transfer, name))
+        transfer_storage().delete(part(transfer, name))
     try:
-        storage().delete(transfer.key)
+        transfer_storage().delete(transfer.key)
     except OSError:  # no folder, or a worker is just writing into it
         pass
 

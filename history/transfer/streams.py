@@ -27,7 +27,7 @@ def conversation_response(conversation: Conversation, form: Form) -> StreamingHt
     return response
 
 
-def file_response(file: IO[bytes], name: str, size: int) -> StreamingHttpResponse:
+def zip_response(file: IO[bytes], name: str, size: int) -> StreamingHttpResponse:
     """Return a stored zip as a file to keep. The file is closed when it was sent, or nobody takes it."""
     response = StreamingHttpResponse(_pieces(file), content_type="application/zip")
     response["Content-Disposition"] = content_disposition_header(True, name) or "attachment"

@@ -34,7 +34,7 @@ def repair_transfers() -> None:
         states.erase(Import.objects.filter(over, finished_at__lt=now - REPORT_KEPT))
     for model in (Import, Export):
         with guard("hidden transfers"):
-            states.erase_hidden(model)
+            states.erase_hidden_transfers(model)
 
 
 def _send_again(model: type[Transfer], send: Callable[[UUID], None], now: dt.datetime) -> None:

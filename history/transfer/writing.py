@@ -29,7 +29,7 @@ _TURNS_HERE = uuid4().hex
 """Where the turns go into the page. Nobody who writes a title knows it."""
 
 _encode = msgspec.json.Encoder().encode
-_decode_files = msgspec.json.Decoder(list[document.File]).decode
+_decode_files = msgspec.json.Decoder(list[document.ExportedFile]).decode
 
 
 def write(conversation: Conversation, form: Form) -> Iterator[str]:
@@ -40,7 +40,7 @@ def write(conversation: Conversation, form: Form) -> Iterator[str]:
 
 
 def _json(conversation: Conversation) -> Iterator[str]:
-    head = document.Head(
+    head = document.DocumentHead(
         format=document.FORMAT,
         version=document.VERSION,
         id=str(conversation.pk),
@@ -58,8 +58,8 @@ def _json(conversation: Conversation) -> Iterator[str]:
     yield "]}\n"
 
 
-def _exported(turn: Turn) -> document.Turn:
-    usage = document.Usage(
+def _exported(turn: Turn) -> document.ExportedTurn:
+    usage = document.ExportedUsage(
         input=turn.input_tokens,
         cache_read=turn.cache_read_tokens,
         cache_write=turn.cache_write_tokens,
@@ -67,7 +67,7 @@ def _exported(turn: Turn) -> document.Turn:
         reasoning=turn.reasoning_tokens,
         source=turn.usage_source,
     )
-    return document.Turn(
+    return document.ExportedTurn(
         id=str(turn.pk),
         parent_id=str(turn.parent_id) if turn.parent_id else None,
         question=turn.question,
@@ -117,7 +117,7 @@ def _html_of(turn: Turn) -> str:
     return render_to_string("history/_print_turn.html", {"turn": turn, "files": _files(turn), "answer": answer})
 
 
-def _files(turn: Turn) -> list[document.File]:
+def _files(turn: Turn) -> list[document.ExportedFile]:
     """Return what a question's files were called. The rest of what chat keeps of them is chat's alone."""
     try:
         return _decode_files(turn.attachments) if turn.attachments else []

@@ -57,7 +57,7 @@ def child() -> None:
 @pytest.fixture(autouse=True)
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(row: Import, made_in: Path) -> Any:
-        importing.save(row, percent=50)
+        importing.write_state(row, percent=50)
         return extract.main(made_in / "source", made_in / "made", row.name)
 
     if "child" not in request.fixturenames:
@@ -156,7 +156,7 @@ def test_whatever_a_worker_dies_on_nothing_is_doubled_or_half(ana: User, monkeyp
 
         return call
 
-    monkeypatch.setattr(importing, "save", dying(importing.save))
+    monkeypatch.setattr(importing, "write_state", dying(importing.write_state))
     monkeypatch.setattr(importing.rows, "insert", dying(importing.rows.insert))
     monkeypatch.setattr(type(Turn.objects.none()), "bulk_create", dying(type(Turn.objects.none()).bulk_create))
     row = begin_import(ana.pk, SimpleUploadedFile("conversations.json", data))
@@ -355,8 +355,8 @@ def test_a_text_that_is_too_long_is_cut_and_said_to_be(ana: User):
 def test_one_conversation_has_a_limit(ana: User, monkeypatch: pytest.MonkeyPatch):
     """In the process that reads, which does not know this one's limits: called here."""
     monkeypatch.setattr(archive, "MAX_CONVERSATION", 100)
-    with pytest.raises(archive.Refusal, match="conversation_too_large"):
-        list(archive.split(io.BytesIO(as_json(chatgpt_tree())), archive.Notes("a.json")))
+    with pytest.raises(archive.FileRefused, match="conversation_too_large"):
+        list(archive.split_conversations(io.BytesIO(as_json(chatgpt_tree())), archive.Notes("a.json")))
 
 
 def test_a_file_is_split_wherever_its_pieces_end(monkeypatch: pytest.MonkeyPatch):
@@ -366,7 +366,7 @@ def test_a_file_is_split_wherever_its_pieces_end(monkeypatch: pytest.MonkeyPatch
         blank = draw.choice(["", " ", "\n\t"])
         data = f"{blank}[{blank}{f'{blank},{blank}'.join(texts)}{blank}]{blank}".encode()
         monkeypatch.setattr(archive, "CHUNK", draw.randint(1, 12))
-        assert [one.decode() for one in archive.split(io.BytesIO(data), archive.Notes())] == texts
+        assert [one.decode() for one in archive.split_conversations(io.BytesIO(data), archive.Notes())] == texts
 
 
 def test_one_import_at_a_time_and_so_many_a_day(api: Any, ana: User, bo: User, client: Client, settings: Settings):
@@ -445,7 +445,7 @@ def test_who_is_erased_meanwhile_gets_nothing(ana: User, monkeypatch: pytest.Mon
 
     def erase(turns: list[Turn]) -> None:
         insert(turns)
-        states.erase_of_owner(ana.pk)
+        states.erase_transfers_of(ana.pk)
 
     monkeypatch.setattr(importing, "_insert_turns", erase)
     work_off(row)
