@@ -41,6 +41,9 @@ bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick ta
 bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
 	$(BIN)/python -m bench.transports
 
+bench-search: packages dev-packages  ## How long a search takes in 1 million turns, on PostgreSQL and SQLite, ten minutes
+	$(BIN)/python -m bench.search
+
 bench-webhooks: packages dev-packages  ## What 5,000 forged notifications of payments do to chats beside them, two minutes
 	$(BIN)/python -m bench.webhooks
 
@@ -120,4 +123,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-stores soak bench bench-quick bench-transports bench-webhooks smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-stores soak bench bench-quick bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages

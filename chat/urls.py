@@ -12,6 +12,7 @@ urlpatterns = [
     path("turns/<uuid:turn_id>/", views.turn, name="turn"),
     path("turns/<uuid:turn_id>/earlier/", views.earlier, name="earlier"),
     path("turns/<uuid:turn_id>/stop/", views.stop, name="stop"),
+    path("search/", views.search, name="search"),
     path("palette/", views.palette, name="palette"),
     path("shortcuts/", views.shortcuts, name="shortcuts"),
     path("picker/", views.picker, name="picker"),

@@ -87,6 +87,12 @@ def fetch(model: type[Model], statement: str, parameters: Sequence[Any]) -> list
     return [tuple(values) for values in _table(model).execute(statement, parameters).fetchall()]
 
 
+def fetch_rows(model: type[M], statement: str, parameters: Sequence[Any]) -> list[M]:
+    """Run a SELECT of all columns of `model`, in the order of its fields; return the rows. For SQL alone."""
+    table = _table(model)
+    return [table.row(values) for values in table.execute(statement, parameters).fetchall()]
+
+
 def speaks_sql(model: type[Model]) -> bool:
     """Return whether the rows are in an SQL database; one that is has transactions."""
     return _table(model).speaks_sql

@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 
 from core import rows
 from core.errors import NotFound
+from history.folding import titled
 from history.models import THERE, Conversation, TitledBy, Turn
 
 T = TypeVar("T")
@@ -121,19 +122,22 @@ def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
     """Give the conversation its owner's title, which nothing replaces."""
-    conversation.title, conversation.titled_by = title, TitledBy.PERSON
-    conversation.save(update_fields=["title", "titled_by"])
+    fields = titled(title) | {"titled_by": TitledBy.PERSON}
+    for name, value in fields.items():
+        setattr(conversation, name, value)
+    conversation.save(update_fields=list(fields))
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:
     """Replace the question's first words with a model's title; return whether they were still the title."""
     untouched = {"titled_by": TitledBy.WORDS, "title": conversation.title}
-    return (
-        rows.update(
-            Conversation, {"pk": conversation.pk} | THERE | untouched, {"title": title, "titled_by": TitledBy.MODEL}
-        )
-        == 1
-    )
+    there = {"pk": conversation.pk} | THERE
+    return rows.update(Conversation, there | untouched, titled(title) | {"titled_by": TitledBy.MODEL}) == 1
+
+
+def write_cursor(moment: dt.datetime, pk: UUID) -> str:
+    """Return what `read_cursor` reads: where the next page goes on."""
+    return f"{moment.isoformat()}~{pk}"
 
 
 def _loose(owner_id: int) -> "QuerySet[Conversation]":
@@ -152,7 +156,7 @@ def _page_by(moment: str, found: "QuerySet[Conversation]", after: str | None, li
 def page_of(found: list[Conversation], limit: int, moment: str = "updated_at") -> Page[Conversation]:
     """Return the first `limit` of the rows as a page; one that was read beyond them says that there is a next."""
     last = found[limit - 1] if len(found) > limit else None
-    return Page(found[:limit], f"{getattr(last, moment).isoformat()}~{last.pk}" if last else None)
+    return Page(found[:limit], write_cursor(getattr(last, moment), last.pk) if last else None)
 
 
 def read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:

@@ -36,7 +36,7 @@ class Contents:
     digest: str
 
 
-def list_models() -> list[type[Model]]:
+def list_stored_models() -> list[type[Model]]:
     return list(apps.get_app_config("history").get_models())
 
 

@@ -71,6 +71,8 @@ class Conversation(models.Model):
     again when one is added. `trashed_at` is when it was put into the trash, from where it can be taken back;
     `is_deleted` hides it until its rows are erased (history/deletion.py).
 
+    `search_title` is the title as it is searched (history/folding.py), written wherever the title is.
+
     `is_deleted`, `is_pinned` and `is_archived` are True or null: what a process writes that does not know the field yet
     is not deleted, on every store.
     """
@@ -78,6 +80,7 @@ class Conversation(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
     owner_id = models.BigIntegerField(_("owner"))
     title = models.CharField(_("title"), max_length=200, blank=True)
+    search_title = models.TextField(null=True, editable=False)  # noqa: DJ001  what a process writes that does not know it yet
     titled_by = models.CharField(max_length=6, choices=TitledBy, default=TitledBy.WORDS)
     turn_count = models.IntegerField(_("turns"), default=0)
     leaf_id = models.UUIDField(null=True, editable=False)
@@ -186,6 +189,8 @@ class Turn(models.Model):
         indexes = (
             models.Index(fields=["owner_id", "conversation_id", "seq"], name="turn_page"),
             models.Index(fields=["owner_id", "conversation_id", "parent_id", "seq"], name="turn_siblings"),
+            models.Index(fields=["owner_id", "-created_at", "-id"], name="turn_newest"),
+            models.Index(fields=["owner_id", "-created_at"], condition=Q(attachments__gt=""), name="turn_with_files"),
             models.Index(fields=["status", "created_at"], name="turn_open"),
         )
         constraints = (models.UniqueConstraint(fields=["conversation_id", "seq"], name="one_seq"),)

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from core import rows
 from core.sweeps import iterate_pages
+from history.folding import fold
 from history.models import Turn
-from history.search import fold
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]

@@ -1,40 +1,155 @@
-"""Searches one person's history."""
+"""Searches one person's history: their turns, and the titles of their conversations, newest first."""
 
-from core.unicode import COMBINING_SIGNS, normalise
-from history.models import Conversation, Turn
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
 
-MAX_WORDS = 20
-MAX_TITLES = 500
-"""How many of a person's conversations, the last used, are looked at for a title."""
-_WITHOUT_SIGNS = dict.fromkeys(map(ord, COMBINING_SIGNS))
+from django.conf import settings
+from django.db.models import Q, QuerySet
+
+from core import rows
+from history.access import Page, page_of, read_cursor, write_cursor
+from history.errors import BadFilter, unknown_folder
+from history.folding import fold
+from history.matching import Candidates, newest_matching
+from history.models import THERE, Conversation, Folder, Turn
+from history.queries import Query
+
+T = TypeVar("T", Turn, Conversation)
+
+PAGE_SIZE = 20
+MOST_AT_ONCE = 500
+"""How many rows are read at once where many that were found are in the trash."""
 
 
-def fold(text: str) -> str:
-    """Return the text without case and accents, the form in which it is searched."""
-    # Decomposed before as well: a sign such as 𝑨 has a lower case only as the plain letter it is made of.
-    if text.isascii():
-        return text.lower()
-    decomposed = normalise("NFKD", normalise("NFKD", text).casefold())
-    return decomposed.translate(_WITHOUT_SIGNS)
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A turn that was found, and its conversation."""
+
+    turn: Turn
+    conversation: Conversation
 
 
-def search_turns(owner_id: int, query: str, *, limit: int = 20) -> list[Turn]:
-    """Return the owner's turns that contain every one of the first MAX_WORDS words of `query`, newest first."""
-    words = fold(query).replace("\0", "").split()[:MAX_WORDS]
-    if not words:
+def search_turns(
+    owner_id: int,
+    query: Query,
+    *,
+    after: str | None = None,
+    limit: int = PAGE_SIZE,
+    models_called: Callable[[str], Collection[str]] = lambda _name: (),
+) -> Page[Hit]:
+    """Return the owner's turns that are as `query` says, the newest first; of an empty one, none.
+
+    `models_called` returns the keys of the models that have a name. Conversations that are deleted or in the trash have
+    nothing that is found; archived ones have. Raises BadFilter for a folder the owner has not.
+    """
+    if query.is_empty:
+        return Page([], None)
+    turns = Turn.objects.filter(owner_id=owner_id)
+    if query.models:
+        turns = turns.filter(_of_models(query.models, models_called))
+    if query.has_file:
+        turns = turns.filter(attachments__gt="")
+    if query.after:
+        turns = turns.filter(created_at__gte=query.after)
+    if query.before:
+        turns = turns.filter(created_at__lt=query.before)
+    if query.folders:
+        turns = turns.filter(conversation_id__in=_conversations_in(owner_id, query.folders))
+    hits: list[Hit] = []
+    size, is_last = limit + 1, False
+    while len(hits) <= limit and not is_last:
+        page = _newest(turns, owner_id, "search_text", "created_at", query, after=after, limit=size)
+        is_last = len(page) < size
+        hits += _with_conversations(owner_id, page, query.words)
+        if page:
+            after, size = write_cursor(page[-1].created_at, page[-1].pk), min(4 * size, MOST_AT_ONCE)
+    last = hits[limit - 1].turn if len(hits) > limit else None
+    return Page(hits[:limit], write_cursor(last.created_at, last.pk) if last else None)
+
+
+def search_titles(
+    owner_id: int, query: Query, *, after: str | None = None, limit: int = PAGE_SIZE
+) -> Page[Conversation]:
+    """Return the owner's conversations whose titles have the words of `query`, last used first; of an empty one, the
+    last. `after` and `before` are about when something was asked in them; none has a model or a file of its own."""
+    if query.models or query.has_file or (not query.words and not query.is_empty):
+        return Page([], None)
+    there = Conversation.objects.filter(owner_id=owner_id, **THERE)
+    if query.after:
+        there = there.filter(updated_at__gte=query.after)
+    if query.before:
+        there = there.filter(created_at__lt=query.before)
+    if query.folders:
+        there = there.filter(folder_id__in=_folder_ids(owner_id, query.folders))
+    found: list[Conversation] = []
+    size, is_last = limit + 1, False
+    while len(found) <= limit and not is_last:
+        page = _newest(there, owner_id, "search_title", "updated_at", query, after=after, limit=size)
+        is_last = len(page) < size
+        found += [row for row in page if _has_all(fold(row.title), query.words)]
+        if page:
+            after = write_cursor(page[-1].updated_at, page[-1].pk)
+    return page_of(found, limit)
+
+
+def _newest(
+    candidates: "QuerySet[T, T]",
+    owner_id: int,
+    column: str,
+    moment: str,
+    query: Query,
+    *,
+    after: str | None,
+    limit: int,
+) -> list[T]:
+    up_to = None
+    if after:
+        up_to, pk = read_cursor(after)
+        # The first condition is for the index: stores do not see it in the second.
+        later = Q(**{f"{moment}__lt": up_to}) | Q(**{moment: up_to}, pk__lt=pk)
+        candidates = candidates.filter(**{f"{moment}__lte": up_to}).filter(later)
+    atlas_index = settings.MONGODB_SEARCH_INDEX if column == "search_text" else ""
+    return newest_matching(Candidates(candidates, owner_id, column, moment, up_to, atlas_index), query.words, limit)
+
+
+def _with_conversations(owner_id: int, turns: list[Turn], words: tuple[str, ...]) -> list[Hit]:
+    """Return the turns that have all words and whose conversations are there."""
+    turns = [turn for turn in turns if _has_all(turn.search_text, words)]
+    if not turns:
         return []
-    rows = Turn.objects.filter(owner_id=owner_id)
-    for word in words:
-        rows = rows.filter(search_text__contains=word)
-    found = list(rows.order_by("-created_at")[:limit])
-    conversations = Conversation.objects.filter(pk__in={turn.conversation_id for turn in found}, is_deleted=None)
-    there = set(conversations.values_list("pk", flat=True)) if found else set()
-    return [turn for turn in found if turn.conversation_id in there]
+    ids = {turn.conversation_id for turn in turns}
+    there = Conversation.objects.filter(pk__in=ids, owner_id=owner_id, **THERE)
+    by_id = {row.pk: row for row in there}
+    return [Hit(turn, by_id[turn.conversation_id]) for turn in turns if turn.conversation_id in by_id]
 
 
-def search_titles(owner_id: int, query: str, *, limit: int = 10) -> list[Conversation]:
-    """Return the owner's conversations whose titles contain every word of `query`, last used first."""
-    words = fold(query).split()[:MAX_WORDS]
-    rows = Conversation.objects.filter(owner_id=owner_id, is_deleted=None).only("pk", "title")
-    latest = rows.order_by("-updated_at", "-pk")[: MAX_TITLES if words else limit]
-    return [row for row in latest if all(word in fold(row.title) for word in words)][:limit]
+def _has_all(folded: str, words: tuple[str, ...]) -> bool:
+    return all(word in folded for word in words)
+
+
+def _of_models(names: tuple[str, ...], models_called: Callable[[str], Collection[str]]) -> Q:
+    """Return the condition that one of the models answered, or was asked where none has answered yet."""
+    condition = Q()
+    for name in names:
+        keys = list(models_called(name))
+        condition |= Q(model__icontains=name) | Q(model="", requested_model__icontains=name)
+        condition |= Q(model__in=keys) | Q(model="", requested_model__in=keys)
+    return condition
+
+
+def _folder_ids(owner_id: int, names: tuple[str, ...]) -> list[UUID]:
+    """Return the ids of the owner's folders that have one of the names; raises BadFilter for a name that none has."""
+    wanted = {fold(name): name for name in names}
+    found = [row for row in Folder.objects.filter(owner_id=owner_id) if fold(row.name).strip() in wanted]
+    for missing in wanted.keys() - {fold(row.name).strip() for row in found}:
+        raise BadFilter(unknown_folder(wanted[missing]))
+    return [row.pk for row in found]
+
+
+def _conversations_in(owner_id: int, names: tuple[str, ...]) -> "list[UUID] | QuerySet[Conversation, UUID]":
+    """Return the ids of the conversations in the folders: as a subquery, where the store has those."""
+    there = Conversation.objects.filter(owner_id=owner_id, folder_id__in=_folder_ids(owner_id, names))
+    ids = there.values_list("pk", flat=True)
+    return ids if rows.speaks_sql(Conversation) else list(ids)

@@ -12,8 +12,8 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
+from history.folding import fold, titled
 from history.models import THERE, Conversation, TitledBy, Turn
-from history.search import fold
 
 TITLE_CHARACTERS = 60
 MAX_ATTEMPTS = 20
@@ -44,9 +44,9 @@ def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Co
         conversation = Conversation(
             pk=turn.conversation_id,
             owner_id=turn.owner_id,
-            title=first_words_of(turn.question),
             turn_count=1,
             folder_id=folder_id,
+            **titled(first_words_of(turn.question)),
         )
         wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
@@ -76,9 +76,9 @@ def get_or_create_conversation(
         conversation = Conversation(
             pk=conversation_id,
             owner_id=owner_id,
-            title=first_words_of(title),
             titled_by=titled_by,
             folder_id=folder_id,
+            **titled(first_words_of(title)),
         )
         rows.insert(conversation)
     except IntegrityError as error:
@@ -94,7 +94,8 @@ def get_or_create_conversation(
 def title_from_question(conversation: Conversation, question: str) -> None:
     """Give a conversation that was created without a title the first words of its question."""
     title = first_words_of(question)
-    if rows.update(Conversation, {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}, {"title": title}):
+    untitled = {"pk": conversation.pk, "title": "", "titled_by": TitledBy.WORDS}
+    if rows.update(Conversation, untitled, titled(title)):
         conversation.title = title
 
 

@@ -213,6 +213,20 @@ class Site:
         report: dict[str, Any] = self._run_command("ledger")
         return report
 
+    def fill_history(self, access_token: str, chats: int) -> None:
+        """Give the owner of an access token so many conversations of ten turns, made up."""
+        self._run_command("fill_history", access_token=access_token, chats=chats)
+
+    def finish_history(self) -> dict[str, Any]:
+        """Make the indexes of what was filled in; return what `testbed.site_commands` says of it."""
+        report: dict[str, Any] = self._run_command("finish_history")
+        return report
+
+    def scan_history(self, access_token: str, query: str) -> float:
+        """Return how many milliseconds the store takes to look at all of that person's texts."""
+        milliseconds: float = self._run_command("scan_history", access_token=access_token, query=query)
+        return milliseconds
+
     def count_rows(self) -> int:
         """Return how many rows the default database has."""
         count: int = self._run_command("count_rows")

@@ -34,6 +34,7 @@ from chat.models import LanguageModel, ProviderLimit  # noqa: E402
 from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
+from testbed import many_turns  # noqa: E402
 
 
 def prepare() -> None:
@@ -142,6 +143,32 @@ def count_rows() -> int:
     return sum(model._default_manager.count() for model in apps.get_models() if model._meta.app_label != "history")
 
 
+def fill_history(access_token: Any, chats: int) -> None:
+    """Give the owner of an access token a long history."""
+    many_turns.write_chats(int(AccessToken(access_token)["user_id"]), chats)
+
+
+def finish_history() -> dict[str, Any]:
+    """Make the indexes of what was filled in. Return how many seconds the trigram indexes took, and words to look for:
+    what they stand for, a word, and in how many turns it is."""
+    seconds = many_turns.index_chats()
+    common = many_turns.vocabulary()[many_turns.COMMON_WORD]
+    rare, *others = many_turns.RATES.items()
+    words = [
+        ("rare", rare[0], f"{rare[1]:.3%}"),
+        *(("medium", word, f"{rate:.1%}") for word, rate in others),
+        ("common", common, "most"),
+        ("common and rare", f"{common} {rare[0]}", f"{rare[1]:.3%}"),
+        ("none", "wordthatisnowhere", "0"),
+    ]
+    return {"seconds": seconds, "words": words}
+
+
+def scan_history(access_token: Any, query: str) -> float:
+    """Return the milliseconds of a scan for the last word of a query."""
+    return many_turns.time_scan(int(AccessToken(access_token)["user_id"]), query.split()[-1])
+
+
 COMMANDS: dict[str, Callable[..., object]] = {
     function.__name__: function
     for function in (
@@ -155,6 +182,9 @@ COMMANDS: dict[str, Callable[..., object]] = {
         audit,
         ledger,
         count_rows,
+        fill_history,
+        finish_history,
+        scan_history,
     )
 }
 

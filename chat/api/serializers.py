@@ -1,5 +1,6 @@
 """Shapes of the chat API."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rest_framework import serializers
@@ -11,7 +12,12 @@ from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
 from chat.shown.sentences import charge_sentence, error_sentence
-from history.models import Turn
+from history.excerpts import Excerpt, excerpt_of
+from history.models import Conversation, Turn
+from history.search import Hit
+
+EXCERPT_LENGTH = 280
+"""Characters of an excerpt, about."""
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
@@ -80,6 +86,35 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     def get_error(self, turn: Turn) -> dict[str, str] | None:
         return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
+
+
+def found_turns(hits: Sequence[Hit], words: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return turns that were found: each with its conversation, and excerpts in which the words are marked."""
+    turns = TurnSerializer([hit.turn for hit in hits], many=True).data
+    return [{**turn, **_where_found(hit, words)} for turn, hit in zip(turns, hits, strict=True)]
+
+
+def found_conversation(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": str(conversation.pk),
+        "title": conversation.title,
+        "is_archived": bool(conversation.is_archived),
+        "updated_at": conversation.updated_at,
+    }
+
+
+def _where_found(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "conversation": found_conversation(hit.conversation),
+        "excerpts": {
+            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
+            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
+        },
+    }
+
+
+def _excerpt(excerpt: Excerpt) -> list[dict[str, Any]]:
+    return [{"text": piece.text, "is_match": piece.is_match} for piece in excerpt.pieces]
 
 
 class AskSerializer(serializers.Serializer[Any]):

@@ -12,10 +12,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.admission import admission_of
-from accounts.http import user_id_of
+from accounts.http import member_of, user_id_of
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
-from chat.api.serializers import AskSerializer, AttachmentSerializer, ModelSerializer, TurnSerializer
+from chat.api.serializers import (
+    AskSerializer,
+    AttachmentSerializer,
+    ModelSerializer,
+    TurnSerializer,
+    found_conversation,
+    found_turns,
+)
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
 from chat.attachments.reading import read_later
@@ -24,13 +31,13 @@ from chat.attachments.upload import store_upload
 from chat.errors import BadFile
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
+from chat.shown.finding import find_in_history
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
 from history import access
 from history.models import new_id
-from history.search import search_turns
 
 
 @api_view(["GET"])
@@ -117,9 +124,18 @@ def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBas
 
 @api_view(["GET"])
 def search(request: Request) -> Response:
-    """Your turns that hold every word of `q`, newest first."""
-    found = search_turns(user_id_of(request), request.query_params.get("q", ""))
-    return Response({"results": TurnSerializer(found, many=True).data, "next": None})
+    """Your turns that are as `q` says, newest first (`?after=` takes `next`); and on the first page conversations whose
+    titles are."""
+    after = request.query_params.get("after") or None
+    found = find_in_history(member_of(request), request.query_params.get("q", ""), after=after)
+    return Response(
+        {
+            "results": found_turns(found.turns.rows, found.query.words),
+            "next": found.turns.next,
+            "conversations": [found_conversation(row) for row in found.titles.rows],
+            "not_filters": list(found.query.unknown),
+        }
+    )
 
 
 @api_view(["POST"])

@@ -6,6 +6,7 @@ from django.utils.translation import gettext_lazy as _
 
 PAGES: dict[str, Promise] = {
     "home": _("New chat"),
+    "search": _("Search"),
     "conversations": _("Conversations"),
     "dashboard": _("Overview"),
     "billing": _("Plan"),

@@ -20,17 +20,21 @@ from chat.pages.chat_page import chat_context, current_html, turn_address, turns
 from chat.pages.palette import list_pages
 from chat.pages.picker import group_by_tier, list_model_options
 from chat.pages.question_form import RefusedQuestion, open_turn_from_form, parse_id
+from chat.pages.search_page import results_context, shortest
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
+from chat.shown.finding import find_in_history, find_titles
 from chat.turns.stopping import stop_turn
 from core.loopback import comes_from_this_machine
 from history import access
+from history.errors import BadFilter
 from history.folders import find_folder
 from history.models import new_id
-from history.search import search_titles
 
 RECENT_SHOWN = 6
 """Conversations on the dashboard."""
+PALETTE_SHOWN = 10
+"""Conversations in the palette, by title, and half as many turns."""
 
 
 @require_safe
@@ -102,14 +106,33 @@ def picker(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_safe
+def search(request: HttpRequest) -> HttpResponse:
+    """What was found in one's history, as one types or a page at a time; `in=titles`: conversations alone."""
+    page = results_context(
+        member_of(request),
+        request.GET.get("q", ""),
+        after=request.GET.get("after") or None,
+        is_titles=request.GET.get("in") == "titles",
+    )
+    if _is_fragment(request):
+        return render(request, "chat/_results.html", page)
+    offered = list_offered()
+    page["example_model"] = offered[0].model.key if offered else "gpt"
+    return render(request, "chat/search.html", page)
+
+
+@login_required
+@require_safe
 def palette(request: HttpRequest) -> HttpResponse:
-    """Where to go from anywhere: conversations, models and pages; with `q`, the conversations whose titles have its
-    words. Without htmx, the page of conversations."""
+    """Where to go from anywhere: conversations, models and pages; with `q`, the conversations and turns that have its
+    words. Without htmx, the page of the search."""
     if not _is_fragment(request):
-        return redirect("conversations")
-    member, words = member_of(request), request.GET.get("q")
-    context: dict[str, Any] = {"conversations": search_titles(member.pk, words or "")}
-    if words is not None:
+        return redirect("search")
+    member, words = member_of(request), request.GET.get("q", "")
+    if words.strip():
+        return render(request, "chat/_palette_conversations.html", _found_for_palette(member, words))
+    context: dict[str, Any] = {"conversations": find_titles(member, "", limit=PALETTE_SHOWN).rows}
+    if "q" in request.GET:
         return render(request, "chat/_palette_conversations.html", context)
     context["options"] = list_model_options(entitlements.entitlements_of(member.pk))
     context["pages"] = list_pages(is_staff=member.is_staff)
@@ -159,6 +182,16 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "options": list_model_options(allowed),
     }
     return render(request, "chat/dashboard.html", context)
+
+
+def _found_for_palette(member: User, words: str) -> dict[str, Any]:
+    """Return the context of what the palette found; of a filter that is not written to its end, nothing."""
+    try:
+        found = find_in_history(member, words, limit=PALETTE_SHOWN // 2, titles=PALETTE_SHOWN)
+    except BadFilter:
+        return {"q": words}
+    has_more = found.turns.next is not None
+    return {"q": words, "conversations": found.titles.rows, "turns": shortest(found), "has_more": has_more}
 
 
 def _needs_key_card(request: HttpRequest) -> bool:

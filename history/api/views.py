@@ -66,7 +66,7 @@ def conversation(request: Request, conversation_id: UUID) -> Response:
 
 @api_view(["POST"])
 def restore(request: Request, conversation_id: UUID) -> Response:
-    """Take a conversation out of the trash. 404 when it is not there, or is being erased."""
+    """Take a conversation out of the trash, where it is in it. 404 when it is being erased."""
     owner_id = user_id_of(request)
     trash.restore_conversations(owner_id, [conversation_id])
     return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)

@@ -7,7 +7,7 @@ import history.models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("history", "0008_order"),
+        ("history", "0009_search"),
     ]
 
     operations = [

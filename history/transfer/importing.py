@@ -31,8 +31,8 @@ from kombu.exceptions import OperationalError
 from accounts.models import User
 from core import long_work, rows
 from core.errors import RateLimited
+from history.folding import fold, titled
 from history.models import Conversation, Import, TitledBy, Turn
-from history.search import fold
 from history.transfer import states
 from history.transfer.parsed import Extracted, FilePlace, ParsedConversation, Progress
 from history.transfer.refusals import ImportRefused, TransferRunning, file_note, image_note
@@ -330,7 +330,7 @@ def _rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -
     conversation = Conversation(
         pk=conversation_id,
         owner_id=owner_id,
-        title=title or first_words_of(turns[0].question),
+        **titled(title or first_words_of(turns[0].question)),
         titled_by=TitledBy.PERSON if title else TitledBy.WORDS,
         turn_count=len(turns),
         leaf_id=leaf.pk if leaf is not None and leaf is not turns[-1] else None,

@@ -52,7 +52,8 @@ export class Combobox {
   filter() {
     const words = fold(this.search.value).split(/\s+/).filter(Boolean);
     for (const option of this.options) {
-      option.hidden = !words.every((word) => this.#folded.get(option).includes(word));
+      // What the server has found is there, whatever is shown of it.
+      option.hidden = !("found" in option.dataset) && !words.every((word) => this.#folded.get(option).includes(word));
     }
     for (const group of this.list.querySelectorAll("[role=group]")) {
       group.hidden = !group.querySelector("[role=option]:not([hidden])");

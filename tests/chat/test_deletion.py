@@ -27,6 +27,7 @@ from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, deletion, progress, tree
 from history.models import Conversation, Turn
+from history.queries import Query
 from history.search import search_turns
 from history.signals import conversation_deleted
 from testbed.provider import FakeProvider
@@ -321,7 +322,7 @@ async def test_a_turn_written_into_nothing_by_a_process_that_died_is_erased_by_t
     while_writing(monkeypatch, lambda: elsewhere(lambda: delete(ana, first)), die)
     with pytest.raises(Died):
         await in_thread(open_turn, ana.pk, late)
-    assert await in_thread(search_turns, ana.pk, "secreto") == []
+    assert (await in_thread(search_turns, ana.pk, Query(words=("secreto",)))).rows == []
     await in_thread(grow_old, await in_thread(saved, late.turn_id), age_seconds)
     await repair_turns()
     assert await in_thread(nothing_left)

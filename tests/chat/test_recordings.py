@@ -24,6 +24,7 @@ from chat.turns.stopping import stop_turn
 from core.threads import in_thread
 from history import progress
 from history.models import Turn
+from history.queries import Query
 from history.rendering import render_markdown
 from history.search import search_turns
 from tests.chat.asking import aask, ask, closed, eventually, question, saved
@@ -74,7 +75,8 @@ async def test_one_is_streamed_marked_and_free(redis: Redis, runner: Runner, ana
     assert "Credits: 0" in html
     assert "From cache" not in html
     assert ">Ask again<" not in html
-    assert [found.pk for found in await in_thread(search_turns, ana.pk, "Counter diccionario")] == [turn.pk]
+    found = await in_thread(search_turns, ana.pk, Query(words=("counter", "diccionario")))
+    assert [hit.turn.pk for hit in found.rows] == [turn.pk]
 
 
 async def test_what_is_asked_after_it_goes_to_a_model(redis: Redis, runner: Runner, ana: User):

@@ -106,7 +106,7 @@ def test_a_copy_that_was_broken_off_goes_on_and_is_equal_in_the_end(
 
     assert "They are equal." in said
     assert "Conversation: 0 added" in said
-    for model in copying.list_models():
+    for model in copying.list_stored_models():
         assert rows_of(model, COPY) == rows_of(model, HISTORY)
     assert "Turn: 0 added, 0 changed" in run_copy(address, capsys)
     equal = copying.read_contents(Turn, COPY)

@@ -61,7 +61,7 @@ def test_mongodb_is_not_waited_for_longer_than_its_address_says(tmp_path: Path):
     environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "MONGODB_URI": uri}
     command = [sys.executable, "-c", READ_HISTORY_SETTINGS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout)) == {"connectTimeoutMS", "socketTimeoutMS", "waitQueueTimeoutMS"}
+    assert set(json.loads(done.stdout)) == {"journal", "connectTimeoutMS", "socketTimeoutMS", "waitQueueTimeoutMS"}
 
 
 def mail_settings(url: str, data_dir: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ OWN = {
     "new chat": "/",
     "finished turns": "/c/{}/",
     "conversations": "/conversations/",
+    "search": "/search/?q=a",
     "rename": "/c/{}/rename/",
     "move": "/c/{}/move/",
     "archived": "/conversations/archive/",

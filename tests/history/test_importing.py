@@ -19,6 +19,7 @@ from accounts.models import User
 from config import settings as site
 from history import access, deletion
 from history.models import Conversation, Import, Turn
+from history.queries import parse_query
 from history.search import search_turns
 from history.transfer import archive, extract, importing, states
 from history.transfer.importing import begin_import
@@ -86,7 +87,9 @@ def test_a_tree_of_chatgpt(child: None, ana: User, folder: Path):
     assert turns[3].answer.startswith("Así.\n\n[")
     assert {turn.cost_micros for turn in turns} == {None}
     assert conversation.leaf_id == turns[2].pk, "The branch that was shown, though others are younger."
-    assert [turn.pk for turn in search_turns(ana.pk, "ROBLE arbol")] == [turns[0].pk]
+    found = search_turns(ana.pk, parse_query("ROBLE arbol", dt.UTC)).rows
+    assert [hit.turn.pk for hit in found] == [turns[0].pk]
+    assert conversation.search_title == "saludos"
     assert list(folder.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from django.db.utils import load_backend
 
 from config import settings as configuration
 from config.database_routers import COPY, HISTORY
-from history.copying import copy_rows, count_strangers, list_models, read_contents
+from history.copying import copy_rows, count_strangers, list_stored_models, read_contents
 
 
 class Command(BaseCommand):
@@ -53,14 +53,14 @@ class Command(BaseCommand):
                 copy.close_pool()
 
     def _copy(self, *, remove: bool) -> None:
-        for model in list_models():
+        for model in list_stored_models():
             strangers = 0 if remove else count_strangers(model, HISTORY, COPY)
             if strangers:
                 raise CommandError(
                     f"The new store has {strangers} rows of {model.__name__} that this site has not. Either they "
                     "were deleted since the last copy: run this again with --remove. Or the store is another site's."
                 )
-        for model in list_models():
+        for model in list_stored_models():
             copied = copy_rows(model, HISTORY, COPY, remove_strangers=remove)
             self.stdout.write(
                 f"{model.__name__}: {copied.added} added, {copied.changed} changed, {copied.removed} removed"
@@ -68,7 +68,7 @@ class Command(BaseCommand):
 
     def _compare(self) -> None:
         are_equal = True
-        for model in list_models():
+        for model in list_stored_models():
             here, there = read_contents(model, HISTORY), read_contents(model, COPY)
             are_equal = are_equal and here == there
             self.stdout.write(f"{model.__name__}: here {here.count} rows, hash {here.digest}")

@@ -2,6 +2,7 @@
 asks (and pays) each provider that has a key for one short answer."""
 
 import asyncio
+import datetime as dt
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from chat.llm.pricing import price_of
 from chat.llm.providers.base import Delta, Finish, Message
 from history import deletion, progress, tree
 from history.models import Turn, new_id
+from history.queries import parse_query
 from history.search import search_turns
 
 NOBODY_ID = 0
@@ -102,7 +104,7 @@ def check_history() -> None:
         turn = tree.add_turn(turn)
         if not progress.claim(turn) or not progress.close(turn, progress.Outcome(Turn.Status.COMPLETED, "Aquí.")):
             raise ValueError("a turn could not be closed")
-        if turn.pk not in [match.pk for match in search_turns(NOBODY_ID, "donde aqui")]:
+        if turn.pk not in [hit.turn.pk for hit in search_turns(NOBODY_ID, parse_query("donde aqui", dt.UTC)).rows]:
             raise ValueError("a turn was not found")
     finally:
         deletion.delete_conversation(conversation)

@@ -1,0 +1,43 @@
+"""Finds in a member's history, for the page, the palette and the API: one question, whoever asks it."""
+
+from dataclasses import dataclass
+
+from accounts.models import User
+from chat.llm.catalog import list_offered
+from history.access import Page
+from history.folding import fold
+from history.models import Conversation
+from history.queries import Query, parse_query
+from history.search import PAGE_SIZE, Hit, search_titles, search_turns
+
+TITLES = 5
+"""How many conversations are found by their titles, beside the turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    query: Query
+    turns: Page[Hit]
+    titles: Page[Conversation]
+
+
+def find_in_history(
+    member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE, titles: int = TITLES
+) -> Found:
+    """Return the turns and the conversations that are as `text` says; conversations on the first page alone. Raises
+    BadFilter, NotFound for an `after` that is none."""
+    query = parse_query(text, member.zone)
+    turns = search_turns(member.pk, query, after=after, limit=limit, models_called=keys_of_models_called)
+    is_first = after is None and not query.is_empty
+    return Found(query, turns, search_titles(member.pk, query, limit=titles) if is_first else Page([], None))
+
+
+def find_titles(member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
+    """Return the conversations whose titles are as `text` says. Raises as `find_in_history` does."""
+    return search_titles(member.pk, parse_query(text, member.zone), after=after, limit=limit)
+
+
+def keys_of_models_called(name: str) -> set[str]:
+    """Return the keys of the models on offer that people see under such a name, or a part of it."""
+    wanted = fold(name)
+    return {candidate.model.key for candidate in list_offered() if wanted in fold(str(candidate.model.label))}

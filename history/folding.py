@@ -1,0 +1,84 @@
+"""The form in which texts are searched: without case and accents; and where a part of it was in the text."""
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+from core.unicode import COMBINING_SIGNS, normalise
+
+CHUNK = 64
+_WITHOUT_SIGNS = dict.fromkeys(map(ord, COMBINING_SIGNS))
+# What belongs to the sign before it: a variation, a skin colour, a tag, and what a joiner joins.
+_CONTINUES = re.compile("(?:[\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d.?)+", re.DOTALL)
+
+
+def fold(text: str) -> str:
+    """Return the text without case and accents. What two texts have folded is what they have folded together."""
+    # Decomposed before as well: a sign such as 𝑨 has a lower case only as the plain letter it is made of.
+    if text.isascii():
+        return text.lower()
+    decomposed = normalise("NFKD", normalise("NFKD", text).casefold())
+    return decomposed.translate(_WITHOUT_SIGNS)
+
+
+def titled(title: str) -> dict[str, str]:
+    """Return the fields of a conversation that is called so."""
+    return {"title": title, "search_title": fold(title)}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text, from `start` up to but without `end`."""
+
+    start: int
+    end: int
+
+
+class FoldedText:
+    """A text and its folded form; a letter of one may be several of the other, or none."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._is_plain = text.isascii()
+        self._offsets: list[int] = []  # where the folded form of each chunk begins
+        self._ends: dict[int, list[int]] = {}  # of a chunk, where that of each letter ends in it
+        parts = []
+        length = 0
+        for at in range(0, len(text), CHUNK) if not self._is_plain else ():
+            part = fold(text[at : at + CHUNK])
+            self._offsets.append(length)
+            parts.append(part)
+            length += len(part)
+        self.folded = fold(text) if self._is_plain else "".join(parts)
+
+    def find_all(self, word: str, most: int) -> list[Span]:
+        """Return where the folded `word` is in the text, at most so many times. Whole letters are returned, with their
+        accents, also where only a part of one was meant, as the f of ﬁ."""
+        spans, at = list[Span](), self.folded.find(word)
+        while at >= 0 and len(spans) < most:
+            spans.append(self._span(at, at + len(word)))
+            at = self.folded.find(word, at + len(word))
+        return spans
+
+    def _span(self, start: int, end: int) -> Span:
+        if self._is_plain:
+            return Span(start, end)
+        first, last = self._origin(start), self._origin(end - 1) + 1
+        return Span(first, self._end_of_sign(last))
+
+    def _origin(self, place: int) -> int:
+        """Return which letter of the text a letter of the folded one is from."""
+        chunk = bisect_right(self._offsets, place) - 1
+        start = chunk * CHUNK
+        if chunk not in self._ends:
+            lengths = (1 if letter.isascii() else len(fold(letter)) for letter in self.text[start : start + CHUNK])
+            self._ends[chunk] = list(accumulate(lengths))
+        return start + bisect_right(self._ends[chunk], place - self._offsets[chunk])
+
+    def _end_of_sign(self, end: int) -> int:
+        """Return the end of what is seen as one sign: with its accents, and an emoji with what it is joined to."""
+        while end < len(self.text) and not fold(self.text[end]):
+            end += 1
+        rest = _CONTINUES.match(self.text, end)
+        return rest.end() if rest else end
