@@ -17,8 +17,9 @@ Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
-"""A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, "notification" where a
-gateway's view answers for itself, "crowd" where the process holds too much already, else "body"."""
+"""A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, "import" where
+conversations may, "notification" where a gateway's view answers for itself, "crowd" where the process holds too much
+already, else "body"."""
 ON_DISK_BYTES = 500_000_000
 """Of bodies that a process holds beyond their first FILE_UPLOAD_MAX_MEMORY_SIZE. A network has half of that; where more
 send at the same time, a third, a quarter and so on, so that those who came first keep nobody out."""
@@ -28,6 +29,7 @@ FORM_BYTES = 100_000
 """What a form may add to its files: names and boundaries. A question's text may have DATA_UPLOAD_MAX_MEMORY_SIZE."""
 
 UPLOADS = "/api/v1/attachments"
+IMPORTS = ("/api/v1/imports", "/settings/import-export")
 CONVERSATIONS = "/c/"
 NOTIFICATIONS = ("/stripe/webhook/", "/webhooks/mercadopago/")
 NOTIFICATION_BYTES = 512 * 1024
@@ -109,6 +111,8 @@ def _limit_of(path: str) -> tuple[int, str]:
     """Return the most bytes a body sent to this path may have, and its kind: see TOO_LARGE."""
     if path.rstrip("/") == UPLOADS:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
+    if path.rstrip("/") in IMPORTS:
+        return settings.IMPORT_BYTES + FORM_BYTES, "import"
     if path.startswith(CONVERSATIONS):
         return settings.ATTACHMENTS_BYTES + settings.DATA_UPLOAD_MAX_MEMORY_SIZE + FORM_BYTES, "file"
     if path.startswith(NOTIFICATIONS):

@@ -23,6 +23,7 @@ app.conf.beat_schedule = {
     },
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
     "sweep-shares": {"task": "history.tasks.sweep_shares", "schedule": 60.0, "options": {"expires": 50}},
+    "sweep-transfers": {"task": "history.tasks.sweep_transfers", "schedule": 30.0, "options": {"expires": 30}},
     "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},
     "ask-gateways": {"task": "billing.tasks.ask_gateways", "schedule": 600.0, "options": {"expires": 500}},
     "compare-with-gateways": {

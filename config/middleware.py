@@ -24,6 +24,7 @@ from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
 from core.errors import DomainError, Unavailable, UnreadableRequest
+from history.transfer.refusals import REFUSALS
 
 logger = log.getLogger(__name__)
 
@@ -131,6 +132,8 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
             return pages.too_many(request)
         if kind == "file":
             return pages.error_page(request, 413, "file_too_large", file_sentence_for("file_too_large"))
+        if kind == "import":
+            return pages.error_page(request, 413, "import_too_large", str(REFUSALS["import_too_large"]))
         return pages.error_page(request, 413, "too_large", _("That is too large to send."))
 
     if iscoroutinefunction(get_response):

@@ -5,7 +5,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-OURS = ("*.sqlite3*", "mail", "attachments", "valkey", "mongo", "beat-schedule*")
+OURS = ("*.sqlite3*", "mail", "attachments", "transfers", "valkey", "mongo", "beat-schedule*")
 """What a data folder holds of people, also from before it was made private."""
 
 

@@ -117,6 +117,16 @@ STORAGES: dict[str, dict[str, Any]] = {
             "directory_permissions_mode": 0o700,
         },
     },
+    # Files that are imported, and exports of everything, for some days. Web and workers need the same folder.
+    "transfers": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": DATA_DIR / "transfers",
+            "base_url": None,
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
     # Names with a hash of the content, so that browsers may keep them for ever.
     "staticfiles": {"BACKEND": "config.static_files.StaticFilesStorage"},
 }
@@ -411,6 +421,13 @@ ATTACHMENT_PIXELS = env.int("ATTACHMENT_PIXELS", default=40_000_000)
 ATTACHMENT_PAGES = env.int("ATTACHMENT_PAGES", default=200)
 ATTACHMENT_CHARACTERS = env.int("ATTACHMENT_CHARACTERS", default=400_000)  # of text, read from one file
 ATTACHMENT_SECONDS = env.int("ATTACHMENT_SECONDS", default=20)  # of processor, to read one file
+
+# --- Import and export -----------------------------------------------------------------------------------------------
+
+IMPORT_BYTES = env.int("IMPORT_BYTES", default=230 * 1024 * 1024)  # the largest file; config/bodies.py has room for it
+IMPORT_SECONDS = env.int("IMPORT_SECONDS", default=300)  # of processor, to read one file
+IMPORTS_PER_DAY = env.int("IMPORTS_PER_DAY", default=20)  # of one person
+EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is kept
 
 # --- API -------------------------------------------------------------------------------------------------------------
 

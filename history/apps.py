@@ -8,6 +8,7 @@ class HistoryConfig(AppConfig):
     verbose_name = _("History")
 
     def ready(self) -> None:
+        from history import receivers  # noqa: F401  it connects them
         from history.text_indexes import prepare_search
 
         post_migrate.connect(prepare_search, sender=self)

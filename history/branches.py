@@ -63,7 +63,7 @@ class End:
     last_seq: int
 
 
-def find_end(conversation: Conversation) -> End:
+def find_branch_end(conversation: Conversation) -> End:
     """Return where the conversation goes on.
 
     Of two that find the same end and write the next number, one is Overtaken: what the other has added after the
@@ -134,7 +134,7 @@ def choose_branch(conversation: Conversation, turn: Turn | None) -> None:
     """Choose the branch a turn of the conversation is on, as it was used last below that; None is the turn that was
     asked last. Where it is on the chosen branch, nothing changes."""
     turn = turn or tree.find_latest(conversation.owner_id, conversation.pk)
-    leaf = find_end(conversation).leaf
+    leaf = find_branch_end(conversation).leaf
     if turn is None or leaf is None or turn.pk == leaf.pk or turn.pk in _path_ids(leaf):
         return
     leaf_id = _last_below(turn)

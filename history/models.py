@@ -7,7 +7,7 @@ where it is missing: processes that do not know it write after its migration, un
 """
 
 import datetime as dt
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import models
@@ -323,3 +323,100 @@ class ShareCopy(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class Transfer(models.Model):
+    """What an import and an export of everything have in common: a worker works at it, and may die anywhere.
+
+    `gen` is raised by whoever takes it, and every write of a worker is conditional on it; `tries` counts those who took
+    it since it last got on. `key` is a random name of its files in the storage.
+    """
+
+    OPEN: ClassVar[tuple[str, ...]]
+    """The states of one that is not finished."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, db_column="_id", editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    status = models.CharField(max_length=8)
+    key = models.CharField(max_length=32)
+    size = models.BigIntegerField(default=0)
+    gen = models.IntegerField(default=0)
+    tries = models.IntegerField(default=0)
+    claimed_at = models.DateTimeField(null=True)
+    total = models.IntegerField(default=0)
+    done = models.IntegerField(default=0)
+    created_at = models.DateTimeField(_("begun"), default=now, editable=False)
+    finished_at = models.DateTimeField(_("finished"), null=True)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in self.OPEN
+
+
+class Import(Transfer):
+    """A file with conversations from elsewhere, until they are in the history.
+
+    `percent` is how far reading it is; then `done` of `total` conversations were gone through, of which `imported` with
+    `turns` are new and `known` were there before; `position` is where in the file that reading made the next one
+    begins. `left_out` is JSON: how much of what kind. `error` is the code of a refusal, `place` JSON: where
+    in the file.
+    """
+
+    class Status(models.TextChoices):
+        UPLOADED = "uploaded", _("waiting")
+        READING = "reading", _("being read")
+        WRITING = "writing", _("being written")
+        DONE = "done", _("done")
+        REFUSED = "refused", _("refused")
+        ERASED = "erased", _("erased")
+
+    OPEN = (Status.UPLOADED, Status.READING, Status.WRITING)
+
+    name = models.CharField(max_length=100)
+    status = models.CharField(max_length=8, choices=Status, default=Status.UPLOADED)
+    source = models.CharField(max_length=20, blank=True, default="")
+    percent = models.IntegerField(default=0)
+    position = models.BigIntegerField(default=0)
+    imported = models.IntegerField(default=0)
+    known = models.IntegerField(default=0)
+    turns = models.IntegerField(default=0)
+    left_out = models.TextField(blank=True, default="")
+    error = models.CharField(max_length=40, blank=True, default="")
+    place = models.TextField(blank=True, default="")
+
+    class Meta:
+        verbose_name = _("import")
+        verbose_name_plural = _("imports")
+        indexes = (
+            models.Index(fields=["owner_id", "-created_at"], name="import_of_owner"),
+            models.Index(fields=["status", "created_at"], name="import_open"),
+        )
+
+
+class Export(Transfer):
+    """A zip of all conversations of a person, kept for some days. `total` and `done` are conversations."""
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", _("waiting")
+        WRITING = "writing", _("being written")
+        READY = "ready", _("ready")
+        FAILED = "failed", _("failed")
+        ERASED = "erased", _("erased")
+
+    OPEN = (Status.WAITING, Status.WRITING)
+
+    status = models.CharField(max_length=8, choices=Status, default=Status.WAITING)
+
+    class Meta:
+        verbose_name = _("export")
+        verbose_name_plural = _("exports")
+        indexes = (
+            models.Index(fields=["owner_id", "-created_at"], name="export_of_owner"),
+            models.Index(fields=["status", "created_at"], name="export_open"),
+        )

@@ -20,10 +20,10 @@ GRACE = 2 * WRITING + MAX_CLOCK_DIFFERENCE
 def revoke(share: SharedPage) -> None:
     """Let nobody see the share from now on, and erase it. Twice, or at the same time as itself, is once."""
     rows.update(SharedPage, {"pk": share.pk, "is_revoked__isnull": True}, {"is_revoked": True, "unsettled_at": now()})
-    erase(share)
+    erase_share(share)
 
 
-def erase(share: SharedPage) -> None:
+def erase_share(share: SharedPage) -> None:
     """Erase a share that was revoked. While an edition of it is being written its row stays, so that its writer, or the
     sweep, finds what came too late."""
     _turns_of(share).delete()

@@ -25,7 +25,7 @@ from accounts.models import User
 from core import rows
 from core.alerts import alert
 from core.errors import Conflict, NotFound, Unavailable
-from history import access, share_erasure, tree
+from history import access, branches, share_erasure, tree
 from history.errors import NothingToShare, ShareGone, ShareTakenDown, ShareTooLarge, TooManyShares
 from history.models import Conversation, SharedPage, SharedTurn, ShareReport, Turn, new_id, now
 from history.share_erasure import WRITING, finish_writing, is_conversation_there
@@ -281,7 +281,7 @@ def _shared_turn(share: SharedPage, edition: UUID, position: int, turn: Turn, de
 def _read_branch(conversation: Conversation, until_id: UUID | None) -> list[Turn]:
     """Return the turns that have an answer and are over, from the root on."""
     if until_id is None:
-        leaf = _chosen_leaf(conversation)
+        leaf = branches.find_branch_end(conversation).leaf
     else:
         leaf = rows.find(Turn, pk=until_id, owner_id=conversation.owner_id, conversation_id=conversation.pk)
         if leaf is None:
@@ -298,14 +298,6 @@ def _read_branch(conversation: Conversation, until_id: UUID | None) -> list[Turn
     if not turns:
         raise NothingToShare
     return turns[::-1]
-
-
-def _chosen_leaf(conversation: Conversation) -> Turn | None:
-    leaf = None
-    if conversation.leaf_id is not None:
-        of_owner: dict[str, Any] = {"owner_id": conversation.owner_id, "conversation_id": conversation.pk}
-        leaf = rows.find(Turn, pk=conversation.leaf_id, **of_owner)
-    return leaf or tree.find_latest(conversation.owner_id, conversation.pk)
 
 
 def _check_not_taken_down(conversation: Conversation) -> None:

@@ -7,11 +7,12 @@ file. It reads `source` in the folder and leaves `file`, `preview` or `text`; it
 
 import json
 import re
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from core.confinement import confine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +36,7 @@ class Unreadable(Exception):
 
 def main(kind: str, folder: Path, limits: dict[str, int]) -> dict[str, Any]:
     """Return what was found, or `{"error": code}`."""
-    confine(limits["seconds"])
+    confine(limits["seconds"], memory_bytes=MEMORY_BYTES, written_bytes=WRITTEN_BYTES)
     try:
         return READERS[kind](folder, limits)
     except Unreadable as error:
@@ -44,14 +45,6 @@ def main(kind: str, folder: Path, limits: dict[str, int]) -> dict[str, Any]:
         return {"error": "file_slow"}
     except Exception:  # noqa: BLE001  a decoder may raise anything
         return {"error": "file_broken"}
-
-
-def confine(seconds: int) -> None:
-    """Have the kernel end this process when it takes too much memory, time or disk."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN_BYTES, WRITTEN_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def read_image(folder: Path, limits: dict[str, int]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from math import ceil
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
-from threading import BoundedSemaphore
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from chat.attachments.states import refuse_file
 from chat.attachments.storage import MADE_PARTS, drop_parts, storage
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN
 from chat.models import Attachment
+from core import long_work
 from core.sweeps import MAX_CLOCK_DIFFERENCE
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,8 @@ PARTS_OF_KIND = {
     Attachment.Kind.PDF: ("text",),
     Attachment.Kind.TEXT: ("file", "text"),
 }
-MAX_READ_AT_ONCE = 2
-"""Files read at once in a worker process: one fewer than it has threads, so that sweeps are not kept waiting."""
 
-_free_readers = BoundedSemaphore(MAX_READ_AT_ONCE)
+_free_readers = long_work.places
 
 
 class ReadFile(msgspec.Struct):

@@ -92,7 +92,7 @@ class OpenedTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreePlace:
     """The turn a new one follows, and the number it must get there; 0 is any."""
 
     parent: Turn | None
@@ -250,15 +250,15 @@ def _as_asked_beside(question: Question, conversation: Conversation | None, budg
     return replace(question, text=turn.question, parent_id=turn.parent_id, attachments=files)
 
 
-def _find_place(owner_id: int, question: Question, conversation: Conversation | None) -> Place:
+def _find_place(owner_id: int, question: Question, conversation: Conversation | None) -> TreePlace:
     if question.parent_id is None:
-        return Place(None)
+        return TreePlace(None)
     if isinstance(question.parent_id, UUID):
-        return Place(tree.find_parent(owner_id, question.conversation_id, question.parent_id))
+        return TreePlace(tree.find_parent(owner_id, question.conversation_id, question.parent_id))
     if conversation is None:
-        return Place(None, seq=1)
-    end = branches.find_end(conversation)
-    return Place(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
+        return TreePlace(None, seq=1)
+    end = branches.find_branch_end(conversation)
+    return TreePlace(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
 
 
 def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
@@ -324,7 +324,7 @@ def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
 
 
 def _make_turn(
-    owner_id: int, question: Question, text: str, place: Place, files: Sequence[Attached], offer: Offer
+    owner_id: int, question: Question, text: str, place: TreePlace, files: Sequence[Attached], offer: Offer
 ) -> Turn:
     parent = place.parent
     return Turn(

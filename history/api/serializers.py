@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 from rest_framework import serializers
 
-from history.models import Conversation, Folder
+from history.models import Conversation, Export, Folder, Import
+from history.transfer.refusals import place_words, refusal_sentence
 
 
 class MarkField(serializers.BooleanField):
@@ -68,3 +70,31 @@ class FolderSerializer(serializers.ModelSerializer[Folder]):
         model = Folder
         fields = ("id", "name", "model", "instructions", "created_at")
         read_only_fields = ("created_at",)
+
+
+class ImportSerializer(serializers.ModelSerializer[Import]):
+    """An import: how far it is, and what came of it."""
+
+    left_out = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Import
+        fields = (
+            *("id", "name", "size", "status", "source", "percent", "total", "done", "imported", "known", "turns"),
+            *("left_out", "error", "created_at", "finished_at"),
+        )
+
+    def get_left_out(self, row: Import) -> dict[str, int]:
+        return msgspec.json.decode(row.left_out or "{}", type=dict[str, int])
+
+    def get_error(self, row: Import) -> dict[str, Any] | None:
+        if not row.error:
+            return None
+        return {"code": row.error, "detail": refusal_sentence(row.error), "place": place_words(row.place)}
+
+
+class ExportSerializer(serializers.ModelSerializer[Export]):
+    class Meta:
+        model = Export
+        fields = ("id", "status", "total", "done", "size", "created_at", "finished_at")

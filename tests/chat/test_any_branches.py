@@ -153,7 +153,7 @@ class Branching(RuleBasedStateMachine):
                     True,
                 )
             parents = {turn.parent_id for turn in turns.values()}
-            leaf = branches.find_end(conversations[pk]).leaf
+            leaf = branches.find_branch_end(conversations[pk]).leaf
             assert leaf is not None or not turns
             assert leaf is None or (leaf.pk in turns and leaf.pk not in parents)
             assert self.reachable(conversations[pk]) == set(turns)

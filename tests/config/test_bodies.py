@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from pytest_django import Settings
 
 from config import bodies
 from config.bodies import TOO_LARGE, limit_bodies
@@ -23,6 +24,7 @@ from testbed.site import wait_for_port
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000
 UPLOADS = "/api/v1/attachments"
+IMPORTED = ("/api/v1/imports", "/settings/import-export/")
 
 
 class Server:
@@ -99,7 +101,9 @@ def head(path: str, *headers: str) -> str:
     )
 
 
-@pytest.mark.parametrize("path", [UPLOADS, "/c/0193a1b0-0000-7000-8000-000000000001/", "/api/v1/login", "/nothing/"])
+@pytest.mark.parametrize(
+    "path", [UPLOADS, *IMPORTED, "/c/0193a1b0-0000-7000-8000-000000000001/", "/api/v1/login", "/nothing/"]
+)
 def test_two_gigabytes_that_are_announced_are_not_read(server: Server, path: str):
     peak, written = server.peak, server.written
     status, headers, body, _ = send(server, head(path, f"Content-Length: {2 * GIGABYTE}", "Accept-Language: en"))
@@ -111,6 +115,14 @@ def test_two_gigabytes_that_are_announced_are_not_read(server: Server, path: str
         assert answer["code"] == "file_too_large"
         assert "too large: at most" in answer["detail"]
         assert answer["request_id"]
+    if path == IMPORTED[0]:
+        assert json.loads(body)["code"] == "import_too_large"
+
+
+def test_an_import_may_be_as_large_as_its_setting_says_and_no_larger(settings: Settings):
+    settings.IMPORT_BYTES = 3 * MEGABYTE
+    for path in IMPORTED:
+        assert bodies._limit_of(path) == (3 * MEGABYTE + bodies.FORM_BYTES, "import")
 
 
 def test_two_gigabytes_that_come_unannounced_are_read_to_the_limit(server: Server):

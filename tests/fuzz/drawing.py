@@ -599,7 +599,9 @@ def draw_method(random: Random, door: Door) -> str:
 
 def draw_body(random: Random, fields: Fields, door: Door, cast: Cast) -> tuple[str, bytes]:
     kind = "application/json" if door.is_api else "application/x-www-form-urlencoded"
-    if door.route.endswith("/attachments") or (door.route.startswith("/c/") and random.random() < 0.5):
+    if door.route.rstrip("/").endswith(("/attachments", "/imports", "/import-export")) or (
+        door.route.startswith("/c/") and random.random() < 0.5
+    ):
         kind = "multipart/form-data; boundary=x"
     if random.random() < 0.08:
         kind = random.choice(
@@ -693,6 +695,8 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/api/v1/turns/%(turn_id)s/stop": _none,
     "/api/v1/turns/%(turn_id)s/fork": lambda _cast: [("conversation_id", str(new_id()))],
     "/api/v1/attachments": _fields(name="x"),
+    "/api/v1/imports": _fields(name="x"),
+    "/api/v1/exports": _none,
     "/api/v1/socket-tickets": _none,
     "/accounts/login/": _log_in("login"),
     "/accounts/signup/": _fields(email="new@example.com", password1=PASSWORD, terms="on", time_zone="UTC"),

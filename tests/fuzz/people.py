@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import count
+from uuid import UUID, uuid4
 
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 
@@ -16,7 +17,7 @@ from core import caching
 from core.redis_clients import sync_redis
 from history import access, sharing
 from history.folders import create_folder
-from history.models import Turn, new_id
+from history.models import Export, Import, Transfer, Turn, new_id
 from history.sharing import Terms
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import kept
@@ -78,6 +79,10 @@ def _restore_catalog() -> None:
     caching.forget_everything()
 
 
+def _transfer(model: type[Transfer], user: User) -> UUID:
+    return model._default_manager.create(owner_id=user.pk, key=uuid4().hex).pk
+
+
 def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
     Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
@@ -85,6 +90,9 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     share = sharing.create_share(conversation, Terms(), description_of, share_id=new_id())
     return {
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
+        "import_id": (str(_transfer(Import, user)),),
+        "export_id": (str(_transfer(Export, user)),),
+        "form": ("json", "markdown", "print"),
         "turn_id": (str(over.pk), str(is_open.pk)),
         "share_id": (str(share.pk),),
         "token": (sharing.token_of(share),),

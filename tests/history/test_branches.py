@@ -22,7 +22,7 @@ def shown(conversation: Conversation, *, limit: int = 30, **window: Turn) -> lis
 
 
 def leaf(conversation: Conversation) -> Turn | None:
-    return branches.find_end(Conversation.objects.get(pk=conversation.pk)).leaf
+    return branches.find_branch_end(Conversation.objects.get(pk=conversation.pk)).leaf
 
 
 def choose(conversation: Conversation, turn: Turn | None) -> None:
@@ -104,8 +104,8 @@ def test_a_leaf_that_is_gone_or_of_another_conversation_is_the_turn_asked_last()
 def test_the_end_is_found_with_the_highest_number_whatever_branch_it_is_on():
     conversation, _root, first, second = two_branches()
     choose(conversation, first[0])
-    assert branches.find_end(conversation) == branches.End(first[1], second[-1].seq)
-    assert branches.find_end(begin()) == branches.End(None, 0)
+    assert branches.find_branch_end(conversation) == branches.End(first[1], second[-1].seq)
+    assert branches.find_branch_end(begin()) == branches.End(None, 0)
 
 
 def test_siblings_are_counted_in_the_order_they_were_asked():
