@@ -135,7 +135,7 @@ def choose_branch(conversation: Conversation, turn: Turn | None) -> None:
     asked last. Where it is on the chosen branch, nothing changes."""
     turn = turn or tree.find_latest(conversation.owner_id, conversation.pk)
     leaf = find_branch_end(conversation).leaf
-    if turn is None or leaf is None or turn.pk == leaf.pk or turn.pk in _path_ids(leaf):
+    if turn is None or leaf is None or turn.pk == leaf.pk or turn.pk in list_path_ids(leaf):
         return
     leaf_id = _last_below(turn)
     there = {"pk": conversation.pk, "owner_id": conversation.owner_id, "is_deleted__isnull": True}
@@ -175,7 +175,7 @@ def _last_turns(leaf: Turn | None, page: Iterable[Turn], count: int) -> list[Tur
         path.append(turn)
         turn = known.get(turn.parent_id) if turn.parent_id else None
     if path and len(path) < count and path[-1].parent_id is not None:
-        ids = _path_ids(path[-1])[:-1]
+        ids = list_path_ids(path[-1])[:-1]
         path += _read(path[-1], ids[-(count - len(path)) :])[::-1]
     return path[::-1]
 
@@ -184,7 +184,7 @@ def _middle_turns(
     leaf: Turn | None, limit: int, *, after: Turn | None, at: Turn | None
 ) -> tuple[list[Turn], bool, bool]:
     """Return turns of a leaf's branch that follow one, or are around one; and whether it has earlier and later ones."""
-    ids = _path_ids(leaf) if leaf else []
+    ids = list_path_ids(leaf) if leaf else []
     given = after or at
     if leaf is None or given is None or given.pk not in ids:
         return [], False, False
@@ -193,7 +193,7 @@ def _middle_turns(
     return _read(leaf, ids[start : start + limit]), start > 0, start + limit < len(ids)
 
 
-def _path_ids(leaf: Turn) -> list[UUID]:
+def list_path_ids(leaf: Turn) -> list[UUID]:
     """Return the ids of the turns that lead to the leaf and its own, the root first."""
     earlier = Turn.objects.filter(owner_id=leaf.owner_id, conversation_id=leaf.conversation_id, seq__lt=leaf.seq)
     parents = dict(earlier.values_list("pk", "parent_id")) if leaf.parent_id else {}

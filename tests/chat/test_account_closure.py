@@ -261,9 +261,9 @@ def test_a_question_that_was_being_opened_is_caught_afterwards(
     name = "start_conversation" if is_new else "add_turn"
     write = getattr(tree, name)
 
-    def deleted_before(turn: Turn) -> Any:
+    def deleted_before(turn: Turn, **options: Any) -> Any:
         elsewhere(ana.delete)
-        return write(turn)
+        return write(turn, **options)
 
     monkeypatch.setattr(tree, name, deleted_before)
     if is_new:

@@ -359,7 +359,7 @@ def test_reading_twice_changes_nothing(ana: User):
 def test_a_file_whose_reader_died_is_read_by_another(ana: User, monkeypatch: pytest.MonkeyPatch):
     waiting = kept(ana, picture())
 
-    def die(*_arguments: object) -> None:
+    def die(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -459,7 +459,7 @@ def test_uploads_of_an_hour_are_limited(ana: User, bo: User, api: Api, settings:
 
 
 def test_a_file_whose_upload_died_is_refused(ana: User, monkeypatch: pytest.MonkeyPatch):
-    def die(*_arguments: object) -> None:
+    def die(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -805,7 +805,7 @@ def test_files_of_a_turn_that_was_never_written_are_free_again(
     file = attached(ana)
     asked = question(attachments=ids(file))
 
-    def die(*_arguments: object) -> None:
+    def die(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -829,7 +829,7 @@ def test_files_of_a_turn_that_was_never_written_stay_with_a_later_one_that_uses_
     first = finish(ask(ana))
     shared, alone = attached(ana), attached(ana)
 
-    def die(*_arguments: object) -> None:
+    def die(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -948,7 +948,7 @@ def test_a_deletion_that_died_is_finished_by_the_sweep(
 ):
     turn = finish(ask(ana, attachments=ids(attached(ana))))
 
-    def die(*_arguments: object) -> None:
+    def die(*_arguments: object, **_options: object) -> None:
         raise OSError
 
     with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ from django.db import IntegrityError
 
 from accounts.models import User
 from core.errors import Conflict, NotFound, Unavailable
-from history import access, deletion, share_copies, share_erasure, sharing, tree
+from history import access, branches, deletion, share_copies, share_erasure, sharing
 from history.errors import NothingToShare, ShareGone, ShareTakenDown, ShareTooLarge, TooManyShares
 from history.models import Conversation, ShareCopy, SharedPage, SharedTurn, ShareReport, Turn, new_id, now
 from history.sharing import Description, Terms
@@ -429,7 +429,7 @@ def test_a_copy_is_the_readers_and_goes_on(conversation: Conversation, reader: i
     assert copied[0] == copied[1]
     assert access.list_conversations(reader).rows == [copied[0]]
     assert (copied[0].title, copied[0].turn_count) == ("Recetas", 3)
-    branch = tree.list_branch(copied[0], limit=9).turns
+    branch = branches.list_branch(copied[0], limit=9).turns
     assert [(turn.question, turn.answer) for turn in branch] == WHOLE
     assert [(turn.depth, turn.seq, turn.owner_id) for turn in branch] == [(n, n + 1, reader) for n in range(3)]
     assert {(turn.status, turn.cost_micros, turn.attachments, turn.reasoning) for turn in branch} == {
@@ -440,7 +440,7 @@ def test_a_copy_is_the_readers_and_goes_on(conversation: Conversation, reader: i
     assert ask(copied[0], "cuatro", after=branch[-1]).seq == 4
     assert rows_left() == [1, 3, 0, 0]
     sharing.revoke_share(share)
-    assert tree.list_branch(copied[0], limit=9).turns[:3] == branch
+    assert branches.list_branch(copied[0], limit=9).turns[:3] == branch
 
 
 def test_a_copy_takes_no_id_that_is_in_use(conversation: Conversation, reader: int):
@@ -498,7 +498,7 @@ def test_whoever_dies_while_copying_leaves_nothing_that_is_seen(
     share_erasure.repair_shares()
     assert Turn.objects.filter(owner_id=reader).count() == 3
     again = share_copies.copy_share(share, reader, copy_id)  # the same request once more
-    assert len(tree.list_branch(again, limit=9).turns) == 3
+    assert len(branches.list_branch(again, limit=9).turns) == 3
     with monkeypatch.context() as patch:
         patch.setattr(share_copies, "_finish", die)
         with pytest.raises(Killed):
@@ -525,5 +525,5 @@ def test_the_same_copy_twice_at_once_is_one(conversation: Conversation, reader: 
     monkeypatch.setattr(share_copies, "_write", be_overtaken)
     copied = share_copies.copy_share(share, reader, copy_id)
     assert access.list_conversations(reader).rows == [copied]
-    assert [turn.question for turn in tree.list_branch(copied, limit=9).turns] == ["uno", "dos", "tres"]
+    assert [turn.question for turn in branches.list_branch(copied, limit=9).turns] == ["uno", "dos", "tres"]
     assert Turn.objects.filter(owner_id=reader).count() == 3
