@@ -10,7 +10,7 @@ own. A grant and what is paid are not added: the higher plan holds. Packs follow
 import calendar
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 GRACE = dt.timedelta(days=7)
 GIVES = {"free": 500_000, "premium": 20_000_000, "enterprise": 100_000_000}
@@ -179,7 +179,7 @@ def given_by(contract: Contract, now: dt.datetime) -> tuple[Given, bool] | None:
         return Given(contract.tried, contract.trial_until, None, TRIAL_GIVES, TRIAL_GIVES), False
     if not regular or now < regular[0].start:
         return None
-    last = max(regular, key=lambda one: one.end)
+    last = max(_replaced(regular), key=lambda one: one.end)
     if now < last.end:
         until = last.end + (GRACE if contract.renews and not _was_taken_back(everything, last.end) else GRACE * 0)
         anchor = max((one for one in everything if one.start <= now), key=lambda one: one.start).anchor
@@ -293,6 +293,14 @@ def _counting(paid: Sequence[Paid]) -> list[Paid]:
         one
         for one in counting
         if (not one.charge.is_upgrade or any(base.start <= one.start < base.end for base in regular))
+    ]
+
+
+def _replaced(regular: Sequence[Paid]) -> list[Paid]:
+    """Return what was paid, each until something else took its place: the rest of a year is made good in the month that
+    replaces it."""
+    return [
+        replace(one, end=min([one.end, *(other.start for other in regular[n + 1 :])])) for n, one in enumerate(regular)
     ]
 
 
