@@ -72,7 +72,7 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     readonly_fields = ("confirmed", "created_at", "last_login")
     fieldsets = (
         (None, {"fields": ("email", "confirmed", "password")}),
-        (_("Profile"), {"fields": ("name", "locale", "time_zone", "theme")}),
+        (_("Profile"), {"fields": ("name", "locale", "time_zone", "theme", "keep_history_days")}),
         (_("Access"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         (_("Dates"), {"fields": ("created_at", "last_login")}),
     )

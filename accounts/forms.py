@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import gettext_noop, ngettext_lazy
+from django.utils.translation import gettext_noop, ngettext_lazy, pgettext_lazy
 
 from accounts import events, limits, log_in, sign_up
 from accounts.context import theme_of
@@ -169,5 +169,26 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
     def save(self, commit: bool = True) -> User:
         """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
         self.instance.save(update_fields=self.Meta.fields)
+        user: User = self.instance
+        return user
+
+
+class KeepHistoryForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at run time
+    class Meta:
+        model = User
+        fields = ("keep_history_days",)
+        labels = {"keep_history_days": _("Keep conversations")}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["keep_history_days"]
+        assert isinstance(field, forms.ChoiceField)
+        field.help_text = ""
+        field.choices = [("", pgettext_lazy("conversations are kept", "for ever")), *User.KeepDays.choices]
+
+    def save(self, commit: bool = True) -> User:
+        """Change this alone, and let it be looked at now what follows."""
+        self.instance.history_due_at = timezone.now()
+        self.instance.save(update_fields=("keep_history_days", "history_due_at"))
         user: User = self.instance
         return user

@@ -69,6 +69,11 @@ class User(AbstractBaseUser, PermissionsMixin):
         ENGLISH = "en", "English"
         PORTUGUESE = "pt-br", "Português (Brasil)"
 
+    class KeepDays(models.IntegerChoices):
+        MONTH = 30, _("30 days")
+        QUARTER = 90, _("90 days")
+        YEAR = 365, _("365 days")
+
     email = models.EmailField(
         _("e-mail address"), unique=True, error_messages={"unique": _("That address has an account.")}
     )
@@ -80,6 +85,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_staff = models.BooleanField(_("operator"), default=False, help_text=_("May use this administration."))
     created_at = models.DateTimeField(_("signed up"), default=timezone.now, editable=False)
     terms_accepted_at = models.DateTimeField(_("accepted the terms"), null=True, blank=True, editable=False)
+
+    keep_history_days = models.PositiveSmallIntegerField(
+        _("conversations are kept"), choices=KeepDays, null=True, blank=True, help_text=_("Empty: for ever.")
+    )
+    """For how many days after their last use; the plan may have a shorter limit (chat/retention.py)."""
+    history_due_at = models.DateTimeField(default=timezone.now, db_index=True, editable=False)
+    """When it is next looked at whether some are to go."""
 
     has_closed_key_card = models.BooleanField(default=False, editable=False)
     """Whether the person has closed, for good, the card that says how to add a provider's key."""

@@ -38,6 +38,7 @@ class Entitlements:
     best_tier: str
     upload_bytes: int | None = None
     has_api: bool = True
+    history_days: int | None = None
     has_comparison: bool = False
 
     def largest_file(self, of_site: int) -> int:
@@ -108,6 +109,14 @@ def check_api(user_id: int) -> None:
     """Raise ApiNotInPlan for a user whose plan is without the API. While every plan has it, no row is read."""
     if not all(plan.has_api for plan in _plans.get().values()) and not entitlements_of(user_id).has_api:
         raise ApiNotInPlan
+
+
+def history_days_of(user_id: int) -> int | None:
+    """Return for how many days after their last use the user's plan keeps conversations. While no plan has a limit, no
+    row is read."""
+    if all(plan.history_days is None for plan in _plans.get().values()):
+        return None
+    return entitlements_of(user_id).history_days
 
 
 def allowance_of(user_id: int) -> Allowance:
@@ -250,6 +259,7 @@ def _entitlements(plan: Plan) -> Entitlements:
         best_tier=plan.best_tier,
         upload_bytes=plan.upload_bytes,
         has_api=plan.has_api,
+        history_days=plan.history_days,
         has_comparison=plan.has_comparison,
     )
 

@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from billing import usage
+from billing.entitlements import default_plan
 from billing.models import BillingAccount, Letter, Payment, Subscription, UsagePeriod
 from billing.months import month_of
 from core.mail import send_mail
@@ -181,6 +182,7 @@ def _context(letter: Letter) -> dict[str, object]:
         "payment": payment,
         "subscription": subscription,
         "price": bought.price if bought else None,
+        "days_after": default_plan().history_days,
     }
     if payment is not None:
         context["amount"] = format_money(payment.amount_minor, payment.currency)

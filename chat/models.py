@@ -1,7 +1,8 @@
-"""The models an operator offers, and the files people attach."""
+"""The models an operator offers, the files people attach, and what people were told of their history."""
 
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -208,3 +209,21 @@ class Attachment(models.Model):
     def stored(self) -> str:
         """The storage's name of what is served and sent: a PDF as it came, the others made anew."""
         return self.part("source" if self.kind == self.Kind.PDF else "file")
+
+
+class HistoryNotice(models.Model):
+    """That a person was told: from `goes_at` on, what was not used for `days` goes into the trash (chat/retention.py).
+
+    The row is written when the mail is on its way; without it, nothing is removed.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="history_notices", db_index=False)
+    days = models.PositiveIntegerField()
+    sent_at = models.DateTimeField()
+    goes_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["user", "days"], name="one_notice_for_days"),)
+
+    def __str__(self) -> str:
+        return f"{self.user_id} {self.days}"

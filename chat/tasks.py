@@ -5,6 +5,7 @@ import random
 
 from celery import shared_task
 
+from chat import retention
 from chat.attachments import sweeping as attachments
 from chat.llm.health.probes import probe_providers
 from chat.turns.sweeping import repair_turns
@@ -31,6 +32,13 @@ def probe() -> None:
 def sweep_attachments() -> None:
     """Repair and erase attachments. Runs every 30 seconds."""
     attachments.repair_attachments()
+
+
+@shared_task(expires=55)
+def sweep_history() -> None:
+    """Tell people what of their history is to go, and put it into the trash when its time has come. Runs every
+    minute."""
+    retention.sweep_history()
 
 
 async def _sweep() -> None:

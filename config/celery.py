@@ -22,6 +22,7 @@ app.conf.beat_schedule = {
         "options": {"expires": 600},
     },
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
+    "sweep-history": {"task": "chat.tasks.sweep_history", "schedule": 60.0, "options": {"expires": 55}},
     "sweep-shares": {"task": "history.tasks.sweep_shares", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-transfers": {"task": "history.tasks.sweep_transfers", "schedule": 30.0, "options": {"expires": 30}},
     "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},

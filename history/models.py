@@ -74,6 +74,9 @@ class Conversation(models.Model):
 
     `search_title` is the title as it is searched (history/folding.py), written wherever the title is.
 
+    `kept_since` is when it was taken out of the trash, or imported: how long it is kept
+    counts from then, if that is later than its last use (history/trash.py).
+
     `is_deleted`, `is_pinned` and `is_archived` are True or null: what a process writes that does not know the field yet
     is not deleted, on every store.
     """
@@ -89,6 +92,7 @@ class Conversation(models.Model):
     is_pinned = models.BooleanField(_("pinned"), null=True)
     is_archived = models.BooleanField(_("archived"), null=True)
     trashed_at = models.DateTimeField(_("in the trash since"), null=True, editable=False)
+    kept_since = models.DateTimeField(null=True, editable=False)
     is_deleted = models.BooleanField(null=True, editable=False)
     created_at = models.DateTimeField(_("begun"), default=now, editable=False)
     updated_at = models.DateTimeField(_("last used"), default=now)
@@ -105,6 +109,7 @@ class Conversation(models.Model):
             ),
             models.Index(fields=["owner_id", "-trashed_at"], name="conversation_in_trash"),
             models.Index(fields=["trashed_at", "id"], name="conversation_trashed"),
+            models.Index(fields=["owner_id", "trashed_at", "is_pinned", "updated_at"], name="conversation_unused"),
             models.Index(fields=["created_at", "id"], condition=Q(is_deleted=True), name="conversation_deleted"),
         )
 

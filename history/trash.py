@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from core.sweeps import PAGE_SIZE
 from history.models import THERE, Conversation, now
@@ -36,11 +36,32 @@ def trash_folder(owner_id: int, folder_id: UUID) -> None:
         _announce_trashed(owner_id, found)
 
 
+def list_unused(owner_id: int, before: dt.datetime, *, limit: int) -> list[Conversation]:
+    """Return conversations of the owner that were last used before then, the longest unused first: neither pinned ones
+    nor those that were taken out of the trash since."""
+    return list(_unused(owner_id, before).order_by("updated_at")[:limit])
+
+
+def trash_unused(owner_id: int, before: dt.datetime) -> bool:
+    """Put what `list_unused` lists into the trash, PAGE_SIZE of it; return whether there may be more.
+
+    A conversation that is used, pinned or taken back meanwhile stays where it is.
+    """
+    found, moment = [row.pk for row in list_unused(owner_id, before, limit=PAGE_SIZE)], now()
+    if not found:
+        return False
+    # By their keys alone: with the owner, SQLite would look through everything that is due.
+    Conversation.objects.filter(_is_unused(before), pk__in=found).update(trashed_at=moment)
+    trashed = Conversation.objects.filter(pk__in=found, trashed_at=moment)
+    _announce_trashed(owner_id, list(trashed.values_list("pk", flat=True)))
+    return len(found) == PAGE_SIZE
+
+
 def restore_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> list[UUID]:
     """Take conversations of the owner out of the trash; return those that were taken out: none that is being erased."""
     trashed = _trashed(owner_id).filter(pk__in=conversation_ids)
     found = list(trashed.values_list("pk", flat=True))
-    if not trashed.update(trashed_at=None):
+    if not trashed.update(trashed_at=None, kept_since=now()):
         return []
     still = Conversation.objects.filter(owner_id=owner_id, pk__in=found, **THERE)
     restored = list(still.values_list("pk", flat=True))
@@ -71,6 +92,15 @@ def list_trashed_among(conversation_ids: set[UUID]) -> set[UUID]:
     """Return those of the conversations that are in the trash, whoever owns them."""
     trashed = Conversation.objects.filter(pk__in=conversation_ids, trashed_at__isnull=False)
     return set(trashed.values_list("pk", flat=True))
+
+
+def _unused(owner_id: int, before: dt.datetime) -> "QuerySet[Conversation]":
+    return Conversation.objects.filter(_is_unused(before), owner_id=owner_id)
+
+
+def _is_unused(before: dt.datetime) -> Q:
+    is_kept = Q(kept_since__isnull=False, kept_since__gte=before)
+    return Q(**THERE, is_pinned=None, updated_at__lt=before) & ~is_kept
 
 
 def _trashed(owner_id: int) -> "QuerySet[Conversation]":

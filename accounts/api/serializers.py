@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
@@ -22,11 +23,13 @@ class MeSerializer(serializers.ModelSerializer[User]):
 
     class Meta:
         model = User
-        fields = ("id", "email", "name", "locale", "time_zone", "theme", "created_at")
+        fields = ("id", "email", "name", "locale", "time_zone", "theme", "keep_history_days", "created_at")
         read_only_fields = ("id", "email", "created_at")
 
     def update(self, instance: User, validated_data: dict[str, Any]) -> User:
         """Change these fields alone: a password, a seal or a suspension that was saved meanwhile stays."""
+        if "keep_history_days" in validated_data:
+            validated_data["history_due_at"] = timezone.now()
         for name, value in validated_data.items():
             setattr(instance, name, value)
         instance.save(update_fields=validated_data)

@@ -106,7 +106,7 @@ def logout_everywhere(request: Request) -> Response:
 @api_view(["GET", "PATCH"])
 @permission_classes([permissions.IsAuthenticated])
 def me(request: Request) -> Response:
-    """Your account; PATCH changes `name`, `locale`, `time_zone` and `theme`."""
+    """Your account; PATCH changes `name`, `locale`, `time_zone`, `theme` and `keep_history_days`."""
     user = request.user
     assert isinstance(user, User)
     if request.method == "PATCH":

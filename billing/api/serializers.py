@@ -28,6 +28,7 @@ class PlanSerializer(serializers.ModelSerializer[Plan]):
             "best_tier",
             "upload_bytes",
             "has_api",
+            "history_days",
             "has_comparison",
             "trial_days",
             "prices",

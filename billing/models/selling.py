@@ -48,7 +48,11 @@ class Plan(models.Model):
     )
     has_batches = models.BooleanField(_("batches"), default=False, help_text=NOT_YET)
     history_days = models.PositiveIntegerField(
-        _("days conversations are kept"), null=True, blank=True, help_text=NOT_YET
+        _("days conversations are kept"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("After their last use. Whoever has older ones is told 30 days before they go into the trash."),
     )
     trial_days = models.PositiveSmallIntegerField(_("days of trial"), default=0, blank=True)
     trial_credits = models.PositiveIntegerField(_("credits of the trial"), default=0, blank=True)

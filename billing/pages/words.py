@@ -60,6 +60,15 @@ def list_allowed(plan: Plan) -> list[str]:
     found.append(gettext("Questions of up to %(shown)s characters") % {"shown": intcomma(plan.question_characters)})
     upload_bytes = min(plan.upload_bytes or settings.ATTACHMENT_BYTES, settings.ATTACHMENT_BYTES)
     found.append(gettext("Files of up to %(size)s each") % {"size": readable_size(upload_bytes)})
+    if plan.history_days is not None:
+        found.append(
+            ngettext(
+                "Conversations are kept for %(shown)s day after their last use",
+                "Conversations are kept for %(shown)s days after their last use",
+                plan.history_days,
+            )
+            % {"shown": intcomma(plan.history_days)}
+        )
     found.append(gettext("With the API, for programs of yours") if plan.has_api else gettext("Without the API"))
     if plan.has_comparison:
         found.append(gettext("Two models side by side on the same question"))

@@ -32,7 +32,7 @@ from accounts.models import User
 from core import long_work, rows
 from core.errors import RateLimited
 from history.folding import fold, titled
-from history.models import Conversation, Import, TitledBy, Turn
+from history.models import Conversation, Import, TitledBy, Turn, now
 from history.transfer import states
 from history.transfer.parsed import Extracted, FilePlace, ParsedConversation, Progress
 from history.transfer.refusals import ImportRefused, TransferRunning, file_note, image_note
@@ -335,6 +335,7 @@ def _rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -
         turn_count=len(turns),
         leaf_id=leaf.pk if leaf is not None and leaf is not turns[-1] else None,
         is_archived=True if parsed.is_archived else None,
+        kept_since=now(),
         created_at=begun,
         updated_at=max(begun, _moment(parsed.updated_at, latest) or max(turn.created_at for turn in turns)),
     )

@@ -7,13 +7,16 @@ ADDRESS = "/api/v1/me"
 
 def test_you_see_your_account(api, ana):
     body = api(ana).get(ADDRESS).json()
-    assert set(body) == {"id", "email", "name", "locale", "time_zone", "theme", "created_at"}
+    assert set(body) == {"id", "email", "name", "locale", "time_zone", "theme", "keep_history_days", "created_at"}
     assert (body["id"], body["email"]) == (ana.pk, "ana@example.com")
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", "Ana María"), ("name", ""), ("locale", "pt-br"), ("time_zone", "America/Lima"), ("theme", "dark")],
+    [
+        *(("name", "Ana María"), ("name", ""), ("locale", "pt-br"), ("time_zone", "America/Lima"), ("theme", "dark")),
+        *(("keep_history_days", 90), ("keep_history_days", None)),
+    ],
 )
 def test_you_change_your_profile(api, ana, field, value):
     answer = api(ana).patch(ADDRESS, {field: value}, format="json")

@@ -107,6 +107,7 @@ def test_conversations_of_claude(ana: User):
     assert "plano.pdf" in Turn.objects.filter(conversation_id=newer.pk).order_by("seq")[0].question
     assert tree_of(older.pk) == [("…", "Hola.", None), ("Uno", "", 0), ("Dos", "Tres", 1)]
     assert older.leaf_id is None, "The turn that was asked last."
+    assert older.kept_since >= row.created_at > older.updated_at, "Kept as if it had been used now."
 
 
 def test_split_files_are_one_export(ana: User):
