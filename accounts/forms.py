@@ -174,17 +174,19 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
 
 
 class KeepHistoryForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at run time
+    keep_history_days = forms.TypedChoiceField(
+        label=_("Keep conversations"),
+        choices=[(0, pgettext_lazy("conversations are kept", "for ever")), *User.KeepDays.choices],
+        coerce=lambda days: int(days) or None,
+    )
+
     class Meta:
         model = User
         fields = ("keep_history_days",)
-        labels = {"keep_history_days": _("Keep conversations")}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        field = self.fields["keep_history_days"]
-        assert isinstance(field, forms.ChoiceField)
-        field.help_text = ""
-        field.choices = [("", pgettext_lazy("conversations are kept", "for ever")), *User.KeepDays.choices]
+        self.initial["keep_history_days"] = self.instance.keep_history_days or 0
 
     def save(self, commit: bool = True) -> User:
         """Change this alone, and let it be looked at now what follows."""

@@ -225,7 +225,7 @@ def test_the_page_says_what_goes_and_when_and_a_notice_is_on_the_lists(
     assert retention.limit_of(User.objects.get(pk=english.pk)) == retention.Limit(30, is_of_plan=True)
     assert "for 30 days at most" in client.get("/settings/history/").text
     limit_plan(None)
-    client.post("/settings/history/", {"keep_history_days": ""})
+    client.post("/settings/history/", {"keep_history_days": "0"})
     assert retention.limit_of(User.objects.get(pk=english.pk)) is None
     sweep_daily(clock, 1)
     assert not HistoryNotice.objects.exists()

@@ -50,6 +50,7 @@ OWN = {
     "delete folder": "/folders/{folder}/delete/",
     "overview": "/dashboard/",
     "settings": "/settings/",
+    "your history": "/settings/history/",
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "log-out": "/accounts/logout/",
