@@ -89,7 +89,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     keep_history_days = models.PositiveSmallIntegerField(
         _("conversations are kept"), choices=KeepDays, null=True, blank=True, help_text=_("Empty: for ever.")
     )
-    """For how many days after their last use; the plan may have a shorter limit (chat/retention.py)."""
+    """For how many days after their last use; the plan may have a shorter limit (chat/turns/retention.py)."""
     history_due_at = models.DateTimeField(default=timezone.now, db_index=True, editable=False)
     """When it is next looked at whether some are to go."""
 

@@ -212,9 +212,9 @@ class Attachment(models.Model):
 
 
 class HistoryNotice(models.Model):
-    """That a person was told: from `goes_at` on, what was not used for `days` goes into the trash (chat/retention.py).
+    """That a person was told: from `goes_at` on, what was not used for `days` goes into the trash.
 
-    The row is written when the mail is on its way; without it, nothing is removed.
+    The row is written when the mail is on its way; without it, nothing is removed (chat/turns/retention.py).
     """
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="history_notices", db_index=False)

@@ -5,9 +5,9 @@ import random
 
 from celery import shared_task
 
-from chat import retention
 from chat.attachments import sweeping as attachments
 from chat.llm.health.probes import probe_providers
+from chat.turns import retention
 from chat.turns.sweeping import repair_turns
 from core.redis_clients import close_async_redis, sync_redis
 
@@ -38,7 +38,7 @@ def sweep_attachments() -> None:
 def sweep_history() -> None:
     """Tell people what of their history is to go, and put it into the trash when its time has come. Runs every
     minute."""
-    retention.sweep_history()
+    retention.look_at_due()
 
 
 async def _sweep() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 from django.conf import settings
 
-from chat.retention import find_notice
+from chat.turns.retention import find_notice
 
 register = template.Library()
 

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing.models import Plan
-from chat import retention
 from chat.models import HistoryNotice
+from chat.turns import retention
 from core import caching, rows
 from history import access, order, trash
 from history.models import Conversation, Turn
@@ -73,13 +73,13 @@ def is_there(conversation: Conversation) -> bool:
 def sweep_daily(clock: Clock, days: int) -> None:
     for _day in range(days):
         clock.pass_days(1.01)
-        retention.sweep_history()
+        retention.look_at_due()
 
 
 def test_a_downgrade_is_told_then_thirty_days_pass_then_what_is_old_goes(english: User, clock: Clock):
     long_ago, lately, pinned = old(english, 200), old(english, 10), old(english, 300)
     order.do(english.pk, "pin", {pinned.pk: None})
-    retention.sweep_history()
+    retention.look_at_due()
     assert not mail.outbox
     limit_plan(90)
     sweep_daily(clock, 1)
@@ -149,9 +149,9 @@ def test_a_long_history_goes_in_portions_between_which_others_come(
     sweep_daily(clock, 31)
     trashed: Callable[[], int] = lambda: Conversation.objects.filter(trashed_at__isnull=False).count()  # noqa: E731
     assert trashed() == 11
-    retention.sweep_history()
+    retention.look_at_due()
     assert trashed() == 21
-    retention.sweep_history()
+    retention.look_at_due()
     assert trashed() == 26
     assert not is_there(theirs)
     if connections["history"].vendor == "sqlite":
@@ -207,7 +207,7 @@ def test_the_page_says_what_goes_and_when_and_a_notice_is_on_the_lists(
     page = client.get("/settings/history/").text
     assert "Nothing goes before you have had a mail" in page
     assert "recetas viejas" in page
-    retention.sweep_history()
+    retention.look_at_due()
     [notice] = HistoryNotice.objects.all()
     for path in ("/conversations/", "/conversations/archive/", "/conversations/trash/", "/dashboard/"):
         assert "What goes, and how to keep it" in client.get(path).text
@@ -222,7 +222,7 @@ def test_the_page_says_what_goes_and_when_and_a_notice_is_on_the_lists(
     assert (
         api(english).patch("/api/v1/me", {"keep_history_days": 365}, format="json").json()["keep_history_days"] == 365
     )
-    assert retention.limit_of(User.objects.get(pk=english.pk)) == retention.Limit(30, is_of_plan=True)
+    assert retention.limit_of(User.objects.get(pk=english.pk)) == retention.HistoryLimit(30, is_of_plan=True)
     assert "for 30 days at most" in client.get("/settings/history/").text
     limit_plan(None)
     client.post("/settings/history/", {"keep_history_days": "0"})
@@ -258,7 +258,7 @@ class World:
         heard = len(mail.outbox)
         with dying_at(dies_at) as is_dead:
             try:
-                retention.sweep_history()
+                retention.look_at_due()
             except Died:
                 is_dead.append(True)
         for letter in mail.outbox[heard:]:

@@ -34,7 +34,7 @@ MAX_COUNT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class HistoryLimit:
     """For how many days after their last use a person's conversations are kept, and whether their plan says so."""
 
     days: int
@@ -49,19 +49,19 @@ class Outlook:
     today if it has come, the first of which are `oldest`.
     """
 
-    limit: Limit
+    limit: HistoryLimit
     goes_at: dt.datetime | None
     is_running: bool
     count: int
     oldest: list[Conversation]
 
 
-def limit_of(user: User) -> Limit | None:
+def limit_of(user: User) -> HistoryLimit | None:
     """Return what holds for a person now; None: everything is kept for ever."""
     plans, own = entitlements.history_days_of(user.pk), user.keep_history_days
     if plans is not None and (own is None or plans <= own):
-        return Limit(plans, is_of_plan=True)
-    return None if own is None else Limit(own, is_of_plan=False)
+        return HistoryLimit(plans, is_of_plan=True)
+    return None if own is None else HistoryLimit(own, is_of_plan=False)
 
 
 def find_notice(user: User) -> HistoryNotice | None:
@@ -82,7 +82,7 @@ def outlook_of(user: User) -> Outlook | None:
     return _outlook(user, limit, goes_at or now + NOTICE, is_told=notice is not None)
 
 
-def sweep_history() -> None:
+def look_at_due() -> None:
     """Look at whose turn it is, the longest waiting first, for SWEEP_SECONDS: the rest is the next sweep's."""
     due = User.objects.filter(history_due_at__lte=timezone.now()).order_by("history_due_at")
     for user in while_time(due[:PAGE_SIZE], SWEEP_SECONDS):
@@ -138,12 +138,12 @@ def _loosen(user: User, days: int) -> dict[int, dt.datetime]:
     return {more: goes_at for more, goes_at in told.items() if more > days} | {days: first.goes_at}
 
 
-def _is_near(user: User, limit: Limit) -> bool:
+def _is_near(user: User, limit: HistoryLimit) -> bool:
     """Return whether something of theirs would go when a notice that is given now has run."""
     return bool(trash.list_unused(user.pk, _unused_since(limit.days, timezone.now() + NOTICE), limit=1))
 
 
-def _give_notice(user: User, limit: Limit) -> None:
+def _give_notice(user: User, limit: HistoryLimit) -> None:
     """Mail it, and write down that it is: in this order, so that nobody who was not told has a row."""
     with translation.override(user.locale), timezone.override(user.zone):
         outlook = _outlook(user, limit, timezone.now() + NOTICE, is_told=True)
@@ -167,7 +167,7 @@ def _context(outlook: Outlook) -> dict[str, object]:
     }
 
 
-def _outlook(user: User, limit: Limit, goes_at: dt.datetime, *, is_told: bool) -> Outlook:
+def _outlook(user: User, limit: HistoryLimit, goes_at: dt.datetime, *, is_told: bool) -> Outlook:
     now = timezone.now()
     found = trash.list_unused(user.pk, _unused_since(limit.days, max(goes_at, now)), limit=MAX_COUNT)
     return Outlook(limit, goes_at if is_told else None, is_told and goes_at <= now, len(found), found[:10])
