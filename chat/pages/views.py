@@ -80,7 +80,7 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     if request.method == "POST":
         opened = open_turn_from_form(owner_id, conversation_id, request.POST, request.FILES.getlist("files"))
         if isinstance(opened, RefusedQuestion):
-            page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened)
+            page = chat_context(owner_id, conversation_id, opened.conversation, refusal=opened, folder=opened.folder)
             return render(request, "chat/chat.html", page, status=opened.status)
         if refused := open_beside_from_form(owner_id, opened, request.POST):
             messages.warning(request, str(refused.message))
