@@ -103,9 +103,15 @@ def test_a_downgrade_is_told_then_thirty_days_pass_then_what_is_old_goes(english
     assert len(mail.outbox) == 1
 
 
-def test_a_mail_that_cannot_be_sent_is_no_notice(english: User, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def test_a_mail_that_cannot_be_sent_is_no_notice(
+    english: User, clock: Clock, monkeypatch: pytest.MonkeyPatch, settings: Any
+):
     conversation = old(english, 100)
     want(english, 30)
+    backend, settings.EMAIL_BACKEND = settings.EMAIL_BACKEND, retention.NO_MAIL
+    sweep_daily(clock, 2)
+    assert not HistoryNotice.objects.exists()
+    settings.EMAIL_BACKEND = backend
     with monkeypatch.context() as away:
         away.setattr(retention, "send_mail", lambda **_letter: (_ for _ in ()).throw(OSError("no mail server")))
         sweep_daily(clock, 40)
