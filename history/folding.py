@@ -5,9 +5,11 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from core.unicode import COMBINING_SIGNS, normalise
+from core.unicode import COMBINING_SIGNS, MAX_SIGNS, normalise
 
 CHUNK = 64
+MAX_JOINED = 64
+"""Letters of one emoji. One of a family has a dozen."""
 _WITHOUT_SIGNS = dict.fromkeys(map(ord, COMBINING_SIGNS))
 # What belongs to the sign before it: a variation, a skin colour, a tag, and what a joiner joins.
 _CONTINUES = re.compile("(?:[\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d.?)+", re.DOTALL)
@@ -77,8 +79,10 @@ class FoldedText:
         return start + bisect_right(self._ends[chunk], place - self._offsets[chunk])
 
     def _end_of_sign(self, end: int) -> int:
-        """Return the end of what is seen as one sign: with its accents, and an emoji with what it is joined to."""
-        while end < len(self.text) and not fold(self.text[end]):
+        """Return the end of what is seen as one sign: with its accents, and an emoji with what it is joined to. Of a
+        run that no script has, its beginning is enough: each word that is looked for may end there."""
+        furthest = min(len(self.text), end + MAX_SIGNS)
+        while end < furthest and not fold(self.text[end]):
             end += 1
-        rest = _CONTINUES.match(self.text, end)
+        rest = _CONTINUES.match(self.text, end, end + MAX_JOINED)
         return rest.end() if rest else end
