@@ -10,15 +10,17 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from functools import lru_cache
 from secrets import token_hex
+from time import thread_time
 from typing import Any
 
 import nh3
+from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 from markdown_it.utils import OptionsDict
 from msgspec import Struct
 
-from history.blocks import FOOTNOTE, split
+from history.blocks import FENCE, FOOTNOTE, split
 from history.dialect import labels_in, make_parser, note_id
 from history.formulas import MATHML_ATTRIBUTES, MATHML_TAGS
 from history.highlighting import Highlighter
@@ -53,6 +55,12 @@ MAX_CACHED_BLOCKS = 2_048
 """And of so many blocks, 12 MB at most: those of answers that are being written come again when they end."""
 MAX_DEFINITIONS = 100
 """Links and notes that one answer may define: each may change all the blocks before it."""
+MAX_BLOCK_CHARACTERS = 50_000
+"""Of a block that is no code. A longer one is shown as it is written: 100,000 items of a list take nine seconds."""
+RENDERING_SECONDS = 3.0
+MAX_HTML_CHARACTERS = 10_000_000
+"""Of processor time, and of HTML, for one answer, or for the long answers of a page together; the rest is shown as it
+is written. Marks of quotes become HTML of 26 times their length."""
 
 _NAME = token_hex(8)  # stands for the answer's name in what is cached; no model knows it
 _parser = make_parser(_NAME)
@@ -82,11 +90,28 @@ class RenderedBlock(Struct, frozen=True):
     html: SafeString
 
 
-class BlockRenderer:
-    """Renders one answer, block after block. `name` makes the addresses of its notes its own."""
+class RenderingBudget:
+    """What is left of time and HTML for what is rendered together, in whichever threads."""
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self) -> None:
+        self._seconds_left, self._characters_left = RENDERING_SECONDS, MAX_HTML_CHARACTERS
+
+    @property
+    def is_used_up(self) -> bool:
+        return self._seconds_left <= 0 or self._characters_left <= 0
+
+    def take(self, seconds: float, characters: int) -> None:
+        self._seconds_left -= seconds
+        self._characters_left -= characters
+
+
+class BlockRenderer:
+    """Renders one answer, block after block. `name` makes the addresses of its notes its own. `budget` is shared
+    with whatever is rendered for the same page."""
+
+    def __init__(self, name: str = "", budget: RenderingBudget | None = None) -> None:
         self._name = name
+        self._budget = budget or RenderingBudget()
         self._blocks: list[Block] = []
         self._ends: list[int] = []
         self._references: dict[str, Any] = {}
@@ -112,6 +137,8 @@ class BlockRenderer:
         for source in sources:
             if "]:" not in source or len(self._references) + len(self._footnotes) >= MAX_DEFINITIONS:
                 continue
+            if self._is_too_much(source):
+                continue
             if note := FOOTNOTE.match(source.lstrip("\n")):
                 labels = labels_in(note[0]) - self._footnotes
                 self._footnotes |= labels
@@ -132,7 +159,21 @@ class BlockRenderer:
         block.html, _levels = self._html_of(block)
         return block.html != before
 
+    def _is_too_much(self, source: str) -> bool:
+        """Return whether the block is to be shown as it is written."""
+        if self._budget.is_used_up:
+            return True
+        return len(source) > MAX_BLOCK_CHARACTERS and not FENCE.match(source.lstrip("\n").partition("\n")[0])
+
     def _html_of(self, block: Block) -> tuple[str, tuple[int, ...]]:
+        if self._is_too_much(block.source):
+            return f"<pre><code>{escape(block.source)}</code></pre>\n", block.levels
+        begun = thread_time()
+        html, levels = self._rendered_html_of(block)
+        self._budget.take(thread_time() - begun, len(html))
+        return html, levels
+
+    def _rendered_html_of(self, block: Block) -> tuple[str, tuple[int, ...]]:
         references = {label: self._references[label] for label in block.labels & self._references.keys()}
         footnotes = frozenset(block.labels & self._footnotes)
         if len(block.source) > MAX_CACHED_BLOCK_CHARACTERS or references:
@@ -155,13 +196,15 @@ class BlockRenderer:
 _cache: "OrderedDict[tuple[Any, ...], tuple[str, tuple[int, ...]]]" = OrderedDict()
 
 
-def render_markdown(text: str, name: str = "") -> SafeString:
-    """Return the Markdown `text` as sanitised HTML. `name` is part of the addresses within it."""
-    return _render_cached(text, name) if len(text) <= MAX_CACHED_CHARACTERS else _render(text, name)
+def render_markdown(text: str, name: str = "", budget: RenderingBudget | None = None) -> SafeString:
+    """Return the Markdown `text` as sanitised HTML. `name` is part of the addresses within it. `budget` is that of
+    the page it is for: short answers take little, and none of it."""
+    return _render_cached(text, name) if len(text) <= MAX_CACHED_CHARACTERS else _render(text, name, budget)
 
 
-def _render(text: str, name: str) -> SafeString:
-    return mark_safe("".join(block.html for block in BlockRenderer(name).render(split(text))))  # noqa: S308  as above
+def _render(text: str, name: str, budget: RenderingBudget | None = None) -> SafeString:
+    blocks = BlockRenderer(name, budget).render(split(text))
+    return mark_safe("".join(block.html for block in blocks))  # noqa: S308  as above
 
 
 _render_cached = lru_cache(MAX_CACHED_ANSWERS)(_render)

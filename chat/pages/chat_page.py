@@ -28,6 +28,7 @@ from core.redis_clients import sync_redis
 from history import branches
 from history.branches import Siblings
 from history.models import Conversation, Folder, Turn, new_id
+from history.rendering import RenderingBudget
 from history.views import sidebar_context
 
 TURNS_SHOWN = 30
@@ -87,12 +88,13 @@ def turns_context(conversation: Conversation, window: Window = LAST_TURNS) -> di
     branch = branches.list_branch(
         conversation, limit=TURNS_SHOWN, before=window.before, after=window.after, at=window.at
     )
-    shown = [_show(turn, branch.siblings.get(turn.pk)) for turn in branch.turns]
+    budget = RenderingBudget()
+    shown = [_show(turn, budget, branch.siblings.get(turn.pk)) for turn in branch.turns]
     last = shown[-1] if shown else None
     others = branch.siblings.get(last.turn.pk) if last else None
     return {
         "turns": shown,
-        "pair": [last if last and turn.pk == last.turn.pk else _show(turn) for turn in branch.pair or ()],
+        "pair": [last if last and turn.pk == last.turn.pk else _show(turn, budget) for turn in branch.pair or ()],
         "last": last,
         "last_siblings": siblings_html(others) if others else "",
         "earlier_than": branch.turns[0] if branch.has_earlier else None,
@@ -100,9 +102,9 @@ def turns_context(conversation: Conversation, window: Window = LAST_TURNS) -> di
     }
 
 
-def current_html(turn: Turn, siblings: Siblings | None = None) -> SafeString:
+def current_html(turn: Turn, siblings: Siblings | None = None, budget: RenderingBudget | None = None) -> SafeString:
     """Return the HTML of a turn, with what an open one has written so far."""
-    return turn_html(turn, text=_text_so_far(turn), siblings=siblings)
+    return turn_html(turn, text=_text_so_far(turn), siblings=siblings, budget=budget)
 
 
 def turn_address(turn: Turn) -> str:
@@ -116,8 +118,8 @@ def requested_model(turn: Turn) -> str:
     return "" if turn.requested_model == AUTO else turn.requested_model
 
 
-def _show(turn: Turn, siblings: Siblings | None = None) -> ShownTurn:
-    return ShownTurn(turn, current_html(turn, siblings))
+def _show(turn: Turn, budget: RenderingBudget, siblings: Siblings | None = None) -> ShownTurn:
+    return ShownTurn(turn, current_html(turn, siblings, budget))
 
 
 def _composer_context(

@@ -15,7 +15,7 @@ from core.compiled_fragments import CompiledFragment
 from core.errors import NotFound
 from history import sharing
 from history.models import SharedPage, SharedTurn, new_id
-from history.rendering import render_markdown
+from history.rendering import RenderingBudget, render_markdown
 from history.trash import list_trashed_among
 
 SENTENCES = ("copy", "copied", "not_copied", "wrap", "download", "table", "diagram", "source", "code", "code_in")
@@ -49,11 +49,11 @@ def shared_context(share: SharedPage, token: str, request: HttpRequest) -> dict[
     pages = max(1, -(-share.turn_count // sharing.PAGE_SIZE))
     if not 1 <= number <= pages:
         raise NotFound
-    turns = sharing.list_shared_turns(share, start=(number - 1) * sharing.PAGE_SIZE)
+    turns, budget = sharing.list_shared_turns(share, start=(number - 1) * sharing.PAGE_SIZE), RenderingBudget()
     return {
         "share": share,
         "token": token,
-        "turns": [_turn_html(turn) for turn in turns],
+        "turns": [_turn_html(turn, budget) for turn in turns],
         "page": number,
         "pages": pages,
         "before": number - 1,
@@ -68,13 +68,13 @@ def _number_of(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else 0
 
 
-def _turn_html(turn: SharedTurn) -> SafeString:
+def _turn_html(turn: SharedTurn, budget: RenderingBudget) -> SafeString:
     number, asked_at = str(turn.position + 1), timezone.localtime(turn.asked_at)
     values = {
         "number": number,
         "question": turn.question,
         "files": ", ".join(sharing.file_names_of(turn)),
-        "answer": render_markdown(turn.answer, f"shared-{number}"),
+        "answer": render_markdown(turn.answer, f"shared-{number}", budget),
         "model": turn.model,
         "time": date_format(asked_at, "SHORT_DATETIME_FORMAT"),
         "asked_at": asked_at.isoformat(),

@@ -25,7 +25,7 @@ from core.compiled_fragments import CompiledFragment
 from core.sizes import readable_size
 from history.branches import Siblings
 from history.models import Turn
-from history.rendering import render_markdown
+from history.rendering import RenderingBudget, render_markdown
 from history.sharing import Description
 
 COST_VALUES = (
@@ -52,8 +52,11 @@ _turn = CompiledFragment(
 _siblings = CompiledFragment("chat/_siblings.html", "siblings", "number", "count", "previous", "next")
 
 
-def turn_html(turn: Turn, *, text: str = "", siblings: Siblings | None = None) -> SafeString:
-    """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it."""
+def turn_html(
+    turn: Turn, *, text: str = "", siblings: Siblings | None = None, budget: RenderingBudget | None = None
+) -> SafeString:
+    """Return the turn's HTML. `text` is what an open turn has written so far, for a page that cannot follow it;
+    `budget` is that of the page."""
     asked_at = timezone.localtime(turn.created_at)
     is_recorded = turn.requested_model == RECORDED.model.key
     is_from_cache = turn.is_from_cache and not is_recorded
@@ -63,7 +66,7 @@ def turn_html(turn: Turn, *, text: str = "", siblings: Siblings | None = None) -
         "parent": str(turn.parent_id or ""),
         "question": turn.question,
         "reasoning": turn.reasoning,
-        "answer": render_markdown(turn.answer, str(turn.pk)) if turn.answer else "",
+        "answer": render_markdown(turn.answer, str(turn.pk), budget) if turn.answer else "",
         "text": text,
         "label": label,
         "failed_label": _label(turn.instead_of),

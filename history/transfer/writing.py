@@ -14,7 +14,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from history.models import Conversation, Turn
-from history.rendering import render_markdown
+from history.rendering import RenderingBudget, render_markdown
 from history.transfer import document
 from history.transfer.pages_of_turns import iterate_branch, iterate_tree
 
@@ -108,12 +108,14 @@ def _page(conversation: Conversation) -> Iterator[str]:
     head, foot = render_to_string("history/print.html", context).split(_TURNS_HERE)
     yield head
     for page in iterate_branch(conversation):
-        yield "".join(_html_of(turn) for turn in page)
+        # A part is made in a thread that others wait for: it must not take long.
+        budget = RenderingBudget()
+        yield "".join(_html_of(turn, budget) for turn in page)
     yield foot
 
 
-def _html_of(turn: Turn) -> str:
-    answer = render_markdown(turn.answer, str(turn.pk)) if turn.answer else ""
+def _html_of(turn: Turn, budget: RenderingBudget) -> str:
+    answer = render_markdown(turn.answer, str(turn.pk), budget) if turn.answer else ""
     return render_to_string("history/_print_turn.html", {"turn": turn, "files": _files(turn), "answer": answer})
 
 

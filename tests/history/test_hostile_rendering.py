@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from history import rendering
 from history.highlighting import MAX_HIGHLIGHTED_CHARACTERS
 from history.rendering import render_markdown
 from tests.history.harmless import Reader, assert_harmless
@@ -92,6 +93,27 @@ def test_an_answer_full_of_hostile_code_takes_no_time(language, line):
     html = render_markdown(block * 10)
     assert time.process_time() - begun < MAX_SECONDS
     assert html.count("<pre>") == 10
+
+
+@pytest.mark.parametrize("line", ["- a\n", "|*a*|b|\n", "[r] "])
+def test_a_block_without_end_is_shown_as_it_is_written(line):
+    text = f"# Título\n\n|a|b|\n|-|-|\n{line * rendering.MAX_BLOCK_CHARACTERS}\n\n[r]: http://x.y/\n\n*fin*"
+    html = render_markdown(text)
+    assert_harmless(html)
+    assert (html.count("<pre>"), "<em>fin</em>" in html) == (1, True)
+    assert len(html) < len(text) + 1_000
+    assert "<pre>" in render_markdown(f"```python\n{'x = 1' * rendering.MAX_BLOCK_CHARACTERS}\n```")
+
+
+@pytest.mark.parametrize("limit", ["RENDERING_SECONDS", "MAX_HTML_CHARACTERS"])
+def test_the_long_answers_of_a_page_share_what_may_be_spent(monkeypatch: pytest.MonkeyPatch, limit: str):
+    monkeypatch.setattr(rendering, limit, 1e-9)
+    budget = rendering.RenderingBudget()
+    long = "\n\n".join(f"*{number}* <b onclick=x>" for number in range(2_000))
+    first, second = (render_markdown(long, name, budget) for name in "ab")
+    assert (first.count("<em>"), second.count("<em>")) == (1, 0)
+    assert_harmless(second)
+    assert "<em>3</em>" in render_markdown("*3*", "c", budget)
 
 
 PIECES = st.sampled_from([*spread(" ".join(CASES.values())), "\t", "\0", "]: ", "ñ", "&#60;", "<!--", "]]>", "#"])
