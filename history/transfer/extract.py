@@ -26,6 +26,8 @@ from history.transfer.parsed import Extracted, FilePlace, FileRefused, Notes, Pa
 MEMORY_BYTES = 1_500_000_000
 MAX_CONVERSATIONS = 200_000
 MAX_TURNS = 2_000_000
+MAX_TURNS_OF_ONE = 10_000
+"""Of a conversation: its page looks at the ids of all of them, and all of them may be answers to one question."""
 TELL_SECONDS = 1.0
 """So often it says how far it is."""
 
@@ -94,6 +96,8 @@ def _extract(source: Path, made: Path, name: str, notes: Notes) -> Extracted:
                     if not conversation.turns:
                         notes.left_out["empty"] += 1
                         continue
+                    if len(conversation.turns) > MAX_TURNS_OF_ONE:
+                        raise notes.refuse("conversation_too_large")
                     found.conversations += 1
                     found.turns += len(conversation.turns)
                     if found.conversations > MAX_CONVERSATIONS or found.turns > MAX_TURNS:

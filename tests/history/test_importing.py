@@ -363,6 +363,13 @@ def test_one_conversation_has_a_limit(ana: User, monkeypatch: pytest.MonkeyPatch
         list(archive.split_conversations(io.BytesIO(as_json(chatgpt_tree())), archive.Notes("a.json")))
 
 
+def test_a_conversation_has_so_many_turns(ana: User, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(extract, "MAX_TURNS_OF_ONE", 2)
+    row = imported(ana.pk, as_json(chatgpt_tree()))
+    assert (row.error, place_words(row.place)) == ("conversation_too_large", "conversations.json: conversación 1")
+    assert not Turn.objects.exists()
+
+
 def test_a_file_is_split_wherever_its_pieces_end(monkeypatch: pytest.MonkeyPatch):
     texts = ['{"a":"}]\\\\"}', '{"b":{"c":["\\"{",{}]}}', '{"d":"é\\u00e9"}', "{}"]
     draw = random.Random(3)
