@@ -43,6 +43,7 @@ MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3_600, 86_400
 MOST_KNOWN_NETWORKS = 20
 KNOWN_SECONDS = 90 * DAY_SECONDS
 MEMBER_ACTS_PER_HOUR = 60
+EXPORTS_PER_HOUR = 6
 
 
 class Act(StrEnum):
@@ -58,6 +59,8 @@ class Act(StrEnum):
     """A report of a shared page, by anybody."""
     SHARE = "share"
     """Sharing a conversation, and copying a shared one: each writes thousands of rows. Counted by member."""
+    EXPORT = "export"
+    """An export of everything, which keeps a worker busy and sends a mail. Counted by member."""
     DISCOUNT = "discount"
     """A code for a discount, right or wrong. The account is the member's."""
 
@@ -113,7 +116,8 @@ def count_request(*, user_id: int | None, peer: str) -> None:
 def count_of_member(act: Act, user_id: int) -> None:
     """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
     key = f"limit:{act}:user:{user_id}"
-    if wait_ms := _COUNT(sync_redis(), network=key, limit=MEMBER_ACTS_PER_HOUR, window_seconds=HOUR_SECONDS):
+    per_hour = EXPORTS_PER_HOUR if act is Act.EXPORT else MEMBER_ACTS_PER_HOUR
+    if wait_ms := _COUNT(sync_redis(), network=key, limit=per_hour, window_seconds=HOUR_SECONDS):
         raise _refusal(act, math.ceil(wait_ms / 1000))
 
 

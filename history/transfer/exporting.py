@@ -22,6 +22,8 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 from kombu.exceptions import OperationalError
 
+from accounts import limits
+from accounts.limits import Act
 from accounts.models import User
 from core import long_work, rows
 from core.errors import NotFound
@@ -40,12 +42,17 @@ _free = BoundedSemaphore(1)
 
 
 def begin_export(owner_id: int) -> Export:
-    """Return a new export, which a worker does; raises TransferRunning."""
+    """Return a new export, which a worker does; raises TransferRunning or RateLimited."""
     row = Export(owner_id=owner_id, key=secrets.token_hex(16))
     rows.insert(row)
     if states.has_another_open(row):
         Export.objects.filter(pk=row.pk).delete()
         raise TransferRunning
+    try:
+        limits.count_of_member(Act.EXPORT, owner_id)
+    except Exception:
+        Export.objects.filter(pk=row.pk).delete()
+        raise
     export_later(row.pk)
     return row
 

@@ -12,7 +12,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.http import member_of
+from accounts import limits
+from accounts.http import member_of, peer_of
 from core.errors import DomainError, NotFound
 from history import access
 from history.models import Export, Import
@@ -97,7 +98,8 @@ def choose_form(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def export_file(request: HttpRequest, conversation_id: UUID, form: str) -> HttpResponseBase:
-    """A conversation in one of the forms."""
+    """A conversation in one of the forms. It counts as a request to the API, as the same there does."""
+    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
     conversation = access.access_conversation(member_of(request).pk, conversation_id)
     if form not in ENDINGS:
         raise NotFound

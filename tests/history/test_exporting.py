@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import closure
+from accounts import closure, limits
 from accounts.models import User
 from config import settings as site
 from history import deletion
@@ -123,7 +123,15 @@ def test_an_exported_conversation_is_the_same_elsewhere(api: Any, ana: User, bo:
     assert imported(bo.pk, data).known == 1
 
 
-def test_everything_in_a_zip(api: Any, ana: User, bo: User, client: Client, settings: Settings, mailoutbox: Any):
+def test_everything_in_a_zip(
+    api: Any,
+    ana: User,
+    bo: User,
+    client: Client,
+    settings: Settings,
+    mailoutbox: Any,
+    monkeypatch: pytest.MonkeyPatch,
+):
     mine = [grown(ana.pk)[0], begin(ana.pk, "Vacía")]
     deleted, trashed = begin(ana.pk, "Borrada"), begin(ana.pk, "En la papelera")
     deletion.delete_conversation(deleted)
@@ -144,6 +152,9 @@ def test_everything_in_a_zip(api: Any, ana: User, bo: User, client: Client, sett
         assert {entry["id"] for entry in index} == {str(one.pk) for one in mine}
         whole = next(entry for entry in index if entry["turn_count"])
         assert len(json.loads(archive.read(whole["file"]))["turns"]) == 3
+    monkeypatch.setattr(limits, "EXPORTS_PER_HOUR", 1)
+    assert api(ana).post("/api/v1/exports").status_code == 429
+    assert Export.objects.get() == row
     for stranger in (f"{address}", f"{address}/content"):
         assert api(bo).get(stranger).status_code == 404
     client.force_login(ana)
