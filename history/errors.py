@@ -18,6 +18,12 @@ class Overtaken(ParentNotFinished):
     """Another turn was written at the end of the conversation since it was looked at; most likely it is still open."""
 
 
+class ForkTooLarge(DomainError):
+    code = "fork_too_large"
+    status = 413
+    message = _("That is too long to be copied. Branch off from an earlier answer.")
+
+
 class ShareGone(NotFound):
     """There is no such share, or it is not to be seen: which of them is nobody's business who has the link alone."""
 
@@ -62,6 +68,10 @@ def bad_date(value: str) -> str:
 
 def bad_has(value: str) -> str:
     return gettext("“has:” knows only “has:file”, not “%(value)s”.") % {"value": _shortened(value)}
+
+
+def too_many_names() -> str:
+    return gettext("That is more models or folders than can be searched for at once.")
 
 
 def unknown_folder(name: str) -> str:

@@ -14,11 +14,27 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound, Unavailable
 from core.sweeps import in_portions
+from history import tree
 from history.deletion import COPY_GRACE, erase_turns
+from history.errors import ForkTooLarge
 from history.models import Conversation, TitledBy, Turn, new_id
 
 COPY_TIME = COPY_GRACE / 2
 """How long a copy may take; whoever needs longer gives up, before it is erased under their hands."""
+MAX_TURNS, MAX_CHARACTERS = 5_000, 20_000_000
+"""Of a copy, as of a share."""
+
+
+def read_path(turn: Turn) -> list[Turn]:
+    """Return the turns that lead to one and that one, the root first; raises ForkTooLarge."""
+    path: list[Turn] = []
+    size = 0
+    for row in tree.path_to_root(turn):
+        path.append(row)
+        size += len(row.question) + len(row.answer) + len(row.reasoning)
+        if len(path) > MAX_TURNS or size > MAX_CHARACTERS:
+            raise ForkTooLarge
+    return path[::-1]
 
 
 def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> Conversation:

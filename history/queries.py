@@ -4,7 +4,7 @@ import datetime as dt
 import re
 from dataclasses import dataclass, replace
 
-from history.errors import BadFilter, bad_date, bad_has, empty_filter
+from history.errors import BadFilter, bad_date, bad_has, empty_filter, too_many_names
 from history.folding import fold
 
 NAMES = {
@@ -23,6 +23,8 @@ NAMES = {
 }
 """What filters are called, in each language."""
 FILES = frozenset({"file", "files", "archivo", "archivos", "arquivo", "arquivos"})
+MAX_NAMES = 10
+"""Of models, or of folders. Each is a condition of its own, and SQLite takes no more than a thousand."""
 FIRST_YEAR, LAST_YEAR = 1900, 9000
 _TERM = re.compile(r'(?:(?P<name>[^\W\d_]+):)?(?:["“”«](?P<phrase>[^"“”»]*)(?:["“”»]|$)|(?P<word>\S+))')
 _LOOKS_LIKE_FILTER = re.compile(r"[^\W\d_]+:[^\W_][^:/]*")
@@ -75,9 +77,9 @@ def parse_query(text: str, zone: dt.tzinfo) -> Query:
 
 def _with_filter(query: Query, name: str, value: str, zone: dt.tzinfo) -> Query:
     if name == "model":
-        return replace(query, models=(*query.models, value))
+        return replace(query, models=_with_name(query.models, value))
     if name == "folder":
-        return replace(query, folders=(*query.folders, value))
+        return replace(query, folders=_with_name(query.folders, value))
     if name == "has":
         if fold(value) not in FILES:
             raise BadFilter(bad_has(value))
@@ -86,6 +88,13 @@ def _with_filter(query: Query, name: str, value: str, zone: dt.tzinfo) -> Query:
     if name == "after":
         return replace(query, after=max(query.after or moment, moment))
     return replace(query, before=min(query.before or moment, moment))
+
+
+def _with_name(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    more = tuple(dict.fromkeys((*names, name)))
+    if len(more) > MAX_NAMES:
+        raise BadFilter(too_many_names())
+    return more
 
 
 def _beginning_of(value: str, zone: dt.tzinfo) -> dt.datetime:

@@ -19,8 +19,8 @@ from history.queries import Query
 T = TypeVar("T", Turn, Conversation)
 
 PAGE_SIZE = 20
-MOST_AT_ONCE = 500
-"""How many rows are read at once where many that were found are in the trash."""
+MOST_AT_ONCE = 100
+"""How many rows are read at once where many that were found are in the trash. One may have a megabyte of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,15 @@ def search_turns(
     if query.folders:
         turns = turns.filter(conversation_id__in=_conversations_in(owner_id, query.folders))
     hits: list[Hit] = []
+    gone: set[UUID] = set()
     size, is_last = limit + 1, False
     while len(hits) <= limit and not is_last:
-        page = _newest(turns, owner_id, "search_text", "created_at", query, after=after, limit=size)
+        # The rest of what is in the trash is not read: it may be all there is.
+        there = turns.exclude(conversation_id__in=gone) if gone else turns
+        page = _newest(there, owner_id, "search_text", "created_at", query, after=after, limit=size)
         is_last = len(page) < size
-        hits += _with_conversations(owner_id, page, query.words)
+        found = _with_conversations(owner_id, page, query.words)
+        hits, gone = hits + found, {turn.conversation_id for turn in page} - {hit.turn.conversation_id for hit in found}
         if page:
             after, size = write_cursor(page[-1].created_at, page[-1].pk), min(4 * size, MOST_AT_ONCE)
     last = hits[limit - 1].turn if len(hits) > limit else None

@@ -11,7 +11,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.http import member_of
+from accounts import limits
+from accounts.http import member_of, peer_of
 from accounts.models import User
 from billing import entitlements
 from chat.llm.catalog import list_offered
@@ -38,7 +39,7 @@ from chat.turns.stopping import stop_turn
 from core.errors import RateLimited
 from core.loopback import comes_from_this_machine
 from history import access, branches
-from history.errors import BadFilter, ParentNotFinished
+from history.errors import BadFilter, ForkTooLarge, ParentNotFinished
 from history.folders import find_folder
 from history.models import Conversation, Turn, new_id
 
@@ -113,7 +114,7 @@ def fork(request: HttpRequest, turn_id: UUID) -> HttpResponse:
         conversation_id = new_id()
     try:
         copy = forking.fork(member_of(request).pk, turn_id, conversation_id)
-    except (ParentNotFinished, RateLimited) as error:
+    except (ForkTooLarge, ParentNotFinished, RateLimited) as error:
         messages.error(request, str(error.message))
         return HttpResponseRedirect(turn_address(access.access_turn(member_of(request).pk, turn_id)))
     return redirect("conversation", copy.pk)
@@ -172,7 +173,9 @@ def picker(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_safe
 def search(request: HttpRequest) -> HttpResponse:
-    """What was found in one's history, as one types or a page at a time; `in=titles`: conversations alone."""
+    """What was found in one's history, as one types or a page at a time; `in=titles`: conversations alone. It counts as
+    a request to the API, as the same there does."""
+    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
     page = results_context(
         member_of(request),
         request.GET.get("q", ""),
@@ -193,6 +196,7 @@ def palette(request: HttpRequest) -> HttpResponse:
     words. Without htmx, the page of the search."""
     if not _is_fragment(request):
         return redirect("search")
+    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
     member, words = member_of(request), request.GET.get("q", "")
     if words.strip():
         return render(request, "chat/_palette_conversations.html", _found_for_palette(member, words))

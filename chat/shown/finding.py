@@ -1,9 +1,14 @@
 """Finds in a member's history, for the page, the palette and the API: one question, whoever asks it."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 from accounts.models import User
 from chat.llm.catalog import list_offered
+from core.errors import RateLimited
 from history.access import Page
 from history.folding import fold
 from history.models import Conversation
@@ -12,6 +17,11 @@ from history.search import PAGE_SIZE, Hit, search_titles, search_turns
 
 TITLES = 5
 """How many conversations are found by their titles, beside the turns."""
+MAX_AT_ONCE = 3
+"""Searches of one person in a process. One may look through all that they have."""
+
+_searching: Counter[int] = Counter()
+_lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +35,34 @@ def find_in_history(
     member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE, titles: int = TITLES
 ) -> Found:
     """Return the turns and the conversations that are as `text` says; conversations on the first page alone. Raises
-    BadFilter, NotFound for an `after` that is none."""
+    BadFilter, NotFound for an `after` that is none, and RateLimited while too many searches of theirs are on."""
     query = parse_query(text, member.zone)
-    turns = search_turns(member.pk, query, after=after, limit=limit, models_called=keys_of_models_called)
-    is_first = after is None and not query.is_empty
-    return Found(query, turns, search_titles(member.pk, query, limit=titles) if is_first else Page([], None))
+    with _one_more_search(member.pk):
+        turns = search_turns(member.pk, query, after=after, limit=limit, models_called=keys_of_models_called)
+        is_first = after is None and not query.is_empty
+        return Found(query, turns, search_titles(member.pk, query, limit=titles) if is_first else Page([], None))
 
 
 def find_titles(member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:
     """Return the conversations whose titles are as `text` says. Raises as `find_in_history` does."""
-    return search_titles(member.pk, parse_query(text, member.zone), after=after, limit=limit)
+    query = parse_query(text, member.zone)
+    with _one_more_search(member.pk):
+        return search_titles(member.pk, query, after=after, limit=limit)
+
+
+@contextmanager
+def _one_more_search(owner_id: int) -> Iterator[None]:
+    with _lock:
+        if _searching[owner_id] >= MAX_AT_ONCE:
+            raise RateLimited(retry_after=1)
+        _searching[owner_id] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _searching[owner_id] -= 1
+            if not _searching[owner_id]:
+                del _searching[owner_id]
 
 
 def keys_of_models_called(name: str) -> set[str]:

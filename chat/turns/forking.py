@@ -7,7 +7,7 @@ from django.utils.translation import gettext
 
 from chat.attachments.binding import decode_attached, encode_attached
 from chat.attachments.copying import copy_files
-from chat.turns.limits import count_fork
+from chat.turns.limits import count_fork, count_upload
 from chat.turns.notices import send_notice
 from history import access, forks, tree
 from history.models import Conversation
@@ -17,16 +17,18 @@ def fork(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Conversation:
     """Return a new conversation, of that id, with the turns that lead to one and that one; the same id again returns
     what is there. The client's pages are told.
 
-    Raises NotFound, ParentNotFinished while the turn is being written, RateLimited, and what `begin_copy` and
-    `finish_copy` raise.
+    Raises NotFound, ParentNotFinished while the turn is being written, RateLimited, also for the files, and what
+    `read_path`, `begin_copy` and `finish_copy` raise.
     """
     turn, original = access.access_turn_in_conversation(owner_id, turn_id)
     tree.check_finished(turn)
     count_fork(owner_id)
+    path = forks.read_path(turn)
+    if file_ids := {file.id for row in path for file in decode_attached(row.attachments)}:
+        count_upload(owner_id, files=len(file_ids))
     copy = forks.begin_copy(original, conversation_id, title=_title_of_fork(original.title))
     if not copy.is_deleted:
         return copy
-    path = [*tree.path_to_root(turn)][::-1]
     copies = forks.copies_of(path, copy)
     listed = [(row.pk, decode_attached(row.attachments)) for row in copies]
     files = copy_files(listed, owner_id=owner_id, conversation_id=copy.pk)

@@ -58,10 +58,13 @@ def uncount_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None)
     )
 
 
-def count_upload(user_id: int) -> None:
-    """Count one uploaded file; raises RateLimited, with the time to wait, or Unavailable."""
+def count_upload(user_id: int, *, files: int = 1) -> None:
+    """Count files that were uploaded, or are copied: all of them or none. More than an hour has count as its limit.
+    Raises RateLimited, with the time to wait, or Unavailable."""
+    per_hour = settings.ATTACHMENTS_PER_HOUR
     try:
-        _count(_uploads_key(user_id), settings.ATTACHMENTS_PER_HOUR)
+        # So many at once take as much of an hour as one of so many times fewer.
+        _count(_uploads_key(user_id), per_hour / max(1, min(files, per_hour)))
     except RedisError as error:
         raise Unavailable(retry_after=5) from error
 
@@ -79,7 +82,7 @@ def forget_counts(user_id: int) -> None:
     sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id))
 
 
-def _count(key: str, per_hour: int, **queue: Value) -> Limit:
+def _count(key: str, per_hour: float, **queue: Value) -> Limit:
     answer, remaining, reset_ms, wait_ms = _COUNT(
         sync_redis(), arrival=key, limit=per_hour, window_seconds=HOUR_SECONDS, **queue
     )
@@ -87,7 +90,7 @@ def _count(key: str, per_hour: int, **queue: Value) -> Limit:
         raise queue_full()
     if not answer:
         raise RateLimited(retry_after=wait_ms / 1000)
-    return Limit(per_hour, remaining, reset_ms / 1000)
+    return Limit(int(per_hour), remaining, reset_ms / 1000)
 
 
 def _turns_key(user_id: int) -> str:

@@ -18,9 +18,10 @@ from chat.attachments.binding import FileContents, decode_attached
 from chat.models import Attachment, LanguageModel
 from chat.turns import forking
 from chat.turns.closing import close_turn
-from core.errors import Conflict, NotFound, Unavailable
-from history import access, branches, deletion
-from history.errors import ParentNotFinished
+from chat.turns.limits import count_upload
+from core.errors import Conflict, NotFound, RateLimited, Unavailable
+from history import access, branches, deletion, forks
+from history.errors import ForkTooLarge, ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome
 from tests.billing.together import together
@@ -103,6 +104,23 @@ def test_what_cannot_be_forked(ana: User, bo: User):
         forking.fork(ana.pk, first.pk, talk(bo)[0].conversation_id)
     with pytest.raises(ParentNotFinished):
         forking.fork(ana.pk, ask(ana).pk, new_id())
+
+
+def test_a_fork_has_a_size_and_its_files_count_as_uploads(
+    ana: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    settings.ATTACHMENTS_PER_HOUR = 3
+    LanguageModel.objects.filter(key="scripted").update(sees_images=True)
+    last = talk(ana, attachments=ids(attached(ana), attached(ana)))[-1]
+    forking.fork(ana.pk, last.pk, new_id())
+    with pytest.raises(RateLimited):
+        forking.fork(ana.pk, last.pk, new_id())
+    count_upload(ana.pk)  # nothing of what was refused was counted
+    settings.ATTACHMENTS_PER_HOUR = 0
+    monkeypatch.setattr(forks, "MAX_TURNS", 2)
+    with pytest.raises(ForkTooLarge):
+        forking.fork(ana.pk, last.pk, new_id())
+    assert Conversation.objects.count() == 2
 
 
 def test_files_are_copied_and_each_goes_with_its_conversation(ana: User):

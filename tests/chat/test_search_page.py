@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.utils.html import escape
+from pytest_django import Settings
 
 from accounts.models import User
+from chat.shown import finding
+from chat.shown.finding import find_in_history
+from core.errors import RateLimited
 from history import progress
+from history.access import Page
 from history.models import Conversation, Turn
 from history.progress import Outcome
 from tests.history.growing import ask, begin
@@ -66,6 +71,37 @@ def test_a_filter_that_is_not_understood_is_said(client: Client, ana: User):
     assert escape("«ayer» no es una fecha") in page(client, "arroz after:ayer")
     assert escape("«tag:azul»") in page(client, "arroz tag:azul")
     assert "Nada" in page(client, "no hay tal cosa")
+
+
+def test_more_models_than_a_store_can_be_asked_for_are_said_to_be_too_many(client: Client, ana: User):
+    """A thousand were an error of SQLite."""
+    answered(ana, "arroz", "a")
+    assert "search-hit" in page(client, " ".join(["model:scripted"] * 1_000))
+    assert escape("más modelos o carpetas") in page(client, " ".join(f"model:m{number}" for number in range(1_000)))
+
+
+def test_a_person_has_so_many_searches_at_once_and_a_minute(
+    client: Client, ana: User, bo: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    searches = 0
+
+    def search_again(owner_id: int, *_arguments: Any, **_named: Any) -> Page[Any]:
+        """Begin another search before this one ends, and one of somebody else."""
+        nonlocal searches
+        if owner_id == ana.pk:
+            searches += 1
+            find_in_history(bo, "arroz")
+            find_in_history(ana, "arroz")
+        return Page([], None)
+
+    with monkeypatch.context() as changed, pytest.raises(RateLimited):
+        changed.setattr(finding, "search_turns", search_again)
+        find_in_history(ana, "arroz")
+    assert searches == finding.MAX_AT_ONCE
+    page(client, "arroz")
+    settings.API_REQUESTS_PER_MINUTE = 1
+    assert client.get("/search/?q=arroz").status_code == 429
+    assert client.get("/palette/?q=arroz", headers={"HX-Request": "true"}).status_code == 429
 
 
 def test_titles_are_found_beside_the_turns_and_all_of_them_on_pages_of_their_own(client: Client, ana: User):
