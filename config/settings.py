@@ -427,6 +427,7 @@ ATTACHMENT_SECONDS = env.int("ATTACHMENT_SECONDS", default=20)  # of processor, 
 IMPORT_BYTES = env.int("IMPORT_BYTES", default=230 * 1024 * 1024)  # the largest file; config/bodies.py has room for it
 IMPORT_SECONDS = env.int("IMPORT_SECONDS", default=300)  # of processor, to read one file
 IMPORTS_PER_DAY = env.int("IMPORTS_PER_DAY", default=20)  # of one person
+IMPORTED_BYTES_PER_DAY = env.int("IMPORTED_BYTES_PER_DAY", default=1_000_000_000)  # unpacked; beyond, no more files
 EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is kept
 
 # --- API -------------------------------------------------------------------------------------------------------------

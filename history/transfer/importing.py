@@ -25,6 +25,7 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError
+from django.db.models import Sum
 from django.utils import timezone, translation
 from kombu.exceptions import OperationalError
 
@@ -67,8 +68,10 @@ def begin_import(owner_id: int, upload: "UploadedFile[bytes] | None") -> Import:
         raise ImportRefused("import_missing")
     if upload.size > settings.IMPORT_BYTES:
         raise ImportRefused("import_too_large", status=413)
-    day = timezone.now() - dt.timedelta(days=1)
-    if Import.objects.filter(owner_id=owner_id, created_at__gt=day).count() >= settings.IMPORTS_PER_DAY:
+    of_day = Import.objects.filter(owner_id=owner_id, created_at__gt=timezone.now() - dt.timedelta(days=1))
+    # A zip of 8 MB may hold 2 GB.
+    written = of_day.filter(imported__gt=0).aggregate(size=Sum("position"))["size"] or 0
+    if of_day.count() >= settings.IMPORTS_PER_DAY or written >= settings.IMPORTED_BYTES_PER_DAY:
         raise RateLimited(retry_after=3600)
     name = " ".join((upload.name or "").split())[-100:] or "file"
     # It is nobody's to take until its file is there: `claimed_at` says that this process has it.

@@ -395,7 +395,12 @@ def test_one_import_at_a_time_and_so_many_a_day(api: Any, ana: User, bo: User, c
     assert (found["status"], found["error"]["code"], found["error"]["place"]) == ("refused", "zip_nothing", "a.json")
     assert [one["id"] for one in api(ana).get("/api/v1/imports").json()["results"]] == [begun.json()["id"]]
     assert api(bo).get("/api/v1/imports").json()["results"] == []
-    settings.IMPORTS_PER_DAY = 1
+    settings.IMPORTED_BYTES_PER_DAY = 100
+    assert send(ana, as_json(chatgpt_tree())).status_code == 202
+    work_off(Import.objects.get(status=Import.Status.UPLOADED))
+    assert Import.objects.get(status=Import.Status.DONE).imported == 1
+    assert send(ana).status_code == 429
+    settings.IMPORTED_BYTES_PER_DAY, settings.IMPORTS_PER_DAY = 10**9, 2
     assert send(ana).status_code == 429
     settings.IMPORT_BYTES = 10
     assert send(bo, b"x" * 11).status_code == 413
