@@ -9,16 +9,28 @@ from django.utils import timezone, translation
 from django.utils.http import content_disposition_header
 from django.utils.text import slugify
 
+from core.fair_line import FairLine
+from core.loops import PerLoop
 from core.threads import in_thread
 from history.models import Conversation
 from history.transfer.writing import CONTENT_TYPES, ENDINGS, Form, write
 
 PIECE_BYTES = 1 << 20
+MOST_WAITING = 32
+"""Conversations that one person takes along at once."""
+
+_lines = PerLoop(lambda: FairLine(1, 1, MOST_WAITING))
+"""One part is made at a time: sockets need the threads, and SQLite has two."""
 
 
 def conversation_response(conversation: Conversation, form: Form) -> StreamingHttpResponse:
     """Return the conversation as a file to keep, or as a page to print."""
-    parts = _in_threads(write(conversation, form), translation.get_language(), timezone.get_current_timezone())
+    parts = _in_threads(
+        write(conversation, form),
+        str(conversation.owner_id),
+        translation.get_language(),
+        timezone.get_current_timezone(),
+    )
     response = StreamingHttpResponse(parts, content_type=CONTENT_TYPES[form])
     if form != "print":
         name = f"{slugify(conversation.title)[:60] or conversation.pk}.{ENDINGS[form]}"
@@ -35,14 +47,23 @@ def zip_response(file: IO[bytes], name: str, size: int) -> StreamingHttpResponse
     return response
 
 
-async def _in_threads(parts: Iterator[str], language: str, zone: dt.tzinfo) -> AsyncGenerator[str]:
-    """Yield the parts, each made in a thread, in the language and time zone of a request that is over by then."""
+async def _in_threads(parts: Iterator[str], who: str, language: str, zone: dt.tzinfo) -> AsyncGenerator[str]:
+    """Yield the parts, each made in a thread when it is this person's turn, in the language and time zone of a request
+    that is over by then."""
 
     def make(take: Callable[[], str | None]) -> str | None:
         with translation.override(language), timezone.override(zone):
             return take()
 
-    while (part := await in_thread(make, lambda: next(parts, None))) is not None:
+    line = _lines.get()
+    while True:
+        await line.enter(who)
+        try:
+            part = await in_thread(make, lambda: next(parts, None))
+        finally:
+            line.leave(who)
+        if part is None:
+            return
         yield part
 
 

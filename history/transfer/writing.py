@@ -108,9 +108,10 @@ def _page(conversation: Conversation) -> Iterator[str]:
     head, foot = render_to_string("history/print.html", context).split(_TURNS_HERE)
     yield head
     for page in iterate_branch(conversation):
-        # A part is made in a thread that others wait for: it must not take long.
         budget = RenderingBudget()
-        yield "".join(_html_of(turn, budget) for turn in page)
+        # One at a time: a part is made in a thread that others wait for.
+        for turn in page:
+            yield _html_of(turn, budget)
     yield foot
 
 

@@ -1,9 +1,12 @@
 """What is taken along: one conversation in three forms, and everything in a zip, for its owner alone."""
 
+import asyncio
 import datetime as dt
 import io
 import json
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ from pytest_django import Settings
 from accounts import closure, limits
 from accounts.models import User
 from config import settings as site
+from core.errors import RateLimited
 from history import deletion
 from history.models import Conversation, Export, Import, Turn
-from history.transfer import exporting, states
+from history.transfer import exporting, states, streams
 from history.transfer.pages_of_turns import PAGE_TURNS, iterate_branch, iterate_tree
 from history.transfer.sweeping import repair_transfers
 from tests.history.carrying import body_of, everything, imported, json_of, text_of, tree_of
@@ -106,6 +110,31 @@ def test_a_long_conversation_is_read_a_page_at_a_time():
             assert len(statements) == pages + extra
         assert max(map(len, found)) <= PAGE_TURNS
         assert [turn.seq for page in found for turn in page] == list(range(1, 221))
+
+
+async def test_however_many_are_taken_along_one_thread_makes_them(monkeypatch: pytest.MonkeyPatch):
+    """Sockets need the others: two prints held both that SQLite has."""
+    inside = most = 0
+
+    def parts() -> Iterator[str]:
+        nonlocal inside, most
+        for number in range(3):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            inside -= 1
+            yield str(number)
+
+    async def read(owner_id: int) -> str:
+        response = streams.conversation_response(Conversation(owner_id=owner_id), "print")
+        return "".join([part.decode() async for part in response])  # type: ignore[union-attr]  # asynchronous
+
+    monkeypatch.setattr(streams, "write", lambda *_of: parts())
+    monkeypatch.setattr(streams, "MOST_WAITING", 4)
+    *hers, other = await asyncio.gather(*map(read, [ANA] * 9 + [ANA + 1]), return_exceptions=True)
+    assert [one for one in hers if not isinstance(one, RateLimited)] == ["012"] * 4
+    assert other == "012"
+    assert most == 1
 
 
 def test_an_exported_conversation_is_the_same_elsewhere(api: Any, ana: User, bo: User):
