@@ -121,11 +121,13 @@ def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_
 
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
-    """Give the conversation its owner's title, which nothing replaces."""
+    """Give the conversation its owner's title, which nothing replaces; raises NotFound if it was deleted, or put into
+    the trash, meanwhile."""
     fields = titled(title) | {"titled_by": TitledBy.PERSON}
+    if not rows.update(Conversation, {"pk": conversation.pk, "owner_id": conversation.owner_id} | THERE, fields):
+        raise NotFound
     for name, value in fields.items():
         setattr(conversation, name, value)
-    conversation.save(update_fields=list(fields))
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:

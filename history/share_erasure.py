@@ -71,6 +71,8 @@ def abandon_copy(copy: ShareCopy) -> None:
     """Erase a copy that is not finished; one that is only loses its mark."""
     if rows.find(Conversation, pk=copy.pk) is None:
         Turn.objects.filter(owner_id=copy.owner_id, conversation_id=copy.pk).delete()
+        # The same request, at the same time, may have let it be seen since.
+        Conversation.objects.filter(pk=copy.pk, owner_id=copy.owner_id).update(is_deleted=True)
     ShareCopy.objects.filter(pk=copy.pk).delete()
 
 
