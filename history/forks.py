@@ -26,8 +26,8 @@ def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> 
     """Return a new conversation of the same owner, in the same folder, that nobody sees yet, for `finish_copy`; or, if
     the id is in use, the owner's that is there.
 
-    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted, and Unavailable, with the
-    time to wait, while another request copies to it, or has died over that.
+    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted, and Unavailable, with
+    the time to wait, while another request copies to it, or has died over that.
     """
     copy = Conversation(
         pk=conversation_id,

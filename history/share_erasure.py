@@ -77,8 +77,9 @@ def abandon_copy(copy: ShareCopy) -> None:
 
 
 def repair_shares() -> None:
-    """Erase the shares that have expired, and what writers have left behind that died."""
-    for page in iterate_pages(SharedPage.objects.filter(expires_at__lte=now())):
+    """Erase the shares that have expired, and what writers have left behind that died. One that was taken down stays
+    (`sharing.revoke_share`)."""
+    for page in iterate_pages(SharedPage.objects.filter(expires_at__lte=now(), taken_down_at=None)):
         for share in page:
             with guard("expired share", share_id=share.pk):
                 revoke(share)

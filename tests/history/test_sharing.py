@@ -255,6 +255,11 @@ def test_an_expired_share_is_not_shown_and_is_swept(conversation: Conversation):
     assert not SharedPage.objects.filter(pk=share.pk).exists()
     assert shown(kept) == WHOLE
     assert rows_left() == [1, 3, 0, 0]
+    sharing.take_down(kept, "Fraude")
+    SharedPage.objects.filter(pk=kept.pk).update(expires_at=now())
+    share_erasure.repair_shares()
+    with pytest.raises(ShareTakenDown):
+        make(conversation)
 
 
 class Killed(BaseException):
