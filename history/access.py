@@ -12,6 +12,7 @@ from core import rows
 from core.errors import NotFound
 from history.folding import titled
 from history.models import THERE, Conversation, TitledBy, Turn
+from history.signals import conversations_changed
 
 T = TypeVar("T")
 
@@ -128,6 +129,7 @@ def rename_conversation(conversation: Conversation, title: str) -> None:
         raise NotFound
     for name, value in fields.items():
         setattr(conversation, name, value)
+    conversations_changed.send_robust(Conversation, owner_id=conversation.owner_id, conversation_ids=[conversation.pk])
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:
