@@ -31,6 +31,7 @@ from kombu.exceptions import OperationalError
 from accounts.models import User
 from core import long_work, rows
 from core.errors import Conflict, RateLimited
+from history import deletion
 from history.folding import fold, titled
 from history.models import Conversation, Import, TitledBy, Turn, now
 from history.transfer import states
@@ -266,14 +267,16 @@ def _write_one(row: Import, parsed: ParsedConversation, position: int) -> None:
 
 def write_conversation(owner_id: int, parsed: ParsedConversation) -> str:
     """Write a conversation, first its turns and then its row, which shows it; return "new", "known" for one that the
-    owner has, in the trash too, which stays as it is, or "taken" where its id, or one of a turn, is another's."""
+    owner has, in the trash too, which stays as it is, or "taken" where its id, or one of a turn, is another's. One that
+    was deleted, and is not erased yet, is erased first; while it is still being answered its id is taken, too."""
     conversation_id = id_of(owner_id, parsed, "")
     candidates = {conversation_id} | _own_id(parsed)
-    found = list(Conversation.objects.filter(pk__in=candidates).only("pk", "owner_id"))
-    if any(row.owner_id == owner_id for row in found):
+    found = list(Conversation.objects.filter(pk__in=candidates).only("pk", "owner_id", "is_deleted"))
+    if any(row.owner_id == owner_id and not row.is_deleted for row in found):
         return "known"
-    if any(row.pk == conversation_id for row in found):
-        return "taken"
+    for row in found:
+        if row.pk == conversation_id and not (row.owner_id == owner_id and deletion.erase_if_over(row)):
+            return "taken"
     conversation, turns = _rows_of(owner_id, conversation_id, parsed)
     try:
         _insert_turns(turns)

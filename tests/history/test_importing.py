@@ -19,7 +19,7 @@ from pytest_django import Settings
 from accounts.models import User
 from config import settings as site
 from core import rows
-from history import access, deletion
+from history import access, deletion, trash
 from history.models import Conversation, Import, Turn, new_id
 from history.queries import parse_query
 from history.search import search_turns
@@ -136,6 +136,13 @@ def test_what_is_here_already_is_left_as_it_is(ana: User, bo: User):
     assert imported(bo.pk, data).imported == 2, "Another person's are others."
     deletion.delete_conversation(second)
     assert imported(ana.pk, data).imported == 1, "What was deleted for good comes back."
+    for conversation in Conversation.objects.filter(owner_id=ana.pk):
+        trash.trash_conversations(ana.pk, [conversation.pk])
+        trash.delete_from_trash(ana.pk, [conversation.pk])
+    assert imported(ana.pk, data).imported == 2, "Also where the sweep comes after it."
+    deletion.finish_deletions()
+    assert Conversation.objects.filter(owner_id=ana.pk, is_deleted=None).count() == 2
+    assert Turn.objects.filter(owner_id=ana.pk).count() == before[1]
 
 
 def test_an_id_of_a_turn_that_is_somebody_elses_takes_no_conversation_apart(ana: User, bo: User):

@@ -221,7 +221,7 @@ def test_in_the_trash_a_conversation_is_not_shown(conversation: Conversation):
 def test_a_conversation_takes_its_shares_with_it(conversation: Conversation, monkeypatch: pytest.MonkeyPatch):
     share = make(conversation)
     with monkeypatch.context() as patch:
-        patch.setattr(deletion, "_erase_if_over", lambda *_, **__: False)  # something of it still runs
+        patch.setattr(deletion, "erase_if_over", lambda *_, **__: False)  # something of it still runs
         deletion.delete_conversation(conversation)
     assert is_gone(share)
     deletion.finish_deletions()
