@@ -37,6 +37,8 @@ LONG = [
     *("e2e/test_first_impression.py", "processes/test_hostile_crowd.py", "processes/test_crowds_at_the_door.py"),
     *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
     *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_order.py", "e2e/test_long.py", "e2e/test_journey.py"),
+    *("e2e/test_sharing.py", "e2e/test_branches.py", "e2e/test_taking_along.py", "e2e/test_search.py"),
+    *("history/test_large_imports.py", "fuzz/test_requests.py"),
     *("processes/test_bad_networks.py", "chat/test_bad_providers.py", "chat/test_dialects.py", "chat/test_runner.py"),
     "chat/test_attachments.py",
 ]

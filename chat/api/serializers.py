@@ -126,9 +126,7 @@ class AskSerializer(serializers.Serializer[Any]):
     the model's `efforts`. `beside_id` is a turn whose question another model is to answer beside it: then `text`,
     `parent_id` and `attachments` are that turn's. `folder_id` is where a new conversation begins."""
 
-    text = serializers.CharField(
-        required=False, default="", trim_whitespace=False, allow_blank=True, max_length=1_000_000
-    )
+    text = serializers.CharField(required=False, trim_whitespace=False, allow_blank=True, max_length=1_000_000)
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
     effort = serializers.CharField(required=False, allow_blank=True, default="", max_length=20)
     parent_id = serializers.UUIDField(required=False, allow_null=True)
@@ -137,6 +135,11 @@ class AskSerializer(serializers.Serializer[Any]):
     stream = serializers.BooleanField(required=False, default=False)
     attachments = serializers.ListField(child=serializers.UUIDField(), required=False, default=list, max_length=100)
     folder_id = serializers.UUIDField(required=False, allow_null=True, default=None)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if "text" not in fields and fields.get("beside_id") is None:
+            raise serializers.ValidationError({"text": self.fields["text"].error_messages["required"]})
+        return fields
 
 
 class NewShareSerializer(serializers.Serializer[Any]):

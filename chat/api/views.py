@@ -215,7 +215,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
     question = Question(
         turn_id=fields.get("turn_id") or new_id(),
         conversation_id=conversation_id,
-        text=fields["text"],
+        text=fields.get("text", ""),
         model=fields["model"],
         effort=fields["effort"],
         parent_id=fields.get("parent_id", LATEST),

@@ -152,6 +152,7 @@ if (dialog) {
   dialog.addEventListener("close", () => {
     if (dialog.open) return; // the event comes late: it was opened again meanwhile
     content.replaceChildren();
+    if (document.activeElement && document.activeElement !== document.body) return; // and so may a key have been faster
     if (opener?.isConnected && opener !== document.body) opener.focus();
     else document.querySelector("[data-text]")?.focus();
   });

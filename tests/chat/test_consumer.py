@@ -254,6 +254,7 @@ async def test_a_question_is_confirmed_with_its_place_and_its_html(ana: User, ru
         "turn_id": str(turn_id),
         "conversation_id": str(conversation_id),
         "parent_id": None,
+        "beside_id": None,
         "seq": 1,
         "model": "scripted",
         "route": "",
@@ -558,6 +559,7 @@ async def test_a_conversation_that_is_gone_is_shown_as_nothing(ana: User, bo: Us
                 "type": "conversation.changed",
                 "conversation_id": str(conversation_id),
                 "html": "",
+                "leaf_id": None,
             }
 
 

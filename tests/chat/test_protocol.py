@@ -212,7 +212,8 @@ def test_an_allowance_without_a_limit_has_none():
 
 def test_a_gone_conversation_has_no_html():
     event = spoken(vocabulary.conversation_event(CONVERSATION, ""))
-    assert event == {"type": "conversation.changed", "conversation_id": str(CONVERSATION), "html": ""}
+    gone = {"conversation_id": str(CONVERSATION), "html": "", "leaf_id": None}
+    assert event == {"type": "conversation.changed", **gone}
 
 
 def test_a_notice_says_how_much_it_matters():

@@ -39,7 +39,7 @@ def test_what_was_found_is_marked_escaped_and_leads_to_its_turn(client: Client, 
     turn = answered(ana, "¿Qué es <b>Café</b>?", "Una bebida: <script>alert('café')</script>", title="Bebidas & más")
     Conversation.objects.filter(pk=turn.conversation_id).update(is_archived=True)
     html = page(client, "cafe bebida")
-    assert f'href="/c/{turn.conversation_id}/#turn-{turn.pk}"' in html
+    assert f'href="/c/{turn.conversation_id}/?turn={turn.pk}#turn-{turn.pk}"' in html
     assert "&lt;b&gt;<mark>Café</mark>&lt;/b&gt;" in html
     assert "&lt;script&gt;alert(&#x27;<mark>café</mark>&#x27;)" in html
     assert "Bebidas &amp; más" in html
@@ -92,7 +92,7 @@ def test_the_palette_finds_titles_and_turns(client: Client, ana: User, bo: User)
     answered(bo, "lentejas", "ajenas")
     fragment = client.get("/palette/", {"q": "lentejas"}, headers={"HX-Request": "true"}).content.decode()
     assert fragment.count('role="option"') == 2
-    assert f"/c/{turn.conversation_id}/#turn-{turn.pk}" in fragment
+    assert f"/c/{turn.conversation_id}/?turn={turn.pk}#turn-{turn.pk}" in fragment
     unfinished = client.get("/palette/", {"q": "model:"}, headers={"HX-Request": "true"})
     assert (unfinished.status_code, unfinished.content.decode().strip()) == (200, "")
 

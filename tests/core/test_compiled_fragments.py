@@ -148,7 +148,8 @@ def test_a_turn_without_any_one_value_is_what_its_template_renders(name: str):
 @pytest.mark.parametrize("title", ["", "Saludos", *HOSTILE], ids=lambda title: title[:20])
 def test_a_conversation_is_what_its_template_renders(title: str, is_current: bool):
     row = Conversation(pk=new_id(), owner_id=1, title=title)
-    expected = rendered_line({"id": row.pk, "title": title}, {"is_current": is_current})
+    values = {"id": row.pk, "title": title, "place": "list", "used_at": row.updated_at.isoformat()}
+    expected = rendered_line(values, {"is_current": is_current})
     assert conversation_html(row, is_current=is_current) == expected
     assert conversation_html(row, is_current=is_current) == expected, "The second time."
 

@@ -136,7 +136,7 @@ async def test_the_palette_finds_conversations_models_and_pages(
         await expect(options(tab)).to_have_text(["Canción de cuna"])
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(re.compile(f"/c/{oldest}/$"))
-        assert (await page.request.get("/palette/")).url.endswith("/conversations/")
+        assert (await page.request.get("/palette/")).url.endswith("/search/")
 
 
 # --- A question in line -----------------------------------------------------------------------------------------------
