@@ -14,7 +14,7 @@ from django.conf import settings as site
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from accounts.models import User
 from billing import metering
@@ -54,6 +54,14 @@ class Branching(RuleBasedStateMachine):
         self.in_trash: dict[UUID, set[UUID]] = {}  # conversations, with their turns
 
     # --- What a tab does
+
+    @initialize()
+    def begin(self) -> None:
+        """Without turns most acts do nothing, and a history seldom comes to any by itself."""
+        for _ in range(2):
+            self.ask(0, "a")
+            self.answer(0)
+        self.ask(1, "a")
 
     @rule(where=PICK, text=st.sampled_from(["a", "b"]))
     def ask(self, where: int, text: str) -> None:
@@ -95,6 +103,7 @@ class Branching(RuleBasedStateMachine):
         found = Conversation.objects.filter(owner_id=self.user.pk, is_deleted=None).order_by("pk")
         if conversations := list(found):
             deletion.delete_conversation(self.one_of(conversations, where))
+            self.known.append(new_id())
 
     @rule(of=PICK, act=st.sampled_from(["trash", "restore", "erase"]))
     def put_in_order(self, of: int, act: str) -> None:
