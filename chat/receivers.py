@@ -11,7 +11,6 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Q
-from django.db.models.signals import post_save
 from django.dispatch import receiver
 from redis.exceptions import RedisError
 
@@ -32,12 +31,6 @@ MAX_NOTICES = 5
 def ask_guests_and_forget_answers(user_id: int, **_signal: Any) -> None:
     _when_committed("default", lambda: _try_to_ask_guests(user_id))
     _when_committed("default", lambda: _try_to_forget_answers(user_id))
-
-
-@receiver(post_save, sender=Conversation)
-def notify_of_title(instance: Conversation, update_fields: frozenset[str] | None, **_signal: Any) -> None:
-    if update_fields and "title" in update_fields:  # a new conversation comes with its first turn
-        notify_of_change(instance)
 
 
 @receiver(branch_chosen)

@@ -12,6 +12,7 @@ from core import rows
 from core.errors import NotFound
 from history.folding import titled
 from history.models import THERE, Conversation, TitledBy, Turn
+from history.signals import conversations_changed
 
 T = TypeVar("T")
 
@@ -121,11 +122,14 @@ def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_
 
 
 def rename_conversation(conversation: Conversation, title: str) -> None:
-    """Give the conversation its owner's title, which nothing replaces."""
+    """Give the conversation its owner's title, which nothing replaces; raises NotFound if it was deleted, or put into
+    the trash, meanwhile."""
     fields = titled(title) | {"titled_by": TitledBy.PERSON}
+    if not rows.update(Conversation, {"pk": conversation.pk, "owner_id": conversation.owner_id} | THERE, fields):
+        raise NotFound
     for name, value in fields.items():
         setattr(conversation, name, value)
-    conversation.save(update_fields=list(fields))
+    conversations_changed.send_robust(Conversation, owner_id=conversation.owner_id, conversation_ids=[conversation.pk])
 
 
 def title_conversation(conversation: Conversation, title: str) -> bool:

@@ -35,7 +35,7 @@ def delete_conversation(conversation: Conversation) -> None:
         found = found.filter(trashed_at__isnull=False)
     if not found.update(is_deleted=True) and conversation.trashed_at:
         raise NotFound
-    _erase_if_over(conversation, patience_seconds=PATIENCE_SECONDS)
+    erase_if_over(conversation, patience_seconds=PATIENCE_SECONDS)
 
 
 def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
@@ -46,10 +46,10 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
     Folder.objects.filter(owner_id=owner_id).delete()
     of_owner.filter(is_deleted=None).update(is_deleted=True)
     found = list(of_owner[:PAGE_SIZE])
-    left = [conversation for conversation in found if not _erase_if_over(conversation)]
+    left = [conversation for conversation in found if not erase_if_over(conversation)]
     deadline = time.monotonic() + patience_seconds  # they were all asked to stop, and do it at the same time
     for conversation in left:
-        _erase_if_over(conversation, patience_seconds=deadline - time.monotonic())
+        erase_if_over(conversation, patience_seconds=deadline - time.monotonic())
     return not of_owner.exists()
 
 
@@ -60,7 +60,7 @@ def finish_deletions() -> None:
     deleted = (row for page in iterate_pages(found) for row in page)
     for conversation in while_time(deleted, SWEEP_SECONDS):
         with guard("deletion", conversation_id=conversation.pk):
-            _erase_if_over(conversation)
+            erase_if_over(conversation)
 
 
 def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:
@@ -74,7 +74,7 @@ def erase_turns(turn_ids: Sequence[UUID]) -> None:
         Turn.objects.filter(pk__in=some).exclude(status__in=Turn.OPEN).delete()
 
 
-def _erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:
+def erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:
     """Erase a deleted conversation, its turns first; return whether that is done, by whomever."""
     turn_ids = list_turn_ids(conversation.owner_id, conversation_id=conversation.pk)
     if rows.find(Conversation, pk=conversation.pk, is_deleted=True) is None:

@@ -17,6 +17,7 @@ from core.sweeps import in_portions
 from history import tree
 from history.deletion import COPY_GRACE, erase_turns
 from history.errors import ForkTooLarge
+from history.folding import titled
 from history.models import Conversation, TitledBy, Turn, new_id
 
 COPY_TIME = COPY_GRACE / 2
@@ -41,14 +42,14 @@ def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> 
     """Return a new conversation of the same owner, in the same folder, that nobody sees yet, for `finish_copy`; or, if
     the id is in use, the owner's that is there.
 
-    Raises Conflict if it is somebody else's, NotFound while it is being deleted, and Unavailable, with the time to
-    wait, while another request copies to it, or has died over that.
+    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted, and Unavailable, with
+    the time to wait, while another request copies to it, or has died over that.
     """
     copy = Conversation(
         pk=conversation_id,
         owner_id=original.owner_id,
         folder_id=original.folder_id,
-        title=title,
+        **titled(title),
         titled_by=TitledBy.PERSON,
         is_deleted=True,
     )
@@ -58,10 +59,10 @@ def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> 
         existing = rows.find(Conversation, pk=conversation_id, owner_id=original.owner_id)
         if existing is None:
             raise Conflict from error
+        if existing.trashed_at or (existing.is_deleted and existing.turn_count):
+            raise NotFound from error
         if not existing.is_deleted:
             return existing
-        if existing.turn_count:
-            raise NotFound from error
         raise Unavailable(retry_after=5) from error
     return copy
 

@@ -46,11 +46,12 @@ def copy_share(share: SharedPage, owner_id: int, conversation_id: UUID) -> Conve
 
 
 def _find_copied(owner_id: int, conversation_id: UUID) -> Conversation | None:
-    """Return the conversation that has the id; raises Conflict for somebody else's, NotFound for a deleted one."""
+    """Return the conversation that has the id; raises Conflict for somebody else's, NotFound for one that is in
+    the trash or deleted."""
     existing = rows.find(Conversation, pk=conversation_id)
     if existing is not None and existing.owner_id != owner_id:
         raise Conflict
-    if existing is not None and existing.is_deleted:
+    if existing is not None and (existing.is_deleted or existing.trashed_at):
         raise NotFound
     return existing
 

@@ -71,12 +71,15 @@ def abandon_copy(copy: ShareCopy) -> None:
     """Erase a copy that is not finished; one that is only loses its mark."""
     if rows.find(Conversation, pk=copy.pk) is None:
         Turn.objects.filter(owner_id=copy.owner_id, conversation_id=copy.pk).delete()
+        # The same request, at the same time, may have let it be seen since.
+        Conversation.objects.filter(pk=copy.pk, owner_id=copy.owner_id).update(is_deleted=True)
     ShareCopy.objects.filter(pk=copy.pk).delete()
 
 
 def repair_shares() -> None:
-    """Erase the shares that have expired, and what writers have left behind that died."""
-    for page in iterate_pages(SharedPage.objects.filter(expires_at__lte=now())):
+    """Erase the shares that have expired, and what writers have left behind that died. One that was taken down stays
+    (`sharing.revoke_share`)."""
+    for page in iterate_pages(SharedPage.objects.filter(expires_at__lte=now(), taken_down_at=None)):
         for share in page:
             with guard("expired share", share_id=share.pk):
                 revoke(share)

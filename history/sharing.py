@@ -195,7 +195,9 @@ def report_share(share: SharedPage, reason: str, text: str, *, report_id: UUID) 
             rows.insert(report)
         except IntegrityError:
             return
-    rows.update(SharedPage, {"pk": share.pk}, {"reported_at": now()}, plus={"report_count": 1})
+    if not rows.update(SharedPage, {"pk": share.pk}, {"reported_at": now()}, plus={"report_count": 1}):
+        ShareReport.objects.filter(pk=report_id).delete()  # it was revoked meanwhile, and its reports erased
+        return
     alert(f"share:{share.pk}", REPORTED, share=share.pk, reason=reason)
 
 

@@ -18,5 +18,5 @@ conversations_trashed = Signal()
 done, the sweep does."""
 
 conversations_changed = Signal()
-"""Sent with `owner_id` and `conversation_ids` after conversations have got another place: were taken out of the trash,
-pinned, archived, moved. With no ids, after a folder has changed."""
+"""Sent with `owner_id` and `conversation_ids` after conversations have got another title or place: were renamed, taken
+out of the trash, pinned, archived, moved. With no ids, after a folder has changed."""

@@ -40,7 +40,10 @@ def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Co
     conversation = get_or_create_conversation(
         turn.owner_id, turn.conversation_id, title=turn.question, folder_id=folder_id
     )
-    return conversation, add_turn(turn)
+    added = add_turn(turn)
+    if added.conversation_id != turn.conversation_id:  # the turn's id is in use elsewhere: nothing begins with it
+        Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id, turn_count=0).delete()
+    return conversation, added
 
 
 def get_or_create_conversation(

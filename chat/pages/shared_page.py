@@ -44,12 +44,19 @@ def shown_shares(owner_id: int, *, conversation_id: UUID | None = None) -> list[
 
 
 def shared_context(share: SharedPage, token: str, request: HttpRequest) -> dict[str, Any]:
-    """Return the context of `chat/shared.html`; raises NotFound for a page that is none."""
+    """Return the context of `chat/shared.html`; raises NotFound for a page that is none, ShareGone if it
+    was revoked meanwhile."""
     number = _number_of(request.GET.get("page", "1"))
     pages = max(1, -(-share.turn_count // sharing.PAGE_SIZE))
     if not 1 <= number <= pages:
         raise NotFound
-    turns, budget = sharing.list_shared_turns(share, start=(number - 1) * sharing.PAGE_SIZE), RenderingBudget()
+    start = (number - 1) * sharing.PAGE_SIZE
+    turns = sharing.list_shared_turns(share, start=start)
+    if len(turns) < min(share.turn_count - start, sharing.PAGE_SIZE):
+        current = sharing.open_share(token)
+        if current.edition != share.edition:  # it has taken the place of this one, which is erased
+            return shared_context(current, token, request)
+    budget = RenderingBudget()
     return {
         "share": share,
         "token": token,

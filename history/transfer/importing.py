@@ -31,7 +31,8 @@ from kombu.exceptions import OperationalError
 
 from accounts.models import User
 from core import long_work, rows
-from core.errors import RateLimited
+from core.errors import Conflict, RateLimited
+from history import deletion
 from history.folding import fold, titled
 from history.models import Conversation, Import, TitledBy, Turn, now
 from history.transfer import states
@@ -143,10 +144,14 @@ def _give_up(row: Import) -> None:
     """Refuse a file of which workers die again and again, and erase what they wrote of a conversation that is not
     there. The conversations before it stay."""
     if row.status == Import.Status.WRITING and (line := next(_lines(row), None)) is not None:
-        conversation_id = id_of(row.owner_id, _decode(line[0]), "")
-        if not Conversation.objects.filter(pk=conversation_id).exists():
-            Turn.objects.filter(owner_id=row.owner_id, conversation_id=conversation_id).delete()
+        _erase_half(row.owner_id, id_of(row.owner_id, _decode(line[0]), ""))
     _refuse(row, "import_stuck")
+
+
+def _erase_half(owner_id: int, conversation_id: UUID) -> None:
+    """Erase the turns of a conversation that is not there."""
+    if not Conversation.objects.filter(pk=conversation_id).exists():
+        Turn.objects.filter(owner_id=owner_id, conversation_id=conversation_id).delete()
 
 
 def _read(row: Import) -> bool:
@@ -265,16 +270,22 @@ def _write_one(row: Import, parsed: ParsedConversation, position: int) -> None:
 
 def write_conversation(owner_id: int, parsed: ParsedConversation) -> str:
     """Write a conversation, first its turns and then its row, which shows it; return "new", "known" for one that the
-    owner has, in the trash too, which stays as it is, or "taken" where its id is somebody else's."""
+    owner has, in the trash too, which stays as it is, or "taken" where its id, or one of a turn, is another's. One that
+    was deleted, and is not erased yet, is erased first; while it is still being answered its id is taken, too."""
     conversation_id = id_of(owner_id, parsed, "")
     candidates = {conversation_id} | _own_id(parsed)
-    found = list(Conversation.objects.filter(pk__in=candidates).only("pk", "owner_id"))
-    if any(row.owner_id == owner_id for row in found):
+    found = list(Conversation.objects.filter(pk__in=candidates).only("pk", "owner_id", "is_deleted"))
+    if any(row.owner_id == owner_id and not row.is_deleted for row in found):
         return "known"
-    if any(row.pk == conversation_id for row in found):
-        return "taken"
+    for row in found:
+        if row.pk == conversation_id and not (row.owner_id == owner_id and deletion.erase_if_over(row)):
+            return "taken"
     conversation, turns = _rows_of(owner_id, conversation_id, parsed)
-    _insert_turns(turns)
+    try:
+        _insert_turns(turns)
+    except Conflict:
+        _erase_half(owner_id, conversation_id)
+        return "taken"
     try:
         rows.insert(conversation)
     except IntegrityError:  # another worker was as fast: it has written the same
@@ -360,13 +371,18 @@ def _moment(seconds: float | None, latest: dt.datetime) -> dt.datetime | None:
 
 
 def _insert_turns(turns: list[Turn]) -> None:
-    """Write the turns, without those that a worker has written who died before the conversation's row."""
+    """Write the turns, without those that a worker has written who died before the conversation's row. Raises Conflict
+    if an id of one, or its place, is another turn's."""
     for start in range(0, len(turns), TURNS_AT_ONCE):
         some = turns[start : start + TURNS_AT_ONCE]
+        ids = [turn.pk for turn in some]
+        written = Turn.objects.filter(pk__in=ids, owner_id=some[0].owner_id, conversation_id=some[0].conversation_id)
         for _ in range(MAX_INSERTS):
             try:
                 Turn.objects.bulk_create(some)
                 break
             except IntegrityError:  # MongoDB keeps those before the first that was there
-                there = set(Turn.objects.filter(pk__in=[turn.pk for turn in some]).values_list("pk", flat=True))
+                there = set(written.values_list("pk", flat=True))
                 some = [turn for turn in some if turn.pk not in there]
+        else:
+            raise Conflict

@@ -1,6 +1,7 @@
 """Whatever people do to a conversation, from tabs that know nothing of each other, and whoever dies over it: every turn
 has its place, can be gone back to, and the chosen branch ends with a leaf. `SOAK=1` draws a thousand histories."""
 
+import datetime as dt
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,10 +10,11 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.conf import settings as site
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from accounts.models import User
 from billing import metering
@@ -23,7 +25,7 @@ from chat.turns.opening import LATEST, Question, open_turn
 from chat.turns.stopping import stop_turn
 from core.errors import DomainError, Unavailable
 from core.redis_clients import close_async_redis, sync_redis
-from history import access, branches, deletion
+from history import access, branches, deletion, order
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome
 from tests.billing.together import together
@@ -48,8 +50,18 @@ class Branching(RuleBasedStateMachine):
         self.user = User.objects.create(email=f"{new_id()}@example.com")
         BillingAccount.objects.create(user=self.user, plan=self.plan)
         self.known = [new_id(), new_id()]  # conversations, begun or not
+        self.undos: list[str] = []
+        self.in_trash: dict[UUID, set[UUID]] = {}  # conversations, with their turns
 
     # --- What a tab does
+
+    @initialize()
+    def begin(self) -> None:
+        """Without turns most acts do nothing, and a history seldom comes to any by itself."""
+        for _ in range(2):
+            self.ask(0, "a")
+            self.answer(0)
+        self.ask(1, "a")
 
     @rule(where=PICK, text=st.sampled_from(["a", "b"]))
     def ask(self, where: int, text: str) -> None:
@@ -91,6 +103,24 @@ class Branching(RuleBasedStateMachine):
         found = Conversation.objects.filter(owner_id=self.user.pk, is_deleted=None).order_by("pk")
         if conversations := list(found):
             deletion.delete_conversation(self.one_of(conversations, where))
+            self.known.append(new_id())
+
+    @rule(of=PICK, act=st.sampled_from(["trash", "restore", "erase"]))
+    def put_in_order(self, of: int, act: str) -> None:
+        if turn := self.pick(of):
+            self.try_to(self.doing(act, turn.conversation_id))
+
+    @rule(which=PICK)
+    def undo(self, which: int) -> None:
+        """It may be the undo of a page that has been open for long."""
+        if self.undos:
+            self.try_to(lambda: order.do(self.user.pk, *order.read_act(self.one_of(self.undos, which))))
+
+    @rule(of=PICK)
+    def lie_in_the_trash_for_long(self, of: int) -> None:
+        if turn := self.pick(of):
+            trashed = Conversation.objects.filter(pk=turn.conversation_id, trashed_at__isnull=False)
+            trashed.update(trashed_at=timezone.now() - dt.timedelta(days=site.TRASH_DAYS + 1))
 
     @rule(of=PICK, other=PICK)
     def act_in_tabs_at_once(self, of: int, other: int) -> None:
@@ -102,7 +132,10 @@ class Branching(RuleBasedStateMachine):
             self.asking(first.conversation_id, "b"),
             self.asking(second.conversation_id, "c", parent_id=second.parent_id),
             partial(self.choose, second),
+            self.doing("trash", second.conversation_id),
+            self.doing("restore", second.conversation_id),
         ]
+        self.in_trash.clear()  # it may have been taken back, asked in, and put there again
         for answer in together(acts):
             assert not isinstance(answer, Exception) or isinstance(answer, DomainError), repr(answer)
 
@@ -110,7 +143,8 @@ class Branching(RuleBasedStateMachine):
 
     @rule(of=PICK)
     def answer(self, of: int) -> None:
-        if turn := self.pick(of, status=Turn.Status.QUEUED):
+        """Also for a runner that is gone."""
+        if turn := self.pick(of, status__in=Turn.OPEN):
             close_turn(turn, Outcome(Turn.Status.COMPLETED, answer="Re.", usage_source="provider"))
 
     @rule(of=PICK, text=st.sampled_from(["", "half"]))
@@ -130,6 +164,13 @@ class Branching(RuleBasedStateMachine):
         if turn := self.pick(of):
             with patch("history.forks.rows.update", die), pytest.raises((Died, DomainError)):
                 forking.fork(self.user.pk, turn.pk, new_id())
+
+    @rule(of=PICK)
+    def die_over_the_trash(self, of: int) -> None:
+        """It is there, what is asked in it was not stopped."""
+        if turn := self.pick(of):
+            with patch("history.trash._announce_trashed", die), pytest.raises(Died):
+                self.doing("trash", turn.conversation_id)()
 
     @rule()
     def sweep(self) -> None:
@@ -157,6 +198,9 @@ class Branching(RuleBasedStateMachine):
             assert leaf is not None or not turns
             assert leaf is None or (leaf.pk in turns and leaf.pk not in parents)
             assert self.reachable(conversations[pk]) == set(turns)
+        trashed = {pk: set(trees[pk]) for pk, row in conversations.items() if row.trashed_at}
+        assert all(self.in_trash.get(pk, turns) == turns for pk, turns in trashed.items()), "It is as it was put there."
+        self.in_trash = trashed
 
     def reachable(self, conversation: Conversation) -> set[UUID]:
         """Return the turns that somebody finds who opens the conversation and goes through all siblings."""
@@ -172,9 +216,13 @@ class Branching(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end nothing of what is deleted, or half copied, is left, and everything is paid once."""
-        for turn in Turn.objects.filter(owner_id=self.user.pk, status=Turn.Status.QUEUED):
+        self.sweep()
+        of_owner = Turn.objects.filter(owner_id=self.user.pk)
+        assert not of_owner.filter(conversation_id__in=list(self.in_trash), status=Turn.Status.QUEUED).exists()
+        # A runner has what waits, and what was shown to nobody when its own was killed.
+        for turn in of_owner.filter(status__in=Turn.OPEN):
             close_turn(turn, Outcome(Turn.Status.FAILED))
-        for _ in range(3):
+        for _ in range(2):
             self.sweep()
         kept = Conversation.objects.filter(owner_id=self.user.pk).values_list("pk", flat=True)
         assert not Turn.objects.filter(owner_id=self.user.pk).exclude(conversation_id__in=list(kept)).exists()
@@ -187,11 +235,14 @@ class Branching(RuleBasedStateMachine):
         asked = {"turn_id": new_id(), "parent_id": LATEST, "model": "scripted"} | fields
         return lambda: open_turn(self.user.pk, Question(conversation_id=conversation_id, text=text, **asked))  # type: ignore[arg-type]
 
+    def doing(self, act: str, conversation_id: UUID) -> Callable[[], object]:
+        return lambda: self.undos.append(order.do(self.user.pk, act, {conversation_id: None}).undo)
+
     def choose(self, turn: Turn) -> None:
         conversation = access.access_conversation(self.user.pk, turn.conversation_id)
         branches.choose_branch(conversation, branches.get_turn(conversation, turn.pk))
 
-    def pick(self, number: int, **where: str) -> Turn | None:
+    def pick(self, number: int, **where: object) -> Turn | None:
         turns = list(Turn.objects.filter(owner_id=self.user.pk, **where).order_by("pk"))
         return self.one_of(turns, number) if turns else None
 

@@ -237,7 +237,7 @@ async def test_a_lease_keeps_what_was_deleted_from_being_given_back(redis: Redis
 # --- A deletion that dies, or cannot go on ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["_erase_if_over", "erase_turns", "list_turn_ids"])
+@pytest.mark.parametrize("step", ["erase_if_over", "erase_turns", "list_turn_ids"])
 def test_a_deletion_that_dies_at_any_step_is_finished_by_the_sweep(
     ana: User, monkeypatch: pytest.MonkeyPatch, step: str
 ):

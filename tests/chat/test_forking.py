@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.conf import settings as site
@@ -20,7 +21,7 @@ from chat.turns import forking
 from chat.turns.closing import close_turn
 from chat.turns.limits import count_upload
 from core.errors import Conflict, NotFound, RateLimited, Unavailable
-from history import access, branches, deletion, forks
+from history import access, branches, deletion, forks, trash
 from history.errors import ForkTooLarge, ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome
@@ -66,7 +67,7 @@ def test_a_fork_has_the_way_to_its_turn_and_costs_nothing(ana: User):
     records, used = UsageRecord.objects.count(), period_of(ana).used_micros
     copy = forking.fork(ana.pk, second.pk, new_id())
     found = access.access_conversation(ana.pk, copy.pk)
-    assert (found.title, found.turn_count) == ("one (rama)", 2)
+    assert (found.title, found.search_title, found.turn_count) == ("one (rama)", "one (rama)", 2)
     turns = way(found)
     assert [(turn.question, turn.answer, turn.seq, turn.depth, turn.cost_micros) for turn in turns] == [
         ("one", "Re: one", 1, 0, 0),
@@ -85,6 +86,8 @@ def test_the_same_fork_again_is_the_same(ana: User, api: Api):
     assert [answer.json()["turn_count"] for answer in answers] == [2, 2]
     assert Conversation.objects.count() == 2
     assert Turn.objects.filter(conversation_id=body["conversation_id"]).count() == 2
+    trash.trash_conversations(ana.pk, [UUID(body["conversation_id"])])
+    assert api(ana).post(f"/api/v1/turns/{second.pk}/fork", body, format="json").status_code == 404
 
 
 def test_of_many_at_once_one_forks_and_the_others_get_that_or_wait(ana: User):

@@ -16,6 +16,7 @@ from accounts.models import User
 from billing import metering
 from billing.models import Reservation
 from chat.turns import known_turns
+from chat.turns.closing import close_queued
 from chat.turns.known_turns import BeingWritten
 from chat.turns.opening import Question, open_or_await_turn, open_turn
 from core.errors import Conflict, Unavailable
@@ -23,7 +24,7 @@ from core.sweeps import MAX_CLOCK_DIFFERENCE
 from core.threads import in_thread
 from history import access, tree
 from history.deletion import delete_conversation
-from history.models import Turn
+from history.models import Conversation, Turn
 from history.progress import Outcome, claim, close
 from tests.chat.asking import period_of, question, saved
 from tests.chat.live import page_of
@@ -71,6 +72,16 @@ def test_a_used_id_is_a_conflict_at_once(ana: User):
     assert (type(refused.value), refused.value.status) == (Conflict, 409)
     assert len(statements) < 5
     assert period_of(ana).account.holds == 0
+
+
+@pytest.mark.stores
+def test_an_id_of_a_turn_that_failed_elsewhere_begins_no_conversation(carla: User):
+    failed = open_turn(carla.pk, question()).turn
+    close_queued(failed, status=Turn.Status.FAILED)
+    with pytest.raises(Conflict):
+        open_turn(carla.pk, question(turn_id=failed.pk))
+    assert Conversation.objects.get().pk == failed.conversation_id
+    assert period_of(carla).reserved_micros == 0
 
 
 def test_an_id_that_is_held_for_long_is_refused_until_the_sweep_releases_it(carla: User):

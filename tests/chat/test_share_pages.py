@@ -78,6 +78,21 @@ def path_of(share: SharedPage) -> str:
 # --- What whoever has the link sees -----------------------------------------------------------------------------------
 
 
+def test_whoever_opens_it_while_it_is_updated_sees_an_edition(
+    member: Client, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+):
+    share = share_by_page(member, conversation)
+    read = sharing.list_shared_turns
+
+    def be_overtaken(*arguments: Any, **named: Any) -> list[SharedTurn]:
+        monkeypatch.setattr(sharing, "list_shared_turns", read)
+        sharing.update_share(share, lambda turn: sharing.Description(turn.model))
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(sharing, "list_shared_turns", be_overtaken)
+    assert "Nada." in visitor().get(path_of(share)).content.decode()
+
+
 def test_a_visitor_reads_what_is_shared_and_nothing_else(ana: User, member: Client, conversation: Conversation):
     User.objects.filter(pk=ana.pk).update(name="Ana Prado")
     share = share_by_page(member, conversation)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from core.errors import NotFound
+from history import access, trash
 from history.models import Conversation, Turn, new_id
 from tests.history.growing import ask, ask_in_a_row, begin
 
@@ -100,6 +102,16 @@ def test_a_conversation_is_renamed(api, ana):
     assert (answer.status_code, answer.json()["title"]) == (200, "Cocina")
     conversation.refresh_from_db()
     assert conversation.title == "Cocina"
+
+
+def test_what_goes_while_it_is_renamed_is_not_found(ana):
+    gone, trashed = begin(ana.pk), begin(ana.pk)
+    Conversation.objects.filter(pk=gone.pk).delete()
+    trash.trash_conversations(ana.pk, [trashed.pk])
+    for conversation in (gone, trashed):
+        with pytest.raises(NotFound):
+            access.rename_conversation(conversation, "Otro")
+    assert Conversation.objects.get().title == "Saludos"
 
 
 def test_a_change_without_a_title_changes_nothing(api, ana):

@@ -44,7 +44,7 @@ def test_an_old_process_deletes_a_person_s_whole_history(old_conversation: Any):
 
 def test_who_is_titled_while_it_is_deleted_keeps_its_title(monkeypatch: pytest.MonkeyPatch):
     conversation = begin()
-    monkeypatch.setattr(deletion, "_erase_if_over", lambda *_, **__: False)
+    monkeypatch.setattr(deletion, "erase_if_over", lambda *_, **__: False)
     deletion.delete_conversation(conversation)
     assert not access.title_conversation(conversation, "Adiós")
     with pytest.raises(NotFound):

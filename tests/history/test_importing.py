@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from celery.exceptions import Retry
 from django.core.files.storage import storages
@@ -17,8 +18,9 @@ from pytest_django import Settings
 
 from accounts.models import User
 from config import settings as site
-from history import access, deletion
-from history.models import Conversation, Import, Turn
+from core import rows
+from history import access, deletion, trash
+from history.models import Conversation, Import, Turn, new_id
 from history.queries import parse_query
 from history.search import search_turns
 from history.transfer import archive, extract, importing, states
@@ -134,6 +136,27 @@ def test_what_is_here_already_is_left_as_it_is(ana: User, bo: User):
     assert imported(bo.pk, data).imported == 2, "Another person's are others."
     deletion.delete_conversation(second)
     assert imported(ana.pk, data).imported == 1, "What was deleted for good comes back."
+    for conversation in Conversation.objects.filter(owner_id=ana.pk):
+        trash.trash_conversations(ana.pk, [conversation.pk])
+        trash.delete_from_trash(ana.pk, [conversation.pk])
+    assert imported(ana.pk, data).imported == 2, "Also where the sweep comes after it."
+    deletion.finish_deletions()
+    assert Conversation.objects.filter(owner_id=ana.pk, is_deleted=None).count() == 2
+    assert Turn.objects.filter(owner_id=ana.pk).count() == before[1]
+
+
+def test_an_id_of_a_turn_that_is_somebody_elses_takes_no_conversation_apart(ana: User, bo: User):
+    data = as_json(chatgpt_tree(), chatgpt({"q": (None, chatgpt_message("user", "hola"))}, "c2"))
+    assert imported(ana.pk, data).imported == 2
+    first = Conversation.objects.get(turn_count=6)
+    taken = Turn.objects.filter(conversation_id=first.pk).order_by("seq")[2]
+    Conversation.objects.all().delete()
+    Turn.objects.all().delete()
+    taken.owner_id, taken.conversation_id = bo.pk, new_id()
+    rows.insert(taken)
+    row = imported(ana.pk, data)
+    assert (row.status, row.imported, msgspec.json.decode(row.left_out)["taken"]) == ("done", 1, 1)
+    assert (Turn.objects.filter(owner_id=ana.pk).count(), Turn.objects.filter(owner_id=bo.pk).count()) == (1, 1)
 
 
 class Killed(BaseException):

@@ -221,7 +221,7 @@ def test_in_the_trash_a_conversation_is_not_shown(conversation: Conversation):
 def test_a_conversation_takes_its_shares_with_it(conversation: Conversation, monkeypatch: pytest.MonkeyPatch):
     share = make(conversation)
     with monkeypatch.context() as patch:
-        patch.setattr(deletion, "_erase_if_over", lambda *_, **__: False)  # something of it still runs
+        patch.setattr(deletion, "erase_if_over", lambda *_, **__: False)  # something of it still runs
         deletion.delete_conversation(conversation)
     assert is_gone(share)
     deletion.finish_deletions()
@@ -255,6 +255,11 @@ def test_an_expired_share_is_not_shown_and_is_swept(conversation: Conversation):
     assert not SharedPage.objects.filter(pk=share.pk).exists()
     assert shown(kept) == WHOLE
     assert rows_left() == [1, 3, 0, 0]
+    sharing.take_down(kept, "Fraude")
+    SharedPage.objects.filter(pk=kept.pk).update(expires_at=now())
+    share_erasure.repair_shares()
+    with pytest.raises(ShareTakenDown):
+        make(conversation)
 
 
 class Killed(BaseException):
@@ -417,6 +422,10 @@ def test_a_report_is_kept_once_and_a_share_keeps_so_many(conversation: Conversat
     sharing.report_share(share, "spam", "", report_id=new_id())
     share.refresh_from_db()
     assert (share.report_count, ShareReport.objects.count()) == (2, 1)
+    monkeypatch.undo()
+    sharing.revoke_share(share)
+    sharing.report_share(share, "spam", "Too late", report_id=new_id())  # who reports it has opened it before
+    assert rows_left() == [0, 0, 0, 0]
 
 
 # --- Copies -----------------------------------------------------------------------------------------------------------
@@ -452,9 +461,11 @@ def test_a_copy_takes_no_id_that_is_in_use(conversation: Conversation, reader: i
     with pytest.raises(Conflict):
         share_copies.copy_share(share, reader, theirs)
     taken = begin(reader)
-    Conversation.objects.filter(pk=taken.pk).update(is_deleted=True)
-    with pytest.raises(NotFound):
-        share_copies.copy_share(share, reader, taken.pk)
+    for hidden in ({"trashed_at": now()}, {"is_deleted": True}):
+        Conversation.objects.filter(pk=taken.pk).update(**hidden)
+        with pytest.raises(NotFound):
+            share_copies.copy_share(share, reader, taken.pk)
+        Conversation.objects.filter(pk=taken.pk).update(trashed_at=None)
     assert not Turn.objects.filter(owner_id=reader).exists()
 
 
@@ -482,6 +493,36 @@ def test_what_ends_while_it_is_copied_leaves_no_copy(
     assert not Conversation.objects.filter(owner_id=reader).exists()
     assert not Turn.objects.filter(owner_id=reader).exists()
     assert not ShareCopy.objects.exists()
+
+
+def test_of_two_that_copy_what_is_revoked_neither_shows_an_empty_conversation(
+    conversation: Conversation, reader: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The first has found it whole, and lets it be seen while the second takes it back."""
+    share, copy_id, find = make(conversation), new_id(), share_erasure.rows.find
+    finish = share_copies._finish
+
+    def be_overtaken(copy: ShareCopy, *arguments: Any) -> Conversation:
+        sharing.revoke_share(share)
+
+        def finish_when_looked_for(model: type[Any], **where: Any) -> Any:
+            found = find(model, **where)
+            if model is Conversation:
+                monkeypatch.setattr(share_erasure.rows, "find", find)
+                finish(copy, *arguments)
+            return found
+
+        monkeypatch.setattr(share_erasure.rows, "find", finish_when_looked_for)
+        share_erasure.abandon_copy(copy)
+        raise Killed
+
+    monkeypatch.setattr(share_copies, "_finish", be_overtaken)
+    with pytest.raises(Killed):
+        share_copies.copy_share(share, reader, copy_id)
+    assert access.list_conversations(reader).rows == []
+    deletion.finish_deletions()
+    assert not Conversation.objects.filter(owner_id=reader).exists()
+    assert (Turn.objects.filter(owner_id=reader).count(), ShareCopy.objects.count()) == (0, 0)
 
 
 def test_whoever_dies_while_copying_leaves_nothing_that_is_seen(
