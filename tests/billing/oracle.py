@@ -211,7 +211,7 @@ def most_of_months(history: History, now: dt.datetime) -> dict[dt.datetime, int]
                 if start < one.end:
                     most = _granted(paid, start, end)
                 elif start == one.end:
-                    most = GIVES[one.charge.plan] * GRACE // (end - start)
+                    most = GIVES[_plan_at(paid, start)] * GRACE // (end - start)  # an upgrade counts on
                 else:
                     break
                 found[start] = max(found.get(start, 0), most)
