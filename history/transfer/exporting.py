@@ -68,17 +68,10 @@ def export_later(export_id: UUID) -> None:
 @shared_task(bind=True, max_retries=None)
 def export_conversations(self: Any, export_id: str) -> None:
     """Make an export, now or a second later: others may have to come first."""
-    if not _free.acquire(blocking=False):
-        raise self.retry(countdown=1)
-    try:
-        if not long_work.places.acquire(blocking=False):
+    with long_work.take_place(_free) as is_there_room:
+        if not is_there_room:
             raise self.retry(countdown=1)
-        try:
-            make_export(UUID(export_id))
-        finally:
-            long_work.places.release()
-    finally:
-        _free.release()
+        make_export(UUID(export_id))
 
 
 def make_export(export_id: UUID) -> None:

@@ -101,17 +101,10 @@ def import_later(import_id: UUID) -> None:
 @shared_task(bind=True, max_retries=None)
 def import_conversations(self: Any, import_id: str) -> None:
     """Go on with an import, now or a second later: others may have to come first."""
-    if not _free.acquire(blocking=False):
-        raise self.retry(countdown=1)
-    try:
-        if not long_work.places.acquire(blocking=False):
+    with long_work.take_place(_free) as is_there_room:
+        if not is_there_room:
             raise self.retry(countdown=1)
-        try:
-            is_done = go_on_with(UUID(import_id))
-        finally:
-            long_work.places.release()
-    finally:
-        _free.release()
+        is_done = go_on_with(UUID(import_id))
     if not is_done:
         import_later(UUID(import_id))
 
