@@ -177,6 +177,31 @@ async def test_a_model_above_the_plan_is_shown_with_the_reason_and_cannot_be_cho
     await expect(tab.page.locator(f"[data-model] option[value='{STRONG}']")).to_be_disabled()
 
 
+async def test_a_model_that_came_after_the_page_is_chosen_like_any(tab: Tab, shop: TestedSite) -> None:
+    shop.offer({"key": THINKING, "enabled": False})
+    await tab.page.reload()
+    shop.offer({"key": THINKING, "enabled": True})
+    await button(tab).click()
+    await picker(tab).get_by_role("option", name="Thinker").click()
+    await expect(button(tab)).to_have_text(re.compile("Thinker"))
+    await tab.page.get_by_label("Effort").select_option("high")
+    await ask(tab, "Hello?")
+    await tab.finished()
+    assert (await tab.saved())["model"] == THINKING
+
+    await tab.page.locator(f"[data-model] [value='{QUICK}']").evaluate(
+        "option => option.remove()"
+    )  # it came later, too
+    await tab.page.keyboard.press("Control+k")
+    await tab.page.locator("[data-palette-search]").fill("agil")
+    await expect(tab.page.locator(".palette [data-active]")).to_contain_text("Ágil")
+    await tab.page.keyboard.press("Enter")
+    await expect(button(tab)).to_have_text(re.compile("Ágil"))
+    await ask(tab, "And you?")
+    await tab.finished()
+    assert (await tab.saved())["model"] == QUICK
+
+
 async def test_axe_finds_nothing_in_the_picker(tab: Tab) -> None:
     await tab.page.locator("[data-model]").select_option(THINKING)
     await button(tab).click()
