@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.http import member_of, peer_of
 from core.errors import DomainError, NotFound
+from core.sizes import readable_size
 from history import access
 from history.models import Export, Import
 from history.transfer import states
@@ -116,7 +117,7 @@ def _context(request: HttpRequest) -> dict[str, Any]:
         "export": latest,
         "is_importing": any(shown.row.is_open for shown in imports),
         "is_running": any(shown.row.is_open for shown in imports) or (latest is not None and latest.is_open),
-        "most_bytes": settings.IMPORT_BYTES,
+        "most_size": readable_size(settings.IMPORT_BYTES),
         "export_days": settings.EXPORT_DAYS,
     }
 

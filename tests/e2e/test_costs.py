@@ -59,6 +59,10 @@ async def test_what_a_question_will_cost_is_said_before_it_is_sent(payer: Tab) -
     await expect(estimate).not_to_contain_text("files")
     await page.set_viewport_size({"width": 320, "height": 640})
     assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+    said, model = await estimate.bounding_box(), await page.get_by_role("button", name="Model:").bounding_box()
+    assert said
+    assert model
+    assert said["y"] + said["height"] <= model["y"], "It takes nothing of the model's room."
     await payer.question.fill("")
     await expect(estimate).to_be_hidden()
 

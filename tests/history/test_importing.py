@@ -441,6 +441,7 @@ def test_the_page_says_what_came_of_it(ana: User, client: Client):
     assert client.post(address, {"file": upload}).status_code == 302
     page = client.get(address).content.decode()
     assert "http-equiv" in page, "Without scripts it reloads."
+    assert "230\xa0MB" in page
     assert 'hx-trigger="every 1s"' in page
     work_off(Import.objects.get())
     page = client.get(f"{address}progress/", headers={"HX-Request": "true"}).content.decode()
