@@ -39,7 +39,11 @@ def encode_attached(files: Sequence[Attached]) -> str:
 
 
 def decode_attached(text: str) -> tuple[Attached, ...]:
-    return _decode(text) if text else ()
+    """Return the files of a turn; none where they cannot be read: the turn is shown, and gone on from, without."""
+    try:
+        return _decode(text) if text else ()
+    except msgspec.MsgspecError:
+        return ()
 
 
 def get_usable_files(

@@ -16,6 +16,7 @@ from billing import entitlements
 from billing.entitlements import Entitlements
 from chat.errors import file_sentence_for
 from chat.llm import recordings
+from chat.llm.catalog import RECORDED
 from chat.llm.selection import AUTO, list_for_unnamed
 from chat.models import LanguageModel
 from chat.pages.picker import group_by_tier, list_efforts, list_model_options
@@ -114,8 +115,9 @@ def turn_address(turn: Turn) -> str:
 
 
 def requested_model(turn: Turn) -> str:
-    """Return the model a turn asked for; empty for Auto. A recorded example's is not in the list, which is the same."""
-    return "" if turn.requested_model == AUTO else turn.requested_model
+    """Return the model a turn asked for, as a form has it; empty for Auto, and for a recorded example: nothing else is
+    answered so."""
+    return "" if turn.requested_model in (AUTO, RECORDED.model.key) else turn.requested_model
 
 
 def _show(turn: Turn, budget: RenderingBudget, siblings: Siblings | None = None) -> ShownTurn:

@@ -14,6 +14,7 @@ from accounts.admission import Admission, admission_by_session, find_admitted
 from accounts.http import network_in
 from accounts.models import User
 from accounts.sessions import SessionStore
+from chat.errors import AccessEnded
 from chat.socket.tickets import redeem_ticket
 from core.fair_line import FairLine
 from core.loops import PerLoop
@@ -28,7 +29,7 @@ _lines = PerLoop(lambda: FairLine(HANDSHAKES_AT_ONCE, HANDSHAKES_EACH, MOST_WAIT
 
 async def find_in_turn(scope: dict[str, Any]) -> tuple[User, Admission] | None:
     """Do what `find_socket_user` does, in a thread, when it is this network's turn. Raises RateLimited if too many of
-    its sockets wait for that."""
+    its sockets wait for that, and AccessEnded."""
     line, network = _lines.get(), network_in(scope)
     await line.enter(network)
     try:
@@ -41,6 +42,9 @@ def find_socket_user(scope: dict[str, Any]) -> tuple[User, Admission] | None:
     """Return whose socket this is and what lets them in, by the scope of its handshake (ASGI); None to refuse it. Sync:
     it asks stores, whose errors (RedisError, OperationalError) mean that nobody knows.
 
+    A page says whose it is (`member`), as it may come back after they were logged out, and another was logged in at the
+    same browser: it raises AccessEnded then, so that nothing of the one is asked as the other.
+
     Channels' session middleware is not used: it would wrap every message that is sent.
     """
     headers = dict(scope["headers"])
@@ -52,7 +56,10 @@ def find_socket_user(scope: dict[str, Any]) -> tuple[User, Admission] | None:
         return _find_ticket_owner(query["ticket"][0])
     if not origin:  # only programs send none; a cookie is a browser's, and alone proves nothing
         return None
-    return _find_session_user(headers.get(b"cookie", b"").decode("latin-1"))
+    found = _find_session_user(headers.get(b"cookie", b"").decode("latin-1"))
+    if "member" in query and (found is None or str(found[0].pk) != query["member"][0]):
+        raise AccessEnded
+    return found
 
 
 def _is_our_origin(origin: str, scope: dict[str, Any]) -> bool:

@@ -106,6 +106,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
         except RateLimited as error:
             await self.refuse(error)
             return
+        except AccessEnded:
+            await self.accept()  # a page does not learn why a handshake was refused
+            await self.close(SHUT_OUT)
+            raise StopConsumer from None
         except (RedisError, OperationalError) as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))

@@ -30,15 +30,17 @@ const chatId = main.dataset.chat;
 const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
-let pending = null; // the question that is on its way: {command, text, beside, isQueued, form}
+let pending = null; // the question that is on its way: {command, text, beside, button, isQueued, form}
 let pendingBeside = null; // the command that asks a second model, from when the first one is asked
-let refused = null; // the command that was refused last
-let queued = null; // the one that is asked when the answer ends: {command, text, files}
+let refused = null; // the question that was refused last
+let queued = null; // the one that is asked when the answer ends: {command, text, beside, files}
 let isRefusalToStay = false; // it is about the second model
 let isPolling = false;
+let isPosting = false; // the question that is on its way
 let isLeaving = false;
 let lostTimer = 0;
 let wanted = null; // the branch that is on its way: {id, top, name}
+let latest = ""; // the turn that began last
 
 // --- The page as it came ---
 
@@ -62,6 +64,7 @@ const socket = new Socket({
   onEvent: (event) => (handlers[event.type] ?? (ENDED.has(event.type) ? ended : ignore))(event),
   onClose: lost,
   onShutOut: composer.stopKeeping,
+  member: form.dataset.member,
   expects: () => live.size > 0 || pending !== null,
 });
 
@@ -83,7 +86,7 @@ function ignore() {}
 // --- Asking and stopping ---
 
 function ask({ text, button }) {
-  if (pending && (!isPolling || pending.isQueued)) return;
+  if (pending) return;
   if (button?.name === "with") {
     setModel(button.value);
     askInstead(text);
@@ -96,7 +99,7 @@ function ask({ text, button }) {
   }
   const command = {
     type: "turn.start",
-    turn_id: pending?.command.turn_id ?? newId(), // tried again: the same question
+    turn_id: newId(),
     conversation_id: chatId,
     text,
     model: composer.model(),
@@ -117,9 +120,9 @@ function ask({ text, button }) {
     command.text = button.value;
     if (button.name === "recorded") command.model = "recorded"; // an example: its answer is there already
   }
-  const question = { command, text: button ? null : text, beside: button ? "" : beside() };
+  const question = { command, text: button ? null : text, beside: button ? "" : beside(), button };
   if (live.size && !button) queue(question);
-  else send(question, button);
+  else send(question);
 }
 
 /** Ask what was refused once more, of the model that is chosen now: with its files, in its place. Its buttons go when
@@ -129,9 +132,10 @@ function askInstead(text) {
     ask({ text });
     return;
   }
-  const { effort: _effort, ...command } = refused;
+  const { effort: _effort, ...command } = refused.command;
   if (composer.effort()) command.effort = composer.effort();
-  send({ command: { ...command, turn_id: newId(), model: composer.model() }, text: text === refused.text ? text : null });
+  Object.assign(command, { turn_id: newId(), model: composer.model() });
+  send({ ...refused, command, text: text === command.text ? text : null, isQueued: false, beside: "" });
 }
 
 /** Ask the question once more, of a second model: the page shows both when the server has it. */
@@ -142,7 +146,7 @@ function askBeside({ turn_id, conversation_id }, model) {
 
 /** Ask what was written in the place of a turn's question. */
 function askInPlace(article, form) {
-  if (pending && !isPolling) return;
+  if (pending) return;
   const command = {
     type: "turn.start",
     turn_id: newId(),
@@ -163,13 +167,18 @@ function placeOf(article) {
 }
 
 /** Send a question: a command, and the text of the composer that it was, null for that of a button. */
-function send(question, button) {
-  pending = question;
+function send(question) {
   isRefusalToStay = false;
   tell("");
-  composer.sending(question.text === null ? null : pending.command.turn_id);
+  composer.sending(question.text === null ? null : question.command.turn_id);
+  deliver(question);
+}
+
+/** It goes out again until there is an answer to it, with the same id each time: so it is asked once. */
+function deliver(question) {
+  pending = question;
   if (socket.send(pending.command)) return;
-  if (isPolling) askByForm(pending, button);
+  if (isPolling) askByForm();
   else tell(say("unsent"));
 }
 
@@ -198,13 +207,8 @@ function findQueued() {
   else takeBack();
 }
 
-function sendQueued() {
-  pending = { ...queued, isQueued: true };
-  if (socket.send(pending.command)) return;
-  if (isPolling) askByForm(pending);
-  else tell(say("unsent"));
-}
-
+/** Put the question in line back into the composer: its writer wants it, or the answer it waited for did not come, or is
+ * out of sight. */
 function takeBack() {
   if (!queued || pending?.isQueued) return;
   const { text, files } = queued;
@@ -220,29 +224,40 @@ function dropQueued() {
 }
 
 /** Ask as the form does without JavaScript, but keep the page until there is an answer. */
-async function askByForm({ command, text, isQueued, form: own }, button) {
-  const data = new FormData(own ?? form, button);
-  data.set("turn_id", command.turn_id);
-  if (isQueued) {
-    data.delete("attachments");
-    for (const id of command.attachments) data.append("attachments", id);
-  }
-  if (isQueued || own) for (const name of ["text", "model", "effort"]) data.set(name, command[name] ?? "");
+async function askByForm() {
+  if (isPosting) return;
+  isPosting = true;
+  const { command, text, isQueued, button, form: own } = pending;
+  const data = new FormData(own ?? form);
+  for (const name of ["turn_id", "text", "model", "effort"]) data.set(name, command[name] ?? "");
+  data.set("beside", pending.beside ?? "");
+  data.delete("attachments");
+  for (const id of command.attachments) data.append("attachments", id);
+  if (button) data.set(button.name, button.value);
   try {
     const response = await fetch((own ?? form).action, { method: "POST", body: data });
-    if (response.ok) {
+    if (pending?.command !== command) return; // the socket came back, and was faster
+    if (response.ok && new URL(response.url).pathname === `/c/${chatId}/`) {
+      pending = null;
       if (isQueued) dropQueued();
       else composer.sent(text);
       location.assign(response.url);
+      return;
+    }
+    if (response.redirected) {
+      location.reload(); // logged out
       return;
     }
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const sentence = page.querySelector("[data-refusal], [data-sentence]")?.textContent.trim();
     const html = page.querySelector("[data-ways]")?.innerHTML;
     if (sentence) rejected({ turn_id: command.turn_id, detail: sentence, html });
+    else if (response.status >= 400 && response.status < 500) rejected({ turn_id: command.turn_id, detail: say("not_changed") });
     else tell(say("unsent")); // a proxy's page, which says nothing to people
   } catch {
-    tell(say("unsent")); // goes out when the socket is back, or when the person tries again
+    if (pending?.command === command) tell(say("unsent"));
+  } finally {
+    isPosting = false;
   }
 }
 
@@ -251,8 +266,17 @@ function stop() {
   for (const turn of live.values()) {
     if (turn.isStopping) continue;
     turn.isStopping = true;
-    if (!socket.send({ type: "turn.stop", turn_id: turn.id })) turn.isStopping = false;
+    if (!socket.send({ type: "turn.stop", turn_id: turn.id })) stopByRequest(turn);
   }
+}
+
+/** Stop without a socket. The page hears of the end as of any other. */
+async function stopByRequest(turn) {
+  const headers = { "X-CSRFToken": form.elements.csrfmiddlewaretoken.value };
+  const response = await fetch(`/api/v1/turns/${turn.id}/stop`, { method: "POST", headers }).catch(() => null);
+  if (response?.ok) return;
+  turn.isStopping = false;
+  if (live.has(turn.id)) composer.refuse(say("not_changed"));
 }
 
 // --- What the socket says ---
@@ -280,6 +304,7 @@ function follow(turn) {
 function started({ turn_id, conversation_id, beside_id, html }) {
   useConversation(conversation_id);
   if (conversation_id !== chatId) return;
+  latest = turn_id;
   const isOurs = pending?.command.turn_id === turn_id;
   if (!findTurn(turn_id)) {
     const article = parse(html);
@@ -345,7 +370,7 @@ function ended({ turn_id, html }) {
   showWriting();
   if (document.hidden && !document.title.startsWith("● ")) document.title = `● ${document.title}`;
   if (!queued || live.size || pending) return;
-  if (["completed", "stopped"].includes(article.dataset.status)) sendQueued();
+  if (["completed", "stopped"].includes(article.dataset.status)) deliver({ ...queued, isQueued: true });
   else takeBack(); // it may have been about the answer that did not come
 }
 
@@ -368,7 +393,7 @@ function rejected({ turn_id, code, detail, html }) {
   }
   if (!pending || (turn_id && turn_id !== pending.command.turn_id)) return;
   const { command, text, isQueued, form: own } = pending;
-  refused = command;
+  refused = pending;
   pending = null;
   composer.refuse(detail, html);
   if (own) return; // it is still there
@@ -467,6 +492,7 @@ function lost(failures) {
 
 async function poll() {
   while (isPolling) {
+    if (pending) askByForm();
     for (const turn of [...live.values()]) {
       const html = await fetchTurn(turn.id);
       if (html && isPolling) replaceWithSaved(turn, html);
@@ -524,6 +550,7 @@ function removeBranch(parent) {
   const first = all.findIndex((article) => article.dataset.parent === parent);
   if (first >= 0) for (const article of all.slice(first)) (article.closest("[data-pair]") ?? article).remove();
   forgetRemoved();
+  if (!live.size) takeBack(); // what was in line may have been about what is out of sight now
 }
 
 /** What is out of sight goes on, and is followed no more. */
@@ -676,9 +703,15 @@ document.addEventListener("htmx:after:swap", ({ detail }) => {
     }
   }
   if (detail.ctx.target !== turns) return;
+  if (!live.size) takeBack();
   showWanted();
   wanted = null;
   showWriting();
+  if (detail.ctx.latest !== latest && !findTurn(latest)) showBranch(); // it began since the server was asked
+});
+
+document.addEventListener("htmx:before:request", ({ detail }) => {
+  detail.ctx.latest = latest;
 });
 
 document.addEventListener("htmx:finally:request", ({ detail }) => {

@@ -4,7 +4,7 @@
 /** Return `{text, turn_id, model, effort, files}`; empty when there is none. */
 export function readDraft(key) {
   try {
-    return JSON.parse(localStorage.getItem(key)) ?? {};
+    return { ...JSON.parse(localStorage.getItem(key)) };
   } catch {
     return {}; // no storage, or not ours
   }

@@ -23,7 +23,7 @@ const TAGS = new Map([
 
 const FORMULAS = new Map([[smd.EQUATION_BLOCK, "$$"], [smd.EQUATION_INLINE, "$"]]);
 
-/** Return a writer into `node`: `write(text)`, and `end()`. What the parser cannot take is shown as it was written. */
+/** Return a writer into `node`: `write(text)`. What the parser cannot take is shown as it was written. */
 export function markdownWriter(node) {
   const nodes = [node];
   const top = () => nodes[nodes.length - 1];
@@ -70,10 +70,6 @@ export function markdownWriter(node) {
         if (plain) text += char;
         else parse(char);
       }
-      flush();
-    },
-    end() {
-      if (!plain) smd.parser_end(parser);
       flush();
     },
   };

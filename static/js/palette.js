@@ -35,7 +35,7 @@ export async function toggle() {
       location.assign(option.href);
     } else {
       closeDialog();
-      (await import("picker")).setModel(option.dataset.key);
+      (await import("picker")).setModel(option.dataset.key, option.querySelector(".picker-name").textContent);
     }
   }
 
@@ -68,6 +68,7 @@ export async function toggle() {
   }
 
   search.addEventListener("input", () => {
+    if (!combobox.options.length) return; // the list is on its way, and looks then for what is written
     clearTimeout(timer);
     timer = setTimeout(findConversations, DELAY);
   });

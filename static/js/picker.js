@@ -23,7 +23,7 @@ let choose = null; // what to do with the key of the model
 let wasOpen = false; // when the opener was pressed: pressing outside has closed it by the time of the click
 
 /** Whether this browser can open it; else there is the list alone. */
-export const canPick = Boolean(box.showPopover);
+const canPick = Boolean(box.showPopover);
 
 /** Whether there is a model to choose beside the one of that label. */
 export function hasOther(label) {
@@ -54,8 +54,10 @@ function begin() {
   combobox.active?.scrollIntoView({ block: "nearest" });
 }
 
-/** Choose a model for what is asked from now on. */
-export function setModel(key) {
+/** Choose a model for what is asked from now on, by its key; its name is for the list, where the page came before the
+ * model was on offer. */
+export function setModel(key, name = key) {
+  add(key, name);
   select.value = key;
   select.dispatchEvent(new Event("change", { bubbles: true }));
 }
@@ -122,7 +124,19 @@ function load() {
 function fill(html) {
   list.innerHTML = html;
   combobox.read();
+  for (const option of combobox.options) {
+    if (!option.getAttribute("aria-disabled")) add(option.dataset.key, option.querySelector(".picker-name").textContent, option.dataset.efforts);
+  }
   show();
+}
+
+/** Add a model that came after the page to what the form can send. */
+function add(key, name, efforts) {
+  if ([...select.options].some(({ value }) => value === key)) return;
+  const option = new Option(name, key);
+  option.dataset.label = name;
+  if (efforts) option.dataset.efforts = efforts;
+  select.append(option);
 }
 
 function filtered(count) {

@@ -15,7 +15,7 @@ export class Socket {
   #heard = 0;
 
   /** `onOpen()`, `onEvent(event)`, `onClose(failures)` are called, and `onShutOut()` before the page goes to the log-in;
-   * `expects()` says whether silence is suspicious. */
+   * `expects()` says whether silence is suspicious, `member` whose page this is: another may be logged in by now. */
   constructor(on) {
     this.on = on;
     addEventListener("online", () => this.retry());
@@ -45,7 +45,7 @@ export class Socket {
 
   connect() {
     clearTimeout(this.#timer);
-    const address = new URL("/ws/", location.href);
+    const address = new URL(`/ws/?member=${this.on.member}`, location.href);
     address.protocol = address.protocol.replace("http", "ws");
     const socket = (this.#socket = new WebSocket(address));
     socket.addEventListener("open", () => {

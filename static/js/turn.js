@@ -20,12 +20,12 @@ function writerInto(node) {
 }
 
 /** Return the length of a text as the server counts it: in code points. */
-export function lengthOf(text) {
+function lengthOf(text) {
   return text.length - (text.match(HIGH_SURROGATES)?.length ?? 0);
 }
 
 /** Return the text without its first `count` code points. */
-export function skip(text, count) {
+function skip(text, count) {
   let index = 0;
   while (count-- > 0) index += text.codePointAt(index) > 0xffff ? 2 : 1;
   return text.slice(index);

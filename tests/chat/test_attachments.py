@@ -606,6 +606,15 @@ def test_a_file_that_waits_is_not_served(ana: User):
 # --- Asking -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("files", ["[{", '[{"name": "a.png"}]', "7"])
+def test_a_turn_whose_list_of_files_cannot_be_read_is_shown_without(ana: User, files: str):
+    turn = ask(ana, "Legible")
+    Turn.objects.filter(pk=turn.pk).update(attachments=files)
+    client = Client()
+    client.force_login(ana)
+    assert "Legible" in client.get(f"/c/{turn.conversation_id}/").text
+
+
 def test_a_question_takes_its_files(ana: User, seeing: LanguageModel):
     files = attached(ana), attached(ana, pdf("Uno"), "a.pdf")
     turn = ask(ana, attachments=ids(*files))

@@ -65,6 +65,17 @@ async def test_a_session_opens_a_socket_from_our_own_pages(ana: User):
         assert page.is_open
 
 
+async def test_a_page_of_somebody_who_is_no_longer_logged_in_is_told(ana: User, bo: User):
+    of_ana = await in_thread(session_cookie, ana)
+    async with socket(cookie=of_ana, path=f"/ws/?member={ana.pk}") as page:
+        assert page.is_open
+        assert page.closed_with is None
+    for cookie in (await in_thread(session_cookie, bo), "sessionid=abcdefghijklmnopqrstuvwxyz012345"):
+        async with socket(cookie=cookie, path=f"/ws/?member={ana.pk}") as page:
+            assert page.closed_with == 4401
+            assert not page.events
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8443", "127.0.0.1:8000", "[::1]:8000"])
 async def test_a_page_of_any_of_our_names_is_our_own(ana: User, host: str):
     async with socket(cookie=await in_thread(session_cookie, ana), origin=f"http://{host}", host=host) as page:

@@ -4,6 +4,8 @@ import re
 
 import pytest
 from django.conf import settings
+from django.test import Client
+from django.urls import reverse
 from django.utils import translation
 from redis.asyncio import Redis
 
@@ -83,6 +85,18 @@ async def test_what_is_asked_after_it_goes_to_a_model(redis: Redis, runner: Runn
     first = await closed(await aask(ana, **PLAYED))
     then = await closed(await aask(ana, "say:hola", model="", conversation_id=first.conversation_id))
     assert (then.parent_id, then.model, then.answer.strip()) == (first.pk, "scripted", "hola")
+
+
+def test_an_edited_question_goes_to_a_model_without_scripts_too(ana: User, client: Client):
+    turn = ask(ana, **PLAYED)
+    Turn.objects.update(status=Turn.Status.COMPLETED)
+    metering.release(turn.pk)
+    client.force_login(ana)
+    address = reverse("edit", args=[turn.pk])
+    form = dict(re.findall(r'name="(\w+)"\s+value="([^"]*)"', client.get(address).text))
+    assert client.post(address, form | {"text": "say:otra"}).status_code == 302
+    edited = Turn.objects.get(question="say:otra")
+    assert (edited.parent_id, edited.candidates) == (None, "scripted")
 
 
 def test_the_same_turn_again_is_the_same_turn(ana: User):

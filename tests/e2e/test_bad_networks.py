@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from playwright.async_api import Browser, WebSocketRoute, expect
+from playwright.async_api import Browser, Route, WebSocketRoute, expect
 
 from testbed.provider import expected_text
 from tests.e2e.browsing import Person, Tab
@@ -90,7 +90,7 @@ async def test_a_conversation_deleted_while_the_page_had_no_connection_is_left_w
             socket.connect_to_server()
             sockets.append(socket)
 
-    await tab.context.route_web_socket("**/ws/", route)
+    await tab.context.route_web_socket("**/ws/**", route)
     await tab.page.goto("/")
     await tab.ask("Go on and on.", SLOW)
     await tab.wait_for_text(20)
@@ -114,7 +114,7 @@ async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None
     doomed = await tab.another()
     await doomed.page.goto("/")
     await doomed.ask("Go on and on.", SLOW)
-    await tab.context.route_web_socket("**/ws/", lambda socket: socket.close(code=1011))
+    await tab.context.route_web_socket("**/ws/**", lambda socket: socket.close(code=1011))
     await doomed.page.reload()
     await tab.page.goto("/")
     await expect(tab.page.locator("[data-connection]")).to_contain_text("No live connection")
@@ -131,13 +131,68 @@ async def test_where_no_socket_comes_up_the_page_asks_for_news(tab: Tab) -> None
 
 
 async def test_where_no_socket_comes_up_an_error_page_is_told_and_loses_nothing(tab: Tab) -> None:
-    await tab.context.route_web_socket("**/ws/", lambda socket: socket.close(code=1011))
+    await tab.context.route_web_socket("**/ws/**", lambda socket: socket.close(code=1011))
     await tab.page.goto("/")
     await expect(tab.page.locator("[data-connection]")).to_contain_text("No live connection")
     await tab.context.clear_cookies(name="csrftoken")
     await tab.ask("Kept?", "fake-20t-5ms")
     await expect(tab.refusal).to_contain_text("This form is too old")
     await expect(tab.question).to_have_value("Kept?")
+
+
+async def test_where_no_socket_comes_up_an_answer_is_stopped_and_a_question_in_line_goes_out(tab: Tab) -> None:
+    await tab.context.route_web_socket("**/ws/**", lambda socket: socket.close(code=1011))
+    page = tab.page
+    await page.goto("/")
+    await expect(page.locator("[data-connection]")).to_contain_text("No live connection")
+    await tab.ask("Go on and on.", SLOW)
+    await tab.wait_for_text(100)
+    await page.locator("[data-model]").select_option("fake-20t-5ms")
+    await tab.question.fill("And then?")
+    await tab.question.press("Enter")
+    await expect(page.locator("[data-queued]")).to_be_visible()
+    await tab.question.fill("A draft")
+    await page.route("**/c/**", refuse_once, times=1)  # as a proxy does
+    await page.get_by_role("button", name="Stop").click()
+    await expect(tab.turns).to_have_count(2)
+    await tab.finished()
+    await expect(tab.turns.first).to_have_attribute("data-status", "stopped")
+    saved = await tab.saved()
+    assert (saved["question"], saved["model"]) == ("And then?", "fake-20t-5ms")
+    await expect(tab.question).to_have_value("A draft")
+
+    # Who was logged out meanwhile finds the question when they are back.
+    await page.locator("[data-composer][data-ready]").wait_for()
+    await expect(page.locator("[data-connection]")).to_contain_text("No live connection")
+    cookies = await tab.context.cookies()
+    await tab.context.clear_cookies(name="sessionid")
+    await tab.question.fill("Kept?")
+    await tab.question.press("Enter")
+    await page.wait_for_url("**/accounts/login/**")
+    await tab.context.add_cookies([cookie for cookie in cookies if cookie["name"] == "sessionid"])  # type: ignore[misc]
+    await page.goto(f"/c/{saved['conversation_id']}/")
+    await expect(tab.question).to_have_value("Kept?")
+
+
+async def refuse_once(route: Route) -> None:
+    await route.fulfill(status=502, body="Bad gateway")
+
+
+async def test_what_one_person_could_not_send_is_not_asked_as_the_next_at_the_same_browser(
+    tab: Tab, crowd: list[Person], proxy: CuttingProxy
+) -> None:
+    await tab.page.goto("/")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    composer = tab.page.locator("[data-composer]")
+    first = await composer.get_attribute("data-member")
+    await tab.question.fill("A secret")
+    tab.person = crowd.pop()
+    await tab.context.add_cookies([{"name": "sessionid", "value": tab.person.session, "url": tab.base}])
+    proxy.cut(1)
+    await tab.question.press("Enter")
+    await expect(composer).not_to_have_attribute("data-member", first or "")
+    await expect(tab.question).to_have_value("")
+    assert (await tab.call("GET", "conversations"))["results"] == []
 
 
 async def test_a_lost_connection_is_told(tab: Tab, proxy: CuttingProxy) -> None:

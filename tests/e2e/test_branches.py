@@ -1,10 +1,11 @@
 """Branches in a browser: edited, asked again, switched, in every tab; forked; and two models side by side."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Route, expect
 
 from tests.e2e.browsing import OPEN, Person, Tab
 from tests.e2e.test_pages import violations
@@ -76,6 +77,36 @@ async def test_a_question_is_edited_by_keyboard_and_every_tab_goes_back_and_fort
     await expect(tab.page.locator("[data-question]")).to_have_text(["One?", "Two, edited?"])
     assert "?" not in tab.page.url
     await expect(other.page.locator("[data-question]")).to_have_text(["One?", "Two, edited?"])
+
+
+async def test_a_branch_that_comes_late_hides_nothing_that_was_asked_meanwhile(tab: Tab) -> None:
+    await tab.page.goto("/")
+    for text in ("One?", "Two?"):
+        await tab.ask(text, QUICK)
+        await tab.finished()
+    other = await tab.another()
+    await other.page.goto(tab.page.url)
+    await tab.last.locator(".turn-foot summary").click()
+    await tab.last.get_by_role("button", name="Ask again").click()
+    for each in (tab, other):
+        await expect(switcher(each)).to_contain_text("2 of 2")
+        await each.finished()
+    may_come = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        response = await route.fetch()
+        await may_come.wait()
+        await route.fulfill(response=response)
+
+    await tab.page.route("**/branch/", hold)
+    await switcher(tab).get_by_role("button", name="The version before").click()
+    await expect(switcher(other)).to_contain_text("1 of 2")
+    await other.ask("Three?", QUICK)
+    await expect(tab.page.locator("[data-question]").last).to_have_text("Three?")
+    may_come.set()
+    await expect(switcher(tab, tab.turns.nth(1))).to_contain_text("1 of 2")
+    await expect(tab.page.locator("[data-question]")).to_have_text(["One?", "Two?", "Three?"])
+    await tab.finished()
 
 
 async def test_an_answer_is_asked_for_again_while_it_is_written_and_forked_when_it_is_over(tab: Tab) -> None:

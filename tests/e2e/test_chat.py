@@ -96,7 +96,7 @@ async def refuse_first_stop(tab: Tab) -> None:
 
         socket.on_message(pass_on)
 
-    await tab.context.route_web_socket("**/ws/", route)
+    await tab.context.route_web_socket("**/ws/**", route)
 
 
 async def test_stop_keeps_what_was_written_and_may_be_tried_again(tab: Tab) -> None:
@@ -247,6 +247,8 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await expect(tab.question).to_have_value("")
     await tab.page.wait_for_timeout(500)
     assert await list_drafts(tab) == []
+    member = await tab.page.locator("[data-composer]").get_attribute("data-member")
+    await tab.page.evaluate("key => localStorage.setItem(key, '5')", f"draft:{member}:new")  # not ours
     await tab.page.goto("/")
     await tab.page.locator("[data-composer][data-ready]").wait_for()
     await expect(tab.question).to_have_value("")

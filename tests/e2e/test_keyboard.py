@@ -1,11 +1,12 @@
 """Shortcuts, the palette, and a question in line."""
 
+import asyncio
 import json
 import re
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, WebSocketRoute, expect
+from playwright.async_api import Browser, Locator, Route, WebSocketRoute, expect
 
 from tests.e2e.browsing import Person, Tab
 from tests.e2e.test_pages import violations
@@ -105,6 +106,19 @@ async def test_the_palette_finds_conversations_models_and_pages(
         await page.locator("[data-composer][data-ready]").wait_for()
         assert not modules
         await tab.question.fill("Half a question")
+        may_come = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await may_come.wait()
+            await route.continue_()
+
+        await page.route("**/palette/", hold, times=1)
+        await page.keyboard.press("Control+k")
+        await dialog(tab).get_by_role("combobox").fill("over")  # before there is a list
+        await page.wait_for_timeout(400)  # in which the server would be asked for more
+        may_come.set()
+        await expect(active(tab)).to_have_text("Overview")
+        await page.keyboard.press("Escape")
         search = await open_palette(tab)
         await expect(search).to_have_attribute("aria-activedescendant", str(await active(tab).get_attribute("id")))
         assert await violations(page) == []
@@ -203,16 +217,24 @@ async def refuse_second_question(tab: Tab) -> None:
 
         socket.on_message(pass_on)
 
-    await tab.context.route_web_socket("**/ws/", route)
+    await tab.context.route_web_socket("**/ws/**", route)
 
 
-@pytest.mark.parametrize("why", ["refused", "failed", "left"])
+@pytest.mark.parametrize("why", ["refused", "failed", "left", "switched"])
 async def test_a_question_in_line_that_cannot_be_asked_is_in_the_composer_again(tab: Tab, why: str) -> None:
     page = tab.page
     if why == "refused":
         await refuse_second_question(tab)
     await page.goto("/")
-    await tab.ask("Go on and on.", BREAKING if why == "failed" else SLOW)
+    if why == "switched":
+        await tab.ask("Go on and on.", QUICK)
+        await tab.finished()
+        await page.locator("[data-model]").select_option(SLOW)
+        await tab.last.locator(".turn-foot summary").click()
+        await tab.last.get_by_role("button", name="Ask again").click()
+        await expect(tab.last).to_have_attribute("data-status", "queued")
+    else:
+        await tab.ask("Go on and on.", BREAKING if why == "failed" else SLOW)
     await tab.wait_for_text(10)
     if has_file := why != "failed":  # that answer is soon over
         file: Any = {"name": "key.txt", "mimeType": "text/plain", "buffer": b"4712"}
@@ -226,6 +248,9 @@ async def test_a_question_in_line_that_cannot_be_asked_is_in_the_composer_again(
         await expect(tab.refusal).to_have_text("Not so fast.")
     elif why == "failed":
         await tab.finished("interrupted")
+    elif why == "switched":
+        await tab.last.get_by_role("button", name="The version before").click()
+        await tab.finished()
     else:  # and come back when the answer has ended
         await page.wait_for_timeout(400)  # until the draft is kept
         address = page.url
