@@ -20,18 +20,23 @@ run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole sit
 	@exec $(BIN)/python manage.py serve --stop-with-parent
 
 test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL
-	@$(MAKE) --no-print-directory -j 2 test-all test-stores
+	@$(MAKE) --no-print-directory -j 2 test-all test-rows
 
 # Most tests wait more than they compute, so there are more workers than cores: each with stores of its own. The tests of
 # one file stay together, and the longest files come first.
 test-all:
 	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder
 
-test-stores:
+test-rows:
 	@status=0; for stores in mongodb postgresql; do \
 	    STORES=$$stores $(PYTEST) -m stores || status=1; \
-	done > .venv/test-stores.log 2>&1; \
-	cat .venv/test-stores.log; exit $$status
+	done > .venv/test-rows.log 2>&1; \
+	cat .venv/test-rows.log; exit $$status
+
+test-stores: packages dev-packages  ## The tests of the stores, and all tests with a browser, on MongoDB's protocol and on PostgreSQL
+	@status=0; for stores in mongodb postgresql; do \
+	    STORES=$$stores $(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "stores or browser" || status=1; \
+	done; exit $$status
 
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 STORES=production $(BIN)/python -m pytest -m soak -s tests/processes/test_bad_nights.py
@@ -126,4 +131,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-stores soak bench bench-quick bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages

@@ -15,6 +15,8 @@ from history.models import THERE, Conversation, TitledBy, Turn
 
 TITLE_CHARACTERS = 60
 MAX_ATTEMPTS = 20
+FIRST_PAGE = 50
+"""How many turns of a path are read at first."""
 
 
 def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Conversation, Turn]:
@@ -115,22 +117,25 @@ def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
 
 
 def path_to_root(leaf: Turn | None) -> Iterator[Turn]:
-    """Yield the turns from `leaf` back to the root. They are read in pages, so a caller that stops early reads less."""
+    """Yield the turns from `leaf` back to the root. They are read in pages, each as long as what was yielded before: a
+    long path takes few statements, and a caller that stops early has read twice as much at most."""
     turn = leaf
     page: dict[UUID, Turn] = {}
+    yielded = 0
     while turn is not None:
         yield turn
+        yielded += 1
         if turn.parent_id is None:
             return
         if turn.parent_id not in page:
-            page = {row.pk: row for row in list_before(turn)}
+            page = {row.pk: row for row in list_before(turn, max(FIRST_PAGE, yielded))}
             # A parent beyond the page is read by its id: an old branch was continued much later.
             if turn.parent_id not in page:
                 page = {row.pk: row for row in rows.select(Turn, {"pk": turn.parent_id, "owner_id": turn.owner_id})}
         turn = page.get(turn.parent_id)
 
 
-def list_before(turn: Turn, limit: int = 50) -> list[Turn]:
+def list_before(turn: Turn, limit: int) -> list[Turn]:
     """Return the conversation's turns that were asked before one, on whatever branch, the latest first."""
     earlier = {"owner_id": turn.owner_id, "conversation_id": turn.conversation_id, "seq__lt": turn.seq}
     return rows.select(Turn, earlier, order_by="-seq", limit=limit)

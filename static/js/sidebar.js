@@ -12,7 +12,7 @@ const toasts = document.querySelector("[data-toasts]");
 const OPEN_FOLDERS = "open-folders"; // in the browser's storage: their ids
 
 function openDrawer() {
-  sidebar.dataset.open = "";
+  sidebar.dataset.open = document.body.dataset.drawer = "";
   column.inert = true;
   opener.setAttribute("aria-expanded", "true");
   sidebar.querySelector("[data-sidebar-close]").focus();
@@ -21,6 +21,7 @@ function openDrawer() {
 function closeDrawer() {
   if (!("open" in sidebar.dataset)) return;
   delete sidebar.dataset.open;
+  delete document.body.dataset.drawer;
   column.inert = false;
   opener.setAttribute("aria-expanded", "false");
   opener.focus();

@@ -9,6 +9,7 @@ from testbed.provider import expected_text
 from tests.e2e.browsing import Person, Tab
 
 ECHO = "fake-900t-5ms-echo8"
+SLOW_ECHO = "fake-900t-60ms-echo8"
 SLOW = "fake-3000t-50ms"
 UNICODE = "fake-300t-10ms-unicode"
 CODE = "Here it is:\n\n```python\ndef double(x):\n    return 2 * x\n```\n\nAnd a [link](https://example.com/)."
@@ -56,7 +57,7 @@ async def test_back_and_forward_lead_to_pages_that_are_alive(tab: Tab) -> None:
 
 async def test_the_answer_is_seen_while_it_is_written(tab: Tab) -> None:
     await tab.page.goto("/")
-    await tab.ask("# A heading\n\n- one **bold** word\n- two\n\n" + "and so on " * 60, ECHO)
+    await tab.ask("# A heading\n\n- one **bold** word\n- two\n\n" + "and so on " * 60, SLOW_ECHO)
     await tab.wait_for_text(60)
     await expect(tab.last).to_have_attribute("data-status", "queued")
     await expect(tab.last.locator("[data-answer]")).to_have_attribute("aria-busy", "true")

@@ -1,10 +1,12 @@
-"""A long answer at the end of a long conversation: the page grows by the text, and by nothing else."""
+"""A long answer at the end of a long conversation: the page grows by the text, and by nothing else, and what is above
+is not looked at again."""
 
 import asyncio
+import json
 from typing import NamedTuple
 
 import pytest
-from playwright.async_api import CDPSession, expect
+from playwright.async_api import Browser, CDPSession, expect
 
 from testbed.provider import expected_text
 from tests.e2e.browsing import Tab
@@ -27,6 +29,13 @@ async def measure(devtools: CDPSession) -> Memory:
     return Memory(int(metrics["JSHeapUsedSize"]), int(metrics["Nodes"]))
 
 
+def list_touched(trace: bytes) -> list[int]:
+    """Return how many elements were styled or laid out in each step of the trace."""
+    steps = [event.get("args", {}) for event in json.loads(trace)["traceEvents"]]
+    styled = [step["elementCount"] for step in steps if "elementCount" in step]
+    return styled + [step["beginData"]["dirtyObjects"] for step in steps if "dirtyObjects" in step.get("beginData", ())]
+
+
 async def refuse_once(tab: Tab) -> None:
     """What cannot be brought now is told in the dialog; the link stays for another try."""
     missing = f"{tab.base}/turns/00000000-0000-7000-8000-000000000000/earlier/"
@@ -38,7 +47,7 @@ async def refuse_once(tab: Tab) -> None:
 
 
 @pytest.mark.timeout(400)
-async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: TestedSite) -> None:
+async def test_ten_thousand_tokens_after_three_hundred_turns(browser: Browser, tab: Tab, site: TestedSite) -> None:
     assert tab.person is not None
     conversation_id = await asyncio.to_thread(site.create_conversation, tab.person.access, TURNS)
     await tab.page.goto(f"/c/{conversation_id}/")
@@ -56,12 +65,16 @@ async def test_ten_thousand_tokens_after_three_hundred_turns(tab: Tab, site: Tes
     await tab.ask("Go on and on.", LONG)
     await tab.wait_for_text(len(expected_text(LONG)) // 8)
     early = await measure(devtools)
+    await browser.start_tracing(page=tab.page, categories=["devtools.timeline"])
+    await tab.wait_for_text(len(expected_text(LONG)) // 4)
+    touched = list_touched(await browser.stop_tracing())
     await tab.wait_for_text(len(expected_text(LONG)) * 7 // 8)
     late = await measure(devtools)
     await tab.finished()
     ended = await measure(devtools)
     print(f"text {TEXT_BYTES:,} bytes; heap and nodes: early {early}, late {late}, ended {ended}")
     assert (await tab.saved())["answer"] == expected_text(LONG)
+    assert max(touched) < TURNS, f"{len(touched)} steps touched up to {max(touched)} elements"
     assert late.heap_bytes - early.heap_bytes < 2 * TEXT_BYTES
     assert late.nodes - early.nodes < 20
     assert ended.heap_bytes - early.heap_bytes < 4 * TEXT_BYTES  # the server's HTML, and the old one not yet let go

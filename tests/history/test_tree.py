@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connections
+from django.test.utils import CaptureQueriesContext
 
 from core.errors import Conflict, NotFound
 from history import tree
@@ -101,9 +102,15 @@ def test_a_second_root_is_a_path_of_its_own():
     assert path(other) == [other]
 
 
-def test_a_path_longer_than_a_page_is_whole():
-    turns = ask_in_a_row(begin(), 120)
-    assert path(turns[-1]) == turns[::-1]
+def test_a_path_of_many_pages_is_whole_and_takes_few_statements():
+    conversation, turns = begin(), list[Turn]()
+    for number in range(800):
+        parent_id = turns[-1].pk if turns else None
+        turns.append(unsaved(conversation, parent_id=parent_id, seq=number + 1, depth=number))
+    Turn.objects.bulk_create(turns)
+    with CaptureQueriesContext(connections["history"]) as statements:
+        assert path(turns[-1]) == turns[::-1]
+    assert len(statements) <= 5  # of 50, 51, 102, 204 and 392 turns; MongoDB's are not counted
 
 
 def test_a_path_is_whole_where_branches_alternate():
