@@ -134,8 +134,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_temporary_conversation_is_asked_in_read_again_and_ended(
-    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider
+    redis: Redis, runner: Runner, carla: User, offer: Offer, provider: FakeProvider, settings: Settings
 ):
+    settings.CACHE_TTL = 60  # it is on, and keeps nothing of this
     model = await in_thread(offer, "fake-5t-1ms-f0")
     api, browser = await in_thread(clients, carla)
     answer = await in_thread(lambda: api.post(f"{API}/conversations", {"temporary": True}, format="json"))
