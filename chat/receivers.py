@@ -18,8 +18,10 @@ from accounts.signals import access_revoked, account_closed
 from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
 from chat.turns.guests import announce_revocation
+from history.deletion import end_temporaries
 from history.models import Conversation
 from history.signals import branch_chosen, conversation_deleted, conversations_changed, conversations_trashed
+from history.temporary import is_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +30,11 @@ MAX_NOTICES = 5
 
 
 @receiver(access_revoked)
-def ask_guests_and_forget_answers(user_id: int, **_signal: Any) -> None:
+def ask_guests_and_forget(user_id: int, **_signal: Any) -> None:
+    """Ask who is still here, and forget what is kept for a while: cached answers and temporary conversations."""
     _when_committed("default", lambda: _try_to_ask_guests(user_id))
     _when_committed("default", lambda: _try_to_forget_answers(user_id))
+    _when_committed("default", lambda: _try_to_end_temporaries(user_id))
 
 
 @receiver(branch_chosen)
@@ -68,7 +72,8 @@ def erase_with_conversation(
         return False
     # After an error the sweep erases hidden files: a storage that is away must not keep the text.
     _when_committed("history", lambda: erasing.erase_of_conversation(conversation.pk))
-    answer_cache.forget_answers(conversation.owner_id)
+    if not is_temporary(conversation.pk):  # of a temporary one none was kept
+        answer_cache.forget_answers(conversation.owner_id)
     return True
 
 
@@ -95,6 +100,13 @@ def _try_to_forget_answers(user_id: int) -> None:
         answer_cache.forget_answers(user_id)
     except (RedisError, OSError):  # they live on for CACHE_TTL, for their owner alone (docs/adr/0012)
         logger.warning("Cached answers not forgotten", extra={"user_id": user_id})
+
+
+def _try_to_end_temporaries(user_id: int) -> None:
+    try:
+        end_temporaries(user_id)
+    except (RedisError, OSError):  # they are gone within the hour
+        logger.warning("Temporary conversations not ended", extra={"user_id": user_id})
 
 
 def _when_committed(using: str, follow: Callable[[], None]) -> None:

@@ -1,4 +1,7 @@
-"""Reads a person's conversations and turns. What is missing and what belongs to somebody else raise the same error."""
+"""Reads a person's conversations and turns. What is missing and what belongs to somebody else raise the same error.
+
+Temporary conversations are found where a function says so; of their turns, all are (history/temporary.py).
+"""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -10,9 +13,11 @@ from django.db.models import Q, QuerySet
 
 from core import rows
 from core.errors import NotFound
+from history.errors import TemporaryGone
 from history.folding import titled
 from history.models import THERE, Conversation, TitledBy, Turn
 from history.signals import conversations_changed
+from history.temporary import find_temporary, find_temporary_turns, is_temporary, list_temporary_turns
 
 T = TypeVar("T")
 
@@ -32,9 +37,9 @@ class Page(Generic[T]):
 
 def access_conversation(owner_id: int, conversation_id: UUID) -> Conversation:
     """Return the owner's conversation; raises NotFound."""
-    conversation = find_conversation(conversation_id)
+    conversation = None if is_temporary(conversation_id) else find_conversation(conversation_id)
     if conversation is None or conversation.owner_id != owner_id:
-        raise NotFound
+        raise _not_found(conversation_id)
     return conversation
 
 
@@ -44,44 +49,78 @@ def find_conversation(conversation_id: UUID) -> Conversation | None:
     return rows.find(Conversation, pk=conversation_id, **THERE)
 
 
+def find_even_temporary(conversation_id: UUID) -> Conversation | None:
+    """Return a conversation as `find_conversation` does, or a temporary one, whoever owns it."""
+    if is_temporary(conversation_id):
+        found = find_temporary(conversation_id)
+        return found.conversation if found else None
+    return find_conversation(conversation_id)
+
+
+def access_even_temporary(owner_id: int, conversation_id: UUID) -> Conversation:
+    """Return the owner's conversation, also a temporary one; raises NotFound."""
+    conversation = find_even_temporary(conversation_id)
+    if conversation is None or conversation.owner_id != owner_id:
+        raise _not_found(conversation_id)
+    return conversation
+
+
+def _not_found(pk: UUID) -> NotFound:
+    """Return the error for a conversation or a turn that is missing or somebody else's."""
+    return TemporaryGone() if is_temporary(pk) else NotFound()
+
+
 def find_even_trashed(conversation_id: UUID) -> Conversation | None:
-    """Return a conversation that is not deleted, also from the trash, whoever owns it."""
+    """Return a conversation that is not deleted, also from the trash, or a temporary one, whoever owns it."""
+    if is_temporary(conversation_id):
+        return find_even_temporary(conversation_id)
     return rows.find(Conversation, pk=conversation_id, is_deleted__isnull=True)
 
 
 def access_even_trashed(owner_id: int, conversation_id: UUID) -> Conversation:
-    """Return the owner's conversation, also from the trash; raises NotFound."""
+    """Return the owner's conversation, also from the trash, or a temporary one; raises NotFound."""
     conversation = find_even_trashed(conversation_id)
     if conversation is None or conversation.owner_id != owner_id:
-        raise NotFound
+        raise _not_found(conversation_id)
     return conversation
 
 
 def is_hidden(conversation_id: UUID) -> bool:
-    """Return whether a conversation is in the trash or being deleted, and what belongs to it must not be found. One
-    that is not written yet is not."""
+    """Return whether a conversation is in the trash or being deleted, or was temporary and is gone, and what belongs to
+    it must not be found. One that is not written yet is not."""
+    if is_temporary(conversation_id):
+        return find_temporary(conversation_id) is None
     found = rows.find(Conversation, pk=conversation_id)
     return found is not None and bool(found.is_deleted or found.trashed_at)
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
-    """Return the owner's turn; raises NotFound."""
+    """Return the owner's turn, also of a temporary conversation; raises NotFound, also where that is in the trash."""
     return access_turn_in_conversation(owner_id, turn_id)[0]
 
 
 def access_turn_in_conversation(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
-    """Return the owner's turn and its conversation; raises NotFound, also where that is in the trash."""
+    """Return the owner's turn and its conversation, as `access_turn` does."""
     turn = find_turn(turn_id)
     if turn is None or turn.owner_id != owner_id:
-        raise NotFound
-    conversation = find_conversation(turn.conversation_id)
+        raise _not_found(turn_id)
+    conversation = find_even_temporary(turn.conversation_id)
     if conversation is None:
-        raise NotFound
+        raise _not_found(turn_id)
     return turn, conversation
+
+
+def access_stored_turn(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
+    """Return the owner's turn and its conversation, as `access_turn` does, but none of a temporary one."""
+    if is_temporary(turn_id):
+        raise _not_found(turn_id)
+    return access_turn_in_conversation(owner_id, turn_id)
 
 
 def find_turn(turn_id: UUID) -> Turn | None:
     """Return a turn, whoever owns it, until it is erased: the caller has checked the owner, or acts for the system."""
+    if is_temporary(turn_id):
+        return find_temporary_turns([turn_id]).get(turn_id)
     return rows.find(Turn, pk=turn_id)
 
 
@@ -115,7 +154,11 @@ def list_there(owner_id: int, conversation_ids: Sequence[UUID]) -> list[Conversa
 
 
 def list_turns(conversation: Conversation, *, after: int = 0, limit: int = PAGE_SIZE) -> Page[Turn]:
-    """Return the conversation's turns in the order they were asked, those with `seq` above `after`."""
+    """Return the turns of a conversation, also of a temporary one, in the order they were asked, those with `seq` above
+    `after`."""
+    if is_temporary(conversation.pk):
+        later = [turn for turn in list_temporary_turns(conversation.pk) if turn.seq > after]
+        return Page(later[:limit], str(later[limit - 1].seq) if len(later) > limit else None)
     turns = Turn.objects.filter(owner_id=conversation.owner_id, conversation_id=conversation.pk, seq__gt=after)
     page = list(turns.order_by("seq")[: limit + 1])
     return Page(page[:limit], str(page[limit - 1].seq) if len(page) > limit else None)

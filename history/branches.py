@@ -16,6 +16,7 @@ from core.errors import NotFound
 from history import tree
 from history.models import Conversation, Turn
 from history.signals import branch_chosen
+from history.temporary import is_temporary, list_temporary_turns
 
 PAGE_MARGIN = 10
 """A page is read with so many turns more: those of other branches take places in it."""
@@ -86,6 +87,8 @@ def list_branch(
 
     Takes one statement where nothing branches, and six at most.
     """
+    if is_temporary(conversation.pk):
+        return _list_unbranched(list_temporary_turns(conversation.pk), limit, before=before, after=after, at=at)
     if before is not None:
         page = tree.list_before(before, limit + PAGE_MARGIN)
         leaf = next((turn for turn in page if turn.pk == before.parent_id), None)
@@ -113,7 +116,7 @@ def list_branch(
 def find_siblings(turn: Turn, *, is_latest: bool = False) -> Siblings | None:
     """Return the turns that follow the same turn as this one, and its place among them; None where it is alone. For
     the turn that was asked last, without a statement where nothing branches."""
-    if is_latest and _is_linear_until(turn):
+    if is_temporary(turn.pk) or (is_latest and _is_linear_until(turn)):
         return None
     conversation = Conversation(pk=turn.conversation_id, owner_id=turn.owner_id)
     return _siblings_among([turn], _families_under(conversation, {turn.parent_id})).get(turn.pk)
@@ -133,6 +136,8 @@ def get_turn(conversation: Conversation, turn_id: UUID | str) -> Turn:
 def choose_branch(conversation: Conversation, turn: Turn | None) -> None:
     """Choose the branch a turn of the conversation is on, as it was used last below that; None is the turn that was
     asked last. Where it is on the chosen branch, nothing changes."""
+    if is_temporary(conversation.pk):
+        return
     turn = turn or tree.find_latest(conversation.owner_id, conversation.pk)
     leaf = find_branch_end(conversation).leaf
     if turn is None or leaf is None or turn.pk == leaf.pk or turn.pk in list_path_ids(leaf):
@@ -157,7 +162,24 @@ def _find_chosen_leaf(conversation: Conversation) -> Turn | None:
     return _find(conversation, _last_below(leaf)) if below else leaf
 
 
+def _list_unbranched(
+    turns: list[Turn], limit: int, *, before: Turn | None, after: Turn | None, at: Turn | None
+) -> Branch:
+    """Return of turns that all follow one another what `list_branch` returns."""
+    place = next((place for place, turn in enumerate(turns) if at is not None and turn.pk == at.pk), len(turns))
+    end = before.seq - 1 if before is not None else len(turns)
+    start = max(0, end - limit)
+    if after is not None:
+        start = after.seq
+    elif place < start:
+        start = max(0, place - LEAD)
+    end = min(end, start + limit)
+    return Branch(turns[start:end], start > 0, end < len(turns) and before is None, {}, None)
+
+
 def _find(conversation: Conversation, turn_id: UUID) -> Turn | None:
+    if is_temporary(conversation.pk):
+        return next((turn for turn in list_temporary_turns(conversation.pk) if turn.pk == turn_id), None)
     return rows.find(Turn, pk=turn_id, owner_id=conversation.owner_id, conversation_id=conversation.pk)
 
 

@@ -17,6 +17,13 @@ from core.sweeps import PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate
 from history import share_erasure
 from history.models import Conversation, Folder, Turn
 from history.signals import conversation_deleted
+from history.temporary import (
+    end_conversations,
+    erase_ended,
+    find_temporary,
+    is_temporary,
+    list_ended_temporaries,
+)
 
 COPY_GRACE = dt.timedelta(seconds=60)
 """A hidden conversation without turns that is younger than this is being copied to (history/forks.py)."""
@@ -28,8 +35,12 @@ def delete_conversation(conversation: Conversation) -> None:
     """Delete a conversation for good: from now on nobody finds it, and no turn can be added to it.
 
     It is erased when its open turns are stopped and paid for: now, or by `finish_deletions`. One from the trash is
-    deleted only there: raises NotFound if it was taken back, or erased, meanwhile.
+    deleted only there: raises NotFound if it was taken back, or erased, meanwhile. A temporary one is ended.
     """
+    if is_temporary(conversation.pk):
+        end_conversations(conversation.owner_id, [conversation.pk])
+        _erase_if_ended(conversation.pk, patience_seconds=PATIENCE_SECONDS)
+        return
     found = Conversation.objects.filter(pk=conversation.pk, owner_id=conversation.owner_id)
     if conversation.trashed_at:
         found = found.filter(trashed_at__isnull=False)
@@ -39,8 +50,9 @@ def delete_conversation(conversation: Conversation) -> None:
 
 
 def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
-    """Delete all conversations of a person, those in the trash too, and their folders; return whether everything is
-    erased. If not, it must be called again."""
+    """Delete all conversations of a person, those in the trash and temporary ones too, and their folders; return
+    whether everything is erased. If not, it must be called again."""
+    is_ended = end_temporaries(owner_id)
     share_erasure.erase_shares_of_owner(owner_id)
     of_owner = Conversation.objects.filter(owner_id=owner_id)
     Folder.objects.filter(owner_id=owner_id).delete()
@@ -50,7 +62,13 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
     deadline = time.monotonic() + patience_seconds  # they were all asked to stop, and do it at the same time
     for conversation in left:
         erase_if_over(conversation, patience_seconds=deadline - time.monotonic())
-    return not of_owner.exists()
+    return is_ended and not of_owner.exists()
+
+
+def end_temporaries(owner_id: int) -> bool:
+    """End all temporary conversations of a person; return whether they are erased. If not, the sweep goes on."""
+    are_erased = [_erase_if_ended(pk) for pk in end_conversations(owner_id)]
+    return all(are_erased)
 
 
 def finish_deletions() -> None:
@@ -61,6 +79,9 @@ def finish_deletions() -> None:
     for conversation in while_time(deleted, SWEEP_SECONDS):
         with guard("deletion", conversation_id=conversation.pk):
             erase_if_over(conversation)
+    for conversation_id in while_time(list_ended_temporaries(), SWEEP_SECONDS):
+        with guard("temporary conversation", conversation_id=conversation_id):
+            _erase_if_ended(conversation_id)
 
 
 def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:
@@ -79,12 +100,30 @@ def erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) ->
     turn_ids = list_turn_ids(conversation.owner_id, conversation_id=conversation.pk)
     if rows.find(Conversation, pk=conversation.pk, is_deleted=True) is None:
         return True  # after the turns were listed: its id may be in use again, and its turns must not be
-    answers = conversation_deleted.send_robust(
-        Conversation, conversation=conversation, turn_ids=turn_ids, patience_seconds=patience_seconds
-    )
-    if not all(answer is True for _receiver, answer in answers):
+    if not _is_all_else_erased(conversation, turn_ids, patience_seconds):
         return False
     erase_turns(turn_ids)
     share_erasure.erase_shares_of_conversation(conversation)
     Conversation.objects.filter(pk=conversation.pk, is_deleted=True).delete()
     return True
+
+
+def _erase_if_ended(conversation_id: UUID, *, patience_seconds: float = 0) -> bool:
+    """Erase a temporary conversation that was ended; return whether that is done, by whomever."""
+    found = find_temporary(conversation_id, even_ended=True)
+    if found is not None and not found.is_ended:
+        return True
+    if found is not None:
+        turn_ids = [turn.pk for turn in found.turns]
+        if not _is_all_else_erased(found.conversation, turn_ids, patience_seconds):
+            return False
+    erase_ended(conversation_id)
+    return True
+
+
+def _is_all_else_erased(conversation: Conversation, turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
+    """Let others erase what else belongs to a conversation; return whether nothing of that is left."""
+    answers = conversation_deleted.send_robust(
+        Conversation, conversation=conversation, turn_ids=turn_ids, patience_seconds=patience_seconds
+    )
+    return all(answer is True for _receiver, answer in answers)

@@ -3,7 +3,7 @@
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from core.errors import Conflict, DomainError, NotFound
+from core.errors import Conflict, DomainError, NotFound, RateLimited
 
 MAX_REPEATED = 60
 """Characters of what somebody wrote that a sentence repeats."""
@@ -16,6 +16,38 @@ class ParentNotFinished(Conflict):
 
 class Overtaken(ParentNotFinished):
     """Another turn was written at the end of the conversation since it was looked at; most likely it is still open."""
+
+
+class TemporaryGone(NotFound):
+    """There is no such temporary conversation, or it is somebody else's: nobody knows any more which of them."""
+
+    message = _(
+        "There is no such temporary chat, or it is gone: an hour after the last question nothing is left of it. "
+        "Begin a new one."
+    )
+
+
+class TooManyTemporary(RateLimited):
+    code = "too_many_temporary"
+    message = _("You have as many temporary chats as you may. End one, or wait until the first of them is gone.")
+
+
+class TooMuchTemporary(DomainError):
+    code = "temporary_too_large"
+    status = 413
+    message = _("Your temporary chats are as long as they may be. End this one, or ask in a chat that is kept.")
+
+
+class HasNoBranches(Conflict):
+    code = "no_branches"
+    message = _("A temporary chat has no branches: ask at its end.")
+
+
+class IdOfOtherKind(DomainError):
+    """Ids of temporary conversations and their turns are UUIDs of version 8, and no others are."""
+
+    code = "wrong_id"
+    message = _("That id is of another kind: UUIDs of version 8 are for temporary chats and their questions alone.")
 
 
 class ForkTooLarge(DomainError):

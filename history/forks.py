@@ -19,6 +19,7 @@ from history.deletion import COPY_GRACE, erase_turns
 from history.errors import ForkTooLarge
 from history.folding import titled
 from history.models import Conversation, TitledBy, Turn, new_id
+from history.temporary import check_kept
 
 COPY_TIME = COPY_GRACE / 2
 """How long a copy may take; whoever needs longer gives up, before it is erased under their hands."""
@@ -43,8 +44,9 @@ def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> 
     the id is in use, the owner's that is there.
 
     Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted, and Unavailable, with
-    the time to wait, while another request copies to it, or has died over that.
+    the time to wait, while another request copies to it, or has died over that, and what `check_kept` raises.
     """
+    check_kept(conversation_id)
     copy = Conversation(
         pk=conversation_id,
         owner_id=original.owner_id,

@@ -12,6 +12,7 @@ from core import rows
 from core.sweeps import iterate_pages
 from history.folding import fold
 from history.models import Turn
+from history.temporary import find_temporary_turns, is_temporary, update_open_temporary
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -86,18 +87,30 @@ def list_open_in(owner_id: int, conversation_ids: Sequence[UUID]) -> list[Turn]:
 
 
 def list_open_among(turn_ids: Sequence[UUID]) -> list[Turn]:
-    """Return those of the turns that are open."""
-    return list(Turn.objects.filter(pk__in=turn_ids, status__in=Turn.OPEN))
+    """Return those of the turns that are open, also temporary ones."""
+    temporary = list_open_temporary(turn_ids)
+    return [*Turn.objects.filter(pk__in=turn_ids, status__in=Turn.OPEN), *temporary]
+
+
+def list_open_temporary(turn_ids: Sequence[UUID]) -> list[Turn]:
+    """Return those of the turns that are temporary and open."""
+    found = find_temporary_turns([pk for pk in turn_ids if is_temporary(pk)])
+    return [turn for turn in found.values() if turn.is_open]
 
 
 def find_turns(turn_ids: list[UUID]) -> dict[UUID, Turn]:
-    """Return the turns that exist, by id."""
-    return {turn.pk: turn for turn in Turn.objects.filter(pk__in=turn_ids)}
+    """Return the turns that exist, by id, also temporary ones."""
+    temporary = find_temporary_turns([pk for pk in turn_ids if is_temporary(pk)])
+    return {turn.pk: turn for turn in Turn.objects.filter(pk__in=turn_ids)} | temporary
 
 
 def _update_open(turn: Turn, fields: dict[str, Any]) -> bool:
     """Write `fields` if the turn is open and `turn.gen` is still its generation; return whether it was."""
-    if not rows.update(Turn, {"pk": turn.pk, "gen": turn.gen, "status": Turn.OPEN}, fields):
+    if is_temporary(turn.pk):
+        is_ours = update_open_temporary(turn, fields)
+    else:
+        is_ours = rows.update(Turn, {"pk": turn.pk, "gen": turn.gen, "status": Turn.OPEN}, fields) == 1
+    if not is_ours:
         return False
     for name, value in fields.items():
         setattr(turn, name, value)

@@ -13,6 +13,7 @@ from history.errors import ShareGone
 from history.folding import fold, titled
 from history.models import Conversation, ShareCopy, SharedPage, SharedTurn, TitledBy, Turn, now
 from history.share_erasure import WRITING, abandon_copy
+from history.temporary import check_kept
 from history.tree import first_words_of
 
 PORTION = 100
@@ -22,8 +23,10 @@ def copy_share(share: SharedPage, owner_id: int, conversation_id: UUID) -> Conve
     """Return the owner's copy of the share as a new conversation; the same id again returns the same copy.
 
     Its turns cost nothing, have their answers and no files, and name their models as people know them. Raises Conflict
-    for an id that is in use, ShareGone if the share is revoked meanwhile: nothing of it is left then.
+    for an id that is in use, ShareGone if the share is revoked meanwhile: nothing of it is left then; and what
+    `check_kept` raises.
     """
+    check_kept(conversation_id)
     if (existing := _find_copied(owner_id, conversation_id)) is not None:
         return existing
     copy = _begin(share, owner_id, conversation_id)

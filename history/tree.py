@@ -12,6 +12,13 @@ from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
 from history.folding import fold, titled
 from history.models import THERE, Conversation, TitledBy, Turn
+from history.temporary import (
+    add_temporary_turn,
+    check_kept,
+    find_temporary_turns,
+    is_temporary,
+    list_temporary_turns,
+)
 
 TITLE_CHARACTERS = 60
 MAX_ATTEMPTS = 20
@@ -58,8 +65,10 @@ def get_or_create_conversation(
 ) -> Conversation:
     """Return the owner's conversation, created if the id is new.
 
-    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted.
+    Raises Conflict if it is somebody else's, NotFound while it is in the trash or being deleted, IdOfOtherKind for one
+    that only a temporary conversation can have.
     """
+    check_kept(conversation_id)
     try:
         conversation = Conversation(
             pk=conversation_id,
@@ -97,8 +106,11 @@ def first_words_of(text: str) -> str:
 
 def find_parent(owner_id: int, conversation_id: UUID, parent_id: UUID) -> Turn:
     """Return the turn that a new one continues; raises NotFound, or ParentNotFinished while it is being written."""
-    parent = rows.find(Turn, pk=parent_id, owner_id=owner_id, conversation_id=conversation_id)
-    if parent is None:
+    if is_temporary(parent_id):
+        parent = find_temporary_turns([parent_id]).get(parent_id)
+    else:
+        parent = rows.find(Turn, pk=parent_id, owner_id=owner_id, conversation_id=conversation_id)
+    if parent is None or (parent.owner_id, parent.conversation_id) != (owner_id, conversation_id):
         raise NotFound
     return check_finished(parent)
 
@@ -112,6 +124,8 @@ def check_finished(turn: Turn) -> Turn:
 
 def find_latest(owner_id: int, conversation_id: UUID) -> Turn | None:
     """Return the turn that was asked last in the conversation."""
+    if is_temporary(conversation_id):
+        return next(reversed(list_temporary_turns(conversation_id)), None)
     of_conversation = {"owner_id": owner_id, "conversation_id": conversation_id}
     return next(iter(rows.select(Turn, of_conversation, order_by="-seq", limit=1)), None)
 
@@ -137,6 +151,9 @@ def path_to_root(leaf: Turn | None) -> Iterator[Turn]:
 
 def list_before(turn: Turn, limit: int) -> list[Turn]:
     """Return the conversation's turns that were asked before one, on whatever branch, the latest first."""
+    if is_temporary(turn.conversation_id):
+        turns = list_temporary_turns(turn.conversation_id)
+        return [earlier for earlier in reversed(turns) if earlier.seq < turn.seq][:limit]
     earlier = {"owner_id": turn.owner_id, "conversation_id": turn.conversation_id, "seq__lt": turn.seq}
     return rows.select(Turn, earlier, order_by="-seq", limit=limit)
 
@@ -148,8 +165,10 @@ def add_turn(turn: Turn) -> Turn:
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
     gets the next that is free. Raises NotFound, with nothing left of the turn, when the conversation was deleted
-    or put into the trash meanwhile.
+    or put into the trash meanwhile, and what `add_temporary_turn` does.
     """
+    if is_temporary(turn.conversation_id):
+        return add_temporary_turn(turn)
     is_continuing = bool(turn.seq)
     turn.search_text = fold(turn.question)
     for _ in range(MAX_ATTEMPTS):

@@ -48,6 +48,7 @@ from history import access, sharing
 from history.api.serializers import ConversationSerializer
 from history.models import new_id
 from history.sharing import Terms
+from history.temporary import new_turn_id
 
 
 @api_view(["GET"])
@@ -67,7 +68,7 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """
     if request.method == "POST":
         return _ask(request, conversation_id)
-    conversation = access.access_conversation(user_id_of(request), conversation_id)
+    conversation = access.access_even_temporary(user_id_of(request), conversation_id)
     after = request.query_params.get("after", "")
     page = access.list_turns(conversation, after=int(after) if after.isdecimal() and len(after) < 10 else 0)
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
@@ -213,7 +214,7 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
     serializer.is_valid(raise_exception=True)
     fields = serializer.validated_data
     question = Question(
-        turn_id=fields.get("turn_id") or new_id(),
+        turn_id=fields.get("turn_id") or new_turn_id(conversation_id),
         conversation_id=conversation_id,
         text=fields.get("text", ""),
         model=fields["model"],

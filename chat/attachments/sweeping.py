@@ -1,6 +1,7 @@
 """What beat repairs of attachments: files that nobody reads, whose turn was never written, or that were never used."""
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Callable
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from chat.attachments.reading import CLAIM_LASTS, read_later
 from chat.models import Attachment
 from core.sweeps import MAX_CLOCK_DIFFERENCE, guard, iterate_pages
 from history.models import Conversation, Turn
+from history.temporary import find_temporary, is_temporary
 
 UNREAD_GRACE = dt.timedelta(seconds=15) + MAX_CLOCK_DIFFERENCE
 """A file that waits longer than this has lost its task, or many are before it: one more task does no harm."""
@@ -45,12 +47,35 @@ def _repair_each(name: str, which: Q, repair: Callable[[Attachment], None]) -> N
 
 def _check_bound(bound: list[Attachment]) -> None:
     """Of files that were bound a while ago, free those without a turn, and erase those without a conversation."""
-    turns = set(Turn.objects.filter(pk__in={row.turn_id for row in bound if row.turn_id}).values_list("pk", flat=True))
-    conversations = {row.conversation_id for row in bound if row.conversation_id and row.turn_id in turns}
-    existing = set(Conversation.objects.filter(pk__in=conversations).values_list("pk", flat=True))
+    temporary, stored = defaultdict[UUID, list[Attachment]](list), list[Attachment]()
     for row in bound:
+        if row.conversation_id and is_temporary(row.conversation_id):
+            temporary[row.conversation_id].append(row)
+        else:
+            stored.append(row)
+    for conversation_id, files in temporary.items():
+        with guard("files of a temporary conversation", conversation_id=conversation_id):
+            _check_temporary(conversation_id, files)
+    turns = set(Turn.objects.filter(pk__in={row.turn_id for row in stored if row.turn_id}).values_list("pk", flat=True))
+    conversations = {row.conversation_id for row in stored if row.conversation_id and row.turn_id in turns}
+    existing = set(Conversation.objects.filter(pk__in=conversations).values_list("pk", flat=True))
+    for row in stored:
         with guard("bound file", attachment_id=row.pk):
             _repair_bound(row, turn_exists=row.turn_id in turns, conversation_exists=row.conversation_id in existing)
+
+
+def _check_temporary(conversation_id: UUID, bound: list[Attachment]) -> None:
+    """Erase the files of a temporary conversation that is gone; else free those that no turn of it uses. The others
+    stay bound: the sweep looks at them again until they can go."""
+    found = find_temporary(conversation_id)
+    if found is None:
+        erase_of_conversation(conversation_id)
+        return
+    used = " ".join(turn.attachments for turn in found.turns)
+    for row in bound:
+        if str(row.pk) not in used:
+            same = Attachment.objects.filter(pk=row.pk, turn_id=row.turn_id, bound_at=row.bound_at)
+            same.update(turn_id=None, conversation_id=None, bound_at=None)
 
 
 def _repair_bound(row: Attachment, *, turn_exists: bool, conversation_exists: bool) -> None:

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 from redis.exceptions import RedisError
@@ -30,6 +32,7 @@ from history import branches
 from history.branches import Siblings
 from history.models import Conversation, Folder, Turn, new_id
 from history.rendering import RenderingBudget
+from history.temporary import KEPT, gone_at, new_turn_id
 from history.views import sidebar_context
 
 TURNS_SHOWN = 30
@@ -80,6 +83,8 @@ def chat_context(
         "starters": [] if turns["turns"] else recordings.list_questions(get_language() or settings.LANGUAGE_CODE),
         "folder": folder,
         **_composer_context(owner_id, allowed, last, refusal, folder),
+        "turn_id": new_turn_id(conversation_id),
+        **_temporary_context(conversation),
     }
 
 
@@ -124,6 +129,20 @@ def _show(turn: Turn, budget: RenderingBudget, siblings: Siblings | None = None)
     return ShownTurn(turn, current_html(turn, siblings, budget))
 
 
+def _temporary_context(conversation: Conversation | None) -> dict[str, Any]:
+    """Return what the page of a temporary conversation says and leaves out; nothing for another."""
+    moment = gone_at(conversation) if conversation else None
+    if moment is None:
+        return {}
+    left = moment - timezone.now()
+    return {
+        "gone_at": moment,
+        "left_seconds": max(0, ceil(left.total_seconds())),
+        "kept_seconds": round(KEPT.total_seconds()),
+        "may_compare": False,
+    }
+
+
 def _composer_context(
     owner_id: int, allowed: Entitlements, last: Turn | None, refusal: RefusedQuestion | None, folder: Folder | None
 ) -> dict[str, Any]:
@@ -134,7 +153,6 @@ def _composer_context(
         chosen = folder.model
     unnamed = list_for_unnamed(allowed, only_free=must_confirm_email(owner_id))
     return {
-        "turn_id": new_id(),
         "question_characters": allowed.question_characters,
         "may_compare": allowed.has_comparison,
         "tiers": group_by_tier(options),

@@ -25,6 +25,7 @@ from core.errors import DomainError, NotFound
 from history import access
 from history.folders import find_folder
 from history.models import Conversation, Folder, Turn, new_id
+from history.temporary import is_temporary, new_turn_id
 
 READING_SECONDS = 25
 """How long a request waits until a worker has read the files it brought."""
@@ -65,8 +66,10 @@ def open_turn_from_form(
             question = replace(question, attachments=tuple(file.pk for file in files))
         return open_or_await_turn(owner_id, question).turn
     except DomainError as error:
-        conversation = access.find_conversation(conversation_id)
+        conversation = access.find_even_temporary(conversation_id)
         if conversation is not None and conversation.owner_id != owner_id:
+            raise
+        if conversation is None and is_temporary(conversation_id):  # gone, and begun by no question
             raise
         return RefusedQuestion(
             sentence=str(error.message),
@@ -106,7 +109,8 @@ def _read_question(owner_id: int, conversation_id: UUID, fields: QueryDict) -> Q
     question (`edit`); or that an answer that was cut shall go on (`continue`). The button of a refusal chooses a model
     itself (`with`).
     """
-    turn_id, model = parse_id(fields.get("turn_id", "")) or new_id(), fields.get("with") or fields.get("model", "")
+    turn_id = parse_id(fields.get("turn_id", "")) or new_turn_id(conversation_id)
+    model = fields.get("with") or fields.get("model", "")
     effort = _read_effort(fields, model)
     if edited := fields.get("edit"):
         return _replacing(owner_id, edited, turn_id=turn_id, text=fields.get("text", ""), model=model, effort=effort)

@@ -59,7 +59,7 @@ def share_conversation(request: HttpRequest, conversation_id: UUID) -> HttpRespo
 @require_safe
 def share_up_to_turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """The form of a link to a conversation up to one of its turns."""
-    turn, conversation = access.access_turn_in_conversation(member_of(request).pk, turn_id)
+    turn, conversation = access.access_stored_turn(member_of(request).pk, turn_id)
     return _share_page(request, conversation, _fresh_form(request, until=turn.pk))
 
 

@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import limits
@@ -36,12 +37,13 @@ from chat.shown.files import file_response
 from chat.shown.finding import find_in_history, find_titles
 from chat.turns import forking
 from chat.turns.stopping import stop_turn
-from core.errors import RateLimited
+from core.errors import NotFound, RateLimited
 from core.loopback import comes_from_this_machine
-from history import access, branches
-from history.errors import BadFilter, ForkTooLarge, ParentNotFinished
+from history import access, branches, deletion
+from history.errors import BadFilter, ForkTooLarge, ParentNotFinished, TooManyTemporary
 from history.folders import find_folder
 from history.models import Conversation, Turn, new_id
+from history.temporary import begin_conversation, is_temporary, new_turn_id
 
 RECENT_SHOWN = 6
 """Conversations on the dashboard."""
@@ -86,11 +88,35 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
         if refused := open_beside_from_form(owner_id, opened, request.POST):
             messages.warning(request, str(refused.message))
         return HttpResponseRedirect(turn_address(opened))
-    conversation = access.access_conversation(owner_id, conversation_id)
+    conversation = access.access_even_temporary(owner_id, conversation_id)
     window = LAST_TURNS
     if wanted := request.GET.get("turn"):
         window = Window(at=_choose_branch_of(conversation, wanted))
     return _render_turns(request, conversation, window)
+
+
+@login_required
+@require_POST
+def begin_temporary(request: HttpRequest) -> HttpResponse:
+    """A new chat that is kept nowhere but in Redis, for an hour after its last question."""
+    try:
+        begun = begin_conversation(member_of(request).pk)
+    except TooManyTemporary as error:
+        messages.error(request, str(error.message))
+        return redirect("home")
+    return redirect("conversation", begun.pk)
+
+
+@login_required
+@require_POST
+def end_temporary(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
+    """End a temporary chat at once: nothing of it is left."""
+    conversation = access.access_even_temporary(member_of(request).pk, conversation_id)
+    if not is_temporary(conversation.pk):
+        raise NotFound
+    deletion.delete_conversation(conversation)
+    messages.success(request, _("The temporary chat is gone."))
+    return redirect("home")
 
 
 @login_required
@@ -125,7 +151,8 @@ def fork(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 def edit(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """The form of a question in the place of a turn's: a fragment, or a page of its own; POST asks it."""
     turn = access.access_turn(member_of(request).pk, turn_id)
-    context: dict[str, Any] = {"turn": turn, "turn_id": new_id(), "model": requested_model(turn)}
+    turn_id = new_turn_id(turn.conversation_id)
+    context: dict[str, Any] = {"turn": turn, "turn_id": turn_id, "model": requested_model(turn)}
     if request.method != "POST":
         return render(request, "chat/_edit.html" if _is_fragment(request) else "chat/edit.html", context)
     opened = open_turn_from_form(turn.owner_id, turn.conversation_id, request.POST, ())

@@ -27,6 +27,7 @@ from history.branches import Siblings
 from history.models import Turn
 from history.rendering import RenderingBudget, render_markdown
 from history.sharing import Description
+from history.temporary import is_temporary
 
 COST_VALUES = (
     *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "exact_credits"),
@@ -91,7 +92,8 @@ def turn_html(
         "can_continue": can_continue(turn),
         "is_saving_credits": turn.route == Route.LAST_CREDITS,
         "is_estimated": turn.usage_source == "estimated",
-        "can_ask_again": turn.status in STATUSES_TO_ASK_AGAIN or is_from_cache,
+        "can_ask_again": (turn.status in STATUSES_TO_ASK_AGAIN or is_from_cache) and not is_temporary(turn.pk),
+        "is_temporary": is_temporary(turn.pk),
         "is_from_cache": is_from_cache,
         "is_recorded": is_recorded,
         "is_auto": turn.requested_model == AUTO and bool(turn.model),

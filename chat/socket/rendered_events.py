@@ -22,6 +22,7 @@ from core.errors import DomainError
 from history import access, branches
 from history.fragments import conversation_html
 from history.models import Conversation, Turn
+from history.temporary import is_temporary
 
 SocketEvent = dict[str, Any]
 
@@ -38,7 +39,7 @@ def render_opened(user: User, opened: OpenedTurn) -> list[SocketEvent]:
     with localized_for(user):
         events = [_started_event(opened.turn)]
         if opened.conversation is not None:
-            events.append(_conversation_event(opened.conversation))
+            events += _line_events(opened.conversation)
             if opened.turn.trimmed_turns:
                 events.append(notice_event("info", _trimmed_sentence(opened.turn.trimmed_turns)))
     return events
@@ -48,7 +49,7 @@ def render_started(user: User, turn_id: UUID) -> tuple[Turn, list[SocketEvent]]:
     """Return a turn that another page asked for, and the events of its start; raises NotFound."""
     turn, conversation = access.access_turn_in_conversation(user.pk, turn_id)
     with localized_for(user):
-        return turn, [_started_event(turn), _conversation_event(conversation)]
+        return turn, [_started_event(turn), *_line_events(conversation)]
 
 
 def render_ended(user: User, turn_id: UUID) -> list[SocketEvent]:
@@ -83,6 +84,11 @@ def render_refused(user: User, question: Question, error: DomainError) -> Socket
 
 def _started_event(turn: Turn) -> SocketEvent:
     return started_event(turn, turn_html(turn, siblings=branches.find_siblings(turn, is_latest=True)))
+
+
+def _line_events(conversation: Conversation) -> list[SocketEvent]:
+    """Return the event with the conversation's line of the sidebar; none for a temporary one, which has none."""
+    return [] if is_temporary(conversation.pk) else [_conversation_event(conversation)]
 
 
 def _conversation_event(conversation: Conversation) -> SocketEvent:

@@ -31,6 +31,7 @@ from core.errors import DomainError
 from history import access, progress, tree
 from history.models import Turn
 from history.progress import Outcome
+from history.temporary import is_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +153,13 @@ def _prepare(turn: Turn) -> ClaimedTurn:
 
 
 def _find_cache_slot(turn: Turn, parent: Turn | None, first: Candidate, request: AnswerRequest) -> CacheSlot | None:
-    """Return the turn's place in the answer cache; None where the cache is off, or when something is attached.
+    """Return the turn's place in the answer cache; None where the cache is off, when something is attached, and in a
+    temporary conversation, whose answers are kept nowhere else.
 
     A turn that does not come right after its parent has siblings that came before: the question is asked again, and
     another answer is wanted.
     """
-    if settings.CACHE_TTL <= 0 or turn.attachments:
+    if settings.CACHE_TTL <= 0 or turn.attachments or is_temporary(turn.pk):
         return None
     is_asked_again = turn.seq != (parent.seq if parent else 0) + 1
     digest = answer_cache.question_digest(turn.owner_id, dispatch.request_to(first, request))

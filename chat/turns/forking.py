@@ -20,7 +20,7 @@ def fork(owner_id: int, turn_id: UUID, conversation_id: UUID) -> Conversation:
     Raises NotFound, ParentNotFinished while the turn is being written, RateLimited, also for the files, and what
     `read_path`, `begin_copy` and `finish_copy` raise.
     """
-    turn, original = access.access_turn_in_conversation(owner_id, turn_id)
+    turn, original = access.access_stored_turn(owner_id, turn_id)
     tree.check_finished(turn)
     count_fork(owner_id)
     path = forks.read_path(turn)

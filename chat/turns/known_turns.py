@@ -61,7 +61,7 @@ def check_same_question(turn: Turn, owner_id: int, conversation_id: UUID) -> Tur
     """Return the turn; raises Conflict unless it is the person's, in this conversation, NotFound if that is deleted."""
     if turn.owner_id != owner_id or turn.conversation_id != conversation_id:
         raise Conflict
-    if access.find_conversation(conversation_id) is None:
+    if access.find_even_temporary(conversation_id) is None:
         raise NotFound
     return turn
 

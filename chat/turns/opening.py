@@ -51,6 +51,7 @@ from history import access, branches, tree
 from history.errors import Overtaken
 from history.folders import find_folder
 from history.models import Conversation, Folder, Turn
+from history.temporary import check_turn_id, is_temporary
 
 LATEST: Literal["latest"] = "latest"
 """The end of the branch that is chosen."""
@@ -105,17 +106,13 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
     with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
     ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
-    SpendLimitReached, ParentNotFinished, Unavailable, and what `get_usable_files`, `bind_files` and
-    `prompts.filter_capable` raise.
+    SpendLimitReached, ParentNotFinished, Unavailable, IdOfOtherKind, and what `get_usable_files`, `bind_files`,
+    `prompts.filter_capable` and `add_temporary_turn` raise.
     """
     try:
-        return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)
-    except DomainError:
-        # The same question may have come in before, and only its own turn be in the way. It is looked up here, so that
-        # new questions do not pay for it.
-        if known := find_known_turn(owner_id, question.turn_id, question.conversation_id):
-            return OpenedTurn(known)
-        raise
+        return _open_or_find(owner_id, question)
+    except RedisError as error:  # a temporary conversation is nowhere else
+        raise Unavailable(retry_after=5) from error
 
 
 def open_or_await_turn(owner_id: int, question: Question) -> OpenedTurn:
@@ -155,6 +152,17 @@ def clean_text(text: str, *, max_characters: int) -> str:
     if not cleaned:
         raise BadText
     return cleaned
+
+
+def _open_or_find(owner_id: int, question: Question) -> OpenedTurn:
+    try:
+        return _open_new(owner_id, question, tries_left=MAX_TRIES - 1)
+    except DomainError:
+        # The same question may have come in before, and only its own turn be in the way. It is looked up here, so that
+        # new questions do not pay for it.
+        if known := find_known_turn(owner_id, question.turn_id, question.conversation_id):
+            return OpenedTurn(known)
+        raise
 
 
 def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTurn:
@@ -231,6 +239,11 @@ def _find_folder(owner_id: int, question: Question, conversation: Conversation |
 
 
 def _find_conversation(owner_id: int, question: Question) -> Conversation | None:
+    """Return the conversation, None for one that the question begins. It begins no temporary one: that would be stored
+    by whoever asks on after its end."""
+    check_turn_id(question.turn_id, question.conversation_id)
+    if is_temporary(question.conversation_id):
+        return access.access_even_temporary(owner_id, question.conversation_id)
     conversation = access.find_conversation(question.conversation_id)
     if conversation is not None and conversation.owner_id != owner_id:
         raise NotFound

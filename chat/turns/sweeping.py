@@ -55,6 +55,9 @@ async def repair_turns() -> None:
     with guard("streaming turns"):
         async for page in _in_threads(progress.iterate_streaming()):
             await _sweep_streaming(redis, page)
+    with guard("temporary turns"):
+        async for page in _in_threads(_iterate_temporary()):
+            await _sweep_temporary(redis, page)
     with guard("reservations"):
         await in_thread(settle_unsettled)
     with guard("deletions"):
@@ -86,6 +89,14 @@ def _release_unused(keys: list[UUID]) -> None:
                 metering.release(key)
 
 
+def _iterate_temporary() -> Iterator[list[Turn]]:
+    """Yield the open turns of temporary conversations, a page at a time: their reservations are the only rows of
+    them."""
+    for keys in metering.iterate_held(older_than=QUEUED_GRACE):
+        if found := progress.list_open_temporary(keys):
+            yield found
+
+
 async def _in_threads(pages: Iterator[list[Turn]]) -> AsyncGenerator[list[Turn]]:
     """Yield the pages, each read in a thread."""
     while page := await in_thread(_next_page, pages):
@@ -111,6 +122,14 @@ async def _sweep_queued(redis: Redis, turn: Turn) -> None:
 async def _enqueue_again(turn: Turn) -> None:
     logger.warning("Turn queued again", extra={"turn_id": turn.pk})
     await in_thread(enqueue, turn)
+
+
+async def _sweep_temporary(redis: Redis, turns: list[Turn]) -> None:
+    for turn in turns:
+        if turn.status == Turn.Status.QUEUED:
+            with guard("queued turn", turn_id=turn.pk):
+                await _sweep_queued(redis, turn)
+    await _sweep_streaming(redis, [turn for turn in turns if turn.status == Turn.Status.STREAMING])
 
 
 async def _sweep_streaming(redis: Redis, turns: list[Turn]) -> None:

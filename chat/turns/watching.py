@@ -465,7 +465,7 @@ async def _find_saved(turn_id: UUID) -> Turn | None:
     """Return the turn if it is finished, as far as the database says; raises NotFound if it was deleted."""
     try:
         turn = await in_thread(access.find_turn, turn_id)
-    except OperationalError as error:  # it is away, and the live text is not: the reader reads on
+    except (OperationalError, RedisError) as error:  # it is away, and the live text may not be: the reader reads on
         logger.warning("Saved turn unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
         return None
     if turn is None:

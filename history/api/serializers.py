@@ -3,9 +3,11 @@
 from typing import Any
 
 import msgspec
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from history.models import Conversation, Export, Folder, Import
+from history.temporary import gone_at
 from history.transfer.refusals import place_words, refusal_sentence
 
 
@@ -42,22 +44,37 @@ class ConversationSerializer(serializers.ModelSerializer[Conversation]):
     is_archived = MarkField()
 
     leaf_id = serializers.UUIDField(allow_null=True)
+    gone_at = serializers.SerializerMethodField()
 
     class Meta:
         model = Conversation
         fields = (
             *("id", "title", "turn_count", "leaf_id", "folder_id", "is_pinned", "is_archived"),
-            *("trashed_at", "created_at", "updated_at"),
+            *("trashed_at", "gone_at", "created_at", "updated_at"),
         )
         read_only_fields = ("turn_count", "trashed_at", "created_at", "updated_at")
 
+    def get_gone_at(self, conversation: Conversation) -> str | None:
+        """When a temporary conversation will be gone; null for any other."""
+        moment = gone_at(conversation)
+        return serializers.DateTimeField().to_representation(moment) if moment else None
+
 
 class NewConversationSerializer(serializers.Serializer[Conversation]):
-    """A client may choose the id, so that it can be sent again without making two."""
+    """A client may choose the id, so that it can be sent again without making two. A `temporary` conversation gets its
+    id here, and has no title and no folder."""
 
     id = serializers.UUIDField(required=False)
     title = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
     folder_id = serializers.UUIDField(required=False, allow_null=True, default=None)
+    temporary = serializers.BooleanField(required=False, default=False)
+
+    def validate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        given = {name: _("A temporary conversation has none of its own.") for name in fields if fields[name]}
+        given.pop("temporary", None)
+        if fields["temporary"] and given:
+            raise serializers.ValidationError(given)
+        return fields
 
 
 class FolderSerializer(serializers.ModelSerializer[Folder]):

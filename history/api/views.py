@@ -19,6 +19,7 @@ from history.api.serializers import (
     NewConversationSerializer,
 )
 from history.models import Conversation, TitledBy, new_id
+from history.temporary import begin_conversation, is_temporary
 
 
 @api_view(["GET", "POST"])
@@ -38,6 +39,9 @@ def conversations(request: Request) -> Response:
     serializer = NewConversationSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     fields = serializer.validated_data
+    if fields["temporary"]:
+        begun = begin_conversation(owner_id)
+        return Response(ConversationSerializer(begun).data, status=status.HTTP_201_CREATED)
     title = fields["title"]
     titled_by = TitledBy.PERSON if title.strip() else TitledBy.WORDS
     if fields["folder_id"] is not None:
@@ -52,17 +56,18 @@ def conversations(request: Request) -> Response:
 def conversation(request: Request, conversation_id: UUID) -> Response:
     """One conversation; PATCH changes its `title`, `folder_id`, `is_pinned`, `is_archived`, and its branch, to the one
     that the turn `leaf_id` is on. DELETE puts it into the trash; with `?forever=true` it removes it and its turns, from
-    the trash too."""
+    the trash too. A temporary one is read, and ended by DELETE; nothing of it can be changed."""
     owner_id = user_id_of(request)
     if request.method == "DELETE":
         return _delete(request, owner_id, conversation_id)
+    if request.method == "GET":
+        found = access.access_even_temporary(owner_id, conversation_id)
+        return Response(ConversationSerializer(found).data)
     row = access.access_conversation(owner_id, conversation_id)
-    if request.method == "PATCH":
-        serializer = ConversationSerializer(row, data=request.data, partial=True)
-        serializer.is_valid(raise_exception=True)
-        _change(row, serializer.validated_data)
-        row = access.access_conversation(owner_id, conversation_id)
-    return Response(ConversationSerializer(row).data)
+    serializer = ConversationSerializer(row, data=request.data, partial=True)
+    serializer.is_valid(raise_exception=True)
+    _change(row, serializer.validated_data)
+    return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)
 
 
 @api_view(["POST"])
@@ -106,7 +111,7 @@ def folder(request: Request, folder_id: UUID) -> Response:
 def _delete(request: Request, owner_id: int, conversation_id: UUID) -> Response:
     asked = ForeverSerializer(data=request.query_params)
     asked.is_valid(raise_exception=True)
-    if asked.validated_data["forever"]:
+    if asked.validated_data["forever"] or is_temporary(conversation_id):
         deletion.delete_conversation(access.access_even_trashed(owner_id, conversation_id))
     else:
         trash.trash_conversations(owner_id, [access.access_conversation(owner_id, conversation_id).pk])

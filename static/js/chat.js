@@ -18,6 +18,7 @@ const FAILURES = 5; // then pages are asked instead
 const CONNECTED = 3_000;
 const LEAVE_DELAY = 3_000;
 const LEAVING = "left"; // in the tab's storage: why the page before was left
+const CARRIED = "carried"; // there, too: what was being written when a temporary conversation was begun
 const ENDED = new Set(["turn.completed", "turn.stopped", "turn.failed", "turn.interrupted"]);
 
 const main = document.querySelector("[data-chat]");
@@ -27,6 +28,7 @@ const connection = document.querySelector("[data-connection]");
 const notice = document.querySelector("[data-notice]");
 const form = document.querySelector("[data-composer]");
 const chatId = main.dataset.chat;
+const temporary = document.querySelector("[data-temporary]"); // its conversation is kept nowhere, and so is what is written
 const siteName = document.title.split(" · ").pop();
 
 const live = new Map(); // turn id → LiveTurn
@@ -39,6 +41,7 @@ let isPolling = false;
 let isPosting = false; // the question that is on its way
 let isLeaving = false;
 let lostTimer = 0;
+let goneTimer = 0; // until the temporary conversation is gone
 let wanted = null; // the branch that is on its way: {id, top, name}
 let latest = ""; // the turn that began last
 
@@ -48,6 +51,11 @@ for (const article of turns.querySelectorAll("[data-turn]")) adopt(article);
 const folder = form.elements.folder?.value; // a new chat begins in it
 composer.keepDraftOf("known" in main.dataset ? chatId : folder ? `new-${folder}` : "new");
 attach.restore(composer.restoreDraft((id) => findTurn(id) !== null));
+if (temporary) {
+  composer.stopKeeping();
+  takeCarried();
+  awaitEnd(temporary.dataset.left);
+}
 composer.onAsk(ask, stop);
 followEdits(turns, askInPlace);
 composer.onQueued(takeBack, () => composer.showQueued((queued = composer.readQueued())));
@@ -344,6 +352,41 @@ function started({ turn_id, conversation_id, beside_id, html }) {
   }
   announcer.textContent = say("writing");
   showWriting();
+  if (temporary) postponeEnd();
+}
+
+/** What is being written goes along into a temporary conversation, and into no draft. */
+document.querySelector("[data-begin-temporary]")?.addEventListener("submit", () => {
+  try {
+    sessionStorage.setItem(CARRIED, form.elements.text.value);
+    composer.setText("");
+  } catch {
+    // No storage: it stays where it is.
+  }
+});
+
+function takeCarried() {
+  try {
+    const text = sessionStorage.getItem(CARRIED);
+    sessionStorage.removeItem(CARRIED);
+    if (text && composer.isEmpty()) composer.setText(text);
+  } catch {
+    // No storage.
+  }
+}
+
+/** Each question keeps a temporary conversation for another while. */
+function postponeEnd() {
+  const { kept, zone } = temporary.dataset;
+  const format = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", timeZone: zone });
+  temporary.querySelector("[data-gone]").textContent = format.format(Date.now() + kept * 1_000);
+  awaitEnd(kept);
+}
+
+/** Then the server has nothing of it any more, and says so. */
+function awaitEnd(seconds) {
+  clearTimeout(goneTimer);
+  goneTimer = setTimeout(() => location.reload(), (Number(seconds) + 1) * 1_000);
 }
 
 function grown(event) {
@@ -420,13 +463,14 @@ function conversationChanged({ conversation_id, html, leaf_id }) {
 
 async function listChanged() {
   reloadList();
-  if (!("known" in main.dataset)) return;
+  if (temporary || !("known" in main.dataset)) return;
   const response = await fetch(`/c/${chatId}/rename/`, { headers: { "HX-Request": "true" } }).catch(() => null);
   if (response?.status === 404) leave();
 }
 
 document.addEventListener("submit", ({ target, submitter }) => {
-  if (target.matches("[data-order]") && submitter?.value === `trash:${chatId}`) prepareToLeave();
+  const isTrashing = target.matches("[data-order]") && submitter?.value === `trash:${chatId}`;
+  if (isTrashing || temporary?.contains(target)) prepareToLeave();
 });
 
 /** What was being written goes along into a new chat. */
@@ -727,12 +771,12 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && document.title.startsWith("● ")) document.title = document.title.slice(2);
 });
 
-/** Return a UUID version 7 (RFC 9562): milliseconds, then random bits. */
+/** Return a UUID version 7 (RFC 9562): milliseconds, then random bits; of version 8 for a turn of a temporary conversation. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   new DataView(bytes.buffer).setUint32(0, Math.floor(Date.now() / 0x10000));
   new DataView(bytes.buffer).setUint16(4, Date.now() % 0x10000);
-  bytes[6] = (bytes[6] & 0x0f) | 0x70;
+  bytes[6] = (bytes[6] & 0x0f) | (temporary ? 0x80 : 0x70);
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, "$1-$2-$3-$4-$5");

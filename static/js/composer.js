@@ -31,7 +31,7 @@ function save(fields) {
   if (!isOver) writeDraft(key, fields);
 }
 
-/** Keep nothing any more: whoever logs out in another tab leaves no draft behind. */
+/** Keep nothing any more: whoever logs out in another tab leaves no draft behind, nor does a temporary conversation. */
 export function stopKeeping() {
   isOver = true;
 }
@@ -128,7 +128,7 @@ export function readQueued() {
 
 /** Show and keep the question that is asked when the answer ends; null for none. */
 export function keepQueued(question) {
-  writeDraft(queuedKey, question ?? {});
+  if (!isOver) writeDraft(queuedKey, question ?? {});
   showQueued(question);
 }
 

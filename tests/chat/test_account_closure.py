@@ -2,12 +2,10 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.cache import KEY_PREFIX
 from django.core.cache import cache
@@ -38,30 +36,15 @@ from history.models import Conversation, Turn
 from history.sharing import Terms
 from testbed.provider import FakeProvider
 from tests.chat.asking import aask, ask, closed, eventually, finished, question, record_of
-from tests.chat.attaching import attached, ids, stored_names
+from tests.chat.attaching import attached, ids
 from tests.chat.conftest import Offer
 from tests.chat.dying import Died, die, elsewhere, grow_old, lose_runner
+from tests.chat.everything import everything_stored
 from tests.chat.live import page_of
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
 SECRETS = ("ana@example.com", "anita", "pregunta-secreta", "respuesta-secreta", "archivo-secreto", "t0 t1")
-
-
-def everything_stored() -> str:
-    """All rows of both databases, all keys and values of Redis, and the names of all files, as one text."""
-    stored = [repr(list(model._default_manager.values())) for model in apps.get_models() if model._meta.managed]
-    readers: dict[bytes, Callable[[bytes], Any]] = {
-        b"string": sync_redis().get,
-        b"hash": sync_redis().hgetall,
-        b"stream": sync_redis().xrange,
-        b"list": lambda key: sync_redis().lrange(key, 0, -1),
-        b"set": sync_redis().smembers,
-        b"zset": lambda key: sync_redis().zrange(key, 0, -1),
-    }
-    for key in sync_redis().scan_iter():
-        stored.append(f"{key!r} {readers[sync_redis().type(key)](key)!r}")
-    return "\n".join([*stored, *stored_names()])
 
 
 def found_secrets() -> set[str]:

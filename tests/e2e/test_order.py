@@ -198,3 +198,36 @@ async def test_without_javascript_what_is_deleted_can_be_taken_back(
         await row.locator("summary").click()
         await row.get_by_role("button", name="Pin").click()
         await expect(page.locator("[data-pinned] [data-conversation]")).to_have_count(1)
+
+
+async def test_a_temporary_chat_leaves_nothing_in_the_lists_and_in_the_browser(tab: Tab) -> None:
+    page = tab.page
+    drafts = "Object.entries({...localStorage, ...sessionStorage}).filter(([, value]) => value.includes('secret'))"
+    await page.goto("/")
+    await page.locator("[data-composer][data-ready]").wait_for()
+    await tab.question.fill("secret tokens")
+    await page.get_by_role("button", name="Temporary").click()
+    await expect(page.locator("[data-temporary]")).to_contain_text("Temporary: gone at")
+    await expect(tab.question).to_have_value("secret tokens")  # what was being written comes along
+    await tab.ask("secret tokens", QUICK)
+    await tab.finished()
+    await tab.question.fill("one more secret")
+    other = await tab.another()
+    await other.page.goto(page.url)
+    await expect(other.last).to_contain_text("secret tokens")
+    await other.ask("another secret", QUICK)
+    await other.finished()
+    await expect(tab.turns).to_have_count(2)
+    await shoot(tab, "temporary")
+    await expect(page.get_by_role("button", name="Edit the question")).to_have_count(0)
+    await expect(page.locator("[data-conversations] [data-conversation]")).to_have_count(0)
+    await page.reload()
+    await expect(tab.turns).to_have_count(2)
+    assert await page.evaluate(drafts) == []
+    address = page.url
+    await page.get_by_role("button", name="End now").click()
+    await expect(page.locator(".notices")).to_contain_text("The temporary chat is gone.")
+    await expect(other.page).to_have_url(f"{tab.base}/")  # every tab leaves it
+    await page.goto(address)
+    await expect(page.locator("main")).to_contain_text("There is no such temporary chat, or it is gone")
+    assert await page.evaluate(drafts) == []

@@ -22,7 +22,7 @@ def test_a_conversation_is_begun(api, ana):
     body = answer.json()
     assert set(body) == {
         *("id", "title", "turn_count", "leaf_id", "folder_id", "is_pinned", "is_archived"),
-        *("trashed_at", "created_at", "updated_at"),
+        *("trashed_at", "gone_at", "created_at", "updated_at"),
     }
     assert (body["title"], body["turn_count"]) == ("Recetas", 0)
     assert Conversation.objects.get(pk=body["id"]).owner_id == ana.pk

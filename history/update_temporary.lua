@@ -1,0 +1,14 @@
+-- Writes an open turn of a temporary conversation, if `gen` is still its generation. next_gen: empty where it is over.
+-- Answers: whether it was.
+local conversation = KEYS[1]
+local turn, gen, next_gen, row = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+if redis.call('HGET', conversation, 'open:' .. turn) ~= gen then return 0 end
+redis.call('HINCRBY', conversation, 'bytes', #row - redis.call('HSTRLEN', conversation, 'turn:' .. turn))
+redis.call('HSET', conversation, 'turn:' .. turn, row)
+if next_gen == '' then
+  redis.call('HDEL', conversation, 'open:' .. turn)
+else
+  redis.call('HSET', conversation, 'open:' .. turn, next_gen)
+end
+return 1
