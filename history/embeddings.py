@@ -1,6 +1,6 @@
 """Search by meaning: what a turn means is kept as numbers in its own row, and compared with what is searched for.
 
-It is off unless an operator sets SEARCH_BY_MEANING (docs/adr/0022). Nothing of it is anywhere else: a turn that goes
+It is off unless an operator sets SEARCH_BY_MEANING (docs/adr/0023). Nothing of it is anywhere else: a turn that goes
 takes its embedding along, and the text of one that has ended is never changed.
 """
 
