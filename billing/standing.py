@@ -7,7 +7,7 @@ from typing import Literal
 from django.utils import timezone
 
 from billing.entitlements import Access, access_of
-from billing.models import BillingAccount, Plan, Price, Subscription
+from billing.models import BillingAccount, GatewayTask, Plan, Price, Subscription
 from billing.purchasing import find_free_moment, find_waiting, is_overdue, list_live
 
 Status = Literal[
@@ -20,7 +20,8 @@ Status = Literal[
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`plan` is what holds now. `until` is when it ends unless something is paid or changed; `next_price` is what will
-    be charged at `next_payment_at`; `later` is what was bought and begins when `subscription` ends."""
+    be charged at `next_payment_at`; `later` is what was bought and begins when `subscription` ends. While
+    `is_being_cancelled`, the gateway has still to be told of a cancellation."""
 
     status: Status
     plan: Plan
@@ -29,6 +30,7 @@ class Standing:
     next_price: Price | None = None
     next_payment_at: dt.datetime | None = None
     later: Subscription | None = None
+    is_being_cancelled: bool = False
 
     @property
     def is_planned_change(self) -> bool:
@@ -39,6 +41,8 @@ class Standing:
     @property
     def may_cancel(self) -> bool:
         """Whether something would be charged again, now or later, or for the first time."""
+        if self.is_being_cancelled:
+            return False
         bought = [one for one in (self.subscription, self.later) if one is not None]
         is_charged = any(one.renews or one.status == Subscription.Status.PAUSED for one in bought)
         return is_charged or self.status == "waiting"
@@ -63,11 +67,20 @@ def standing_of(account: BillingAccount) -> Standing:
     if current is None:
         return _without_subscription(account, access, later)
     status = _status_of(current, now)
+    if status in ("active", "trial") and _is_being_cancelled(account, current):
+        return Standing("cancelled", access.plan, current, current.access_until, later=later, is_being_cancelled=True)
     if not current.renews or status in ("frozen", "paused"):
         return Standing(status, access.plan, current, current.access_until, later=later)
     price = current.next_price or current.price
     next_payment_at = current.trial_end if status == "trial" else current.paid_until
     return Standing(status, access.plan, current, current.access_until, price, next_payment_at, later)
+
+
+def _is_being_cancelled(account: BillingAccount, subscription: Subscription) -> bool:
+    """Whether it was cancelled here and its gateway does not know yet: it was silent, or a worker tells it just now."""
+    acts = (GatewayTask.Act.CANCEL_NOW, GatewayTask.Act.CANCEL_AT_PERIOD_END)
+    told_later = account.gateway_tasks.filter(done_at=None, act__in=acts, gateway=subscription.gateway)
+    return told_later.filter(reference=subscription.reference).exists()
 
 
 def _begins_later(subscription: Subscription, now: dt.datetime) -> bool:

@@ -26,7 +26,8 @@ class Site:
     """`with Site(provider_url, models) as site:` starts it; `start`, `kill` and `stop` act on one process.
 
     `models` are names that the provider at `provider_url` understands. `cores` pins every process. `environment` is
-    added to the processes', such as a DATABASE_URL; without one the databases are SQLite in a temporary folder.
+    added to the processes', such as a DATABASE_URL; without one the databases are SQLite in a temporary folder, which
+    begins as a copy of those in the folder `databases` if one is given.
     """
 
     def __init__(
@@ -38,8 +39,11 @@ class Site:
         runners: int = 1,
         cores: set[int] | None = None,
         environment: dict[str, str] | None = None,
+        databases: Path | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tertulia-site-"))
+        for database in databases.glob("*.sqlite3") if databases else ():
+            shutil.copy(database, self._folder)
         self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
         self._valkey, self._password = ports.any_free_port(), services.new_password()
         self._runners = [f"runner{number}" for number in range(runners)]

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from chat.llm.catalog import load_catalog
 from chat.models import LanguageModel
 from core import caching
 from core.redis_clients import sync_redis
-from tests.services import STORES
+from tests.services import STORES, migrated_databases
 
 hypothesis.settings.register_profile("tests", deadline=None)  # how long it takes says how busy the machine is
 hypothesis.settings.load_profile("tests")
@@ -94,6 +95,19 @@ def used_tables_query(alias: str) -> str:
 
 
 TransactionTestCase._fixture_teardown = empty_tables
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Databases that are there are not made anew: those of SQLite begin as copies, and the others are new servers'."""
+    return True
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    for alias, name in (("default", "tertulia.sqlite3"), ("history", "history.sqlite3")):
+        if connections[alias].vendor == "sqlite":
+            shutil.copy(migrated_databases() / name, settings.DATABASES[alias]["TEST"]["NAME"])
 
 
 @pytest.fixture(autouse=True)

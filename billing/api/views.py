@@ -56,7 +56,7 @@ def subscription(request: Request) -> Response:
             "until": standing.until,
             "gateway": held.gateway if held else None,
             "paid_until": held.paid_until if held else None,
-            "renews": bool(held and held.renews),
+            "renews": bool(held and held.renews and not standing.is_being_cancelled),
             "next_payment_at": standing.next_payment_at,
             "next_price": price_fields(price) if price else None,
         }

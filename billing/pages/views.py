@@ -224,7 +224,7 @@ def cancel(request: HttpRequest) -> HttpResponse:
             messages.success(request, _("Cancelled. You are charged nothing more."))
         else:
             messages.warning(
-                request, _("Cancelled here. The payment service does not answer: it is told as soon as it does.")
+                request, _("Cancelled. The payment service has not confirmed it yet: it is told as soon as it answers.")
             )
         return redirect("billing")
     return render(request, "billing/cancel.html", {"standing": standing})

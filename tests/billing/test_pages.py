@@ -13,11 +13,11 @@ from django.utils import timezone, translation
 from django.utils.formats import date_format
 
 from accounts.models import User
-from billing import metering
+from billing import metering, outbox
 from billing.entitlements import account_of, current_period, entitlements_of
 from billing.gateways.base import GatewayUnavailable
 from billing.metering import Usage
-from billing.models import AllowanceNotice, BillingAccount, Payment, Plan, Price, Purchase, Subscription
+from billing.models import AllowanceNotice, BillingAccount, GatewayTask, Payment, Plan, Price, Purchase, Subscription
 from billing.pages.usage_chart import safe_cell
 from billing.subscriptions import apply
 from tests.billing.fake_gateway import FakeGateway, bought, change, payment, renew, state
@@ -407,6 +407,22 @@ def test_cancelling_keeps_the_plan_to_the_end_of_what_is_paid(browser: Client, p
     resumed = browser.post("/billing/resume/", follow=True)
     assert "Your subscription goes on." in text_of(resumed)
     assert account_of(ana.pk).subscriptions.get().renews
+
+
+def test_a_cancellation_that_the_gateway_does_not_know_yet_is_one(browser: Client, prices: Any, ana: User):
+    subscribe(ana, prices["premium-month"])
+    state.error = GatewayUnavailable("away")
+    page = text_of(browser.post("/billing/cancel/", follow=True))
+    assert "Cancelled. The payment service has not confirmed it yet" in page
+    assert "You keep Premium until" in page
+    assert "Next payment" not in page
+    assert browser.get("/billing/cancel/").status_code == 302  # there is nothing left to cancel
+    assert not browser.get("/api/v1/subscription").json()["renews"]
+    state.error = None
+    task = GatewayTask.objects.get()
+    task.reopen()
+    assert outbox.do_task(task)
+    assert "Resume" in text_of(browser.get("/billing/"))
 
 
 def test_cancelling_twice_is_no_error_of_ours(browser: Client, prices: Any, ana: User):

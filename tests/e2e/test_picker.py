@@ -83,7 +83,7 @@ async def test_a_model_is_chosen_with_the_mouse_and_answers(tab: Tab) -> None:
     await expect(picker(tab)).to_be_visible()
     await expect(button(tab)).to_have_attribute("aria-expanded", "true")
     assert await tab.page.locator("[data-composer]").bounding_box() == composer
-    assert await names(tab).all_inner_texts() == ["Automatic", "Primero", "Ágil", "Breaking", "Thinker", "Forte"]
+    await expect(names(tab)).to_have_text(["Automatic", "Primero", "Ágil", "Breaking", "Thinker", "Forte"])
     await picker(tab).get_by_role("option", name="Ágil").click()
     await expect(picker(tab)).to_be_hidden()
     await expect(button(tab)).to_have_text(re.compile("Ágil"))
@@ -151,7 +151,7 @@ async def test_models_are_found_by_name_provider_tier_and_ability(tab: Tab) -> N
     ):
         await search(tab).fill(text)
         await expect(status).to_have_text(f"Models found: {len(found)}")
-        assert await names(tab).all_inner_texts() == found
+        await expect(names(tab)).to_have_text(found)
     await search(tab).fill("gpt-2")
     await expect(status).to_contain_text("No model matches")
     await tab.page.keyboard.press("Enter")  # takes nothing
@@ -251,7 +251,7 @@ async def test_effort_is_asked_for_only_where_the_model_has_it(tab: Tab) -> None
     await expect(effort).to_be_hidden()
     await tab.page.locator("[data-model]").select_option(THINKING)
     await expect(effort).to_be_visible()
-    assert await effort.locator("option").all_inner_texts() == ["Automatic", "Low", "High", "zippy"]
+    await expect(effort.locator("option")).to_have_text(["Automatic", "Low", "High", "zippy"])
     await effort.select_option("high")
     await tab.page.locator("[data-model]").select_option(QUICK)
     await expect(effort).to_be_hidden()

@@ -12,6 +12,7 @@ import psycopg
 from testbed.provider import FakeProvider
 from testbed.site import Site
 from tests.fakes.readers import Member
+from tests.services import migrated_databases
 
 
 class TestedSite(Site):
@@ -49,8 +50,11 @@ class TestedSite(Site):
 def run_site(models: list[str], *, webs: int, runners: int, **environment: str) -> Iterator[TestedSite]:
     """Run a site whose models play what their names say; print its logs if the block fails."""
     environment = fresh_store() | environment
+    databases = None if "DATABASE_URL" in environment else migrated_databases()
     with FakeProvider() as provider:
-        with TestedSite(provider.url, models, webs=webs, runners=runners, environment=environment) as site:
+        with TestedSite(
+            provider.url, models, webs=webs, runners=runners, environment=environment, databases=databases
+        ) as site:
             site.provider = provider
             try:
                 yield site

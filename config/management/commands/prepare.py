@@ -27,7 +27,7 @@ class Command(BaseCommand):
         except StoreUnreachableError as error:
             raise CommandError(str(error)) from None
         call_command("migrate", verbosity=0, interactive=False)
-        call_command("migrate", database="history", verbosity=0, interactive=False)
+        call_command("migrate", "history", database="history", verbosity=0, interactive=False)  # no other app is there
         call_command("load_catalog", verbosity=verbosity, stdout=self.stdout)
         if settings.SIMULATED_STRIPE_URL:
             load_prices("stripe", "USD")
