@@ -103,6 +103,4 @@ def _content(row: Model) -> bytes:
 def _stored(value: Any) -> Any:
     if isinstance(value, dt.datetime):  # MongoDB keeps milliseconds
         return int(value.timestamp() * 1000)
-    if isinstance(value, memoryview):  # as PostgreSQL's driver has bytes
-        return bytes(value)
     return value.hex if isinstance(value, UUID) else value

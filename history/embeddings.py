@@ -30,7 +30,6 @@ MAX_QUESTION, MAX_ANSWER = 500, 500
 MAX_QUERY = 300
 AT_ONCE = 50
 """Turns that are read at once to be embedded, with all of their texts."""
-ENDED = [status for status in Turn.Status if status not in Turn.OPEN]
 
 
 def is_on() -> bool:
@@ -89,7 +88,9 @@ def _compare(wanted: "NDArray[np.float32]", embeddings: Sequence[bytes]) -> "NDA
 
 def _not_embedded() -> list[Turn]:
     """Return some turns without an embedding; when there are none, some whose embedding is of an earlier edition."""
-    ended = Turn.objects.filter(status__in=ENDED).only("question", "answer").order_by("-created_at")
+    # Not “status is one of”, nor in another order: SQLite would take the index by status, and read all turns.
+    ended = Turn.objects.exclude(status__in=Turn.OPEN).order_by("-embedded_by", "-created_at")
+    ended = ended.only("question", "answer")
     missing = list(ended.filter(embedded_by=None)[:AT_ONCE])
     return missing or list(ended.filter(embedded_by__lt=EDITION)[:AT_ONCE])
 

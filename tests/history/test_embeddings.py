@@ -4,6 +4,8 @@ import datetime as dt
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from history import embeddings, trash
@@ -89,6 +91,20 @@ def test_what_another_model_made_is_not_compared_and_is_made_anew(capsys: pytest
     call_command("embed_turns")
     assert capsys.readouterr().out == "1 turns are embedded.\n"
     assert similar("tarta") == [turn]
+
+
+def test_what_is_missing_is_read_from_its_index():
+    """Once a minute, when nothing is missing as well: among 100,000 turns it took 49 s without."""
+    if connections["history"].vendor != "sqlite":
+        pytest.skip("of sqlite alone")
+    with CaptureQueriesContext(connections["history"]) as captured:
+        assert embeddings.embed_missing(0) == 0
+    assert len(captured) == 2
+    with connections["history"].cursor() as cursor:
+        for query in captured.captured_queries:
+            cursor.execute(f"EXPLAIN QUERY PLAN {query['sql']}")
+            ((*_ids, plan),) = cursor.fetchall()
+            assert "USING INDEX turn_embedded" in plan
 
 
 def test_only_the_newest_are_compared(monkeypatch: pytest.MonkeyPatch):
