@@ -8,6 +8,9 @@ PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 # -rs says what was skipped, and why.
 PYTEST = $(BIN)/python -m pytest -rs
 export PORT
+# Bytecode is kept, whatever the machine says: a site and its tests are dozens of processes, and each would compile
+# everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
