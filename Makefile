@@ -113,6 +113,13 @@ dev-packages: packages
 	        echo "The packages could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
 	    echo "$$lists" > .venv/packages-dev; \
 	fi
+	@lists=$$(cat requirements-meaning.txt constraints.txt | cksum); \
+	if [ "$$lists" != "$$(cat .venv/packages-meaning 2>/dev/null)" ]; then \
+	    echo "Installing the package of requirements-meaning.txt, for one test."; \
+	    if $(PIP) --only-binary :all: --retries 1 -r requirements-meaning.txt -c constraints.txt 2>/dev/null; then \
+	        echo "$$lists" > .venv/packages-meaning; \
+	    else echo "Not available on this platform, and tried again next time (see .venv/pip.log): that test is skipped."; fi; \
+	fi
 
 .venv/bin/python:
 	@for python in $(PYTHONS); do \

@@ -24,6 +24,7 @@ app.conf.beat_schedule = {
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
     "sweep-history": {"task": "chat.tasks.sweep_history", "schedule": 60.0, "options": {"expires": 55}},
     "sweep-shares": {"task": "history.tasks.sweep_shares", "schedule": 60.0, "options": {"expires": 50}},
+    "embed-turns": {"task": "history.tasks.embed_turns", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-transfers": {"task": "history.tasks.sweep_transfers", "schedule": 30.0, "options": {"expires": 30}},
     "work-off-billing": {"task": "billing.tasks.work_off_billing", "schedule": 60.0, "options": {"expires": 50}},
     "ask-gateways": {"task": "billing.tasks.ask_gateways", "schedule": 600.0, "options": {"expires": 500}},

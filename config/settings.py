@@ -249,6 +249,7 @@ if DATABASE_URL:
 else:
     DATABASES = {"default": sqlite_database("tertulia.sqlite3"), "history": sqlite_database("history.sqlite3")}
 MONGODB_SEARCH_INDEX = env("MONGODB_SEARCH_INDEX", default="")  # of Atlas Search, over the turns; empty: none is asked
+SEARCH_BY_MEANING = env.bool("SEARCH_BY_MEANING", default=False)  # needs requirements-meaning.txt
 if MONGODB_URI:
     DATABASES["history"] = mongodb_database(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]

@@ -14,7 +14,7 @@ _TOO_MANY = re.compile(f"([{COMBINING_SIGNS}]{{{MAX_SIGNS}}})[{COMBINING_SIGNS}]
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def normalise(form: Literal["NFC", "NFKD"], text: str) -> str:
+def normalise(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
     """Return the text in this form, without the signs beyond MAX_SIGNS on one letter."""
     return text if text.isascii() else unicodedata.normalize(form, _TOO_MANY.sub(r"\1", text))
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from django.db import connections
 from django.db.models import Model, QuerySet
 
-from core.rows import fetch_rows
+from core.rows import fetch, fetch_rows
 from history.atlas import search_stage
 
 M = TypeVar("M", bound=Model)
@@ -63,6 +63,16 @@ def newest_matching(candidates: Candidates[M], words: Sequence[str], limit: int)
     return list(candidates.in_order(candidates.with_words(asked))[:limit])
 
 
+def read_newest(candidates: Candidates[M], fields: Sequence[str], limit: int) -> list[tuple[Any, ...]]:
+    """Return these fields, and no others, of up to `limit` rows, newest first, as the driver has them: to make UUIDs
+    of thousands of keys takes longer than to read them."""
+    if connections[candidates.rows.db].vendor != "mongodb":
+        return fetch(candidates.rows.model, *_sql(candidates.in_order(candidates.rows).values_list(*fields)[:limit]))
+    project: dict[str, Any] = {"$project": dict.fromkeys(fields, 1)}
+    stages = [*in_index_order(candidates), _match(candidates.rows), {"$limit": limit}, project]
+    return [tuple(getattr(row, field) for field in fields) for row in _aggregate(candidates, stages)]
+
+
 def _on_postgresql(candidates: Candidates[M], words: Sequence[str], limit: int) -> list[M]:
     """Look at the newest rows; where they are not enough, at all in order if the words are common there, else into the
     trigram index. OFFSET 0 keeps the planner from taking the one way for the other."""
@@ -102,13 +112,21 @@ def in_index_order(candidates: Candidates[M]) -> list[dict[str, Any]]:
 
 def _on_mongodb(candidates: Candidates[M], words: Sequence[str], limit: int) -> list[M]:
     """Find, sort and limit, in this order, which Django's own pipeline has not: so the index gives the order."""
-    from django_mongodb_backend.queryset import MongoQuerySet  # here: without MongoDB nobody needs its driver
-
-    compiler = candidates.with_words(words).query.get_compiler(candidates.rows.db)
-    compiler.pre_sql_setup()
-    stages: list[dict[str, Any]] = [{"$match": compiler.build_query().match_mql}, {"$limit": limit}]
+    stages = [_match(candidates.with_words(words)), {"$limit": limit}]
     by_atlas = candidates.atlas_index and search_stage(
         candidates.atlas_index, owner_id=candidates.owner_id, words=words, up_to=candidates.up_to
     )
     stages = [by_atlas, *stages] if by_atlas else [*in_index_order(candidates), *stages]
-    return list(MongoQuerySet(candidates.rows.model, using=candidates.rows.db).raw_aggregate(stages))
+    return _aggregate(candidates, stages)
+
+
+def _match(rows: "QuerySet[Any, Any]") -> dict[str, Any]:
+    compiler: Any = rows.query.get_compiler(rows.db)
+    compiler.pre_sql_setup()
+    return {"$match": compiler.build_query().match_mql}
+
+
+def _aggregate(candidates: Candidates[M], stages: Sequence[dict[str, Any]]) -> list[M]:
+    from django_mongodb_backend.queryset import MongoQuerySet  # here: without MongoDB nobody needs its driver
+
+    return list(MongoQuerySet(candidates.rows.model, using=candidates.rows.db).raw_aggregate(list(stages)))

@@ -129,6 +129,8 @@ class Turn(models.Model):
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
     `max_cost_micros` is what was reserved for it, null where a process wrote it that does not know the field yet.
     `unanswered` is JSON, too: the requests that were sent for it and gave no answer. Null is none.
+    `embedding` is what the turn means, as numbers; `embedded_by` the edition of what made it. Null is not made yet
+    (history/embeddings.py).
     """
 
     class Status(models.TextChoices):
@@ -156,6 +158,8 @@ class Turn(models.Model):
     answer = models.TextField(blank=True, default="")
     reasoning = models.TextField(blank=True, default="")
     search_text = models.TextField(blank=True, default="")
+    embedding = models.BinaryField(null=True, editable=False)
+    embedded_by = models.SmallIntegerField(null=True, editable=False)
 
     attachments = models.TextField(blank=True, default="")
 
@@ -198,6 +202,7 @@ class Turn(models.Model):
             models.Index(fields=["owner_id", "-created_at", "-id"], name="turn_newest"),
             models.Index(fields=["owner_id", "-created_at"], condition=Q(attachments__gt=""), name="turn_with_files"),
             models.Index(fields=["status", "created_at"], name="turn_open"),
+            models.Index(fields=["embedded_by", "created_at"], name="turn_embedded"),
         )
         constraints = (models.UniqueConstraint(fields=["conversation_id", "seq"], name="one_seq"),)
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from history.errors import BadFilter, bad_date, bad_has, empty_filter, too_many_names
 from history.folding import fold
@@ -37,7 +37,7 @@ class Query:
 
     `words` are folded, and each must be in it. `models` and `folders` are names as they were written: one of them must
     be its own. `after` is included, `before` is not. `unknown` are words that look like filters and are none: they are
-    searched for as they are.
+    searched for as they are. `written` is what stands in the place of `words`, with its case and accents.
     """
 
     words: tuple[str, ...] = ()
@@ -47,6 +47,7 @@ class Query:
     before: dt.datetime | None = None
     has_file: bool = False
     unknown: tuple[str, ...] = ()
+    written: str = field(default="", compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -56,7 +57,7 @@ class Query:
 def parse_query(text: str, zone: dt.tzinfo) -> Query:
     """Return what is searched for; days begin as they do in `zone`. Raises BadFilter for a filter that has no value, or
     one that it cannot have."""
-    query, words, unknown = Query(), list[str](), list[str]()
+    query, words, unknown, written = Query(), list[str](), list[str](), list[str]()
     for term in _TERM.finditer(text.replace("\0", "")):
         name = NAMES.get(fold(term["name"] or ""))
         if name is not None:
@@ -68,11 +69,14 @@ def parse_query(text: str, zone: dt.tzinfo) -> Query:
             raise BadFilter(empty_filter(term[0].removesuffix(":")))
         elif term["phrase"] is not None and not term["name"]:
             words.append(fold(term["phrase"]).strip() or (term[0] if len(term[0]) == 1 else ""))
+            written.append(term["phrase"])
         else:
             words += fold(term[0]).split()  # a sign may become two words: ¨ is a blank and what stands on it
+            written.append(term[0])
             if _LOOKS_LIKE_FILTER.fullmatch(term[0]):
                 unknown.append(term[0])
-    return replace(query, words=tuple(dict.fromkeys(filter(None, words))), unknown=tuple(unknown))
+    unique = tuple(dict.fromkeys(filter(None, words)))
+    return replace(query, words=unique, unknown=tuple(unknown), written=" ".join(written))
 
 
 def _with_filter(query: Query, name: str, value: str, zone: dt.tzinfo) -> Query:

@@ -1,24 +1,29 @@
-"""Searches one person's history: their turns, and the titles of their conversations, newest first."""
+"""Searches one person's history: their turns, and the titles of their conversations, newest first; and what means
+something similar."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
 
 from core import rows
-from history.access import Page, page_of, read_cursor, write_cursor
+from history import embeddings
+from history.access import Page, list_there, page_of, read_cursor, write_cursor
 from history.errors import BadFilter, unknown_folder
 from history.folding import fold
-from history.matching import Candidates, newest_matching
+from history.matching import Candidates, newest_matching, read_newest
 from history.models import THERE, Conversation, Folder, Turn
 from history.queries import Query
 
 T = TypeVar("T", Turn, Conversation)
 
 PAGE_SIZE = 20
+SIMILAR = 5
+MAX_COMPARED = 10_000
+"""Turns of an owner that are compared: 4 MB, read for each search."""
 MOST_AT_ONCE = 100
 """How many rows are read at once where many that were found are in the trash. One may have a megabyte of text."""
 
@@ -46,17 +51,7 @@ def search_turns(
     """
     if query.is_empty:
         return Page([], None)
-    turns = Turn.objects.filter(owner_id=owner_id)
-    if query.models:
-        turns = turns.filter(_of_models(query.models, models_called))
-    if query.has_file:
-        turns = turns.filter(attachments__gt="")
-    if query.after:
-        turns = turns.filter(created_at__gte=query.after)
-    if query.before:
-        turns = turns.filter(created_at__lt=query.before)
-    if query.folders:
-        turns = turns.filter(conversation_id__in=_conversations_in(owner_id, query.folders))
+    turns = _turns_as(query, owner_id, models_called)
     hits: list[Hit] = []
     gone: set[UUID] = set()
     size, is_last = limit + 1, False
@@ -71,6 +66,37 @@ def search_turns(
             after, size = write_cursor(page[-1].created_at, page[-1].pk), min(4 * size, MOST_AT_ONCE)
     last = hits[limit - 1].turn if len(hits) > limit else None
     return Page(hits[:limit], write_cursor(last.created_at, last.pk) if last else None)
+
+
+def search_similar(
+    owner_id: int,
+    query: Query,
+    *,
+    found: Collection[UUID] = (),
+    models_called: Callable[[str], Collection[str]] = lambda _name: (),
+) -> list[Hit]:
+    """Return the owner's turns that mean most nearly what the words of `query` do, and are as its filters say: up to
+    SIMILAR, each of another conversation, none of those in `found`. Of the newest MAX_COMPARED turns, those that are
+    embedded yet are compared; without words, or while search by meaning is off, none."""
+    if not query.words or not embeddings.is_on():
+        return []
+    candidates = Candidates(_turns_as(query, owner_id, models_called), owner_id, "search_text", "created_at")
+    newest = read_newest(candidates, ("embedded_by", "embedding", "pk", "conversation_id"), MAX_COMPARED)
+    compared = [row for row in newest if row[0] == embeddings.EDITION]
+    ranked = embeddings.most_similar(query.written, [row[1] for row in compared])
+    nearest: dict[UUID, UUID] = {}
+    for start in range(0, len(ranked), MOST_AT_ONCE):
+        some = (compared[place] for place in ranked[start : start + MOST_AT_ONCE])
+        keys = [(_as_uuid(pk), _as_uuid(conversation_id)) for _edition, _embedding, pk, conversation_id in some]
+        there = {row.pk for row in list_there(owner_id, list({conversation_id for _pk, conversation_id in keys}))}
+        for pk, conversation_id in keys:
+            if conversation_id in there and pk not in found:
+                nearest.setdefault(conversation_id, pk)
+        if len(nearest) >= SIMILAR:
+            break
+    turns = Turn.objects.filter(owner_id=owner_id, pk__in=list(nearest.values())[:SIMILAR])
+    hits = {hit.conversation.pk: hit for hit in _with_conversations(owner_id, list(turns), ())}
+    return [hits[conversation_id] for conversation_id in nearest if conversation_id in hits]
 
 
 def search_titles(
@@ -96,6 +122,22 @@ def search_titles(
         if page:
             after = write_cursor(page[-1].updated_at, page[-1].pk)
     return page_of(found, limit)
+
+
+def _turns_as(query: Query, owner_id: int, models_called: Callable[[str], Collection[str]]) -> "QuerySet[Turn, Turn]":
+    """Return the owner's turns that are as the filters say."""
+    turns = Turn.objects.filter(owner_id=owner_id)
+    if query.models:
+        turns = turns.filter(_of_models(query.models, models_called))
+    if query.has_file:
+        turns = turns.filter(attachments__gt="")
+    if query.after:
+        turns = turns.filter(created_at__gte=query.after)
+    if query.before:
+        turns = turns.filter(created_at__lt=query.before)
+    if query.folders:
+        turns = turns.filter(conversation_id__in=_conversations_in(owner_id, query.folders))
+    return turns
 
 
 def _newest(
@@ -127,6 +169,10 @@ def _with_conversations(owner_id: int, turns: list[Turn], words: tuple[str, ...]
     there = Conversation.objects.filter(pk__in=ids, owner_id=owner_id, **THERE)
     by_id = {row.pk: row for row in there}
     return [Hit(turn, by_id[turn.conversation_id]) for turn in turns if turn.conversation_id in by_id]
+
+
+def _as_uuid(key: Any) -> UUID:
+    return key if isinstance(key, UUID) else UUID(key)
 
 
 def _has_all(folded: str, words: tuple[str, ...]) -> bool:

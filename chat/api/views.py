@@ -147,14 +147,16 @@ def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBas
 @api_view(["GET"])
 def search(request: Request) -> Response:
     """Your turns that are as `q` says, newest first (`?after=` takes `next`); and on the first page conversations whose
-    titles are."""
+    titles are, and turns that mean something similar, where the site searches by meaning."""
     after = request.query_params.get("after") or None
-    found = find_in_history(member_of(request), request.query_params.get("q", ""), after=after)
+    text = request.query_params.get("q", "")
+    found = find_in_history(member_of(request), text, after=after, with_similar=True)
     return Response(
         {
             "results": found_turns(found.turns.rows, found.query.words),
             "next": found.turns.next,
             "conversations": [found_conversation(row) for row in found.titles.rows],
+            "similar": found_turns(found.similar, ()),
             "not_filters": list(found.query.unknown),
         }
     )

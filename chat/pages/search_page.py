@@ -39,7 +39,7 @@ def results_context(member: User, text: str, *, after: str | None, is_titles: bo
         if is_titles:
             titles = find_titles(member, text, after=after)
             return context | {"titles": titles.rows, "next": titles.next}
-        found = find_in_history(member, text, after=after)
+        found = find_in_history(member, text, after=after, with_similar=True)
     except DomainError as error:
         if error.status != 400:
             raise
@@ -50,6 +50,7 @@ def results_context(member: User, text: str, *, after: str | None, is_titles: bo
         "next": found.turns.next,
         "titles": found.titles.rows,
         "has_more_titles": found.titles.next is not None,
+        "similar": show(found.similar, ()),
     }
 
 

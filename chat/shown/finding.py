@@ -13,7 +13,7 @@ from history.access import Page
 from history.folding import fold
 from history.models import Conversation
 from history.queries import Query, parse_query
-from history.search import PAGE_SIZE, Hit, search_titles, search_turns
+from history.search import PAGE_SIZE, Hit, search_similar, search_titles, search_turns
 
 TITLES = 5
 """How many conversations are found by their titles, beside the turns."""
@@ -29,18 +29,31 @@ class Found:
     query: Query
     turns: Page[Hit]
     titles: Page[Conversation]
+    similar: list[Hit]
 
 
 def find_in_history(
-    member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE, titles: int = TITLES
+    member: User,
+    text: str,
+    *,
+    after: str | None = None,
+    limit: int = PAGE_SIZE,
+    titles: int = TITLES,
+    with_similar: bool = False,
 ) -> Found:
-    """Return the turns and the conversations that are as `text` says; conversations on the first page alone. Raises
-    BadFilter, NotFound for an `after` that is none, and RateLimited while too many searches of theirs are on."""
+    """Return the turns and the conversations that are as `text` says, conversations on the first page alone; and, where
+    that has room for more turns, some that mean something similar, if wanted. Raises BadFilter, NotFound for an `after`
+    that is none, and RateLimited while too many searches of theirs are on."""
     query = parse_query(text, member.zone)
     with _one_more_search(member.pk):
         turns = search_turns(member.pk, query, after=after, limit=limit, models_called=keys_of_models_called)
-        is_first = after is None and not query.is_empty
-        return Found(query, turns, search_titles(member.pk, query, limit=titles) if is_first else Page([], None))
+        if after is not None or query.is_empty:
+            return Found(query, turns, Page([], None), [])
+        similar = list[Hit]()
+        if with_similar and turns.next is None:
+            known = {hit.turn.pk for hit in turns.rows}
+            similar = search_similar(member.pk, query, found=known, models_called=keys_of_models_called)
+        return Found(query, turns, search_titles(member.pk, query, limit=titles), similar)
 
 
 def find_titles(member: User, text: str, *, after: str | None = None, limit: int = PAGE_SIZE) -> Page[Conversation]:

@@ -630,7 +630,7 @@ def test_search_finds_your_turns(api: Any, ana: User, bo: User):
 @pytest.mark.parametrize("query", [{}, {"q": ""}, {"q": " "}])
 def test_search_for_nothing_finds_nothing(api: Any, ana: User, query: dict[str, str]):
     finished_turns(ana, 1, new_id())
-    nothing = {"results": [], "next": None, "conversations": [], "not_filters": []}
+    nothing = {"results": [], "next": None, "conversations": [], "similar": [], "not_filters": []}
     assert api(ana).get(f"{API}/search", query).json() == nothing
 
 

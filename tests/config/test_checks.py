@@ -7,6 +7,8 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
+from history import embeddings
+
 GOOD = "another-one-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
 
 
@@ -37,3 +39,16 @@ def test_any_name_for_the_site_is_refused(found, settings):
 def test_a_key_for_tokens_that_is_missing_the_same_or_short_is_refused(found, settings, key: str):
     settings.JWT_SECRET_KEY = settings.SECRET_KEY if key == "the same" else GOOD[:49]
     assert found() == ["tertulia.E002"]
+
+
+def test_search_by_meaning_without_its_package_or_processor_is_refused(found, settings, monkeypatch):
+    monkeypatch.setattr(embeddings, "is_installed", lambda: False)
+    assert found() == []
+    settings.SEARCH_BY_MEANING = True
+    assert found() == ["tertulia.E003"]
+    monkeypatch.setattr(embeddings, "is_installed", lambda: True)
+    monkeypatch.setattr(embeddings, "is_supported", lambda: False)
+    assert found() == ["tertulia.E004"]
+    assert not embeddings.is_on()
+    with pytest.raises(SystemCheckError):
+        call_command("check")

@@ -64,6 +64,7 @@ def write_history(conversations: int = 3) -> list[Turn]:
                     requested_model="auto",
                     max_output=10,
                     cost_micros=2**40,
+                    embedding=bytes(range(256)),
                     completed_at=now(),
                 )
             )

@@ -11,7 +11,7 @@ from django.db.models.fields import NOT_PROVIDED
 import history
 
 MODELS = list(apps.get_app_config("history").get_models())
-SWEPT = {"conversation_deleted", "conversation_trashed", "turn_open", "import_open", "export_open"}
+SWEPT = {"conversation_deleted", "conversation_trashed", "turn_embedded", "turn_open", "import_open", "export_open"}
 SWEPT |= {"share_expiring", "share_unsettled", "share_reported", "copy_by_age"}
 """Indexes of what is looked for whoever owns it, by sweeps and operators."""
 CODE = [path for path in Path(history.__file__).parent.rglob("*.py") if "migrations" not in path.parts]
