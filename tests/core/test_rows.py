@@ -113,8 +113,12 @@ def full(model: type[Model]) -> Any:
                 setattr(row, field.attname, GREATEST)
             case "IntegerField" | "PositiveIntegerField":
                 setattr(row, field.attname, 2**31 - 1)
+            case "SmallIntegerField":
+                setattr(row, field.attname, 2**15 - 1)
             case "BooleanField":
                 setattr(row, field.attname, True)
+            case "BinaryField":
+                setattr(row, field.attname, b"\0\xff'%s")
             case "CharField" | "TextField":
                 setattr(row, field.attname, "¿'%s'? 😀"[: field.max_length])
     return row
@@ -555,8 +559,10 @@ def anything(field: "Field[Any, Any]") -> st.SearchStrategy[Any]:
         "BigIntegerField": st.integers(-GREATEST - 1, GREATEST),
         "IntegerField": st.integers(-(2**31), 2**31 - 1),
         "PositiveIntegerField": st.integers(0, 2**31 - 1),
+        "SmallIntegerField": st.integers(-(2**15), 2**15 - 1),
         "CharField": texts,
         "TextField": texts,
+        "BinaryField": st.binary(max_size=60),
         "BooleanField": st.booleans(),
         "DateTimeField": moments,
     }[field.get_internal_type()]
