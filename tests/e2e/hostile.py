@@ -90,7 +90,6 @@ async (texts) => {
     const answer = document.body.appendChild(document.createElement("div"));
     const writer = markdownWriter(answer);
     for (const chunk of chunks) writer.write(chunk);
-    writer.end();
     const found = watch.check(answer);
     const depth = watch.depth(answer);
     if (found.length || depth > %d) bad[name] = [depth, ...found];

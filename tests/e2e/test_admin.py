@@ -70,7 +70,7 @@ def value_for(field: Any) -> Any:
             return False
         case models.JSONField():
             return {}
-        case models.AutoField():
+        case models.AutoField() | models.BinaryField():
             return None
         case models.IntegerField() | models.DecimalField():
             return 1

@@ -95,8 +95,8 @@ async def test_what_streams_is_what_is_saved(tab: Tab) -> None:
 async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.page.evaluate(RECORD)
-    text = "Uno[^1].\n\nDos.\n\n[^1]: Fuente.\n\n" + "\n\n".join(PIECES[:20])
-    await tab.ask(text, ECHO)
+    text = "Uno[^1].\n\n" + "Dos y tres. " * 20 + "\n\n[^1]: Fuente.\n\n" + "\n\n".join(PIECES[:6])
+    await tab.ask(text, SLOW_ECHO)
     turn = await tab.finished()
     steps: list[str] = await tab.page.evaluate("steps")
     assert "[^1]" in steps[0]
