@@ -5,6 +5,7 @@ import logging
 import time
 import unicodedata
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
@@ -375,9 +376,9 @@ async def test_a_title_of_ones_own_is_never_replaced(
 async def test_a_conversation_a_client_named_keeps_its_name(
     redis: Redis, runner: Runner, carla: User, maker: str, provider: FakeProvider, api: Any
 ):
-    def begin(title: str) -> str:
+    def begin(title: str) -> UUID:
         answer = api(carla).post("/api/v1/conversations", {"title": title}, format="json").json()
-        return str(answer["id"])
+        return UUID(answer["id"])
 
     turn = await closed(await aask(carla, "say:hola", conversation_id=await in_thread(begin, "Recetas")))
     await left_alone(runner, turn, "Recetas", TitledBy.PERSON)
