@@ -263,7 +263,7 @@ async def _until_settled(site: TestedSite, deleted: list[Shown], since: float) -
             print(f"all settled {time.monotonic() - since:.0f} s after the last disturbance")
             # Once more: the sweep may have settled the last one between two of the audit's queries.
             return await asyncio.to_thread(site.audit)
-        assert time.monotonic() - since < TERMINAL_WITHIN_SECONDS + 60, (is_open, found["held"], site.logs())
+        assert time.monotonic() - since < TERMINAL_WITHIN_SECONDS + 15, (is_open, found["held"], site.logs())
         await asyncio.sleep(2)
 
 
