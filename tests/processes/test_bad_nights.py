@@ -185,7 +185,6 @@ class Night:
         try:
             while not shown.text:
                 await asyncio.sleep(0.1)
-            self.deleted.append(shown)
             while True:
                 try:
                     path = f"conversations/{shown.conversation_id}?forever=true"
@@ -193,6 +192,7 @@ class Night:
                 except LOST:
                     status = 503
                 if status in (204, 404):
+                    self.deleted.append(shown)  # not before: the night may end first, and then nobody has deleted it
                     return
                 assert status == 503, status
                 await asyncio.sleep(0.2)
