@@ -111,7 +111,7 @@ class Tab:
         await self.question.press("Enter")
         await self.page.wait_for_function(
             """asked => document.querySelectorAll("[data-turn]").length > asked
-              || !document.querySelector("[data-refusal]").hidden""",
+              || document.querySelector("[data-refusal]")?.hidden === false""",
             arg=asked,
             timeout=ANSWER_MS,
         )

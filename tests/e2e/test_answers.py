@@ -11,7 +11,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Route, expect
 
 from tests.answers import LATE, PIECES, draw_answers
-from tests.e2e.browsing import Tab
+from tests.e2e.browsing import ANSWER_MS, Tab
 
 ECHO = "fake-900t-5ms-echo8"
 SLOW_ECHO = "fake-900t-60ms-echo8"
@@ -112,7 +112,7 @@ async def test_a_note_that_is_defined_later_changes_what_refers_to_it_at_once(ta
 async def test_an_answer_that_is_stopped_keeps_its_blocks(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.page.evaluate(RECORD)
-    await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
+    await tab.ask("\n\n".join(PIECES[:12]) * 3, SLOW_ECHO)
     await tab.page.wait_for_function("() => steps.length > 3")
     await tab.page.keyboard.press("Escape")
     await tab.finished("stopped")
@@ -126,13 +126,14 @@ async def test_an_answer_that_is_stopped_keeps_its_blocks(tab: Tab) -> None:
 async def test_a_page_that_is_reloaded_while_an_answer_is_written_shows_the_same(tab: Tab) -> None:
     await tab.page.goto("/")
     await tab.page.evaluate(RECORD)
-    await tab.ask("\n\n".join(PIECES[:12]) * 3, ECHO)
+    await tab.ask("\n\n".join(PIECES[:12]) * 3, SLOW_ECHO)
     await tab.page.wait_for_function("() => steps.length > 3")
     before = (await tab.page.evaluate("steps"))[-1]
     await tab.page.reload()
     await tab.page.evaluate(RECORD)
-    await tab.page.wait_for_function("before => steps.at(-1)?.startsWith(before)", arg=before)
-    await tab.finished()
+    await tab.page.wait_for_function("before => steps.at(-1)?.startsWith(before)", arg=before, timeout=ANSWER_MS)
+    await tab.page.keyboard.press("Escape")
+    await tab.finished("stopped")
     assert (await tab.page.evaluate(ANSWER)).startswith((await tab.page.evaluate("steps"))[-1])
 
 

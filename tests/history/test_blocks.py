@@ -1,13 +1,14 @@
 """What streams and what is saved: an answer is the same block by block, however it came."""
 
 import re
+from collections.abc import Iterator
 from random import Random, randrange
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from history import blocks, rendering
+from history import blocks, highlighting, rendering
 from history.blocks import split
 from history.rendering import BlockRenderer, render_markdown
 from tests.answers import LATE, MANY, cut, draw_answers
@@ -18,6 +19,15 @@ NAME = "0193a1b0-0000-7000-8000-000000000002"
 DETAILS = "<details>\n\na\n\n```\n</details>\n```\n\n</details>\n"
 ANSWERS = draw_answers()
 PIECES = st.sampled_from([*spread(" ".join(CASES.values())), "\n\n", "\n", "\n- ", "\n```\n", "$$", "[^1]", "\n[^1]: "])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """What is rendered within the limits of time is the same; where a busy machine meets them is chance."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(highlighting, "HIGHLIGHTING_SECONDS", 60.0)
+        monkeypatch.setattr(rendering, "RENDERING_SECONDS", 60.0)
+        yield
 
 
 def show(text: str, rng: Random) -> tuple[list[list[str]], list[str]]:
@@ -163,7 +173,8 @@ def test_notes_of_two_answers_have_addresses_of_their_own():
     assert 'href="#b-note-1"' in other
 
 
-def test_a_hostile_block_takes_the_colours_of_no_later_one_from_the_cache():
+def test_a_hostile_block_takes_the_colours_of_no_later_one_from_the_cache(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(highlighting, "HIGHLIGHTING_SECONDS", 0.25)
     slow = "```java\n" + "x\n" * 4_900 + "```\n\n"
     code = "```python\nwhile True: pass\n```\n"
     assert "<span" not in render_markdown(slow * 9 + code).partition("while")[2]

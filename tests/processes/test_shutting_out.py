@@ -169,9 +169,16 @@ async def test_guesses_are_slowed_down_by_whatever_door_and_their_owner_is_not(s
     doors = [f"http://127.0.0.1:{site.port(number)}" for number in (0, 1)]
     guess = {"email": email, "password": "una clave errada"}
     async with networks("127.0.0.9", "127.0.0.7") as (attacker, owner):
-        for path in ("register", "login"):
-            async with owner.post(f"{doors[0]}/api/v1/auth/{path}", json={"email": email, "password": OLD}) as answer:
-                assert answer.status in (200, 201)
+
+        async def by_owner(door: str, path: str) -> int:
+            """Come again where a busy machine has no time for a hash, as the answer asks."""
+            while True:
+                async with owner.post(f"{door}/api/v1/auth/{path}", json={"email": email, "password": OLD}) as answer:
+                    if answer.status != 503:
+                        return answer.status
+                await asyncio.sleep(0.5)
+
+        assert [await by_owner(doors[0], path) for path in ("register", "login")] == [201, 200]
         async with attacker.get(f"{doors[0]}/accounts/login/") as page:
             token = page.cookies["csrftoken"].value
 
@@ -189,12 +196,11 @@ async def test_guesses_are_slowed_down_by_whatever_door_and_their_owner_is_not(s
         statuses = await asyncio.gather(*guesses)
         compared = 90 - statuses.count(429)
         assert 5 <= compared <= 5 + 2 + (time.monotonic() - begun), statuses  # the free ones, then one a second at most
-        for _ in range(2):  # so that a pause has just begun, and lasts some seconds
+        for _ in range(3):  # so that a pause has just begun, and lasts eight seconds or more
             while await by_page(0, "una clave errada") == 429:
                 await asyncio.sleep(0.1)
         assert await by_page(1, OLD) == 429  # the right one makes no difference
-        async with owner.post(f"{doors[1]}/api/v1/auth/login", json={"email": email, "password": OLD}) as answer:
-            assert answer.status == 200
+        assert await by_owner(doors[1], "login") == 200
 
 
 @asynccontextmanager
