@@ -93,6 +93,7 @@ def make_export(export_id: UUID) -> None:
                 transfer_storage().save(part(row, "zip"), File(made))
             write_state(row, status=Export.Status.READY, size=path.stat().st_size, finished_at=timezone.now())
     except Lost:
+        states.drop_if_erased(row)
         return
     _erase_older(row)
     _tell(row)

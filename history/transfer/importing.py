@@ -123,6 +123,7 @@ def go_on_with(import_id: UUID) -> bool:
             return True
         return _write_portion(row)
     except Lost:
+        states.drop_if_erased(row)
         return True
 
 

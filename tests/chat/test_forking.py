@@ -15,6 +15,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from billing.models import UsageRecord
+from chat.attachments import copying, erasing
 from chat.attachments.binding import FileContents, decode_attached
 from chat.models import Attachment, LanguageModel
 from chat.turns import forking
@@ -169,6 +170,20 @@ def test_whoever_dies_over_a_fork_leaves_nothing_half(ana: User, monkeypatch: py
     assert not Turn.objects.filter(conversation_id=conversation_id).exists()
     assert ([row.pk for row in Attachment.objects.all()], stored_names()) == ([file.pk], names)
     assert len(way(forking.fork(ana.pk, second.pk, conversation_id))) == 2
+
+
+def test_files_of_a_fork_that_is_erased_while_they_are_copied_are_gone(ana: User, monkeypatch: pytest.MonkeyPatch):
+    LanguageModel.objects.filter(key="scripted").update(sees_images=True)
+    _first, second, _third = talk(ana, attachments=ids(attached(ana)))
+    conversation_id, names, storage = new_id(), stored_names(), copying.storage
+
+    def erased_meanwhile() -> Any:
+        erasing.erase_of_conversation(conversation_id)
+        return storage()
+
+    monkeypatch.setattr(copying, "storage", erased_meanwhile)
+    forking.fork(ana.pk, second.pk, conversation_id)
+    assert stored_names() == names
 
 
 def test_whoever_comes_too_late_takes_everything_back(ana: User, monkeypatch: pytest.MonkeyPatch):
