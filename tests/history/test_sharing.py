@@ -192,6 +192,18 @@ def test_what_one_person_shares_has_limits(conversation: Conversation, monkeypat
     assert rows_left() == [2, 6, 0, 0]
 
 
+def test_of_two_shares_at_once_none_slips_through_a_limit(conversation: Conversation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sharing, "MAX_CHARACTERS", 20)
+
+    def overtaken(turn: Turn) -> Description:
+        with pytest.raises(ShareTooLarge):
+            make(conversation)
+        return describe(turn)
+
+    sharing.create_share(conversation, Terms(), overtaken, share_id=new_id())
+    assert rows_left() == [1, 3, 0, 0]
+
+
 # --- The end of it ----------------------------------------------------------------------------------------------------
 
 
