@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError
 
-from accounts.models import User
+from accounts import closure
+from accounts.models import Closure, User
 from core.errors import Conflict, NotFound, Unavailable
 from history import access, branches, deletion, share_copies, share_erasure, sharing
 from history.errors import NothingToShare, ShareGone, ShareTakenDown, ShareTooLarge, TooManyShares
@@ -462,6 +463,17 @@ def test_a_copy_is_the_readers_and_goes_on(conversation: Conversation, reader: i
     assert rows_left() == [1, 3, 0, 0]
     sharing.revoke_share(share)
     assert branches.list_branch(copied[0], limit=9).turns[:3] == branch
+
+
+def test_a_copy_that_takes_as_long_as_it_may_goes_with_its_account(conversation: Conversation, reader: int):
+    share = make(conversation)
+    User.objects.get(pk=reader).delete()
+    Closure.objects.update(created_at=now() - share_erasure.WRITING)
+    closure.finish_closures()
+    share_copies.copy_share(share, reader, new_id())  # begun before
+    closure.finish_closures()
+    assert not Turn.objects.filter(owner_id=reader).exists()
+    assert not Conversation.objects.filter(owner_id=reader).exists()
 
 
 def test_a_copy_takes_no_id_that_is_in_use(conversation: Conversation, reader: int):
