@@ -18,6 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.http import member_of
 from core.errors import NotFound
+from core.http import is_fragment
 from history import access, folders, order, trash
 from history.forms import RenameForm
 from history.models import Conversation
@@ -151,10 +152,6 @@ def sidebar_context(owner_id: int, conversation_id: UUID | None) -> dict[str, An
         "next": found.loose.next,
         "conversation_id": conversation_id,
     }
-
-
-def is_fragment(request: HttpRequest) -> bool:
-    return request.headers.get("HX-Request") == "true"
 
 
 def _list(request: HttpRequest, page: access.Page[Conversation], place: access.Place) -> HttpResponse:

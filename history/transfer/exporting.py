@@ -29,7 +29,7 @@ from core import long_work, rows
 from core.errors import NotFound
 from core.mail import send_mail
 from core.sweeps import iterate_pages
-from history.models import Conversation, Export
+from history.models import THERE, Conversation, Export
 from history.transfer import document, states
 from history.transfer.refusals import TransferRunning
 from history.transfer.states import BEAT_SECONDS, Lost, part, transfer_storage, write_state
@@ -140,7 +140,7 @@ def _alive(
 
 
 def _conversations_of(owner_id: int) -> "QuerySet[Conversation]":
-    return Conversation.objects.filter(owner_id=owner_id, is_deleted=None, trashed_at=None)
+    return Conversation.objects.filter(owner_id=owner_id, **THERE)
 
 
 def _entry(conversation: Conversation, name: str) -> document.IndexEntry:
