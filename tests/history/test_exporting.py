@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import io
 import json
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -245,6 +246,27 @@ def test_of_two_workers_that_write_the_same_zip_neither_leaves_one_behind(ana: U
     assert len(list((folder / row.key).iterdir())) == 2
     ana.delete()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", [exporting, importing])
+def test_whoever_is_killed_over_it_leaves_nothing_in_the_folder_of_temporary_files(
+    ana: User, monkeypatch: pytest.MonkeyPatch, module: Any, tmp_path: Path
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left: list[Path] = []
+
+    def seen(made: Any) -> "File[bytes]":
+        left.extend(path for path in tmp_path.iterdir() if path.name != "transfers")
+        return File(made)
+
+    monkeypatch.setattr(module, "File", seen)
+    grown(ana.pk)
+    if module is exporting:
+        exporting.make_export(exporting.begin_export(ana.pk).pk)
+        assert Export.objects.get().status == "ready"
+    else:
+        assert imported(ana.pk, as_json(chatgpt_tree())).status == "done"
+    assert left == []
 
 
 @pytest.mark.parametrize("module", [exporting, importing])
