@@ -209,4 +209,5 @@ def _back(request: HttpRequest, act: str, ids: list[UUID]) -> str:
     if act == "trash" and any(str(pk) in came_from for pk in ids):
         return reverse("home")
     parts = urlsplit(came_from)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    path = f"/{parts.path.lstrip('/')}"  # `//` would lead to another site
+    return f"{path}?{parts.query}" if parts.query else path
