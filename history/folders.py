@@ -27,7 +27,12 @@ class TooManyFolders(Conflict):
 def list_folders(owner_id: int) -> list[Folder]:
     """Return the owner's folders, by name."""
     found = rows.select(Folder, {"owner_id": owner_id}, order_by="name", limit=MAX_FOLDERS)
-    return sorted(found, key=lambda folder: (folder.name.casefold(), folder.pk))
+    return sorted(found, key=by_name)
+
+
+def by_name(folder: Folder) -> tuple[str, UUID]:
+    """Return what folders are sorted by; each database has an order of its own."""
+    return folder.name.casefold(), folder.pk
 
 
 def find_folder(owner_id: int, folder_id: UUID | None) -> Folder | None:

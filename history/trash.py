@@ -29,10 +29,10 @@ def trash_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> list
 
 
 def trash_folder(owner_id: int, folder_id: UUID) -> None:
-    """Put all conversations of a folder into the trash. They are in no folder when they are taken back."""
+    """Put all conversations of a folder into the trash."""
     in_folder = Conversation.objects.filter(owner_id=owner_id, folder_id=folder_id, **THERE)
     while found := list(in_folder.values_list("pk", flat=True)[:PAGE_SIZE]):
-        in_folder.filter(pk__in=found).update(trashed_at=now(), folder_id=None)
+        in_folder.filter(pk__in=found).update(trashed_at=now())
         _announce_trashed(owner_id, found)
 
 

@@ -193,6 +193,20 @@ def test_an_undo_and_the_sweep_agree_on_one_of_them(ana: User, monkeypatch: pyte
     assert nothing_left()
 
 
+def test_what_is_erased_meanwhile_is_not_said_to_be_back(ana: User, monkeypatch: pytest.MonkeyPatch):
+    back, erased = finished(ana), finished(ana)
+    put(ana, back)
+    put(ana, erased)
+
+    def swept_meanwhile() -> dt.datetime:
+        Conversation.objects.filter(pk=erased.conversation_id).update(is_deleted=True)
+        return now()
+
+    monkeypatch.setattr(trash, "now", swept_meanwhile)
+    both = [back.conversation_id, erased.conversation_id]
+    assert trash.restore_conversations(ana.pk, both) == [back.conversation_id]
+
+
 def test_two_tabs_delete_for_good_and_take_back(ana: User):
     turn, other = finished(ana), finished(ana)
     put(ana, turn)

@@ -49,6 +49,7 @@ def test_the_sidebar_has_pins_then_folders_then_the_rest_by_date():
         lines = [(row.title, row.is_pinned, row.is_archived, row.folder_id) for row in found.pinned]
     assert lines == [("uno", True, None, travel.pk)]
     assert [folder.name for folder in found.folders] == ["cocina", "Viajes"]
+    assert [folder.name for folder in folders.list_folders(ANA)] == ["cocina", "Viajes"]
     assert titles(found.loose.rows) == ["seis"]
     assert titles(access.list_loose(ANA, after=found.loose.next).rows) == ["cinco"]
     assert len(statements) <= (1 if rows.speaks_sql(Conversation) else 3)
@@ -123,6 +124,20 @@ def test_what_is_moved_into_a_folder_while_that_is_deleted_is_in_none(monkeypatc
 
     monkeypatch.setattr(folders, "access_folder", overtaken)
     order.move(ANA, {conversation.pk: folder.pk})
+    conversation.refresh_from_db()
+    assert conversation.folder_id is None
+
+
+def test_what_somebody_moves_there_and_dies_is_in_no_folder_either(monkeypatch: pytest.MonkeyPatch):
+    folder, conversation, empty = folders.create_folder(ANA, name="Cocina"), begin(title="uno"), folders._empty
+
+    def overtaken(*arguments: Any) -> None:
+        empty(*arguments)
+        monkeypatch.setattr(folders, "_empty", empty)
+        Conversation.objects.filter(pk=conversation.pk).update(folder_id=folder.pk)
+
+    monkeypatch.setattr(folders, "_empty", overtaken)
+    folders.delete_folder(folder)
     conversation.refresh_from_db()
     assert conversation.folder_id is None
 
