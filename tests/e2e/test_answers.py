@@ -159,6 +159,7 @@ async def test_code_can_be_wrapped_downloaded_and_reached(tab: Tab) -> None:
     pre, wrap = turn.locator("pre"), turn.get_by_role("button", name="Wrap")
     await tab.page.evaluate("scrollTo(0, document.querySelector('pre').offsetTop + 3000)")
     await expect(wrap).to_be_in_viewport()
+    await tab.picture("long-code")
     assert await pre.evaluate("(pre) => pre.scrollWidth > pre.clientWidth")
     await wrap.click()
     await expect(wrap).to_have_attribute("aria-pressed", "true")
@@ -201,6 +202,7 @@ async def test_diagrams_are_drawn_beside_their_source(tab: Tab) -> None:
     await code.scroll_into_view_if_needed()
     frame = code.frame_locator("iframe")
     await expect(frame.get_by_text("Tres")).to_be_visible()
+    await tab.picture("diagram")
     paint = "(svg) => getComputedStyle(svg.querySelector('.label')).color"
     light = await frame.locator("svg").evaluate(paint)
     await tab.page.emulate_media(color_scheme="dark")

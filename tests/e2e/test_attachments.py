@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,8 +18,6 @@ from tests.processes.stores import TestedSite
 
 SEEING = "fake-20t-5ms"
 BLIND = "fake-60t-20ms-r20"
-SCREENSHOTS = os.environ.get("SCREENSHOTS")
-"""A folder for pictures of the pages, to be looked at."""
 
 PASTE = """
 ([name, type, data]) => {
@@ -136,8 +133,7 @@ async def test_a_file_is_dropped_anywhere(chat: Tab) -> None:
     arguments = ["notas.md", "text/markdown", encoded("# Año".encode())]
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover"]])
     await expect(hint).to_be_visible()
-    if SCREENSHOTS:
-        await chat.page.screenshot(path=f"{SCREENSHOTS}/files-drop.png")
+    await chat.picture("files-drop")
     await chat.page.evaluate(DRAG, [*arguments, ["dragleave"]])
     await expect(hint).to_be_hidden()
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover", "drop"]])
@@ -154,6 +150,7 @@ async def test_a_refused_file_says_why_and_holds_the_question_back(chat: Tab) ->
         file("dibujo.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     )
     await expect(lines(chat).nth(0)).to_contain_text("too many pixels")
+    await chat.picture("files-refused")
     await expect(lines(chat).nth(1)).to_contain_text("has a password")
     await expect(lines(chat).nth(2)).to_contain_text("SVG cannot be read")
     await chat.ask("What is this?", SEEING)
@@ -260,8 +257,7 @@ async def test_without_javascript_a_form_sends_files(
         await tab.page.locator("[data-model]").select_option(BLIND)
         await tab.question.fill("What is this?")
         await tab.page.get_by_label("Attach files").set_input_files([IMAGE, DOCUMENT])
-        if SCREENSHOTS:
-            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-plain.png")
+        await tab.picture("files-without-javascript")
         await tab.page.get_by_role("button", name="Send").click()
         await expect(tab.refusal).to_contain_text("cannot see images")
         await expect(tab.question).to_have_value("What is this?")
@@ -297,5 +293,4 @@ async def test_files_look_right(
         assert await tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
         found = await Axe().run(tab.page)
         assert found.response["violations"] == [], [rule["id"] for rule in found.response["violations"]]
-        if SCREENSHOTS:
-            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-{width}-{theme}.png")
+        await tab.picture("files")
