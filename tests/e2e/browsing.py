@@ -36,7 +36,7 @@ async def picture(page: Page, name: str) -> None:
         await page.set_viewport_size({"width": width, "height": 800})
         for seen in ("light", "dark"):
             await page.evaluate(paint, seen)
-            await page.screenshot(path=f"{PICTURES}/{name}-{width}-{seen}.png", caret="initial")
+            await page.screenshot(path=f"{PICTURES}/{name}-{width}-{seen}.png", caret="initial", animations="disabled")
     await page.evaluate(paint, theme or "")
     if size:
         await page.set_viewport_size(size)
