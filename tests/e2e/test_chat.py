@@ -26,6 +26,7 @@ async def test_a_question_is_answered_in_place(tab: Tab) -> None:
     await expect(tab.page.locator("[data-conversation] a[aria-current=page]")).to_contain_text("Here it is:")
     await expect(tab.page).to_have_title(re.compile("Here it is:"))
     assert "/c/" in tab.page.url
+    await expect(tab.page.get_by_role("button", name="Temporary")).to_have_count(0)  # this one is kept
     await tab.page.reload()
     await tab.picture("answered")
     await expect(tab.last.locator("pre .k").first).to_have_text("def")

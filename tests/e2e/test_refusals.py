@@ -62,7 +62,7 @@ async def test_too_many_questions(browser: Browser, site: TestedSite, proxy: Cut
         await tab.page.goto("/")
         await tab.ask("One.", "fake-100t-10ms-error40")
         turn = await tab.finished("interrupted")
-        assert "wait" in (await refused(tab, "Two.")).lower()
+        assert "has 1 question an hour. Ask again in 60 minutes" in await refused(tab, "Two.")
         await tab.picture("refused-too-many")
         await tab.question.press("End")
         await tab.question.press("!")
