@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
@@ -15,6 +15,7 @@ OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None
 CLOSE_SECONDS = 30
 PICTURES = os.environ.get("PICTURES")
 """A folder for pictures of what the tests see, to be looked at."""
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ANSWER_MS = 60_000  # a busy machine is slow, and that is no failure
 HARMLESS = (
     "WebSocket connection to",  # cut on purpose
@@ -34,10 +35,10 @@ async def picture(page: Page, name: str) -> None:
     paint = "theme => { document.documentElement.dataset.theme = theme }"
     for width in (360, 768, 1440):
         await page.set_viewport_size({"width": width, "height": 800})
-        for seen in ("light", "dark"):
-            await page.evaluate(paint, seen)
+        for seen in THEMES:
+            await (page.emulate_media(color_scheme=seen) if theme is None else page.evaluate(paint, seen))
             await page.screenshot(path=f"{PICTURES}/{name}-{width}-{seen}.png", caret="initial", animations="disabled")
-    await page.evaluate(paint, theme or "")
+    await (page.emulate_media(color_scheme="light") if theme is None else page.evaluate(paint, theme))
     if size:
         await page.set_viewport_size(size)
 
