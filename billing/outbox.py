@@ -77,6 +77,8 @@ def _do(task: GatewayTask) -> None:
             gateway.resume(task.reference, key=task.key)
         case Act.REFUND:
             gateway.refund(task.reference, amount_minor=task.amount_minor, key=task.key)
+        case Act.RETURN_CREDIT:
+            gateway.return_credit(task.reference, amount_minor=task.amount_minor, key=task.key)
         case Act.EXPIRE_CHECKOUT:
             gateway.expire_checkout(Reference(task.gateway, task.reference_type, task.reference))
         case Act.FORGET_CUSTOMER:
@@ -114,7 +116,7 @@ def _about(task: GatewayTask) -> Reference | None:
         return None
     if task.act == Act.EXPIRE_CHECKOUT:
         return Reference(task.gateway, task.reference_type, task.reference)
-    if task.act == Act.REFUND:
+    if task.act in (Act.REFUND, Act.RETURN_CREDIT):
         of_payment = Payment.objects.select_related("subscription")
         payment = of_payment.filter(gateway=task.gateway, reference=task.reference).first()
         return reference_of(payment.subscription) if payment else None

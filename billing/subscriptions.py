@@ -204,7 +204,8 @@ def _copy_payment(told: PaymentSnapshot, payment: Payment, gateway: str, price: 
     payment.gateway, payment.price = gateway, price
     payment.status, payment.dispute = Payment.Status(told.status), told.dispute
     payment.amount_minor, payment.currency = told.amount_minor, told.currency.upper()
-    payment.refunded_minor, payment.tax_minor = told.refunded_minor, told.tax_minor
+    payment.refunded_minor, payment.credit_minor = told.refunded_minor, told.credit_minor
+    payment.tax_minor = told.tax_minor
     payment.is_proration, payment.paid_at = told.is_proration, told.paid_at
     payment.period_start, payment.period_end = told.period_start, told.period_end
     payment.tax_country, payment.tax_id = told.tax_country, told.tax_id
@@ -324,6 +325,9 @@ def _undo(account: BillingAccount, subscription: Subscription, payments: list[Pa
     for payment in payments:
         if payment.counts and payment.amount_minor > 0:
             add_refund(account, payment, key=f"undo-payment:{payment.pk}")
+        if payment.status == Payment.Status.PAID and payment.credit_minor > 0:
+            act, amount = GatewayTask.Act.RETURN_CREDIT, payment.credit_minor
+            add_task(account, gateway, act, payment.reference, key=f"undo-credit:{payment.pk}", amount_minor=amount)
     sentence = gettext_noop("Somebody bought a subscription twice. The second one is cancelled and refunded.")
     fields = {"gateway": gateway, "reference": reference, "account": account.pk}
     transaction.on_commit(lambda: alert(f"double:{gateway}:{reference}", sentence, **fields))

@@ -1,5 +1,6 @@
 """The tree of a conversation's turns: starts it, adds to it, and walks back to its root."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from uuid import UUID
@@ -21,6 +22,11 @@ from history.temporary import (
 )
 
 TITLE_CHARACTERS = 60
+READ_CHARACTERS = 1_000
+"""Of a question, for its title: the patterns take quadratic time."""
+LINE_MARKS = re.compile(r"^[ \t]*(?:(?:```|~~~).*$|#{1,6}[ \t]+|(?:>[ \t]?)+)", re.MULTILINE)
+"""Fences, and what begins headings and quotes."""
+EMPHASIS = re.compile(r"(\*\*|`)(?=\S)(.+?)(?<=\S)\1")
 MAX_ATTEMPTS = 20
 FIRST_PAGE = 50
 """How many turns of a path are read at first."""
@@ -47,7 +53,7 @@ def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Co
             return conversation, turn
         turn.seq = wanted_seq
     conversation = get_or_create_conversation(
-        turn.owner_id, turn.conversation_id, title=turn.question, folder_id=folder_id
+        turn.owner_id, turn.conversation_id, title=first_words_of(turn.question), folder_id=folder_id
     )
     added = add_turn(turn)
     if added.conversation_id != turn.conversation_id:  # the turn's id is in use elsewhere: nothing begins with it
@@ -75,7 +81,7 @@ def get_or_create_conversation(
             owner_id=owner_id,
             titled_by=titled_by,
             folder_id=folder_id,
-            **titled(first_words_of(title)),
+            **titled(title_from(title)),
         )
         rows.insert(conversation)
     except IntegrityError as error:
@@ -97,6 +103,12 @@ def title_from_question(conversation: Conversation, question: str) -> None:
 
 
 def first_words_of(text: str) -> str:
+    """Return the first words of a question, without the marks of Markdown, as a title."""
+    text = text.lstrip()[:READ_CHARACTERS]
+    return title_from(EMPHASIS.sub(r"\2", LINE_MARKS.sub("", text))) or title_from(text)
+
+
+def title_from(text: str) -> str:
     """Return the text as one line, cut after a word if it is too long for a title."""
     line = " ".join(text.split())
     if len(line) <= TITLE_CHARACTERS:

@@ -90,6 +90,8 @@ class PaymentSnapshot:
     is_proration: bool = False
     paid_at: dt.datetime | None = None
     refunded_minor: int = 0
+    credit_minor: int = 0
+    """What was paid of it beside `amount_minor` with a credit that the payer had at the gateway."""
     dispute: Literal["", "open", "won", "lost"] = ""
     tax_minor: int = 0
     tax_country: str = ""
@@ -256,6 +258,10 @@ class Gateway(Protocol):
     def resume(self, reference: str, *, key: str) -> None: ...
 
     def refund(self, payment_reference: str, *, amount_minor: int, key: str) -> None: ...
+
+    def return_credit(self, payment_reference: str, *, amount_minor: int, key: str) -> None:
+        """Give the payer the credit back with which they paid."""
+        ...
 
     def payment_method_url(self, account_id: int, reference: str, return_url: str) -> str:
         """Return a page of the gateway where the payer changes how they pay."""

@@ -157,6 +157,7 @@ class GatewayTask(Errand):
         CANCEL_AT_PERIOD_END = "cancel_at_period_end", _("cancel at the end of the period")
         RESUME = "resume", _("resume")
         REFUND = "refund", _("refund")
+        RETURN_CREDIT = "return_credit", _("return the credit")
         EXPIRE_CHECKOUT = "expire_checkout", _("end a checkout")
         FORGET_CUSTOMER = "forget_customer", _("erase the customer")
 

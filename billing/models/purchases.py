@@ -156,6 +156,7 @@ class Payment(models.Model):
     is_proration = models.BooleanField(_("for an upgrade"), default=False)
     paid_at = models.DateTimeField(_("paid at"), null=True)
     refunded_minor = models.BigIntegerField(_("refunded"), default=0)
+    credit_minor = models.BigIntegerField(_("paid with credit"), default=0)
     dispute = models.CharField(_("dispute"), max_length=4, choices=Dispute, blank=True)
     tax_minor = models.BigIntegerField(_("tax"), default=0)
     tax_country = models.CharField(_("country"), max_length=2, blank=True)

@@ -1,10 +1,12 @@
 """Rate limits of questions, uploads and forks, and that of the queue: one script in Redis, exact for all processes."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
+from django.utils.translation import ngettext
 from redis.exceptions import RedisError
 
 from chat.turns.queue import GROUP, OPENING, OPENING_SECONDS, QUEUE, queue_full
@@ -33,16 +35,20 @@ def count_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None) -
     limit. Raises RateLimited or QueueFull, with the time to wait, and counts nothing then."""
     if turns_per_hour == 0:
         raise RateLimited
-    limit = _count(
-        _turns_key(user_id),
-        turns_per_hour or 0,
-        queue=QUEUE,
-        opening=OPENING,
-        group=GROUP,
-        queue_limit=settings.QUEUE_LIMIT,
-        turn=turn_id.bytes,
-        opening_seconds=OPENING_SECONDS,
-    )
+    try:
+        limit = _count(
+            _turns_key(user_id),
+            turns_per_hour or 0,
+            queue=QUEUE,
+            opening=OPENING,
+            group=GROUP,
+            queue_limit=settings.QUEUE_LIMIT,
+            turn=turn_id.bytes,
+            opening_seconds=OPENING_SECONDS,
+        )
+    except RateLimited as error:
+        seconds = error.retry_after or 0
+        raise RateLimited(_say_when(turns_per_hour or 0, seconds), retry_after=seconds) from error
     return limit if turns_per_hour else None
 
 
@@ -91,6 +97,15 @@ def _count(key: str, per_hour: float, **queue: Value) -> Limit:
     if not answer:
         raise RateLimited(retry_after=wait_ms / 1000)
     return Limit(int(per_hour), remaining, reset_ms / 1000)
+
+
+def _say_when(per_hour: int, seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    when = ngettext("Ask again in %(minutes)d minute.", "Ask again in %(minutes)d minutes.", minutes)
+    allowed = ngettext(
+        "Your plan has %(count)d question an hour.", "Your plan has %(count)d questions an hour.", per_hour
+    )
+    return f"{allowed % {'count': per_hour}} {when % {'minutes': minutes}}"
 
 
 def _turns_key(user_id: int) -> str:

@@ -135,6 +135,7 @@ class SimulatedStripe(SimulatedGateway):
             ("GET", "/v1/account", self._api(lambda _asked: shapes.account())),
             ("GET", f"/v1/({kinds})", self._api(self._list)),
             ("GET", f"/v1/({kinds})/([^/]+)", self._api(self._retrieve)),
+            ("GET", "/v1/customers/([^/]+)/balance_transactions", self._api(self._list_balance_transactions)),
             ("DELETE", "/v1/subscriptions/([^/]+)", self._api(self._cancel)),
             ("DELETE", "/v1/(customers|webhook_endpoints)/([^/]+)", self._api(self._delete)),
         ]
@@ -142,6 +143,7 @@ class SimulatedStripe(SimulatedGateway):
             "products": self._create_product,
             "prices": self._create_price,
             "customers": self._create_customer,
+            "customers/([^/]+)/balance_transactions": self._create_balance_transaction,
             "coupons": self._create_coupon,
             "promotion_codes": self._create_promotion_code,
             "webhook_endpoints": self._create_webhook_endpoint,
@@ -238,7 +240,10 @@ class SimulatedStripe(SimulatedGateway):
         return {name: value for name, value in found.items() if name != "secret"}
 
     def _list(self, asked: Shape, path: str) -> Shape:
-        kind, limit = KINDS[path], int(asked.pop("limit", 10))
+        return self._page(KINDS[path], path, asked)
+
+    def _page(self, kind: str, path: str, asked: Shape) -> Shape:
+        limit = int(asked.pop("limit", 10))
         if not 1 <= limit <= 100:
             raise refused("limit must be between 1 and 100")
         after, before = asked.pop("starting_after", None), asked.pop("ending_before", None)
@@ -473,6 +478,15 @@ class SimulatedStripe(SimulatedGateway):
             raise refused("Refund amount is greater than unrefunded amount on charge.")
         made = self.lives.refund(charge, amount)
         made |= changes(made, {"metadata": asked.get("metadata", {})})
+        return made
+
+    def _list_balance_transactions(self, asked: Shape, customer: str) -> Shape:
+        path = f"customers/{customer}/balance_transactions"
+        return self._page("customer_balance_transaction", path, {**asked, "customer": customer})
+
+    def _create_balance_transaction(self, asked: Shape, customer: str) -> Shape:
+        made = self.lives.adjust_balance(self._object("customer", customer), int(asked["amount"]), asked["currency"])
+        made |= changes(made, {"metadata": asked.get("metadata", {}), "description": asked.get("description")})
         return made
 
     # --- Controls ----------------------------------------------------------------------------------------------------

@@ -418,6 +418,11 @@ class Lives:
         self._emit("refund.created", given)
         return given
 
+    def adjust_balance(self, customer: Shape, amount: int, currency: str) -> Shape:
+        """Change what a customer owes; below nothing it is their credit."""
+        customer["balance"] += amount
+        return self.keep(shapes.balance_transaction(self.new_id("cbtxn"), self.now(), customer, amount, currency))
+
     def open_dispute(self, made: Shape) -> Shape:
         found = self.keep(shapes.dispute(self.new_id("du"), self.now(), made))
         made["disputed"] = True

@@ -325,6 +325,24 @@ def repayment(object_id: str, created: int, charge_: Shape, amount: int) -> Shap
     return found
 
 
+def balance_transaction(object_id: str, created: int, customer_: Shape, amount: int, currency: str) -> Shape:
+    return shape(
+        "customer_balance_transaction",
+        object_id,
+        created,
+        amount=amount,
+        checkout_session=None,
+        credit_note=None,
+        currency=currency,
+        customer=customer_["id"],
+        customer_account=None,
+        description=None,
+        ending_balance=customer_["balance"],
+        invoice=None,
+        type="adjustment",
+    )
+
+
 def dispute(object_id: str, created: int, charge_: Shape) -> Shape:
     evidence = {
         "due_by": created + 7 * 86_400,

@@ -610,6 +610,7 @@ function becomeKnown() {
   main.dataset.known = "";
   history.replaceState(null, "", `/c/${chatId}/`);
   composer.moveDraft(chatId);
+  document.querySelector("[data-begin-temporary]")?.remove(); // this one is kept
 }
 
 function announce(text) {

@@ -225,6 +225,11 @@ class StripeSite(Site):
         charges = [one for one in self.objects("charge") if one["payment_intent"] in intents and one["paid"]]
         return charges[0] if charges else None
 
+    def _has_credit_back(self, invoice: dict[str, Any]) -> bool:
+        credits = self.objects("customer_balance_transaction")
+        back = [one["amount"] for one in credits if one["metadata"].get("invoice") == invoice["id"]]
+        return sum(back) == invoice["starting_balance"] - invoice["ending_balance"]
+
     def refund(self, payment: str, share: int) -> None:
         charge = self._charge_of(payment)
         if charge is not None and not charge["disputed"] and charge["amount_refunded"] < charge["amount"]:
@@ -289,6 +294,9 @@ class StripeSite(Site):
         price = self.server.state["objects"]["price"][bought["pricing"]["price_details"]["price"]]
         given = self._charge_of(invoice["id"])
         is_back = given is not None and given["refunded"]
+        if invoice["ending_balance"] > invoice["starting_balance"] and invoice["id"] not in refunds:
+            # A credit paid, too; an operator gives back what was charged.
+            is_back = (is_back or given is None) and self._has_credit_back(invoice)
         return Charge(
             name=invoice["id"],
             at=moment(invoice["status_transitions"]["paid_at"]),

@@ -178,6 +178,31 @@ def test_6_one_customer_and_one_live_subscription(world: World, gateway: str) ->
     world.judge()
 
 
+@at_stripe
+@pytest.mark.parametrize("second", [("premium", "month"), ("enterprise", "year")])
+def test_6_a_second_purchase_that_a_credit_paid_gives_it_back(
+    world: World, gateway: str, second: tuple[str, str]
+) -> None:
+    """The rest of a year is a credit when a month takes its place, and Stripe pays the next invoices with it."""
+    subscription = buy(world, gateway, "premium", "year")
+    world.open_unguarded_checkout(gateway, *second)
+    world.change("enterprise", "month")
+    (customer,) = world.sites[gateway].objects("customer")
+    credit = customer["balance"]
+    assert credit < 0
+    world.pay_tab(0)
+    hear(world)
+    double = Subscription.objects.exclude(pk=subscription.pk).get()
+    payment = double.payments.get()
+    assert double.is_double
+    assert payment.credit_minor > 0
+    assert payment.refunded_minor == payment.amount_minor
+    (customer,) = world.sites[gateway].objects("customer")
+    assert customer["balance"] == credit
+    world.settle()
+    world.judge()
+
+
 @at_each_gateway
 def test_7_grant_on_paid_state_and_not_on_the_redirect(world: World, gateway: str) -> None:
     world.open_checkout(gateway, "premium", "month")

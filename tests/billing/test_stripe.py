@@ -297,6 +297,15 @@ def test_a_refund_is_made_once_even_after_stripe_forgot_its_key(shop: Shop) -> N
         shop.gateway.refund(bought.payments[0].reference, amount_minor=9_999, key="refund-2")
 
 
+def test_a_credit_is_returned_once_even_after_stripe_forgot_its_key(shop: Shop) -> None:
+    payment = shop.buy().payments[0]
+    for _ in range(2):
+        shop.gateway.return_credit(payment.reference, amount_minor=700, key="return-1")
+        simulated.state["keys"].clear()
+    (customer,) = simulated.lives.all_of("customer")
+    assert customer["balance"] == -700
+
+
 def test_a_dispute_is_open_then_won_or_lost(shop: Shop) -> None:
     bought = shop.buy()
     (charge,) = shop.objects("charge")

@@ -38,6 +38,7 @@ TYPES: dict[str, Any] = {
     "coupon": stripe.Coupon,
     "promotion_code": stripe.PromotionCode,
     "webhook_endpoint": stripe.WebhookEndpoint,
+    "customer_balance_transaction": stripe.CustomerBalanceTransaction,
     "checkout.session": stripe.checkout.Session,
     "billing_portal.session": stripe.billing_portal.Session,
     "billing_portal.configuration": stripe.billing_portal.Configuration,
@@ -109,6 +110,7 @@ def test_every_shape_is_what_the_sdk_says(simulated: SimulatedStripe, client: st
     control(simulated, "dispute", charge=charge)
     configuration = client.v1.billing_portal.configurations.create({"features": {"invoice_history": {"enabled": True}}})
     client.v1.billing_portal.sessions.create({"customer": session.customer, "configuration": configuration.id})
+    client.v1.customers.balance_transactions.create(session.customer, {"amount": -100, "currency": "usd"})
     coupon = client.v1.coupons.create({"percent_off": 10, "duration": "once"})
     client.v1.promotion_codes.create({"code": "HOLA", "promotion": {"type": "coupon", "coupon": coupon.id}})
     client.v1.webhook_endpoints.create({"url": "http://127.0.0.1:9/", "enabled_events": ["charge.captured"]})

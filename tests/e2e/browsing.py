@@ -1,17 +1,21 @@
 """A person at a browser: opens pages, asks, and reads. Whatever the browser complains about fails the test."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None, "answer_tokens": 20_000}
 CLOSE_SECONDS = 30
+PICTURES = os.environ.get("PICTURES")
+"""A folder for pictures of what the tests see, to be looked at."""
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ANSWER_MS = 60_000  # a busy machine is slow, and that is no failure
 HARMLESS = (
     "WebSocket connection to",  # cut on purpose
@@ -21,6 +25,22 @@ HARMLESS = (
 COMPLAINTS = """
 addEventListener("securitypolicyviolation", (event) => console.error("CSP", event.violatedDirective, event.blockedURI));
 """
+
+
+async def picture(page: Page, name: str) -> None:
+    """Keep pictures of what is seen, at three widths and in both themes, where somebody wants to look at them."""
+    if not PICTURES:
+        return
+    size, theme = page.viewport_size, await page.locator("html").get_attribute("data-theme")
+    paint = "theme => { document.documentElement.dataset.theme = theme }"
+    for width in (360, 768, 1440):
+        await page.set_viewport_size({"width": width, "height": 800})
+        for seen in THEMES:
+            await (page.emulate_media(color_scheme=seen) if theme is None else page.evaluate(paint, seen))
+            await page.screenshot(path=f"{PICTURES}/{name}-{width}-{seen}.png", caret="initial", animations="disabled")
+    await (page.emulate_media(color_scheme="light") if theme is None else page.evaluate(paint, theme))
+    if size:
+        await page.set_viewport_size(size)
 
 
 @dataclass
@@ -139,6 +159,9 @@ class Tab:
             arg=characters,
             timeout=ANSWER_MS,
         )
+
+    async def picture(self, name: str) -> None:
+        await picture(self.page, name)
 
     async def call(self, method: str, path: str, **body: Any) -> Any:
         """Return the decoded answer of one API call as this person."""

@@ -41,7 +41,7 @@ MODELS = [
     "fake-100t-60ms-error60",
     "status-503",
 ]
-PEOPLE = 100
+PEOPLE = 150
 SECRET, WEBHOOK = "whsec_of-the-browser-tests", "4a0c6a52-8f0c-4a4e-9d4b-0c8a6f9c2b11"
 
 

@@ -29,6 +29,7 @@ from playwright.async_api import Browser, Page
 from accounts.models import User
 from billing.admin.acts import ActsAdmin
 from billing.models import Payment, Price, Subscription, UsagePeriod
+from tests.e2e.browsing import picture
 
 EVERY = 1 if os.environ.get("SOAK") == "1" else 4
 """One page in so many is looked at for its colours, which come from few style sheets, and take most of the time."""
@@ -157,6 +158,7 @@ async def violations(page: Page, path: str, *, has_colours: bool) -> list[str]:
     """Return what axe finds, and if wanted of colours in both themes: page, theme, rule and place."""
     answer = await page.goto(path)
     found = [] if answer is not None and answer.status == 200 else [f"{path}: {answer}"]
+    await picture(page, path.strip("/").replace("/", "-"))
     rules = {"color-contrast": {"enabled": has_colours}}
     options = {"resultTypes": ["violations"], "preload": False, "rules": rules}
     results = {"light": (await Axe().run(page, options=options)).response}

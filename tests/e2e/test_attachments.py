@@ -2,25 +2,22 @@
 
 import asyncio
 import base64
-import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Route, expect
 
 from tests.chat.attaching import locked_pdf, pdf, picture, png_header
 from tests.e2e.browsing import Person, Tab
+from tests.e2e.test_pages import violations
 from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite
 
 SEEING = "fake-20t-5ms"
 BLIND = "fake-60t-20ms-r20"
-SCREENSHOTS = os.environ.get("SCREENSHOTS")
-"""A folder for pictures of the pages, to be looked at."""
 
 PASTE = """
 ([name, type, data]) => {
@@ -136,8 +133,7 @@ async def test_a_file_is_dropped_anywhere(chat: Tab) -> None:
     arguments = ["notas.md", "text/markdown", encoded("# Año".encode())]
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover"]])
     await expect(hint).to_be_visible()
-    if SCREENSHOTS:
-        await chat.page.screenshot(path=f"{SCREENSHOTS}/files-drop.png")
+    await chat.picture("files-drop")
     await chat.page.evaluate(DRAG, [*arguments, ["dragleave"]])
     await expect(hint).to_be_hidden()
     await chat.page.evaluate(DRAG, [*arguments, ["dragenter", "dragover", "drop"]])
@@ -154,6 +150,7 @@ async def test_a_refused_file_says_why_and_holds_the_question_back(chat: Tab) ->
         file("dibujo.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     )
     await expect(lines(chat).nth(0)).to_contain_text("too many pixels")
+    await chat.picture("files-refused")
     await expect(lines(chat).nth(1)).to_contain_text("has a password")
     await expect(lines(chat).nth(2)).to_contain_text("SVG cannot be read")
     await chat.ask("What is this?", SEEING)
@@ -260,8 +257,7 @@ async def test_without_javascript_a_form_sends_files(
         await tab.page.locator("[data-model]").select_option(BLIND)
         await tab.question.fill("What is this?")
         await tab.page.get_by_label("Attach files").set_input_files([IMAGE, DOCUMENT])
-        if SCREENSHOTS:
-            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-plain.png")
+        await tab.picture("files-without-javascript")
         await tab.page.get_by_role("button", name="Send").click()
         await expect(tab.refusal).to_contain_text("cannot see images")
         await expect(tab.question).to_have_value("What is this?")
@@ -276,12 +272,11 @@ async def test_without_javascript_a_form_sends_files(
         await expect(tab.refusal).to_contain_text("secreto.pdf: This PDF has a password")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
 async def test_files_look_right(
-    browser: Browser, site: TestedSite, crowd: list[Person], proxy: CuttingProxy, width: int, theme: Any
+    browser: Browser, site: TestedSite, crowd: list[Person], proxy: CuttingProxy, width: int
 ) -> None:
-    options = {"viewport": {"width": width, "height": 800}, "color_scheme": theme, "reduced_motion": "reduce"}
+    options = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce"}
     async with Tab.open(browser, proxy.port, person=crowd.pop(), **options) as tab:
         await tab.page.goto("/")
         await tab.page.locator("[data-composer][data-ready]").wait_for()
@@ -295,7 +290,5 @@ async def test_files_look_right(
         await expect(lines(tab).nth(1)).to_contain_text("has a password")
         await attached(tab, 3)
         assert await tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
-        found = await Axe().run(tab.page)
-        assert found.response["violations"] == [], [rule["id"] for rule in found.response["violations"]]
-        if SCREENSHOTS:
-            await tab.page.screenshot(path=f"{SCREENSHOTS}/files-{width}-{theme}.png")
+        assert await violations(tab.page) == []
+        await tab.picture("files")

@@ -48,6 +48,7 @@ async def test_a_question_is_edited_by_keyboard_and_every_tab_goes_back_and_fort
 
     await tab.turns.nth(1).get_by_role("link", name="Edit the question").click()
     await edit.fill("Two, edited?")
+    await tab.picture("edit")
     assert await violations(tab.page) == []
     await edit.press("Enter")
     for each in (tab, other):
@@ -63,6 +64,7 @@ async def test_a_question_is_edited_by_keyboard_and_every_tab_goes_back_and_fort
         await expect(switcher(each, each.turns.nth(1))).to_contain_text("1 of 2")
     on = switcher(tab, tab.turns.nth(1)).get_by_role("button", name="The next version")
     await expect(on).to_be_focused()
+    await tab.picture("versions-focus")
     assert await violations(tab.page) == []
 
     await other.ask("Four?", QUICK)  # goes on from what is shown
@@ -114,6 +116,7 @@ async def test_an_answer_is_asked_for_again_while_it_is_written_and_forked_when_
     await tab.ask("Again?", ECHO)
     await tab.finished()
     await tab.last.locator(".turn-foot summary").click()
+    await tab.picture("answer-menu")
     await tab.last.get_by_role("button", name="Ask again").click()
     await expect(switcher(tab)).to_contain_text("2 of 2")
     await switcher(tab).get_by_role("button", name="The version before").click()
@@ -150,6 +153,7 @@ async def test_two_models_answer_side_by_side(comparer: Tab) -> None:
         await expect(turn).to_have_attribute("data-status", "completed")
         await expect(turn.locator("[data-took]")).to_be_visible()
     await expect(second).to_have_attribute("aria-pressed", "false")
+    await tab.picture("side-by-side")
     assert await violations(tab.page) == []
     boxes = [await turn.locator(".reply").bounding_box() for turn in (pair.first, pair.last)]
     assert boxes[0]

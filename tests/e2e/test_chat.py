@@ -26,7 +26,9 @@ async def test_a_question_is_answered_in_place(tab: Tab) -> None:
     await expect(tab.page.locator("[data-conversation] a[aria-current=page]")).to_contain_text("Here it is:")
     await expect(tab.page).to_have_title(re.compile("Here it is:"))
     assert "/c/" in tab.page.url
+    await expect(tab.page.get_by_role("button", name="Temporary")).to_have_count(0)  # this one is kept
     await tab.page.reload()
+    await tab.picture("answered")
     await expect(tab.last.locator("pre .k").first).to_have_text("def")
 
 
@@ -63,6 +65,7 @@ async def test_the_answer_is_seen_while_it_is_written(tab: Tab) -> None:
     await expect(tab.last.locator("[data-answer]")).to_have_attribute("aria-busy", "true")
     await expect(tab.last.locator("[data-answer] h4")).to_have_text("A heading")
     await expect(tab.last.locator("[data-answer] li strong")).to_have_text("bold")
+    await tab.picture("streaming")
     await tab.finished()
 
 
@@ -107,10 +110,12 @@ async def test_stop_keeps_what_was_written_and_may_be_tried_again(tab: Tab) -> N
     stop = tab.page.get_by_role("button", name="Stop")
     await stop.click()
     await expect(tab.refusal).to_have_text("Catching its breath.")
+    await tab.picture("refused-stop")
     await stop.click()
     turn = await tab.finished("stopped")
     await expect(tab.refusal).to_be_hidden()
     await expect(turn.locator(".turn-note")).to_be_visible()
+    await tab.picture("stopped")
     await expect(tab.page.get_by_role("button", name="Send")).to_be_visible()
     await expect(tab.question).to_be_focused()
     saved = (await tab.saved())["answer"]
@@ -219,8 +224,10 @@ async def test_reasoning_is_there_for_whoever_opens_it(tab: Tab) -> None:
     reasoning = tab.last.locator("[data-reasoning]")
     await expect(reasoning).to_be_visible()
     await reasoning.locator("summary").click()
+    await tab.picture("reasoning")
     await tab.finished()
     await expect(tab.last.locator("[data-reasoning-text]")).to_contain_text("r0 r1 r2")
+    await tab.picture("reasoning-ended")
     assert await tab.page.evaluate("signs") == 0, "“Thinking…” and “Writing…” at once"
 
 

@@ -55,6 +55,7 @@ async def test_what_a_question_will_cost_is_said_before_it_is_sent(payer: Tab) -
     note = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"x" * 300_000}
     await page.locator("[data-attach-input]").set_input_files([note])
     await expect(estimate).to_contain_text("≈ 450 credits, plus the files")
+    await payer.picture("estimate")
     await page.locator("[data-attached] [data-remove]").click()
     await expect(estimate).not_to_contain_text("files")
     await page.set_viewport_size({"width": 320, "height": 640})
@@ -99,6 +100,7 @@ async def test_a_question_that_is_too_dear_is_asked_of_the_model_that_the_refusa
         await tab.page.goto("/")
         await tab.ask("What is dear?", QUICK)
         await expect(tab.refusal).to_contain_text("cover this question")
+        await tab.picture("refused-dear")
         ways = tab.page.locator("[data-ways]")
         for name, address in (("See larger plans", "/pricing/"), ("Your credits and packs", "/billing/")):
             await expect(ways.get_by_role("link", name=name)).to_have_attribute("href", address)
@@ -137,6 +139,7 @@ async def test_what_it_took_opens_by_keyboard_and_says_what_is_saved(payer: Tab)
     await turn.locator(".turn-foot summary").focus()
     await payer.page.keyboard.press("Enter")
     await expect(took).to_be_visible()
+    await payer.picture("costs")
     saved = await payer.saved()
     text = await took.inner_text()
     figures = dict(zip(*[iter(re.split(r"\n+", text.strip()))] * 2, strict=True))

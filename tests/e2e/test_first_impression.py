@@ -84,6 +84,7 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
         card = page.locator(".key-card")
         if language == "es":  # the operator
             await expect(card).to_contain_text("OPENAI_API_KEY")
+            await tab.picture("key-card")
             assert await violations(page) == []
             await card.get_by_role("button", name="No volver a mostrar").click()
             await page.locator("[data-composer][data-ready]").wait_for()
@@ -91,11 +92,13 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
 
         await page.evaluate(RECORD)
         await page.get_by_role("button", name=question).click()
+        await tab.picture(f"example-playing-{language}")
         turn = await tab.finished()
         labels = await page.evaluate("steps")
         assert len(labels) > 3  # it grew
         assert all(label in shown for shown in labels)
         await expect(turn.get_by_text(label)).to_be_visible()
+        await tab.picture(f"example-{language}")
         await expect(turn.get_by_text(cost)).to_be_visible()
         await expect(turn.locator(("pre .k", "table", "math[display=block]")[example]).first).to_be_visible()
         saved = await tab.saved()
@@ -115,6 +118,7 @@ async def meet(browser: Browser, site: TestedSite, person: Person, language: str
         turn = tab.last
         await expect(turn).to_have_attribute("data-status", re.compile("stopped|completed"))
         await expect(turn.locator(".turn-facts")).to_contain_text("Demo")
+        await tab.picture(f"demo-{language}")
         await expect(turn.get_by_text(cost)).to_be_visible()
         await expect(turn.get_by_text(label)).to_have_count(0)
         assert await tab.shown_answer()

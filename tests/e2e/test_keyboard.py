@@ -54,6 +54,7 @@ async def test_shortcuts_do_what_their_list_says_and_nothing_while_somebody_writ
     await account.focus()
     await page.keyboard.press("?")
     await expect(dialog(tab).get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
+    await tab.picture("shortcuts")
     assert await violations(page) == []
     await page.keyboard.press("/")  # nothing behind a dialog is reached
     await page.keyboard.press("Control+k")
@@ -69,6 +70,7 @@ async def test_shortcuts_do_what_their_list_says_and_nothing_while_somebody_writ
 
     # By the menu, and off where somebody wants them off.
     await account.click()
+    await tab.picture("account-menu")
     await page.get_by_role("link", name="Keyboard shortcuts").click()
     await dialog(tab).get_by_role("checkbox").uncheck()
     await page.keyboard.press("Escape")
@@ -121,6 +123,7 @@ async def test_the_palette_finds_conversations_models_and_pages(
         await page.keyboard.press("Escape")
         search = await open_palette(tab)
         await expect(search).to_have_attribute("aria-activedescendant", str(await active(tab).get_attribute("id")))
+        await tab.picture("palette")
         assert await violations(page) == []
 
         await page.keyboard.type("cancion cuna")  # older than what the list begins with
@@ -128,6 +131,7 @@ async def test_the_palette_finds_conversations_models_and_pages(
         await expect(dialog(tab).get_by_role("status")).to_have_text("Found: 1")
         await search.fill("no such thing")
         await expect(dialog(tab).get_by_role("status")).to_contain_text("Nothing is called that")
+        await tab.picture("palette-nothing")
         await search.fill("20t")
         await expect(active(tab)).to_contain_text(QUICK)
         await page.keyboard.press("Enter")
@@ -174,10 +178,12 @@ async def test_a_question_waits_in_line_and_is_asked_when_the_answer_ends(tab: T
     await page.locator("[data-model]").select_option(QUICK)
     line = await put_in_line(tab, "And then?")
     await expect(page.locator("[data-announce]")).to_have_text("In line: it is asked when the answer ends.")
+    await tab.picture("queued")
     assert await violations(page) == []
     await tab.question.fill("One more")
     await page.get_by_role("button", name="Send when the answer ends").click()
     await expect(tab.refusal).to_contain_text("in line already")
+    await tab.picture("queued-twice")
     await line.get_by_role("button", name="Take back").click()
     await expect(line).to_be_hidden()
     await expect(tab.question).to_have_value("And then?\n\nOne more")

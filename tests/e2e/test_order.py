@@ -1,6 +1,5 @@
 """Folders, pins, archive and trash: by keyboard, with the mouse, in other tabs, and without JavaScript."""
 
-import os
 import re
 
 from playwright.async_api import Browser, Locator, Page, expect
@@ -10,19 +9,6 @@ from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite
 
 QUICK = "fake-20t-5ms"
-SHOTS = os.environ.get("SHOTS")
-"""A folder for screenshots, for who wants to look at them."""
-
-
-async def shoot(tab: Tab, name: str) -> None:
-    if not SHOTS:
-        return
-    for theme in ("light", "dark"):
-        await tab.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-        for width in (360, 1440):
-            await tab.page.set_viewport_size({"width": width, "height": 800})
-            await tab.page.screenshot(path=f"{SHOTS}/{name}-{theme}-{width}.png")
-    await tab.page.set_viewport_size({"width": 1280, "height": 720})
 
 
 def row_of(page: Page, title: str) -> Locator:
@@ -59,7 +45,7 @@ async def test_what_is_deleted_can_be_taken_back_at_once_and_later(tab: Tab) -> 
     await expect(undo).to_be_focused()
     await expect(page.locator("[data-toasts]")).to_contain_text("The conversation is in the trash.")
     await expect(row_of(other.page, "Bread")).to_have_count(0)
-    await shoot(tab, "toast")
+    await tab.picture("toast")
     await page.keyboard.press("Enter")
     await expect(page.locator("[data-toasts]")).to_contain_text("The conversation is back.")
     titles = page.locator("[data-conversations] .conversation-link")
@@ -83,7 +69,7 @@ async def test_what_is_deleted_can_be_taken_back_at_once_and_later(tab: Tab) -> 
     await page.get_by_role("button", name="Delete", exact=True).press("Enter")
     await expect(page.get_by_role("status")).to_contain_text("The conversation is in the trash.")
     await page.goto("/conversations/trash/")
-    await shoot(tab, "trash")
+    await tab.picture("trash")
     await expect(page.locator("main .conversation-link")).to_have_text(["Apples", "Cheese"])
     await page.get_by_role("button", name="Put back “Cheese”").press("Enter")
     await expect(page.locator("main .conversation-link")).to_have_text(["Apples"])
@@ -103,11 +89,11 @@ async def test_folders_by_keyboard(tab: Tab) -> None:
     await page.get_by_label("Name").fill("Cooking")
     await page.get_by_label("Model").select_option(QUICK)
     await page.get_by_label("Instructions").fill("Always answer in rhyme.")
-    await shoot(tab, "folder-form")
+    await tab.picture("folder-form")
     await page.get_by_role("button", name="Save").press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Cooking")
     await expect(other.page.locator("[data-folder]")).to_contain_text("Cooking")
-    await shoot(tab, "folder")
+    await tab.picture("folder")
 
     # A new chat begins in it, with its model and a draft of its own.
     await page.get_by_role("link", name="New chat here").press("Enter")
@@ -135,12 +121,7 @@ async def test_folders_by_keyboard(tab: Tab) -> None:
     await choose(page, "Bread", "Pin")
     await expect(page.locator("[data-pinned] .conversation-link")).to_have_text(["Bread"])
     await expect(row_of(page, "Bread").locator("summary")).to_be_focused()
-    await shoot(tab, "sidebar")
-    if SHOTS:
-        await page.set_viewport_size({"width": 360, "height": 800})
-        await page.locator("[data-sidebar-open]").click()
-        await page.screenshot(path=f"{SHOTS}/drawer-dark-360.png")
-        await page.set_viewport_size({"width": 1280, "height": 720})
+    await tab.picture("sidebar")
     await page.reload()
     await expect(page.locator("[data-pinned] .conversation-link")).to_have_text(["Bread"])
     await expect(page.locator("[data-folder] .conversation-link")).to_have_text(["Apples"])
@@ -153,7 +134,7 @@ async def test_folders_by_keyboard(tab: Tab) -> None:
     await page.goto("/conversations/")
     await page.locator("main").get_by_role("link", name="Cooking").press("Enter")
     await page.get_by_role("link", name="Delete the folder").press("Enter")
-    await shoot(tab, "delete-folder")
+    await tab.picture("delete-folder")
     await page.get_by_role("button", name="Delete the folder").press("Enter")
     await expect(page.locator("main .conversation-link")).to_have_text(["Bread"])
     await expect(other.page.locator("[data-folder]")).to_have_count(0)
@@ -171,7 +152,7 @@ async def test_many_at_once_and_back(tab: Tab, site: TestedSite) -> None:
     assert [await box.is_checked() for box in await boxes.all()] == [True, True, True, False]
     await page.get_by_label("Select all shown").check()
     await expect(page.locator("main input[form=select]:checked")).to_have_count(4)
-    await shoot(tab, "many")
+    await tab.picture("many")
     await page.get_by_role("button", name="Archive", exact=True).click()
     await expect(page.get_by_role("status")).to_contain_text("4 conversations are in the archive.")
     await expect(boxes).to_have_count(0)
@@ -218,7 +199,7 @@ async def test_a_temporary_chat_leaves_nothing_in_the_lists_and_in_the_browser(t
     await other.ask("another secret", QUICK)
     await other.finished()
     await expect(tab.turns).to_have_count(2)
-    await shoot(tab, "temporary")
+    await tab.picture("temporary")
     await expect(page.get_by_role("button", name="Edit the question")).to_have_count(0)
     await expect(page.locator("[data-conversations] [data-conversation]")).to_have_count(0)
     await page.reload()

@@ -176,6 +176,7 @@ async def test_on_a_phone(browser: Browser, crowd: list[Person], proxy: CuttingP
         assert await sidebar.locator("[data-conversations]").evaluate("list => list.offsetHeight") >= 740 / 2
         await expect(tab.page.locator(".chat-column")).to_have_js_property("inert", True)
         await sidebar.locator(".account-button").tap()
+        await tab.picture("drawer-menu")
         await sidebar.get_by_role("button", name="Dark").tap()
         await expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
         await tab.page.keyboard.press("Escape")

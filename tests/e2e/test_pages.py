@@ -131,6 +131,7 @@ async def violations(page: Page) -> list[str]:
 async def test_axe_finds_nothing_on_a_public_page(browser: Browser, site: TestedSite, name: str) -> None:
     async with Tab.open(browser, site.port(), reduced_motion="reduce") as tab:
         await tab.page.goto(PUBLIC[name])
+        await tab.picture(f"page-{name}")
         assert await violations(tab.page) == []
 
 
@@ -145,6 +146,7 @@ async def test_a_form_that_comes_back_has_the_focus_where_there_is_something_to_
         await tab.page.get_by_label("Password", exact=True).press("Enter")
         await expect(tab.page.locator(".field-errors").first).to_be_visible()
         await expect(tab.page.get_by_label("Password", exact=True)).to_be_focused()
+        await tab.picture("form-errors")
 
 
 async def test_what_is_wrong_with_no_field_has_the_focus_and_a_password_can_be_seen(
@@ -165,6 +167,7 @@ async def test_what_is_wrong_with_no_field_has_the_focus_and_a_password_can_be_s
         await expect(password).to_have_attribute("type", "password")
         await password.press("Enter")
         await expect(tab.page.get_by_role("alert")).to_be_focused()
+        await tab.picture("log-in-wrong")
         assert await violations(tab.page) == []
 
 
@@ -172,6 +175,7 @@ async def test_what_is_wrong_with_no_field_has_the_focus_and_a_password_can_be_s
 async def test_axe_finds_nothing_on_a_page_of_ones_own(reader: Reader, name: str) -> None:
     async with reader.tab() as tab:
         await tab.page.goto(reader.path(name))
+        await tab.picture(f"page-{name}")
         assert await violations(tab.page) == []
 
 
@@ -181,9 +185,11 @@ async def test_axe_finds_nothing_in_a_dialog(reader: Reader, name: str) -> None:
         await tab.page.goto(reader.path("finished turns"))
         row = tab.page.locator("[data-conversation]")
         await row.locator("summary").click()
+        await tab.picture("conversation-menu")
         assert await violations(tab.page) == []  # with the menu open
         await row.get_by_role("link", name=name).click()
         await expect(tab.page.get_by_role("dialog")).to_be_visible()
+        await tab.picture(f"dialog-{name}")
         assert await violations(tab.page) == []
 
 

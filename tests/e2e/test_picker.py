@@ -205,8 +205,10 @@ async def test_a_model_that_came_after_the_page_is_chosen_like_any(tab: Tab, sho
 async def test_axe_finds_nothing_in_the_picker(tab: Tab) -> None:
     await tab.page.locator("[data-model]").select_option(THINKING)
     await button(tab).click()
+    await tab.picture("picker")
     assert await violations(tab.page) == []
     await search(tab).fill("forte")
+    await tab.picture("picker-found")
     assert await violations(tab.page) == []
 
 
@@ -328,6 +330,7 @@ async def test_the_answer_says_who_stood_in_for_whom(tab: Tab) -> None:
     turn = await tab.finished()
     await expect(turn.locator("[data-instead]")).to_have_text("Answered by Ágil because Primero was unavailable.")
     await expect(turn.locator("[data-route]")).to_have_text("Auto → Ágil")
+    await tab.picture("stood-in")
     assert (await tab.saved())["answer"] == expected_text(QUICK)
     await tab.page.reload()
     await expect(tab.last.locator("[data-instead]")).to_be_visible()
@@ -337,6 +340,7 @@ async def test_an_answer_that_broke_off_is_continued(tab: Tab) -> None:
     await tab.ask("Go on and on.", BREAKING)
     turn = await tab.finished("interrupted")
     await expect(turn.locator(".turn-note-error")).to_be_visible()
+    await tab.picture("interrupted")
     assert (await tab.shown_answer()).split() == expected_text(BREAKING).split()[:40]
     await tab.page.locator("[data-model]").select_option(QUICK)
     await turn.get_by_role("button", name="Continue").click()
@@ -381,6 +385,7 @@ async def test_what_was_written_stays_with_the_question_when_another_model_answe
     await expect(tab.last.locator("[data-answer]")).to_contain_text("t39")
     await tab.page.reload()
     await expect(tab.last.locator("[data-siblings]")).to_contain_text("1 of 3")
+    await tab.picture("versions")
 
 
 async def test_what_was_written_stays_until_another_model_has_the_question(tab: Tab) -> None:

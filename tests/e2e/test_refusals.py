@@ -39,6 +39,7 @@ async def test_a_used_up_allowance_names_the_day_in_the_readers_time_zone(
         # The month begins at midnight UTC, which is seven in the evening of the day before in Bogotá.
         assert re.search(r"You get new ones on \w+ (28|29|30|31), \d{4} at 19:00", sentence), sentence
         await expect(tab.page.locator(".allowance-reset")).to_contain_text("19:00")
+        await tab.picture("refused-allowance")
 
 
 async def test_another_answer_is_still_being_written(browser: Browser, site: TestedSite, proxy: CuttingProxy) -> None:
@@ -49,6 +50,7 @@ async def test_another_answer_is_still_being_written(browser: Browser, site: Tes
         other = await tab.another()
         await other.page.goto("/")
         assert "still being written" in await refused(other, "And this?")
+        await other.picture("refused-at-once")
         await tab.page.get_by_role("button", name="Stop").click()
         await tab.finished("stopped")
         await other.question.press("Enter")
@@ -60,7 +62,8 @@ async def test_too_many_questions(browser: Browser, site: TestedSite, proxy: Cut
         await tab.page.goto("/")
         await tab.ask("One.", "fake-100t-10ms-error40")
         turn = await tab.finished("interrupted")
-        assert "wait" in (await refused(tab, "Two.")).lower()
+        assert "has 1 question an hour. Ask again in 60 minutes" in await refused(tab, "Two.")
+        await tab.picture("refused-too-many")
         await tab.question.press("End")
         await tab.question.press("!")
         await expect(tab.refusal).to_be_hidden()
@@ -92,6 +95,7 @@ async def test_a_model_above_the_plan_can_be_seen_and_not_chosen(
         await expect(option).to_contain_text("not in your plan")
         await option.evaluate("option => { option.disabled = false; }")
         assert "plan" in await refused(tab, "Mine!")
+        await tab.picture("refused-model")
 
 
 async def test_a_model_that_is_gone(tab: Tab) -> None:
@@ -108,6 +112,7 @@ async def test_a_provider_that_fails_says_so_in_its_place(tab: Tab) -> None:
     await expect(turn.locator(".turn-note-error")).to_contain_text("status-503: The provider")
     await expect(turn.locator(".turn-note-error")).to_contain_text("try another model")
     await expect(turn.get_by_role("button", name="Ask again")).to_be_visible()
+    await tab.picture("failed")
 
 
 async def test_what_failed_is_said_aloud_before_any_other_note(tab: Tab) -> None:

@@ -21,11 +21,13 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
         field = page.get_by_role("searchbox")
         await expect(field).to_be_focused()
         await expect(page.get_by_text("Every word must be there")).to_be_visible()
+        await tab.picture("search-empty")
         await page.keyboard.type("QUÉSTION 1")
         hits = page.locator(".search-hit")
         await expect(hits).to_have_count(1)
         await expect(hits.locator(".search-hit-question mark")).to_have_text(["Question", "1"])
         await expect(page).to_have_url(re.compile(r"q=QU"))
+        await tab.picture("search-hits")
         await expect(field).to_be_focused()
         assert await violations(page) == []
         for width in (320, 1440):
@@ -36,10 +38,12 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
 
         await page.goto("/search/?q=after:ayer")
         await expect(page.get_by_role("alert")).to_contain_text("is not a date")
+        await tab.picture("search-wrong")
         await field.fill("cancion")
         await expect(page.locator(".row-name")).to_have_text(["Canción de cuna"])
         await field.fill("no such thing")
         await expect(page.get_by_role("status")).to_contain_text("Nothing was found")
+        await tab.picture("search-nothing")
 
         await page.keyboard.press("Control+k")
         palette = page.get_by_role("dialog")
@@ -48,6 +52,7 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
         found = palette.locator("[data-found]")
         await expect(found).to_have_count(1)
         await expect(found.locator("mark").first).to_be_visible()
+        await tab.picture("palette-search")
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(re.compile(f"/c/{conversation}/.*#turn-"))
 

@@ -1,6 +1,5 @@
 """Sharing, in a browser: made in a dialog, read by a visitor, gone on with by another member, and gone when it ends."""
 
-import os
 import re
 
 from playwright.async_api import Browser, expect
@@ -10,7 +9,6 @@ from tests.e2e.test_pages import faults, strict, violations
 from tests.processes.stores import TestedSite
 
 ECHO = "fake-900t-5ms-echo8"
-SCREENSHOTS = os.environ.get("SCREENSHOTS")
 RICH = """# Adding
 
 Here is `add`, for $a + b$, as [the manual](https://docs.example.org/) has it:
@@ -31,17 +29,6 @@ graph LR
 
 $$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$
 """
-
-
-async def take(tab: Tab, name: str) -> None:
-    """Keep pictures of the page on a phone and on a desk, in both themes, where somebody wants to look at them."""
-    if not SCREENSHOTS:
-        return
-    for width in (360, 1440):
-        await tab.page.set_viewport_size({"width": width, "height": 800})
-        for theme in ("light", "dark"):
-            await tab.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-            await tab.page.screenshot(path=f"{SCREENSHOTS}/{name}-{width}-{theme}.png", caret="initial")
 
 
 async def test_a_conversation_is_shared_read_continued_and_stopped(
@@ -66,12 +53,12 @@ async def test_a_conversation_is_shared_read_continued_and_stopped(
         await expect(dialog.get_by_role("heading", name="Share the conversation")).to_be_visible()
         await expect(dialog).to_contain_text("up to the answer you chose")
         assert await violations(page) == []
-        await take(owner, "dialog")
+        await owner.picture("share-dialog")
         await dialog.get_by_role("button", name="Make a link").press("Enter")
         link = dialog.get_by_role("textbox", name="Link")
         await expect(link).to_be_focused()
         assert await violations(page) == []
-        await take(owner, "dialog-done")
+        await owner.picture("share-dialog-done")
         address = await link.input_value()
         await dialog.get_by_role("button", name="Copy the link").click()
         await expect(dialog.get_by_text("Copied")).to_be_visible()
@@ -94,13 +81,13 @@ async def test_a_conversation_is_shared_read_continued_and_stopped(
             assert "def add" in await visitor.page.evaluate("navigator.clipboard.readText()")
             assert await violations(visitor.page) == []
             await visitor.page.evaluate("scrollTo(0, 0)")
-            await take(visitor, "shared")
+            await visitor.picture("share-shared")
             await visitor.page.evaluate("scrollTo(0, document.body.scrollHeight)")
-            await take(visitor, "shared-end")
+            await visitor.picture("share-shared-end")
             await visitor.page.get_by_role("link", name="Report this page").click()
             await expect(visitor.page.get_by_role("heading", name="Report a shared page")).to_be_visible()
             assert await violations(visitor.page) == []
-            await take(visitor, "report")
+            await visitor.picture("share-report")
             await visitor.page.get_by_label("What should we know?").fill("It adds.")
             await visitor.page.get_by_role("button", name="Send").click()
             await expect(visitor.page.get_by_text("Thank you.")).to_be_visible()
@@ -116,7 +103,7 @@ async def test_a_conversation_is_shared_read_continued_and_stopped(
             # The owner stops it, on the page of all links.
             await page.goto("/settings/shares/")
             assert await violations(page) == []
-            await take(owner, "settings")
+            await owner.picture("share-settings")
             await page.get_by_role("button", name=re.compile("^Stop sharing")).click()
             await expect(page.get_by_text("The link leads nowhere any more.")).to_be_visible()
             gone = await visitor.page.goto(path)

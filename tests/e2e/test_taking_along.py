@@ -1,20 +1,17 @@
 """Conversations come in from elsewhere, with progress, and go out again: with scripts and without."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
-from tests.e2e.browsing import Person, Tab
+from tests.e2e.browsing import PICTURES, Person, Tab
+from tests.e2e.test_pages import violations
 from tests.history.sources import as_json, chatgpt_tree, write_large_export
 from tests.processes.stores import TestedSite
 
-SCREENSHOTS = os.environ.get("SCREENSHOTS")
-"""A folder for pictures of the pages, to be looked at."""
 PAGE = "/settings/import-export/"
 RICH = """Un roble. $x^2$ y
 
@@ -43,17 +40,13 @@ def rich_tree() -> dict[str, Any]:
 
 
 async def look(tab: Tab, name: str) -> None:
-    """Check the page with axe, and take pictures of it in both themes and two widths."""
-    for theme in ("light", "dark"):
-        for width in (360, 1440):
-            await tab.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]  # one of its words
-            await tab.page.set_viewport_size({"width": width, "height": 900})
-            assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, theme, width)
-            await tab.page.evaluate("scrollTo(0, 0)")
-            found = await Axe().run(tab.page)
-            assert found.violations_count == 0, found.generate_report()
-            if SCREENSHOTS:
-                await tab.page.screenshot(path=f"{SCREENSHOTS}/{name}-{width}-{theme}.png", full_page=True)
+    """Check the page with axe, and that it fits."""
+    for width in (360, 1440):
+        await tab.page.set_viewport_size({"width": width, "height": 900})
+        assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+        await tab.page.evaluate("scrollTo(0, 0)")
+        assert await violations(tab.page) == []
+    await tab.picture(name)
 
 
 async def test_an_export_of_another_chat_comes_in_and_one_conversation_goes_out(tab: Tab, tmp_path: Path) -> None:
@@ -64,8 +57,7 @@ async def test_an_export_of_another_chat_comes_in_and_one_conversation_goes_out(
     await tab.page.get_by_role("button", name="Import").click()
     await expect(tab.page.get_by_role("progressbar")).to_be_visible()
     await expect(tab.page.get_by_text("conversations.json", exact=True)).to_be_visible()
-    if SCREENSHOTS:
-        await tab.page.screenshot(path=f"{SCREENSHOTS}/import-progress.png", full_page=True)
+    await tab.picture("import-progress")
     await expect(tab.page.get_by_text(f"{count} conversations imported")).to_be_visible()
     await expect(tab.page.get_by_role("progressbar")).to_have_count(0)
 
@@ -102,8 +94,8 @@ async def test_an_export_of_another_chat_comes_in_and_one_conversation_goes_out(
     sheet = Tab(await opened.value, tab.context, tab.base, tab.person)
     await expect(sheet.page.locator(".sheet-turn")).to_have_count(2)
     await look(sheet, "print")
-    if SCREENSHOTS:
-        await sheet.page.pdf(path=f"{SCREENSHOTS}/print.pdf", format="A4", prefer_css_page_size=True)
+    if PICTURES:
+        await sheet.page.pdf(path=f"{PICTURES}/print.pdf", format="A4", prefer_css_page_size=True)
 
 
 async def test_it_works_without_scripts(browser: Browser, site: TestedSite, crowd: list[Person]) -> None:

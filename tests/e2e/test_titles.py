@@ -67,6 +67,7 @@ async def test_an_answer_from_the_cache_says_so_and_can_be_asked_for_anew(
         await own_tab.ask(QUESTION, MODEL)
         turn = await own_tab.finished()
     await expect(turn.get_by_text("From cache")).to_be_visible()
+    await own_tab.picture("from-cache")
     await expect(turn.get_by_text("Credits: 0")).to_be_visible()
     assert (await own_tab.saved())["answer"] == expected_text(MODEL)
     assert asked() == before + 1

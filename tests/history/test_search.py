@@ -282,9 +282,9 @@ def test_titles_are_folded_wherever_they_are_written(conversation):
     untitled = begin(title="")
     tree.title_from_question(untitled, "¿Qué TAL?")
     assert titles("que tal") == ["¿Qué TAL?"]
-    turn = growing.unsaved(Conversation(pk=new_id(), owner_id=ANA), "Primera Pregúnta")
+    turn = growing.unsaved(Conversation(pk=new_id(), owner_id=ANA), "# Primera **Pregúnta**\n\n```sh\nls `x\n```")
     tree.start_conversation(turn)
-    assert titles("pregunta") == ["Primera Pregúnta"]
+    assert titles("pregunta") == ["Primera Pregúnta ls `x"]
     # Processes of the release before do not know the field.
     Conversation.objects.filter(pk=conversation.pk).update(search_title=None)
     prepare_search(using="history")

@@ -215,6 +215,9 @@ class MercadoPago:
         amount = write_amount(amount_minor, str(payment.get("currency_id")))
         client.ask(client.sdk.refund().create, payment_reference, {"amount": amount}, key=key)
 
+    def return_credit(self, payment_reference: str, *, amount_minor: int, key: str) -> None:
+        raise GatewayRefused("there is no credit")
+
     def payment_method_url(self, account_id: int, reference: str, return_url: str) -> str:
         """Return the page of the payer's subscriptions, where each can be paid in another way."""
         client = self._client()

@@ -227,6 +227,25 @@ class StripeGateway:
                 {"idempotency_key": key},
             )
 
+    def return_credit(self, payment_reference: str, *, amount_minor: int, key: str) -> None:
+        """Remembered with the credit itself, as a refund is."""
+        with asking() as client:
+            invoice = plain(client.v1.invoices.retrieve(payment_reference))
+            transactions = client.v1.customers.balance_transactions
+            known = transactions.list(invoice["customer"], {"limit": LIMIT})
+            if any((one["metadata"] or {}).get(REFUND_KEY) == key for one in every(known)):
+                return
+            transactions.create(
+                invoice["customer"],
+                {
+                    "amount": -amount_minor,  # below nothing it is the customer's
+                    "currency": invoice["currency"],
+                    "description": f"Credit of {invoice['number'] or invoice['id']}",
+                    "metadata": {REFUND_KEY: key, "invoice": invoice["id"]},
+                },
+                {"idempotency_key": key},
+            )
+
     # --- The customer ------------------------------------------------------------------------------------------------
 
     def payment_method_url(self, account_id: int, reference: str, return_url: str) -> str:

@@ -172,6 +172,7 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
     status, action, action_url = _open_state(invoice, intent)
     voucher = _voucher(intent)
     charged, total = invoice["amount_due"], invoice["total"]  # what a credit pays of it is not charged
+    had, has = invoice["starting_balance"], invoice["ending_balance"]  # negative: a credit
     tax = sum(one["amount"] for one in invoice.get("total_taxes") or [])
     return PaymentSnapshot(
         reference=invoice["id"],
@@ -184,6 +185,7 @@ def _invoice_payment(fetched: FetchedSubscription, invoice: Data) -> PaymentSnap
         is_proration=is_proration(counted[0]),
         paid_at=_find_moment(invoice["status_transitions"]["paid_at"]),
         refunded_minor=charge["amount_refunded"] if charge else 0,
+        credit_minor=0 if has is None else max(0, has - had),
         dispute=_dispute_of(charge, fetched.disputes),
         tax_minor=tax if charged >= total > 0 else tax * charged // total if total > 0 else 0,
         tax_country=(invoice.get("customer_address") or {}).get("country") or "",
