@@ -217,6 +217,7 @@ def test_what_is_gone_somebody_elses_or_was_never_there_is_the_same_404(carla: U
         return {(answer.status_code, says_gone(answer)) for answer in found}
 
     assert answers(bo, theirs.pk, turn.pk) == {(404, True)}
+    assert temporary.end_conversations(bo.pk, [theirs.pk]) == []
     assert answers(carla, gone.conversation_id, gone.pk) == {(404, True)}
     assert answers(carla, never, never) == {(404, True)}
     assert not Conversation.objects.exists()
