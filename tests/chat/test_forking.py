@@ -22,7 +22,7 @@ from chat.turns import forking
 from chat.turns.closing import close_turn
 from chat.turns.limits import count_upload
 from core.errors import Conflict, NotFound, RateLimited, Unavailable
-from history import access, branches, deletion, forks, trash
+from history import access, branches, deletion, folders, forks, trash
 from history.errors import ForkTooLarge, ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome
@@ -65,10 +65,13 @@ def way(conversation: Conversation) -> list[Turn]:
 
 def test_a_fork_has_the_way_to_its_turn_and_costs_nothing(ana: User):
     _first, second, _third = talk(ana)
+    folder = folders.create_folder(ana.pk, name="Números")
+    Conversation.objects.filter(pk=second.conversation_id).update(folder_id=folder.pk)
     records, used = UsageRecord.objects.count(), period_of(ana).used_micros
     copy = forking.fork(ana.pk, second.pk, new_id())
     found = access.access_conversation(ana.pk, copy.pk)
     assert (found.title, found.search_title, found.turn_count) == ("one (rama)", "one (rama)", 2)
+    assert found.folder_id == folder.pk
     turns = way(found)
     assert [(turn.question, turn.answer, turn.seq, turn.depth, turn.cost_micros) for turn in turns] == [
         ("one", "Re: one", 1, 0, 0),
