@@ -51,9 +51,10 @@ def share_conversation(request: HttpRequest, conversation_id: UUID) -> HttpRespo
     except DomainError as error:
         form.add_error(None, str(error.message))
         return _share_page(request, conversation, form, status=error.status)
+    until = form.cleaned_data["until"]  # another link shows no more than this one
     if not is_fragment(request):
-        return redirect("share", conversation.pk)
-    return _share_page(request, conversation, _fresh_form(request), is_done=True)
+        return redirect("share_turn", until) if until else redirect("share", conversation.pk)
+    return _share_page(request, conversation, _fresh_form(request, until), is_done=True)
 
 
 @login_required

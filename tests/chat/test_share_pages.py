@@ -67,7 +67,8 @@ def visitor() -> Client:
 def share_by_page(client: Client, conversation: Conversation, **fields: Any) -> SharedPage:
     data = {"id": str(new_id()), "days": "0"} | fields
     answer = client.post(f"/c/{conversation.pk}/share/", data)
-    assert (answer.status_code, answer.headers["Location"]) == (302, f"/c/{conversation.pk}/share/")
+    back = f"/turns/{fields['until']}/share/" if fields.get("until") else f"/c/{conversation.pk}/share/"
+    assert (answer.status_code, answer.headers["Location"]) == (302, back)
     return SharedPage.objects.get(pk=data["id"])
 
 
@@ -117,6 +118,17 @@ def test_a_visitor_reads_what_is_shared_and_nothing_else(ana: User, member: Clie
     member_page = member.get(path_of(share))
     assert member_page["Cache-Control"] == "no-store"
     assert "This is your link" in member_page.content.decode()
+
+
+def test_another_link_shows_no_more_than_the_one_before(member: Client, conversation: Conversation):
+    first = Turn.objects.filter(conversation_id=conversation.pk).earliest("seq")
+    data = {"id": str(new_id()), "days": "0", "until": str(first.pk)}
+    answer = member.post(f"/c/{conversation.pk}/share/", data)
+    assert (answer.status_code, answer.headers["Location"]) == (302, f"/turns/{first.pk}/share/")
+    data["id"] = str(new_id())
+    dialog = member.post(f"/c/{conversation.pk}/share/", data, headers={"HX-Request": "true"}).content.decode()
+    assert f'name="until" value="{first.pk}"' in dialog
+    assert "up to the answer you chose" in dialog
 
 
 def test_an_owner_may_be_named(ana: User, member: Client, conversation: Conversation):
