@@ -71,6 +71,13 @@ function forgetTimer() {
   timer = 0;
 }
 
+/** Another tab has removed the draft that all tabs share. If that was because its question was asked, what is written
+ * here is another one. A draft that went with a log-out stays gone. */
+function keepOwn(removed) {
+  const { text, turn_id } = JSON.parse(removed);
+  if (turn_id && field.value && field.value !== text) saveAll();
+}
+
 /** Keep drafts under this name from now on. */
 export function keepDraftOf(name) {
   key = drafts + name;
@@ -190,6 +197,7 @@ export function onAsk(ask, stop) {
   form.addEventListener("change", saveSoon);
   new MutationObserver(saveSoon).observe(files, { childList: true, attributeFilter: ["data-state"], subtree: true });
   addEventListener("pagehide", () => timer && saveAll());
+  addEventListener("storage", (event) => event.key === key && !event.newValue && keepOwn(event.oldValue));
   document.addEventListener("submit", (event) => event.target.dataset.forgets === "" && forgetTimer()); // logs out
   form.dataset.ready = ""; // until here Enter is a new line and the button posts the form
 }

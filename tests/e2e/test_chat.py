@@ -263,6 +263,27 @@ async def test_a_draft_outlives_a_reload_and_ends_when_it_is_sent(tab: Tab) -> N
     await expect(tab.page.locator("[data-picker-current]")).to_have_text("Automatic")
 
 
+async def test_a_draft_outlives_another_question_of_its_conversation_and_no_log_out(tab: Tab) -> None:
+    await tab.page.goto("/")
+    await tab.ask("Begin.", "fake-20t-5ms")
+    await tab.finished()
+    other = await tab.another()
+    await other.page.goto(tab.page.url)
+    await write(other, "Asked here")
+    await write(tab, "Half a thought")
+    await other.question.press("Enter")
+    await other.finished()
+    await expect(tab.turns).to_have_count(2)
+    await tab.finished()
+    await tab.page.reload()
+    await expect(tab.question).to_have_value("Half a thought")
+    await tab.page.locator("[data-composer][data-ready]").wait_for()
+    await other.page.goto("/accounts/logout/")
+    await other.page.locator("main").get_by_role("button", name="Log out").click()
+    await other.page.wait_for_url(lambda url: "logout" not in url)
+    assert await list_drafts(other) == []
+
+
 async def list_drafts(tab: Tab) -> list[str]:
     found: list[str] = await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('draft:'))")
     return found
