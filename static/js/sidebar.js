@@ -182,13 +182,17 @@ openFolders();
 
 // --- What a menu does to a conversation: here, without leaving the page, and with a way to undo it ---
 
+const pressed = new WeakSet(); // buttons whose act is under way
+
 document.addEventListener("submit", (event) => {
   const { target: form, submitter } = event;
   if (!form.matches("[data-order]")) return;
   const own = document.querySelector("[data-chat]").dataset.chat;
   if (submitter?.value === `trash:${own}`) return; // the page goes with it: the server says where to
   event.preventDefault();
-  order(form, submitter);
+  if (pressed.has(submitter)) return; // twice: the second time nothing would change, and the page would say so
+  pressed.add(submitter);
+  order(form, submitter).finally(() => pressed.delete(submitter));
 });
 
 async function order(form, submitter) {

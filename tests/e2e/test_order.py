@@ -80,6 +80,20 @@ async def test_what_is_deleted_can_be_taken_back_at_once_and_later(tab: Tab) -> 
     await expect(page.locator("main .conversation-link")).to_have_text(["Cheese", "Bread"])
 
 
+async def test_undo_pressed_twice_says_what_it_did(tab: Tab) -> None:
+    page = tab.page
+    await begin(tab, "Apples")
+    await page.goto("/")
+    await choose(page, "Apples", "Delete")
+    sent: list[str] = []
+    page.on("request", lambda request: request.method == "POST" and sent.append(request.url))
+    await page.get_by_role("button", name="Undo").dblclick()
+    await expect(page.locator("[data-toasts]")).to_contain_text("The conversation is back.")
+    await page.wait_for_timeout(500)
+    await expect(page.locator("[data-toasts]")).to_contain_text("The conversation is back.")
+    assert len(sent) == 1
+
+
 async def test_folders_by_keyboard(tab: Tab) -> None:
     page = tab.page
     await begin(tab, "Apples")
