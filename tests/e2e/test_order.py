@@ -94,6 +94,15 @@ async def test_undo_pressed_twice_says_what_it_did(tab: Tab) -> None:
     assert len(sent) == 1
 
 
+async def test_a_folder_with_a_long_name_fits_on_a_phone(tab: Tab) -> None:
+    folder = await tab.call("POST", "folders", name="Viajes_" + "x" * 90)
+    await tab.page.set_viewport_size({"width": 360, "height": 800})
+    for address in ("/conversations/", f"/folders/{folder['id']}/", f"/folders/{folder['id']}/delete/", "/"):
+        await tab.page.goto(address)
+        await tab.page.locator("main").wait_for()
+        assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+
+
 async def test_folders_by_keyboard(tab: Tab) -> None:
     page = tab.page
     await begin(tab, "Apples")
