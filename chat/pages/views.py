@@ -211,7 +211,7 @@ def search(request: HttpRequest) -> HttpResponse:
         is_titles=request.GET.get("in") == "titles",
     )
     if is_fragment(request):
-        return render(request, "chat/_results.html", page)
+        return render(request, "chat/_results.html", page | {"is_fragment": True})
     offered = list_offered()
     page["example_model"] = offered[0].model.key if offered else "gpt"
     return render(request, "chat/search.html", page)

@@ -27,6 +27,7 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
         await expect(hits).to_have_count(1)
         await expect(hits.locator(".search-hit-question mark")).to_have_text(["Question", "1"])
         await expect(page).to_have_url(re.compile(r"q=QU"))
+        await expect(page).to_have_title(re.compile("^QUÉSTION 1 · Search · "))
         await tab.picture("search-hits")
         await expect(field).to_be_focused()
         assert await violations(page) == []
