@@ -12,7 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from accounts.models import User
+from accounts.keys import ANY, open_to_keys
+from accounts.models import ApiKey, User
 from billing import entitlements
 from billing.api.serializers import PlanSerializer, UsageQuerySerializer, price_fields
 from billing.models import Plan
@@ -21,6 +22,7 @@ from billing.standing import standing_of
 from billing.usage import list_usage
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def allowance(request: Request) -> Response:
@@ -30,6 +32,7 @@ def allowance(request: Request) -> Response:
     return Response({"plan": allowed.plan, **asdict(allowance)})
 
 
+@open_to_keys(GET=ANY)
 @api_view(["GET"])
 @permission_classes([AllowAny])
 def plans(request: Request) -> Response:
@@ -43,6 +46,7 @@ def plans(request: Request) -> Response:
     return Response({"results": results, "packs": packs, "next": None})
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def subscription(request: Request) -> Response:
@@ -63,6 +67,7 @@ def subscription(request: Request) -> Response:
     )
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def usage(request: Request) -> Response:

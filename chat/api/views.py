@@ -14,8 +14,9 @@ from rest_framework.response import Response
 from accounts import limits
 from accounts.admission import admission_of
 from accounts.http import member_of, user_id_of
+from accounts.keys import open_to_keys
 from accounts.limits import Act
-from accounts.models import User
+from accounts.models import ApiKey, User
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
 from chat.api.serializers import (
@@ -51,6 +52,7 @@ from history.sharing import Terms
 from history.temporary import new_turn_id
 
 
+@open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 def models(request: Request) -> Response:
     """The models on offer, in the operator's order."""
@@ -59,6 +61,7 @@ def models(request: Request) -> Response:
     return Response({"results": offered.data, "next": None})
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY, POST=ApiKey.Scope.CHAT)
 @api_view(["GET", "POST"])
 def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """List a conversation's turns in the order they were asked; or ask.
@@ -74,12 +77,14 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def turn(request: Request, turn_id: UUID) -> Response:
     """One turn, finished or not."""
     return Response(TurnSerializer(access.access_turn(user_id_of(request), turn_id)).data)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def events(request: Request, turn_id: UUID) -> HttpResponseBase:
     """A turn's events as server-sent events, from `Last-Event-ID` on. 204 when the reader has them all."""
@@ -110,6 +115,7 @@ def fork(request: Request, turn_id: UUID) -> Response:
     return Response(ConversationSerializer(copy).data, status=status.HTTP_201_CREATED)
 
 
+@open_to_keys(POST=ApiKey.Scope.CHAT)
 @api_view(["POST"])
 @parser_classes([MultiPartParser])
 def attachments(request: Request) -> Response:
@@ -127,6 +133,7 @@ def attachments(request: Request) -> Response:
     return Response(AttachmentSerializer(attachment).data, status=status.HTTP_202_ACCEPTED)
 
 
+@open_to_keys(GET=ApiKey.Scope.CHAT, DELETE=ApiKey.Scope.CHAT)
 @api_view(["GET", "DELETE"])
 def attachment(request: Request, attachment_id: UUID) -> Response:
     """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a
@@ -138,12 +145,14 @@ def attachment(request: Request, attachment_id: UUID) -> Response:
     return Response(AttachmentSerializer(attachment).data)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBase:
     """The file as it is kept: images made anew, texts in UTF-8."""
     return file_response(user_id_of(request), attachment_id)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def search(request: Request) -> Response:
     """Your turns that are as `q` says, newest first (`?after=` takes `next`); and on the first page conversations whose
