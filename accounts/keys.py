@@ -83,9 +83,9 @@ class KeyAuthentication(BaseAuthentication):
         return 'Bearer realm="api"'
 
 
-def open_to_keys(**scopes: str) -> Callable[[View], View]:
-    """Open a view of the API to programs with a key: by method, the scope each needs. A view without is closed to
-    them."""
+def open_to_keys(**scopes: str | tuple[str, ...]) -> Callable[[View], View]:
+    """Open a view of the API to programs with a key: by method, the scope each needs, or those of which one will do. A
+    view without is closed to them."""
 
     def opened(view: View) -> View:
         view.cls.key_scopes = scopes  # type: ignore[attr-defined]  # REST framework's class behind the view
@@ -160,9 +160,10 @@ def _check_scope(request: Request, key: ApiKey) -> None:
     needed = getattr(view, "key_scopes", {}).get("GET" if request.method == "HEAD" else request.method)
     if needed is None:
         raise KeyNotAllowed
-    if needed != ANY and needed not in key.scopes:
+    scopes = (needed,) if isinstance(needed, str) else needed
+    if needed != ANY and not set(scopes) & set(key.scopes):
         sentence = gettext("This API key may not do that: it is without the scope “%(scope)s”.")
-        raise KeyNotAllowed(sentence % {"scope": needed})
+        raise KeyNotAllowed(sentence % {"scope": scopes[0]})
 
 
 def _note_use(key: ApiKey) -> None:

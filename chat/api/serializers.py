@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from accounts.keys import KeyTerms
 from accounts.models import ApiKey
+from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for
 from chat.llm.catalog import Candidate, list_offered
@@ -239,16 +240,21 @@ class ModelSerializer(serializers.Serializer[Candidate]):
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """An API key, without the key itself: `prefix` is its beginning. Empty `models` are all that the plan has; without
-    `monthly_credits` it has no limit of its own. `last_used_at` is right to the minute."""
+    `monthly_credits` it has no limit of its own. `used` are credits of this month; `last_used_at` is right to the
+    minute."""
 
     models = serializers.ListField(source="model_ids", child=serializers.CharField())
+    used = serializers.SerializerMethodField()
 
     class Meta:
         model = ApiKey
         fields = (
-            *("id", "name", "prefix", "scopes", "models", "monthly_credits"),
+            *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used"),
             *("expires_at", "created_at", "last_used_at"),
         )
+
+    def get_used(self, key: ApiKey) -> float:
+        return credits_of(self.context["used_micros"].get(str(key.pk), 0))
 
 
 class NewKeySerializer(serializers.Serializer[Any]):

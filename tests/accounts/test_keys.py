@@ -113,7 +113,7 @@ def test_no_address_is_open_to_keys_by_accident():
         *("models", "attachments", "search", "conversations", "folders", "plans", "allowance", "subscription", "usage"),
         *("conversations/<uuid:conversation_id>", "conversations/<uuid:conversation_id>/turns"),
         *("conversations/<uuid:conversation_id>/export", "folders/<uuid:folder_id>"),
-        *("turns/<uuid:turn_id>", "turns/<uuid:turn_id>/events"),
+        *("turns/<uuid:turn_id>", "turns/<uuid:turn_id>/events", "turns/<uuid:turn_id>/stop"),
         *("attachments/<uuid:attachment_id>", "attachments/<uuid:attachment_id>/content"),
     }
 

@@ -698,6 +698,10 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/api/v1/imports": _fields(name="x"),
     "/api/v1/exports": _none,
     "/api/v1/socket-tickets": _none,
+    "/api/v1/keys": lambda _cast: [
+        *(("id", str(new_id())), ("name", "Job"), ("scopes", ["chat", "history"]), ("models", ["scripted"])),
+        *(("monthly_credits", 10), ("expires_at", "2040-01-01T00:00:00Z")),
+    ],
     "/accounts/login/": _log_in("login"),
     "/accounts/signup/": _fields(email="new@example.com", password1=PASSWORD, terms="on", time_zone="UTC"),
     "/accounts/reauthenticate/": _fields(password=PASSWORD, next="/accounts/email/"),
