@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.conf import settings
+from django.core.mail import EmailMessage
 from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_lazy
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
@@ -23,6 +27,7 @@ from accounts.models import ApiKey, User
 from accounts.signals import key_revoked
 from core import rows
 from core.errors import Conflict, DomainError, NotFound
+from core.mail import send_or_queue
 
 MAX_KEYS = 50
 """Keys of one person that are not revoked."""
@@ -131,6 +136,7 @@ def make_key(user: User, terms: KeyTerms, *, peer: str, key_id: UUID) -> tuple[A
     except IntegrityError as error:
         raise Conflict from error
     events.record("api_key_made", peer=peer, user_id=user.pk, key_id=str(key.pk))
+    _tell_by_mail(user, key)
     return key, secret
 
 
@@ -170,6 +176,15 @@ def _note_use(key: ApiKey) -> None:
     now = timezone.now()
     if key.last_used_at is None or key.last_used_at < now - USE_NOTED_EVERY:
         rows.update(ApiKey, {"pk": key.pk}, {"last_used_at": now})
+
+
+def _tell_by_mail(user: User, key: ApiKey) -> None:
+    """Tell the mailbox that there is a new key: who made it may not be who the account belongs to."""
+    with translation.override(user.locale), timezone.override(user.zone):
+        context = {"key": key, "site_name": settings.SITE_NAME, "keys_url": settings.SITE_URL + reverse("keys")}
+        text = render_to_string("accounts/mail/key_made.txt", context).strip()
+    subject, _, body = text.partition("\n")
+    send_or_queue(EmailMessage(subject.strip(), body.strip() + "\n", settings.DEFAULT_FROM_EMAIL, [user.email]))
 
 
 def _digest(secret: str) -> str:

@@ -725,6 +725,10 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/folders/%(folder_id)s/change/": _fields(name="Cocina", model="", instructions=""),
     "/folders/%(folder_id)s/delete/": _fields(conversations="trash"),
     "/c/%(conversation_id)s/rename/": _fields(title="Hola"),
+    "/settings/keys/": lambda _cast: [
+        *(("id", str(new_id())), ("name", "Job"), ("scopes", "chat"), ("models", "scripted")),
+        *(("days", "30"), ("monthly_credits", "10")),
+    ],
     "/c/%(conversation_id)s/share/": lambda _cast: [("id", str(new_id())), ("days", "7"), ("is_for_members", "on")],
     "/share/%(token)s/report/": lambda _cast: [("id", str(new_id())), ("reason", "spam"), ("text", "Hola")],
     "/share/%(token)s/copy/": lambda _cast: [("id", str(new_id()))],
