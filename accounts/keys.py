@@ -145,6 +145,11 @@ def list_keys(user_id: int) -> list[ApiKey]:
     return list(ApiKey.objects.filter(user_id=user_id, revoked_at=None).order_by("-created_at"))
 
 
+def key_names(user_id: int) -> dict[str, str]:
+    """Return the names of all keys of the user, revoked ones too, by their ids."""
+    return {str(pk): name for pk, name in ApiKey.objects.filter(user_id=user_id).values_list("pk", "name")}
+
+
 def access_key(user_id: int, key_id: UUID) -> ApiKey:
     """Return a key of the user that is not revoked; raises NotFound."""
     key = rows.find(ApiKey, pk=key_id, user_id=user_id)

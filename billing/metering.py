@@ -303,7 +303,7 @@ def _reserve_in_one(budget: Budget, key: UUID, amount_micros: int) -> None:
 
 def _find_or_begin_month(account_id: int, part: Part) -> PartMonth:
     """Return the row of this month, created on first use."""
-    where = {"account_id": account_id, "label": part.label, "month": month_of(timezone.now())[0].date()}
+    where: dict[str, Any] = {"account_id": account_id, "label": part.label, "month": month_of(timezone.now())[0].date()}
     return rows.find(PartMonth, **where) or PartMonth.objects.get_or_create(**where)[0]
 
 

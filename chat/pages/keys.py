@@ -31,7 +31,7 @@ class ShownKey:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-@reauthentication_required(allow_get=True)
+@reauthentication_required(allow_get=True)  # type: ignore[untyped-decorator]  # allauth's
 def keys_page(request: HttpRequest) -> HttpResponse:
     """List a member's keys, and make one, which this answer shows once."""
     form = ApiKeyForm(request.POST if request.method == "POST" else None)
