@@ -22,8 +22,9 @@ from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
 from core.sweeps import MAX_CLOCK_DIFFERENCE, PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
 
-LATECOMERS = dt.timedelta(minutes=2) + MAX_CLOCK_DIFFERENCE
-"""For so long a request that began before the deletion may still write something."""
+LATECOMERS = dt.timedelta(minutes=5) + MAX_CLOCK_DIFFERENCE
+"""For so long a request that began before the deletion may still write something: who shares or copies a conversation
+has four minutes (history/share_erasure.py)."""
 
 
 @receiver(pre_delete, sender=User)

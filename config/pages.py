@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from accounts.context import THEME_COOKIE
 from chat.llm.health.overview import list_provider_health
 from core.errors import DomainError, NotFound, RateLimited, UnreadableRequest
-from core.http import error_body
+from core.http import error_body, is_fragment
 
 STATES = ("operational", "unknown", "degraded", "unavailable")
 """From the best to the worst."""
@@ -88,7 +88,7 @@ def error_page(request: HttpRequest, status: int, code: str, sentence: str) -> H
     request_id = getattr(request, "request_id", "")
     if request.path.startswith("/api/"):
         return JsonResponse(error_body(DomainError(sentence, code=code), request_id), status=status)
-    if request.headers.get("HX-Request") == "true":
+    if is_fragment(request):
         fragment = render_to_string("pages/_error.html", {"sentence": sentence})
         return HttpResponse(fragment, status=status, headers=INTO_THE_DIALOG)
     context = {"status": status, "sentence": sentence, "request_id": request_id}

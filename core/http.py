@@ -1,4 +1,5 @@
-"""A DomainError as an answer over HTTP: the same shape on every API."""
+"""A DomainError as an answer over HTTP, in the same shape on every API; and whether a page is asked for, or a part of
+one."""
 
 from typing import Any
 
@@ -23,3 +24,8 @@ def error_response(error: DomainError, request: HttpRequest | Request) -> Respon
     if "retry_after" in body:
         response["Retry-After"] = str(body["retry_after"])
     return response
+
+
+def is_fragment(request: HttpRequest) -> bool:
+    """Return whether htmx asks, or a script of ours: for a part of a page."""
+    return request.headers.get("HX-Request") == "true"

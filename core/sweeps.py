@@ -45,7 +45,8 @@ def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
         if not page:
             return
         last: Any = page[-1]  # before it is yielded: who deletes a row takes its key away
-        after = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
+        later = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, pk__gt=last.pk)
+        after = Q(created_at__gte=last.created_at) & later  # for the index: databases do not see it in the second
         yield page
 
 

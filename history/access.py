@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 
 from core import rows
 from core.errors import NotFound
@@ -20,6 +20,7 @@ from history.signals import conversations_changed
 from history.temporary import find_temporary, find_temporary_turns, is_temporary, list_temporary_turns
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 
 PAGE_SIZE = 50
 
@@ -195,9 +196,16 @@ def _loose(owner_id: int) -> "QuerySet[Conversation]":
 def _page_by(moment: str, found: "QuerySet[Conversation]", after: str | None, limit: int) -> Page[Conversation]:
     """Return a page of the rows, the latest `moment` first."""
     if after:
-        before, pk = read_cursor(after)
-        found = found.filter(Q(**{f"{moment}__lt": before}) | Q(**{moment: before, "pk__lt": pk}))
+        found = rows_after(found, moment, after)
     return page_of(list(found.order_by(f"-{moment}", "-pk")[: limit + 1]), limit, moment)
+
+
+def rows_after(found: "QuerySet[M, M]", moment: str, cursor: str) -> "QuerySet[M, M]":
+    """Return those of the rows that follow the cursor's, where the latest `moment` comes first."""
+    last, pk = read_cursor(cursor)
+    later = Q(**{f"{moment}__lt": last}) | Q(**{moment: last}, pk__lt=pk)
+    # The first condition is for the index: stores do not see it in the second.
+    return found.filter(**{f"{moment}__lte": last}).filter(later)
 
 
 def page_of(found: list[Conversation], limit: int, moment: str = "updated_at") -> Page[Conversation]:

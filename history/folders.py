@@ -7,6 +7,7 @@ the list of all has it.
 from typing import Any
 from uuid import UUID
 
+from django.db import IntegrityError
 from django.utils.translation import gettext_lazy as _
 
 from core import rows
@@ -26,7 +27,12 @@ class TooManyFolders(Conflict):
 def list_folders(owner_id: int) -> list[Folder]:
     """Return the owner's folders, by name."""
     found = rows.select(Folder, {"owner_id": owner_id}, order_by="name", limit=MAX_FOLDERS)
-    return sorted(found, key=lambda folder: (folder.name.casefold(), folder.pk))
+    return sorted(found, key=by_name)
+
+
+def by_name(folder: Folder) -> tuple[str, UUID]:
+    """Return what folders are sorted by; each database has an order of its own."""
+    return folder.name.casefold(), folder.pk
 
 
 def find_folder(owner_id: int, folder_id: UUID | None) -> Folder | None:
@@ -45,16 +51,18 @@ def access_folder(owner_id: int, folder_id: UUID | None) -> Folder:
 def create_folder(owner_id: int, **fields: Any) -> Folder:
     """Make a folder of `name`, `model` and `instructions`, and an `id` where the client chose one; made again, it is
     the same. Raises TooManyFolders, and Conflict for an id that is somebody else's."""
-    if pk := fields.get("id"):
-        existing = rows.find(Folder, pk=pk)
-        if existing is not None:
-            if existing.owner_id != owner_id:
-                raise Conflict
-            return existing
-    if Folder.objects.filter(owner_id=owner_id).count() >= MAX_FOLDERS:
-        raise TooManyFolders
     folder = Folder(owner_id=owner_id, **fields)
-    rows.insert(folder)
+    try:
+        rows.insert(folder)
+    except IntegrityError as error:
+        existing = find_folder(owner_id, folder.pk)
+        if existing is None:
+            raise Conflict from error
+        return existing
+    # Counted with this one: of two at once, none slips through.
+    if Folder.objects.filter(owner_id=owner_id).count() > MAX_FOLDERS:
+        Folder.objects.filter(pk=folder.pk).delete()
+        raise TooManyFolders
     _announce(owner_id)
     return folder
 

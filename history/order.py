@@ -78,9 +78,10 @@ def _restore(owner_id: int, ids: Sequence[UUID]) -> Done:
 
 
 def _erase(owner_id: int, ids: Sequence[UUID]) -> Done:
-    if not trash.delete_from_trash(owner_id, ids):
+    erased = trash.delete_from_trash(owner_id, ids)
+    if not erased:
         raise NotFound
-    return Done("erase", list(ids))
+    return Done("erase", erased)
 
 
 def _mark(act: str, field: str, value: bool | None, opposite: str) -> Callable[[int, Sequence[UUID]], Done]:

@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 
 from core import rows
 from history import embeddings
-from history.access import Page, list_there, page_of, read_cursor, write_cursor
+from history.access import Page, list_there, page_of, read_cursor, rows_after, write_cursor
 from history.errors import BadFilter, unknown_folder
 from history.folding import fold
 from history.matching import Candidates, newest_matching, read_newest
@@ -60,8 +60,10 @@ def search_turns(
         there = turns.exclude(conversation_id__in=gone) if gone else turns
         page = _newest(there, owner_id, "search_text", "created_at", query, after=after, limit=size)
         is_last = len(page) < size
-        found = _with_conversations(owner_id, page, query.words)
-        hits, gone = hits + found, {turn.conversation_id for turn in page} - {hit.turn.conversation_id for hit in found}
+        matching = [turn for turn in page if _has_all(turn.search_text, query.words)]
+        found = _with_conversations(owner_id, matching)
+        hits += found
+        gone = {turn.conversation_id for turn in matching} - {hit.turn.conversation_id for hit in found}
         if page:
             after, size = write_cursor(page[-1].created_at, page[-1].pk), min(4 * size, MOST_AT_ONCE)
     last = hits[limit - 1].turn if len(hits) > limit else None
@@ -95,7 +97,7 @@ def search_similar(
         if len(nearest) >= SIMILAR:
             break
     turns = Turn.objects.filter(owner_id=owner_id, pk__in=list(nearest.values())[:SIMILAR])
-    hits = {hit.conversation.pk: hit for hit in _with_conversations(owner_id, list(turns), ())}
+    hits = {hit.conversation.pk: hit for hit in _with_conversations(owner_id, list(turns))}
     return [hits[conversation_id] for conversation_id in nearest if conversation_id in hits]
 
 
@@ -152,22 +154,17 @@ def _newest(
 ) -> list[T]:
     up_to = None
     if after:
-        up_to, pk = read_cursor(after)
-        # The first condition is for the index: stores do not see it in the second.
-        later = Q(**{f"{moment}__lt": up_to}) | Q(**{moment: up_to}, pk__lt=pk)
-        candidates = candidates.filter(**{f"{moment}__lte": up_to}).filter(later)
+        up_to, _pk = read_cursor(after)
+        candidates = rows_after(candidates, moment, after)
     atlas_index = settings.MONGODB_SEARCH_INDEX if column == "search_text" else ""
     return newest_matching(Candidates(candidates, owner_id, column, moment, up_to, atlas_index), query.words, limit)
 
 
-def _with_conversations(owner_id: int, turns: list[Turn], words: tuple[str, ...]) -> list[Hit]:
-    """Return the turns that have all words and whose conversations are there."""
-    turns = [turn for turn in turns if _has_all(turn.search_text, words)]
+def _with_conversations(owner_id: int, turns: list[Turn]) -> list[Hit]:
+    """Return the turns whose conversations are there."""
     if not turns:
         return []
-    ids = {turn.conversation_id for turn in turns}
-    there = Conversation.objects.filter(pk__in=ids, owner_id=owner_id, **THERE)
-    by_id = {row.pk: row for row in there}
+    by_id = {row.pk: row for row in list_there(owner_id, list({turn.conversation_id for turn in turns}))}
     return [Hit(turn, by_id[turn.conversation_id]) for turn in turns if turn.conversation_id in by_id]
 
 

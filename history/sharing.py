@@ -89,6 +89,7 @@ def create_share(conversation: Conversation, terms: Terms, describe: Describe, *
             author=terms.author,
             is_for_members=terms.is_for_members or None,
             expires_at=terms.expires_at,
+            size=_size_of(turns),
             unsettled_at=now(),
         )
         try:
@@ -220,7 +221,7 @@ def put_back(share: SharedPage) -> bool:
 def _write_first(share: SharedPage, conversation: Conversation, turns: list[Turn], describe: Describe) -> SharedPage:
     """Write the first edition of a share that was just inserted; leave nothing of it when that is refused."""
     try:
-        # Counted after the insertion: of two at once, none slips through.
+        # Counted after the insertion, as its size is: of two at once, none slips through.
         if SharedPage.objects.filter(owner_id=share.owner_id, is_revoked=None).count() > MAX_SHARES:
             raise TooManyShares
         _write(share, conversation, turns, describe)
@@ -232,7 +233,7 @@ def _write_first(share: SharedPage, conversation: Conversation, turns: list[Turn
 
 def _write(share: SharedPage, conversation: Conversation, turns: list[Turn], describe: Describe) -> None:
     """Write an edition and show it. Of several at the same time the one that began last stays."""
-    size = sum(len(turn.question) + len(turn.answer) for turn in turns)
+    size = _size_of(turns)
     _check_room(share, size)
     edition, begun_at = new_id(), now()
     if not rows.update(SharedPage, _to_be_seen(share), {"next_edition": edition, "unsettled_at": begun_at}):
@@ -300,6 +301,10 @@ def _read_branch(conversation: Conversation, until_id: UUID | None) -> list[Turn
     if not turns:
         raise NothingToShare
     return turns[::-1]
+
+
+def _size_of(turns: Sequence[Turn]) -> int:
+    return sum(len(turn.question) + len(turn.answer) for turn in turns)
 
 
 def _check_not_taken_down(conversation: Conversation) -> None:

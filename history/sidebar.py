@@ -11,7 +11,7 @@ from django.db.models.functions import Cast
 from core import rows
 from history import access
 from history.access import Page
-from history.folders import MAX_FOLDERS
+from history.folders import MAX_FOLDERS, by_name
 from history.models import THERE, Conversation, Folder
 
 MAX_PINNED = 50
@@ -51,7 +51,7 @@ def read_sidebar(owner_id: int, *, limit: int) -> Sidebar:
 def _sidebar(pinned: list[Conversation], folders: list[Folder], loose: list[Conversation], limit: int) -> Sidebar:
     for found in (pinned, loose):
         found.sort(key=lambda row: (row.updated_at, row.pk), reverse=True)
-    folders.sort(key=lambda folder: (folder.name.casefold(), folder.pk))
+    folders.sort(key=by_name)
     return Sidebar(pinned, folders, access.page_of(loose, limit))
 
 

@@ -29,10 +29,10 @@ def trash_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> list
 
 
 def trash_folder(owner_id: int, folder_id: UUID) -> None:
-    """Put all conversations of a folder into the trash. They are in no folder when they are taken back."""
+    """Put all conversations of a folder into the trash."""
     in_folder = Conversation.objects.filter(owner_id=owner_id, folder_id=folder_id, **THERE)
     while found := list(in_folder.values_list("pk", flat=True)[:PAGE_SIZE]):
-        in_folder.filter(pk__in=found).update(trashed_at=now(), folder_id=None)
+        in_folder.filter(pk__in=found).update(trashed_at=now())
         _announce_trashed(owner_id, found)
 
 
@@ -69,9 +69,11 @@ def restore_conversations(owner_id: int, conversation_ids: Sequence[UUID]) -> li
     return restored
 
 
-def delete_from_trash(owner_id: int, conversation_ids: Sequence[UUID]) -> int:
-    """Delete conversations that are in the owner's trash; return how many. The sweep erases them."""
-    return _trashed(owner_id).filter(pk__in=conversation_ids).update(is_deleted=True)
+def delete_from_trash(owner_id: int, conversation_ids: Sequence[UUID]) -> list[UUID]:
+    """Delete conversations that are in the owner's trash; return which. The sweep erases them."""
+    trashed = _trashed(owner_id).filter(pk__in=conversation_ids)
+    found = list(trashed.values_list("pk", flat=True))
+    return found if trashed.update(is_deleted=True) else []
 
 
 def empty_trash(owner_id: int, *, until: dt.datetime) -> int:

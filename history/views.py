@@ -18,6 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.http import member_of
 from core.errors import NotFound
+from core.http import is_fragment
 from history import access, folders, order, trash
 from history.forms import RenameForm
 from history.models import Conversation
@@ -153,10 +154,6 @@ def sidebar_context(owner_id: int, conversation_id: UUID | None) -> dict[str, An
     }
 
 
-def is_fragment(request: HttpRequest) -> bool:
-    return request.headers.get("HX-Request") == "true"
-
-
 def _list(request: HttpRequest, page: access.Page[Conversation], place: access.Place) -> HttpResponse:
     return list_page(request, page, place=place)
 
@@ -212,4 +209,5 @@ def _back(request: HttpRequest, act: str, ids: list[UUID]) -> str:
     if act == "trash" and any(str(pk) in came_from for pk in ids):
         return reverse("home")
     parts = urlsplit(came_from)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    path = f"/{parts.path.lstrip('/')}"  # `//` would lead to another site
+    return f"{path}?{parts.query}" if parts.query else path

@@ -40,6 +40,7 @@ from billing.pages.words import list_allowed, saved_percent, show_price, title_o
 from billing.standing import may_begin_when_it_ends, standing_of
 from billing.usage import UsageLine, find_end_of_credits, group, list_usage, sum_up
 from core.errors import DomainError, NotFound
+from core.http import is_fragment
 from core.money import format_money
 
 PREVIEW_SALT = "billing.change"
@@ -147,8 +148,7 @@ def come_back(request: HttpRequest, key: str) -> HttpResponse:
         "allowance": allowance_of(member.pk) if outcome.state == "done" else None,
         "mode": mode_of_payments(),
     }
-    is_fragment = request.headers.get("HX-Request") == "true"
-    return render(request, "billing/_outcome.html" if is_fragment else "billing/return.html", context)
+    return render(request, "billing/_outcome.html" if is_fragment(request) else "billing/return.html", context)
 
 
 @login_required

@@ -8,7 +8,7 @@ from django.forms import model_to_dict
 from django.utils import timezone
 
 from chat.attachments.binding import Attached
-from chat.attachments.storage import MADE_PARTS, storage
+from chat.attachments.storage import MADE_PARTS, drop_parts, storage
 from chat.models import Attachment
 from core import rows
 from history.models import new_id
@@ -43,4 +43,5 @@ def _copy(source: Attachment, copy_id: UUID, *, turn_id: UUID, conversation_id: 
         if storage().exists(name):
             with storage().open(name) as part:
                 storage().save(name.replace(f"{source.key[:2]}/{source.key}", f"{copy.key[:2]}/{copy.key}"), part)
-    Attachment.objects.filter(pk=copy.pk, status=copy.status).update(status=Attachment.Status.READY)
+    if not Attachment.objects.filter(pk=copy.pk, status=copy.status).update(status=Attachment.Status.READY):
+        drop_parts(copy)  # erased meanwhile, by somebody who could not know of them

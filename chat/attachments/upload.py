@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 
 from billing.entitlements import entitlements_of
 from chat.attachments.sniffing import HEAD_BYTES, clean_name, detect_kind
-from chat.attachments.storage import storage
+from chat.attachments.storage import drop_parts, storage
 from chat.errors import BadFile, file_sentence_for
 from chat.models import Attachment
 from core.errors import RateLimited
@@ -43,6 +43,8 @@ def store_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
         raise RateLimited(file_sentence_for("too_many_pending"), code="too_many_pending")
     upload.seek(0)
     storage().save(attachment.part("source"), upload)
+    if not Attachment.objects.filter(pk=attachment.pk).exclude(status=Attachment.Status.ERASED).exists():
+        drop_parts(attachment)  # the account was closed meanwhile
     return attachment
 
 

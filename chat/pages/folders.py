@@ -15,10 +15,11 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts.http import member_of
 from billing import entitlements
 from chat.pages.picker import group_by_tier, list_model_options
+from core.http import is_fragment
 from history import access, folders
 from history.folders import TooManyFolders
 from history.models import Folder
-from history.views import is_fragment, list_page
+from history.views import list_page
 
 
 class FolderForm(forms.Form):

@@ -20,6 +20,7 @@ from chat.pages.share_forms import ReportForm, ShareForm
 from chat.pages.shared_page import shared_context, shown_shares
 from chat.shown.fragments import description_of
 from core.errors import DomainError
+from core.http import is_fragment
 from history import access, share_copies, sharing
 from history.errors import ShareGone
 from history.models import Conversation, SharedPage, new_id
@@ -50,7 +51,7 @@ def share_conversation(request: HttpRequest, conversation_id: UUID) -> HttpRespo
     except DomainError as error:
         form.add_error(None, str(error.message))
         return _share_page(request, conversation, form, status=error.status)
-    if not _is_fragment(request):
+    if not is_fragment(request):
         return redirect("share", conversation.pk)
     return _share_page(request, conversation, _fresh_form(request), is_done=True)
 
@@ -99,7 +100,7 @@ def _share_page(
         "shares": shown_shares(conversation.owner_id, conversation_id=conversation.pk),
         "is_done": is_done,
     }
-    template = "chat/_share.html" if _is_fragment(request) else "chat/share.html"
+    template = "chat/_share.html" if is_fragment(request) else "chat/share.html"
     return render(request, template, context, status=status)
 
 
@@ -113,7 +114,7 @@ def _fresh_form(request: HttpRequest, until: UUID | None = None) -> ShareForm:
 
 def _after_change(request: HttpRequest, changed: SharedPage, sentence: str) -> HttpResponse:
     """Return to where the button was: the dialog of the conversation, its page, or the list of all."""
-    if _is_fragment(request):
+    if is_fragment(request):
         conversation = access.access_conversation(changed.owner_id, changed.conversation_id)
         return _share_page(request, conversation, _fresh_form(request), is_done=True)
     messages.success(request, sentence)
@@ -198,7 +199,3 @@ def _copy_id(request: HttpRequest) -> UUID:
         return UUID(request.POST.get("id", ""))
     except ValueError:
         return new_id()
-
-
-def _is_fragment(request: HttpRequest) -> bool:
-    return request.headers.get("HX-Request") == "true"

@@ -38,6 +38,7 @@ from chat.shown.finding import find_in_history, find_titles
 from chat.turns import forking
 from chat.turns.stopping import stop_turn
 from core.errors import NotFound, RateLimited
+from core.http import is_fragment
 from core.loopback import comes_from_this_machine
 from history import access, branches, deletion
 from history.errors import BadFilter, ForkTooLarge, ParentNotFinished, TooManyTemporary
@@ -125,7 +126,7 @@ def branch(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """Choose the branch that `turn` is on; answers as its page does."""
     conversation = access.access_conversation(member_of(request).pk, conversation_id)
     turn = _choose_branch_of(conversation, request.POST.get("turn", ""))
-    if _is_fragment(request):
+    if is_fragment(request):
         return _render_turns(request, conversation, Window(at=turn))
     return HttpResponseRedirect(turn_address(turn))
 
@@ -154,7 +155,7 @@ def edit(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     turn_id = new_turn_id(turn.conversation_id)
     context: dict[str, Any] = {"turn": turn, "turn_id": turn_id, "model": requested_model(turn)}
     if request.method != "POST":
-        return render(request, "chat/_edit.html" if _is_fragment(request) else "chat/edit.html", context)
+        return render(request, "chat/_edit.html" if is_fragment(request) else "chat/edit.html", context)
     opened = open_turn_from_form(turn.owner_id, turn.conversation_id, request.POST, ())
     if isinstance(opened, RefusedQuestion):
         return render(request, "chat/edit.html", {**context, "refusal": opened}, status=opened.status)
@@ -182,7 +183,7 @@ def later(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
     """One turn as it is now, for a page whose socket does not come up; without htmx, its place in its page."""
     turn = access.access_turn(member_of(request).pk, turn_id)
-    if _is_fragment(request):
+    if is_fragment(request):
         return HttpResponse(current_html(turn, branches.find_siblings(turn)))
     return HttpResponseRedirect(turn_address(turn))
 
@@ -191,7 +192,7 @@ def turn(request: HttpRequest, turn_id: UUID) -> HttpResponse:
 @require_safe
 def picker(request: HttpRequest) -> HttpResponse:
     """The models to choose from, for who opens the picker; without htmx, a page that has them in a list."""
-    if not _is_fragment(request):
+    if not is_fragment(request):
         return redirect("home")
     allowed = entitlements.entitlements_of(member_of(request).pk)
     return render(request, "chat/_picker_options.html", {"tiers": group_by_tier(list_model_options(allowed))})
@@ -209,7 +210,7 @@ def search(request: HttpRequest) -> HttpResponse:
         after=request.GET.get("after") or None,
         is_titles=request.GET.get("in") == "titles",
     )
-    if _is_fragment(request):
+    if is_fragment(request):
         return render(request, "chat/_results.html", page)
     offered = list_offered()
     page["example_model"] = offered[0].model.key if offered else "gpt"
@@ -221,7 +222,7 @@ def search(request: HttpRequest) -> HttpResponse:
 def palette(request: HttpRequest) -> HttpResponse:
     """Where to go from anywhere: conversations, models and pages; with `q`, the conversations and turns that have its
     words. Without htmx, the page of the search."""
-    if not _is_fragment(request):
+    if not is_fragment(request):
         return redirect("search")
     limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
     member, words = member_of(request), request.GET.get("q", "")
@@ -239,7 +240,7 @@ def palette(request: HttpRequest) -> HttpResponse:
 @require_safe
 def shortcuts(request: HttpRequest) -> HttpResponse:
     """What the keyboard does."""
-    return render(request, "chat/_shortcuts.html" if _is_fragment(request) else "chat/shortcuts.html")
+    return render(request, "chat/_shortcuts.html" if is_fragment(request) else "chat/shortcuts.html")
 
 
 @login_required
@@ -307,11 +308,7 @@ def _choose_branch_of(conversation: Conversation, turn_id: str) -> Turn:
 
 def _render_turns(request: HttpRequest, conversation: Conversation, window: Window) -> HttpResponse:
     """Return the turns: a fragment, or a page of their own."""
-    if _is_fragment(request):
+    if is_fragment(request):
         return render(request, "chat/_turns.html", turns_context(conversation, window))
     page = chat_context(conversation.owner_id, conversation.pk, conversation, window=window)
     return render(request, "chat/chat.html", page)
-
-
-def _is_fragment(request: HttpRequest) -> bool:
-    return request.headers.get("HX-Request") == "true"

@@ -6,8 +6,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from threading import BoundedSemaphore
 from typing import IO, Any
 from uuid import UUID
@@ -29,7 +28,7 @@ from core import long_work, rows
 from core.errors import NotFound
 from core.mail import send_mail
 from core.sweeps import iterate_pages
-from history.models import Conversation, Export
+from history.models import THERE, Conversation, Export
 from history.transfer import document, states
 from history.transfer.refusals import TransferRunning
 from history.transfer.states import BEAT_SECONDS, Lost, part, transfer_storage, write_state
@@ -84,15 +83,15 @@ def make_export(export_id: UUID) -> None:
             write_state(row, status=Export.Status.FAILED, finished_at=timezone.now())
             states.drop_files(row)
             return
-        with TemporaryDirectory(prefix="export-") as folder:
-            path = Path(folder) / "zip"
-            _write_zip(row, path)
+        with TemporaryFile() as made:  # it has no name: nothing of it outlives this process
+            _write_zip(row, made)
+            size = made.tell()
             write_state(row)
             transfer_storage().delete(part(row, "zip"))  # of who died here
-            with path.open("rb") as made:
-                transfer_storage().save(part(row, "zip"), File(made))
-            write_state(row, status=Export.Status.READY, size=path.stat().st_size, finished_at=timezone.now())
+            transfer_storage().save(part(row, "zip"), File(made))
+            write_state(row, status=Export.Status.READY, size=size, finished_at=timezone.now())
     except Lost:
+        states.drop_if_erased(row)
         return
     _erase_older(row)
     _tell(row)
@@ -109,11 +108,11 @@ def open_export(owner_id: int, export_id: UUID) -> tuple[Export, IO[bytes]]:
         raise NotFound from error
 
 
-def _write_zip(row: Export, path: Path) -> None:
+def _write_zip(row: Export, made: IO[bytes]) -> None:
     of_owner = _conversations_of(row.owner_id)
     write_state(row, status=Export.Status.WRITING, total=of_owner.count(), done=0)
     entries: list[document.IndexEntry] = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for conversation in _alive(row, of_owner, entries):
             name = f"conversations/{conversation.pk}.json"
             with archive.open(name, "w", force_zip64=True) as file:
@@ -139,7 +138,7 @@ def _alive(
 
 
 def _conversations_of(owner_id: int) -> "QuerySet[Conversation]":
-    return Conversation.objects.filter(owner_id=owner_id, is_deleted=None, trashed_at=None)
+    return Conversation.objects.filter(owner_id=owner_id, **THERE)
 
 
 def _entry(conversation: Conversation, name: str) -> document.IndexEntry:

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from shutil import copyfileobj
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from threading import BoundedSemaphore, Timer
-from typing import Any
+from typing import IO, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -123,6 +122,7 @@ def go_on_with(import_id: UUID) -> bool:
             return True
         return _write_portion(row)
     except Lost:
+        states.drop_if_erased(row)
         return True
 
 
@@ -150,22 +150,21 @@ def _erase_half(owner_id: int, conversation_id: UUID) -> None:
 def _read(row: Import) -> bool:
     """Read and check the file, and store what that makes of it; return whether there is something to write."""
     write_state(row, status=Import.Status.READING, percent=0)
-    with TemporaryDirectory(prefix="import-") as name:
-        folder = Path(name)
+    with TemporaryFile() as source, TemporaryFile() as made:  # they have no names: nothing of them outlives us
         try:
-            with transfer_storage().open(part(row, "source")) as source, (folder / "source").open("wb") as copy:
-                copyfileobj(source, copy, 1 << 20)
+            with transfer_storage().open(part(row, "source")) as stored:
+                copyfileobj(stored, source, 1 << 20)
         except FileNotFoundError:  # whoever uploaded it died before it was written
             _refuse(row, "import_gone")
             return False
-        found = _extract(row, folder)
+        source.seek(0)
+        found = _extract(row, source, made)
         if found.error:
             _refuse(row, found.error, found.place)
             return False
         write_state(row)
         transfer_storage().delete(part(row, "made"))  # of who died here
-        with (folder / "made").open("rb") as made:
-            transfer_storage().save(part(row, "made"), File(made))
+        transfer_storage().save(part(row, "made"), File(made))
     write_state(
         row,
         status=Import.Status.WRITING,
@@ -179,13 +178,15 @@ def _read(row: Import) -> bool:
     return True
 
 
-def _extract(row: Import, folder: Path) -> Extracted:
+def _extract(row: Import, source: IO[bytes], made: IO[bytes]) -> Extracted:
     """Return what the child process says of the file, or an error if the kernel ended it; note how far it is."""
-    command = [sys.executable, "-m", "history.transfer.extract", str(folder / "source"), str(folder / "made")]
+    files = (source.fileno(), made.fileno())
+    command = [sys.executable, "-m", "history.transfer.extract", *(f"/dev/fd/{number}" for number in files)]
     with subprocess.Popen(  # noqa: S603  our own module
         [*command, row.name, str(settings.IMPORT_SECONDS)],
         cwd=settings.BASE_DIR,
-        env={"LANG": "C.UTF-8", "TMPDIR": str(folder)},  # no secrets
+        env={"LANG": "C.UTF-8"},  # no secrets
+        pass_fds=files,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.http import member_of, peer_of
 from core.errors import DomainError, NotFound
+from core.http import is_fragment
 from core.sizes import readable_size
 from history import access
 from history.models import Export, Import
@@ -61,7 +62,7 @@ def transfers(request: HttpRequest) -> HttpResponse:
 @require_safe
 def progress(request: HttpRequest) -> HttpResponse:
     """The part of the page that changes by itself; without htmx, the page."""
-    if request.headers.get("HX-Request") != "true":
+    if not is_fragment(request):
         return redirect("transfers")
     return render(request, "history/_transfers.html", _context(request))
 
@@ -91,8 +92,7 @@ def download(request: HttpRequest, export_id: UUID) -> HttpResponseBase:
 def choose_form(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     """In which form a conversation is to be taken along: a fragment, or a page of its own."""
     conversation = access.access_conversation(member_of(request).pk, conversation_id)
-    is_fragment = request.headers.get("HX-Request") == "true"
-    template = "history/_export.html" if is_fragment else "history/export.html"
+    template = "history/_export.html" if is_fragment(request) else "history/export.html"
     return render(request, template, {"conversation": conversation})
 
 

@@ -23,8 +23,6 @@ CLAIM_LASTS = dt.timedelta(seconds=60) + MAX_CLOCK_DIFFERENCE
 BEAT_SECONDS = 10.0
 """So often at least a worker writes that it is alive."""
 MAX_TRIES = 4
-PARTS = ("source", "made", "zip")
-"""The files of one: what was uploaded, what reading made of it, what is to be downloaded."""
 
 
 class Lost(Exception):
@@ -36,7 +34,8 @@ def transfer_storage() -> Storage:
 
 
 def part(transfer: Transfer, name: str) -> str:
-    """Return the name of one of its files in the storage."""
+    """Return the name of one of its files in the storage: `source`, what was uploaded; `made`, what reading made of it;
+    `zip`, what is to be downloaded."""
     return f"{transfer.key}/{name}"
 
 
@@ -81,13 +80,12 @@ def has_another_open(transfer: Transfer) -> bool:
 
 
 def erase_transfers(transfers: "QuerySet[Any]") -> None:
-    """Hide them at once, which also stops their workers, then remove their files, then their rows. What a process dies
-    on in between is done by the sweep."""
+    """Hide them at once, which also stops their workers. `erase_hidden_transfers` does the rest."""
     transfers.update(status="erased", gen=F("gen") + 1)
 
 
 def erase_hidden_transfers(model: type[Transfer], **where: Any) -> None:
-    """Remove files and rows of those that are hidden."""
+    """Remove the files of those that are hidden, then their rows."""
     while hidden := list(model._default_manager.filter(status="erased", **where)[:PAGE_SIZE]):
         for transfer in hidden:
             drop_files(transfer)
@@ -102,12 +100,26 @@ def erase_transfers_of(owner_id: int) -> None:
 
 
 def drop_files(transfer: Transfer) -> None:
-    for name in PARTS:
-        transfer_storage().delete(part(transfer, name))
+    """Remove its files, whatever they are called: of two workers that write one, the storage gives the second another
+    name."""
+    storage = transfer_storage()
     try:
-        transfer_storage().delete(transfer.key)
+        _folders, names = storage.listdir(transfer.key)
+    except FileNotFoundError:
+        return
+    for name in names:
+        storage.delete(part(transfer, name))
+    try:
+        storage.delete(transfer.key)
     except OSError:  # no folder, or a worker is just writing into it
         pass
+
+
+def drop_if_erased(transfer: Transfer) -> None:
+    """Remove what was written of one that was erased meanwhile: whoever did that could not know of it."""
+    current = rows.find(type(transfer), pk=transfer.pk)
+    if current is None or current.status == "erased":
+        drop_files(transfer)
 
 
 def _of_owner(model: type[T], owner_id: int) -> "QuerySet[T]":

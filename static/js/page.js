@@ -79,6 +79,14 @@ document.addEventListener("submit", ({ target, submitter }) => {
   }
 });
 
+// --- A part of a page leads nowhere else, but for who is logged out: then the page does, as it would have ---
+
+document.addEventListener("htmx:before:response", (event) => {
+  if (!event.detail.ctx.response.raw.redirected) return;
+  event.preventDefault();
+  location.reload();
+});
+
 // --- Menus: one open at a time, closed by Escape and by a click elsewhere ---
 
 function closeMenus(except) {

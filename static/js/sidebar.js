@@ -110,8 +110,12 @@ export async function reloadList() {
   const response = await fetch("/conversations/sidebar/", {
     headers: { "HX-Request": "true", "HX-Current-URL": location.href },
   }).catch(() => null); // no network: it is there after the next change
-  if (!response?.ok) return;
-  list.innerHTML = await response.text();
+  if (response?.redirected) location.reload(); // logged out
+  else if (response?.ok) showList(await response.text());
+}
+
+function showList(html) {
+  list.innerHTML = html;
   htmx.process(list);
   openFolders();
 }
@@ -194,6 +198,10 @@ async function order(form, submitter) {
     body: new FormData(form, submitter),
     headers: { "HX-Request": "true" },
   }).catch(() => null);
+  if (response?.redirected) {
+    location.reload(); // logged out
+    return;
+  }
   if (form.closest("dialog")) closeDialog();
   if (!response?.ok) {
     showToast(sentence(say("not_changed")));

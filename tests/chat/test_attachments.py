@@ -403,6 +403,17 @@ def test_a_file_erased_while_it_is_read_leaves_nothing(ana: User, monkeypatch: p
     assert stored_names() == set()
 
 
+def test_a_file_that_comes_while_its_account_is_closed_leaves_nothing(ana: User, monkeypatch: pytest.MonkeyPatch):
+    def erased_meanwhile() -> Any:
+        erasing.erase_of_owner(ana.pk)
+        return storage.storage()
+
+    monkeypatch.setattr("chat.attachments.upload.storage", erased_meanwhile)
+    kept(ana, picture())
+    assert not Attachment.objects.exists()
+    assert stored_names() == set()
+
+
 def test_nobody_waits_for_ever_for_a_worker(ana: User, api: Api):
     waiting = kept(ana, picture())
     assert api(ana).get(f"{API}/{waiting.pk}").json()["status"] == "uploaded"

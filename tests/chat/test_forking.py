@@ -15,13 +15,14 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from billing.models import UsageRecord
+from chat.attachments import copying, erasing
 from chat.attachments.binding import FileContents, decode_attached
 from chat.models import Attachment, LanguageModel
 from chat.turns import forking
 from chat.turns.closing import close_turn
 from chat.turns.limits import count_upload
 from core.errors import Conflict, NotFound, RateLimited, Unavailable
-from history import access, branches, deletion, forks, trash
+from history import access, branches, deletion, folders, forks, trash
 from history.errors import ForkTooLarge, ParentNotFinished
 from history.models import Conversation, Turn, new_id
 from history.progress import Outcome
@@ -64,10 +65,13 @@ def way(conversation: Conversation) -> list[Turn]:
 
 def test_a_fork_has_the_way_to_its_turn_and_costs_nothing(ana: User):
     _first, second, _third = talk(ana)
+    folder = folders.create_folder(ana.pk, name="Números")
+    Conversation.objects.filter(pk=second.conversation_id).update(folder_id=folder.pk)
     records, used = UsageRecord.objects.count(), period_of(ana).used_micros
     copy = forking.fork(ana.pk, second.pk, new_id())
     found = access.access_conversation(ana.pk, copy.pk)
     assert (found.title, found.search_title, found.turn_count) == ("one (rama)", "one (rama)", 2)
+    assert found.folder_id == folder.pk
     turns = way(found)
     assert [(turn.question, turn.answer, turn.seq, turn.depth, turn.cost_micros) for turn in turns] == [
         ("one", "Re: one", 1, 0, 0),
@@ -169,6 +173,20 @@ def test_whoever_dies_over_a_fork_leaves_nothing_half(ana: User, monkeypatch: py
     assert not Turn.objects.filter(conversation_id=conversation_id).exists()
     assert ([row.pk for row in Attachment.objects.all()], stored_names()) == ([file.pk], names)
     assert len(way(forking.fork(ana.pk, second.pk, conversation_id))) == 2
+
+
+def test_files_of_a_fork_that_is_erased_while_they_are_copied_are_gone(ana: User, monkeypatch: pytest.MonkeyPatch):
+    LanguageModel.objects.filter(key="scripted").update(sees_images=True)
+    _first, second, _third = talk(ana, attachments=ids(attached(ana)))
+    conversation_id, names, storage = new_id(), stored_names(), copying.storage
+
+    def erased_meanwhile() -> Any:
+        erasing.erase_of_conversation(conversation_id)
+        return storage()
+
+    monkeypatch.setattr(copying, "storage", erased_meanwhile)
+    forking.fork(ana.pk, second.pk, conversation_id)
+    assert stored_names() == names
 
 
 def test_whoever_comes_too_late_takes_everything_back(ana: User, monkeypatch: pytest.MonkeyPatch):

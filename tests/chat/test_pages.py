@@ -221,6 +221,21 @@ def test_the_list_of_conversations_has_pages(browser, ana):
     assert sorted(titles) == sorted(f"Chat {number}." for number in range(55))
 
 
+@pytest.mark.parametrize(
+    ("came_from", "led_to"),
+    [
+        ("http://testserver/search/?q=a", "/search/?q=a"),
+        ("http://testserver//evil.example/x", "/evil.example/x"),
+        ("http://evil.example/x", "/conversations/"),
+        ("", "/conversations/"),
+    ],
+)
+def test_an_act_leads_back_and_to_no_other_site(browser, ana, came_from, led_to):
+    conversation, _turns = converse(ana.pk, 0)
+    answer = browser.post("/conversations/change/", {"do": f"pin:{conversation.pk}"}, headers={"Referer": came_from})
+    assert (answer.status_code, answer["Location"]) == (302, led_to)
+
+
 def test_the_overview_has_allowance_conversations_and_models(browser, ana):
     conversation, _turns = converse(ana.pk, 1)
     page = browser.get("/dashboard/").text

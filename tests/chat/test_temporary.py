@@ -86,6 +86,18 @@ def expire() -> None:
         sync_redis().delete(name)
 
 
+def let_pass(seconds: int) -> None:
+    """Let so much time pass for all that is kept."""
+    redis: Any = sync_redis()
+    for name in list(redis.scan_iter("temporary:*")):
+        if redis.type(name) == b"zset":
+            for member in redis.zrange(name, 0, -1):
+                redis.zincrby(name, -seconds, member)
+        left = redis.ttl(name)
+        assert left > 0, f"{name} stays for ever"
+        redis.expire(name, left - seconds)
+
+
 def lose_everything() -> None:
     """Redis was emptied."""
     sync_redis().flushall()
@@ -205,6 +217,7 @@ def test_what_is_gone_somebody_elses_or_was_never_there_is_the_same_404(carla: U
         return {(answer.status_code, says_gone(answer)) for answer in found}
 
     assert answers(bo, theirs.pk, turn.pk) == {(404, True)}
+    assert temporary.end_conversations(bo.pk, [theirs.pk]) == []
     assert answers(carla, gone.conversation_id, gone.pk) == {(404, True)}
     assert answers(carla, never, never) == {(404, True)}
     assert not Conversation.objects.exists()
@@ -251,6 +264,23 @@ async def test_after_its_hour_nothing_is_left_and_nothing_asked_in_it_is_stored(
         assert is_nothing_left()
 
     await in_thread(live)
+
+
+def test_each_question_keeps_all_of_it_for_another_hour(carla: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary, "MAX_CONVERSATIONS", 2)
+    asked_in, _forgotten = (temporary.begin_conversation(carla.pk) for _ in range(2))
+    let_pass(60)
+    first = finished_in(carla, asked_in)
+    let_pass(3_500)
+    second = finished_in(carla, asked_in)
+    let_pass(3_500)
+    assert temporary.list_temporary_turns(asked_in.pk) == [first, second]
+    assert access.access_turn(carla.pk, first.pk).answer == "hola"
+    temporary.begin_conversation(carla.pk)  # in the place of the one that is gone
+    with pytest.raises(TooManyTemporary):
+        temporary.begin_conversation(carla.pk)
+    let_pass(3_600)
+    assert is_nothing_left()
 
 
 # --- One branch, and limits -------------------------------------------------------------------------------------------

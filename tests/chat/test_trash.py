@@ -90,7 +90,8 @@ def test_somebody_elses_trash_is_out_of_reach(ana: User, bo: User, api: Any):
     assert trash.trash_conversations(ana.pk, [turn.conversation_id]) == []
     put(bo, turn)
     assert take_back(ana, turn) == []
-    assert trash.empty_trash(ana.pk, until=now()) == trash.delete_from_trash(ana.pk, [turn.conversation_id]) == 0
+    assert trash.empty_trash(ana.pk, until=now()) == 0
+    assert trash.delete_from_trash(ana.pk, [turn.conversation_id]) == []
     assert api(ana).delete(f"{ADDRESS}/{turn.conversation_id}?forever=true").status_code == 404
     assert take_back(bo, turn) == [turn.conversation_id]
 
@@ -190,6 +191,20 @@ def test_an_undo_and_the_sweep_agree_on_one_of_them(ana: User, monkeypatch: pyte
         access.access_even_trashed(ana.pk, turn.conversation_id)
     finish_erasures()
     assert nothing_left()
+
+
+def test_what_is_erased_meanwhile_is_not_said_to_be_back(ana: User, monkeypatch: pytest.MonkeyPatch):
+    back, erased = finished(ana), finished(ana)
+    put(ana, back)
+    put(ana, erased)
+
+    def swept_meanwhile() -> dt.datetime:
+        Conversation.objects.filter(pk=erased.conversation_id).update(is_deleted=True)
+        return now()
+
+    monkeypatch.setattr(trash, "now", swept_meanwhile)
+    both = [back.conversation_id, erased.conversation_id]
+    assert trash.restore_conversations(ana.pk, both) == [back.conversation_id]
 
 
 def test_two_tabs_delete_for_good_and_take_back(ana: User):

@@ -71,6 +71,7 @@ class Tab:
         context = await browser.new_context(
             base_url=base, **{"locale": "en-US", "timezone_id": "America/Bogota"} | options
         )
+        context.set_default_timeout(ANSWER_MS)
         if person is not None:
             await context.add_cookies([{"name": "sessionid", "value": person.session, "url": base}])
         tab = cls(await context.new_page(), context, base, person)

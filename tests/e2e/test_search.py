@@ -57,6 +57,27 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
         await expect(page).to_have_url(re.compile(f"/c/{conversation}/.*#turn-"))
 
 
+async def test_whoever_was_logged_out_meanwhile_comes_to_the_log_in(
+    browser: Browser, site: TestedSite, crowd: list[Person]
+) -> None:
+    person = crowd.pop()
+    conversation = site.create_conversation(person.access, 1)
+    async with Tab.open(browser, site.port(), person=person) as tab:
+        page = tab.page
+        for address in ("/search/", f"/c/{conversation}/"):
+            await tab.context.add_cookies([{"name": "sessionid", "value": person.session, "url": tab.base}])
+            await page.goto(address)
+            await page.locator("main").wait_for()
+            await tab.context.clear_cookies(name="sessionid")
+            if address == "/search/":
+                await page.keyboard.type("question")
+            else:
+                row = page.locator("[data-conversations] [data-conversation]")
+                await row.locator("summary").press("Enter")
+                await row.get_by_role("button", name="Pin").press("Enter")
+            await page.wait_for_url("**/accounts/login/**")
+
+
 async def test_the_search_works_without_javascript(browser: Browser, site: TestedSite, crowd: list[Person]) -> None:
     person = crowd.pop()
     site.create_conversation(person.access, 22)

@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
 from core.errors import NotFound
@@ -112,6 +113,14 @@ def test_a_conversation_used_while_somebody_pages_hides_no_other():
     ask(begun[0])  # the oldest becomes the newest
     rest = access.list_conversations(ANA, after=first.next, limit=3)
     assert [*first.rows, *rest.rows] == begun[:0:-1]
+
+
+def test_a_later_page_is_read_from_where_it_begins():
+    if connections["history"].vendor != "sqlite":
+        pytest.skip("of sqlite alone")
+    cursor = access.write_cursor(timezone.now(), new_id())
+    listed = access.rows_after(Conversation.objects.filter(owner_id=ANA), "updated_at", cursor)
+    assert "conversation_recent (owner_id=? AND updated_at<?)" in listed.order_by("-updated_at", "-pk").explain()
 
 
 SOMEBODYS = "0193a1b0-0000-7000-8000-000000000001"

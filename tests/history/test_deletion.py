@@ -6,10 +6,11 @@ import pytest
 from django.db import connections, transaction
 from django.db.migrations.loader import MigrationLoader
 
+from core import sweeps
 from core.errors import NotFound
 from history import access, deletion, tree
-from history.models import Conversation
-from tests.history.growing import ANA, ask, begin
+from history.models import Conversation, Turn
+from tests.history.growing import ANA, ask, ask_in_a_row, begin
 from tests.services import STORES
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -66,3 +67,20 @@ def test_the_sweep_for_deletions_reads_no_other_conversations():
     assert "conversation_deleted" in plan
     assert "TEMP B-TREE" not in plan
     assert "Sort" not in plan
+
+
+def test_a_later_page_of_a_sweep_is_read_from_where_it_begins(monkeypatch: pytest.MonkeyPatch):
+    if connections["history"].vendor != "sqlite":
+        pytest.skip("of sqlite alone")
+    plans, read = list[str](), sweeps._read_page
+
+    def explained(found: Any) -> Any:
+        plans.append(found.explain())
+        return read(found)
+
+    monkeypatch.setattr(sweeps, "PAGE_SIZE", 1)
+    monkeypatch.setattr(sweeps, "_read_page", explained)
+    turns = ask_in_a_row(begin(), 3)
+    Turn.objects.update(status=Turn.Status.QUEUED)
+    assert list(sweeps.iterate_pages(Turn.objects.filter(status=Turn.Status.QUEUED))) == [[turn] for turn in turns]
+    assert "turn_open (status=? AND created_at>?)" in plans[1]

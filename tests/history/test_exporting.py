@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import io
 import json
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files import File
+from django.core.files.base import ContentFile
 from django.core.files.storage import storages
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -24,11 +28,12 @@ from config import settings as site
 from core.errors import RateLimited
 from history import deletion
 from history.models import Conversation, Export, Import, Turn
-from history.transfer import exporting, states, streams
+from history.transfer import exporting, importing, states, streams
 from history.transfer.pages_of_turns import PAGE_TURNS, iterate_branch, iterate_tree
 from history.transfer.sweeping import repair_transfers
-from tests.history.carrying import body_of, everything, imported, json_of, text_of, tree_of
+from tests.history.carrying import body_of, everything, imported, json_of, text_of, tree_of, work_off
 from tests.history.growing import ANA, ask, begin, unsaved
+from tests.history.sources import as_json, chatgpt_tree
 from tests.services import STORES
 
 pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
@@ -230,4 +235,53 @@ def test_a_closed_account_takes_its_imports_and_exports_along(ana: User, folder:
     ana.delete()
     closure.finish_closures()
     assert (Export.objects.count(), Import.objects.count(), *everything()) == (0, 0, 0, 0)
+    assert list(folder.iterdir()) == []
+
+
+def test_of_two_workers_that_write_the_same_zip_neither_leaves_one_behind(ana: User, folder: Path):
+    grown(ana.pk)
+    row = exporting.begin_export(ana.pk)
+    exporting.make_export(row.pk)
+    storages["transfers"].save(states.part(row, "zip"), ContentFile(b"of who came too late"))
+    assert len(list((folder / row.key).iterdir())) == 2
+    ana.delete()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", [exporting, importing])
+def test_whoever_is_killed_over_it_leaves_nothing_in_the_folder_of_temporary_files(
+    ana: User, monkeypatch: pytest.MonkeyPatch, module: Any, tmp_path: Path
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left: list[Path] = []
+
+    def seen(made: Any) -> "File[bytes]":
+        left.extend(path for path in tmp_path.iterdir() if path.name != "transfers")
+        return File(made)
+
+    monkeypatch.setattr(module, "File", seen)
+    grown(ana.pk)
+    if module is exporting:
+        exporting.make_export(exporting.begin_export(ana.pk).pk)
+        assert Export.objects.get().status == "ready"
+    else:
+        assert imported(ana.pk, as_json(chatgpt_tree())).status == "done"
+    assert left == []
+
+
+@pytest.mark.parametrize("module", [exporting, importing])
+def test_what_is_written_while_its_account_is_closed_is_removed(
+    ana: User, folder: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+):
+    def closing(made: Any) -> "File[bytes]":
+        states.erase_transfers_of(ana.pk)
+        return File(made)
+
+    grown(ana.pk)
+    monkeypatch.setattr(module, "File", closing)
+    if module is exporting:
+        exporting.make_export(exporting.begin_export(ana.pk).pk)
+    else:
+        work_off(importing.begin_import(ana.pk, SimpleUploadedFile("a.json", as_json(chatgpt_tree()))))
+    assert (Export.objects.count(), Import.objects.count()) == (0, 0)
     assert list(folder.iterdir()) == []

@@ -5,7 +5,7 @@ import io
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -59,9 +59,10 @@ def child() -> None:
 
 @pytest.fixture(autouse=True)
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(row: Import, made_in: Path) -> Any:
+    def read(row: Import, *files: IO[bytes]) -> Any:
         importing.write_state(row, percent=50)
-        return extract.main(made_in / "source", made_in / "made", row.name)
+        source, made = (Path(f"/dev/fd/{file.fileno()}") for file in files)
+        return extract.main(source, made, row.name)
 
     if "child" not in request.fixturenames:
         monkeypatch.setattr(importing, "_extract", read)

@@ -1,5 +1,6 @@
 """Conversations in order: pinned, archived, in folders; many at once, and undone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from core import rows
-from core.errors import NotFound
+from core.errors import Conflict, NotFound
 from history import access, folders, order, trash
 from history.models import Conversation, Folder, new_id
 from history.sidebar import read_sidebar
@@ -48,6 +49,7 @@ def test_the_sidebar_has_pins_then_folders_then_the_rest_by_date():
         lines = [(row.title, row.is_pinned, row.is_archived, row.folder_id) for row in found.pinned]
     assert lines == [("uno", True, None, travel.pk)]
     assert [folder.name for folder in found.folders] == ["cocina", "Viajes"]
+    assert [folder.name for folder in folders.list_folders(ANA)] == ["cocina", "Viajes"]
     assert titles(found.loose.rows) == ["seis"]
     assert titles(access.list_loose(ANA, after=found.loose.next).rows) == ["cinco"]
     assert len(statements) <= (1 if rows.speaks_sql(Conversation) else 3)
@@ -126,11 +128,57 @@ def test_what_is_moved_into_a_folder_while_that_is_deleted_is_in_none(monkeypatc
     assert conversation.folder_id is None
 
 
+def test_what_somebody_moves_there_and_dies_is_in_no_folder_either(monkeypatch: pytest.MonkeyPatch):
+    folder, conversation, empty = folders.create_folder(ANA, name="Cocina"), begin(title="uno"), folders._empty
+
+    def overtaken(*arguments: Any) -> None:
+        empty(*arguments)
+        monkeypatch.setattr(folders, "_empty", empty)
+        Conversation.objects.filter(pk=conversation.pk).update(folder_id=folder.pk)
+
+    monkeypatch.setattr(folders, "_empty", overtaken)
+    folders.delete_folder(folder)
+    conversation.refresh_from_db()
+    assert conversation.folder_id is None
+
+
+def just_before_an_insertion(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
+    """Have another request do something just before this one writes a row."""
+    insert = rows.insert
+
+    def overtaken(row: Any) -> None:
+        monkeypatch.setattr(rows, "insert", insert)
+        act()
+        insert(row)
+
+    monkeypatch.setattr(rows, "insert", overtaken)
+
+
 def test_there_are_only_so_many_folders(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(folders, "MAX_FOLDERS", 1)
-    folders.create_folder(ANA, name="a")
-    with pytest.raises(folders.TooManyFolders):
-        folders.create_folder(ANA, name="b")
+    just_before_an_insertion(monkeypatch, lambda: folders.create_folder(ANA, name="a"))
+    for name in "bc":
+        with pytest.raises(folders.TooManyFolders):
+            folders.create_folder(ANA, name=name)
+    (folder,) = folders.list_folders(ANA)
+    assert folder.name == "a"
+    assert folders.create_folder(ANA, id=folder.pk, name="a") == folder
+
+
+def test_a_folder_that_is_made_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch):
+    fields = {"id": new_id(), "name": "a"}
+    just_before_an_insertion(monkeypatch, lambda: folders.create_folder(ANA, **fields))
+    assert [folders.create_folder(ANA, **fields)] == folders.list_folders(ANA)
+    with pytest.raises(Conflict):
+        folders.create_folder(BO, **fields)
+
+
+def test_only_what_is_in_the_trash_is_deleted_for_good_and_said_to_be():
+    trashed, kept = begin(), begin()
+    do("trash", trashed)
+    assert do("erase", trashed, kept).ids == [trashed.pk]
+    with pytest.raises(NotFound):
+        do("erase", trashed, kept)
 
 
 def test_ten_thousand_conversations_take_as_many_statements_as_ten():

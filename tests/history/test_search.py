@@ -256,6 +256,14 @@ def test_many_matches_in_the_trash_do_not_end_a_page(conversation):
     assert ([hit.turn.question for hit in second.rows], second.next) == (["arroz bueno 0"], None)
 
 
+def test_turns_that_only_begin_like_a_very_long_word_hide_no_other_of_their_conversation(conversation):
+    ask(conversation, "a" * (matching.MAX_LETTERS + 1))
+    for number in range(4):
+        ask(conversation, f"{'a' * matching.MAX_LETTERS} {number}")
+    query = parse_query("a" * (matching.MAX_LETTERS + 1), dt.UTC)
+    assert [len(hit.turn.question) for hit in search_turns(ANA, query, limit=1).rows] == [matching.MAX_LETTERS + 1]
+
+
 def test_turns_of_one_moment_are_paged_by_their_ids(conversation):
     moment = timezone.now().replace(microsecond=0)
     for number in range(7):

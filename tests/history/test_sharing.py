@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError
 
-from accounts.models import User
+from accounts import closure
+from accounts.models import Closure, User
 from core.errors import Conflict, NotFound, Unavailable
 from history import access, branches, deletion, share_copies, share_erasure, sharing
 from history.errors import NothingToShare, ShareGone, ShareTakenDown, ShareTooLarge, TooManyShares
@@ -192,6 +193,18 @@ def test_what_one_person_shares_has_limits(conversation: Conversation, monkeypat
     assert rows_left() == [2, 6, 0, 0]
 
 
+def test_of_two_shares_at_once_none_slips_through_a_limit(conversation: Conversation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sharing, "MAX_CHARACTERS", 20)
+
+    def overtaken(turn: Turn) -> Description:
+        with pytest.raises(ShareTooLarge):
+            make(conversation)
+        return describe(turn)
+
+    sharing.create_share(conversation, Terms(), overtaken, share_id=new_id())
+    assert rows_left() == [1, 3, 0, 0]
+
+
 # --- The end of it ----------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +306,34 @@ def test_whoever_dies_while_sharing_leaves_nothing_that_is_seen(
     assert shown(sharing.create_share(conversation, Terms(), describe, share_id=share_id)) == WHOLE
 
 
+def test_whoever_takes_longer_than_the_sweep_waits_gives_up(
+    conversation: Conversation, reader: int, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (sharing, share_copies):
+        monkeypatch.setattr(module, "PORTION", 1)
+
+    def slow(turn: Turn) -> Description:
+        monkeypatch.setattr(sharing, "now", later(5))
+        return describe(turn)
+
+    with pytest.raises(Unavailable):
+        sharing.create_share(conversation, Terms(), slow, share_id=new_id())
+    assert rows_left() == [0, 0, 0, 0]
+    share, write = make(conversation), share_copies._write
+
+    def write_slowly(*arguments: Any) -> None:
+        write(*arguments)
+        monkeypatch.setattr(share_copies, "now", later(5))
+
+    monkeypatch.setattr(share_copies, "_write", write_slowly)
+    with pytest.raises(Unavailable):
+        share_copies.copy_share(share, reader, new_id())
+    monkeypatch.setattr(share_erasure, "now", later())
+    share_erasure.repair_shares()
+    assert rows_left() == [1, 3, 0, 0]
+    assert not Turn.objects.filter(owner_id=reader).exists()
+
+
 def test_whoever_dies_after_sharing_has_failed_leaves_it_to_the_sweep(
     conversation: Conversation, monkeypatch: pytest.MonkeyPatch
 ):
@@ -308,6 +349,22 @@ def test_whoever_dies_after_sharing_has_failed_leaves_it_to_the_sweep(
     monkeypatch.setattr(share_erasure, "now", later())
     share_erasure.repair_shares()
     assert rows_left() == [0, 0, 0, 0]
+
+
+def test_the_sweep_leaves_an_edition_that_is_written_meanwhile(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+):
+    share, is_there = make(conversation), share_erasure.is_conversation_there
+    SharedPage.objects.update(unsettled_at=now() - 2 * share_erasure.GRACE)  # somebody died on something, long ago
+
+    def updated_meanwhile(found: SharedPage) -> bool:
+        monkeypatch.setattr(share_erasure, "is_conversation_there", is_there)
+        sharing.update_share(share, describe)
+        return is_there(found)
+
+    monkeypatch.setattr(share_erasure, "is_conversation_there", updated_meanwhile)
+    share_erasure.repair_shares()
+    assert shown(share) == WHOLE
 
 
 @pytest.mark.parametrize("place", ["_show", "finish_writing"])
@@ -452,6 +509,17 @@ def test_a_copy_is_the_readers_and_goes_on(conversation: Conversation, reader: i
     assert branches.list_branch(copied[0], limit=9).turns[:3] == branch
 
 
+def test_a_copy_that_takes_as_long_as_it_may_goes_with_its_account(conversation: Conversation, reader: int):
+    share = make(conversation)
+    User.objects.get(pk=reader).delete()
+    Closure.objects.update(created_at=now() - share_erasure.WRITING)
+    closure.finish_closures()
+    share_copies.copy_share(share, reader, new_id())  # begun before
+    closure.finish_closures()
+    assert not Turn.objects.filter(owner_id=reader).exists()
+    assert not Conversation.objects.filter(owner_id=reader).exists()
+
+
 def test_a_copy_takes_no_id_that_is_in_use(conversation: Conversation, reader: int):
     share = make(conversation)
     with pytest.raises(Conflict):
@@ -469,7 +537,7 @@ def test_a_copy_takes_no_id_that_is_in_use(conversation: Conversation, reader: i
     assert not Turn.objects.filter(owner_id=reader).exists()
 
 
-@pytest.mark.parametrize("end", ["revoked", "taken down", "updated", "trashed"])
+@pytest.mark.parametrize("end", ["revoked", "taken down", "updated", "trashed", "account closed"])
 def test_what_ends_while_it_is_copied_leaves_no_copy(
     conversation: Conversation, reader: int, monkeypatch: pytest.MonkeyPatch, end: str
 ):
@@ -484,6 +552,8 @@ def test_what_ends_while_it_is_copied_leaves_no_copy(
             sharing.take_down(share, "Fraude")
         elif end == "updated":
             sharing.update_share(share, describe)
+        elif end == "account closed":
+            User.objects.get(pk=reader).delete()
         else:
             Conversation.objects.filter(pk=conversation.pk).update(trashed_at=now())
 

@@ -7,10 +7,11 @@ import pytest
 from django.db import IntegrityError, connections
 from django.test.utils import CaptureQueriesContext
 
+from core import rows
 from core.errors import Conflict, NotFound
-from history import tree
+from history import progress, tree
 from history.errors import Overtaken, ParentNotFinished
-from history.models import Conversation, Turn, new_id
+from history.models import Conversation, Turn, new_id, now
 from tests.billing.together import together
 from tests.history.growing import ANA, BO, ask, ask_in_a_row, begin, unsaved
 
@@ -372,4 +373,18 @@ def test_the_id_of_a_turn_of_another_conversation_begins_nothing_of_its_own():
     tree.start_conversation(turn)
     _, written = tree.start_conversation(first(id=turn.pk))
     assert (written, written.conversation_id) == (turn, turn.conversation_id)
-    assert Turn.objects.count() == 1
+    assert (Turn.objects.count(), Conversation.objects.count()) == (1, 1)
+
+
+def test_a_turn_that_somebody_has_begun_to_write_is_not_undone(monkeypatch: pytest.MonkeyPatch):
+    conversation, insert = begin(), rows.insert
+
+    def begun_meanwhile(row: Turn) -> None:
+        insert(row)
+        assert progress.claim(Turn.objects.get(pk=row.pk))
+        Conversation.objects.filter(pk=conversation.pk).update(trashed_at=now())
+
+    monkeypatch.setattr(rows, "insert", begun_meanwhile)
+    with pytest.raises(NotFound):
+        ask(conversation, status=Turn.Status.QUEUED)
+    assert Turn.objects.get().status == Turn.Status.STREAMING  # its runner stops and closes it
