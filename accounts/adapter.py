@@ -8,19 +8,17 @@ from allauth.account.internal.flows.password_reset import get_reset_password_url
 from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib import messages
-from django.core.mail import EmailMessage
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
-from kombu.exceptions import OperationalError
 
 from accounts import log_in
 from accounts.http import member_of, peer_of
 from accounts.log_in import MISMATCH
 from accounts.models import User
 from accounts.refusals import shown_in_form
-from core import mail
+from core.mail import send_or_queue
 
 WANTED_COOKIE = "wanted"
 WANTED_SECONDS = 24 * 3600
@@ -128,13 +126,3 @@ def _at_site_url(url: str) -> str:
     """Return allauth's link at SITE_URL. Its own host and port are those of the request, which a stranger may have sent
     for the owner of the mailbox."""
     return f"{settings.SITE_URL}{urlsplit(url)._replace(scheme='', netloc='').geturl()}"
-
-
-def send_or_queue(message: EmailMessage) -> None:
-    if not settings.HAS_MAIL_SERVER:
-        message.send()
-        return
-    try:
-        mail.send_mail.delay(subject=str(message.subject), body=str(message.body), to=list(message.to))
-    except OperationalError:  # the broker cannot be reached: send it here, even if the page has to wait
-        message.send(fail_silently=True)

@@ -1,4 +1,5 @@
-"""What let somebody in, a session or a token, and whether it still does. Whatever stays open for long asks again."""
+"""What let somebody in, a session, a token or an API key, and whether it still does. Whatever stays open for long asks
+again."""
 
 import datetime as dt
 from collections.abc import Collection
@@ -11,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework_simplejwt.exceptions import InvalidToken
 from rest_framework_simplejwt.tokens import Token
 
-from accounts.models import TokenFamily, User
+from accounts.models import ApiKey, TokenFamily, User
 from accounts.sessions import SessionStore, find_ended
 from core import rows
 
@@ -21,12 +22,14 @@ SEAL_CLAIM = "seal"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who was let in, with which seal, and by what: a session, or a family's token and until when that is good."""
+    """Who was let in, with which seal, and by what: a session, or a family's token and until when that is good. A key
+    has no seal: whatever else ends it revokes it."""
 
     user_id: int
     seal: str
     session_key: str = ""
     family: UUID | None = None
+    key: UUID | None = None
     expires_at: dt.datetime | None = None
 
     @property
@@ -51,10 +54,16 @@ def admission_by_session(user: User, session: Any) -> Admission:
     return Admission(user.pk, user.seal, session_key=session.session_key or "")
 
 
+def admission_by_key(key: ApiKey) -> Admission:
+    return Admission(key.user_id, seal="", key=key.pk, expires_at=key.expires_at)
+
+
 def admission_of(request: Request) -> Admission:
     """Return what let the sender of an authenticated request to the API in."""
     if isinstance(request.auth, Token):
         return admission_by_token(request.auth)
+    if isinstance(request.auth, ApiKey):
+        return admission_by_key(request.auth)
     assert isinstance(request.user, User)
     return admission_by_session(request.user, request.session)
 
@@ -68,23 +77,32 @@ def find_admitted(admission: Admission) -> User | None:
         return None
     if admission.family and rows.find(TokenFamily, pk=admission.family, user_id=admission.user_id) is None:
         return None
+    if admission.key is not None:
+        key = rows.find(ApiKey, pk=admission.key, user_id=admission.user_id)
+        if key is None or key.revoked_at is not None:
+            return None
+        return rows.find(User, pk=admission.user_id, is_active=True)
     return rows.find(User, pk=admission.user_id, seal=admission.seal, is_active=True)
 
 
 def list_ended(admissions: Collection[Admission]) -> set[Admission]:
-    """Return which are over: what `find_admitted` asks, for all of them in two statements and one round trip to Redis.
-    Raises what that does."""
+    """Return which are over: what `find_admitted` asks, for all of them in two statements (three, where some came with
+    a key) and one round trip to Redis. Raises what that does."""
     seals = dict(
         User.objects.filter(pk__in={one.user_id for one in admissions}, is_active=True).values_list("pk", "seal")
     )
     families = {one.family for one in admissions if one.family}
     alive = set(TokenFamily.objects.filter(pk__in=families).values_list("pk", flat=True))
+    keys = {one.key for one in admissions if one.key}
+    live = set(ApiKey.objects.filter(pk__in=keys, revoked_at=None).values_list("pk", flat=True)) if keys else set()
     ended = find_ended([one.session_key for one in admissions if one.session_key])
     return {
         one
         for one in admissions
         if one.has_expired
-        or seals.get(one.user_id) != one.seal
+        or one.user_id not in seals
+        or (one.key is None and seals[one.user_id] != one.seal)
+        or (one.key and one.key not in live)
         or (one.family and one.family not in alive)
         or one.session_key in ended
     }

@@ -44,6 +44,7 @@ MOST_KNOWN_NETWORKS = 20
 KNOWN_SECONDS = 90 * DAY_SECONDS
 MEMBER_ACTS_PER_HOUR = 60
 EXPORTS_PER_HOUR = 6
+KEYS_PER_HOUR = 20
 
 
 class Act(StrEnum):
@@ -61,6 +62,8 @@ class Act(StrEnum):
     """Sharing a conversation, and copying a shared one: each writes thousands of rows. Counted by member."""
     EXPORT = "export"
     """An export of everything, which keeps a worker busy and sends a mail. Counted by member."""
+    API_KEY = "api_key"
+    """A new API key, of which a mail tells. Counted by member."""
     DISCOUNT = "discount"
     """A code for a discount, right or wrong. The account is the member's."""
 
@@ -116,7 +119,7 @@ def count_request(*, user_id: int | None, peer: str) -> None:
 def count_of_member(act: Act, user_id: int) -> None:
     """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
     key = f"limit:{act}:user:{user_id}"
-    per_hour = EXPORTS_PER_HOUR if act is Act.EXPORT else MEMBER_ACTS_PER_HOUR
+    per_hour = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR}.get(act, MEMBER_ACTS_PER_HOUR)
     if wait_ms := _COUNT(sync_redis(), network=key, limit=per_hour, window_seconds=HOUR_SECONDS):
         raise _refusal(act, math.ceil(wait_ms / 1000))
 

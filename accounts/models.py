@@ -102,6 +102,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     objects: ClassVar[UserManager] = UserManager()
 
     _ends_access = False  # whether the next `save` does
+    _ends_keys = False  # the same
 
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"
@@ -115,15 +116,16 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save; a new password and a suspension end every session, token, socket and stream there was.
+        """Save; a new password and a suspension end every session, token, socket and stream there was, and API keys.
 
-        A new password also forgets the address that was to take the present one's place: who asked for that may be who
-        the password was changed against.
+        A new password also forgets the address that was to take the present one's place: who asked for that, or made a
+        key, may be who the password was changed against.
         """
         # Django sets `_password` for a new password.
         has_new_password = self._password is not None  # type: ignore[attr-defined]  # the stubs lack it
         ends_access = self._ends_access or has_new_password or not self.is_active
-        self._ends_access = False
+        ends_keys = self._ends_keys or has_new_password or not self.is_active
+        self._ends_access = self._ends_keys = False
         if self._state.adding or not ends_access:
             super().save(*args, **kwargs)
             return
@@ -132,6 +134,8 @@ class User(AbstractBaseUser, PermissionsMixin):
             kwargs["update_fields"] = {*fields, "seal"}
         with transaction.atomic():
             super().save(*args, **kwargs)
+            if ends_keys:
+                self.api_keys.filter(revoked_at=None).update(revoked_at=timezone.now())
             if has_new_password:
                 addresses = self.emailaddress_set  # type: ignore[attr-defined]  # allauth is untyped
                 addresses.filter(verified=False).exclude(email=self.email).delete()
@@ -149,10 +153,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def set_unusable_password(self) -> None:
         super().set_unusable_password()
-        self._ends_access = True
+        self._ends_access = self._ends_keys = True
 
     def end_access(self) -> None:
-        """Log the person out everywhere: no session, token, socket or stream of theirs lives on."""
+        """Log the person out everywhere: no session, token, socket or stream of theirs lives on. API keys do: they are
+        no log-ins, and their page revokes each."""
         self._ends_access = True
         self.save(update_fields=["seal"])
 
@@ -188,6 +193,42 @@ class TokenFamily(models.Model):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+
+class ApiKey(models.Model):
+    """What lets a program in as its user, to what `scopes` say. The key itself is shown when it is made and not kept:
+    `digest` is its SHA-256, which says nothing of 256 random bits; `prefix` is how its owner knows it again.
+
+    Nothing of it changes but `last_used_at`, to the minute, and `revoked_at`: a revoked one stays, so that what was
+    used can be told by its name.
+    """
+
+    class Scope(models.TextChoices):
+        CHAT = "chat", _("Ask")
+        HISTORY = "history", _("Read the history")
+        USAGE = "usage", _("See plan, credits and usage")
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    user = models.ForeignKey(User, models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=16)
+    digest = models.CharField(max_length=64, unique=True)
+    scopes = models.JSONField()
+    model_ids = models.JSONField(default=list)
+    """The ids of the models it may ask; empty: all of the plan."""
+    monthly_credits = models.PositiveIntegerField(null=True)
+    """The most it may use in a calendar month (UTC); null: no limit of its own."""
+    expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
 class Closure(models.Model):

@@ -10,6 +10,10 @@ tokens logged out, the person suspended or deleted. What they have open asks aga
 Sent where it happens: a receiver waits for the commit.
 """
 
+key_revoked = Signal()
+"""Sent with `user_id` when an API key of theirs is: what is open with it asks again. Nothing else of the person is
+over."""
+
 account_closed = Signal()
 """Sent with `user_id` and `patience_seconds` after a user was deleted: what is theirs is erased, but for sums without a
 name.

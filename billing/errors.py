@@ -25,6 +25,15 @@ class AllowanceUsedUp(DomainError):
         )
 
 
+class PartUsedUp(AllowanceUsedUp):
+    """Of the account there may be enough left, of its part there is not: `left_micros`, which may be negative."""
+
+    def __init__(self, *, resets_at: dt.datetime, left_micros: int) -> None:
+        super().__init__(resets_at=resets_at)
+        self.resets_at = resets_at
+        self.left_micros = left_micros
+
+
 class TooManyAtOnce(DomainError):
     code = "too_many_at_once"
     status = 429

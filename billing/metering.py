@@ -4,9 +4,9 @@ The invariants, tested in tests/billing/test_metering.py on SQLite and PostgreSQ
 sum of its held reservations, `used_micros` the sum of its records, an account's `holds` the number of its held
 reservations, and a reservation is admitted only if used + reserved + amount <= allowance of the one row that pays it.
 Each key is settled or released once, and for no more than was reserved, unless its record says why. The counters of a
-supplier's day (billing/spending.py) are changed in the same transactions.
+supplier's day (billing/spending.py), and of a part of an account, are changed in the same transactions.
 
-Rows are locked in one order: the reservation, the account, the period, the supplier's day.
+Rows are locked in one order: the reservation, the account, the period, the part's month, the supplier's day.
 """
 
 import datetime as dt
@@ -23,8 +23,17 @@ from django.utils import timezone
 
 from billing import spending
 from billing.entitlements import Budget, budget_of
-from billing.errors import AllowanceUsedUp, TooManyAtOnce
-from billing.models import AllowanceNotice, BillingAccount, Reservation, UsagePeriod, UsageRecord
+from billing.errors import AllowanceUsedUp, PartUsedUp, TooManyAtOnce
+from billing.models import (
+    MICROS_PER_CREDIT,
+    AllowanceNotice,
+    BillingAccount,
+    PartMonth,
+    Reservation,
+    UsagePeriod,
+    UsageRecord,
+)
+from billing.months import month_of
 from billing.spending import DayHolds, SupplierHold, UnpaidRequest
 from core import rows
 from core.errors import Conflict
@@ -43,6 +52,10 @@ _WHILE_FEWER_ARE_HELD = " AND holds < %s"
 _RESERVE_IN_PERIOD = f"""
 UPDATE {UsagePeriod._meta.db_table} SET reserved_micros = reserved_micros + %s
 WHERE id = %s AND (allowance_micros IS NULL OR allowance_micros >= used_micros + reserved_micros + %s)
+"""  # noqa: S608  the same
+_RESERVE_OF_PART = f"""
+UPDATE {PartMonth._meta.db_table} SET reserved_micros = reserved_micros + %s
+WHERE id = %s AND %s >= used_micros + reserved_micros + %s
 """  # noqa: S608  the same
 _END_HOLD = f"""
 UPDATE {BillingAccount._meta.db_table} SET holds = holds - 1
@@ -65,6 +78,18 @@ class Usage:
     source: str = UsageRecord.Source.PROVIDER
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an account, which may use so much in a calendar month (UTC); None is no limit of its own."""
+
+    label: str
+    monthly_credits: int | None = None
+
+    @property
+    def monthly_micros(self) -> int | None:
+        return None if self.monthly_credits is None else self.monthly_credits * MICROS_PER_CREDIT
+
+
 def reserve(
     user_id: int,
     key: UUID,
@@ -72,21 +97,25 @@ def reserve(
     amount_micros: int,
     budget: Budget | None = None,
     supplier_holds: Sequence[SupplierHold] = (),
+    part: Part | None = None,
 ) -> bool:
-    """Reserve `amount_micros` under `key`, of the user's current period or else of a pack, and `supplier_holds` of
-    suppliers' days, one for each supplier; return whether this call did it.
+    """Reserve `amount_micros` under `key`, of the user's current period or else of a pack, and of what `part` of the
+    account may use; and `supplier_holds` of suppliers' days, one for each supplier; return whether this call did it.
 
     `budget` is the user's, where the caller has read it already; after a refusal it says what is left. Calling again
-    with the same key changes nothing. Raises AllowanceUsedUp, TooManyAtOnce or SpendLimitReached with nothing written,
-    and Conflict when the key is another user's.
+    with the same key changes nothing. Raises AllowanceUsedUp (of a part PartUsedUp), TooManyAtOnce or SpendLimitReached
+    with nothing written, and Conflict when the key is another user's.
     """
     budget = budget or budget_of(user_id)
     day_holds = spending.days_of_holds(supplier_holds)
     hold_fields = spending.hold_fields(day_holds)
+    part_month = _find_or_begin_month(budget.period.account_id, part) if part else None
+    fields = {"period": budget.period, "amount_micros": amount_micros, "part_month": part_month}
     try:
         with transaction.atomic():
-            rows.insert(Reservation(pk=key, period=budget.period, amount_micros=amount_micros, **hold_fields))
+            rows.insert(Reservation(pk=key, **fields, **hold_fields))
             _reserve_in_one(budget, key, amount_micros)
+            _reserve_of_part(part, part_month, amount_micros)
             spending.take_holds(key, day_holds)
     except IntegrityError:
         existing = Reservation.objects.select_related("period").filter(pk=key).first()
@@ -94,7 +123,7 @@ def reserve(
             raise
         if existing.period.account_id != budget.period.account_id:
             raise Conflict from None
-        return _reserve_again(budget, key, amount_micros, day_holds)
+        return _reserve_again(budget, key, fields, day_holds, part)
     return True
 
 
@@ -173,6 +202,18 @@ def find_reservation(key: UUID) -> Reservation | None:
     return rows.find(Reservation, pk=key)
 
 
+def find_part(key: UUID) -> str:
+    """Return the label of the part that reserved under `key`; empty where none did."""
+    label = Reservation.objects.filter(pk=key).values_list("part_month__label", flat=True).first()
+    return label or ""
+
+
+def used_by_parts(user_id: int) -> dict[str, int]:
+    """Return what each part of the user's account used in this month, in micros."""
+    months = PartMonth.objects.filter(account__user_id=user_id, month=month_of(timezone.now())[0].date())
+    return dict(months.values_list("label", "used_micros"))
+
+
 def iterate_held(*, older_than: dt.timedelta) -> Iterator[list[UUID]]:
     """Yield the keys of reservations held for longer than `older_than`, oldest first, a page at a time."""
     held = Reservation.objects.filter(state=Reservation.State.HELD, created_at__lt=timezone.now() - older_than)
@@ -199,6 +240,16 @@ def list_unbalanced_periods() -> QuerySet[UsagePeriod]:
     ).exclude(recorded=F("used_micros"), reserved=F("reserved_micros"))
 
 
+def list_unbalanced_parts() -> QuerySet[PartMonth]:
+    """Return the months of parts whose counters are not the sums of their rows: none, unless something is broken."""
+    theirs = Reservation.objects.filter(part_month=OuterRef("pk")).order_by().values("part_month")
+    used = Subquery(theirs.annotate(result=Sum("record__cost_micros")).values("result"))
+    held = theirs.filter(state=Reservation.State.HELD).annotate(result=Sum("amount_micros")).values("result")
+    return PartMonth.objects.annotate(recorded=Coalesce(used, 0), reserved=Coalesce(Subquery(held), 0)).exclude(
+        recorded=F("used_micros"), reserved=F("reserved_micros")
+    )
+
+
 def list_unbalanced_accounts() -> QuerySet[BillingAccount]:
     """Return the accounts that do not count as many holds as they have: none, unless something is broken."""
     held = Reservation.objects.filter(state=Reservation.State.HELD, period__account=OuterRef("pk"))
@@ -208,7 +259,7 @@ def list_unbalanced_accounts() -> QuerySet[BillingAccount]:
     )
 
 
-def _reserve_again(budget: Budget, key: UUID, amount_micros: int, day_holds: DayHolds) -> bool:
+def _reserve_again(budget: Budget, key: UUID, fields: dict[str, Any], day_holds: DayHolds, part: Part | None) -> bool:
     """Make a released reservation held again; return whether it was released.
 
     When a process dies between reserving and writing the work, the sweep releases the reservation; the same request may
@@ -217,10 +268,10 @@ def _reserve_again(budget: Budget, key: UUID, amount_micros: int, day_holds: Day
     hold_fields = spending.hold_fields(day_holds)
     with transaction.atomic():
         released = Reservation.objects.filter(pk=key, state=Reservation.State.RELEASED)
-        fields = {"state": Reservation.State.HELD, "period": budget.period, "amount_micros": amount_micros}
-        if not released.update(**fields, **hold_fields, created_at=timezone.now()):
+        if not released.update(state=Reservation.State.HELD, **fields, **hold_fields, created_at=timezone.now()):
             return False
-        _reserve_in_one(budget, key, amount_micros)
+        _reserve_in_one(budget, key, fields["amount_micros"])
+        _reserve_of_part(part, fields["part_month"], fields["amount_micros"])
         spending.take_holds(key, day_holds)
     return True
 
@@ -248,6 +299,26 @@ def _reserve_in_one(budget: Budget, key: UUID, amount_micros: int) -> None:
             break
         # What was in the way has just ended.
     raise AllowanceUsedUp(resets_at=budget.period.period_end)
+
+
+def _find_or_begin_month(account_id: int, part: Part) -> PartMonth:
+    """Return the row of this month, created on first use."""
+    where: dict[str, Any] = {"account_id": account_id, "label": part.label, "month": month_of(timezone.now())[0].date()}
+    return rows.find(PartMonth, **where) or PartMonth.objects.get_or_create(**where)[0]
+
+
+def _reserve_of_part(part: Part | None, month: PartMonth | None, amount_micros: int) -> None:
+    """Reserve the amount of what the part may use: one conditional statement, as above. Raises PartUsedUp."""
+    if part is None or month is None:
+        return
+    if part.monthly_micros is None:
+        rows.update(PartMonth, {"pk": month.pk}, {}, plus={"reserved_micros": amount_micros})
+        return
+    parameters = [amount_micros, month.pk, part.monthly_micros, amount_micros]
+    if not rows.execute(PartMonth, _RESERVE_OF_PART, parameters):
+        month.refresh_from_db(fields=["used_micros", "reserved_micros"])
+        left_micros = part.monthly_micros - month.used_micros - month.reserved_micros
+        raise PartUsedUp(resets_at=month_of(timezone.now())[1], left_micros=left_micros)
 
 
 def _begin_settlement(key: UUID) -> tuple[Reservation | None, bool]:
@@ -281,14 +352,17 @@ def _change_state(key: UUID, before: Reservation.State, after: Reservation.State
 
 
 def _settle_in_period(reservation: Reservation, *, was_held: bool, used_micros: int) -> None:
-    """Add what was used to the period, take off what was reserved, end the account's hold, and note when so much of the
-    allowance is used that its owner should know."""
+    """Add what was used to the period and to the part's month, take off what was reserved, end the account's hold, and
+    note when so much of the allowance is used that its owner should know."""
     reserved_micros = 0
     if was_held:
         reserved_micros = reservation.amount_micros
         rows.execute(BillingAccount, _END_HOLD, [reservation.period_id])
     parameters = [used_micros, reserved_micros, reservation.period_id]
     ((allowance_micros, used_in_all, noticed_percent),) = rows.fetch(UsagePeriod, _SETTLE_IN_PERIOD, parameters)
+    if reservation.part_month_id is not None:
+        plus = {"used_micros": used_micros, "reserved_micros": -reserved_micros}
+        rows.update(PartMonth, {"pk": reservation.part_month_id}, {}, plus=plus)
     if not allowance_micros or not used_micros:
         return
     reached = [percent for percent in NOTICE_PERCENT if used_in_all * 100 >= allowance_micros * percent]

@@ -11,7 +11,7 @@ from billing import inbox, letters, outbox, periods, spending
 from billing.entitlements import packs_of
 from billing.gateways import get_gateway, list_gateways
 from billing.gateways.base import GatewayRefused, GatewayUnavailable, Reference
-from billing.metering import list_unbalanced_accounts, list_unbalanced_periods
+from billing.metering import list_unbalanced_accounts, list_unbalanced_parts, list_unbalanced_periods
 from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Purchase, Subscription, UsagePeriod
 from billing.subscriptions import apply, handle, reference_of
 from core.alerts import alert
@@ -75,6 +75,7 @@ def prove() -> int:
     wrong = {
         "periods": list(list_unbalanced_periods().values_list("pk", flat=True)[:PAGE_SIZE]),
         "accounts": list(list_unbalanced_accounts().values_list("pk", flat=True)[:PAGE_SIZE]),
+        "parts": list(list_unbalanced_parts().values_list("pk", flat=True)[:PAGE_SIZE]),
         "days": list(spending.list_unbalanced_days().values_list("pk", flat=True)[:PAGE_SIZE]),
     }
     count = sum(map(len, wrong.values()))

@@ -1,4 +1,5 @@
-"""What somebody used: statistics of the ledger, by day and by model, and when the allowance will be used up.
+"""What somebody used: statistics of the ledger, by day, by model and by part of the account, and when the allowance
+will be used up.
 
 Every question is about one account and at most MAX_DAYS, so that the database reads no more than the periods of that
 time; a day is one of the reader's own time zone.
@@ -21,12 +22,13 @@ SETTLED_WITHIN = dt.timedelta(days=31)
 SOONEST_PROJECTION = dt.timedelta(days=1)
 """Before so much of a period has passed, nothing is foretold."""
 
-Grouping = Literal["day", "model"]
+Grouping = Literal["day", "model", "part"]
 
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """The sums of some answers: of a day (None: of all), of a model (empty: of all)."""
+    """The sums of some answers: of a day (None: of all), of a model (empty: of all), of a part of the account, by its
+    label (empty: of all, and of what no part used)."""
 
     day: dt.date | None
     model: str
@@ -34,6 +36,7 @@ class UsageLine:
     input_tokens: int
     output_tokens: int
     cost_micros: int
+    part: str = ""
 
     @property
     def credits(self) -> float:
@@ -54,7 +57,7 @@ def list_usage(account: BillingAccount, first: dt.date, last: dt.date, *by: Grou
     end = dt.datetime.combine(last + dt.timedelta(days=1), dt.time(), zone)
     periods = account.periods.filter(period_start__lt=end, period_end__gt=start - SETTLED_WITHIN)
     records = UsageRecord.objects.filter(period__in=periods, recorded_at__gte=start, recorded_at__lt=end)
-    fields = {"day": "day", "model": "label"}
+    fields = {"day": "day", "model": "label", "part": "reservation__part_month__label"}
     groups = [fields[name] for name in by]
     sums = (
         records.annotate(day=TruncDate("recorded_at", tzinfo=zone))
@@ -65,12 +68,20 @@ def list_usage(account: BillingAccount, first: dt.date, last: dt.date, *by: Grou
         .order_by(*groups)
     )
     return [
-        UsageLine(one.get("day"), one.get("label", ""), one["answers"], one["read"], one["written"], one["micros"])
+        UsageLine(
+            one.get("day"),
+            one.get("label", ""),
+            one["answers"],
+            one["read"],
+            one["written"],
+            one["micros"],
+            one.get(fields["part"]) or "",
+        )
         for one in sums
     ]
 
 
-def group(lines: Iterable[UsageLine], by: Grouping) -> list[UsageLine]:
+def group(lines: Iterable[UsageLine], by: Literal["day", "model"]) -> list[UsageLine]:
     """Return the sums of lines that are grouped by day and model, for each day or for each model alone. Days stand in
     their order, models in that of what they cost."""
     found: dict[object, UsageLine] = {}

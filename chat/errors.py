@@ -1,8 +1,13 @@
 """What the chat refuses before a turn begins, and what a turn that failed says."""
 
+import datetime as dt
+
 from django.conf import settings
 from django.contrib.humanize.templatetags.humanize import intcomma
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from billing.errors import NotInPlan
@@ -31,6 +36,30 @@ class UnknownModel(DomainError):
     code = "unknown_model"
     status = 404
     message = _("That model is not offered. Please choose another.")
+
+
+class ModelNotInKey(DomainError):
+    code = "model_not_in_key"
+    status = 403
+    message = _("This API key is not for that model. Name one that it is for, or use another key.")
+
+
+class KeyUsedUp(DomainError):
+    """The credits that an API key may use in a month do not cover the question; those of its owner may."""
+
+    code = "allowance_used_up"
+    status = 402
+
+    def __init__(self, name: str, *, resets_at: dt.datetime) -> None:
+        when = date_format(timezone.localtime(resets_at), "DATETIME_FORMAT")
+        super().__init__(
+            gettext(
+                "What the API key “%(name)s” may still use this month does not cover this question. It may use credits "
+                "again from %(when)s."
+            )
+            % {"name": name, "when": when},
+            retry_after=(resets_at - timezone.now()).total_seconds(),
+        )
 
 
 class EmailUnconfirmed(DomainError):

@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.dispatch import receiver
 from redis.exceptions import RedisError
 
-from accounts.signals import access_revoked, account_closed
+from accounts.signals import access_revoked, account_closed, key_revoked
 from chat.attachments import erasing
 from chat.turns import answer_cache, erasure, notices
 from chat.turns.guests import announce_revocation
@@ -35,6 +35,11 @@ def ask_guests_and_forget(user_id: int, **_signal: Any) -> None:
     _when_committed("default", lambda: _try_to_ask_guests(user_id))
     _when_committed("default", lambda: _try_to_forget_answers(user_id))
     _when_committed("default", lambda: _try_to_end_temporaries(user_id))
+
+
+@receiver(key_revoked)
+def ask_guests(user_id: int, **_signal: Any) -> None:
+    _when_committed("default", lambda: _try_to_ask_guests(user_id))
 
 
 @receiver(branch_chosen)

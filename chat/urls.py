@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat.pages import folders, kept, share_views, views
+from chat.pages import folders, kept, keys, share_views, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -33,6 +33,8 @@ urlpatterns = [
     path("attachments/<uuid:attachment_id>/", views.attachment, name="attachment"),
     path("attachments/<uuid:attachment_id>/preview/", views.preview, name="preview"),
     path("key-card/close/", views.close_key_card, name="close_key_card"),
+    path("settings/keys/", keys.keys_page, name="keys"),
+    path("settings/keys/<uuid:key_id>/revoke/", keys.revoke_key_page, name="revoke_key"),
     path("settings/history/", kept.keep_history, name="keep_history"),
     path("dashboard/", views.dashboard, name="dashboard"),
 ]

@@ -436,6 +436,7 @@ EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is ke
 API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)  # of one person; 0: no limit
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.keys.KeyAuthentication",
         "accounts.tokens.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],

@@ -27,7 +27,7 @@ from rest_framework_simplejwt.tokens import AccessToken  # noqa: E402
 
 from accounts.models import User, new_seal  # noqa: E402
 from accounts.tokens import begin_family  # noqa: E402
-from billing.metering import list_unbalanced_periods  # noqa: E402
+from billing.metering import list_unbalanced_parts, list_unbalanced_periods  # noqa: E402
 from billing.models import BillingAccount, Plan, Reservation, Spending, UsagePeriod, UsageRecord  # noqa: E402
 from billing.spending import list_unbalanced_days  # noqa: E402
 from chat.models import LanguageModel, ProviderLimit  # noqa: E402
@@ -133,7 +133,11 @@ def ledger() -> dict[str, Any]:
     what each supplier takes in all."""
     return {
         "held": Reservation.objects.filter(state=Reservation.State.HELD).count(),
-        "unbalanced": [*map(str, list_unbalanced_periods()), *map(str, list_unbalanced_days())],
+        "unbalanced": [
+            *map(str, list_unbalanced_periods()),
+            *map(str, list_unbalanced_parts()),
+            *map(str, list_unbalanced_days()),
+        ],
         "spent": dict(Spending.objects.values_list("supplier").annotate(Sum("used_micros"))),
     }
 

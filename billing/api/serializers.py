@@ -41,7 +41,7 @@ class PlanSerializer(serializers.ModelSerializer[Plan]):
 class UsageQuerySerializer(serializers.Serializer[Any]):
     """From one day to another, MAX_DAYS at most; by itself the running month, by day."""
 
-    group_by = serializers.ChoiceField(choices=["day", "model"], default="day")
+    group_by = serializers.ChoiceField(choices=["day", "model", "key"], default="day")
 
     def get_fields(self) -> dict[str, Any]:
         return {

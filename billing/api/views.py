@@ -12,15 +12,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
-from accounts.models import User
+from accounts.keys import ANY, key_names, open_to_keys
+from accounts.models import ApiKey, User
 from billing import entitlements
 from billing.api.serializers import PlanSerializer, UsageQuerySerializer, price_fields
 from billing.models import Plan
 from billing.purchasing import list_for_sale
 from billing.standing import standing_of
-from billing.usage import list_usage
+from billing.usage import Grouping, UsageLine, list_usage
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def allowance(request: Request) -> Response:
@@ -30,6 +32,7 @@ def allowance(request: Request) -> Response:
     return Response({"plan": allowed.plan, **asdict(allowance)})
 
 
+@open_to_keys(GET=ANY)
 @api_view(["GET"])
 @permission_classes([AllowAny])
 def plans(request: Request) -> Response:
@@ -43,6 +46,7 @@ def plans(request: Request) -> Response:
     return Response({"results": results, "packs": packs, "next": None})
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def subscription(request: Request) -> Response:
@@ -63,10 +67,12 @@ def subscription(request: Request) -> Response:
     )
 
 
+@open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
 def usage(request: Request) -> Response:
-    """What you used from one day to another (in your time zone, both included), by `day` or by `model`."""
+    """What you used from one day to another (in your time zone, both included), by `day`, by `model` or by API
+    `key` (null: without one), which is a part of the account."""
     user = request.user
     assert isinstance(user, User)
     with timezone.override(user.zone):
@@ -74,10 +80,12 @@ def usage(request: Request) -> Response:
         asked.is_valid(raise_exception=True)
         first, last = asked.validated_data["from"], asked.validated_data["to"]
         grouped_by = asked.validated_data["group_by"]
-        lines = list_usage(entitlements.account_of(user_id_of(request)), first, last, grouped_by)
+        by: Grouping = "part" if grouped_by == "key" else grouped_by
+        lines = list_usage(entitlements.account_of(user_id_of(request)), first, last, by)
+    names = key_names(user.pk) if by == "part" else {}
     results = [
         {
-            grouped_by: line.day if grouped_by == "day" else line.model,
+            **_group_fields(line, by, names),
             "answers": line.answers,
             "input_tokens": line.input_tokens,
             "output_tokens": line.output_tokens,
@@ -87,3 +95,10 @@ def usage(request: Request) -> Response:
         for line in lines
     ]
     return Response({"from": first, "to": last, "results": results, "next": None})
+
+
+def _group_fields(line: UsageLine, by: Grouping, names: dict[str, str]) -> dict[str, object]:
+    """Return what the line is of."""
+    if by == "part":
+        return {"key": line.part or None, "name": names.get(line.part, "")}
+    return {by: line.day if by == "day" else line.model}

@@ -12,7 +12,7 @@ from billing.models.errands import (
     GatewayTask,
     Letter,
 )
-from billing.models.ledger import Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
+from billing.models.ledger import PartMonth, Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
 from billing.models.purchases import Payment, Purchase, Reversal, Subscription
 from billing.models.selling import (
     MICROS_PER_CREDIT,
@@ -38,6 +38,7 @@ __all__ = [
     "Plan",
     "Price",
     "Purchase",
+    "PartMonth",
     "Reservation",
     "Reversal",
     "Spending",

@@ -87,6 +87,29 @@ class Spending(models.Model):
         return f"{self.supplier} {self.day}"
 
 
+class PartMonth(models.Model):
+    """What a part of an account used in one calendar month (UTC), for a limit of its own. What the part is, its caller
+    knows: here it is a label.
+
+    `used_micros` is the sum of the usage records, `reserved_micros` that of the held reservations, that are its own.
+    """
+
+    account = models.ForeignKey(BillingAccount, models.PROTECT, related_name="part_months")
+    label = models.CharField(max_length=40)
+    month = models.DateField()
+    used_micros = models.BigIntegerField(default=0)
+    reserved_micros = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["account", "label", "month"], name="one_month_a_part"),
+            models.CheckConstraint(condition=Q(used_micros__gte=0, reserved_micros__gte=0), name="part_not_negative"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.label} {self.month:%Y-%m}"
+
+
 class Reservation(models.Model):
     """Credits set aside for one piece of work; its id is the work's own id, so that there cannot be two.
 
@@ -105,13 +128,18 @@ class Reservation(models.Model):
     # Without an index: nothing is looked up by it.
     spending = models.ForeignKey(Spending, models.PROTECT, null=True, related_name="+", db_index=False)
     spending_micros = models.BigIntegerField(_("of the supplier's day"), default=0)
+    part_month = models.ForeignKey(PartMonth, models.PROTECT, null=True, related_name="reservations", db_index=False)
     state = models.CharField(_("state"), max_length=8, choices=State, default=State.HELD)
     created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
 
     class Meta:
         verbose_name = _("reservation")
         verbose_name_plural = _("reservations")
-        indexes = (models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),)
+        indexes = (
+            models.Index(fields=["created_at"], condition=Q(state="held"), name="held_reservations"),
+            # Most are of no part, and cost nothing here.
+            models.Index(fields=["part_month"], condition=Q(part_month__isnull=False), name="reservations_of_parts"),
+        )
         constraints = (
             models.CheckConstraint(
                 condition=Q(amount_micros__gte=0, spending_micros__gte=0), name="reservation_not_negative"

@@ -5,6 +5,7 @@ A page changes nothing by itself: it calls one function of `purchasing`, and sho
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 
 from django.conf import settings
@@ -24,6 +25,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.adapter import forget_wanted, remember_wanted
 from accounts.http import member_of, peer_of
+from accounts.keys import key_names
 from accounts.limits import Act
 from accounts.models import User
 from billing import purchasing
@@ -31,12 +33,12 @@ from billing.entitlements import account_of, allowance_of, period_of
 from billing.errors import NotForSale
 from billing.gateways import mode_of_payments
 from billing.gateways.base import ChangePreview
-from billing.models import AllowanceNotice, Payment, Price, Purchase
+from billing.models import AllowanceNotice, BillingAccount, Payment, Price, Purchase
 from billing.pages import buying, overview, usage_chart
 from billing.pages.forms import CheckoutForm, MonthForm, RefundForm
 from billing.pages.words import list_allowed, saved_percent, show_price, title_of
 from billing.standing import may_begin_when_it_ends, standing_of
-from billing.usage import find_end_of_credits, group, list_usage, sum_up
+from billing.usage import UsageLine, find_end_of_credits, group, list_usage, sum_up
 from core.errors import DomainError, NotFound
 from core.http import is_fragment
 from core.money import format_money
@@ -285,9 +287,10 @@ def seen(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
-    """What was used in a month, by day and by model."""
+    """What was used in a month, by day, by model and, where there is one, by API key."""
     first, last, form = _month_of(request)
-    lines = list_usage(account_of(member_of(request).pk), first, last, "day", "model")
+    account = account_of(member_of(request).pk)
+    lines = list_usage(account, first, last, "day", "model")
     by_day = group(lines, "day")
     context = {
         "form": form,
@@ -295,6 +298,7 @@ def usage(request: HttpRequest) -> HttpResponse:
         "chart": usage_chart.draw(by_day, first, last),
         "by_day": by_day,
         "by_model": group(lines, "model"),
+        "by_key": _list_by_key(account, first, last) if account.part_months.exists() else [],
         "total": sum_up(lines),
     }
     return render(request, "billing/usage.html", context)
@@ -307,6 +311,14 @@ def usage_csv(request: HttpRequest) -> HttpResponse:
     lines = list_usage(account_of(member_of(request).pk), first, last, "day", "model")
     headers = {"Content-Disposition": f'attachment; filename="usage-{first:%Y-%m}.csv"'}
     return HttpResponse(usage_chart.write_csv(lines), content_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _list_by_key(account: BillingAccount, first: dt.date, last: dt.date) -> list[UsageLine]:
+    """Return a line for each API key, under its name, that used something in these days; none where none did."""
+    lines, names = list_usage(account, first, last, "part"), key_names(account.user_id or 0)
+    if not any(line.part for line in lines):
+        return []
+    return [replace(line, model=names.get(line.part) or _("Without a key")) for line in lines]
 
 
 def _checkout_form(request: HttpRequest, ways: list[buying.Way]) -> CheckoutForm:

@@ -8,9 +8,12 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
+from accounts.keys import KeyTerms
+from accounts.models import ApiKey
+from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for
-from chat.llm.catalog import Candidate
+from chat.llm.catalog import Candidate, list_offered
 from chat.llm.pricing import rates_with_markup
 from chat.models import Attachment
 from chat.shown.costs import first_token_ms, price_details, usage_of
@@ -22,6 +25,15 @@ from history.search import Hit
 
 EXCERPT_LENGTH = 280
 """Characters of an excerpt, about."""
+MOST_CREDITS = 1_000_000_000
+"""A limit of a key beyond this is none."""
+
+
+def check_future(value: dt.datetime | None) -> dt.datetime | None:
+    """Return a moment that is to come, or None; raises ValidationError."""
+    if value is not None and value <= timezone.now():
+        raise serializers.ValidationError(_("That is over already."))
+    return value
 
 
 class TurnSerializer(serializers.ModelSerializer[Turn]):
@@ -152,9 +164,7 @@ class NewShareSerializer(serializers.Serializer[Any]):
     show_name = serializers.BooleanField(required=False, default=False)
 
     def validate_expires_at(self, value: dt.datetime | None) -> dt.datetime | None:
-        if value is not None and value <= timezone.now():
-            raise serializers.ValidationError(_("That is over already."))
-        return value
+        return check_future(value)
 
 
 class ShareSerializer(serializers.ModelSerializer[SharedPage]):
@@ -226,6 +236,59 @@ class ModelSerializer(serializers.Serializer[Candidate]):
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    """An API key, without the key itself: `prefix` is its beginning. Empty `models` are all that the plan has; without
+    `monthly_credits` it has no limit of its own. `used` are credits of this month; `last_used_at` is right to the
+    minute."""
+
+    models = serializers.ListField(source="model_ids", child=serializers.CharField())
+    used = serializers.SerializerMethodField()
+
+    class Meta:
+        model = ApiKey
+        fields = (
+            *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used"),
+            *("expires_at", "created_at", "last_used_at"),
+        )
+
+    def get_used(self, key: ApiKey) -> float:
+        return credits_of(self.context["used_micros"].get(str(key.pk), 0))
+
+
+class NewKeySerializer(serializers.Serializer[Any]):
+    """What a new key may do."""
+
+    id = serializers.UUIDField(required=False)
+    name = serializers.CharField(max_length=100)
+    scopes = serializers.ListField(child=serializers.ChoiceField(ApiKey.Scope.choices), min_length=1, max_length=10)
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=100), required=False, default=list, max_length=100
+    )
+    monthly_credits = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=MOST_CREDITS
+    )
+    expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
+
+    def validate_expires_at(self, value: dt.datetime | None) -> dt.datetime | None:
+        return check_future(value)
+
+    def validate_models(self, value: list[str]) -> list[str]:
+        if not set(value) <= {candidate.model.key for candidate in list_offered()}:
+            raise serializers.ValidationError(_("That model is not offered. Please choose another."))
+        return value
+
+    def terms(self) -> KeyTerms:
+        """Return what was chosen, of valid input."""
+        chosen = self.validated_data
+        return KeyTerms(
+            name=chosen["name"],
+            scopes=tuple(scope for scope in ApiKey.Scope.values if scope in chosen["scopes"]),
+            model_ids=tuple(dict.fromkeys(chosen["models"])),
+            monthly_credits=chosen["monthly_credits"],
+            expires_at=chosen["expires_at"],
+        )
 
 
 class ForkSerializer(serializers.Serializer[Any]):

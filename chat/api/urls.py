@@ -1,6 +1,6 @@
 from django.urls import path
 
-from chat.api import views
+from chat.api import keys, views
 
 urlpatterns = [
     path("models", views.models),
@@ -18,4 +18,6 @@ urlpatterns = [
     path("attachments/<uuid:attachment_id>/content", views.attachment_content),
     path("search", views.search),
     path("socket-tickets", views.socket_tickets),
+    path("keys", keys.api_keys),
+    path("keys/<uuid:key_id>", keys.api_key),
 ]

@@ -14,8 +14,9 @@ from rest_framework.response import Response
 from accounts import limits
 from accounts.admission import admission_of
 from accounts.http import member_of, user_id_of
+from accounts.keys import key_of, open_to_keys
 from accounts.limits import Act
-from accounts.models import User
+from accounts.models import ApiKey, User
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
 from chat.api.serializers import (
@@ -41,6 +42,7 @@ from chat.shown.finding import find_in_history
 from chat.shown.fragments import description_of
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns import forking
+from chat.turns.by_key import check_asked_with, check_may_read
 from chat.turns.limits import Limit, count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
@@ -51,14 +53,18 @@ from history.sharing import Terms
 from history.temporary import new_turn_id
 
 
+@open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 def models(request: Request) -> Response:
-    """The models on offer, in the operator's order."""
-    allowed = entitlements.entitlements_of(user_id_of(request))
-    offered = ModelSerializer(list_offered(), many=True, context={"allowed": allowed})  # type: ignore[arg-type]  # many
+    """The models on offer, in the operator's order; a key sees those it may ask."""
+    allowed, key = entitlements.entitlements_of(user_id_of(request)), key_of(request)
+    only = key.model_ids if key else ()
+    found = [candidate for candidate in list_offered() if not only or candidate.model.key in only]
+    offered = ModelSerializer(found, many=True, context={"allowed": allowed})  # type: ignore[arg-type]  # many
     return Response({"results": offered.data, "next": None})
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY, POST=ApiKey.Scope.CHAT)
 @api_view(["GET", "POST"])
 def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """List a conversation's turns in the order they were asked; or ask.
@@ -74,15 +80,19 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
 
 
+@open_to_keys(GET=(ApiKey.Scope.CHAT, ApiKey.Scope.HISTORY))
 @api_view(["GET"])
 def turn(request: Request, turn_id: UUID) -> Response:
-    """One turn, finished or not."""
+    """One turn, finished or not. A key that does not read the history sees those that were asked with it."""
+    check_may_read(key_of(request), turn_id)
     return Response(TurnSerializer(access.access_turn(user_id_of(request), turn_id)).data)
 
 
+@open_to_keys(GET=(ApiKey.Scope.CHAT, ApiKey.Scope.HISTORY))
 @api_view(["GET"])
 def events(request: Request, turn_id: UUID) -> HttpResponseBase:
     """A turn's events as server-sent events, from `Last-Event-ID` on. 204 when the reader has them all."""
+    check_may_read(key_of(request), turn_id)
     turn = access.access_turn(user_id_of(request), turn_id)
     last_event_id = request.headers.get("Last-Event-ID", "")
     if last_event_id == LAST_EVENT_ID:
@@ -91,9 +101,12 @@ def events(request: Request, turn_id: UUID) -> HttpResponseBase:
         return event_stream(turn, parse_event_id(last_event_id), stream)
 
 
+@open_to_keys(POST=ApiKey.Scope.CHAT)
 @api_view(["POST"])
 def stop(request: Request, turn_id: UUID) -> Response:
-    """Stop a turn: what was written is kept. 202; its events and its status tell when it has stopped."""
+    """Stop a turn: what was written is kept. 202; its events and its status tell when it has stopped. A key stops those
+    that were asked with it."""
+    check_asked_with(key_of(request), turn_id)
     turn = access.access_turn(user_id_of(request), turn_id)
     async_to_sync(stop_turn)(turn)
     return Response(TurnSerializer(turn).data, status=status.HTTP_202_ACCEPTED)
@@ -110,6 +123,7 @@ def fork(request: Request, turn_id: UUID) -> Response:
     return Response(ConversationSerializer(copy).data, status=status.HTTP_201_CREATED)
 
 
+@open_to_keys(POST=ApiKey.Scope.CHAT)
 @api_view(["POST"])
 @parser_classes([MultiPartParser])
 def attachments(request: Request) -> Response:
@@ -127,6 +141,7 @@ def attachments(request: Request) -> Response:
     return Response(AttachmentSerializer(attachment).data, status=status.HTTP_202_ACCEPTED)
 
 
+@open_to_keys(GET=ApiKey.Scope.CHAT, DELETE=ApiKey.Scope.CHAT)
 @api_view(["GET", "DELETE"])
 def attachment(request: Request, attachment_id: UUID) -> Response:
     """One attachment. DELETE removes one no question has used; a used one goes with its conversation, and this is a
@@ -138,12 +153,14 @@ def attachment(request: Request, attachment_id: UUID) -> Response:
     return Response(AttachmentSerializer(attachment).data)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBase:
     """The file as it is kept: images made anew, texts in UTF-8."""
     return file_response(user_id_of(request), attachment_id)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def search(request: Request) -> Response:
     """Your turns that are as `q` says, newest first (`?after=` takes `next`); and on the first page conversations whose
@@ -225,9 +242,12 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
         attachments=tuple(fields["attachments"]),
         beside_id=fields.get("beside_id"),
         folder_id=fields["folder_id"],
+        key=key_of(request),
     )
     with one_more_stream(admission_of(request)) as stream:
         opened = open_or_await_turn(user_id_of(request), question)
+        if not opened.is_new:
+            check_may_read(question.key, opened.turn.pk)
         response = event_stream(opened.turn, None, stream) if fields["stream"] else finished_turn(opened.turn, stream)
     if opened.limit is not None:
         _set_limit_headers(response, opened.limit)

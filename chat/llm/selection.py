@@ -10,7 +10,16 @@ from django.utils.translation import gettext_lazy as _
 from billing.entitlements import Entitlements
 from billing.errors import NotInPlan, SpendLimitReached
 from billing.spending import seconds_left_today
-from chat.errors import BadEffort, ContextExceeded, EmailUnconfirmed, NoModel, NoPdfText, NoVision, UnknownModel
+from chat.errors import (
+    BadEffort,
+    ContextExceeded,
+    EmailUnconfirmed,
+    ModelNotInKey,
+    NoModel,
+    NoPdfText,
+    NoVision,
+    UnknownModel,
+)
 from chat.llm import recordings
 from chat.llm.catalog import RECORDED, Candidate, list_offered
 from chat.llm.difficulty import Difficulty, Route, judge
@@ -68,15 +77,19 @@ def choose(
     unavailable: frozenset[str] = frozenset(),
     stopped: frozenset[str] = frozenset(),
     only_free: bool = False,
+    only: frozenset[str] = frozenset(),
 ) -> Selection:
     """Return who may answer. A named model is never replaced; raises UnknownModel, NotInPlan, NoModel,
-    SpendLimitReached or, where `only_free` leaves nobody, EmailUnconfirmed.
+    SpendLimitReached or, where `only_free` leaves nobody, EmailUnconfirmed. Where `only` has keys of models, no other
+    is chosen, and naming another raises ModelNotInKey.
 
     Without a name (empty) it is DEFAULT_LLM if the plan includes it and it takes the attached files; else, and for
     `auto`, Auto chooses. `unavailable` are keys of models that fail at the moment, `stopped` slugs of providers whose
     daily limit is reached.
     """
     if requested and requested != AUTO:
+        if only and requested not in only:
+            raise ModelNotInKey
         named = get_named(requested, allowed)
         if named is RECORDED:
             recordings.get_answer(profile.question)
@@ -85,7 +98,7 @@ def choose(
         if _is_stopped(named, stopped):
             raise SpendLimitReached(retry_after=seconds_left_today())
         return Selection([named])
-    offered = list_offered()
+    offered = [candidate for candidate in list_offered() if not only or candidate.model.key in only]
     default = _find_default(requested, offered, allowed)
     is_barred = default and ((only_free and not default.model.is_free) or _is_stopped(default, stopped))
     if default and not is_barred and _takes_files(default, profile):

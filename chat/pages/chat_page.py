@@ -103,8 +103,8 @@ def turns_context(conversation: Conversation, window: Window = LAST_TURNS) -> di
         "pair": [last if last and turn.pk == last.turn.pk else _show(turn, budget) for turn in branch.pair or ()],
         "last": last,
         "last_siblings": siblings_html(others) if others else "",
-        "earlier_than": branch.turns[0] if branch.has_earlier else None,
-        "later_than": branch.turns[-1] if branch.has_later else None,
+        "earlier_than": branch.turns[0] if branch.turns and branch.has_earlier else None,
+        "later_than": branch.turns[-1] if branch.turns and branch.has_later else None,
     }
 
 

@@ -15,6 +15,7 @@ PAGES: dict[str, Promise] = {
     "pricing": _("Plans and prices"),
     "profile": _("Settings"),
     "shares": _("Shared links"),
+    "keys": _("API keys"),
     "shortcuts": _("Keyboard shortcuts"),
     "status": _("Status"),
 }

@@ -21,7 +21,7 @@ from history.models import Turn
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
     """What an offer is made for: the question, which model it names, and what goes with it. `only_free`: the person may
-    cost nothing yet."""
+    cost nothing yet. `only` are the keys of the models that may answer; empty: all."""
 
     model: str
     only_free: bool
@@ -30,6 +30,7 @@ class OfferRequest:
     files: Sequence[Attached]
     parent: Turn | None
     instructions: str = ""  # of the folder
+    only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ def make_offer(request: OfferRequest) -> Offer:
         unavailable=unavailable_models(),
         stopped=spending.stopped_providers(),
         only_free=request.only_free,
+        only=request.only,
     )
     candidates = prompts.filter_capable(selection.candidates, files)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))

@@ -11,9 +11,10 @@ from django.db import close_old_connections
 from redis.exceptions import RedisError
 
 from accounts.confirmation import must_confirm_email
+from accounts.models import ApiKey
 from billing import entitlements, metering
 from billing.entitlements import Budget
-from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, SpendLimitReached
+from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, PartUsedUp, SpendLimitReached
 from chat.attachments.binding import (
     Attached,
     bind_files,
@@ -22,11 +23,11 @@ from chat.attachments.binding import (
     get_usable_files,
     unbind_files,
 )
-from chat.errors import BadText, TextTooLong
+from chat.errors import BadText, KeyUsedUp, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
-from chat.turns import limits
+from chat.turns import by_key, limits
 from chat.turns.known_turns import (
     BeingWritten,
     await_written,
@@ -65,7 +66,8 @@ class Question:
 
     `folder_id` is the folder a new conversation is to be in; one that is gone is none. `effort` is one of the model's
     levels, or empty: as hard as the model thinks by itself. With `beside_id` it is that turn's question once more, with
-    its files and in its place, for another model to answer side by side.
+    its files and in its place, for another model to answer side by side. `key` is the API key that asks, if one does:
+    its models answer, its month pays too, and it goes on only from what it may read.
     """
 
     turn_id: UUID
@@ -77,6 +79,7 @@ class Question:
     attachments: tuple[UUID, ...] = ()
     beside_id: UUID | None = None
     folder_id: UUID | None = None
+    key: ApiKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,9 @@ def open_turn(owner_id: int, question: Question) -> OpenedTurn:
 
     Never waits: raises BeingWritten while another request writes the same turn. The other DomainErrors, too, are raised
     with nothing written or spent: NotFound, Conflict, BadText, TextTooLong, ContextExceeded, UnknownModel, NotInPlan,
-    ComparisonNotInPlan, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited, TooManyAtOnce, AllowanceUsedUp,
-    SpendLimitReached, ParentNotFinished, Unavailable, IdOfOtherKind, and what `get_usable_files`, `bind_files`,
-    `prompts.filter_capable` and `add_temporary_turn` raise.
+    ComparisonNotInPlan, ModelNotInKey, KeyUsedUp, NoModel, EmailUnconfirmed, BadEffort, QueueFull, RateLimited,
+    TooManyAtOnce, AllowanceUsedUp, SpendLimitReached, ParentNotFinished, Unavailable, IdOfOtherKind, and what
+    `get_usable_files`, `bind_files`, `prompts.filter_capable` and `add_temporary_turn` raise.
     """
     try:
         return _open_or_find(owner_id, question)
@@ -175,6 +178,8 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
     check_effort(question.effort, question.model)
     question = _as_asked_beside(question, conversation, budget)
     place = _find_place(owner_id, question, conversation)
+    if place.parent is not None:
+        by_key.check_may_read(question.key, place.parent.pk)
     request = _read_request(owner_id, question, place.parent, folder, budget)
     text, files = request.profile.question, request.files
 
@@ -183,7 +188,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
 
     # 4. A place in the queue, the rate limit, and the money.
     try:
-        offer, limit = _admit(owner_id, question.turn_id, budget, offer)
+        offer, limit = _admit(owner_id, question, budget, offer)
     except SpendLimitReached:
         spending.forget_spending()
         if not tries_left or question.model not in ("", AUTO):
@@ -230,6 +235,7 @@ def _read_request(
         files=files,
         parent=parent,
         instructions=instructions,
+        only=frozenset(question.key.model_ids) if question.key else frozenset(),
     )
 
 
@@ -259,6 +265,7 @@ def _as_asked_beside(question: Question, conversation: Conversation | None, budg
     if conversation is None:
         raise NotFound
     turn = branches.get_turn(conversation, question.beside_id)
+    by_key.check_may_read(question.key, turn.pk)
     files = tuple(file.id for file in decode_attached(turn.attachments))
     return replace(question, text=turn.question, parent_id=turn.parent_id, attachments=files)
 
@@ -274,18 +281,18 @@ def _find_place(owner_id: int, question: Question, conversation: Conversation | 
     return TreePlace(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
 
 
-def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
+def _admit(owner_id: int, question: Question, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
     """Count the question, in its hour and in the queue, and reserve what it can cost; return the offer that is reserved
     for, and the rate limit.
 
     A question that is refused, or known already, is not counted. Raises what `refuse_reserved` does when the id has a
     reservation that was not given back.
     """
-    per_hour = budget.entitlements.turns_per_hour
+    key, per_hour = question.turn_id, budget.entitlements.turns_per_hour
     try:
         limit = limits.count_question(owner_id, key, turns_per_hour=per_hour)
         try:
-            offer = _reserve(owner_id, key, budget, offer)
+            offer = _reserve(owner_id, question, budget, offer)
         except Exception:
             limits.uncount_question(owner_id, key, turns_per_hour=per_hour)
             raise
@@ -294,21 +301,32 @@ def _admit(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> tuple[Offe
     return offer, limit
 
 
-def _reserve(owner_id: int, key: UUID, budget: Budget, offer: Offer) -> Offer:
+def _reserve(owner_id: int, question: Question, budget: Budget, offer: Offer) -> Offer:
     """Reserve what the offer can cost; return the offer. What costs nothing is held too: it counts among the answers at
     once, and its id is one that others can see is taken.
 
     Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
-    each time, before the question is refused.
+    each time, before the question is refused. The same for what was left of the month of an API key.
     """
     while True:
         try:
             is_ours = metering.reserve(
-                owner_id, key, amount_micros=offer.max_cost_micros, budget=budget, supplier_holds=offer.supplier_holds
+                owner_id,
+                question.turn_id,
+                amount_micros=offer.max_cost_micros,
+                budget=budget,
+                supplier_holds=offer.supplier_holds,
+                part=by_key.part_of(question.key),
             )
             if not is_ours:
-                refuse_reserved(key)
+                refuse_reserved(question.turn_id)
             return offer
+        except PartUsedUp as error:
+            cheaper = make_cheaper_offer(offer, error.left_micros)  # of the account there is more
+            if cheaper is None:
+                assert question.key is not None
+                raise KeyUsedUp(question.key.name, resets_at=error.resets_at) from error
+            offer = cheaper
         except AllowanceUsedUp:
             cheaper = make_cheaper_offer(offer, budget.left_micros)
             if cheaper is None:

@@ -12,6 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
+from accounts.keys import open_to_keys
+from accounts.models import ApiKey
 from core.errors import NotFound
 from history import access
 from history.api.serializers import ExportSerializer, ImportSerializer
@@ -23,6 +25,7 @@ from history.transfer.streams import conversation_response, zip_response
 from history.transfer.writing import ENDINGS, Form
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def conversation_export(request: Request, conversation_id: UUID) -> HttpResponseBase:
     """A conversation to take along; `?as=` is `json`, the whole tree, or `markdown` or `print`, the branch chosen."""

@@ -9,6 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.http import user_id_of
+from accounts.keys import open_to_keys
+from accounts.models import ApiKey
 from history import access, branches, deletion, folders, order, trash, tree
 from history.api.serializers import (
     ConversationSerializer,
@@ -22,6 +24,7 @@ from history.models import Conversation, TitledBy, new_id
 from history.temporary import begin_conversation, is_temporary
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY, POST=ApiKey.Scope.CHAT)
 @api_view(["GET", "POST"])
 def conversations(request: Request) -> Response:
     """List your conversations, last used first (`?after=` takes `next`); or begin one, 201.
@@ -52,6 +55,7 @@ def conversations(request: Request) -> Response:
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
     """One conversation; PATCH changes its `title`, `folder_id`, `is_pinned`, `is_archived`, and its branch, to the one
@@ -78,6 +82,7 @@ def restore(request: Request, conversation_id: UUID) -> Response:
     return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "POST"])
 def folders_view(request: Request) -> Response:
     """List your folders by name; or make one, 201."""
@@ -91,6 +96,7 @@ def folders_view(request: Request) -> Response:
     return Response(FolderSerializer(folder).data, status=status.HTTP_201_CREATED)
 
 
+@open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "PATCH", "DELETE"])
 def folder(request: Request, folder_id: UUID) -> Response:
     """One folder; PATCH changes its `name`, `model` and `instructions`. DELETE removes it: its conversations stay, in

@@ -716,7 +716,7 @@ def test_the_api_sums_up_usage_by_day_or_by_model(api: Any, ana: User):
 
 
 @pytest.mark.parametrize(
-    "query", ["from=2020-01-01&to=2026-01-01", "from=x", "group_by=key", "from=2026-02-02&to=2026-02-01"]
+    "query", ["from=2020-01-01&to=2026-01-01", "from=x", "group_by=part", "from=2026-02-02&to=2026-02-01"]
 )
 def test_the_api_refuses_questions_that_are_too_long_or_mean_nothing(api: Any, ana: User, query: str):
     refused = api(ana).get(f"/api/v1/usage?{query}")

@@ -108,6 +108,7 @@ def ledger_balances(request: pytest.FixtureRequest) -> Iterator[None]:
     request.getfixturevalue("catalog")
     yield
     assert not metering.list_unbalanced_periods().exists()
+    assert not metering.list_unbalanced_parts().exists()
     assert not spending.list_unbalanced_days().exists()
     above = UsageRecord.objects.filter(cost_micros__gt=F("reservation__amount_micros"))
     assert not above.filter(above_because=None).exists()

@@ -2,10 +2,12 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import OperationalError
@@ -14,8 +16,9 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 from rest_framework_simplejwt.tokens import RefreshToken
 
-from accounts.admission import Admission, admission_by_token, list_ended
-from accounts.models import User
+from accounts.admission import Admission, admission_by_key, admission_by_token, list_ended
+from accounts.keys import KeyTerms, make_key, revoke_key
+from accounts.models import ApiKey, User
 from accounts.tokens import begin_family, end_family, renew
 from chat.socket import authentication
 from chat.socket.tickets import issue_ticket
@@ -125,6 +128,57 @@ async def test_a_log_in_of_the_api_that_ends_takes_what_it_opened_along_and_noth
         await is_hung_up_on(page)
         await ends(stream)
         assert await is_untouched(other)
+
+
+def key_of(user: User) -> tuple[ApiKey, str]:
+    terms = KeyTerms(name="Job", scopes=("chat", "history"))
+    return make_key(user, terms, peer="", key_id=uuid4())
+
+
+def revoke(key: ApiKey) -> None:
+    revoke_key(key, peer="")
+
+
+async def test_a_key_that_is_revoked_takes_its_streams_along_and_nothing_else(ana: User):
+    turn = await aask(ana)
+    (key, secret), (_, other_secret) = await in_thread(key_of, ana), await in_thread(key_of, ana)
+    stream, other = HttpStream(secret, events_of(turn.pk)), HttpStream(other_secret, events_of(turn.pk))
+    async with page_of(ana) as page:
+        for one in (stream, other):
+            one.begin()
+            await one.has(b"turn.started")
+        begun = time.monotonic()
+        await in_thread(revoke, key)
+        await ends(stream)
+        assert time.monotonic() - begun < 1
+        assert await is_untouched(page)
+        assert other.task is not None
+        assert not other.task.done()
+        await in_thread(change_password, ana)
+        await ends(other)
+
+
+async def test_a_log_out_everywhere_leaves_the_streams_of_keys(ana: User):
+    turn = await aask(ana)
+    _key, secret = await in_thread(key_of, ana)
+    stream = HttpStream(secret, events_of(turn.pk))
+    stream.begin()
+    await stream.has(b"turn.started")
+    async with page_of(ana) as page:
+        await in_thread(log_out_everywhere, ana)
+        await is_hung_up_on(page)
+    assert stream.task is not None
+    assert not stream.task.done()
+    await in_thread(delete, ana)
+    await ends(stream)
+
+
+async def test_a_revoked_key_is_found_out_without_a_notice(ana: User):
+    key, _secret = await in_thread(key_of, ana)
+    admission = admission_by_key(key)
+    assert await in_thread(list_ended, {admission}) == set()
+    await in_thread(without_notice, lambda _user: revoke(key), ana)
+    assert await in_thread(list_ended, {admission}) == {admission}
 
 
 async def test_a_token_that_is_renewed_leaves_open_what_is_open(ana: User):

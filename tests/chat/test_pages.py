@@ -331,3 +331,12 @@ def test_numbers_plurals_and_dates_are_those_of_the_language(browser, ana, langu
     page = browser.get("/").text
     assert ">0 " in page
     assert f"{thousands}<" in page.replace("\xa0", ".")  # Django's Spanish groups with a space that does not break
+
+
+def test_after_the_last_turn_there_is_nothing_and_no_error(browser, ana):
+    """A tab may ask for what follows a turn that has become the last."""
+    _, turns = converse(ana.pk, 40)
+    for headers in ({}, {"HX-Request": "true"}):
+        answer = browser.get(f"/turns/{turns[-1].pk}/later/", headers=headers)
+        assert answer.status_code == 200
+        assert "Answer 39." not in answer.content.decode()

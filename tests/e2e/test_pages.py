@@ -51,6 +51,7 @@ OWN = {
     "overview": "/dashboard/",
     "settings": "/settings/",
     "your history": "/settings/history/",
+    "keys": "/settings/keys/",
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "log-out": "/accounts/logout/",

@@ -698,6 +698,10 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/api/v1/imports": _fields(name="x"),
     "/api/v1/exports": _none,
     "/api/v1/socket-tickets": _none,
+    "/api/v1/keys": lambda _cast: [
+        *(("id", str(new_id())), ("name", "Job"), ("scopes", ["chat", "history"]), ("models", ["scripted"])),
+        *(("monthly_credits", 10), ("expires_at", "2040-01-01T00:00:00Z")),
+    ],
     "/accounts/login/": _log_in("login"),
     "/accounts/signup/": _fields(email="new@example.com", password1=PASSWORD, terms="on", time_zone="UTC"),
     "/accounts/reauthenticate/": _fields(password=PASSWORD, next="/accounts/email/"),
@@ -721,6 +725,10 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/folders/%(folder_id)s/change/": _fields(name="Cocina", model="", instructions=""),
     "/folders/%(folder_id)s/delete/": _fields(conversations="trash"),
     "/c/%(conversation_id)s/rename/": _fields(title="Hola"),
+    "/settings/keys/": lambda _cast: [
+        *(("id", str(new_id())), ("name", "Job"), ("scopes", "chat"), ("models", "scripted")),
+        *(("days", "30"), ("monthly_credits", "10")),
+    ],
     "/c/%(conversation_id)s/share/": lambda _cast: [("id", str(new_id())), ("days", "7"), ("is_for_members", "on")],
     "/share/%(token)s/report/": lambda _cast: [("id", str(new_id())), ("reason", "spam"), ("text", "Hola")],
     "/share/%(token)s/copy/": lambda _cast: [("id", str(new_id()))],

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 
+from accounts.keys import KeyTerms, make_key
 from accounts.models import User
 from accounts.tokens import begin_family
 from billing.models import BillingAccount, Plan
@@ -87,6 +88,8 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
     Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
     conversation = access.access_conversation(user.pk, over.conversation_id)
+    terms = KeyTerms(name="Job", scopes=("chat",))
+    key, _secret = make_key(user, terms, peer="", key_id=uuid4())
     share = sharing.create_share(conversation, Terms(), description_of, share_id=new_id())
     return {
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
@@ -95,6 +98,7 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
         "form": ("json", "markdown", "print"),
         "turn_id": (str(over.pk), str(is_open.pk)),
         "share_id": (str(share.pk),),
+        "key_id": (str(key.pk),),
         "token": (sharing.token_of(share),),
         "folder_id": (str(create_folder(user.pk, name="Cocina").pk),),
         "attachment_id": (str(kept(user, b"hola", "a.txt").pk),),

@@ -153,6 +153,27 @@ async def test_who_logs_out_everywhere_is_rid_of_what_others_have_open_within_a_
     assert (await elsewhere.call("GET", f"turns/{shown.turn_id}"))[0] == 401
 
 
+async def test_a_key_that_is_revoked_ends_within_a_second_in_every_process(site: TestedSite) -> None:
+    [member] = site.people(1)
+    status, made = await member.call("POST", "keys", name="Job", scopes=["chat", "history"])
+    assert status == 201
+    programs = [Member(made["key"], lambda number=number: site.port(number)) for number in (0, 1)]  # type: ignore[misc]
+    shown = await begin_slow_turn(member)
+    async with AsyncExitStack() as stack:
+        streams = []
+        for program in programs:
+            session = await stack.enter_async_context(aiohttp.ClientSession(headers=program.headers))
+            address = f"{program.base}/api/v1/turns/{shown.turn_id}/events"
+            streams.append(await stack.enter_async_context(session.get(address)))
+            assert b"turn.started" in await streams[-1].content.readline()
+        assert (await member.call("DELETE", f"keys/{made['id']}"))[0] == 204
+        assert [(await program.call("GET", "models"))[0] for program in programs] == [401, 401]
+        taken = await asyncio.gather(*(timed(stream.read()) for stream in streams))
+    print(f"from the answer to the end of two streams: {[f'{seconds * 1000:.0f} ms' for seconds in taken]}")
+    assert max(taken) < 1
+    assert (await member.call("GET", f"turns/{shown.turn_id}"))[1]["status"] == "streaming"
+
+
 async def test_an_old_socket_asks_nothing_more_where_the_notice_was_lost(site: TestedSite) -> None:
     [member] = site.people(1)
     async with member.socket() as socket:

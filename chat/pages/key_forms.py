@@ -1,0 +1,61 @@
+"""The form of a new API key."""
+
+import datetime as dt
+from typing import Any
+
+from django import forms
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
+
+from accounts.keys import KeyTerms
+from accounts.models import ApiKey
+from chat.llm.catalog import list_offered
+from history.models import new_id
+
+
+class ApiKeyForm(forms.Form):
+    """`id` is that of the new key, so that a form that is sent twice makes one."""
+
+    id = forms.UUIDField(widget=forms.HiddenInput)
+    name = forms.CharField(
+        label=_("Name"), max_length=100, help_text=_("What it is for: you know it again by that in this list.")
+    )
+    scopes = forms.MultipleChoiceField(
+        label=_("It may"), choices=ApiKey.Scope, widget=forms.CheckboxSelectMultiple, initial=[ApiKey.Scope.CHAT]
+    )
+    days = forms.TypedChoiceField(
+        label=_("It works"),
+        coerce=int,
+        choices=[
+            *((90, _("for 90 days")), (30, _("for 30 days")), (365, _("for a year"))),
+            (0, pgettext_lazy("an API key", "until I revoke it")),
+        ],
+    )
+    monthly_credits = forms.IntegerField(
+        label=_("Credits a month"),
+        required=False,
+        min_value=1,
+        max_value=1_000_000_000,
+        help_text=_("At most, in a calendar month. Empty: as many as your plan has."),
+    )
+    models = forms.MultipleChoiceField(
+        label=_("Its models"), required=False, widget=forms.CheckboxSelectMultiple, choices=[]
+    )
+
+    def __init__(self, data: Any = None) -> None:
+        super().__init__(data, initial={"id": new_id()})
+        models = self.fields["models"]
+        assert isinstance(models, forms.MultipleChoiceField)
+        models.choices = [(candidate.model.key, candidate.model.label) for candidate in list_offered()]
+
+    def terms(self) -> KeyTerms:
+        """Return what was chosen, of a valid form."""
+        chosen = self.cleaned_data
+        return KeyTerms(
+            name=chosen["name"],
+            scopes=tuple(chosen["scopes"]),
+            model_ids=tuple(chosen["models"]),
+            monthly_credits=chosen["monthly_credits"],
+            expires_at=timezone.now() + dt.timedelta(days=chosen["days"]) if chosen["days"] else None,
+        )
