@@ -126,7 +126,7 @@ def things_at(world: World, gateway: str) -> Any:
         (gateway, act)
         for gateway in ("stripe", "mercadopago")
         for act in GatewayTask.Act.values
-        if (gateway, act) != ("mercadopago", "resume")  # there is no such thing there
+        if gateway == "stripe" or act not in ("resume", "return_credit")  # there is no such thing there
     ],
 )
 def test_what_the_gateway_did_and_nobody_noted_is_not_done_again(
@@ -141,7 +141,7 @@ def test_what_the_gateway_did_and_nobody_noted_is_not_done_again(
     else:
         buy(world, gateway)
         about = {"reference": Subscription.objects.get().reference}
-    if act == "refund":
+    if act in ("refund", "return_credit"):
         about = {"reference": Payment.objects.get().reference, "amount_minor": 500}
     if act == "resume":
         world.cancel()
