@@ -230,6 +230,9 @@ async def networks(*addresses: str) -> AsyncIterator[list[aiohttp.ClientSession]
     async with AsyncExitStack() as stack:
         clients = []
         for address in addresses:
-            jar, connector = aiohttp.CookieJar(unsafe=True), aiohttp.TCPConnector(local_addr=(address, 0))
+            jar, connector = (
+                aiohttp.CookieJar(unsafe=True),
+                aiohttp.TCPConnector(local_addr=(address, 0), force_close=True),
+            )
             clients.append(await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar, connector=connector)))
         yield clients

@@ -238,7 +238,7 @@ def test_unicode_arrives_whole(provider: FakeProvider) -> None:
 
 
 def test_split_events_are_cut_inside_characters_and_lose_nothing(provider: FakeProvider) -> None:
-    model = "fake-18t-0ms-unicode-split-f0"
+    model = "fake-300t-0ms-unicode-split-f0"  # a busy machine reads several writes at once, but not all
     dechunker, reads = Dechunker(), []
     with raw_stream(provider, model) as client:
         found = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")[2]
