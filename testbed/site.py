@@ -20,6 +20,8 @@ from config.embedded import ports, services
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 90
 STOP_SECONDS = 15
+DIVIDER = f"\n{'-' * 79}\n"
+"""What Django writes after each mail in a file."""
 
 
 class Site:
@@ -106,9 +108,11 @@ class Site:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self._folder.glob("*.log")))
 
     def mails_to(self, address: str) -> list[str]:
-        """Return the mails that were sent to somebody, the oldest first."""
+        """Return the mails that were sent to somebody, the oldest first. Django names a file after the second and the
+        address of an object, which the next mail may have too: a file may hold mails to several people."""
         paths = sorted((self._folder / "mail").glob("*"), key=lambda path: path.stat().st_mtime_ns)
-        return [text for path in paths if f"\nTo: {address}\n" in (text := path.read_text())]
+        mails = [mail for path in paths for mail in path.read_text().split(DIVIDER)]
+        return [mail for mail in mails if f"\nTo: {address}\n" in mail]
 
     def is_alive(self, name: str) -> bool:
         return self._children[name].poll() is None
