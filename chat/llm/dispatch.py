@@ -29,7 +29,17 @@ from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert_of_error
 from chat.llm.health.counters import failure_fields, success_fields
 from chat.llm.providers import stream_of
-from chat.llm.providers.base import Event, Message, ModelRequest, Pace, Provider, TokenUsage, no_pause
+from chat.llm.providers.base import (
+    NO_OPTIONS,
+    AnswerOptions,
+    Event,
+    Message,
+    ModelRequest,
+    Pace,
+    Provider,
+    TokenUsage,
+    no_pause,
+)
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -76,6 +86,7 @@ class AnswerRequest:
     messages: tuple[Message, ...]
     max_output: int
     effort: str = ""
+    options: AnswerOptions = NO_OPTIONS
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = no_pause
@@ -328,6 +339,7 @@ def request_to(candidate: Candidate, request: AnswerRequest, provider: Provider 
         max_tokens_parameter=model.max_tokens_parameter,
         reasons=model.reasons,
         effort=request.effort if request.effort in model.effort_levels else "",
+        options=request.options,
         cache_key=request.cache_key,
         end_user=request.end_user,
         pace=request.pace,

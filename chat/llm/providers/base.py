@@ -3,7 +3,7 @@
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from chat.provider_registry import ChatParameters
 
@@ -55,10 +55,63 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model wants to be used. `arguments` are JSON, as the model wrote them: true or not."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    """`tool_calls` are an assistant's; a message of the role `tool` is the result of the call `tool_call_id`."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     text: str
     files: tuple[File, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters` is a JSON schema; None takes none."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    is_strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """What an answer in JSON has to look like; without a schema any object will do."""
+
+    name: str = ""
+    description: str = ""
+    schema: dict[str, Any] | None = None
+    is_strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """What a program says of the answer it wants; None and empty: nothing. `tool_choice` is `auto`, `none`, `required`,
+    or `tool:` and the name of the one that has to be called."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    json: JsonSchema | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""
+    parallel_tool_calls: bool | None = None
+
+
+NO_OPTIONS = AnswerOptions()
 
 
 Pace: TypeAlias = Callable[[], Awaitable[None]]
@@ -88,6 +141,7 @@ class ModelRequest:
     max_tokens_parameter: str = "max_tokens"
     reasons: bool = False  # whether to ask for its reasoning
     effort: str = ""  # how hard to think, in the provider's word; empty is the model's own choice
+    options: AnswerOptions = NO_OPTIONS
     cache_key: str = ""
     end_user: str = ""
     pace: Pace = no_pause
@@ -100,11 +154,23 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A part of the answer's `index`th call of a tool: the first has its id and its name, all are parts of its
+    arguments."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """The text of one read from the network: one token or many."""
+    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered."""
 
     text: str = ""
     reasoning: str = ""
+    tool_calls: tuple[ToolCallPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +185,8 @@ class TokenUsage:
 
 
 FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "refusal", "tool_call"]
-"""How an answer ended. `refusal`: the model itself declined, with or without words; `tool_call`: it wanted to use a
-tool, though it was offered none."""
+"""How an answer ended. `refusal`: the model itself declined, with or without words; `tool_call`: it wants to use a
+tool, offered or not."""
 
 
 @dataclass(frozen=True, slots=True)
