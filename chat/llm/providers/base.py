@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from chat.provider_registry import ChatParameters
 
 
@@ -73,6 +75,12 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one it answers."""
+        calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
+        return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -109,6 +117,12 @@ class AnswerOptions:
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is sent of them besides the messages, as JSON: each tool, and the schema."""
+        sent = (*self.tools, self.json) if self.json else self.tools
+        return tuple(msgspec.json.encode(one).decode() for one in sent)
 
 
 NO_OPTIONS = AnswerOptions()
