@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
 
+from chat.api.openai.errors import OPENAI_PATH
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
@@ -91,7 +92,7 @@ def private(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest
 def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose."""
     if (
-        request.path.startswith("/api/")
+        request.path.startswith(("/api/", OPENAI_PATH))
         or settings.SESSION_COOKIE_NAME in request.COOKIES
         or settings.SESSION_COOKIE_NAME in response.cookies
     ):
