@@ -39,6 +39,7 @@ SECRET_KEY = env("SECRET_KEY", default="")
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set. `make run` writes a .env with fresh secrets; see .env.example.")
 JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
+JWT_SECRET_KEY_FALLBACKS = env.list("JWT_SECRET_KEY_FALLBACKS", default=[])  # former ones: tokens they signed are good
 
 INSTALLED_APPS = [
     "config",
@@ -452,6 +453,7 @@ REST_FRAMEWORK = {
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,
+    "AUTH_TOKEN_CLASSES": ("accounts.tokens.AccessToken",),
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_EXPIRE_MINUTES),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
 }
