@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
 from config.private_files import create_private, make_private
+from core.origins import parse_origin
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -67,7 +68,9 @@ MIDDLEWARE = [
     "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.StaticFilesMiddleware",
+    "config.cors.ApiCorsMiddleware",
     "config.middleware.private",  # after the static files, which may be kept
+    "config.middleware.rate_limit",
     "config.middleware.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -434,6 +437,26 @@ EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is ke
 
 # --- API -------------------------------------------------------------------------------------------------------------
 
+# Pages of these sites may use the API from a browser, with a token or a key and never with cookies.
+try:
+    CORS_ALLOWED_ORIGINS = [parse_origin(origin) for origin in env.list("CORS_ALLOWED_ORIGINS", default=[])]
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"CORS_ALLOWED_ORIGINS has {error}, which is no origin. Write them like https://app.example.com, with commas."
+    ) from error
+CORS_URLS_REGEX = r"^/(api/v1|v1)/"
+CORS_ALLOW_CREDENTIALS = False
+CORS_ALLOW_HEADERS = (
+    *("accept", "accept-language", "authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"),
+    # What OpenAI's SDK sends from a browser.
+    *(f"x-stainless-{name}" for name in ("arch", "helper-method", "lang", "os", "package-version", "retry-count")),
+    *(f"x-stainless-{name}" for name in ("runtime", "runtime-version", "timeout")),
+    *("openai-organization", "openai-project"),
+)
+CORS_EXPOSE_HEADERS = (
+    *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after"),
+    *("x-cost-micros", "x-request-id", "x-should-retry"),
+)
 API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)  # of one person; 0: no limit
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -445,7 +468,7 @@ REST_FRAMEWORK = {
         "rest_framework.permissions.IsAuthenticated",
         "billing.api.permissions.PlanHasApi",
     ],
-    "DEFAULT_THROTTLE_CLASSES": ["accounts.throttle.RequestThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["billing.api.throttling.RequestThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
