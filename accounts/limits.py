@@ -117,6 +117,9 @@ def count(act: Act, *, peer: str | None = None, account: str | None = None) -> N
         named |= {"known": _known_key(account), "account_here": _account_key(act, account, here), "here": _digest(here)}
     network = f"limit:{act}:network:{_digest(here)}"
     wait_ms = _COUNT(sync_redis(), network=network, limit=limit, window_seconds=window_seconds, **named)
+    if not wait_ms and act is Act.SIGN_UP and peer is not None:
+        daily = settings.SIGN_UPS_PER_DAY
+        wait_ms = _COUNT(sync_redis(), network=f"{network}:day", limit=daily, window_seconds=DAY_SECONDS)
     if wait_ms:
         events.record("limited", peer=peer, email=account and normalise_email(account), act=act)
         raise _refusal(act, math.ceil(wait_ms / 1000))

@@ -241,6 +241,26 @@ class ApiKey(models.Model):
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
+class Invitation(models.Model):
+    """Somebody was asked by mail to join (accounts/joining.py). `digest` is the SHA-256 of the word in the link."""
+
+    email = models.EmailField(_("e-mail address"), max_length=254, unique=True)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    invited_by = models.ForeignKey(
+        User, models.SET_NULL, null=True, related_name="+", editable=False, verbose_name=_("invited by")
+    )
+    created_at = models.DateTimeField(_("invited"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(_("valid until"), editable=False)
+    accepted_at = models.DateTimeField(_("joined"), null=True, editable=False)
+
+    class Meta:
+        verbose_name = _("invitation")
+        verbose_name_plural = _("invitations")
+
+    def __str__(self) -> str:
+        return self.email
+
+
 class Closure(models.Model):
     """A user who was deleted, until everything of theirs is erased (accounts/closure.py)."""
 

@@ -318,6 +318,14 @@ ACCOUNT_SESSION_REMEMBER = True
 ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
 SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one network address
+SIGN_UPS_PER_DAY = env.int("SIGN_UPS_PER_DAY", default=100)  # from one network address; 0: no limit
+SIGN_UP = env("SIGN_UP", default="open")  # accounts/joining.py
+if SIGN_UP not in ("open", "domains", "invitation", "closed"):
+    raise ImproperlyConfigured("SIGN_UP is one of: open, domains, invitation, closed.")
+SIGN_UP_DOMAINS = [domain.strip().lower().lstrip("@") for domain in env.list("SIGN_UP_DOMAINS", default=[])]
+if SIGN_UP == "domains" and not SIGN_UP_DOMAINS:
+    raise ImproperlyConfigured("SIGN_UP=domains needs SIGN_UP_DOMAINS: domains of e-mail addresses, with commas.")
+REFUSE_DISPOSABLE_MAIL = env.bool("REFUSE_DISPOSABLE_MAIL", default=True)
 ACCOUNT_RATE_LIMITS = False  # accounts/limits.py counts, for pages and API together
 REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG)
 

@@ -12,6 +12,7 @@ from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 from accounts import events, limits
 from accounts.api.serializers import LogInSerializer, MeSerializer, RefreshSerializer, RegisterSerializer
 from accounts.http import peer_of
+from accounts.joining import check_may_join
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
@@ -37,6 +38,7 @@ def register(request: Request) -> Response:
     serializer = RegisterSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     account = serializer.validated_data
+    check_may_join(account["email"], account["invitation"])
     account["password_hash"] = hash_new_password(account["email"], account.pop("password"))
     if settings.REQUIRE_VERIFIED_EMAIL:
         sign_up_by_mail(request._request, **account)
