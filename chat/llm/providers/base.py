@@ -77,7 +77,7 @@ class Message:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one it answers."""
+        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one answered."""
         calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
         return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
 
