@@ -169,8 +169,10 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """A part of the answer's `index`th call of a tool: the first has its id and its name, all are parts of its
-    arguments."""
+    """A part of the answer's `index`th call of a tool, counted from 0: put together, field by field, they are the call.
+
+    None is empty. The first has the id, one the name, nearly always the first, and all may have some of the arguments.
+    """
 
     index: int
     id: str = ""
