@@ -183,9 +183,11 @@ class _MessagesAnswer(Answer[_Event]):
                 part = event.delta or event.content_block
                 if part is None:
                     return NO_TEXT
-                if part.text is None and self.offers_tools:
+                if text := part.text:  # nearly always
+                    return text, part.thinking or ""
+                if self.offers_tools:
                     self._note_call(part)
-                return part.text or "", part.thinking or ""
+                return "", part.thinking or ""
             case "message_start" if event.message:
                 self.counting.begin(event.message.usage)
             case "message_delta":

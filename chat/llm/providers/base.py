@@ -180,9 +180,11 @@ class ToolCallPart:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered."""
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered.
+
+    It is made for each read, and a struct is made in a fifth of a dataclass's time.
+    """
 
     text: str = ""
     reasoning: str = ""
