@@ -251,7 +251,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         body["thinking"] = {"type": "disabled"}
     elif request.reasons:
         body["thinking"] = {"type": "adaptive", "display": "summarized"}
-    output = {"effort": request.effort} if request.effort and request.effort not in NO_EFFORT else {}
+    output: dict[str, Any] = {"effort": request.effort} if request.effort and request.effort not in NO_EFFORT else {}
     if options.json and options.json.schema is not None:
         output |= {"format": {"type": "json_schema", "schema": closed_schema(options.json.schema)}}
     if output:
