@@ -16,6 +16,7 @@ urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("api/v1/", include("config.api")),
+    path("v1/", include("chat.api.openai.urls")),
     path("robots.txt", pages.robots),
     path("terms/", pages.terms, name="terms"),
     path("status/", pages.status, name="status"),

@@ -38,12 +38,14 @@ BASE64_CHUNK_BYTES = 384 * 1024
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a question, as the model takes it."""
+    """A file of a question, as the model takes it. An image's size is in pixels, 0 where it is not known."""
 
     kind: Literal["image", "pdf"]
     media_type: str
     name: str
     data: bytes = field(repr=False)
+    width: int = 0
+    height: int = 0
 
     @property
     def base64(self) -> str:
@@ -77,7 +79,7 @@ class Message:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one answered."""
+        """All that is sent of it, but for files: its text, each call of a tool, or the id of the one it answers."""
         calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
         return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
 
