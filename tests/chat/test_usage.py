@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from chat.llm.providers.base import AnswerOptions, File, Finish, JsonSchema, Message, TokenUsage, Tool, ToolCall
+from chat.llm.providers.base import (
+    AnswerOptions,
+    File,
+    Finish,
+    JsonSchema,
+    Message,
+    TokenUsage,
+    Tool,
+    ToolCall,
+    ToolCallPart,
+)
 from chat.llm.usage import (
     LONGEST_TOKEN_CHARACTERS,
     MAX_ADDED_TOKENS,
@@ -15,6 +25,7 @@ from chat.llm.usage import (
     doubt_about,
 )
 from chat.models import LanguageModel
+from chat.turns.called_tools import texts_of_calls, write_calls
 
 ASKED = (Message("system", "Be kind."), Message("user", "¿Cuántos habitantes tiene Quito?"))
 ANSWER = "Unos dos millones. " * 20  # 380 bytes
@@ -143,6 +154,16 @@ def test_calls_that_came_are_part_of_the_answer():
     assert doubt((20, 1_400), "", "", call, reason="tool_call", options=TOOLS) == ""
     assert doubt((20, 1_400), "", "", reason="tool_call", options=TOOLS) == "output_above_cap"
     assert doubt((20, 3), "", "", call, reason="tool_call", options=TOOLS) == "output_below_answer"
+
+
+def test_a_call_is_counted_with_its_id_and_its_name():
+    parts = (
+        ToolCallPart(0, "call_1", "get_weather", '{"a"'),
+        ToolCallPart(1, "call_2", "now"),
+        ToolCallPart(0, "", "", ":1}"),
+    )
+    assert texts_of_calls(write_calls(parts)) == ('call_1 get_weather {"a":1}', "call_2 now ")
+    assert texts_of_calls("") == texts_of_calls(None) == ()
 
 
 def test_a_call_that_was_cut_off_may_have_been_written_and_not_shown():
