@@ -86,6 +86,10 @@ def cost_of(report: LoadReport) -> float:
     return sum(cost.cpu_us_per_token or 0 for cost in report.processes.values())
 
 
+def cost_of_part(part: str, reports: list[LoadReport]) -> float:
+    return statistics.median(report.processes[part].cpu_us_per_token or 0 for report in reports)
+
+
 def as_table(reports: dict[Key, list[LoadReport]]) -> str:
     rows = []
     for (streams, way), found in reports.items():
@@ -94,7 +98,7 @@ def as_table(reports: dict[Key, list[LoadReport]]) -> str:
         ratio = cost / socket if socket else 0
         is_judged = way == "completions" and streams > 1
         verdict = "met" if ratio <= MOST_ABOVE_SOCKET else "**missed**"
-        parts = [statistics.median(report.processes[part].cpu_us_per_token or 0 for report in found) for part in PARTS]
+        parts = [] if way == "provider" else [cost_of_part(part, found) for part in PARTS]
         first = statistics.median(report.first_token_added_ms.p50 or 0 for report in found)
         late = statistics.median(report.token_added_ms.p99 or 0 for report in found)
         rows.append(
