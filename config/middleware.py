@@ -14,7 +14,9 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
-from django.utils.decorators import sync_and_async_middleware
+from django.middleware.security import SecurityMiddleware
+from django.utils import timezone, translation
+from django.utils.decorators import async_only_middleware, sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
@@ -100,6 +102,32 @@ def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse
     ):
         response["Cache-Control"] = "no-store"
     return response
+
+
+@async_only_middleware
+def security_of_programs(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Django's SecurityMiddleware, which only computes, without its hops to a thread."""
+    django = SecurityMiddleware(get_response)
+
+    async def handle(request: HttpRequest) -> HttpResponseBase:
+        response = django.process_request(request) or await get_response(request)
+        return django.process_response(request, response)
+
+    return handle
+
+
+@async_only_middleware
+def language_of_programs(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Speak the language that the request accepts, without cookies and sessions."""
+
+    async def handle(request: HttpRequest) -> HttpResponseBase:
+        with translation.override(translation.get_language_from_request(request)):
+            timezone.deactivate()
+            request.LANGUAGE_CODE = translation.get_language()
+            response: HttpResponseBase = await get_response(request)
+        return response
+
+    return handle
 
 
 @sync_and_async_middleware

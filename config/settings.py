@@ -87,6 +87,18 @@ MIDDLEWARE = [
     "config.middleware.too_large",
 ]
 
+# Of the OpenAI-compatible API (config/asgi.py).
+MIDDLEWARE_OF_PROGRAMS = [
+    "config.middleware.request_id",
+    "config.middleware.security_of_programs",
+    "config.cors.ApiCorsMiddleware",
+    "config.middleware.private",
+    "config.middleware.rate_limit",
+    "config.middleware.language_of_programs",
+    "config.middleware.RefusalMiddleware",
+    "config.middleware.too_large",
+]
+
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [

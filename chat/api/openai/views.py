@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.utils import translation
@@ -101,7 +101,7 @@ def model(request: Request, model_id: str) -> Response:
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """Answer a conversation: with one document, or as server-sent events when `stream` is true."""
-    opening = asyncio.ensure_future(sync_to_async(_open)(request))
+    opening = asyncio.ensure_future(in_thread(_open, request))
     try:
         response: HttpResponseBase = await asyncio.shield(opening)
     except asyncio.CancelledError:  # the client is gone; the thread goes on
