@@ -30,7 +30,10 @@ from chat.turns.sweeping import settle_unsettled
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
+from history.errors import TemporaryGone
 from history.models import Conversation, Turn
+from history.temporary import new_turn_id
+from tests.chat.asking import aask
 from tests.chat.conftest import Offer
 from tests.chat.http_streams import HttpStream
 
@@ -509,6 +512,14 @@ async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runn
         body = {"model": "scripted", "messages": [user(text)]}
         assert (await call(secret, "chat/completions", body, Idempotency_Key="1")).status_code == 504
     assert not list(sync_redis().scan_iter("turn:*:asked"))
+
+
+async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
+    turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
+    assert turn is not None
+    with pytest.raises(TemporaryGone):
+        await aask(carla, conversation_id=turn.conversation_id, turn_id=new_turn_id(turn.conversation_id))
+    assert sync_redis().ttl(f"temporary:{turn.conversation_id}") <= 300
 
 
 async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runner: Runner):
