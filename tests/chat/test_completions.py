@@ -6,6 +6,7 @@ import base64
 import gc
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +16,19 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import AsyncClient
 from PIL import Image
+from redis.asyncio import Redis
 
+from accounts import closure
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing import metering
 from billing.models import PartMonth, Plan, Reservation, UsageRecord
 from chat.api.openai import requests, views
 from chat.api.openai.requests import BadParameter
+from chat.llm.providers.base import NO_OPTIONS, Message
 from chat.models import LanguageModel
-from chat.turns.asked import asked_key
+from chat.turns.asked import Asked, asked_key
+from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
@@ -32,9 +37,10 @@ from core.threads import in_thread
 from history import access
 from history.errors import TemporaryGone
 from history.models import Conversation, Turn
-from history.temporary import new_turn_id
+from history.temporary import new_completion_id, new_turn_id
 from tests.chat.asking import aask
-from tests.chat.conftest import Offer
+from tests.chat.conftest import Offer, running
+from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
 
 pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
@@ -300,6 +306,7 @@ async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 20_001}]}, "messages"),
         ({"tools": [_tool(10**30)]}, "tools[0].function.parameters"),
@@ -514,6 +521,21 @@ async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runn
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
+async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, secret: str, redis: Redis):
+    def open_one() -> None:
+        messages = (Message("user", "say:pregunta-secreta"),)
+        open_completion(carla.pk, Completion(turn_id=new_completion_id(), asked=Asked(messages, NO_OPTIONS)))
+
+    async with running():
+        await answered(secret, "say:respuesta-secreta")
+    await in_thread(open_one)  # nobody waits for it, and no runner is there
+    await in_thread(carla.delete)
+    await _until(
+        lambda: closure.finish_closures() or not re.search("(pregunta|respuesta)-secreta", everything_stored())
+    )
+    assert not await in_thread(Reservation.objects.filter(state="held").exists)
+
+
 async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
     turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
     assert turn is not None
@@ -563,8 +585,6 @@ async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[
     held = await _until(lambda: Reservation.objects.filter(state="held").first())
     await _until(queue_length)
     sync_redis().delete(asked_key(held.pk))
-    from tests.chat.conftest import running
-
     async with running():
         assert (await refused(await request))[:2] == (503, "asked_lost")
     assert not await in_thread(UsageRecord.objects.exists)

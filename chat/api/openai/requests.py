@@ -102,7 +102,7 @@ class _Message(Struct):
 
 
 class _Function(Struct):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
     parameters: Raw = NOTHING
     strict: bool | None = None
