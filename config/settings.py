@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import drf_spectacular_sidecar
 import environ
 from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
@@ -59,6 +60,7 @@ INSTALLED_APPS = [
     "allauth.account",
     "csp",
     "rest_framework",
+    "drf_spectacular",  # for `manage.py spectacular`, and `check --deploy`: it imports nothing else before it is asked
     "channels",
 ]
 
@@ -104,7 +106,9 @@ TEMPLATES = [
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
-STATICFILES_DIRS = [BASE_DIR / "static"]
+# The second is Swagger UI, for /api/docs/. Redoc, which is beside it and twice as large, is not served.
+SWAGGER_UI = Path(drf_spectacular_sidecar.__file__).parent / "static" / "drf_spectacular_sidecar" / "swagger-ui-dist"
+STATICFILES_DIRS = [BASE_DIR / "static", ("swagger-ui", SWAGGER_UI)]
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     # What people attach: served by a view that asks whose it is, never as files. Every process needs the same folder.
@@ -449,6 +453,28 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
     "EXCEPTION_HANDLER": "config.api.exception_handler",
+}
+# What the OpenAPI documents are made by, and of (config/openapi/).
+SPECTACULAR_SETTINGS = {
+    "DEFAULT_GENERATOR_CLASS": "config.openapi.generation.Generator",
+    "OAS_VERSION": "3.1.0",
+    "PREPROCESSING_HOOKS": ["config.openapi.generation.only_documented"],
+    "APPEND_COMPONENTS": {},
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_SUFFIX": "",
+    "ENUM_NAME_OVERRIDES": {
+        "TurnStatus": "history.models.Turn.Status",
+        "ImportStatus": "history.models.Import.Status",
+        "ExportStatus": "history.models.Export.Status",
+        "FileStatus": "chat.models.Attachment.Status",
+        "FileKind": "chat.models.Attachment.Kind",
+        "KeyScope": "accounts.models.ApiKey.Scope",
+    },
+    "TITLE": SITE_NAME,
+    "VERSION": "1",
+    "DESCRIPTION": "Everything a program needs: conversations, answers as they are written, credits.",
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,
