@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import drf_spectacular_sidecar
 import environ
 from csp.constants import NONCE
 from django.core.exceptions import ImproperlyConfigured
@@ -106,9 +105,12 @@ TEMPLATES = [
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
-# The second is Swagger UI, for /api/docs/. Redoc, which is beside it and twice as large, is not served.
-SWAGGER_UI = Path(drf_spectacular_sidecar.__file__).parent / "static" / "drf_spectacular_sidecar" / "swagger-ui-dist"
-STATICFILES_DIRS = [BASE_DIR / "static", ("swagger-ui", SWAGGER_UI)]
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "config.static_files.SwaggerUiFinder",
+]
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     # What people attach: served by a view that asks whose it is, never as files. Every process needs the same folder.
@@ -459,8 +461,6 @@ SPECTACULAR_SETTINGS = {
     "DEFAULT_GENERATOR_CLASS": "config.openapi.generation.Generator",
     "OAS_VERSION": "3.1.0",
     "PREPROCESSING_HOOKS": ["config.openapi.generation.only_documented"],
-    "APPEND_COMPONENTS": {},
-    "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "ENUM_SUFFIX": "",
@@ -474,7 +474,6 @@ SPECTACULAR_SETTINGS = {
     },
     "TITLE": SITE_NAME,
     "VERSION": "1",
-    "DESCRIPTION": "Everything a program needs: conversations, answers as they are written, credits.",
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,

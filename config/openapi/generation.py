@@ -25,6 +25,17 @@ from core.operations import Operation, Rows
 
 PREFIXES = ("/api/v1/",)
 """Which addresses are in the documents. Each view under them says what it does (`described`)."""
+TAGS = (
+    *("Accounts", "API keys", "Models", "Asking", "Attachments", "Conversations", "Folders", "Search"),
+    *("Shared links", "Taking along", "Plans and usage"),
+)
+"""In the order in which a page shows them."""
+ABOUT = """Everything a program needs: answers as they are written, conversations, credits.
+
+Ids are yours to choose where a request makes something: the same request with the same id again returns what is there,
+and nothing is asked or charged twice. Money is in micro-US-dollars (`…_micros`), or in credits, 1,000 of them each.
+Times are in UTC. What people read (`detail`) follows `Accept-Language`: `es`, `en` or `pt-BR`.
+"""
 LANGUAGE = "en"
 """Names and descriptions, as those in docs/; what a person reads of an answer is in the request's language."""
 
@@ -271,6 +282,10 @@ class Generator(SchemaGenerator):
     def get_schema(self, request: Any = None, public: bool = False) -> dict[str, Any]:
         with translation.override(LANGUAGE):
             schema: dict[str, Any] = super().get_schema(request, public)
+        schema["info"]["description"] = ABOUT
+        schema["servers"] = [{"url": "/", "description": "This site"}]
+        schema["tags"] = [{"name": name} for name in TAGS]
+        schema["components"]["securitySchemes"] = SECURITY_SCHEMES
         return schema
 
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.test import Client
 from openapi_spec_validator import validate
@@ -17,6 +19,7 @@ from pytest_django import Settings
 
 from accounts.models import ApiKey, User
 from config.openapi import documents
+from config.static_files import SWAGGER_UI
 from tests.fuzz.url_map import list_api_doors
 
 TYPE = "application/vnd.oai.openapi+json"
@@ -42,8 +45,8 @@ def test_every_operation_of_the_api_is_described(door: Any, method: str) -> None
     operation = document()["paths"][path][method.lower()]
     assert re.fullmatch(r"[a-z][A-Za-z]+", operation["operationId"])
     assert 5 < len(operation["summary"]) < 120
-    assert operation["tags"]
-    assert "security" in operation
+    assert set(operation["tags"]) <= {tag["name"] for tag in document()["tags"]}
+    assert {name for way in operation["security"] for name in way} <= set(document()["components"]["securitySchemes"])
     statuses = set(operation["responses"])
     assert statuses >= {"429", "500", "503"}
     assert any(status.startswith("2") for status in statuses)
@@ -178,3 +181,10 @@ def test_the_page_of_keys_leads_there(catalog: None, ana: User) -> None:
     client = Client()
     client.force_login(ana)
     assert 'href="/api/docs/"' in client.get("/settings/keys/").text
+
+
+def test_of_swagger_ui_only_what_the_page_needs_is_served() -> None:
+    for name in SWAGGER_UI:
+        assert Path(str(finders.find(f"swagger-ui/{name}"))).is_file()
+    for name in ("swagger-ui/oauth2-redirect.html", "swagger-ui/../swagger-ui-dist/LICENSE", "swagger-ui/", "redoc/x"):
+        assert finders.find(name) is None
