@@ -170,6 +170,8 @@ def _check_scope(request: Request, key: ApiKey) -> None:
     view = (request.parser_context or {}).get("view")
     needed = getattr(view, "key_scopes", {}).get("GET" if request.method == "HEAD" else request.method)
     if needed is None:
+        if request.method not in getattr(view, "allowed_methods", ()):
+            return  # the view says that it has no such method
         raise KeyNotAllowed
     scopes = (needed,) if isinstance(needed, str) else needed
     if needed != ANY and not set(scopes) & set(key.scopes):

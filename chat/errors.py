@@ -62,6 +62,14 @@ class KeyUsedUp(DomainError):
         )
 
 
+class AskedLost(DomainError):
+    """What a program asked is not there any more: Redis has lost it."""
+
+    code = "asked_lost"
+    status = 503
+    message = _("What you sent was lost on our side before it could be answered. Please send it again.")
+
+
 class EmailUnconfirmed(DomainError):
     """Whoever has not shown that their address is theirs costs the site nothing: else free credits could be farmed."""
 
@@ -226,11 +234,11 @@ SENTENCES: dict[str, str | Promise] = {
     ),
     "internal_error": _("Something went wrong on our side. Please ask again."),
     # What an operator changed while the turn waited.
-    **{error.code: error.message for error in (NotInPlan, NoModel, NoVision, NoPdfText, TooManyFiles)},
+    **{error.code: error.message for error in (NotInPlan, NoModel, NoVision, NoPdfText, TooManyFiles, AskedLost)},
 }
 """For each error code of a finished turn, what a person reads."""
 
-OF_THIS_SITE = frozenset(("queue_timeout", "runner_lost", "given_up", "internal_error"))
+OF_THIS_SITE = frozenset(("queue_timeout", "runner_lost", "given_up", "internal_error", "asked_lost"))
 """Those that no model is to blame for."""
 
 OTHER_WAYS: dict[str, Promise] = {

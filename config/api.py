@@ -14,6 +14,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from chat.api.openai.errors import OPENAI_PATH, as_openai
 from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
 
@@ -45,8 +46,16 @@ class TooLarge(DomainError):
     status = 413
 
 
-def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
-    """Answer every error as `{"code", "detail", "request_id"}`, plus `fields` and `retry_after` where they apply."""
+def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse:
+    """Answer every error as `{"code", "detail", "request_id"}`, plus `fields` and `retry_after` where they apply; under
+    `/v1/` as OpenAI's API does."""
+    response = _answer(error, context)
+    if not context["request"].path.startswith(OPENAI_PATH):
+        return response
+    return as_openai(response, response.data, parameter=getattr(error, "parameter", ""))
+
+
+def _answer(error: Exception, context: dict[str, Any]) -> Response:
     set_rollback()
     request = context["request"]
     match error:

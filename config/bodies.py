@@ -31,6 +31,9 @@ FORM_BYTES = 100_000
 UPLOADS = "/api/v1/attachments"
 IMPORTS = ("/api/v1/imports", "/settings/import-export")
 CONVERSATIONS = "/c/"
+COMPLETIONS = "/v1/chat/completions"
+COMPLETION_BYTES = 12_000_000
+"""A whole conversation, with its images in base64."""
 NOTIFICATIONS = ("/stripe/webhook/", "/webhooks/mercadopago/")
 NOTIFICATION_BYTES = 512 * 1024
 
@@ -113,6 +116,8 @@ def _limit_of(path: str) -> tuple[int, str]:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.rstrip("/") in IMPORTS:
         return settings.IMPORT_BYTES + FORM_BYTES, "import"
+    if path.rstrip("/") == COMPLETIONS:
+        return COMPLETION_BYTES, "body"
     if path.startswith(CONVERSATIONS):
         return settings.ATTACHMENTS_BYTES + settings.DATA_UPLOAD_MAX_MEMORY_SIZE + FORM_BYTES, "file"
     if path.startswith(NOTIFICATIONS):

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
 
+from chat.api.openai.errors import OPENAI_PATH
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
@@ -94,7 +95,7 @@ def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse
     if "public" in response.get("Cache-Control", ""):
         return response
     if (
-        request.path.startswith("/api/")
+        request.path.startswith(("/api/", OPENAI_PATH))
         or settings.SESSION_COOKIE_NAME in request.COOKIES
         or settings.SESSION_COOKIE_NAME in response.cookies
     ):

@@ -10,6 +10,7 @@ from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.http import require_safe
 
 from accounts.context import THEME_COOKIE
+from chat.api.openai.errors import OPENAI_PATH, openai_error
 from chat.llm.health.overview import list_provider_health
 from core.errors import DomainError, NotFound, RateLimited, UnreadableRequest
 from core.http import error_body, is_fragment
@@ -83,9 +84,12 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def error_page(request: HttpRequest, status: int, code: str, sentence: str) -> HttpResponse:
-    """Return the error: under `/api/` as the API does, for htmx as what fits into the dialog, else as a page with links
-    to go on."""
+    """Return the error: under `/api/` and `/v1/` as the API does, for htmx as what fits into the dialog, else as a page
+    with links to go on."""
     request_id = getattr(request, "request_id", "")
+    if request.path.startswith(OPENAI_PATH):
+        status, body = openai_error(code, sentence, status=status)
+        return JsonResponse(body, status=status)
     if request.path.startswith("/api/"):
         return JsonResponse(error_body(DomainError(sentence, code=code), request_id), status=status)
     if is_fragment(request):

@@ -19,6 +19,7 @@ urlpatterns = [
     path("api/v1/", include("config.api")),
     path("api/schema/", documents.schema, name="api_schema"),
     path("api/docs/", documents.docs, name="api_docs"),
+    path("v1/", include("chat.api.openai.urls")),
     path("robots.txt", pages.robots),
     path("terms/", pages.terms, name="terms"),
     path("status/", pages.status, name="status"),

@@ -129,6 +129,8 @@ class Turn(models.Model):
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
     `max_cost_micros` is what was reserved for it, null where a process wrote it that does not know the field yet.
     `unanswered` is JSON, too: the requests that were sent for it and gave no answer. Null is none.
+    `is_completion` is True or null: a program has sent the whole conversation with it, over the OpenAI-compatible API.
+    `tool_calls` are the tools that such an answer calls, as lines of JSON (chat/turns/called_tools.py); null is none.
     `embedding` is what the turn means, as numbers; `embedded_by` the edition of what made it. Null is not made yet
     (history/embeddings.py).
     """
@@ -157,11 +159,13 @@ class Turn(models.Model):
     instructions = models.TextField(blank=True, null=True, editable=False)  # noqa: DJ001  as `unanswered`
     answer = models.TextField(blank=True, default="")
     reasoning = models.TextField(blank=True, default="")
+    tool_calls = models.TextField(blank=True, null=True, editable=False)  # noqa: DJ001  as `unanswered`
     search_text = models.TextField(blank=True, default="")
     embedding = models.BinaryField(null=True, editable=False)
     embedded_by = models.SmallIntegerField(null=True, editable=False)
 
     attachments = models.TextField(blank=True, default="")
+    is_completion = models.BooleanField(null=True, editable=False)
 
     requested_model = models.CharField(_("model asked for"), max_length=100)
     candidates = models.TextField(blank=True, default="")

@@ -32,6 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
     status: Annotated[str, msgspec.Meta(pattern="^(completed|stopped|failed|interrupted)$")]
     answer: str = ""
     reasoning: str = ""
+    tool_calls: str | None = None
     model: Key = ""
     provider: Provider = ""
     instead_of: Key = ""

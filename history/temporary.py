@@ -7,6 +7,9 @@ temporary once can never be stored. Their conversations and turns are models tha
 A conversation is one hash: `owner`, `created` and `used` (when it was last asked in), `count`, `last` (its last turn),
 `bytes`, `ended`, and of each turn `turn:<id>`, JSON of its fields, `seq:<id>`, and `open:<id>`, its generation until it
 is over.
+
+What a program asks over the OpenAI-compatible API is kept in the same way, as a conversation of one turn that nobody is
+told the id of (`kept_after_end`): it is gone soon after its end.
 """
 
 import datetime as dt
@@ -43,6 +46,8 @@ MAX_CONVERSATIONS = 50
 """How many of them one person may have at once."""
 MAX_BYTES = 2 * 2**20
 """How much text they may have together before one more question is refused: Redis evicts nothing."""
+KEPT_AFTER_END = dt.timedelta(minutes=5)
+"""For how long the answer to a program's question is kept after its end: until whoever waits for it has read it."""
 
 VERSION = 8
 ENDED = "temporary:ended"
@@ -53,6 +58,7 @@ _PLACE = "temporary:turn:"
 
 _BEGIN = LuaScript(Path(__file__).with_name("begin_temporary.lua"))
 _ADD = LuaScript(Path(__file__).with_name("add_temporary.lua"))
+_ADD_COMPLETION = LuaScript(Path(__file__).with_name("add_completion.lua"))
 _UPDATE = LuaScript(Path(__file__).with_name("update_temporary.lua"))
 _END = LuaScript(Path(__file__).with_name("end_temporary.lua"))
 
@@ -183,6 +189,39 @@ def add_temporary_turn(turn: Turn) -> Turn:
     return turn
 
 
+def add_completion(turn: Turn) -> Turn:
+    """Write the turn of a program's question, alone in its conversation, and return it; if its id exists, return the
+    turn that has it."""
+    turn.seq = 1
+    is_new = _ADD_COMPLETION(
+        sync_redis(),
+        conversation=_key(turn.conversation_id),
+        place=_place_key(turn.pk),
+        id=str(turn.conversation_id),
+        owner=turn.owner_id,
+        turn=str(turn.pk),
+        row=_encode(turn),
+        created=turn.created_at.isoformat(),
+        kept_seconds=_kept_seconds(),
+        kept_after_end_seconds=round(KEPT_AFTER_END.total_seconds()),
+    )
+    if is_new:
+        return turn
+    if existing := find_temporary_turns([turn.pk]).get(turn.pk):
+        return existing
+    raise Conflict
+
+
+def new_completion_id() -> UUID:
+    """Return an id for the turn of a program's question, or for its conversation."""
+    return _new_id()
+
+
+def completion_id_of(digest: bytes) -> UUID:
+    """Return the id that a program's question has whenever it comes with the same digest, of 16 bytes or more."""
+    return _as_temporary(UUID(bytes=digest[:16]))
+
+
 def update_open_temporary(turn: Turn, fields: Mapping[str, Any]) -> bool:
     """Write `fields` if the turn is open and `turn.gen` is still its generation; return whether it was.
 
@@ -193,6 +232,7 @@ def update_open_temporary(turn: Turn, fields: Mapping[str, Any]) -> bool:
     is_ours = _UPDATE(
         sync_redis(),
         conversation=_key(turn.conversation_id),
+        place=_place_key(turn.pk),
         turn=str(turn.pk),
         gen=turn.gen,
         next_gen=changed.gen if changed.is_open else "",
@@ -236,7 +276,12 @@ def erase_ended(conversation_id: UUID) -> None:
 
 
 def _new_id() -> UUID:
-    return UUID(int=new_id().int & ~(0xF << 76) | VERSION << 76)
+    return _as_temporary(new_id())
+
+
+def _as_temporary(pk: UUID) -> UUID:
+    """Return the id with the version, and the variant, of temporary ones."""
+    return UUID(int=pk.int & ~(0xF << 76 | 0x3 << 62) | VERSION << 76 | 0x2 << 62)
 
 
 def _key(conversation_id: UUID) -> str:

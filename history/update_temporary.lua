@@ -1,6 +1,6 @@
 -- Writes an open turn of a temporary conversation, if `gen` is still its generation. next_gen: empty where it is over.
 -- Answers: whether it was.
-local conversation = KEYS[1]
+local conversation, place = KEYS[1], KEYS[2]
 local turn, gen, next_gen, row = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if redis.call('HGET', conversation, 'open:' .. turn) ~= gen then return 0 end
@@ -8,6 +8,11 @@ redis.call('HINCRBY', conversation, 'bytes', #row - redis.call('HSTRLEN', conver
 redis.call('HSET', conversation, 'turn:' .. turn, row)
 if next_gen == '' then
   redis.call('HDEL', conversation, 'open:' .. turn)
+  local kept_after_end = redis.call('HGET', conversation, 'kept_after_end')
+  if kept_after_end then
+    redis.call('EXPIRE', conversation, kept_after_end)
+    redis.call('EXPIRE', place, kept_after_end)
+  end
 else
   redis.call('HSET', conversation, 'open:' .. turn, next_gen)
 end

@@ -12,6 +12,7 @@ from django.http import StreamingHttpResponse
 from django.utils import translation
 from msgspec.structs import replace
 
+from accounts.admission import Admission
 from chat.api.open_streams import OpenStream
 from chat.api.serializers import TurnSerializer
 from chat.errors import AccessEnded
@@ -65,8 +66,8 @@ def parse_event_id(value: str) -> Place | None:
 
 async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
     # Where the turn was deleted or the reader is shut out, the stream just ends; who comes back is told why.
-    with suppress(NotFound, AccessEnded):
-        async with _followed(turn, place, stream) as batches:
+    with stream, suppress(NotFound, AccessEnded):
+        async with followed(Watcher(turn.pk, replace(place)), turn, stream.admission) as batches:
             yield _frame(_without_html(started_event(turn, "")), "")
             async for entries in batches:
                 if not entries:
@@ -77,6 +78,8 @@ async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -
                         continue
                     if entry.kind == EntryKind.WAITING:
                         yield _frame(waiting_event(turn.pk, entry.at), "")
+                        continue
+                    if entry.kind == EntryKind.TOOL_CALLS:  # they are in the turn, at its end
                         continue
                     if entry.gen != place.gen:
                         place = Place(entry.gen)
@@ -90,11 +93,12 @@ async def _events(turn: Turn, place: Place, language: str, stream: OpenStream) -
 async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGenerator[bytes]:
     last_sent_at = time.monotonic()
     try:
-        async with _followed(turn, None, stream) as batches:
-            async for _entries in batches:
-                if time.monotonic() - last_sent_at > KEEP_ALIVE_SECONDS:
-                    yield b" "
-                    last_sent_at = time.monotonic()
+        with stream:
+            async with followed(Watcher(turn.pk, Place()), turn, stream.admission) as batches:
+                async for _entries in batches:
+                    if time.monotonic() - last_sent_at > KEEP_ALIVE_SECONDS:
+                        yield b" "
+                        last_sent_at = time.monotonic()
         document = (await in_thread(_end_of, turn, language))["turn"]
     except (NotFound, AccessEnded) as error:  # when the status had been sent already
         with translation.override(language):
@@ -103,18 +107,16 @@ async def _document(turn: Turn, language: str, stream: OpenStream) -> AsyncGener
 
 
 @asynccontextmanager
-async def _followed(turn: Turn, place: Place | None, stream: OpenStream) -> AsyncIterator[AsyncGenerator[list[Entry]]]:
-    """Give what `watch` yields, without what a stream that waits does not need. What lets its reader in may grow old
+async def followed(watcher: Watcher, turn: Turn, admission: Admission) -> AsyncIterator[AsyncGenerator[list[Entry]]]:
+    """Give what `watch` yields, without what a request that waits does not need. What lets its reader in may grow old
     meanwhile, as no stream is longer than an answer; when that is over for another reason, AccessEnded is raised."""
-    watcher = Watcher(turn.pk, replace(place) if place else Place())
-    with stream:
-        _end_thread_of_request()
-        guest = await guests().admit(dataclasses.replace(stream.admission, expires_at=None), watcher.shut_out)
-        try:
-            async with aclosing(watch(turn, watcher=watcher)) as batches:
-                yield batches
-        finally:
-            guests().dismiss(guest)
+    _end_thread_of_request()
+    guest = await guests().admit(dataclasses.replace(admission, expires_at=None), watcher.shut_out)
+    try:
+        async with aclosing(watch(turn, watcher=watcher)) as batches:
+            yield batches
+    finally:
+        guests().dismiss(guest)
 
 
 def _end_thread_of_request() -> None:

@@ -22,6 +22,7 @@ from chat.llm.providers.errors import ProviderError
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
 from chat.models import LanguageModel
 from chat.turns import answer_cache
+from chat.turns.called_tools import write_calls
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
 from chat.turns.leases import find_stopped_holder
@@ -82,10 +83,11 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter,
         async for event in events:
             match event:
                 case Delta():
-                    claimed.characters += len(event.text) + len(event.reasoning)
+                    calls = write_calls(event.tool_calls) if event.tool_calls else ""
+                    claimed.characters += len(event.text) + len(event.reasoning) + len(calls)
                     too_many = claimed.characters - max_characters
                     if too_many > 0:
-                        event = _shorten(event, too_many)
+                        event, calls = _shorten(event, too_many - len(calls)), ""
                     is_first = live.is_empty
                     if event.reasoning:
                         if is_first:
@@ -94,6 +96,9 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter,
                     if event.text:
                         claimed.end_reasoning()
                         live.add(EntryKind.TEXT, event.text)
+                    if calls:
+                        claimed.end_reasoning()
+                        live.add(EntryKind.TOOL_CALLS, calls)
                     if is_first:
                         claimed.turn.first_token_at = timezone.now()
                     writer.schedule(live, urgently=is_first)
@@ -115,7 +120,8 @@ async def _write_events(claimed: ClaimedTurn, live: LiveText, writer: LogWriter,
 
 
 def _shorten(delta: Delta, characters: int) -> Delta:
-    """Return a delta without its last characters; its text comes after its reasoning."""
+    """Return a delta without its last characters; its text comes after its reasoning. Less than none cuts nothing."""
+    characters = max(0, characters)
     text, whole = len(delta.text), len(delta.text) + len(delta.reasoning) - characters
     return Delta(delta.text[: max(0, text - characters)], delta.reasoning[: max(0, whole)])
 
@@ -173,6 +179,7 @@ def _outcome(claimed: ClaimedTurn, live: LiveText, error: BaseException | None, 
         status,
         live.text,
         live.reasoning,
+        live.tool_calls or None,
         instead_of=_instead_of(started) if started else "",
         instead_because=started.instead_because if started else "",
         finish_reason=finish.reason if finish else "",
@@ -197,7 +204,7 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
     """Return the status and error code. What showed something is interrupted, what showed nothing failed."""
     broken = Turn.Status.FAILED if live.is_empty else Turn.Status.INTERRUPTED
     match error:
-        case None if code := _missing_answer(claimed.finish, live.text):
+        case None if code := _missing_answer(claimed.finish, live):
             return broken, code
         case None:
             return Turn.Status.COMPLETED, ""
@@ -213,11 +220,14 @@ def _status(claimed: ClaimedTurn, live: LiveText, error: BaseException | None) -
     return broken, "internal_error"
 
 
-def _missing_answer(finish: Finish | None, text: str) -> str:
-    """Return the code of a finished answer that is none: withheld, declined, a tool call, or without a word."""
+def _missing_answer(finish: Finish | None, live: LiveText) -> str:
+    """Return the code of a finished answer that is none: withheld, declined, a call of a tool that was not offered, or
+    without a word."""
+    if live.tool_calls and finish is not None and finish.reason == "tool_call":
+        return ""
     if finish is not None and finish.reason in ("content_filter", "refusal", "tool_call"):
         return finish.reason
-    if text.strip():
+    if live.text.strip():
         return ""
     return "thought_too_long" if finish is not None and finish.reason == "length" else "empty_answer"
 

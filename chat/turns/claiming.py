@@ -24,6 +24,7 @@ from chat.llm.providers.streaming import END_SECONDS
 from chat.models import LanguageModel
 from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
+from chat.turns.asked import read_asked
 from chat.turns.closing import close_turn
 from chat.turns.outcomes import with_unanswered
 from chat.turns.sent_requests import SentRequest
@@ -70,7 +71,9 @@ class ClaimedTurn:
 
     @property
     def is_first_answer(self) -> bool:
-        """Whether this is the first answer on its way from the root, and complete."""
+        """Whether this is the first answer on its way from the root, and complete: what a program asks has no title."""
+        if self.turn.is_completion:
+            return False
         is_first = all(message.role != "assistant" for message in self.request.messages) and not self.turn.trimmed_turns
         return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)
 
@@ -125,6 +128,23 @@ def claim_turn(turn: Turn, sent_before: Sequence[SentRequest] = ()) -> ClaimedTu
 
 
 def _prepare(turn: Turn) -> ClaimedTurn:
+    return _prepare_completion(turn) if turn.is_completion else _prepare_question(turn)
+
+
+def _prepare_completion(turn: Turn) -> ClaimedTurn:
+    asked = read_asked(turn.pk)
+    request = AnswerRequest(
+        messages=asked.messages,
+        max_output=turn.max_output,
+        effort=turn.effort,
+        options=asked.options,
+        cache_key=_digest(f"{turn.owner_id}\n{asked.beginning}"),
+        end_user=_pseudonym(turn.owner_id),
+    )
+    return ClaimedTurn(turn, prompts.filter_seeing(_list_candidates(turn), asked), request)
+
+
+def _prepare_question(turn: Turn) -> ClaimedTurn:
     files = decode_attached(turn.attachments)
     candidates = prompts.filter_capable(_list_candidates(turn), files)
     parent = access.find_turn(turn.parent_id) if turn.parent_id else None
@@ -186,4 +206,8 @@ def _list_models(turn: Turn, candidates: list[Candidate]) -> list[LanguageModel]
 
 def _pseudonym(owner_id: int) -> str:
     """Return a name for the person that a provider may see: always the same, and not traceable to them."""
-    return hashlib.blake2b(str(owner_id).encode(), key=settings.SECRET_KEY.encode()[:64], digest_size=16).hexdigest()
+    return _digest(str(owner_id))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), key=settings.SECRET_KEY.encode()[:64], digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """The end of a turn's log: its readers and its owner's open pages learn that the turn is saved.
 
-Everything the turn had on Redis goes with it: its lease, its mark, who has it on board, what was sent for it
-and its queue entry.
+Everything the turn had on Redis goes with it: its lease, its mark, who has it on board, what was sent for it, what a
+program asked with it, and its queue entry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from chat.turns.answer_cache import CacheWrite
+from chat.turns.asked import asked_key
 from chat.turns.leases import lease_key
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entry, log_key
 from chat.turns.presence import aboard_key
@@ -36,7 +37,7 @@ async def announce_end(
         turn.pk,
         gen=turn.gen,
         owner_id=turn.owner_id,
-        characters=len(turn.answer),
+        characters=len(turn.answer) + len(turn.tool_calls or ""),
         holder=holder,
         queue_entry=queue_entry,
         cache_write=cache_write,
@@ -56,7 +57,8 @@ async def end_log(
 ) -> None:
     """End a log; without an owner, of a turn that was erased. May be repeated.
 
-    `characters` is the length of the saved answer: a reader that has less knows that something is missing.
+    `characters` is the length of the saved answer, with the tools that it calls: a reader that has less knows that
+    something is missing.
     """
     end = Entry(turn_id.bytes, EntryKind.END, gen, characters, "" if owner_id is None else str(owner_id))
     cache: dict[str, Value] = {}
@@ -78,6 +80,7 @@ async def end_log(
         mark=queued_key(turn_id),
         aboard=aboard_key(turn_id),
         sent=sent_key(turn_id),
+        asked=asked_key(turn_id),
         holder=holder,
         end_entry=encode_entry(end),
         log_seconds=KEPT_AFTER_END_SECONDS,
@@ -110,6 +113,7 @@ def end_erased(redis: SyncRedis, turn_ids: Iterable[UUID]) -> None:
             mark=queued_key(turn_id),
             aboard=aboard_key(turn_id),
             sent=sent_key(turn_id),
+            asked=asked_key(turn_id),
             holder="",
             end_entry=encode_entry(Entry(turn_id.bytes, EntryKind.END, 0)),
             log_seconds=KEPT_AFTER_END_SECONDS,

@@ -4,7 +4,7 @@ Each turn has a stream `turn:<id>:log`. One script checks the lease (leases.py),
 every web process: nothing a reader was shown is missing from the stream, and nothing from a runner without the lease is
 in either. The stream is the truth; the notification carries the same entries, so that readers seldom have to read it.
 
-Offsets are in characters (Unicode code points), of text and of reasoning separately.
+Offsets are in characters (Unicode code points), of text, of reasoning and of calls of tools separately.
 """
 
 import logging
@@ -51,6 +51,16 @@ class EntryKind(IntEnum):
     WAITING = 6  # `at` is its position in the queue; only between a hub and its watchers
     REVOKED = 7  # of no turn: something that let the person in is over; text is their id. Only a notification
     CHANGED = 8  # a conversation, whose id is `turn`; text is its owner's id. Only from `notices` to listeners
+    TOOL_CALLS = 9  # text is lines of called_tools.py
+
+
+GROWING: dict[int, str] = {
+    EntryKind.REASONING: "reasoning",
+    EntryKind.TEXT: "text",
+    EntryKind.TOOL_CALLS: "tool_calls",
+}
+"""The kinds of what grows while a turn is written, in the order in which they come at one moment, and what a place and
+a replay call them."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -99,6 +109,7 @@ class Replay(msgspec.Struct):
     gen: int = 0
     text: str = ""
     reasoning: str = ""
+    tool_calls: str = ""
     begun: str = ""  # as encode_begun wrote it; empty if nobody began
     outcome: str = ""  # as encode_outcome wrote it; empty if it is not known
     is_ended: bool = False
@@ -107,7 +118,7 @@ class Replay(msgspec.Struct):
 
     @property
     def was_shown(self) -> bool:
-        return bool(self.text or self.reasoning)
+        return bool(self.text or self.reasoning or self.tool_calls)
 
     @property
     def must_be_kept(self) -> bool:
@@ -156,8 +167,13 @@ def encode_begun(
 
 def decode_begun(replay: Replay) -> Begun:
     """Return who answered; an empty Begun if the log does not say, or nothing that can be read."""
+    return read_begun(replay.begun)
+
+
+def read_begun(text: str) -> Begun:
+    """Return who answers by the text of a BEGUN entry; an empty Begun for nothing, or nothing that can be read."""
     try:
-        begun = msgspec.json.decode(replay.begun, type=Begun) if replay.begun else Begun()
+        begun = msgspec.json.decode(text, type=Begun) if text else Begun()
         if begun.price:
             read_price(begun.price)
     except msgspec.MsgspecError:
@@ -167,8 +183,8 @@ def decode_begun(replay: Replay) -> Begun:
 
 
 def encode_outcome(outcome: Outcome) -> str:
-    """Return the text of an OUTCOME entry: without answer and reasoning, which the log has already."""
-    return msgspec.json.encode(msgspec.structs.replace(outcome, answer="", reasoning="")).decode()
+    """Return the text of an OUTCOME entry: without what grew, which the log has already."""
+    return msgspec.json.encode(msgspec.structs.replace(outcome, answer="", reasoning="", tool_calls=None)).decode()
 
 
 def decode_outcome(replay: Replay) -> Outcome | None:
@@ -186,7 +202,9 @@ def decode_outcome(replay: Replay) -> Outcome | None:
     ):
         logger.warning("Log not believed", extra={"kind": "outcome"})
         return None
-    return msgspec.structs.replace(outcome, answer=replay.text, reasoning=replay.reasoning)
+    return msgspec.structs.replace(
+        outcome, answer=replay.text, reasoning=replay.reasoning, tool_calls=replay.tool_calls or None
+    )
 
 
 def replay(entries: Iterable[Entry]) -> Replay:
@@ -247,15 +265,13 @@ def read_log_sync(redis: SyncRedis, turn_id: UUID) -> list[Entry]:
 
 
 def _add(result: Replay, entry: Entry) -> None:
+    if field := GROWING.get(entry.kind):
+        text: str = getattr(result, field)
+        result.has_hole = entry.at > len(text)
+        if not result.has_hole:
+            setattr(result, field, text[: entry.at] + entry.text)
+        return
     match entry.kind:
-        case EntryKind.TEXT:
-            result.has_hole = entry.at > len(result.text)
-            if not result.has_hole:
-                result.text = result.text[: entry.at] + entry.text
-        case EntryKind.REASONING:
-            result.has_hole = entry.at > len(result.reasoning)
-            if not result.has_hole:
-                result.reasoning = result.reasoning[: entry.at] + entry.text
         case EntryKind.BEGUN:
             result.begun = entry.text
         case EntryKind.OUTCOME:

@@ -14,6 +14,7 @@ from chat.llm.health.overview import unavailable_models
 from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, SETTLE_BYTES_PER_TOKEN, estimate_tokens, max_cost
 from chat.llm.selection import AUTO, QuestionProfile, Selection, choose, encode_candidates, find_other
 from chat.turns import prompts
+from chat.turns.asked import Asked
 from history import tree
 from history.models import Turn
 
@@ -21,7 +22,8 @@ from history.models import Turn
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
     """What an offer is made for: the question, which model it names, and what goes with it. `only_free`: the person may
-    cost nothing yet. `only` are the keys of the models that may answer; empty: all."""
+    cost nothing yet. `only` are the keys of the models that may answer; empty: all. `asked` is the whole conversation,
+    where a program has sent it, in place of a question with what came before it."""
 
     model: str
     only_free: bool
@@ -31,6 +33,7 @@ class OfferRequest:
     parent: Turn | None
     instructions: str = ""  # of the folder
     only: frozenset[str] = frozenset()
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Offer:
 
 def make_offer(request: OfferRequest) -> Offer:
     """Return who may answer and what that can cost; raises what `choose`, `filter_capable` and `build_prompt` do."""
-    profile, files = request.profile, request.files
+    profile, asked = request.profile, request.asked
     selection = choose(
         request.model,
         request.entitlements,
@@ -61,17 +64,23 @@ def make_offer(request: OfferRequest) -> Offer:
         only_free=request.only_free,
         only=request.only,
     )
-    candidates = prompts.filter_capable(selection.candidates, files)
+    if asked is None:
+        candidates = prompts.filter_capable(selection.candidates, request.files)
+    else:
+        candidates = prompts.filter_seeing(selection.candidates, asked)
     max_output = min(profile.answer_tokens, *(candidate.model.max_output for candidate in candidates))
     models = [candidate.model for candidate in candidates]
-    prompt = prompts.build_prompt(
-        models,
-        tree.path_to_root(request.parent),
-        profile.question,
-        files,
-        max_output=max_output,
-        instructions=request.instructions,
-    )
+    if asked is None:
+        prompt = prompts.build_prompt(
+            models,
+            tree.path_to_root(request.parent),
+            profile.question,
+            request.files,
+            max_output=max_output,
+            instructions=request.instructions,
+        )
+    else:
+        prompt = prompts.prompt_as_asked(models, asked, max_output=max_output)
     tokens = prompt.tokens()
     return Offer(
         request=request,
@@ -129,6 +138,20 @@ def profile_question(
         has_images=any(file.kind == "image" for file in files),
         has_pdfs=any(file.kind == "pdf" for file in files),
         has_scans=any(map(prompts.is_scan, files)),
+        left_micros=budget.left_micros,
+    )
+
+
+def profile_asked(asked: Asked, budget: Budget, *, max_output: int | None) -> QuestionProfile:
+    """Return the same of what a program asks, which wants an answer of `max_output` tokens at most."""
+    tokens = prompts.Prompt(asked.messages, 0, prompts.asked_file_tokens((), asked), asked.options.texts).tokens()
+    allowed = min(budget.entitlements.answer_tokens, settings.MAX_TOKENS)
+    return QuestionProfile(
+        question=asked.question,
+        min_tokens=tokens,
+        tokens=tokens,
+        answer_tokens=allowed if max_output is None else min(allowed, max_output),
+        has_images=asked.has_images,
         left_micros=budget.left_micros,
     )
 

@@ -1,7 +1,6 @@
 """Opens a turn: everything that can refuse a question comes before anything is written or spent."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
@@ -14,7 +13,7 @@ from accounts.confirmation import must_confirm_email
 from accounts.models import ApiKey
 from billing import entitlements, metering
 from billing.entitlements import Budget
-from billing.errors import AllowanceUsedUp, ComparisonNotInPlan, PartUsedUp, SpendLimitReached
+from billing.errors import ComparisonNotInPlan, SpendLimitReached
 from chat.attachments.binding import (
     Attached,
     bind_files,
@@ -23,23 +22,17 @@ from chat.attachments.binding import (
     get_usable_files,
     unbind_files,
 )
-from chat.errors import BadText, KeyUsedUp, TextTooLong
+from chat.errors import BadText, TextTooLong
 from chat.llm import spending
 from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
-from chat.turns import by_key, limits
-from chat.turns.known_turns import (
-    BeingWritten,
-    await_written,
-    check_same_question,
-    find_known_turn,
-    refuse_reserved,
-)
+from chat.turns import by_key
+from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
+from chat.turns.known_turns import BeingWritten, await_written, check_same_question, find_known_turn
 from chat.turns.limits import Limit
 from chat.turns.offer import (
     Offer,
     OfferRequest,
-    make_cheaper_offer,
     make_offer,
     make_other_offer,
     profile_question,
@@ -56,8 +49,6 @@ from history.temporary import check_turn_id, is_temporary
 
 LATEST: Literal["latest"] = "latest"
 """The end of the branch that is chosen."""
-MAX_TRIES = 5
-"""How often a question is checked at most, when others are faster each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +179,7 @@ def _open_new(owner_id: int, question: Question, *, tries_left: int) -> OpenedTu
 
     # 4. A place in the queue, the rate limit, and the money.
     try:
-        offer, limit = _admit(owner_id, question, budget, offer)
+        offer, limit = admit(owner_id, question.turn_id, question.key, budget, offer)
     except SpendLimitReached:
         spending.forget_spending()
         if not tries_left or question.model not in ("", AUTO):
@@ -281,77 +272,13 @@ def _find_place(owner_id: int, question: Question, conversation: Conversation | 
     return TreePlace(tree.check_finished(end.leaf) if end.leaf else None, seq=end.last_seq + 1)
 
 
-def _admit(owner_id: int, question: Question, budget: Budget, offer: Offer) -> tuple[Offer, Limit | None]:
-    """Count the question, in its hour and in the queue, and reserve what it can cost; return the offer that is reserved
-    for, and the rate limit.
-
-    A question that is refused, or known already, is not counted. Raises what `refuse_reserved` does when the id has a
-    reservation that was not given back.
-    """
-    key, per_hour = question.turn_id, budget.entitlements.turns_per_hour
-    try:
-        limit = limits.count_question(owner_id, key, turns_per_hour=per_hour)
-        try:
-            offer = _reserve(owner_id, question, budget, offer)
-        except Exception:
-            limits.uncount_question(owner_id, key, turns_per_hour=per_hour)
-            raise
-    except RedisError as error:
-        raise Unavailable(retry_after=5) from error
-    return offer, limit
-
-
-def _reserve(owner_id: int, question: Question, budget: Budget, offer: Offer) -> Offer:
-    """Reserve what the offer can cost; return the offer. What costs nothing is held too: it counts among the answers at
-    once, and its id is one that others can see is taken.
-
-    Auto chose for what was left, but another question may have taken that meanwhile: then it chooses again, cheaper
-    each time, before the question is refused. The same for what was left of the month of an API key.
-    """
-    while True:
-        try:
-            is_ours = metering.reserve(
-                owner_id,
-                question.turn_id,
-                amount_micros=offer.max_cost_micros,
-                budget=budget,
-                supplier_holds=offer.supplier_holds,
-                part=by_key.part_of(question.key),
-            )
-            if not is_ours:
-                refuse_reserved(question.turn_id)
-            return offer
-        except PartUsedUp as error:
-            cheaper = make_cheaper_offer(offer, error.left_micros)  # of the account there is more
-            if cheaper is None:
-                assert question.key is not None
-                raise KeyUsedUp(question.key.name, resets_at=error.resets_at) from error
-            offer = cheaper
-        except AllowanceUsedUp:
-            cheaper = make_cheaper_offer(offer, budget.left_micros)
-            if cheaper is None:
-                raise
-            offer = cheaper
-
-
 def _bind_or_give_back(owner_id: int, question: Question, budget: Budget, files: Sequence[Attached]) -> None:
     """Give the files to the turn; if that fails, give back what was counted and reserved for it."""
     try:
         bind_files(files, turn_id=question.turn_id, conversation_id=question.conversation_id)
     except Exception:
-        _give_back(owner_id, question.turn_id, budget)
+        give_back(owner_id, question.turn_id, budget)
         raise
-
-
-def _give_back(owner_id: int, turn_id: UUID, budget: Budget) -> None:
-    """Give back what was counted and reserved for a question that is refused after all.
-
-    A turn that is there was written by another request since, and the reservation is its own.
-    """
-    if access.find_turn(turn_id) is None:
-        metering.release(turn_id)
-    with suppress(RedisError):
-        limits.uncount_question(owner_id, turn_id, turns_per_hour=budget.entitlements.turns_per_hour)
 
 
 def _make_turn(
@@ -394,7 +321,7 @@ def _write_or_give_back(
         return conversation, written
     except DomainError:
         unbind_files(turn.pk)
-        _give_back(turn.owner_id, turn.pk, budget)
+        give_back(turn.owner_id, turn.pk, budget)
         raise
 
 
@@ -402,6 +329,5 @@ def _return_written_before(turn: Turn, owner_id: int, question: Question, budget
     """Return a turn that was there although its reservation had been given back: it failed without costing anything."""
     if not turn.is_open:
         metering.release(turn.pk)
-    with suppress(RedisError):
-        limits.uncount_question(owner_id, turn.pk, turns_per_hour=budget.entitlements.turns_per_hour)
+    uncount(owner_id, turn.pk, budget)
     return OpenedTurn(check_same_question(turn, owner_id, question.conversation_id))

@@ -54,7 +54,7 @@ def priced_outcome(
     when it began; without one it is the price of when the question was asked, as far as it is known today.
     """
     usage_source = "provider" if usage else "estimated"
-    if usage is None and (ended.answer or ended.reasoning or stopped):
+    if usage is None and (ended.answer or ended.reasoning or ended.tool_calls or stopped):
         usage = _estimate(turn, ended, stopped)
     if model is None:
         return msgspec.structs.replace(
@@ -107,8 +107,8 @@ def with_unanswered(turn: Turn, outcome: Outcome, requests: Iterable[SentRequest
 
 def _estimate(turn: Turn, ended: Outcome, stopped: SentRequest | None) -> TokenUsage:
     """Return what was shown, in tokens. A model that was stopped before its first word may have thought a little."""
-    reasoning, answer = map(_estimate_text, (ended.reasoning, ended.answer))
-    if stopped and not ended.answer:
+    reasoning, answer = map(_estimate_text, (ended.reasoning, ended.answer + (ended.tool_calls or "")))
+    if stopped and not answer:
         reasoning = max(reasoning, stopped.thought_tokens)
     output = min(turn.max_output, answer + reasoning)
     return TokenUsage(input=turn.input_tokens, output=output, reasoning=min(output, reasoning))

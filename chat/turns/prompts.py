@@ -14,6 +14,7 @@ from chat.llm.pricing import RESERVE_BYTES_PER_TOKEN, estimate_tokens, question_
 from chat.llm.providers.base import File, Message
 from chat.models import LanguageModel
 from chat.provider_registry import PAID_PROVIDERS, token_factor_of
+from chat.turns.asked import Asked
 from chat.turns.quoting import break_markers, mention_file, quote_file
 from history.models import Turn
 
@@ -56,16 +57,42 @@ class Prompt:
     messages: tuple[Message, ...]
     trimmed_turns: int
     file_tokens: int = 0
+    option_texts: tuple[str, ...] = ()  # tools, which are sent beside the messages
 
     def tokens(self, bytes_per_token: int = RESERVE_BYTES_PER_TOKEN) -> int:
         """Return an estimate of its length; only for a prompt whose files were not loaded."""
         files = self.file_tokens * RESERVE_BYTES_PER_TOKEN // bytes_per_token
-        return files + estimate_tokens((message.text for message in self.messages), bytes_per_token=bytes_per_token)
+        texts = (text for message in self.messages for text in message.texts)
+        return files + estimate_tokens((*texts, *self.option_texts), bytes_per_token=bytes_per_token)
 
 
 def add_instructions(ours: str, of_folder: str) -> str:
     """Return our instructions with those of a folder: one message, as some models read no second one."""
     return f"{ours}\n\n{of_folder}" if of_folder else ours
+
+
+def prompt_as_asked(models: Sequence[LanguageModel], asked: Asked, *, max_output: int) -> Prompt:
+    """Return what a program asks as the prompt that it is: nothing is added, and nothing left out. Raises
+    ContextExceeded where it does not fit every model's window beside an answer of `max_output` tokens."""
+    prompt = Prompt(asked.messages, 0, asked_file_tokens(models, asked), asked.options.texts)
+    if prompt.tokens() > min(question_room(model, max_output) for model in models):
+        raise ContextExceeded
+    return prompt
+
+
+def asked_file_tokens(models: Sequence[LanguageModel], asked: Asked) -> int:
+    """Return the tokens of the images that a program sends, for the model that makes most of each."""
+    files = (file for message in asked.messages for file in message.files)
+    return sum(_most(models, partial(_size_tokens, file.width, file.height)) for file in files)
+
+
+def filter_seeing(candidates: list[Candidate], asked: Asked) -> list[Candidate]:
+    """Return the candidates that can take what a program asks; raises NoVision when none sees the images in it."""
+    if asked.has_images:
+        candidates = [candidate for candidate in candidates if candidate.model.sees_images]
+        if not candidates:
+            raise NoVision
+    return candidates
 
 
 def filter_capable(candidates: list[Candidate], files: Sequence[Attached]) -> list[Candidate]:
@@ -290,7 +317,11 @@ def _text_tokens(file: Attached) -> int:
 
 
 def _image_tokens(file: Attached, provider: str, provider_model: str) -> int:
-    return image_tokens(provider, provider_model, file.width, file.height)
+    return _size_tokens(file.width, file.height, provider, provider_model)
+
+
+def _size_tokens(width: int, height: int, provider: str, provider_model: str) -> int:
+    return image_tokens(provider, provider_model, width, height)
 
 
 def _most(models: Sequence[LanguageModel], tokens_of: Callable[[str, str], int]) -> int:

@@ -67,7 +67,7 @@ def turn_of(fields: Mapping[bytes, bytes]) -> UUID | None:
 
 
 def enqueue(turn: Turn) -> None:
-    """Hand the turn to the runners, and notify the owner's open pages of it.
+    """Hand the turn to the runners, and notify the owner's open pages of it, unless a program asks: it is on no page.
 
     An unreachable Redis is no error: the sweep finds queued turns without an entry.
     """
@@ -81,7 +81,7 @@ def enqueue(turn: Turn) -> None:
             turn=turn.pk.bytes,
             mark_seconds=QUEUED_SECONDS,
             channel=WAKE_UPS,
-            notification=encode_entries([opened]),
+            notification=encode_entries([] if turn.is_completion else [opened]),
         )
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})

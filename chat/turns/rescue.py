@@ -87,6 +87,7 @@ def _interrupted(turn: Turn, remains: Remains) -> Outcome:
         Turn.Status.INTERRUPTED,
         replay.text,
         replay.reasoning,
+        replay.tool_calls or None,
         instead_of=begun.instead_of,
         instead_because=begun.instead_because,
         error="runner_lost",

@@ -19,7 +19,7 @@ from django.db import OperationalError
 from redis.exceptions import RedisError
 
 from chat.errors import AccessEnded
-from chat.turns.log import WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
+from chat.turns.log import GROWING, WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
 from chat.turns.queue import queue_positions
 from core.errors import NotFound
 from core.loops import PerLoop
@@ -41,11 +41,12 @@ MAX_BACKLOG_CHARACTERS = 16_384
 
 
 class Place(msgspec.Struct):
-    """How far a reader is: the generation, and the characters of text and of reasoning it has."""
+    """How far a reader is: the generation, and the characters of text, of reasoning and of calls of tools it has."""
 
     gen: int = 0
     text: int = 0
     reasoning: int = 0
+    tool_calls: int = 0
 
 
 class Watcher:
@@ -54,12 +55,23 @@ class Watcher:
     __slots__ = (
         *("_backlog", "_backlog_characters", "_came_while_reading", "_may_have_missed", "_pause_seconds"),
         *("_place_before_reading", "_queue_position", "_reads_at", "_waiter"),
-        *("has_gap", "is_ended", "is_silent", "is_shut_out", "last_heard_at", "place", "reads_whole_log", "turn_id"),
+        *(
+            "begun",
+            "has_gap",
+            "is_ended",
+            "is_silent",
+            "is_shut_out",
+            "last_heard_at",
+            "place",
+            "reads_whole_log",
+            "turn_id",
+        ),
     )
 
     def __init__(self, turn_id: UUID, place: Place) -> None:
         self.turn_id = turn_id
         self.place = place
+        self.begun = ""  # who answers, as encode_begun wrote it, where the log was read from its start
         self.is_ended = False
         self.has_gap = True  # nothing was read yet
         self.reads_whole_log = True  # the place came from a client: of what is before it, anything may be missing
@@ -88,8 +100,10 @@ class Watcher:
                 self._wake()
         elif entry.kind == EntryKind.END:
             self._receive_end(entry)
-        elif entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
+        elif entry.kind in GROWING:
             self._receive_text(entry)
+        elif entry.kind == EntryKind.BEGUN:
+            self.begun = entry.text
 
     def start_reading_log(self) -> None:
         """Keep what is received from now on: the log, when it has been read, may not have it."""
@@ -123,9 +137,11 @@ class Watcher:
     def has(self, entry: Entry) -> bool:
         """Whether the reader has this part of the present generation to its end."""
         place = self.place
-        if entry.gen != place.gen or entry.kind not in (EntryKind.TEXT, EntryKind.REASONING):
+        field = GROWING.get(entry.kind)
+        if entry.gen != place.gen or field is None:
             return False
-        return entry.at + len(entry.text) <= (place.text if entry.kind == EntryKind.TEXT else place.reasoning)
+        has: int = getattr(place, field)
+        return entry.at + len(entry.text) <= has
 
     def receive_saved(self, turn: Turn) -> None:
         """Receive what is missing from the saved turn, and its end; nothing if that came while it was being read."""
@@ -138,6 +154,7 @@ class Watcher:
         for kind, text, at in (
             (EntryKind.REASONING, turn.reasoning, self.place.reasoning),
             (EntryKind.TEXT, turn.answer, self.place.text),
+            (EntryKind.TOOL_CALLS, turn.tool_calls or "", self.place.tool_calls),
         ):
             if len(text) > at:
                 self._keep(Entry(turn.pk.bytes, kind, gen, at, text[at:]))
@@ -226,8 +243,9 @@ class Watcher:
             self._reads_at = monotonic() + self._pause_seconds * random.uniform(0.5, 1)  # noqa: S311  jitter
 
     def _receive_end(self, entry: Entry) -> None:
-        if entry.at and (entry.gen > self.place.gen or self.place.text < entry.at):  # the end of the text is missing
-            self.mark_gap()
+        place = self.place
+        if entry.at and (entry.gen > place.gen or place.text + place.tool_calls < entry.at):
+            self.mark_gap()  # the end of the text is missing
             return
         self._keep(entry)
         self.is_ended = True
@@ -238,7 +256,7 @@ class Watcher:
             return
         if entry.gen > place.gen:
             place = self.place = Place(entry.gen)
-        field = "text" if entry.kind == EntryKind.TEXT else "reasoning"
+        field = GROWING[entry.kind]
         have = getattr(place, field)
         if entry.at > have or self.is_full:
             self.mark_gap()
@@ -404,7 +422,7 @@ def hub() -> Hub:
 async def watch(
     turn: Turn, place: Place | None = None, *, watcher: Watcher | None = None
 ) -> AsyncGenerator[list[Entry]]:
-    """Yield what comes after `place`, as lists of TEXT, REASONING and at last one END entry; then stop.
+    """Yield what comes after `place`, as lists of TEXT, REASONING, TOOL_CALLS and at last one END entry; then stop.
 
     WAITING entries may come before the first of them, while the turn is queued. An empty list says that nothing came
     for SILENCE_SECONDS. A new generation begins at offset 0: a reader drops what it had. `turn` is the row as the

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from chat.turns.leases import LEASE_MS, LeaseLost, lease_key, take_lease
 from chat.turns.log import (
     APPEND,
+    GROWING,
     KEPT_WHILE_OPEN_SECONDS,
     RENEWED,
     WAKE_UPS,
@@ -91,10 +92,10 @@ class LiveText:
         self.ticked_at = 0.0
         self.tick_waiter: asyncio.Future[None] | None = None  # done at the next tick
         self._has_sent_outcome = False
-        self._parts: tuple[list[str], list[str]] = ([], [])  # by kind: text, reasoning
-        self._pending_parts = [0, 0]  # how many parts the log will have with the entries on their way
-        self._sent_parts = [0, 0]  # how many parts the log has
-        self._sent_characters = [0, 0]  # the characters of those
+        self._parts: dict[int, list[str]] = {kind: [] for kind in GROWING}
+        self._pending_parts = _none_of_each()  # how many parts the log will have with the entries on their way
+        self._sent_parts = _none_of_each()  # how many parts the log has
+        self._sent_characters = _none_of_each()  # the characters of those
 
     @property
     def holder(self) -> str:
@@ -109,13 +110,17 @@ class LiveText:
         return mend("".join(self._parts[EntryKind.REASONING]))
 
     @property
+    def tool_calls(self) -> str:
+        return "".join(self._parts[EntryKind.TOOL_CALLS])
+
+    @property
     def is_empty(self) -> bool:
-        return not self._parts[EntryKind.TEXT] and not self._parts[EntryKind.REASONING]
+        return not any(self._parts.values())
 
     @property
     def is_unsent(self) -> bool:
         """Whether the log has no text of it."""
-        return not self._sent_parts[0] and not self._sent_parts[1]
+        return not any(self._sent_parts.values())
 
     @property
     def is_lost(self) -> bool:
@@ -127,19 +132,21 @@ class LiveText:
     def rewind(self, gen: int) -> None:
         """Begin again under another generation, that was claimed: the log will have nothing."""
         self.gen, self.has_claimed_next = gen, True
-        self.log_length, self._sent_parts, self._sent_characters = 0, [0, 0], [0, 0]
+        self.log_length, self._sent_parts, self._sent_characters = 0, _none_of_each(), _none_of_each()
         self._has_sent_outcome = False
 
     def take_pending(self) -> list[Entry]:
-        """Return what the log does not have, now on its way: who answers, then reasoning, text, and how it ended."""
+        """Return what the log does not have, now on its way: who answers, then reasoning, text, tools that are called,
+        and how it ended."""
         turn = self.turn.pk.bytes
-        entries, pending_parts = [], [0, 0]
+        entries, pending_parts = [], {}
         if self.begun and self.is_unsent:
             entries.append(Entry(turn, EntryKind.BEGUN, self.gen, 0, self.begun))
-        for kind in (EntryKind.REASONING, EntryKind.TEXT):
-            if new := self._parts[kind][self._sent_parts[kind] :]:
-                entries.append(Entry(turn, kind, self.gen, self._sent_characters[kind], "".join(new)))
-            pending_parts[kind] = len(self._parts[kind])
+        for kind, parts in self._parts.items():
+            sent = self._sent_parts[kind]
+            if len(parts) > sent:
+                entries.append(Entry(turn, kind, self.gen, self._sent_characters[kind], "".join(parts[sent:])))
+            pending_parts[kind] = len(parts)
         if self.outcome and not self._has_sent_outcome:
             entries.append(Entry(turn, EntryKind.OUTCOME, self.gen, 0, self.outcome))
         self._pending_parts = pending_parts
@@ -150,7 +157,7 @@ class LiveText:
         self.log_length += len(entries)
         self._sent_parts = self._pending_parts.copy()
         for entry in entries:
-            if entry.kind in (EntryKind.TEXT, EntryKind.REASONING):
+            if entry.kind in GROWING:
                 self._sent_characters[entry.kind] += len(entry.text)
             elif entry.kind == EntryKind.OUTCOME:
                 self._has_sent_outcome = True
@@ -163,8 +170,8 @@ class LiveText:
 
     def break_off(self, error: Exception) -> None:
         """Drop what is not on its way into the log, as it cannot be written; the turn ends with `error`."""
-        for parts, pending in zip(self._parts, self._pending_parts, strict=True):
-            del parts[pending:]
+        for kind, parts in self._parts.items():
+            del parts[self._pending_parts[kind] :]
         if not self.broken.done():
             self.broken.set_exception(error)
             self.broken.exception()  # seen: whoever answers the turn may be gone
@@ -172,6 +179,10 @@ class LiveText:
     def mark_lost(self) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def _none_of_each() -> dict[int, int]:
+    return dict.fromkeys(GROWING, 0)
 
 
 class LogWriter:

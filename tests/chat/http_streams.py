@@ -17,11 +17,11 @@ PATIENCE_SECONDS = 30
 class HttpStream:
     """One request as a server hands it over: `status`, and `body` as far as it has come."""
 
-    def __init__(self, access: str, path: str, asked: dict[str, Any] | None = None) -> None:
+    def __init__(self, access: str, path: str, asked: dict[str, Any] | None = None, *, root: str = "/api/v1/") -> None:
         self.status = 0
         self.body = b""
         self.is_stuck = False  # whether nothing can be sent to it, as when its buffer is full
-        self._access, self._path, self._asked = access, path, asked
+        self._access, self._path, self._asked = access, root + path, asked
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._came = asyncio.Condition()
         self.task: asyncio.Task[None] | None = None
@@ -38,7 +38,7 @@ class HttpStream:
             "type": "http",
             "asgi": {"version": "3.0"},
             "method": "POST" if body else "GET",
-            "path": f"/api/v1/{self._path}",
+            "path": self._path,
             "query_string": b"",
             "headers": headers,
         }

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from chat.provider_registry import ChatParameters
 
 
@@ -36,12 +38,14 @@ BASE64_CHUNK_BYTES = 384 * 1024
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a question, as the model takes it."""
+    """A file of a question, as the model takes it. An image's size is in pixels, 0 where it is not known."""
 
     kind: Literal["image", "pdf"]
     media_type: str
     name: str
     data: bytes = field(repr=False)
+    width: int = 0
+    height: int = 0
 
     @property
     def base64(self) -> str:
@@ -72,6 +76,12 @@ class Message:
     files: tuple[File, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that is sent of it, but for files: its text, each call of a tool, or the id of the one it answers."""
+        calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
+        return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,12 @@ class AnswerOptions:
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is sent of them besides the messages, as JSON: each tool, and the schema."""
+        sent = (*self.tools, self.json) if self.json else self.tools
+        return tuple(msgspec.json.encode(one).decode() for one in sent)
 
 
 NO_OPTIONS = AnswerOptions()

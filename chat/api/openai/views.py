@@ -1,0 +1,332 @@
+"""The OpenAI-compatible API: `/v1/models` and `/v1/chat/completions`.
+
+What is asked goes through the same turn as a question of a page: it is counted, reserved, answered by a runner, and
+settled. Whoever asks has to wait for the answer: if they go away, it is stopped.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import suppress
+from typing import IO, Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import close_old_connections
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.utils import translation
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.csrf import csrf_exempt
+from rest_framework.decorators import api_view, authentication_classes, parser_classes
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.admission import admission_of
+from accounts.http import user_id_of
+from accounts.keys import KeyAuthentication, key_of, open_to_keys
+from accounts.models import ApiKey
+from accounts.tokens import TokenAuthentication
+from billing import entitlements
+from chat.api.open_streams import OpenStream, one_more_stream
+from chat.api.openai.answers import DONE, STILL_HERE, Chunks, document_of, encode
+from chat.api.openai.errors import openai_error, response_to_turn
+from chat.api.openai.requests import CompletionRequest, asked_of, read_request
+from chat.api.streams import followed
+from chat.errors import AccessEnded, UnknownModel
+from chat.llm.catalog import Candidate, list_offered
+from chat.llm.selection import AUTO
+from chat.turns.completing import Completion, OpenedCompletion, open_completion
+from chat.turns.known_turns import BeingWritten, await_written
+from chat.turns.log import GROWING, Begun, EntryKind, read_begun
+from chat.turns.stopping import stop_turn
+from chat.turns.watching import Place, Watcher
+from core.errors import DomainError, NotFound
+from core.threads import in_thread
+from history import access
+from history.models import Turn
+from history.temporary import completion_id_of, new_completion_id
+
+HOLD_SECONDS = 20.0
+"""How long a stream is held back for its first word: what fails before has the status of an error. After that it
+begins, so that nobody in between takes it for dead."""
+
+BY_PROGRAMS = (KeyAuthentication, TokenAuthentication)
+"""No session: another site could make a browser ask in its member's name."""
+
+
+class BytesParser(BaseParser):
+    """A body as it is, whatever it says of itself. config/bodies.py limits its length."""
+
+    media_type = "*/*"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        body: bytes = stream.read()
+        return body
+
+
+class NoSuchAddress(NotFound):
+    code = "unknown_url"
+    message = _("There is no such address here. There are /v1/models, /v1/models/… and /v1/chat/completions.")
+
+
+@csrf_exempt
+def unknown(request: HttpRequest) -> HttpResponse:
+    raise NoSuchAddress
+
+
+@open_to_keys(GET=ApiKey.Scope.CHAT)
+@api_view(["GET"])
+@authentication_classes(BY_PROGRAMS)
+def models(request: Request) -> Response:
+    """List the models that may be asked: `auto`, which chooses among the others, then those of the plan and the key."""
+    return Response({"object": "list", "data": [_auto(), *map(_shown, _list_allowed(request))]})
+
+
+@open_to_keys(GET=ApiKey.Scope.CHAT)
+@api_view(["GET"])
+@authentication_classes(BY_PROGRAMS)
+def model(request: Request, model_id: str) -> Response:
+    """One of those models."""
+    if model_id == AUTO:
+        return Response(_auto())
+    for candidate in _list_allowed(request):
+        if candidate.model.key == model_id:
+            return Response(_shown(candidate))
+    raise UnknownModel
+
+
+@csrf_exempt
+async def chat_completions(request: HttpRequest) -> HttpResponseBase:
+    """Answer a conversation: with one document, or as server-sent events when `stream` is true."""
+    opening = asyncio.ensure_future(sync_to_async(_open)(request))
+    try:
+        response: HttpResponseBase = await asyncio.shield(opening)
+    except asyncio.CancelledError:  # the client is gone; the thread goes on
+        opening.add_done_callback(_stop_what_opened)
+        raise
+    if not isinstance(response, _Opened):
+        return response
+    answered = await (_stream(response) if response.wanted.stream else _answer(response))
+    if (limit := response.opened.limit) is not None:
+        answered["RateLimit-Limit"] = str(limit.limit)
+        answered["RateLimit-Remaining"] = str(limit.remaining)
+        answered["RateLimit-Reset"] = str(round(limit.reset_seconds))
+    return answered
+
+
+class _Opened(HttpResponse):
+    """What the request has opened. It is no answer: its view makes one of it."""
+
+    def __init__(self, opened: OpenedCompletion, wanted: CompletionRequest, stream: OpenStream) -> None:
+        super().__init__()
+        self.opened = opened
+        self.wanted = wanted
+        self.stream = stream
+        self.language = translation.get_language()
+
+
+@open_to_keys(POST=ApiKey.Scope.CHAT)
+@api_view(["POST"])
+@authentication_classes(BY_PROGRAMS)
+@parser_classes([BytesParser])
+def _open(request: Request) -> HttpResponse:
+    body: Any = request.data
+    wanted = read_request(body if isinstance(body, bytes) else b"")
+    completion = Completion(
+        turn_id=_turn_id_of(request),
+        asked=asked_of(wanted),
+        model=wanted.model,
+        effort=wanted.reasoning_effort or "",
+        max_output=wanted.max_output,
+        key=key_of(request),
+    )
+    with one_more_stream(admission_of(request)) as stream:
+        opened = _open_or_await(user_id_of(request), completion)
+        return _Opened(opened, wanted, stream)
+
+
+def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
+    try:
+        return open_completion(owner_id, completion)
+    except BeingWritten:
+        close_old_connections()
+    async_to_sync(await_written)(completion.turn_id)
+    return open_completion(owner_id, completion)
+
+
+def _turn_id_of(request: Request) -> UUID:
+    """Return the id of the turn: the same for the same `Idempotency-Key` of a person."""
+    given = request.headers.get("Idempotency-Key", "")
+    if not given:
+        return new_completion_id()
+    return completion_id_of(hashlib.sha256(f"{user_id_of(request)}\n{given}".encode()).digest())
+
+
+# --- Waiting for the answer ------------------------------------------------------------------------------------------
+
+
+async def _answer(given: _Opened) -> HttpResponseBase:
+    """Return the whole answer, with the status it has: nothing is sent before."""
+    turn = given.opened.turn
+    watcher, is_over = Watcher(turn.pk, Place()), False
+    try:
+        with given.stream:
+            async with followed(watcher, turn, given.stream.admission) as batches:
+                async for _entries in batches:
+                    pass
+        is_over = True
+        saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+    except (NotFound, AccessEnded) as error:
+        return _refusal(error, given.language)
+    finally:
+        if not is_over:
+            _stop_soon(turn)
+    with translation.override(given.language):
+        response: HttpResponse | None = response_to_turn(saved)
+    if response is None:
+        response = HttpResponse(encode(document_of(saved)), content_type="application/json")
+    response["X-Cost-Micros"] = str(saved.cost_micros or 0)
+    return response
+
+
+async def _stream(given: _Opened) -> HttpResponseBase:
+    """Return the answer as server-sent events, once it has begun; or the error, if it fails before."""
+    turn = given.opened.turn
+    watcher, is_begun = Watcher(turn.pk, Place()), False
+    try:
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(HOLD_SECONDS),
+                followed(watcher, turn, given.stream.admission) as batches,
+            ):
+                async for entries in batches:
+                    if any(entry.kind in GROWING or entry.kind == EntryKind.END for entry in entries):
+                        break
+        if watcher.is_ended:
+            saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+            with translation.override(given.language):
+                failed = response_to_turn(saved)
+            if failed is not None:
+                return failed
+        is_begun = True
+    except (NotFound, AccessEnded) as error:
+        return _refusal(error, given.language)
+    finally:
+        if not is_begun:
+            given.stream.close()
+            if not watcher.is_ended:
+                _stop_soon(turn)
+    begun = read_begun(watcher.begun)
+    response = StreamingHttpResponse(_Content(given, begun), content_type="text/event-stream")
+    response["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    return response
+
+
+class _Content:
+    """What a stream sends. Django calls `close` when it is over, also when its content was never asked for."""
+
+    def __init__(self, given: _Opened, begun: Begun) -> None:
+        self._given = given
+        self._model = begun.model
+        self._is_begun = False
+
+    def __aiter__(self) -> AsyncGenerator[bytes]:
+        self._is_begun = True
+        return _events(self._given, self._model)
+
+    def close(self) -> None:
+        self._given.stream.close()
+        if not self._is_begun:
+            async_to_sync(stop_turn)(self._given.opened.turn)
+
+
+async def _events(given: _Opened, model: str) -> AsyncGenerator[bytes]:
+    turn, is_over = given.opened.turn, False
+    chunks = Chunks(turn, model or turn.requested_model, wants_usage=given.wanted.wants_usage)
+    try:
+        with given.stream:
+            yield chunks.first()
+            async with followed(Watcher(turn.pk, Place()), turn, given.stream.admission) as batches:
+                async for entries in batches:
+                    if not entries:
+                        yield STILL_HERE
+                    elif parts := b"".join(chunks.of(entry) for entry in entries):
+                        yield parts
+            is_over = True
+            saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+            with translation.override(given.language):
+                last = b"".join(chunks.last(saved))
+            yield last
+    except (NotFound, AccessEnded) as error:
+        with translation.override(given.language):
+            _status, body = openai_error(error.code, str(error.message), status=error.status)
+        yield b"data: " + encode(body) + b"\n\n" + DONE
+    finally:
+        if not is_over:
+            _stop_soon(turn)
+
+
+def _refusal(error: DomainError, language: str | None) -> JsonResponse:
+    with translation.override(language):
+        status, body = openai_error(error.code, str(error.message), status=error.status)
+    return JsonResponse(body, status=status)
+
+
+# --- Nobody waits any more -------------------------------------------------------------------------------------------
+
+_stopping: set[asyncio.Task[None]] = set()
+
+
+def _stop_soon(turn: Turn) -> None:
+    """Stop a turn that nobody will read: whoever waited for it is gone, or may not be here any more."""
+    _run(stop_turn(turn))
+
+
+def _stop_what_opened(opening: "asyncio.Future[HttpResponse]") -> None:
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    response = opening.result()
+    if isinstance(response, _Opened):
+        response.stream.close()
+        _stop_soon(response.opened.turn)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _stopping.add(task)
+    task.add_done_callback(_on_stopped)
+
+
+def _on_stopped(task: asyncio.Task[None]) -> None:
+    _stopping.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: Redis is away, and the answer goes on to its end
+
+
+# --- Models ----------------------------------------------------------------------------------------------------------
+
+
+def _list_allowed(request: Request) -> list[Candidate]:
+    allowed, key = entitlements.entitlements_of(user_id_of(request)), key_of(request)
+    only = key.model_ids if key else ()
+    return [
+        candidate
+        for candidate in list_offered()
+        if allowed.includes_tier(candidate.model.tier) and (not only or candidate.model.key in only)
+    ]
+
+
+def _auto() -> dict[str, Any]:
+    return {"id": AUTO, "object": "model", "created": 0, "owned_by": "tertulia"}
+
+
+def _shown(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "id": candidate.model.key,
+        "object": "model",
+        "created": 0,
+        "owned_by": candidate.provider.slug,
+    }

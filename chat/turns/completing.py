@@ -1,0 +1,142 @@
+"""Opens the turn of what a program asks over the OpenAI-compatible API: it is in no conversation, and nothing of it is
+kept when it is over. The checks, the reservation, the runner and the settlement are those of any other turn."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from redis.exceptions import RedisError
+
+from accounts.confirmation import must_confirm_email
+from accounts.models import ApiKey
+from billing import entitlements, metering
+from billing.entitlements import Budget
+from billing.errors import SpendLimitReached
+from chat.errors import TextTooLong, UnknownModel
+from chat.llm import spending
+from chat.llm.catalog import RECORDED
+from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
+from chat.llm.selection import AUTO, check_effort
+from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
+from chat.turns.asked import Asked, forget_asked, keep_asked
+from chat.turns.limits import Limit
+from chat.turns.offer import Offer, OfferRequest, make_offer, profile_asked, selection_fields
+from chat.turns.queue import enqueue
+from core.errors import Conflict, DomainError, Unavailable
+from history import access
+from history.models import Turn
+from history.temporary import add_completion, new_completion_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a program asks. `max_output` is in tokens; None is as much as plan and model allow."""
+
+    turn_id: UUID
+    asked: Asked
+    model: str = ""
+    effort: str = ""
+    max_output: int | None = None
+    key: ApiKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCompletion:
+    """A turn that is waiting for a runner, or was known already. `limit` is None where there is none."""
+
+    turn: Turn
+    is_new: bool
+    limit: Limit | None = None
+
+
+def open_completion(owner_id: int, completion: Completion) -> OpenedCompletion:
+    """Check, reserve, write and queue; the same id again, from its owner, returns the turn that is there.
+
+    Raises BeingWritten while another request writes it, and otherwise what `open_turn` does, with nothing written or
+    spent.
+    """
+    try:
+        return _open_or_find(owner_id, completion)
+    except RedisError as error:
+        raise Unavailable(retry_after=5) from error
+
+
+def _open_or_find(owner_id: int, completion: Completion) -> OpenedCompletion:
+    try:
+        return _open(owner_id, completion)
+    except DomainError:
+        known = access.find_turn(completion.turn_id)
+        if known is None:
+            raise
+        if known.owner_id != owner_id or not known.is_completion:
+            raise Conflict from None
+        return OpenedCompletion(known, is_new=False)
+
+
+def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
+    if completion.model == RECORDED.model.key:  # its examples are questions of pages
+        raise UnknownModel
+    check_effort(completion.effort, completion.model)
+    for tries_left in reversed(range(MAX_TRIES)):
+        budget = entitlements.budget_of(owner_id)
+        offer = make_offer(_read_request(owner_id, completion, budget))
+        try:
+            offer, limit = admit(owner_id, completion.turn_id, completion.key, budget, offer)
+            break
+        except SpendLimitReached:
+            spending.forget_spending()
+            if not tries_left or completion.model not in ("", AUTO):
+                raise
+            # A provider reached its limit just now: another may answer.
+    turn = _make_turn(owner_id, completion, offer)
+    try:
+        keep_asked(owner_id, turn.pk, completion.asked)
+        written = add_completion(turn)
+    except DomainError:
+        forget_asked(turn.pk)
+        give_back(owner_id, turn.pk, budget)
+        raise
+    if written is not turn:  # its reservation had been given back: it failed without costing anything
+        return _return_written_before(owner_id, written, budget)
+    enqueue(turn)
+    return OpenedCompletion(turn, is_new=True, limit=limit)
+
+
+def _read_request(owner_id: int, completion: Completion, budget: Budget) -> OfferRequest:
+    asked = completion.asked
+    most = budget.entitlements.question_characters
+    if any(len(message.text) > most for message in asked.messages if message.role == "user"):
+        raise TextTooLong
+    return OfferRequest(
+        model=completion.model,
+        only_free=must_confirm_email(owner_id),
+        entitlements=budget.entitlements,
+        profile=profile_asked(asked, budget, max_output=completion.max_output),
+        files=(),
+        parent=None,
+        only=frozenset(completion.key.model_ids) if completion.key else frozenset(),
+        asked=asked,
+    )
+
+
+def _make_turn(owner_id: int, completion: Completion, offer: Offer) -> Turn:
+    return Turn(
+        pk=completion.turn_id,
+        owner_id=owner_id,
+        conversation_id=new_completion_id(),
+        is_completion=True,
+        seq=1,
+        **selection_fields(completion.model, offer.selection),
+        effort=completion.effort,
+        max_output=offer.max_output,
+        max_cost_micros=offer.max_cost_micros,
+        input_tokens=offer.prompt.tokens(SETTLE_BYTES_PER_TOKEN),  # until the provider reports its own count
+    )
+
+
+def _return_written_before(owner_id: int, turn: Turn, budget: Budget) -> OpenedCompletion:
+    if turn.owner_id != owner_id:
+        raise Conflict
+    if not turn.is_open:
+        metering.release(turn.pk)
+    uncount(owner_id, turn.pk, budget)
+    return OpenedCompletion(turn, is_new=False)
