@@ -56,7 +56,7 @@ class SwaggerUiFinder(BaseFinder):
     def find(self, path: str, find_all: bool = False, **_options: Any) -> Any:
         prefix, _, name = path.partition("/")
         found = [str(self.folder / name)] if prefix == self.prefix and name in SWAGGER_UI else []
-        return found if find_all else next(iter(found), None)
+        return found[0] if found and not find_all else found
 
     def list(self, ignore_patterns: Iterable[str] | None) -> Iterator[tuple[str, FileSystemStorage]]:
         return ((name, self.storage) for name in SWAGGER_UI)

@@ -250,7 +250,7 @@ class ShareSerializer(serializers.ModelSerializer[SharedPage]):
     `takedown_reason` is why the operators took it down, where `taken_down_at` is not null."""
 
     link = serializers.SerializerMethodField()
-    until_turn_id = serializers.UUIDField(source="until_id")
+    until_turn_id = serializers.UUIDField(source="until_id", allow_null=True)
     members_only = serializers.SerializerMethodField()
 
     class Meta:

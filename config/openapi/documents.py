@@ -27,7 +27,7 @@ class Document:
     etag: str
 
 
-@api_view(["GET"])
+@api_view(["GET", "HEAD"])
 @authentication_classes([])
 @permission_classes([AllowAny])
 def schema(request: Request) -> HttpResponseBase:
