@@ -1,5 +1,7 @@
 """What is said of the chat API beside its shapes: what its longer operations refuse, and examples."""
 
+from typing import Any
+
 from billing.errors import (
     AllowanceUsedUp,
     ComparisonNotInPlan,
@@ -84,7 +86,7 @@ MODELS = {
     "next": None,
 }
 ASK = {"text": "Say hello.", "model": "demo", "stream": False}
-ANSWERED = {
+ANSWERED: dict[str, Any] = {
     "id": TURN_ID,
     "conversation_id": CONVERSATION_ID,
     "parent_id": None,

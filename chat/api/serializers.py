@@ -1,7 +1,7 @@
 """Shapes of the chat API."""
 
 import datetime as dt
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from django.utils import timezone
@@ -109,7 +109,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     class Meta:
         model = Turn
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "conversation_id", "parent_id", "beside_id", "seq"),
             *("model", "effort", "provider", "instead_of", "route", "status"),
             *("question", "attachments", "answer"),
@@ -201,10 +201,11 @@ def found_conversation(conversation: Conversation) -> FoundConversationBody:
     }
 
 
-def _found_turns(hits: list[Hit], words: tuple[str, ...]) -> Any:
-    """Return what FoundTurnSerializer makes of them."""
+def _found_turns(hits: list[Hit], words: tuple[str, ...]) -> list[FoundTurnSerializer]:
+    """Return what FoundTurnSerializer writes of them."""
     context = {"hits": {hit.turn.pk: hit for hit in hits}, "words": words}
-    return FoundTurnSerializer([hit.turn for hit in hits], many=True, context=context).data
+    written = FoundTurnSerializer([hit.turn for hit in hits], many=True, context=context).data
+    return cast("list[FoundTurnSerializer]", written)
 
 
 def _excerpt(excerpt: Excerpt) -> list[PieceBody]:
@@ -327,7 +328,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
     class Meta:
         model = ApiKey
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used"),
             *("expires_at", "created_at", "last_used_at"),
         )

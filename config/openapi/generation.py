@@ -16,7 +16,8 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent, get_doc
 from drf_spectacular.utils import OpenApiParameter
-from rest_framework.serializers import BaseSerializer
+from rest_framework.permissions import AllowAny
+from rest_framework.serializers import Serializer
 
 from accounts.keys import ANY
 from config.openapi.refusals import refusals_of
@@ -95,7 +96,8 @@ class Schema(AutoSchema):
 
     @property
     def operation(self) -> Operation:
-        found: Operation = self.view.operations[self.method]
+        view: Any = self.view  # `described` has put it there
+        found: Operation = view.operations[self.method]
         return found
 
     def get_operation(
@@ -112,12 +114,13 @@ class Schema(AutoSchema):
     def get_summary(self) -> str:
         return self.operation.summary or _first_sentence(self._doc())
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # REST framework's own takes arguments
         doc = self._doc()
         return doc if self.operation.summary else doc.removeprefix(_first_sentence(doc)).strip()
 
     def get_tags(self) -> list[str]:
-        return [self.view.tag]
+        view: Any = self.view
+        return [view.tag]
 
     def get_auth(self) -> list[Any]:
         return []  # see _security: an empty list must be said, too
@@ -207,7 +210,7 @@ class Schema(AutoSchema):
         """Return the schema of a shape (core/operations.py), or of a type that a serializer's method returns."""
         if isinstance(hint, Rows):
             return self._rows(hint)
-        if isinstance(hint, type) and issubclass(hint, BaseSerializer):
+        if isinstance(hint, type) and issubclass(hint, Serializer):
             ref: dict[str, Any] = self.resolve_serializer(hint, "response").ref
             return ref
         if typing.is_typeddict(hint):
@@ -264,8 +267,7 @@ class Schema(AutoSchema):
         named = (scopes,) if isinstance(scopes, str) else scopes
         found: list[dict[str, list[str]]] = [{"accessToken": []}, {"session": []}]
         found += [{"apiKey": [] if scope == ANY else [str(scope)]} for scope in named]
-        is_open = any(one.__name__ == "AllowAny" for one in self.view.permission_classes)
-        return [{}, *found] if is_open else found
+        return [{}, *found] if AllowAny in self.view.permission_classes else found
 
     def _doc(self) -> str:
         return " ".join(str(get_doc(self.view.__class__)).split())
