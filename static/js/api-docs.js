@@ -22,6 +22,11 @@ function withoutInfo() {
   return { wrapComponents: { info: () => () => null } };
 }
 
+/* The page has a main part already, in which this is. */
+function nameNoMain() {
+  place.querySelector("main")?.setAttribute("role", "presentation");
+}
+
 paint();
 systemIsDark.addEventListener("change", paint);
 new MutationObserver(paint).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
@@ -32,4 +37,5 @@ window.SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   plugins: [withoutInfo],
   requestInterceptor: addToken,
+  onComplete: nameNoMain,
 });

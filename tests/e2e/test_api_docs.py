@@ -37,4 +37,4 @@ async def test_an_operation_is_tried_with_the_session_of_the_page(tab: Tab) -> N
     block = page.locator("#operations-Conversations-beginConversation")
     await block.get_by_role("button", name="Try it out").click()
     await block.get_by_role("button", name="Execute", exact=True).click()
-    await expect(block.locator(".live-responses-table .response-col_status").first).to_contain_text("201")
+    await expect(block.locator(".live-responses-table .response .response-col_status")).to_contain_text("201")
