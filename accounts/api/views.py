@@ -8,7 +8,6 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
-from rest_framework_simplejwt.tokens import RefreshToken
 
 from accounts import events, limits
 from accounts.api.serializers import (
@@ -21,11 +20,12 @@ from accounts.api.serializers import (
     TokensBody,
 )
 from accounts.http import peer_of
+from accounts.joining import DisposableAddress, InvitationNeeded, SignUpClosed, check_may_join
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
-from accounts.tokens import begin_family, end_family, renew
+from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
 from core.operations import Operation, described
 
 TOKENS_EXAMPLE = {"access": "eyJhbGciOi…", "refresh": "eyJhbGciOi…"}
@@ -33,7 +33,7 @@ TOKENS_EXAMPLE = {"access": "eyJhbGciOi…", "refresh": "eyJhbGciOi…"}
 
 def tokens_for(user: User) -> TokensBody:
     refresh = begin_family(user)
-    return {"access": str(refresh.access_token), "refresh": str(refresh)}
+    return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
 @described(
@@ -42,6 +42,7 @@ def tokens_for(user: User) -> TokensBody:
         "register",
         takes=RegisterSerializer,
         answers={201: RegisteredSerializer, 202: MailedBody},
+        refuses=(SignUpClosed, InvitationNeeded, DisposableAddress),
         example={"email": "ana@example.com", "password": "a long sentence nobody guesses", "locale": "en"},
     ),
 )
@@ -58,6 +59,7 @@ def register(request: Request) -> Response:
     serializer = RegisterSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     account = serializer.validated_data
+    check_may_join(account["email"], account["invitation"])
     account["password_hash"] = hash_new_password(account["email"], account.pop("password"))
     if settings.REQUIRE_VERIFIED_EMAIL:
         sign_up_by_mail(request._request, **account)
@@ -115,8 +117,8 @@ def refresh(request: Request) -> Response:
         token = RefreshToken(serializer.validated_data["refresh"])
     except TokenError as error:
         raise InvalidToken from error
-    renew(token)
-    return Response({"access": str(token.access_token), "refresh": str(token)})
+    user = renew(token)
+    return Response({"access": str(access_token_of(token, user)), "refresh": str(token)})
 
 
 @described("Accounts", POST=Operation("logOut", takes=RefreshSerializer, answers={204: None}))

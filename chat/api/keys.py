@@ -23,6 +23,8 @@ KEY_EXAMPLE = {
     "models": [],
     "monthly_credits": 500,
     "used": 0,
+    "requests_per_minute": None,
+    "origins": [],
     "expires_at": None,
     "created_at": "2026-11-30T12:00:00Z",
     "last_used_at": None,

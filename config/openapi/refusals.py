@@ -16,6 +16,7 @@ OF_EVERY_ROUTE: tuple[Refusal, ...] = (RateLimited, Unexpected, Unavailable)
 OF_BODIES: tuple[Refusal, ...] = ((400, "parse_error"), UnreadableRequest, TooLarge, (415, "unsupported_media_type"))
 OF_LOGGING_IN: tuple[Refusal, ...] = (
     *((401, "authentication_failed"), (401, "token_not_valid"), (401, "key_not_valid"), (403, "key_not_allowed")),
+    (403, "origin_not_allowed"),
 )
 
 
