@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from threading import Lock
 
+import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -57,10 +58,12 @@ def _document(form: str) -> Document:
 @functools.cache
 def _made(form: str) -> Document:
     # Here, because most processes are never asked, and it takes some time and memory (config/openapi/generation.py).
-    from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
+    from drf_spectacular.renderers import OpenApiYamlRenderer
 
-    renderer = OpenApiYamlRenderer() if form == "yaml" else OpenApiJsonRenderer()
-    body: bytes = renderer.render(_schema(), renderer_context={})
+    if form == "yaml":
+        body: bytes = OpenApiYamlRenderer().render(_schema(), renderer_context={})
+    else:
+        body = msgspec.json.encode(_schema(), enc_hook=str)  # what is still to be translated is no text yet
     return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
