@@ -94,7 +94,10 @@ def private(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest
 
 
 def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose."""
+    """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose. An answer
+    that says itself that it is everybody's may be kept."""
+    if "public" in response.get("Cache-Control", ""):
+        return response
     if (
         request.path.startswith(("/api/", OPENAI_PATH))
         or settings.SESSION_COOKIE_NAME in request.COOKIES
@@ -154,7 +157,7 @@ def set_limit(request: HttpRequest, response: HttpResponse) -> HttpResponse:
 
 
 class CompressionMiddleware(GZipMiddleware):
-    """Compresses pages and their fragments; no streams, files and answers of the API.
+    """Compresses pages, their fragments and the API documents; no streams, files and answers of the API.
 
     How long a compressed page is tells whoever sees its length, and can put a guess into its address, what else is in
     it (BREACH). So whoever is logged in and is sent here by another site gets the page as it is: no other site can have
@@ -162,8 +165,9 @@ class CompressionMiddleware(GZipMiddleware):
     token for forms each page has another one."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        is_page = not response.streaming and response.get("Content-Type", "").startswith("text/html")
-        if not is_page or is_led_here_by_others(request):
+        kind = response.get("Content-Type", "")
+        is_large_text = not response.streaming and kind.startswith(("text/html", "application/vnd.oai.openapi"))
+        if not is_large_text or is_led_here_by_others(request):
             return response
         return super().process_response(request, response)
 
