@@ -33,7 +33,7 @@ from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit, StaffReading
 from chat.provider_registry import BILLING_PROVIDERS
-from chat.staff_reading import begin_reading, read_conversation
+from chat.shown.staff_reading import begin_reading, read_conversation
 from core.alerts import list_alerts
 from core.errors import NotFound
 from core.paging import ReadOnlyAdmin
