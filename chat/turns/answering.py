@@ -153,6 +153,7 @@ def _find_usage(claimed: ClaimedTurn, live: LiveText) -> TokenUsage | None:
             messages=claimed.request.messages,
             max_output=claimed.request.max_output,
             shown=(live.text, live.reasoning),
+            options=claimed.request.options,
             turn_id=claimed.turn.pk,
         )
     return claimed.usage

@@ -79,7 +79,7 @@ class Message:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that is sent of it, but for files: its text, each call of a tool, or the id of the one it answers."""
+        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one answered."""
         calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
         return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
 
@@ -171,8 +171,10 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """A part of the answer's `index`th call of a tool: the first has its id and its name, all are parts of its
-    arguments."""
+    """A part of the answer's `index`th call of a tool, counted from 0: put together, field by field, they are the call.
+
+    None is empty. The first has the id, one the name, nearly always the first, and all may have some of the arguments.
+    """
 
     index: int
     id: str = ""
