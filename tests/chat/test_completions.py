@@ -435,6 +435,34 @@ async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runn
         assert (turn.status, turn.answer) == (Turn.Status.STOPPED, "hola ")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret: str, runner: Runner, stream: bool):
+    """So do the SDKs when they have waited too long, and with the same Idempotency-Key, if they are given one."""
+    asked = {"model": "scripted", "stream": stream, "messages": [user("wait:3 say:hola say:mundo")]}
+    first = HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key="one")
+    first.begin()
+    held = await _until(lambda: Reservation.objects.filter(state="held").first())
+    await _until(partial(sync_redis().xlen, f"turn:{held.pk}:log"))
+    await first.leave()
+    second = HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key="one")
+    second.begin()
+    await second.has(b"[DONE]" if stream else b"}")
+    assert (second.status, second.body.count(b"hola"), second.body.count(b"mundo")) == (200, 1, 1)
+    assert (await in_thread(UsageRecord.objects.get)).reservation_id == held.pk
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runner: Runner, stream: bool):
+    body = {"model": "scripted", "messages": [user("say:hola wait:20 say:mundo")]}
+    first = HttpStream(secret, "chat/completions", body | {"stream": True}, root="/v1/", idempotency_key="one")
+    first.begin()
+    await first.has(b"hola")
+    await first.leave()  # something was sent: nobody can go on there
+    again = await call(secret, "chat/completions", body | {"stream": stream}, Idempotency_Key="one")
+    assert (await refused(again))[:2] == (409, "stopped")
+    assert again["x-should-retry"] == "false"
+
+
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
     asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:20 say:mundo")]}
     request = HttpStream(secret, "chat/completions", asked, root="/v1/")
