@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account.models import EmailAddress
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -12,10 +13,12 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
-from accounts.models import User
+from accounts.http import member_of
+from accounts.joining import invite
+from accounts.models import Invitation, User, valid_email
 
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 """What gives somebody rights in the admin."""
@@ -125,6 +128,45 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
+
+
+@admin.register(Invitation)
+class InvitationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """To add one sends a mail; to delete one ends its link."""
+
+    list_display = ("email", "invited_by", "created_at", "expires_at", "accepted_at")
+    search_fields = ("email",)
+    ordering = ("-created_at",)
+    fields = ("email",)
+    readonly_fields = ("invited_by", "created_at", "expires_at", "accepted_at")
+    actions = ("send_again",)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(request, obj, change, form=InvitationForm, **kwargs)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nothing of one is changed; the list has an action for whoever may add."""
+        return obj is None and self.has_add_permission(request)
+
+    def save_model(self, request: HttpRequest, obj: Invitation, form: Any, change: bool) -> None:
+        made = invite(obj.email, by=member_of(request), language=get_language() or settings.LANGUAGE_CODE)
+        obj.pk = made.pk
+
+    @admin.action(description=_("Invite them once more"), permissions=["add"])
+    def send_again(self, request: HttpRequest, selected: QuerySet[Invitation]) -> None:
+        waiting = selected.filter(accepted_at=None)
+        for invitation in waiting:
+            invite(invitation.email, by=member_of(request), language=get_language() or settings.LANGUAGE_CODE)
+        said = ngettext("%(number)d mail was sent.", "%(number)d mails were sent.", len(waiting))
+        self.message_user(request, said % {"number": len(waiting)}, messages.SUCCESS)
+
+
+class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_email(self) -> str:
+        email = valid_email(self.cleaned_data["email"])
+        if User.objects.filter(email=email).exists():
+            raise forms.ValidationError(_("That address has an account."))
+        return email
 
 
 def _is_superuser(request: HttpRequest) -> bool:
