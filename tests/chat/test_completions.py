@@ -356,6 +356,14 @@ async def test_a_session_does_not_ask(carla: User):
     assert (await client.get("/v1/models")).status_code == 401
 
 
+@pytest.mark.parametrize("asked", [None, "*", "pt-BR"])
+async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str, asked: str | None):
+    headers = {"Authorization": f"Bearer {secret}"} | ({"Accept-Language": asked} if asked else {})
+    answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
+
+
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):
     usage = await in_thread(key_of, carla, "usage")
     assert (await refused(await ask(usage)))[:2] == (403, "key_not_allowed")
