@@ -81,7 +81,7 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
 
-    actions = ("confirm_addresses",)
+    actions = ("confirm_addresses", "suspend", "let_back")
 
     @admin.display(description=_("address confirmed"), boolean=True)
     def confirmed(self, user: User) -> bool:
@@ -100,6 +100,29 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
             address.set_as_primary(conditional=True)
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
+
+    def has_suspend_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perms(("accounts.suspend_user",)) or request.user.has_perms(("accounts.change_user",))
+
+    @admin.action(description=_("Suspend: ends sessions, streams and keys at once"), permissions=["suspend"])
+    def suspend(self, request: HttpRequest, selected: QuerySet[User]) -> None:
+        self._set_active(request, selected, is_active=False)
+
+    @admin.action(description=_("Let them back in"), permissions=["suspend"])
+    def let_back(self, request: HttpRequest, selected: QuerySet[User]) -> None:
+        self._set_active(request, selected, is_active=True)
+
+    def _set_active(self, request: HttpRequest, selected: QuerySet[User], *, is_active: bool) -> None:
+        changed = 0
+        for user in selected.exclude(is_active=is_active).exclude(pk=member_of(request).pk):
+            if not _may_touch(request, user):
+                continue
+            user.is_active = is_active
+            user.save(update_fields=["is_active"])
+            self.log_change(request, user, "let back" if is_active else "suspended")
+            changed += 1
+        said = ngettext("%(number)d person was changed.", "%(number)d people were changed.", changed)
+        self.message_user(request, said % {"number": changed}, messages.SUCCESS)
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Filter by no secret: `?seal__startswith=` would reveal it, one guess at a time."""

@@ -112,6 +112,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     class Meta:
         verbose_name = _("user")
         verbose_name_plural = _("users")
+        permissions = (("suspend_user", "Can suspend user and let them back"),)
 
     def __str__(self) -> str:
         return self.email

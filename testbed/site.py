@@ -27,7 +27,7 @@ DIVIDER = f"\n{'-' * 79}\n"
 class Site:
     """`with Site(provider_url, models) as site:` starts it; `start`, `kill` and `stop` act on one process.
 
-    `models` are names that the provider at `provider_url` understands. There is a worker, unless `workers` is 0. `cores`
+    `models` are names that the provider at `provider_url` understands. There is no worker if `workers` is 0. `cores`
     pins every process. `environment` is added to the processes', such as a DATABASE_URL; without one the databases are
     SQLite in a temporary folder, which begins as a copy of those in the folder `databases` if one is given.
     """

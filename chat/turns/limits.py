@@ -9,6 +9,7 @@ from django.utils.translation import ngettext
 from redis.exceptions import RedisError
 
 from accounts.limits import Limit
+from chat.turns.asked import asked_of_key
 from chat.turns.queue import GROUP, OPENING, OPENING_SECONDS, QUEUE, queue_full
 from core.errors import RateLimited, Unavailable
 from core.lua import LuaScript, Value
@@ -76,7 +77,7 @@ def count_fork(user_id: int) -> None:
 
 def forget_counts(user_id: int) -> None:
     """Drop what was counted of a person who is gone. Raises RedisError."""
-    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id))
+    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id), asked_of_key(user_id))
 
 
 def _count(key: str, per_hour: float, **queue: Value) -> Limit:

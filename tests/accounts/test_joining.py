@@ -82,7 +82,8 @@ def test_an_invitation_is_for_one_address_once(settings: Any, olga: User, by: st
     assert has_joined("eva@example.com")
     invitation = Invitation.objects.get()
     assert invitation.accepted_at is not None
-    User.objects.get(email="eva@example.com").delete()
+    Invitation.objects.update(accepted_at=timezone.now())
+    User.objects.filter(email="eva@example.com").update(email="other@example.com")
     sign_up(by, "eva@example.com", word)
     assert not has_joined("eva@example.com")
 
@@ -152,3 +153,10 @@ def test_a_network_has_so_many_accounts_a_day(settings: Any):
     assert [answer.status_code for answer in answers] == [201, 201, 429]
     assert 3_600 < answers[2].json()["retry_after"] <= 12 * 3_600 + 1
     assert sign_up("api", "eva4@example.com", peer="192.0.2.2").status_code == 201
+
+
+def test_a_closed_account_leaves_no_invitation(settings: Any, olga: User):
+    settings.SIGN_UP = "invitation"
+    sign_up("api", "eva@example.com", word_for("eva@example.com", olga))
+    User.objects.get(email="eva@example.com").delete()
+    assert not Invitation.objects.exists()

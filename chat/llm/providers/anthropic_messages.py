@@ -183,9 +183,11 @@ class _MessagesAnswer(Answer[_Event]):
                 part = event.delta or event.content_block
                 if part is None:
                     return NO_TEXT
-                if part.text is None and self.offers_tools:
+                if text := part.text:  # nearly always
+                    return text, part.thinking or ""
+                if self.offers_tools:
                     self._note_call(part)
-                return part.text or "", part.thinking or ""
+                return "", part.thinking or ""
             case "message_start" if event.message:
                 self.counting.begin(event.message.usage)
             case "message_delta":
@@ -249,7 +251,7 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
         body["thinking"] = {"type": "disabled"}
     elif request.reasons:
         body["thinking"] = {"type": "adaptive", "display": "summarized"}
-    output = {"effort": request.effort} if request.effort and request.effort not in NO_EFFORT else {}
+    output: dict[str, Any] = {"effort": request.effort} if request.effort and request.effort not in NO_EFFORT else {}
     if options.json and options.json.schema is not None:
         output |= {"format": {"type": "json_schema", "schema": closed_schema(options.json.schema)}}
     if output:

@@ -79,7 +79,7 @@ class Message:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that is sent of it, but for files: its text, then each call of a tool, or the id of the one answered."""
+        """All that is sent of it, but for files: its text, each call of a tool, or the id of the one it answers."""
         calls = (f"{call.id} {call.name} {call.arguments}" for call in self.tool_calls)
         return (self.text, *calls, self.tool_call_id) if self.tool_call_id else (self.text, *calls)
 
@@ -182,9 +182,11 @@ class ToolCallPart:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered."""
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered.
+
+    It is made for each read, and a struct is made in a fifth of a dataclass's time.
+    """
 
     text: str = ""
     reasoning: str = ""

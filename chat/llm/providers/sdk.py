@@ -58,7 +58,8 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     task = asyncio.create_task(_pump(request, quiet, events))
     try:
         while True:
-            text, reasoning, tool_calls = "", "", ()
+            text = reasoning = ""
+            tool_calls: tuple[ToolCallPart, ...] = ()
             last = await _next(events, ends_at)
             while isinstance(last, Delta):  # whatever has arrived is one Delta
                 text, reasoning = text + last.text, reasoning + last.reasoning

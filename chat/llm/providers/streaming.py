@@ -75,7 +75,9 @@ class Characters:
 
     def delta_of(self, text: str, reasoning: str, tool_calls: tuple[ToolCallPart, ...] = ()) -> Delta | None:
         """Return what has come as far as it can be shown; None if that is nothing."""
-        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
+        text = text.replace("\0", "")  # PostgreSQL stores no NUL
+        if reasoning:
+            reasoning = reasoning.replace("\0", "")
         if self.may_have_halves:
             text, self._text_half = _join_halves(self._text_half + text)
             reasoning, self._thought_half = _join_halves(self._thought_half + reasoning)
