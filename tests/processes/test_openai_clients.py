@@ -29,6 +29,11 @@ from tests.processes.stores import TestedSite, run_site
 
 INSTALLED = ROOT / ".clients"
 PROGRAMS = ROOT / "tests" / "clients"
+IS_REQUIRED = os.environ.get("REQUIRE_CLIENTS") == "1"
+NOT_INSTALLED = "The clients of the OpenAI-compatible API are not all installed: make clients."
+if not IS_REQUIRED and not any(INSTALLED.glob("*/installed")):
+    pytest.skip(NOT_INSTALLED, allow_module_level=True)  # one line, instead of one for each test
+
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
 MODELS = {
     "text": "fake-20t-0ms",
@@ -99,17 +104,16 @@ def installed(client: str) -> Path:
     """Return where a client is; without it its tests are skipped, or fail where REQUIRE_CLIENTS is 1."""
     folder = INSTALLED / client
     if not (folder / "installed").exists():
-        sentence = "The clients of the OpenAI-compatible API are not all installed: make clients."
-        if os.environ.get("REQUIRE_CLIENTS") == "1":
-            pytest.fail(f"{sentence} {client} is missing, and REQUIRE_CLIENTS=1.", pytrace=False)
-        pytest.skip(sentence)
+        if IS_REQUIRED:
+            pytest.fail(f"{NOT_INSTALLED} {client} is missing, and REQUIRE_CLIENTS=1.", pytrace=False)
+        pytest.skip(NOT_INSTALLED)
     return folder
 
 
 @pytest.fixture(scope="module")
 def asked() -> Iterator[Asked]:
     if not any(INSTALLED.glob("*/installed")):
-        installed("openai")
+        installed("openai")  # it is not: no site is needed
     with run_site(list(MODELS.values()), webs=1, runners=1, workers=0) as site:
         site.offer({"key": MODELS["text"], "sees_images": True})
         [member] = site.people(1, **OPEN)
