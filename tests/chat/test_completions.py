@@ -24,6 +24,7 @@ from chat.turns.asked import asked_key
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
+from config.bodies import COMPLETION_BYTES
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
@@ -317,6 +318,17 @@ async def test_what_is_no_json_is_refused(secret: str, body: str):
     headers = {"Authorization": f"Bearer {secret}"}
     answer = await AsyncClient().post("/v1/chat/completions", data=body, content_type=JSON, headers=headers)
     assert (await refused(answer))[0] == 400
+
+
+@pytest.mark.parametrize(("size", "status"), [(COMPLETION_BYTES // 2, 200), (COMPLETION_BYTES, 400)])
+async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, status: int):
+    asked = {"model": "scripted", "messages": [user("say:hola")], "metadata": {"long": "a" * size}}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/")
+    request.begin()
+    await request.has(b"}")
+    assert request.status == status
+    if status == 400:
+        assert json.loads(request.body)["error"]["code"] == "too_large"
 
 
 @pytest.mark.parametrize(
