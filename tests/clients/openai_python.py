@@ -250,5 +250,13 @@ def asked_again() -> Any:
     return {"text": completion.choices[0].message.content, "requests": len(sent) - before, "id": completion.id}
 
 
+@scenario
+def stream_asked_again() -> Any:
+    asker = client.with_options(timeout=0.7, max_retries=5)
+    before = len(sent)
+    chunks = ask(asker, model="late", stream=True, extra_headers={"Idempotency-Key": f"python stream {time.time()}"})
+    return {"text": "".join(chunk.choices[0].delta.content or "" for chunk in chunks), "requests": len(sent) - before}
+
+
 if __name__ == "__main__":
     run_scenarios()

@@ -42,6 +42,7 @@ MODELS = {
     "two calls": "fake-20t-20ms-call2",
     "breaking": "fake-9t-20ms-error4",
     "failing": "status-503",
+    "late": "fake-5t-0ms-f1500",
     "slow": "fake-20t-60ms",
     "long": "fake-900t-20ms",
 }
@@ -266,11 +267,16 @@ def test_a_stream_that_is_closed_is_stopped_and_what_is_asked_again_is_paid_once
     assert sdk["asked_again"]["requests"] > 1
     assert sdk["asked_again"]["text"] == TEXT
     assert sdk.aborted == 1  # the stream that was closed
-    asked_slowly = [model for model in sdk.bodies("model") if model == MODELS["slow"]]
-    assert len(asked_slowly) == 1
+    assert sdk.bodies("model").count(MODELS["slow"]) == 1
     costs = asked.site.audit()["records"]
     assert 0 < costs[turn_of(sdk["closed"])] < 900
     assert costs[turn_of(sdk["asked_again"]["id"])] == 41
+
+
+def test_a_stream_that_is_asked_again_before_it_began_goes_on(python: Done) -> None:
+    assert python["stream_asked_again"]["requests"] > 1
+    assert python["stream_asked_again"]["text"] == expected_text(MODELS["late"])
+    assert python.bodies("model").count(MODELS["late"]) == 1
 
 
 def turn_of(completion_id: str) -> str:
