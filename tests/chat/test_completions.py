@@ -32,6 +32,7 @@ from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
+from config.bodies import COMPLETION_BYTES
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
@@ -405,6 +406,17 @@ async def test_what_is_no_json_is_refused(secret: str, body: str):
     assert (await refused(answer))[0] == 400
 
 
+@pytest.mark.parametrize(("size", "status"), [(COMPLETION_BYTES // 2, 200), (COMPLETION_BYTES, 400)])
+async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, status: int):
+    asked = {"model": "scripted", "messages": [user("say:hola")], "metadata": {"long": "a" * size}}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/")
+    request.begin()
+    await request.has(b"}")
+    assert request.status == status
+    if status == 400:
+        assert json.loads(request.body)["error"]["code"] == "too_large"
+
+
 @pytest.mark.parametrize(
     ("code", "status", "named"),
     [
@@ -445,6 +457,14 @@ async def test_a_session_does_not_ask(carla: User):
     body = json.dumps({"messages": [user("say:hola")]})
     assert (await client.post("/v1/chat/completions", data=body, content_type=JSON)).status_code == 401
     assert (await client.get("/v1/models")).status_code == 401
+
+
+@pytest.mark.parametrize("asked", [None, "*", "pt-BR"])
+async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str, asked: str | None):
+    headers = {"Authorization": f"Bearer {secret}"} | ({"Accept-Language": asked} if asked else {})
+    answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
 
 
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):
@@ -563,6 +583,32 @@ async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runn
         await _until(lambda: not Reservation.objects.filter(state="held").exists())
         turn = await in_thread(access.find_turn, held.pk)
         assert (turn.status, turn.answer) == (Turn.Status.STOPPED, "hola ")
+
+
+async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret: str, runner: Runner):
+    """So do the SDKs when they have waited too long, and with the same Idempotency-Key, if they are given one."""
+    asked = {"model": "scripted", "messages": [user("say:hola wait:3 say:mundo")]}
+    first, second = (HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key="one") for _ in "12")
+    first.begin()
+    held = await _until(lambda: Reservation.objects.filter(state="held").first())
+    await _until(lambda: sync_redis().xlen(f"turn:{held.pk}:log") > 1)
+    await first.leave()
+    second.begin()
+    await second.has(b"}")
+    assert (second.status, json.loads(second.body)["choices"][0]["message"]["content"]) == (200, "hola mundo ")
+    assert (await in_thread(UsageRecord.objects.get)).reservation_id == held.pk
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runner: Runner, stream: bool):
+    body = {"model": "scripted", "messages": [user("say:hola wait:20 say:mundo")]}
+    first = HttpStream(secret, "chat/completions", body | {"stream": True}, root="/v1/", idempotency_key="one")
+    first.begin()
+    await first.has(b"hola")
+    await first.leave()  # something was sent: nobody can go on there
+    again = await call(secret, "chat/completions", body | {"stream": stream}, Idempotency_Key="one")
+    assert (await refused(again))[:2] == (409, "stopped")
+    assert again["x-should-retry"] == "false"
 
 
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
