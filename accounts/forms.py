@@ -1,4 +1,4 @@
-"""The forms of sign-up, passwords, a new address and the settings."""
+"""The forms of sign-up, passwords, the second factor, a new address and the settings."""
 
 import zoneinfo
 from typing import Any
@@ -9,6 +9,11 @@ from allauth.account.internal.flows.email_verification import send_verification_
 from allauth.account.models import EmailAddress
 from allauth.account.utils import setup_user_email
 from allauth.core import context
+from allauth.mfa.adapter import get_adapter as mfa_adapter
+from allauth.mfa.base import forms as mfa_forms
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.forms import GenerateRecoveryCodesForm
+from allauth.mfa.totp import forms as totp_forms
 from django import forms
 from django.conf import settings
 from django.db import transaction
@@ -18,7 +23,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop, ngettext_lazy, pgettext_lazy
 
-from accounts import events, limits, log_in, sign_up
+from accounts import events, limits, log_in, second_factor, sign_up
 from accounts.context import theme_of
 from accounts.http import peer_of
 from accounts.limits import Act
@@ -122,6 +127,68 @@ class ChangePasswordForm(allauth_forms.ChangePasswordForm):
         return password
 
 
+class CodeField(forms.CharField):
+    """A code of an app, or a recovery code: telephones show digits, and fill in what they know."""
+
+    def __init__(self, label: Any) -> None:
+        attributes = {"autocomplete": "one-time-code", "inputmode": "numeric", "autofocus": True}
+        super().__init__(label=label, max_length=20, widget=forms.TextInput(attrs=attributes))
+
+
+class CodeForm(mfa_forms.AuthenticateForm):
+    """Asks for a code at the log-in."""
+
+    code = CodeField(_("Code"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        self.authenticator = _find_authenticator(self.user, code)
+        return code
+
+
+class CodeAgainForm(mfa_forms.ReauthenticateForm):
+    """Asks a member for a code once more."""
+
+    code = CodeField(_("Code"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        self.authenticator = _find_authenticator(self.user, code)
+        return code
+
+
+class ActivateCodesForm(totp_forms.ActivateTOTPForm):
+    code = CodeField(_("The code that it shows"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        with shown_in_form():
+            second_factor.check_may_add(self.user)
+            limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request), account=self.user.email)
+            if second_factor.find_step(self.secret, code) is None:
+                raise mfa_adapter().validation_error("incorrect_code")
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+            limits.forget(Act.SECOND_FACTOR, self.user.email)
+        return code
+
+
+class DeactivateCodesForm(totp_forms.DeactivateTOTPForm):
+    def clean(self) -> dict[str, Any] | None:
+        if context.request.method == "POST":  # allauth cleans it to show it, too
+            with shown_in_form():
+                limits.count_of_member(Act.SECOND_FACTOR, self.authenticator.user_id)
+        cleaned: dict[str, Any] | None = super().clean()
+        return cleaned
+
+
+class NewRecoveryCodesForm(GenerateRecoveryCodesForm):
+    def clean(self) -> dict[str, Any]:
+        with shown_in_form():
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+        cleaned: dict[str, Any] = super().clean()
+        return cleaned
+
+
 class ChangeEmailForm(allauth_forms.AddEmailForm):
     def clean_email(self) -> str:
         email: str = super().clean_email()
@@ -194,3 +261,11 @@ class KeepHistoryForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic
         self.instance.save(update_fields=("keep_history_days", "history_due_at"))
         user: User = self.instance
         return user
+
+
+def _find_authenticator(user: User, code: str) -> Authenticator:
+    with shown_in_form():
+        found = second_factor.find_by_code(user, code, peer=peer_of(context.request))
+    if found is None:
+        raise mfa_adapter().validation_error("incorrect_code")
+    return found

@@ -50,6 +50,9 @@ KEYS_PER_HOUR = 20
 class Act(StrEnum):
     LOG_IN = "log_in"
     """Any check of a password: at the log-in, and where a member is asked for it again."""
+    SECOND_FACTOR = "second_factor"
+    """A code of the second factor, at the log-in or where a member is asked for it again. Changes of it are counted by
+    member."""
     SIGN_UP = "sign_up"
     RESET = "reset"
     CHANGE_EMAIL = "change_email"
@@ -68,6 +71,10 @@ class Act(StrEnum):
     """A code for a discount, right or wrong. The account is the member's."""
 
 
+PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
+"""What a member may do less often than MEMBER_ACTS_PER_HOUR."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pauses:
     """The first `free` attempts pass at once. Who tries nothing for `kept_seconds` begins anew."""
@@ -80,13 +87,16 @@ class Pauses:
 
 GUESSES = Pauses(free=5, first_seconds=1, longest_seconds=MINUTE_SECONDS, kept_seconds=HOUR_SECONDS)
 """1,500 guesses a day at most, from all strangers together."""
+CODES = Pauses(free=5, first_seconds=1, longest_seconds=15 * MINUTE_SECONDS, kept_seconds=DAY_SECONDS)
+"""About a hundred guesses a day, of a million codes of which three work. Only who knows the password gets that far: its
+owner, whom that makes wait, chooses another."""
 MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECONDS, kept_seconds=DAY_SECONDS)
 
 
 def count(act: Act, *, peer: str | None = None, account: str | None = None) -> None:
     """Count an attempt from this peer, at the account with this address, or both. Raises RateLimited with the time to
     wait, and counts nothing then."""
-    pauses = GUESSES if act in (Act.LOG_IN, Act.DISCOUNT) else MAILS
+    pauses = {Act.LOG_IN: GUESSES, Act.DISCOUNT: GUESSES, Act.SECOND_FACTOR: CODES}.get(act, MAILS)
     limit, window_seconds = _limit_of_network(act) if peer is not None else (0, 0)
     here = network_of(peer or "")
     named: dict[str, Value] = {}
@@ -119,7 +129,7 @@ def count_request(*, user_id: int | None, peer: str) -> None:
 def count_of_member(act: Act, user_id: int) -> None:
     """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
     key = f"limit:{act}:user:{user_id}"
-    per_hour = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR}.get(act, MEMBER_ACTS_PER_HOUR)
+    per_hour = PER_HOUR.get(act, MEMBER_ACTS_PER_HOUR)
     if wait_ms := _COUNT(sync_redis(), network=key, limit=per_hour, window_seconds=HOUR_SECONDS):
         raise _refusal(act, math.ceil(wait_ms / 1000))
 
@@ -138,6 +148,11 @@ def remember_network(*, peer: str, account: str) -> None:
     )
 
 
+def forget(act: Act, account: str) -> None:
+    """Give back all that was counted at the account: its owner got through."""
+    sync_redis().unlink(_account_key(act, account))
+
+
 def forget_account(account: str) -> None:
     """Drop what is kept of an account that was deleted. Raises RedisError."""
     sync_redis().unlink(_known_key(account), *(_account_key(act, account) for act in Act))
@@ -145,7 +160,7 @@ def forget_account(account: str) -> None:
 
 def _limit_of_network(act: Act) -> tuple[int, int]:
     """Return how many attempts a network has in how many seconds."""
-    if act is Act.LOG_IN:
+    if act in (Act.LOG_IN, Act.SECOND_FACTOR):
         return 30, MINUTE_SECONDS
     if act is not Act.SIGN_UP:
         return 30, HOUR_SECONDS

@@ -5,6 +5,9 @@ from accounts import views
 urlpatterns = [
     path("accounts/email/", views.change_email, name="account_email"),
     path("accounts/confirm-email/<str:key>/", views.confirm_email, name="account_confirm_email"),
+    path("accounts/2fa/", views.second_factor_page, name="mfa_index"),
+    path("accounts/2fa/authenticate/", views.ask_for_second_factor, name="mfa_authenticate"),
+    path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/", include("allauth.account.urls")),
     path("settings/", views.profile, name="profile"),
     path("settings/log-out-everywhere/", views.log_out_everywhere, name="log_out_everywhere"),

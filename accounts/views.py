@@ -1,8 +1,10 @@
-"""The settings page, the page of the address, links that confirm one, and the switches of language and theme, which
-visitors have too."""
+"""The settings page, the pages of the second factor and of the address where they are not allauth's alone, links that
+confirm an address, and the switches of language and theme, which visitors have too."""
 
 from allauth.account import views as allauth_views
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
+from allauth.mfa.base import views as mfa_views
+from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
@@ -14,11 +16,12 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import limits
+from accounts import limits, second_factor
 from accounts.context import THEME_COOKIE
 from accounts.forms import ProfileForm
 from accounts.http import member_of, peer_of
 from accounts.limits import Act
+from accounts.log_in_stages import forget_void_log_in
 from accounts.middleware import use_locale_of
 from accounts.models import User, normalise_email
 
@@ -70,6 +73,26 @@ def confirm_email(request: HttpRequest, key: str) -> HttpResponse:
     if confirmation is not None and confirmation.email_address.user_id != request.user.pk:
         return render(request, "account/email_confirm.html", {"is_of_another": True}, status=403)
     response: HttpResponse = allauth_views.confirm_email(request, key=key)
+    return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD"])
+def second_factor_page(request: HttpRequest) -> HttpResponse:
+    """Show what a member logs in with besides their password."""
+    member = member_of(request)
+    context = {
+        "app": Authenticator.objects.filter(user=member, type=Authenticator.Type.TOTP).first(),
+        "codes_left": second_factor.codes_left(member.pk),
+        "must_confirm": second_factor.must_confirm_first(member),
+    }
+    return render(request, "mfa/index.html", context)
+
+
+def ask_for_second_factor(request: HttpRequest) -> HttpResponse:
+    """allauth's page that asks for a code at the log-in."""
+    forget_void_log_in(request)
+    response: HttpResponse = mfa_views.authenticate(request)
     return response
 
 

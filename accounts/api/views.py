@@ -16,6 +16,7 @@ from accounts.http import peer_of
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
+from accounts.second_factor import WRONG_CODE, find_by_code, has_second_factor
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import begin_family, end_family, renew
 
@@ -53,12 +54,15 @@ def register(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
 def login(request: Request) -> Response:
-    """Exchange e-mail and password for `access` and `refresh`."""
+    """Exchange e-mail and password, and `code` where the account has a second factor, for `access` and `refresh`."""
     serializer = LogInSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    user = find_by_password(request._request, **serializer.validated_data)
+    given = serializer.validated_data
+    user = find_by_password(request._request, given["email"], given["password"])
     if user is None or not user.is_active:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
+    if has_second_factor(user.pk):
+        _check_code(user, given["code"], peer_of(request))
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
     return Response(tokens_for(user))
 
@@ -114,3 +118,13 @@ def me(request: Request) -> Response:
         serializer.is_valid(raise_exception=True)
         serializer.save()
     return Response(MeSerializer(user).data)
+
+
+def _check_code(user: User, code: str, peer: str) -> None:
+    if not code:
+        sentence = _("This account has a second factor: send the code of its app, or a recovery code, as `code`.")
+        raise AuthenticationFailed(sentence, code="second_factor_required")
+    found = find_by_code(user, code, peer=peer)
+    if found is None:
+        raise AuthenticationFailed(str(WRONG_CODE), code="second_factor_wrong")
+    found.record_usage()
