@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import encryption, log_in
 from accounts.http import member_of, peer_of
+from accounts.joining import SignUp
 from accounts.log_in import MISMATCH
 from accounts.models import User
 from accounts.refusals import shown_in_form
@@ -38,6 +39,10 @@ class AccountAdapter(DefaultAccountAdapter):
         "invalid_password_reset": _("This link does not work any more. Ask for a new one."),
         "same_as_current": _("That is the one you have already."),
     }
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Return whether there is a page to sign up; who may is asked of each address (accounts/joining.py)."""
+        return bool(settings.SIGN_UP != SignUp.CLOSED)
 
     def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
         """Return whose password this is: at the log-in, and where a member is asked for it again."""

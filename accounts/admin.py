@@ -5,6 +5,7 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -13,12 +14,13 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from accounts import events
-from accounts.http import peer_of
-from accounts.models import User
+from accounts.http import member_of, peer_of
+from accounts.joining import invite
+from accounts.models import Invitation, User, valid_email
 from accounts.second_factor import has_second_factor, remove_all
 
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
@@ -82,7 +84,7 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
 
-    actions = ("confirm_addresses", "remove_second_factors")
+    actions = ("confirm_addresses", "suspend", "let_back", "remove_second_factors")
 
     @admin.display(description=_("address confirmed"), boolean=True)
     def confirmed(self, user: User) -> bool:
@@ -114,11 +116,35 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
             if _may_touch(request, user) and remove_all(user):
                 removed += 1
                 events.record("second_factor_removed", peer=peer_of(request), user_id=user.pk, kind="all")
+                self.log_change(request, user, "second factor removed")
                 get_adapter(request).send_notification_mail("mfa/email/totp_deactivated", user)
         said = ngettext(
             "%(number)d person logs in without one now.", "%(number)d people log in without one now.", removed
         )
         self.message_user(request, said % {"number": removed}, messages.SUCCESS)
+
+    def has_suspend_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perms(("accounts.suspend_user",)) or request.user.has_perms(("accounts.change_user",))
+
+    @admin.action(description=_("Suspend: ends sessions, streams and keys at once"), permissions=["suspend"])
+    def suspend(self, request: HttpRequest, selected: QuerySet[User]) -> None:
+        self._set_active(request, selected, is_active=False)
+
+    @admin.action(description=_("Let them back in"), permissions=["suspend"])
+    def let_back(self, request: HttpRequest, selected: QuerySet[User]) -> None:
+        self._set_active(request, selected, is_active=True)
+
+    def _set_active(self, request: HttpRequest, selected: QuerySet[User], *, is_active: bool) -> None:
+        changed = 0
+        for user in selected.exclude(is_active=is_active).exclude(pk=member_of(request).pk):
+            if not _may_touch(request, user):
+                continue
+            user.is_active = is_active
+            user.save(update_fields=["is_active"])
+            self.log_change(request, user, "let back" if is_active else "suspended")
+            changed += 1
+        said = ngettext("%(number)d person was changed.", "%(number)d people were changed.", changed)
+        self.message_user(request, said % {"number": changed}, messages.SUCCESS)
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Filter by no secret: `?seal__startswith=` would reveal it, one guess at a time."""
@@ -147,6 +173,45 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
+
+
+@admin.register(Invitation)
+class InvitationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """To add one sends a mail; to delete one ends its link."""
+
+    list_display = ("email", "invited_by", "created_at", "expires_at", "accepted_at")
+    search_fields = ("email",)
+    ordering = ("-created_at",)
+    fields = ("email",)
+    readonly_fields = ("invited_by", "created_at", "expires_at", "accepted_at")
+    actions = ("send_again",)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(request, obj, change, form=InvitationForm, **kwargs)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nothing of one is changed; the list has an action for whoever may add."""
+        return obj is None and self.has_add_permission(request)
+
+    def save_model(self, request: HttpRequest, obj: Invitation, form: Any, change: bool) -> None:
+        made = invite(obj.email, by=member_of(request), language=get_language() or settings.LANGUAGE_CODE)
+        obj.pk = made.pk
+
+    @admin.action(description=_("Invite them once more"), permissions=["add"])
+    def send_again(self, request: HttpRequest, selected: QuerySet[Invitation]) -> None:
+        waiting = selected.filter(accepted_at=None)
+        for invitation in waiting:
+            invite(invitation.email, by=member_of(request), language=get_language() or settings.LANGUAGE_CODE)
+        said = ngettext("%(number)d mail was sent.", "%(number)d mails were sent.", len(waiting))
+        self.message_user(request, said % {"number": len(waiting)}, messages.SUCCESS)
+
+
+class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_email(self) -> str:
+        email = valid_email(self.cleaned_data["email"])
+        if User.objects.filter(email=email).exists():
+            raise forms.ValidationError(_("That address has an account."))
+        return email
 
 
 def _is_superuser(request: HttpRequest) -> bool:

@@ -17,7 +17,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from accounts import limits
-from accounts.models import Closure, User
+from accounts.models import Closure, Invitation, User
 from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
 from core.sweeps import MAX_CLOCK_DIFFERENCE, PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
@@ -31,6 +31,7 @@ has four minutes (history/share_erasure.py)."""
 def begin_closure(instance: User, **_signal: Any) -> None:
     """In the transaction of the deletion: note what is to be erased when it is committed."""
     closure = Closure.objects.create(user_id=instance.pk)
+    Invitation.objects.filter(email=instance.email).delete()
     transaction.on_commit(lambda: limits.forget_account(instance.email), robust=True)
     transaction.on_commit(lambda: _close(closure), robust=True)
 

@@ -11,7 +11,11 @@ THEME_COOKIE = "theme"
 
 
 def page_context(request: HttpRequest) -> dict[str, Any]:
-    return {"site_name": settings.SITE_NAME, "theme": theme_of(request)}
+    return {
+        "site_name": settings.SITE_NAME,
+        "theme": theme_of(request),
+        "who_may_join": settings.SIGN_UP,
+    }
 
 
 def theme_of(request: HttpRequest) -> str:

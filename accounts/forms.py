@@ -26,6 +26,7 @@ from django.utils.translation import gettext_noop, ngettext_lazy, pgettext_lazy
 from accounts import events, limits, log_in, second_factor, sign_up
 from accounts.context import theme_of
 from accounts.http import peer_of
+from accounts.joining import check_lasting, check_may_join, find_invited
 from accounts.limits import Act
 from accounts.models import User, normalise_email, valid_email
 from accounts.refusals import shown_in_form
@@ -50,8 +51,15 @@ class SignUpForm(allauth_forms.SignupForm):
     """A script fills in `time_zone`; without JavaScript it stays UTC."""
 
     field_order = ("email", "password1", "terms")
+    invitation = forms.CharField(widget=forms.HiddenInput, required=False, max_length=100)
     terms = forms.BooleanField(label=_("I accept the terms of use"))
     time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=50)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if context.request and (word := context.request.GET.get("invitation", "")):
+            self.fields["invitation"].initial = word
+            self.fields["email"].initial = find_invited(word)
 
     def clean_email(self) -> str:
         email: str = super().clean_email()
@@ -72,6 +80,7 @@ class SignUpForm(allauth_forms.SignupForm):
                 self.errors.clear()  # one of them may tell whether the address has an account
                 raise
             if not self.errors:
+                check_may_join(cleaned["email"], cleaned["invitation"])
                 self.password_hash = sign_up.hash_new_password(cleaned["email"], cleaned["password1"])
         return cleaned
 
@@ -83,6 +92,7 @@ class SignUpForm(allauth_forms.SignupForm):
             "terms_accepted_at": timezone.now(),
             "locale": translation.get_language() or settings.LANGUAGE_CODE,
             "theme": theme_of(request),
+            "invitation": self.cleaned_data["invitation"],
         }
         if self.cleaned_data["time_zone"] in zoneinfo.available_timezones():
             account["time_zone"] = self.cleaned_data["time_zone"]
@@ -192,6 +202,8 @@ class NewRecoveryCodesForm(GenerateRecoveryCodesForm):
 class ChangeEmailForm(allauth_forms.AddEmailForm):
     def clean_email(self) -> str:
         email: str = super().clean_email()
+        with shown_in_form():
+            check_lasting(email)
         return valid_email(email)
 
     def clean(self) -> dict[str, Any]:

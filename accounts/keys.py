@@ -24,6 +24,7 @@ from accounts import events, limits
 from accounts.admission import admission_by_key, find_admitted
 from accounts.limits import Act
 from accounts.models import ApiKey, User
+from accounts.origins import forget_origins, may_come_from
 from accounts.signals import key_revoked
 from core import rows
 from core.errors import Conflict, DomainError, NotFound
@@ -55,14 +56,23 @@ class KeyNotAllowed(DomainError):
     message = gettext_lazy("No API key may do that. Log in, or do it on the pages of this site.")
 
 
+class OriginNotAllowed(DomainError):
+    code = "origin_not_allowed"
+    status = 403
+    message = gettext_lazy("This API key is not for pages of that site. Its owner says which it is for.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTerms:
-    """What a key may do, as its owner says: empty `model_ids` are all models, None is no limit."""
+    """What a key may do, as its owner says: empty `model_ids` are all models, None is no limit. `origins` are as
+    `parse_origins` returns them."""
 
     name: str
     scopes: tuple[str, ...]
     model_ids: tuple[str, ...] = ()
     monthly_credits: int | None = None
+    requests_per_minute: int | None = None
+    origins: tuple[str, ...] = ()
     expires_at: dt.datetime | None = None
 
 
@@ -71,7 +81,7 @@ class KeyAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
         """Return whose key it is, with its row; None where the request has none. Raises AuthenticationFailed, or
-        KeyNotAllowed."""
+        KeyNotAllowed, or OriginNotAllowed."""
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret.startswith(_BEGINNING):
@@ -80,6 +90,8 @@ class KeyAuthentication(BaseAuthentication):
         user = find_admitted(admission_by_key(key)) if key else None
         if key is None or user is None:
             raise AuthenticationFailed(gettext("That API key is not valid, or not any more."), code="key_not_valid")
+        if not may_come_from(key, request._request):
+            raise OriginNotAllowed
         _check_scope(request, key)
         _note_use(key)
         return user, key
@@ -123,6 +135,8 @@ def make_key(user: User, terms: KeyTerms, *, peer: str, key_id: UUID) -> tuple[A
         scopes=list(terms.scopes),
         model_ids=list(terms.model_ids),
         monthly_credits=terms.monthly_credits,
+        requests_per_minute=terms.requests_per_minute,
+        origins=" ".join(terms.origins),
         expires_at=terms.expires_at,
     )
     try:
@@ -161,6 +175,7 @@ def access_key(user_id: int, key_id: UUID) -> ApiKey:
 def revoke_key(key: ApiKey, *, peer: str) -> None:
     """End a key: no request is let in with it any more, and what is open with it is ended."""
     if rows.update(ApiKey, {"pk": key.pk, "revoked_at__isnull": True}, {"revoked_at": timezone.now()}):
+        forget_origins()
         key_revoked.send(ApiKey, user_id=key.user_id)
         events.record("api_key_revoked", peer=peer, user_id=key.user_id, key_id=str(key.pk))
 

@@ -13,16 +13,19 @@ password. That cannot be kept from them either: each request that is counted has
 sent it, and such a link logs in. Nor is a mailbox flooded: beyond the first few it gets one mail of a kind an hour.
 
 Beside the doors, every request to the API and to a shared page is counted, by person, or by network where nobody is
-logged in (count_request): so many a minute as no honest client sends.
+logged in (count_request): so many a minute as no honest client sends, and as their plan has. An API key may have fewer,
+and an address that costs much.
 
 Addresses and networks are in Redis as digests only. Without Redis every door answers 503, as the rest of the site.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
@@ -37,7 +40,10 @@ from core.lua import LuaScript, Value
 from core.redis_clients import sync_redis
 
 _COUNT = LuaScript(Path(__file__).with_name("count_attempt.lua"))
+_COUNT_REQUEST = LuaScript(Path(__file__).with_name("count_request.lua"))
 _REMEMBER = LuaScript(Path(__file__).with_name("remember_network.lua"))
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3_600, 86_400
 MOST_KNOWN_NETWORKS = 20
@@ -73,6 +79,15 @@ class Act(StrEnum):
 
 PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
 """What a member may do less often than MEMBER_ACTS_PER_HOUR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where somebody stands: `limit` in a time, `remaining` now, `reset_seconds` until all are available again."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +127,58 @@ def count(act: Act, *, peer: str | None = None, account: str | None = None) -> N
         named |= {"known": _known_key(account), "account_here": _account_key(act, account, here), "here": _digest(here)}
     network = f"limit:{act}:network:{_digest(here)}"
     wait_ms = _COUNT(sync_redis(), network=network, limit=limit, window_seconds=window_seconds, **named)
+    if not wait_ms and act is Act.SIGN_UP and peer is not None:
+        daily = settings.SIGN_UPS_PER_DAY
+        wait_ms = _COUNT(sync_redis(), network=f"{network}:day", limit=daily, window_seconds=DAY_SECONDS)
     if wait_ms:
         events.record("limited", peer=peer, email=account and normalise_email(account), act=act)
         raise _refusal(act, math.ceil(wait_ms / 1000))
 
 
-def count_request(*, user_id: int | None, peer: str) -> None:
-    """Count a request to the API or to a shared page: of a person, or of a network where nobody is logged in. Raises
-    RateLimited with the time to wait, and counts nothing then. One call of Redis; raises RedisError."""
+def count_request(
+    *,
+    user_id: int | None,
+    peer: str,
+    per_minute: int | None = None,
+    key: tuple[str, int] | None = None,
+    route: tuple[str, int] | None = None,
+) -> Limit | None:
+    """Count a request to the API or to a shared page: of a person, or of a network where nobody is logged in. Return
+    where they stand; None where there is no limit.
+
+    `per_minute` is what they have, by itself what the site gives; `key` and `route` are a name and how many a minute an
+    API key has, and an address that costs much. Raises RateLimited with the time to wait, and counts nothing then.
+    One call of Redis; raises RedisError.
+    """
     whose = f"network:{_digest(network_of(peer))}" if user_id is None else f"user:{user_id}"
-    limit = settings.API_REQUESTS_PER_MINUTE
-    if wait_ms := _COUNT(sync_redis(), network=f"limit:api:{whose}", limit=limit, window_seconds=MINUTE_SECONDS):
-        raise RateLimited(retry_after=math.ceil(wait_ms / 1000))
+    named: dict[str, Value] = {}
+    if key or route:
+        named = {"of_key": f"limit:api:key:{key[0] if key else ''}", "key_limit": key[1] if key else 0}
+    if route:
+        named |= {"of_route": f"limit:api:{route[0]}:{whose}", "route_limit": route[1]}
+    wait_ms, most, left, reset_ms = _COUNT_REQUEST(
+        sync_redis(),
+        person=f"limit:api:{whose}",
+        window_seconds=MINUTE_SECONDS,
+        limit=settings.API_REQUESTS_PER_MINUTE if per_minute is None else per_minute,
+        **named,
+    )
+    limit = Limit(most, left, reset_ms / 1000) if most else None
+    if wait_ms:
+        error = RateLimited(retry_after=math.ceil(wait_ms / 1000))
+        error.limit = limit
+        raise error
+    return limit
+
+
+def limited_to(requests_per_minute: int) -> Callable[[View], View]:
+    """Give an address of the API that costs much a limit of its own, for each person."""
+
+    def limited(view: View) -> View:
+        view.cls.route_limit = (view.__name__, requests_per_minute)  # type: ignore[attr-defined]  # as in keys.py
+        return view
+
+    return limited
 
 
 def count_of_member(act: Act, user_id: int) -> None:

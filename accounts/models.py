@@ -12,6 +12,7 @@ from django.contrib.auth.models import PermissionsMixin
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
@@ -111,6 +112,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     class Meta:
         verbose_name = _("user")
         verbose_name_plural = _("users")
+        permissions = (("suspend_user", "Can suspend user and let them back"),)
 
     def __str__(self) -> str:
         return self.email
@@ -218,10 +220,19 @@ class ApiKey(models.Model):
     """The ids of the models it may ask; empty: all of the plan."""
     monthly_credits = models.PositiveIntegerField(null=True)
     """The most it may use in a calendar month (UTC); null: no limit of its own."""
+    requests_per_minute = models.PositiveIntegerField(null=True)
+    """Null: no limit of its own; that of its user counts anyway."""
+    origins = models.TextField(blank=True, default="")
+    """Separated by spaces: the pages whose scripts may use it; empty: those that the operator allows."""
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     last_used_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["id"], condition=Q(origins__gt="", revoked_at=None), name="api_key_with_origins"),
+        )
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -229,6 +240,26 @@ class ApiKey(models.Model):
     @property
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()
+
+
+class Invitation(models.Model):
+    """Somebody was asked by mail to join (accounts/joining.py). `digest` is the SHA-256 of the word in the link."""
+
+    email = models.EmailField(_("e-mail address"), max_length=254, unique=True)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    invited_by = models.ForeignKey(
+        User, models.SET_NULL, null=True, related_name="+", editable=False, verbose_name=_("invited by")
+    )
+    created_at = models.DateTimeField(_("invited"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(_("valid until"), editable=False)
+    accepted_at = models.DateTimeField(_("joined"), null=True, editable=False)
+
+    class Meta:
+        verbose_name = _("invitation")
+        verbose_name_plural = _("invitations")
+
+    def __str__(self) -> str:
+        return self.email
 
 
 class Closure(models.Model):

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from accounts import events, limits
 from accounts.http import peer_of
+from accounts.joining import accept_invitation
 from accounts.limits import Act
 from accounts.models import User
 from accounts.timing import equally_long
@@ -23,11 +24,13 @@ def hash_new_password(email: str, password: str) -> str:
     return make_password(password)
 
 
-def sign_up(request: HttpRequest, *, email: str, password_hash: str, **profile: Any) -> User:
-    """Create an account. Raises Conflict if another has the address."""
+def sign_up(request: HttpRequest, *, email: str, password_hash: str, invitation: str = "", **profile: Any) -> User:
+    """Create an account for somebody who may join. Raises Conflict if another has the address."""
     try:
         with transaction.atomic():
             user = User.objects.create(email=email, password=password_hash, **profile)
+            if invitation:
+                accept_invitation(user, invitation)
     except IntegrityError as error:
         raise Conflict(_("That address has an account.")) from error
     events.record("sign_up", peer=peer_of(request), user_id=user.pk)

@@ -14,6 +14,9 @@ key_revoked = Signal()
 """Sent with `user_id` when an API key of theirs is: what is open with it asks again. Nothing else of the person is
 over."""
 
+token_made = Signal()
+"""Sent with `user` for each access token. A receiver returns what is to be in it for programs to show, by name."""
+
 account_closed = Signal()
 """Sent with `user_id` and `patience_seconds` after a user was deleted: what is theirs is erased, but for sums without a
 name.

@@ -38,6 +38,7 @@ class Entitlements:
     best_tier: str
     upload_bytes: int | None = None
     has_api: bool = True
+    requests_per_minute: int | None = None
     history_days: int | None = None
     has_comparison: bool = False
 
@@ -109,6 +110,14 @@ def check_api(user_id: int) -> None:
     """Raise ApiNotInPlan for a user whose plan is without the API. While every plan has it, no row is read."""
     if not all(plan.has_api for plan in _plans.get().values()) and not entitlements_of(user_id).has_api:
         raise ApiNotInPlan
+
+
+def requests_per_minute_of(user_id: int) -> int | None:
+    """Return how many requests a minute the user's plan has; None where it has what the site gives. While no plan says
+    anything else, no row is read."""
+    if all(plan.requests_per_minute is None for plan in _plans.get().values()):
+        return None
+    return entitlements_of(user_id).requests_per_minute
 
 
 def history_days_of(user_id: int) -> int | None:
@@ -253,6 +262,7 @@ def _entitlements(plan: Plan) -> Entitlements:
         plan=plan.key,
         allowance_micros=plan.allowance_micros,
         turns_per_hour=plan.turns_per_hour,
+        requests_per_minute=plan.requests_per_minute,
         turns_at_once=plan.turns_at_once,
         question_characters=plan.question_characters,
         answer_tokens=plan.answer_tokens,

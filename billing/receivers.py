@@ -1,4 +1,4 @@
-"""What follows from changes elsewhere: who goes away is charged no more."""
+"""What follows from changes elsewhere: who goes away is charged no more; and what tokens say of a plan."""
 
 from typing import Any
 
@@ -6,8 +6,16 @@ from django.db.models.signals import pre_delete
 from django.dispatch import receiver
 
 from accounts.models import User
+from accounts.signals import token_made
+from billing.entitlements import entitlements_of
 from billing.models import BillingAccount
 from billing.purchasing import close_account
+
+
+@receiver(token_made)
+def name_plan(user: User, **_signal: Any) -> dict[str, str]:
+    """Say in access tokens which plan their user has."""
+    return {"plan": entitlements_of(user.pk).plan}
 
 
 @receiver(pre_delete, sender=User)

@@ -1,23 +1,26 @@
-"""The models on offer, for the operator."""
+"""The models on offer, for the operator; and conversations that the staff reads, with their owner's knowledge."""
 
 import datetime as dt
 import logging
 from decimal import Decimal
 from subprocess import SubprocessError
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
 from django.urls import path
 from django.utils.formats import number_format
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_safe
 
+from accounts.http import member_of, peer_of
 from billing.spending import SpendingToday
 from chat.errors import sentence_for
 from chat.llm import spending
@@ -28,9 +31,13 @@ from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit
+from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit, StaffReading
 from chat.provider_registry import BILLING_PROVIDERS
+from chat.staff_reading import begin_reading, read_conversation
 from core.alerts import list_alerts
+from core.errors import NotFound
+from core.paging import ReadOnlyAdmin
+from history import access
 
 logger = logging.getLogger(__name__)
 
@@ -285,3 +292,69 @@ def _steps(steps: list[list[int]]) -> str:
             ),
         ]
     )
+
+
+class StaffReadingForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = StaffReading
+        fields = ("conversation_id", "reason")
+        widgets: ClassVar[dict[str, Any]] = {"reason": forms.Textarea(attrs={"rows": 3})}
+
+    def clean_conversation_id(self) -> UUID:
+        conversation_id: UUID = self.cleaned_data["conversation_id"]
+        if access.find_conversation(conversation_id) is None:
+            raise forms.ValidationError(_("There is no such conversation, or it is in the trash."))
+        return conversation_id
+
+
+@admin.register(StaffReading)
+class StaffReadingAdmin(ReadOnlyAdmin):
+    """Who of the staff could read which conversation, and why. To add one opens a conversation, and tells its owner."""
+
+    form = StaffReadingForm
+    list_display = ("conversation_id", "user", "staff_email", "reason", "created_at", "expires_at")
+    list_filter = ("staff_email",)
+    search_fields = ("user__email", "staff_email", "reason")
+    ordering = ("-created_at",)
+    fields = ("conversation_id", "reason")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Ask for two fields of a new one; show all of another."""
+        return self.fields if obj is None else self.list_display
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("chat.add_staffreading")
+
+    def save_model(self, request: HttpRequest, obj: StaffReading, form: Any, change: bool) -> None:
+        begun = begin_reading(obj.conversation_id, staff=member_of(request), reason=obj.reason, peer=peer_of(request))
+        obj.pk = begun.pk
+
+    def response_add(self, request: HttpRequest, obj: StaffReading, *_rest: Any, **_more: Any) -> HttpResponse:
+        return redirect("admin:chat_staffreading_read", obj.pk)
+
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(require_safe(self.read_view))
+        return [path("<uuid:reading_id>/read/", page, name="chat_staffreading_read"), *super().get_urls()]
+
+    def read_view(self, request: HttpRequest, reading_id: UUID) -> HttpResponse:
+        """Show the conversation to who has opened it, while its time lasts."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        after = request.GET.get("after", "")
+        reading = StaffReading.objects.filter(pk=reading_id).select_related("user").first()
+        try:
+            if reading is None:
+                raise NotFound
+            read = read_conversation(
+                reading, staff=member_of(request), after=int(after) if after.isdecimal() and len(after) < 10 else 0
+            )
+        except NotFound as error:
+            raise Http404 from error
+        page = {
+            **self.admin_site.each_context(request),
+            "title": read.conversation.title,
+            "reading": reading,
+            "read": read,
+            "opts": self.opts,
+        }
+        return render(request, "admin/chat/staffreading/read.html", page)

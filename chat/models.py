@@ -1,12 +1,15 @@
-"""The models an operator offers, the files people attach, and what people were told of their history."""
+"""The models an operator offers, the files people attach, what people were told of their history, and when the
+staff read in it."""
 
 from typing import Any
+from uuid import uuid4
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MaxValueValidator, MinLengthValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -209,6 +212,41 @@ class Attachment(models.Model):
     def stored(self) -> str:
         """The storage's name of what is served and sent: a PDF as it came, the others made anew."""
         return self.part("source" if self.kind == self.Kind.PDF else "file")
+
+
+class StaffReading(models.Model):
+    """That somebody of the staff may read one conversation of a member, why, and until when (chat/staff_reading.py).
+
+    The member is told by mail, and sees the row for as long as they have an account. It is written before anything can
+    be read.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        related_name="staff_readings",
+        editable=False,
+        verbose_name=_("whose it is"),
+    )
+    conversation_id = models.UUIDField(_("conversation"))
+    staff = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", editable=False, verbose_name=_("who")
+    )
+    staff_email = models.EmailField(_("who"), max_length=254, editable=False)
+    reason = models.CharField(
+        _("why"), max_length=300, validators=[MinLengthValidator(10)], help_text=_("Its owner reads this.")
+    )
+    created_at = models.DateTimeField(_("since"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(_("until"), editable=False)
+
+    class Meta:
+        verbose_name = _("reading of a conversation")
+        verbose_name_plural = _("readings of conversations")
+        indexes = (models.Index(fields=["user", "-created_at"], name="staff_reading_of_user"),)
+
+    def __str__(self) -> str:
+        return str(self.conversation_id)
 
 
 class HistoryNotice(models.Model):

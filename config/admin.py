@@ -37,7 +37,7 @@ HEALTH = FrontPage(_("Health and alerts"), "admin:chat_languagemodel_health", ("
 
 SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("Business"), (DASHBOARD, "billing.payment", "billing.subscription", "billing.billingaccount")),
-    (_("People"), ("accounts.user", "auth.group", "history.sharedpage")),
+    (_("People"), ("accounts.user", "accounts.invitation", "auth.group", "history.sharedpage", "chat.staffreading")),
     (_("What is sold"), ("billing.plan", "billing.price", "billing.coupon", "billing.exchangerate")),
     (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "history.turn")),
     (_("What was used"), ("billing.usageperiod", "billing.usagerecord", "billing.reservation", "billing.spending")),

@@ -14,7 +14,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from chat.api.openai.errors import OPENAI_PATH, as_openai
+from chat.api.openai.errors import OPENAI_PATH, in_openai_shape
 from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
 
@@ -52,7 +52,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse
     response = _answer(error, context)
     if not context["request"].path.startswith(OPENAI_PATH):
         return response
-    return as_openai(response, response.data, parameter=getattr(error, "parameter", ""))
+    return in_openai_shape(response, response.data, parameter=getattr(error, "parameter", ""))
 
 
 def _answer(error: Exception, context: dict[str, Any]) -> Response:

@@ -1,7 +1,8 @@
-"""Middleware: an id for every request, in its logs, errors and answer; no copies of what is private; error pages for
-requests that are refused."""
+"""Middleware: an id for every request, in its logs, errors and answer; no copies of what is private; how many requests
+are left; error pages for requests that are refused."""
 
 import logging as log
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from redis.exceptions import RedisError
 from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
 
+from accounts.limits import Limit
 from chat.api.openai.errors import OPENAI_PATH
 from chat.errors import file_sentence_for
 from config import logging, pages
@@ -97,6 +99,29 @@ def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse
         or settings.SESSION_COOKIE_NAME in response.cookies
     ):
         response["Cache-Control"] = "no-store"
+    return response
+
+
+@sync_and_async_middleware
+def rate_limit(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Say in every answer of the API how many requests are left, where they are counted; a question says how many
+    questions are."""
+    if iscoroutinefunction(get_response):
+
+        async def handle(request: HttpRequest) -> HttpResponse:
+            return set_limit(request, await get_response(request))
+
+        return handle
+
+    return lambda request: set_limit(request, get_response(request))
+
+
+def set_limit(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    limit: Limit | None = getattr(request, "limit", None)
+    if limit is not None and "RateLimit-Limit" not in response:
+        response["RateLimit-Limit"] = str(limit.limit)
+        response["RateLimit-Remaining"] = str(limit.remaining)
+        response["RateLimit-Reset"] = str(math.ceil(limit.reset_seconds))
     return response
 
 

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
 from config.private_files import create_private, make_private
+from core.origins import parse_origin
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -40,6 +41,7 @@ if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set. `make run` writes a .env with fresh secrets; see .env.example.")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])  # earlier ones, whose words still count
 JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
+JWT_SECRET_KEY_FALLBACKS = env.list("JWT_SECRET_KEY_FALLBACKS", default=[])  # former ones: tokens they signed are good
 
 INSTALLED_APPS = [
     "config",
@@ -68,7 +70,9 @@ MIDDLEWARE = [
     "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.StaticFilesMiddleware",
+    "config.cors.ApiCorsMiddleware",
     "config.middleware.private",  # after the static files, which may be kept
+    "config.middleware.rate_limit",
     "config.middleware.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -328,6 +332,14 @@ MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts/second_factor.py asks for the memb
 ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
 SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one network address
+SIGN_UPS_PER_DAY = env.int("SIGN_UPS_PER_DAY", default=100)  # from one network address; 0: no limit
+SIGN_UP = env("SIGN_UP", default="open")  # accounts/joining.py
+if SIGN_UP not in ("open", "domains", "invitation", "closed"):
+    raise ImproperlyConfigured("SIGN_UP is one of: open, domains, invitation, closed.")
+SIGN_UP_DOMAINS = [domain.strip().lower().lstrip("@") for domain in env.list("SIGN_UP_DOMAINS", default=[])]
+if SIGN_UP == "domains" and not SIGN_UP_DOMAINS:
+    raise ImproperlyConfigured("SIGN_UP=domains needs SIGN_UP_DOMAINS: domains of e-mail addresses, with commas.")
+REFUSE_DISPOSABLE_MAIL = env.bool("REFUSE_DISPOSABLE_MAIL", default=True)
 ACCOUNT_RATE_LIMITS = False  # accounts/limits.py counts, for pages and API together
 REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG)
 
@@ -447,6 +459,26 @@ EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is ke
 
 # --- API -------------------------------------------------------------------------------------------------------------
 
+# Pages of these sites may use the API from a browser, with a token or a key and never with cookies.
+try:
+    CORS_ALLOWED_ORIGINS = [parse_origin(origin) for origin in env.list("CORS_ALLOWED_ORIGINS", default=[])]
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"CORS_ALLOWED_ORIGINS has {error}, which is no origin. Write them like https://app.example.com, with commas."
+    ) from error
+CORS_URLS_REGEX = r"^/(api/v1|v1)/"
+CORS_ALLOW_CREDENTIALS = False
+CORS_ALLOW_HEADERS = (
+    *("accept", "accept-language", "authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"),
+    # What OpenAI's SDK sends from a browser.
+    *(f"x-stainless-{name}" for name in ("arch", "helper-method", "lang", "os", "package-version", "retry-count")),
+    *(f"x-stainless-{name}" for name in ("runtime", "runtime-version", "timeout")),
+    *("openai-organization", "openai-project"),
+)
+CORS_EXPOSE_HEADERS = (
+    *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after"),
+    *("x-cost-micros", "x-request-id", "x-should-retry"),
+)
 API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)  # of one person; 0: no limit
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -458,7 +490,7 @@ REST_FRAMEWORK = {
         "rest_framework.permissions.IsAuthenticated",
         "billing.api.permissions.PlanHasApi",
     ],
-    "DEFAULT_THROTTLE_CLASSES": ["accounts.throttle.RequestThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["billing.api.throttling.RequestThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
@@ -466,6 +498,7 @@ REST_FRAMEWORK = {
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,
+    "AUTH_TOKEN_CLASSES": ("accounts.tokens.AccessToken",),
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_EXPIRE_MINUTES),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_EXPIRE_DAYS),
 }

@@ -1,5 +1,7 @@
 """The errors that every app raises: a code for programs, a sentence for people. Each surface shows them in its way."""
 
+from typing import Any
+
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
@@ -46,6 +48,8 @@ class Conflict(DomainError):
 class RateLimited(DomainError):
     code = "rate_limited"
     status = 429
+    limit: Any = None
+    """Where they stand who are refused, where that is known: accounts.limits.Limit."""
     message = _("Too many requests. Please wait a moment.")
 
 

@@ -48,10 +48,11 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
     email = serializers.EmailField(max_length=254)
     time_zone = serializers.CharField(required=False, validators=[check_time_zone])
     password = serializers.CharField(write_only=True, max_length=128, trim_whitespace=False)
+    invitation = serializers.CharField(write_only=True, required=False, default="", allow_blank=True, max_length=100)
 
     class Meta:
         model = User
-        fields = ("email", "password", "name", "locale", "time_zone", "theme")
+        fields = ("email", "password", "name", "locale", "time_zone", "theme", "invitation")
 
     def validate_email(self, value: str) -> str:
         email = valid_email(value)

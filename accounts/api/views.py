@@ -8,22 +8,22 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
-from rest_framework_simplejwt.tokens import RefreshToken
 
 from accounts import events, limits
 from accounts.api.serializers import LogInSerializer, MeSerializer, RefreshSerializer, RegisterSerializer
 from accounts.http import peer_of
+from accounts.joining import check_may_join
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
 from accounts.second_factor import WRONG_CODE, find_by_code, has_second_factor
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
-from accounts.tokens import begin_family, end_family, renew
+from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
 
 
 def tokens_for(user: User) -> dict[str, str]:
     refresh = begin_family(user)
-    return {"access": str(refresh.access_token), "refresh": str(refresh)}
+    return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
 @api_view(["POST"])
@@ -39,6 +39,7 @@ def register(request: Request) -> Response:
     serializer = RegisterSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     account = serializer.validated_data
+    check_may_join(account["email"], account["invitation"])
     account["password_hash"] = hash_new_password(account["email"], account.pop("password"))
     if settings.REQUIRE_VERIFIED_EMAIL:
         sign_up_by_mail(request._request, **account)
@@ -78,8 +79,8 @@ def refresh(request: Request) -> Response:
         token = RefreshToken(serializer.validated_data["refresh"])
     except TokenError as error:
         raise InvalidToken from error
-    renew(token)
-    return Response({"access": str(token.access_token), "refresh": str(token)})
+    user = renew(token)
+    return Response({"access": str(access_token_of(token, user)), "refresh": str(token)})
 
 
 @api_view(["POST"])

@@ -41,6 +41,13 @@ class Plan(models.Model):
     has_api = models.BooleanField(
         _("API"), default=True, help_text=_("Without it, programs with a token are refused; the pages work as before.")
     )
+    requests_per_minute = models.PositiveIntegerField(
+        _("requests a minute"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("To the API, of all programs of a person together. Empty: what the site gives everybody."),
+    )
     has_comparison = models.BooleanField(
         _("two models side by side"),
         default=False,

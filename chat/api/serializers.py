@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from accounts.keys import KeyTerms
 from accounts.models import ApiKey
+from accounts.origins import BAD_ORIGIN, parse_origins
 from billing.entitlements import credits_of
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for
@@ -245,13 +246,17 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
     models = serializers.ListField(source="model_ids", child=serializers.CharField())
     used = serializers.SerializerMethodField()
+    origins = serializers.SerializerMethodField()
 
     class Meta:
         model = ApiKey
         fields = (
-            *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used"),
+            *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used", "requests_per_minute", "origins"),
             *("expires_at", "created_at", "last_used_at"),
         )
+
+    def get_origins(self, key: ApiKey) -> list[str]:
+        return key.origins.split()
 
     def get_used(self, key: ApiKey) -> float:
         return credits_of(self.context["used_micros"].get(str(key.pk), 0))
@@ -269,7 +274,17 @@ class NewKeySerializer(serializers.Serializer[Any]):
     monthly_credits = serializers.IntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=MOST_CREDITS
     )
+    requests_per_minute = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, max_value=100_000
+    )
+    origins = serializers.ListField(child=serializers.CharField(max_length=200), required=False, default=list)
     expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
+
+    def validate_origins(self, value: list[str]) -> tuple[str, ...]:
+        try:
+            return parse_origins(value)
+        except ValueError as error:
+            raise serializers.ValidationError(BAD_ORIGIN) from error
 
     def validate_expires_at(self, value: dt.datetime | None) -> dt.datetime | None:
         return check_future(value)
@@ -287,6 +302,8 @@ class NewKeySerializer(serializers.Serializer[Any]):
             scopes=tuple(scope for scope in ApiKey.Scope.values if scope in chosen["scopes"]),
             model_ids=tuple(dict.fromkeys(chosen["models"])),
             monthly_credits=chosen["monthly_credits"],
+            requests_per_minute=chosen["requests_per_minute"],
+            origins=chosen["origins"],
             expires_at=chosen["expires_at"],
         )
 

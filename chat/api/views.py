@@ -15,7 +15,7 @@ from accounts import limits
 from accounts.admission import admission_of
 from accounts.http import member_of, user_id_of
 from accounts.keys import key_of, open_to_keys
-from accounts.limits import Act
+from accounts.limits import Act, Limit, limited_to
 from accounts.models import ApiKey, User
 from billing import entitlements
 from chat.api.open_streams import one_more_stream
@@ -43,7 +43,7 @@ from chat.shown.fragments import description_of
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns import forking
 from chat.turns.by_key import check_asked_with, check_may_read
-from chat.turns.limits import Limit, count_upload
+from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
 from history import access, sharing
@@ -51,6 +51,9 @@ from history.api.serializers import ConversationSerializer
 from history.models import new_id
 from history.sharing import Terms
 from history.temporary import new_turn_id
+
+SEARCHES_PER_MINUTE = 120
+"""Each may read thousands of rows."""
 
 
 @open_to_keys(GET=ApiKey.Scope.CHAT)
@@ -160,6 +163,7 @@ def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBas
     return file_response(user_id_of(request), attachment_id)
 
 
+@limited_to(SEARCHES_PER_MINUTE)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def search(request: Request) -> Response:

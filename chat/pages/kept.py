@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.forms import KeepHistoryForm
 from accounts.http import member_of
 from billing import entitlements
+from chat.staff_reading import list_readings
 from chat.turns.retention import MAX_COUNT, outlook_of
 
 
@@ -31,5 +32,6 @@ def keep_history(request: HttpRequest) -> HttpResponse:
         "plan_days": entitlements.history_days_of(user.pk),
         "trash_days": settings.TRASH_DAYS,
         "max_count": MAX_COUNT,
+        "readings": list_readings(user.pk),
     }
     return render(request, "chat/kept.html", context, status=422 if form.is_bound else 200)

@@ -10,6 +10,7 @@ from django.utils.translation import pgettext_lazy
 
 from accounts.keys import KeyTerms
 from accounts.models import ApiKey
+from accounts.origins import BAD_ORIGIN, parse_origins
 from chat.llm.catalog import list_offered
 from history.models import new_id
 
@@ -39,6 +40,16 @@ class ApiKeyForm(forms.Form):
         max_value=1_000_000_000,
         help_text=_("At most, in a calendar month. Empty: as many as your plan has."),
     )
+    origins = forms.CharField(
+        label=_("Web pages that use it"),
+        required=False,
+        max_length=2_000,
+        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "https://app.example.com", "spellcheck": "false"}),
+        help_text=_(
+            "Only for a key that a page uses in its visitors’ browsers: the addresses it may come from, one in a line. "
+            "Whoever opens such a page can read the key."
+        ),
+    )
     models = forms.MultipleChoiceField(
         label=_("Its models"), required=False, widget=forms.CheckboxSelectMultiple, choices=[]
     )
@@ -49,6 +60,12 @@ class ApiKeyForm(forms.Form):
         assert isinstance(models, forms.MultipleChoiceField)
         models.choices = [(candidate.model.key, candidate.model.label) for candidate in list_offered()]
 
+    def clean_origins(self) -> tuple[str, ...]:
+        try:
+            return parse_origins(self.cleaned_data["origins"].split())
+        except ValueError as error:
+            raise forms.ValidationError(BAD_ORIGIN) from error
+
     def terms(self) -> KeyTerms:
         """Return what was chosen, of a valid form."""
         chosen = self.cleaned_data
@@ -57,5 +74,6 @@ class ApiKeyForm(forms.Form):
             scopes=tuple(chosen["scopes"]),
             model_ids=tuple(chosen["models"]),
             monthly_credits=chosen["monthly_credits"],
+            origins=chosen["origins"],
             expires_at=timezone.now() + dt.timedelta(days=chosen["days"]) if chosen["days"] else None,
         )

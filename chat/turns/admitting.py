@@ -6,6 +6,7 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
+from accounts.limits import Limit
 from accounts.models import ApiKey
 from billing import metering
 from billing.entitlements import Budget
@@ -13,7 +14,6 @@ from billing.errors import AllowanceUsedUp, PartUsedUp
 from chat.errors import KeyUsedUp
 from chat.turns import by_key, limits
 from chat.turns.known_turns import refuse_reserved
-from chat.turns.limits import Limit
 from chat.turns.offer import Offer, make_cheaper_offer
 from core.errors import Unavailable
 from history import access

@@ -53,6 +53,11 @@ def asked_key(turn_id: UUID) -> str:
     return f"turn:{turn_id}:asked"
 
 
+def asked_of_key(owner_id: int) -> str:
+    """The keys of what a person's programs are asking."""
+    return f"asked:of:{owner_id}"
+
+
 def keep_asked(owner_id: int, turn_id: UUID, asked: Asked) -> None:
     """Keep what is asked, until its turn has ended. Raises TooManyAtOnce where its owner's programs are asking too much
     at this moment, and RedisError."""
@@ -60,7 +65,7 @@ def keep_asked(owner_id: int, turn_id: UUID, asked: Asked) -> None:
     is_kept = _KEEP(
         sync_redis(),
         asked=asked_key(turn_id),
-        of_owner=f"asked:of:{owner_id}",
+        of_owner=asked_of_key(owner_id),
         value=value,
         kept_seconds=KEPT_SECONDS,
         most_bytes=MAX_BYTES,

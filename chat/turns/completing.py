@@ -7,6 +7,7 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from accounts.confirmation import must_confirm_email
+from accounts.limits import Limit
 from accounts.models import ApiKey
 from billing import entitlements, metering
 from billing.entitlements import Budget
@@ -18,7 +19,6 @@ from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
 from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
 from chat.turns.asked import Asked, forget_asked, keep_asked
-from chat.turns.limits import Limit
 from chat.turns.offer import Offer, OfferRequest, make_offer, profile_asked, selection_fields
 from chat.turns.queue import enqueue
 from core.errors import Conflict, DomainError, Unavailable

@@ -1,7 +1,6 @@
 """Rate limits of questions, uploads and forks, and that of the queue: one script in Redis, exact for all processes."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -9,6 +8,8 @@ from django.conf import settings
 from django.utils.translation import ngettext
 from redis.exceptions import RedisError
 
+from accounts.limits import Limit
+from chat.turns.asked import asked_of_key
 from chat.turns.queue import GROUP, OPENING, OPENING_SECONDS, QUEUE, queue_full
 from core.errors import RateLimited, Unavailable
 from core.lua import LuaScript, Value
@@ -19,15 +20,6 @@ _UNCOUNT = LuaScript(Path(__file__).with_name("uncount_in_window.lua"))
 
 HOUR_SECONDS = 3_600
 FORKS_PER_HOUR = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Where a person stands: `limit` an hour, `remaining` now, `reset_seconds` until all are available again."""
-
-    limit: int
-    remaining: int
-    reset_seconds: float
 
 
 def count_question(user_id: int, turn_id: UUID, *, turns_per_hour: int | None) -> Limit | None:
@@ -85,7 +77,7 @@ def count_fork(user_id: int) -> None:
 
 def forget_counts(user_id: int) -> None:
     """Drop what was counted of a person who is gone. Raises RedisError."""
-    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id))
+    sync_redis().unlink(_turns_key(user_id), _uploads_key(user_id), _forks_key(user_id), asked_of_key(user_id))
 
 
 def _count(key: str, per_hour: float, **queue: Value) -> Limit:

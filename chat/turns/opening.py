@@ -10,6 +10,7 @@ from django.db import close_old_connections
 from redis.exceptions import RedisError
 
 from accounts.confirmation import must_confirm_email
+from accounts.limits import Limit
 from accounts.models import ApiKey
 from billing import entitlements, metering
 from billing.entitlements import Budget
@@ -29,7 +30,6 @@ from chat.llm.selection import AUTO, check_effort
 from chat.turns import by_key
 from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
 from chat.turns.known_turns import BeingWritten, await_written, check_same_question, find_known_turn
-from chat.turns.limits import Limit
 from chat.turns.offer import (
     Offer,
     OfferRequest,

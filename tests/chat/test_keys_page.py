@@ -67,6 +67,14 @@ def test_a_form_that_is_sent_twice_makes_one_key(browser: Client):
     assert ApiKey.objects.count() == 1
 
 
+def test_a_key_may_be_of_pages(browser: Client):
+    assert browser.post(PAGE, new_key(origins="x")).status_code == 422
+    assert not ApiKey.objects.exists()
+    assert browser.post(PAGE, new_key(origins="https://App.example.com\nhttps://b.example/")).status_code == 201
+    assert ApiKey.objects.get().origins == "https://app.example.com https://b.example"
+    assert "https://b.example" in browser.get(PAGE).content.decode()
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"name": ""}, {"scopes": []}, {"days": "7"}, {"monthly_credits": "0"}, {"models": ["nobody"]}, {"id": "x"}],

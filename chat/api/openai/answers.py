@@ -50,7 +50,7 @@ def document_of(turn: Turn) -> dict[str, Any]:
         "created": int(turn.created_at.timestamp()),
         "model": turn.model or turn.requested_model,
         "choices": [choice],
-        "usage": usage_of(turn),
+        "usage": usage_as_openai(turn),
     }
 
 
@@ -58,7 +58,7 @@ def finish_reason_of(turn: Turn) -> str:
     return _FINISH.get(turn.error) or _FINISH.get(turn.finish_reason) or "stop"
 
 
-def usage_of(turn: Turn) -> dict[str, Any]:
+def usage_as_openai(turn: Turn) -> dict[str, Any]:
     """Return what the turn used, and `cost_micros`: what was charged, in millionths of a US dollar."""
     return {
         "prompt_tokens": turn.input_tokens if turn.usage_source else 0,
@@ -111,7 +111,7 @@ class Chunks:
             return
         yield self._chunk({}, finish_reason_of(turn))
         if self._wants_usage:
-            yield self._head + b',"choices":[],"usage":' + encode(usage_of(turn)) + b"}\n\n"
+            yield self._head + b',"choices":[],"usage":' + encode(usage_as_openai(turn)) + b"}\n\n"
         yield DONE
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:

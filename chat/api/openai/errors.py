@@ -74,7 +74,7 @@ def openai_error(code: str, sentence: str, *, status: int, parameter: str = "") 
     return status, {"error": {"message": sentence, "type": kind, "param": parameter or None, "code": code}}
 
 
-def as_openai(response: HttpResponseBase, body: Mapping[str, Any], *, parameter: str = "") -> JsonResponse:
+def in_openai_shape(response: HttpResponseBase, body: Mapping[str, Any], *, parameter: str = "") -> JsonResponse:
     """Return an answer of our API with an error in it, whose body is given, as OpenAI's API would answer."""
     status, error = openai_error(body["code"], body["detail"], status=response.status_code, parameter=parameter)
     answer = JsonResponse(error, status=status)
