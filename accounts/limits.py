@@ -203,6 +203,15 @@ def remember_network(*, peer: str, account: str) -> None:
     )
 
 
+def knows_network(*, peer: str, account: str) -> bool:
+    """Return whether somebody got into the account from here before, or nobody from anywhere."""
+    pipeline = sync_redis().pipeline(transaction=False)
+    pipeline.zscore(_known_key(account), _digest(network_of(peer)))
+    pipeline.exists(_known_key(account))
+    score, is_known_anywhere = pipeline.execute()
+    return score is not None or not is_known_anywhere
+
+
 def forget(act: Act, account: str) -> None:
     """Give back all that was counted at the account: its owner got through."""
     sync_redis().unlink(_account_key(act, account))

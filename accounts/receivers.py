@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from accounts import events, limits
+from accounts import devices, events, limits
 from accounts.http import peer_of
 from accounts.models import User
 from accounts.second_factor import use_code
@@ -22,7 +22,14 @@ from accounts.second_factor import use_code
 
 @receiver(user_logged_in)
 def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
+    """Called before Django notes the log-in: the first of all is no news to its owner."""
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
+    is_first = user.last_login is None and not user.token_families.exists()
+    if not is_first and not devices.is_known(request, user):
+        devices.tell_of_new_device(request, user)
+    devices.remember_browser(request, user)
+    devices.note_session(request, user)
+    devices.forget_ended(user)
 
 
 @receiver(signals.password_reset)
@@ -39,6 +46,7 @@ def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
 
 @receiver(signals.password_changed)
 def note_password_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+    devices.remember_browser(request, user)
     events.record("password_changed", peer=peer_of(request), user_id=user.pk)
 
 

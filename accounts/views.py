@@ -1,5 +1,7 @@
-"""The settings page, the pages of the second factor and of the address where they are not allauth's alone, links that
-confirm an address, and the switches of language and theme, which visitors have too."""
+"""The settings page and that of the devices, the pages of the second factor and of the address where they are not
+allauth's alone, links that confirm an address, and the switches of language and theme, which visitors have too."""
+
+from uuid import UUID
 
 from allauth.account import views as allauth_views
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
@@ -16,7 +18,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import limits, second_factor
+from accounts import devices, limits, second_factor
 from accounts.context import THEME_COOKIE
 from accounts.forms import ProfileForm
 from accounts.http import member_of, peer_of
@@ -94,6 +96,34 @@ def ask_for_second_factor(request: HttpRequest) -> HttpResponse:
     forget_void_log_in(request)
     response: HttpResponse = mfa_views.authenticate(request)
     return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD"])
+def devices_page(request: HttpRequest) -> HttpResponse:
+    """Show where a member is logged in."""
+    member = member_of(request)
+    context = {
+        "sessions": devices.list_sessions(member, request.session.session_key),
+        "programs": devices.list_programs(member),
+    }
+    return render(request, "accounts/devices.html", context)
+
+
+@login_required
+@require_POST
+def end_session(request: HttpRequest, session_id: str) -> HttpResponse:
+    devices.end_session(member_of(request), session_id, peer=peer_of(request))
+    messages.success(request, _("Logged out there."))
+    return redirect("devices")
+
+
+@login_required
+@require_POST
+def end_program(request: HttpRequest, family_id: UUID) -> HttpResponse:
+    devices.end_program(member_of(request), family_id, peer=peer_of(request))
+    messages.success(request, _("Logged out there."))
+    return redirect("devices")
 
 
 @login_required

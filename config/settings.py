@@ -84,6 +84,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "accounts.middleware.MemberLocaleMiddleware",
+    "accounts.middleware.DevicesMiddleware",
     "accounts.middleware.RefusedFormMiddleware",
     "config.middleware.RefusalMiddleware",
     "config.middleware.too_large",

@@ -11,6 +11,7 @@ from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 
 from accounts import events, limits
 from accounts.api.serializers import LogInSerializer, MeSerializer, RefreshSerializer, RegisterSerializer
+from accounts.devices import agent_of, tell_of_new_device
 from accounts.http import peer_of
 from accounts.joining import check_may_join
 from accounts.limits import Act
@@ -21,8 +22,8 @@ from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
 
 
-def tokens_for(user: User) -> dict[str, str]:
-    refresh = begin_family(user)
+def tokens_for(request: Request, user: User) -> dict[str, str]:
+    refresh = begin_family(user, peer=peer_of(request), agent=agent_of(request._request))
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
@@ -48,7 +49,7 @@ def register(request: Request) -> Response:
             status=status.HTTP_202_ACCEPTED,
         )
     user = sign_up(request._request, **account)
-    return Response({"user": MeSerializer(user).data, **tokens_for(user)}, status=status.HTTP_201_CREATED)
+    return Response({"user": MeSerializer(user).data, **tokens_for(request, user)}, status=status.HTTP_201_CREATED)
 
 
 @api_view(["POST"])
@@ -59,13 +60,16 @@ def login(request: Request) -> Response:
     serializer = LogInSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     given = serializer.validated_data
+    is_known = limits.knows_network(peer=peer_of(request), account=given["email"])
     user = find_by_password(request._request, given["email"], given["password"])
     if user is None or not user.is_active:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
     if has_second_factor(user.pk):
         _check_code(user, given["code"], peer_of(request))
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
-    return Response(tokens_for(user))
+    if not is_known:
+        tell_of_new_device(request._request, user)
+    return Response(tokens_for(request, user))
 
 
 @api_view(["POST"])
