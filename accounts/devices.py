@@ -1,7 +1,7 @@
 """Where somebody is logged in: the sessions of their browsers, and what programs began over the API. And which browsers
 are theirs: a log-in in another one is told by mail.
 
-What is known of a session is in a hash of Redis beside it, `sessions:of:<user>`: the session itself says whether it is
+What is known of a session is in a hash of Redis beside it, `devices:<user>`: the session itself says whether it is
 over, the hash only helps to find it. A browser proves with a signed cookie that somebody has logged in with it before.
 """
 
@@ -41,7 +41,7 @@ _BROWSERS = {
     "Opera": r"\bOPR/|\bOpera\b",
     "Samsung Internet": r"\bSamsungBrowser/",
     "Firefox": r"\bFirefox/|\bFxiOS/",
-    "Chrome": r"\bChrome/|\bCriOS/|\bChromium/",
+    "Chrome": r"Chrome/|\bCriOS/|\bChromium/",
     "Safari": r"\bSafari/",
 }
 _SYSTEMS = {
@@ -228,4 +228,4 @@ def _id_of(user_id: int, key: str) -> str:
 
 
 def _hash_of(user_id: int) -> str:
-    return f"sessions:of:{user_id}"
+    return f"devices:{user_id}"

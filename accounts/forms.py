@@ -1,6 +1,9 @@
 """The forms of sign-up, passwords, the second factor, a new address and the settings."""
 
+import struct
 import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from allauth.account import forms as allauth_forms
@@ -14,6 +17,8 @@ from allauth.mfa.base import forms as mfa_forms
 from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes.forms import GenerateRecoveryCodesForm
 from allauth.mfa.totp import forms as totp_forms
+from allauth.mfa.webauthn import forms as passkey_forms
+from cryptography.exceptions import InvalidSignature
 from django import forms
 from django.conf import settings
 from django.db import transaction
@@ -29,7 +34,7 @@ from accounts.http import peer_of
 from accounts.joining import check_lasting, check_may_join, find_invited
 from accounts.limits import Act
 from accounts.models import User, normalise_email, valid_email
-from accounts.refusals import shown_in_form
+from accounts.refusals import Refused, shown_in_form
 from accounts.timing import equally_long
 from core.errors import RateLimited
 
@@ -199,6 +204,45 @@ class NewRecoveryCodesForm(GenerateRecoveryCodesForm):
         return cleaned
 
 
+class AddPasskeyForm(passkey_forms.AddWebAuthnForm):
+    passwordless = None
+    name = forms.CharField(label=_("Name"), max_length=50, required=False)
+
+    def clean(self) -> dict[str, Any]:
+        with shown_in_form():
+            second_factor.check_may_add(self.user)
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+        with _told_apart():
+            cleaned: dict[str, Any] = super().clean()
+        return cleaned
+
+
+class PasskeyForm(passkey_forms.AuthenticateWebAuthnForm):
+    """Asks for a passkey at the log-in, after the password."""
+
+    def clean_credential(self) -> Authenticator:
+        limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
+        with _told_apart():
+            return super().clean_credential()
+
+
+class PasskeyAloneForm(passkey_forms.LoginWebAuthnForm):
+    """Asks for a passkey in place of the password."""
+
+    def clean_credential(self) -> Authenticator:
+        with _told_apart():
+            return super().clean_credential()
+
+
+class PasskeyAgainForm(passkey_forms.ReauthenticateWebAuthnForm):
+    """Asks a member for a passkey once more."""
+
+    def clean_credential(self) -> Authenticator:
+        limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
+        with _told_apart():
+            return super().clean_credential()
+
+
 class ChangeEmailForm(allauth_forms.AddEmailForm):
     def clean_email(self) -> str:
         email: str = super().clean_email()
@@ -281,3 +325,31 @@ def _find_authenticator(user: User, code: str) -> Authenticator:
     if found is None:
         raise mfa_adapter().validation_error("incorrect_code")
     return found
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Refuse what is no passkey of theirs, in whatever way its reader stumbles over it: a stranger wrote it."""
+    try:
+        yield
+    except Refused:
+        raise
+    except forms.ValidationError as error:
+        if error.code != "incorrect_code":
+            raise
+        raise _unknown_passkey() from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        InvalidSignature,
+        LookupError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
+        raise _unknown_passkey() from error
+
+
+def _unknown_passkey() -> forms.ValidationError:
+    events.record("second_factor_failed", peer=peer_of(context.request))
+    return forms.ValidationError(_("That passkey is not one of this account. Try again, or log in in another way."))

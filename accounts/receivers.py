@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from accounts import devices, events, limits
 from accounts.http import peer_of
 from accounts.models import User
-from accounts.second_factor import use_code
+from accounts.second_factor import FACTORS, use_code
 
 
 @receiver(user_logged_in)
@@ -65,6 +65,7 @@ def note_second_factor(request: HttpRequest, user: User, authenticator: Authenti
     """The code that showed that the app is set up is used up with that, and has shown it in this session."""
     if authenticator.type == Authenticator.Type.TOTP:
         use_code(user.pk, request.POST.get("code", ""))
+    if authenticator.type in FACTORS:
         record_authentication(request, user, "mfa", id=authenticator.pk, type=authenticator.type)
     events.record("second_factor_added", peer=peer_of(request), user_id=user.pk, kind=authenticator.type)
 

@@ -325,8 +325,12 @@ MFA_FORMS = {
     "activate_totp": "accounts.forms.ActivateCodesForm",
     "deactivate_totp": "accounts.forms.DeactivateCodesForm",
     "generate_recovery_codes": "accounts.forms.NewRecoveryCodesForm",
+    "authenticate_webauthn": "accounts.forms.PasskeyForm",
+    "login_webauthn": "accounts.forms.PasskeyAloneForm",
+    "reauthenticate_webauthn": "accounts.forms.PasskeyAgainForm",
 }
-MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
+MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_TOLERANCE = 1  # half a minute that a telephone's clock may be off
 ADMIN_REQUIRES_SECOND_FACTOR = env.bool("ADMIN_REQUIRES_SECOND_FACTOR", default=not DEBUG)
 MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts/second_factor.py asks for the member's own address to be confirmed

@@ -22,8 +22,10 @@ from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
 
 
-def tokens_for(request: Request, user: User) -> dict[str, str]:
-    refresh = begin_family(user, peer=peer_of(request), agent=agent_of(request._request))
+def tokens_for(user: User, request: Request | None = None) -> dict[str, str]:
+    """Log somebody in; `request` says from where."""
+    whence = {} if request is None else {"peer": peer_of(request), "agent": agent_of(request._request)}
+    refresh = begin_family(user, **whence)
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
@@ -49,7 +51,7 @@ def register(request: Request) -> Response:
             status=status.HTTP_202_ACCEPTED,
         )
     user = sign_up(request._request, **account)
-    return Response({"user": MeSerializer(user).data, **tokens_for(request, user)}, status=status.HTTP_201_CREATED)
+    return Response({"user": MeSerializer(user).data, **tokens_for(user, request)}, status=status.HTTP_201_CREATED)
 
 
 @api_view(["POST"])
@@ -69,7 +71,7 @@ def login(request: Request) -> Response:
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
     if not is_known:
         tell_of_new_device(request._request, user)
-    return Response(tokens_for(request, user))
+    return Response(tokens_for(user, request))
 
 
 @api_view(["POST"])

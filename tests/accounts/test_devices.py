@@ -78,7 +78,7 @@ def test_a_page_shows_no_key_that_lets_in(ana):
 
 def test_a_session_that_was_not_noted_is_from_its_next_request_on(ana):
     browser = log_in(ana)
-    sync_redis().delete(f"sessions:of:{ana.pk}")
+    sync_redis().delete(f"devices:{ana.pk}")
     assert addresses_to_end(log_in(ana, PHONE).get(PAGE), "sessions") == []
     devices._noted.clear()
     browser.get("/settings/")
@@ -117,14 +117,14 @@ def test_what_is_known_of_ended_sessions_does_not_grow(ana):
     for _ in range(4):
         log_in(ana).post("/accounts/logout/")
     log_in(ana)
-    assert sync_redis().hlen(f"sessions:of:{ana.pk}") == 2
+    assert sync_redis().hlen(f"devices:{ana.pk}") == 2
 
 
 def test_nothing_is_left_of_somebody_deleted(ana):
     log_in(ana)
     user_id = ana.pk
     ana.delete()
-    assert not sync_redis().exists(f"sessions:of:{user_id}")
+    assert not sync_redis().exists(f"devices:{user_id}")
 
 
 def test_programs_are_shown_with_what_they_call_themselves(ana):

@@ -86,3 +86,61 @@ async def test_an_app_is_set_up_asked_for_and_turned_off(browser: Browser, site:
         await page.get_by_role("button", name="Go on").click()
         await page.get_by_role("button", name="Turn off").click()
         await expect(page.get_by_role("link", name="Set up an app")).to_be_visible()
+
+
+async def plug_in_key(tab: Tab) -> None:
+    """Plug a passkey's keeper into the browser, which says yes."""
+    session = await tab.context.new_cdp_session(tab.page)
+    await session.send("WebAuthn.enable")
+    options = {
+        "protocol": "ctap2",
+        "transport": "internal",
+        "hasResidentKey": True,
+        "hasUserVerification": True,
+        "isUserVerified": True,
+        "automaticPresenceSimulation": True,
+    }
+    await session.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+
+
+async def test_a_passkey_is_added_logs_in_alone_and_after_the_password(browser: Browser, site: TestedSite) -> None:
+    email = await sign_up(site)
+    async with Tab.open(browser, site.port()) as tab:
+        page = tab.page
+        await plug_in_key(tab)
+        await give_password(tab, email)
+        await page.get_by_role("link", name="Add a passkey").click()
+        await page.locator("input[name=password]").fill(PASSWORD)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Add a passkey")).to_be_visible()
+        await look(tab, "passkey-add")
+        await page.get_by_label("Name").fill("My laptop")
+        await page.get_by_role("button", name="Add it").click()
+        await expect(page.get_by_role("heading", name="Recovery codes")).to_be_visible()
+        await page.goto("/accounts/2fa/")
+        await expect(page.get_by_text("My laptop", exact=True)).to_be_visible()
+        await look(tab, "passkeys", "/accounts/2fa/")
+
+        await tab.context.clear_cookies()
+        await page.goto("/accounts/login/?next=/settings/devices/")
+        await look(tab, "passkey-log-in")
+        await page.get_by_role("button", name="Use a passkey").click()
+        await expect(page.get_by_role("heading", name="Where you are logged in")).to_be_visible()
+        await look(tab, "devices", "/settings/devices/")
+
+        await tab.context.clear_cookies()
+        await give_password(tab, email)
+        await expect(page.get_by_role("heading", name="Your code")).to_be_visible()
+        await look(tab, "passkey-asked")
+        await page.get_by_role("button", name="Use a passkey").click()
+        await expect(page.get_by_text("My laptop", exact=True)).to_be_visible()
+
+        await page.get_by_role("link", name=re.compile("^Remove")).click()
+        await page.get_by_role("link", name="Use a passkey").click()
+        await page.get_by_role("button", name="Use a passkey").click()
+        await page.get_by_role("button", name="Remove").click()
+        await expect(page.get_by_text("The passkey is removed.")).to_be_visible()
+        await tab.context.clear_cookies()
+        await page.goto("/accounts/login/")
+        await page.get_by_role("button", name="Use a passkey").click()
+        await expect(page.get_by_text("That passkey is not one of this account")).to_be_visible()
