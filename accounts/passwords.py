@@ -21,7 +21,8 @@ SHORTEST_PART = 4
 """Shorter parts of a name or an address are in too many words."""
 LONGEST_UNIT = 4
 SHORTEST_RUN = 3
-LONGEST_LOOKED_AT = 64
+LONGEST_WITH_RUNS = 64
+LONGEST_FOLDED = 300
 ROWS = ("1234567890", "qwertyuiop", "asdfghjklñ", "asdfghjklç", "zxcvbnm", "abcdefghijklmnopqrstuvwxyz", "qazwsxedcrfv")
 _LOOKALIKES = str.maketrans("013457@$!", "oieastasi")
 _AROUND = re.compile(r"^[\W\d_]+|[\W\d_]+$")
@@ -59,8 +60,8 @@ class OwnNamePasswordValidator:
 
 
 def fold(text: str) -> str:
-    """Return the text in lower case and without accents, as whoever guesses writes it."""
-    decomposed = unicodedata.normalize("NFKD", text.strip().lower())
+    """Return the text in lower case and without accents, as whoever guesses writes it; of a long one the beginning."""
+    decomposed = unicodedata.normalize("NFKD", text.strip()[:LONGEST_FOLDED].lower())
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
@@ -76,7 +77,7 @@ def _forms_of(folded: str) -> Iterator[str]:
 
 def _is_made_of_runs(folded: str) -> bool:
     """Return whether it is nothing but runs on a keyboard or in the alphabet, and repeated characters."""
-    if len(folded) > LONGEST_LOOKED_AT:
+    if len(folded) > LONGEST_WITH_RUNS:
         return False
     ends = {0}
     for start in range(len(folded)):
@@ -97,10 +98,9 @@ def _is_run(part: str) -> bool:
 
 def _is_repeated(folded: str) -> bool:
     """Return whether it is one short piece again and again."""
-    units = (folded[:length] for length in range(1, LONGEST_UNIT + 1))
-    return any(
-        unit and (unit * len(folded))[: len(folded)] == folded and len(folded) >= 2 * len(unit) for unit in units
-    )
+    length = len(folded)
+    units = (folded[:size] for size in range(1, min(LONGEST_UNIT, length // 2) + 1))
+    return any((unit * length)[:length] == folded for unit in units)
 
 
 def _known_words(user: User | None) -> Iterator[str]:

@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "allauth.mfa",
     "csp",
     "rest_framework",
+    "drf_spectacular",  # for `manage.py spectacular`, and `check --deploy`: it imports nothing else before it is asked
     "channels",
 ]
 
@@ -90,6 +91,18 @@ MIDDLEWARE = [
     "config.middleware.too_large",
 ]
 
+# Of the OpenAI-compatible API (config/asgi.py).
+MIDDLEWARE_OF_PROGRAMS = [
+    "config.middleware.request_id",
+    "config.middleware.security_of_programs",
+    "config.cors.ApiCorsMiddleware",
+    "config.middleware.private",
+    "config.middleware.rate_limit",
+    "config.middleware.language_of_programs",
+    "config.middleware.RefusalMiddleware",
+    "config.middleware.too_large",
+]
+
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [
@@ -112,6 +125,11 @@ TEMPLATES = [
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "config.static_files.SwaggerUiFinder",
+]
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     # What people attach: served by a view that asks whose it is, never as files. Every process needs the same folder.
@@ -505,6 +523,25 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
     "EXCEPTION_HANDLER": "config.api.exception_handler",
+}
+# What the OpenAPI documents are made by, and of (config/openapi/).
+SPECTACULAR_SETTINGS = {
+    "DEFAULT_GENERATOR_CLASS": "config.openapi.generation.Generator",
+    "OAS_VERSION": "3.1.0",
+    "PREPROCESSING_HOOKS": ["config.openapi.generation.only_documented"],
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_SUFFIX": "",
+    "ENUM_NAME_OVERRIDES": {
+        "TurnStatus": "history.models.Turn.Status",
+        "ImportStatus": "history.models.Import.Status",
+        "ExportStatus": "history.models.Export.Status",
+        "FileStatus": "chat.models.Attachment.Status",
+        "FileKind": "chat.models.Attachment.Kind",
+        "KeyScope": "accounts.models.ApiKey.Scope",
+    },
+    "TITLE": SITE_NAME,
+    "VERSION": "1",
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,

@@ -10,25 +10,46 @@ from rest_framework.response import Response
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 
 from accounts import events, limits
-from accounts.api.serializers import LogInSerializer, MeSerializer, RefreshSerializer, RegisterSerializer
+from accounts.api.serializers import (
+    LogInSerializer,
+    MailedBody,
+    MeSerializer,
+    RefreshSerializer,
+    RegisteredSerializer,
+    RegisterSerializer,
+    TokensBody,
+)
 from accounts.devices import agent_of, tell_of_new_device
 from accounts.http import peer_of
-from accounts.joining import check_may_join
+from accounts.joining import DisposableAddress, InvitationNeeded, SignUpClosed, check_may_join
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
 from accounts.second_factor import WRONG_CODE, find_by_code, has_second_factor
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
+from core.operations import Operation, described
+
+TOKENS_EXAMPLE = {"access": "eyJhbGciOi…", "refresh": "eyJhbGciOi…"}
 
 
-def tokens_for(user: User, request: Request | None = None) -> dict[str, str]:
+def tokens_for(user: User, request: Request | None = None) -> TokensBody:
     """Log somebody in; `request` says from where."""
     whence = {} if request is None else {"peer": peer_of(request), "agent": agent_of(request._request)}
     refresh = begin_family(user, **whence)
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "register",
+        takes=RegisterSerializer,
+        answers={201: RegisteredSerializer, 202: MailedBody},
+        refuses=(SignUpClosed, InvitationNeeded, DisposableAddress),
+        example={"email": "ana@example.com", "password": "a long sentence nobody guesses", "locale": "en"},
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -54,6 +75,17 @@ def register(request: Request) -> Response:
     return Response({"user": MeSerializer(user).data, **tokens_for(user, request)}, status=status.HTTP_201_CREATED)
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "logIn",
+        takes=LogInSerializer,
+        answers={200: TokensBody},
+        refuses=((401, "no_active_account"), (401, "second_factor_required"), (401, "second_factor_wrong")),
+        example={"email": "ana@example.com", "password": "a long sentence nobody guesses"},
+        answer_example=TOKENS_EXAMPLE,
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -74,6 +106,16 @@ def login(request: Request) -> Response:
     return Response(tokens_for(user, request))
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "renewTokens",
+        takes=RefreshSerializer,
+        answers={200: TokensBody},
+        refuses=((401, "token_not_valid"),),
+        answer_example=TOKENS_EXAMPLE,
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -89,6 +131,7 @@ def refresh(request: Request) -> Response:
     return Response({"access": str(access_token_of(token, user)), "refresh": str(token)})
 
 
+@described("Accounts", POST=Operation("logOut", takes=RefreshSerializer, answers={204: None}))
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -104,6 +147,7 @@ def logout(request: Request) -> Response:
     return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@described("Accounts", POST=Operation("logOutEverywhere", answers={204: None}))
 @api_view(["POST"])
 @permission_classes([permissions.IsAuthenticated])
 def logout_everywhere(request: Request) -> Response:
@@ -114,6 +158,11 @@ def logout_everywhere(request: Request) -> Response:
     return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@described(
+    "Accounts",
+    GET=Operation("getMe", "Your account.", answers={200: MeSerializer}),
+    PATCH=Operation("changeMe", "Change your account.", takes=MeSerializer, answers={200: MeSerializer}),
+)
 @api_view(["GET", "PATCH"])
 @permission_classes([permissions.IsAuthenticated])
 def me(request: Request) -> Response:

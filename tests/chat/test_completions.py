@@ -3,8 +3,11 @@ one in tests/processes/test_openai_clients.py."""
 
 import asyncio
 import base64
+import gc
 import io
 import json
+import re
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,22 +16,31 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import AsyncClient
 from PIL import Image
+from redis.asyncio import Redis
 
+from accounts import closure
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing import metering
 from billing.models import PartMonth, Plan, Reservation, UsageRecord
-from chat.api.openai import views
+from chat.api.openai import requests, views
+from chat.api.openai.requests import BadParameter
+from chat.llm.providers.base import NO_OPTIONS, Message
 from chat.models import LanguageModel
-from chat.turns.asked import asked_key
+from chat.turns.asked import Asked, asked_key
+from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
+from history.errors import TemporaryGone
 from history.models import Conversation, Turn
-from tests.chat.conftest import Offer
+from history.temporary import new_completion_id, new_turn_id
+from tests.chat.asking import aask
+from tests.chat.conftest import Offer, running
+from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
 
 pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
@@ -88,6 +100,14 @@ def an_image(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> str:
     file = io.BytesIO()
     Image.new("RGB", size).save(file, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _tool(value: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "weather", "parameters": {"default": value}}}
+
+
+def _format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 async def refused(answer: Any) -> tuple[int, str, str | None]:
@@ -255,6 +275,11 @@ async def test_an_answer_without_a_word_is_empty(secret: str, runner: Runner):
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
 
 
+async def test_a_call_that_cannot_be_made_out_is_none(secret: str, runner: Runner):
+    [choice] = (await answered(secret, "end:tool_call", tools=[TOOL]))["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+
+
 async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
     await answered(secret, max_tokens=7)
     await answered(secret, max_completion_tokens=8)
@@ -286,7 +311,15 @@ async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 20_001}]}, "messages"),
+        ({"tools": [_tool(10**30)]}, "tools[0].function.parameters"),
+        ({"tools": [_tool([10**30])]}, "tools[0].function.parameters"),
+        ({"tools": [_tool("a" * 300_000)] * 2}, "tools"),
+        ({"response_format": _format({"a": "a" * 600_000})}, "response_format.json_schema.schema"),
+        ({"response_format": _format({"a": 10**30})}, "response_format.json_schema.schema"),
+        ({"functions": [{}]}, "functions"),
     ],
 )
 async def test_what_is_not_valid_is_named(secret: str, fields: dict[str, Any], parameter: str):
@@ -303,6 +336,64 @@ async def test_an_image_that_is_none_is_refused(secret: str, url: str):
     content = [{"type": "image_url", "image_url": {"url": url}}]
     status, _code, _named = await refused(await ask(secret, messages=[{"role": "user", "content": content}]))
     assert status == 400
+
+
+def _larger_than_it_says() -> str:
+    """Return an image whose screen is one pixel, and whose picture has 1,200,000."""
+    file = io.BytesIO()
+    Image.new("RGB", (1_200, 1_000)).save(file, "GIF")
+    data = file.getvalue()
+    return f"data:;base64,{base64.b64encode(data[:6] + bytes((1, 0, 1, 0)) + data[10:]).decode()}"
+
+
+def _large_head() -> str:
+    """Return an image that says its size after 600 kB."""
+    file = io.BytesIO()
+    Image.new("RGB", (1_200, 1_000)).save(file, "JPEG", icc_profile=b"a" * 600_000)
+    return f"data:;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+async def test_an_image_is_reserved_for_by_what_is_in_it(secret: str, runner: Runner):
+    await in_thread(change, LanguageModel, "scripted", sees_images=True, context_window=1_000_000)
+    for url in (an_image(size=(1_200, 1_000)), _larger_than_it_says(), _large_head()):
+        content = [{"type": "text", "text": "say:hola"}, {"type": "image_url", "image_url": {"url": url}}]
+        await answered(secret, messages=[{"role": "user", "content": content}])
+    amounts = await in_thread(lambda: list(Reservation.objects.values_list("amount_micros", flat=True)))
+    assert len(amounts) == 3
+    assert len(set(amounts)) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff\xe1\x00\x02" * 50_000,
+        b"\xff\xd8\xff" + b"\xff" * 50_000,
+        b"\xff\xd8\xff\xe1\xff\xff",
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00",
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"!\xfe" + b"\x01a" * 50_000,
+    ],
+)
+async def test_an_image_of_no_size_is_refused(secret: str, data: bytes):
+    content = [{"type": "image_url", "image_url": {"url": f"data:;base64,{base64.b64encode(data).decode()}"}}]
+    started_at = time.process_time()
+    answer = await refused(await ask(secret, messages=[{"role": "user", "content": content}]))
+    assert answer == (400, "invalid", "messages[0].content[0].image_url.url")
+    assert time.process_time() - started_at < 2
+
+
+def test_what_a_few_bytes_can_make_is_not_made():
+    asked = b'{"messages":[{"role":"user","content":"x"}],%s}'
+    many = b"[" + b"[]," * 1_000_000 + b"[]]"
+    for fields in (
+        b'"functions":' + many,
+        b'"tools":[{"function":{"name":"a","parameters":{"a":' + many + b"}}}]",
+        b'"response_format":{"type":"json_schema","json_schema":{"schema":{"a":' + many + b"}}}",
+    ):
+        started_at, before = time.process_time(), len(gc.get_objects())
+        with pytest.raises(BadParameter):
+            requests.asked_of(requests.read_request(asked % fields))
+        assert len(gc.get_objects()) - before < 10_000
+        assert time.process_time() - started_at < 1
 
 
 @pytest.mark.parametrize(
@@ -419,6 +510,45 @@ async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: 
     assert await in_thread(UsageRecord.objects.count) == 3
 
 
+async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(carla: User, secret: str, runner: Runner):
+    other = await in_thread(key_of, carla)
+    body = {"model": "scripted", "messages": [user("say:secreto")]}
+    first = await call(secret, "chat/completions", body, Idempotency_Key="1")
+    second = await call(other, "chat/completions", body | {"messages": [user("say:hola")]}, Idempotency_Key="1")
+    assert json.loads(first.content)["choices"][0]["message"]["content"] == "secreto "
+    assert json.loads(second.content)["choices"][0]["message"]["content"] == "hola "
+
+
+async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runner: Runner):
+    for text in ("fail:timeout", "say:secreto"):
+        body = {"model": "scripted", "messages": [user(text)]}
+        assert (await call(secret, "chat/completions", body, Idempotency_Key="1")).status_code == 504
+    assert not list(sync_redis().scan_iter("turn:*:asked"))
+
+
+async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, secret: str, redis: Redis):
+    def open_one() -> None:
+        messages = (Message("user", "say:pregunta-secreta"),)
+        open_completion(carla.pk, Completion(turn_id=new_completion_id(), asked=Asked(messages, NO_OPTIONS)))
+
+    async with running():
+        await answered(secret, "say:respuesta-secreta")
+    await in_thread(open_one)  # nobody waits for it, and no runner is there
+    await in_thread(carla.delete)
+    await _until(
+        lambda: closure.finish_closures() or not re.search("(pregunta|respuesta)-secreta", everything_stored())
+    )
+    assert not await in_thread(Reservation.objects.filter(state="held").exists)
+
+
+async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
+    turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
+    assert turn is not None
+    with pytest.raises(TemporaryGone):
+        await aask(carla, conversation_id=turn.conversation_id, turn_id=new_turn_id(turn.conversation_id))
+    assert sync_redis().ttl(f"temporary:{turn.conversation_id}") <= 300
+
+
 async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runner: Runner):
     for stream in (True, False):
         asked = {"model": "scripted", "stream": stream, "messages": [user("say:hola wait:20 say:mundo")]}
@@ -460,8 +590,6 @@ async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[
     held = await _until(lambda: Reservation.objects.filter(state="held").first())
     await _until(queue_length)
     sync_redis().delete(asked_key(held.pk))
-    from tests.chat.conftest import running
-
     async with running():
         assert (await refused(await request))[:2] == (503, "asked_lost")
     assert not await in_thread(UsageRecord.objects.exists)

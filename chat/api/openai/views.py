@@ -5,16 +5,16 @@ settled. Whoever asks has to wait for the answer: if they go away, it is stopped
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import suppress
 from typing import IO, Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.utils import translation
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view, authentication_classes, parser_classes
@@ -101,7 +101,7 @@ def model(request: Request, model_id: str) -> Response:
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """Answer a conversation: with one document, or as server-sent events when `stream` is true."""
-    opening = asyncio.ensure_future(sync_to_async(_open)(request))
+    opening = asyncio.ensure_future(in_thread(_open, request))
     try:
         response: HttpResponseBase = await asyncio.shield(opening)
     except asyncio.CancelledError:  # the client is gone; the thread goes on
@@ -158,11 +158,14 @@ def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
 
 
 def _turn_id_of(request: Request) -> UUID:
-    """Return the id of the turn: the same for the same `Idempotency-Key` of a person."""
+    """Return the id of the turn: the same for the same `Idempotency-Key` of a person, who came with the same API key:
+    another one of theirs reads nothing of what was asked with this. Nobody else can tell the id, and use it first."""
     given = request.headers.get("Idempotency-Key", "")
     if not given:
         return new_completion_id()
-    return completion_id_of(hashlib.sha256(f"{user_id_of(request)}\n{given}".encode()).digest())
+    key = key_of(request)
+    parts = f"{user_id_of(request)}\n{key.pk if key else ''}\n{given}"
+    return completion_id_of(salted_hmac("chat.completions", parts, algorithm="sha256").digest())
 
 
 # --- Waiting for the answer ------------------------------------------------------------------------------------------
