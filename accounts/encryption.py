@@ -16,7 +16,7 @@ from core.errors import DomainError
 logger = logging.getLogger(__name__)
 
 
-class Unreadable(DomainError):
+class CannotDecrypt(DomainError):
     """It was encrypted with a key that nobody has told us of."""
 
     code = "second_factor_unreadable"
@@ -29,12 +29,12 @@ def encrypt(text: str) -> str:
 
 
 def decrypt(encrypted: str) -> str:
-    """Return the text. Raises Unreadable."""
+    """Return the text. Raises CannotDecrypt."""
     try:
         return _fernet((settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)).decrypt(encrypted).decode()
     except InvalidToken as error:
         logger.error("Something was encrypted with a SECRET_KEY that is not in SECRET_KEY_FALLBACKS")
-        raise Unreadable from error
+        raise CannotDecrypt from error
 
 
 def is_current(encrypted: str) -> bool:

@@ -32,7 +32,7 @@ class CommonPasswordValidator(password_validation.CommonPasswordValidator):
     """Django's, whose list of 20,000 has few words of Spanish and Portuguese."""
 
     def validate(self, password: str, user: object = None) -> None:
-        folded = fold(password)
+        folded = as_guessed(password)
         if (
             any(form in self.passwords or form in _words() for form in _forms_of(folded))
             or _is_made_of_runs(folded)
@@ -49,7 +49,7 @@ class OwnNamePasswordValidator:
 
     def validate(self, password: str, user: User | None = None) -> None:
         known = {_letters(word) for word in _known_words(user)}
-        if not known.isdisjoint(_forms_of(fold(password))):
+        if not known.isdisjoint(_forms_of(as_guessed(password))):
             raise ValidationError(
                 _("That is little more than your name, your address or the name of this site. Choose another."),
                 code="password_too_similar",
@@ -59,7 +59,7 @@ class OwnNamePasswordValidator:
         return _("Your password can’t be little more than your name, your address or the name of this site.")
 
 
-def fold(text: str) -> str:
+def as_guessed(text: str) -> str:
     """Return the text in lower case and without accents, as whoever guesses writes it; of a long one the beginning."""
     decomposed = unicodedata.normalize("NFKD", text.strip()[:LONGEST_FOLDED].lower())
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
@@ -104,13 +104,13 @@ def _is_repeated(folded: str) -> bool:
 
 
 def _known_words(user: User | None) -> Iterator[str]:
-    yield fold(settings.SITE_NAME)
-    yield from _parts(fold(urlsplit(settings.SITE_URL).hostname or ""))
+    yield as_guessed(settings.SITE_NAME)
+    yield from _parts(as_guessed(urlsplit(settings.SITE_URL).hostname or ""))
     if user is not None:
-        yield fold(user.email)
-        yield from _parts(fold(user.email))
-        yield fold(user.name)
-        yield from _parts(fold(user.name))
+        yield as_guessed(user.email)
+        yield from _parts(as_guessed(user.email))
+        yield as_guessed(user.name)
+        yield from _parts(as_guessed(user.name))
 
 
 def _parts(folded: str) -> Iterator[str]:

@@ -55,13 +55,13 @@ def check_may_add(user: User) -> None:
 
 def find_by_code(user: User, code: str, *, peer: str) -> Authenticator | None:
     """Use up a code; return what it is of, or None where it is wrong or was used before. Raises RateLimited, and
-    Unreadable."""
+    CannotDecrypt."""
     limits.count(Act.SECOND_FACTOR, peer=peer, account=user.email)
     found = use_code(user.pk, code)
     if found is None:
         events.record("second_factor_failed", peer=peer, user_id=user.pk)
         return None
-    limits.forget(Act.SECOND_FACTOR, user.email)
+    limits.give_back(Act.SECOND_FACTOR, user.email)
     return found
 
 
