@@ -100,7 +100,7 @@ def list_programs(user: User) -> list[LogIn]:
     """Return the log-ins over the API whose tokens are good, the latest first."""
     families = TokenFamily.objects.filter(user=user, expires_at__gt=timezone.now()).order_by("-created_at")
     return [
-        LogIn(str(one.pk), name_of(one.agent), one.peer, one.created_at, one.used_at or one.created_at)
+        LogIn(str(one.pk), device_name(one.agent), one.peer, one.created_at, one.used_at or one.created_at)
         for one in families
     ]
 
@@ -112,8 +112,7 @@ def forget_ended(user: User) -> None:
 
 def end_session(user: User, session_id: str, *, peer: str) -> None:
     """Log one of the user's browsers out, and end whatever is open in it. Raises NotFound."""
-    for name in sync_redis().hkeys(_hash_of(user.pk)):
-        key = name.decode()
+    for key in map(_as_text, sync_redis().hkeys(_hash_of(user.pk))):
         if ":" not in key and _id_of(user.pk, key) == session_id:
             SessionStore(key).flush()
             sync_redis().hdel(_hash_of(user.pk), key, f"{key}:used")
@@ -141,7 +140,7 @@ def agent_of(request: HttpRequest) -> str:
     return request.headers.get("User-Agent", "")[:AGENT_CHARACTERS]
 
 
-def name_of(agent: str) -> str:
+def device_name(agent: str) -> str:
     """Return what a person calls this: a browser and its system, else how a program begins to call itself."""
     browser = next((name for name, pattern in _BROWSERS.items() if re.search(pattern, agent)), "")
     system = next((name for name, pattern in _SYSTEMS.items() if re.search(pattern, agent)), "")
@@ -202,7 +201,7 @@ def _mark_of(user: User) -> str:
 
 def _find_live(user: User) -> dict[str, dict[str, str | float]]:
     """Return what is known of the sessions that are not over, by their keys, and forget the others."""
-    found = {name.decode(): json.loads(value) for name, value in sync_redis().hgetall(_hash_of(user.pk)).items()}
+    found = {_as_text(name): json.loads(value) for name, value in sync_redis().hgetall(_hash_of(user.pk)).items()}
     keys = [name for name in found if ":" not in name]
     over = find_ended(keys) | {key for key in keys if found[key]["seal"] != user.seal}
     if over:
@@ -214,7 +213,7 @@ def _session(user_id: int, key: str, known: dict[str, str | float], this_key: st
     since = float(known["since"])
     return LogIn(
         id=_id_of(user_id, key),
-        name=name_of(str(known["agent"])),
+        name=device_name(str(known["agent"])),
         peer=str(known.get("peer", "")),
         since=dt.datetime.fromtimestamp(since, dt.UTC),
         used_at=dt.datetime.fromtimestamp(float(known.get("used_at", since)), dt.UTC),
@@ -225,6 +224,10 @@ def _session(user_id: int, key: str, known: dict[str, str | float], this_key: st
 def _id_of(user_id: int, key: str) -> str:
     """Return what a page calls a session: its key would let in."""
     return salted_hmac(_SALT, f"{user_id}:{key}").hexdigest()[:32]
+
+
+def _as_text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
 
 
 def _hash_of(user_id: int) -> str:

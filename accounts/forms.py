@@ -183,7 +183,7 @@ class ActivateCodesForm(totp_forms.ActivateTOTPForm):
             if second_factor.find_step(self.secret, code) is None:
                 raise mfa_adapter().validation_error("incorrect_code")
             limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
-            limits.give_back(Act.SECOND_FACTOR, self.user.email)
+            limits.forget_attempts(Act.SECOND_FACTOR, self.user.email)
         return code
 
 

@@ -212,7 +212,7 @@ def knows_network(*, peer: str, account: str) -> bool:
     return score is not None or not is_known_anywhere
 
 
-def give_back(act: Act, account: str) -> None:
+def forget_attempts(act: Act, account: str) -> None:
     """Give back all that was counted at the account: its owner got through."""
     sync_redis().unlink(_account_key(act, account))
 

@@ -61,7 +61,7 @@ def find_by_code(user: User, code: str, *, peer: str) -> Authenticator | None:
     if found is None:
         events.record("second_factor_failed", peer=peer, user_id=user.pk)
         return None
-    limits.give_back(Act.SECOND_FACTOR, user.email)
+    limits.forget_attempts(Act.SECOND_FACTOR, user.email)
     return found
 
 

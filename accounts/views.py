@@ -104,7 +104,7 @@ def add_passkey(request: HttpRequest) -> HttpResponse:
     """Add a passkey, with which its owner logs in, or shows who they are after the password."""
     member = member_of(request)
     data = request.POST if request.method == "POST" else None
-    form = AddPasskeyForm(data, user=member, initial={"name": devices.name_of(devices.agent_of(request))})
+    form = AddPasskeyForm(data, user=member, initial={"name": devices.device_name(devices.agent_of(request))})
     if not form.is_valid():
         options = passkeys.begin_registration(member, True)
         context = {"form": form, "creation_options": options}

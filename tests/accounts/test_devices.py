@@ -154,7 +154,7 @@ def test_programs_are_shown_with_what_they_call_themselves(ana):
     ],
 )
 def test_browsers_have_the_names_people_know(agent, name):
-    assert devices.name_of(agent) == name
+    assert devices.device_name(agent) == name
 
 
 def test_what_a_browser_calls_itself_is_no_markup(ana):
