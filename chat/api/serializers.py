@@ -1,6 +1,7 @@
 """Shapes of the chat API."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from rest_framework import serializers
 from accounts.keys import KeyTerms
 from accounts.models import ApiKey
 from accounts.origins import BAD_ORIGIN, parse_origins
-from billing.entitlements import credits_of
+from billing.entitlements import Entitlements, credits_of
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.pricing import rates_with_markup
+from chat.llm.selection import AUTO
 from chat.models import Attachment
 from chat.shown.costs import PriceOfTurnBody, UsageOfTurnBody, first_token_ms, price_details, usage_of
 from chat.shown.finding import Found
@@ -291,6 +293,9 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     models cost more per token above a length); `included` is whether your plan has it.
 
     `efforts` are how hard it can be told to think, from least to most; a model that does not read PDFs gets their text.
+
+    `auto` is none of them: it chooses one for each question, and can what one of your plan's can. It has no provider,
+    tier and prices of its own.
     """
 
     id = serializers.CharField(source="model.key")
@@ -308,14 +313,35 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     efforts = serializers.ListField(source="model.effort_levels", child=serializers.CharField())
     included = serializers.SerializerMethodField()
 
-    def get_input_price(self, candidate: Candidate) -> int:
+    def get_input_price(self, candidate: Candidate) -> int | None:
         return rates_with_markup(candidate.model)[0].input
 
-    def get_output_price(self, candidate: Candidate) -> int:
+    def get_output_price(self, candidate: Candidate) -> int | None:
         return rates_with_markup(candidate.model)[0].output
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))
+
+
+def auto_model(found: Sequence[Candidate], allowed: Entitlements) -> dict[str, Any]:
+    """Return `auto` in the shape of a model, by those it may choose from."""
+    models = [candidate.model for candidate in found if allowed.includes_tier(candidate.model.tier)]
+    return {
+        "id": AUTO,
+        "label": "Auto",
+        "remark": "",
+        "provider": "",
+        "tier": "",
+        "context_window": max((model.context_window for model in models), default=0),
+        "max_output": max((model.max_output for model in models), default=0),
+        "input_price": None,
+        "output_price": None,
+        "sees_images": any(model.sees_images for model in models),
+        "reads_pdfs": any(model.reads_pdfs for model in models),
+        "reasons": any(model.reasons for model in models),
+        "efforts": [],
+        "included": bool(models),
+    }
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):

@@ -40,6 +40,7 @@ from chat.api.serializers import (
     ShareSerializer,
     TicketBody,
     TurnSerializer,
+    auto_model,
 )
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
@@ -74,12 +75,13 @@ SEARCHES_PER_MINUTE = 120
 @open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 def models(request: Request) -> Response:
-    """The models on offer, in the operator's order; a key sees those it may ask."""
+    """What may be asked: `auto`, then the models on offer, in the operator's order. A key sees those it may ask."""
     allowed, key = entitlements.entitlements_of(user_id_of(request)), key_of(request)
     only = key.model_ids if key else ()
     found = [candidate for candidate in list_offered() if not only or candidate.model.key in only]
     offered = ModelSerializer(found, many=True, context={"allowed": allowed})  # type: ignore[arg-type]  # many
-    return Response({"results": offered.data, "next": None})
+    auto = [auto_model(found, allowed)] if found else []
+    return Response({"results": [*auto, *offered.data], "next": None})
 
 
 @described(

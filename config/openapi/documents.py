@@ -23,7 +23,7 @@ TYPES = {"json": "application/vnd.oai.openapi+json", "yaml": "application/vnd.oa
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ServedDocument:
     body: bytes
     etag: str
 
@@ -50,13 +50,13 @@ def docs(request: HttpRequest) -> HttpResponse:
 _making = Lock()
 
 
-def _document(form: str) -> Document:
+def _document(form: str) -> ServedDocument:
     with _making:  # of many that ask first, one makes it
         return _made(form)
 
 
 @functools.cache
-def _made(form: str) -> Document:
+def _made(form: str) -> ServedDocument:
     # Here, because most processes are never asked, and it takes some time and memory (config/openapi/generation.py).
     from drf_spectacular.renderers import OpenApiYamlRenderer
 
@@ -64,7 +64,7 @@ def _made(form: str) -> Document:
         body: bytes = OpenApiYamlRenderer().render(_schema(), renderer_context={})
     else:
         body = msgspec.json.encode(_schema(), enc_hook=str)  # what is still to be translated is no text yet
-    return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    return ServedDocument(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
 @functools.cache

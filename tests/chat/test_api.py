@@ -586,7 +586,9 @@ def test_models_are_listed_in_the_operators_order(api: Any, ana: User):
     )
     body = api(ana).get(f"{API}/models", HTTP_ACCEPT_LANGUAGE="en").json()
     assert body["next"] is None
-    best, scripted = body["results"]
+    auto, best, scripted = body["results"]
+    assert (auto["id"], auto["included"], auto["context_window"], auto["input_price"]) == ("auto", True, 8_000, None)
+    assert auto.keys() == scripted.keys()
     with translation.override("en"):
         assert (best["id"], best["included"], best["remark"]) == ("best", False, first.remark)
     assert best["remark"]

@@ -32,6 +32,7 @@ from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
+from config.bodies import COMPLETION_BYTES
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
@@ -43,7 +44,7 @@ from tests.chat.conftest import Offer, running
 from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 JSON = "application/json"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -146,6 +147,7 @@ async def test_a_key_sees_its_models(carla: User, offer: Offer):
 # --- Answers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     answer = await ask(secret, "think:hm say:hola usage:10/3")
     document = json.loads(answer.content)
@@ -164,6 +166,7 @@ async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     assert answer["X-Request-ID"]
 
 
+@pytest.mark.stores
 async def test_a_stream_is_chunks_and_ends_with_what_was_used(secret: str, runner: Runner):
     *chunks, usage, done = await streamed(
         secret, "think:hm say:hola wait:0.1 say:mundo usage:10/3", stream_options={"include_usage": True}
@@ -223,6 +226,7 @@ async def test_a_model_gets_the_conversation_as_it_was_sent(secret: str, runner:
     assert options["json"]["schema"] == {"type": "object"}
 
 
+@pytest.mark.stores
 async def test_tools_are_called(secret: str, runner: Runner):
     text = 'say:Veamos call:weather/{"city":"Lima"} call:weather/{"city":"Quito"} usage:50/20'
     document = await answered(secret, text, tools=[TOOL])
@@ -405,6 +409,17 @@ async def test_what_is_no_json_is_refused(secret: str, body: str):
     assert (await refused(answer))[0] == 400
 
 
+@pytest.mark.parametrize(("size", "status"), [(COMPLETION_BYTES // 2, 200), (COMPLETION_BYTES, 400)])
+async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, status: int):
+    asked = {"model": "scripted", "messages": [user("say:hola")], "metadata": {"long": "a" * size}}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/")
+    request.begin()
+    await request.has(b"}")
+    assert request.status == status
+    if status == 400:
+        assert json.loads(request.body)["error"]["code"] == "too_large"
+
+
 @pytest.mark.parametrize(
     ("code", "status", "named"),
     [
@@ -447,6 +462,14 @@ async def test_a_session_does_not_ask(carla: User):
     assert (await client.get("/v1/models")).status_code == 401
 
 
+@pytest.mark.parametrize("asked", [None, "*", "pt-BR"])
+async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str, asked: str | None):
+    headers = {"Authorization": f"Bearer {secret}"} | ({"Accept-Language": asked} if asked else {})
+    answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
+
+
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):
     usage = await in_thread(key_of, carla, "usage")
     assert (await refused(await ask(usage)))[:2] == (403, "key_not_allowed")
@@ -476,6 +499,7 @@ async def test_another_method_is_refused_in_the_same_shape(secret: str):
 # --- What is kept, counted and paid -----------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_nothing_of_it_is_stored_but_what_it_took(carla: User, secret: str, runner: Runner):
     document = await answered(secret, "say:secreto usage:10/3")
     turn_id = turn_of(document)
@@ -497,6 +521,7 @@ def _check_only_money_is_kept(owner: User, turn_id: UUID) -> None:
     assert metering.find_part(turn_id) == str(ApiKey.objects.get().pk)
 
 
+@pytest.mark.stores
 async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: str, runner: Runner, ana: User):
     body = {"model": "scripted", "messages": [user("say:hola usage:10/3")]}
     first, second = [await call(secret, "chat/completions", body, Idempotency_Key="one") for _ in range(2)]
@@ -510,6 +535,7 @@ async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: 
     assert await in_thread(UsageRecord.objects.count) == 3
 
 
+@pytest.mark.stores
 async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(carla: User, secret: str, runner: Runner):
     other = await in_thread(key_of, carla)
     body = {"model": "scripted", "messages": [user("say:secreto")]}
@@ -519,6 +545,7 @@ async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(car
     assert json.loads(second.content)["choices"][0]["message"]["content"] == "hola "
 
 
+@pytest.mark.stores
 async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runner: Runner):
     for text in ("fail:timeout", "say:secreto"):
         body = {"model": "scripted", "messages": [user(text)]}
@@ -526,6 +553,7 @@ async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runn
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
+@pytest.mark.stores
 async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, secret: str, redis: Redis):
     def open_one() -> None:
         messages = (Message("user", "say:pregunta-secreta"),)
@@ -541,6 +569,7 @@ async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, s
     assert not await in_thread(Reservation.objects.filter(state="held").exists)
 
 
+@pytest.mark.stores
 async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
     turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
     assert turn is not None
@@ -549,6 +578,7 @@ async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runne
     assert sync_redis().ttl(f"temporary:{turn.conversation_id}") <= 300
 
 
+@pytest.mark.stores
 async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runner: Runner):
     for stream in (True, False):
         asked = {"model": "scripted", "stream": stream, "messages": [user("say:hola wait:20 say:mundo")]}
@@ -565,6 +595,35 @@ async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runn
         assert (turn.status, turn.answer) == (Turn.Status.STOPPED, "hola ")
 
 
+@pytest.mark.stores
+async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret: str, runner: Runner):
+    """So do the SDKs when they have waited too long, and with the same Idempotency-Key, if they are given one."""
+    asked = {"model": "scripted", "messages": [user("say:hola wait:3 say:mundo")]}
+    first, second = (HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key="one") for _ in "12")
+    first.begin()
+    held = await _until(lambda: Reservation.objects.filter(state="held").first())
+    await _until(lambda: sync_redis().xlen(f"turn:{held.pk}:log") > 1)
+    await first.leave()
+    second.begin()
+    await second.has(b"}")
+    assert (second.status, json.loads(second.body)["choices"][0]["message"]["content"]) == (200, "hola mundo ")
+    assert (await in_thread(UsageRecord.objects.get)).reservation_id == held.pk
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.stores
+async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runner: Runner, stream: bool):
+    body = {"model": "scripted", "messages": [user("say:hola wait:20 say:mundo")]}
+    first = HttpStream(secret, "chat/completions", body | {"stream": True}, root="/v1/", idempotency_key="one")
+    first.begin()
+    await first.has(b"hola")
+    await first.leave()  # something was sent: nobody can go on there
+    again = await call(secret, "chat/completions", body | {"stream": stream}, Idempotency_Key="one")
+    assert (await refused(again))[:2] == (409, "stopped")
+    assert again["x-should-retry"] == "false"
+
+
+@pytest.mark.stores
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
     asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:20 say:mundo")]}
     request = HttpStream(secret, "chat/completions", asked, root="/v1/")
@@ -576,6 +635,7 @@ async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner
     assert (await ask(secret)).status_code == 401
 
 
+@pytest.mark.stores
 async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     secret: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -585,6 +645,7 @@ async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     assert (await streamed(secret, "wait:0.5 say:hola"))[-2]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.stores
 async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[], int], redis: Any, settings: Any):
     request = asyncio.create_task(ask(secret))
     held = await _until(lambda: Reservation.objects.filter(state="held").first())
@@ -595,6 +656,7 @@ async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[
     assert not await in_thread(UsageRecord.objects.exists)
 
 
+@pytest.mark.stores
 async def test_a_request_that_died_before_its_turn_costs_nothing(
     carla: User, secret: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -611,6 +673,7 @@ async def test_a_request_that_died_before_its_turn_costs_nothing(
     assert (await in_thread(Reservation.objects.get)).state == "released"
 
 
+@pytest.mark.stores
 async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chat.turns.asked.MAX_BYTES", 100)
     assert (await refused(await ask(secret, "say:" + "a" * 200)))[:2] == (429, "rate_limit_exceeded")
@@ -618,6 +681,7 @@ async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypat
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
+@pytest.mark.stores
 async def test_a_plan_limits_what_one_message_has(ana: User, runner: Runner):
     await in_thread(change, Plan, "free", question_characters=20, has_api=True)
     secret = await in_thread(key_of, ana)
