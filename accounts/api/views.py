@@ -20,6 +20,7 @@ from accounts.api.serializers import (
     TokensBody,
 )
 from accounts.devices import agent_of, tell_of_new_device
+from accounts.encryption import CannotDecrypt
 from accounts.http import peer_of
 from accounts.joining import DisposableAddress, InvitationNeeded, SignUpClosed, check_may_join
 from accounts.limits import Act
@@ -81,7 +82,12 @@ def register(request: Request) -> Response:
         "logIn",
         takes=LogInSerializer,
         answers={200: TokensBody},
-        refuses=((401, "no_active_account"), (401, "second_factor_required"), (401, "second_factor_wrong")),
+        refuses=(
+            (401, "no_active_account"),
+            (401, "second_factor_required"),
+            (401, "second_factor_wrong"),
+            CannotDecrypt,
+        ),
         example={"email": "ana@example.com", "password": "a long sentence nobody guesses"},
         answer_example=TOKENS_EXAMPLE,
     ),
