@@ -177,6 +177,7 @@ class Site:
             "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
             "MODEL_TITLES": "false",  # only questions reach the provider
             "REQUIRE_VERIFIED_EMAIL": "false",  # who signs up here is in at once
+            "ADMIN_REQUIRES_SECOND_FACTOR": "false",  # the operators of the tests have sessions that are made
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",

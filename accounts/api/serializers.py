@@ -55,6 +55,7 @@ class MeSerializer(serializers.ModelSerializer[User]):
 class LogInSerializer(serializers.Serializer[dict[str, str]]):
     email = serializers.CharField()
     password = serializers.CharField(trim_whitespace=False)
+    code = serializers.CharField(required=False, max_length=20, default="", allow_blank=True)
 
 
 class RegisterSerializer(serializers.ModelSerializer[User]):

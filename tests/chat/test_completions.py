@@ -49,7 +49,7 @@ from tests.chat.conftest import Offer, running
 from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 JSON = "application/json"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -152,6 +152,7 @@ async def test_a_key_sees_its_models(carla: User, offer: Offer):
 # --- Answers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     answer = await ask(secret, "think:hm say:hola usage:10/3")
     document = json.loads(answer.content)
@@ -170,6 +171,7 @@ async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     assert answer["X-Request-ID"]
 
 
+@pytest.mark.stores
 async def test_a_stream_is_chunks_and_ends_with_what_was_used(secret: str, runner: Runner):
     *chunks, usage, done = await streamed(
         secret, "think:hm say:hola wait:0.1 say:mundo usage:10/3", stream_options={"include_usage": True}
@@ -229,6 +231,7 @@ async def test_a_model_gets_the_conversation_as_it_was_sent(secret: str, runner:
     assert options["json"]["schema"] == {"type": "object"}
 
 
+@pytest.mark.stores
 async def test_tools_are_called(secret: str, runner: Runner):
     text = 'say:Veamos call:weather/{"city":"Lima"} call:weather/{"city":"Quito"} usage:50/20'
     document = await answered(secret, text, tools=[TOOL])
@@ -534,6 +537,7 @@ async def test_another_method_is_refused_in_the_same_shape(secret: str):
 # --- What is kept, counted and paid -----------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_nothing_of_it_is_stored_but_what_it_took(carla: User, secret: str, runner: Runner):
     document = await answered(secret, "say:secreto usage:10/3")
     turn_id = turn_of(document)
@@ -555,6 +559,7 @@ def _check_only_money_is_kept(owner: User, turn_id: UUID) -> None:
     assert metering.find_part(turn_id) == str(ApiKey.objects.get().pk)
 
 
+@pytest.mark.stores
 async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: str, runner: Runner, ana: User):
     body = {"model": "scripted", "messages": [user("say:hola usage:10/3")]}
     first, second = [await call(secret, "chat/completions", body, Idempotency_Key="one") for _ in range(2)]
@@ -568,6 +573,7 @@ async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: 
     assert await in_thread(UsageRecord.objects.count) == 3
 
 
+@pytest.mark.stores
 async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(carla: User, secret: str, runner: Runner):
     other = await in_thread(key_of, carla)
     body = {"model": "scripted", "messages": [user("say:secreto")]}
@@ -577,6 +583,7 @@ async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(car
     assert json.loads(second.content)["choices"][0]["message"]["content"] == "hola "
 
 
+@pytest.mark.stores
 async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runner: Runner):
     for text in ("fail:timeout", "say:secreto"):
         body = {"model": "scripted", "messages": [user(text)]}
@@ -585,6 +592,7 @@ async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runn
     assert not await in_thread(Reservation.objects.filter(state="held").exists)
 
 
+@pytest.mark.stores
 async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, secret: str, redis: Redis):
     def open_one() -> None:
         messages = (Message("user", "say:pregunta-secreta"),)
@@ -609,6 +617,7 @@ async def test_nothing_else_reads_it(carla: User, secret: str, runner: Runner):
         assert (await client.get(path, headers={"Authorization": f"Bearer {secret}"})).status_code == 404
 
 
+@pytest.mark.stores
 async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
     turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
     assert turn is not None
@@ -617,6 +626,7 @@ async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runne
     assert sync_redis().ttl(f"temporary:{turn.conversation_id}") <= 300
 
 
+@pytest.mark.stores
 async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runner: Runner):
     for stream in (True, False):
         asked = {"model": "scripted", "stream": stream, "messages": [user("say:hola wait:20 say:mundo")]}
@@ -671,6 +681,7 @@ async def test_no_page_hears_that_it_was_opened(carla: User, secret: str, runner
     assert {entry.kind for entry in heard} <= {EntryKind.END}
 
 
+@pytest.mark.stores
 async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret: str, runner: Runner):
     """So do the SDKs when they have waited too long, and with the same Idempotency-Key, if they are given one."""
     asked = {"model": "scripted", "messages": [user("say:hola wait:3 say:mundo")]}
@@ -686,6 +697,7 @@ async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.stores
 async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runner: Runner, stream: bool):
     body = {"model": "scripted", "messages": [user("say:hola wait:20 say:mundo")]}
     first = HttpStream(secret, "chat/completions", body | {"stream": True}, root="/v1/", idempotency_key="one")
@@ -697,6 +709,7 @@ async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runne
     assert again["x-should-retry"] == "false"
 
 
+@pytest.mark.stores
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
     asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:20 say:mundo")]}
     request = HttpStream(secret, "chat/completions", asked, root="/v1/")
@@ -708,6 +721,7 @@ async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner
     assert (await ask(secret)).status_code == 401
 
 
+@pytest.mark.stores
 async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     secret: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -717,6 +731,7 @@ async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     assert (await streamed(secret, "wait:0.5 say:hola"))[-2]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.stores
 async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[], int], redis: Any, settings: Any):
     request = asyncio.create_task(ask(secret))
     held = await _until(lambda: Reservation.objects.filter(state="held").first())
@@ -727,6 +742,7 @@ async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[
     assert not await in_thread(UsageRecord.objects.exists)
 
 
+@pytest.mark.stores
 async def test_a_request_that_died_before_its_turn_costs_nothing(
     carla: User, secret: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -743,6 +759,7 @@ async def test_a_request_that_died_before_its_turn_costs_nothing(
     assert (await in_thread(Reservation.objects.get)).state == "released"
 
 
+@pytest.mark.stores
 async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chat.turns.asked.MAX_BYTES", 100)
     assert (await refused(await ask(secret, "say:" + "a" * 200)))[:2] == (429, "rate_limit_exceeded")
@@ -762,6 +779,7 @@ def test_what_the_programs_of_one_person_ask_is_added_up(monkeypatch: pytest.Mon
     keep_asked(1, new_completion_id(), asked)
 
 
+@pytest.mark.stores
 async def test_a_plan_limits_what_one_message_has(ana: User, runner: Runner):
     await in_thread(change, Plan, "free", question_characters=20, has_api=True)
     secret = await in_thread(key_of, ana)

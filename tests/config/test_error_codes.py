@@ -25,7 +25,7 @@ ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost}
 """And what the socket alone says, and a turn."""
 OTHERWISE = {"error", "not_acceptable", "throttled"}
 """What REST framework has and config/api.py says in other words, and what nobody answers."""
-OF_FIELDS = {"unique"}
+OF_FIELDS = {"unique", "password_too_common", "password_too_similar"}
 """Codes inside of `fields`, which are sentences."""
 
 

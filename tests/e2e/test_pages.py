@@ -54,6 +54,8 @@ OWN = {
     "keys": "/settings/keys/",
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
+    "second factor": "/accounts/2fa/",
+    "devices": "/settings/devices/",
     "log-out": "/accounts/logout/",
     "shortcuts": "/shortcuts/",
     "plan": "/billing/",

@@ -5,7 +5,7 @@ class Migration(migrations.Migration):
     """A process of the release before, which is still there after `prepare`, makes keys without origins."""
 
     dependencies = [
-        ("accounts", "0008_keys_invitations_roles"),
+        ("accounts", "0009_devices"),
     ]
 
     operations = [
