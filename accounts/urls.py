@@ -8,6 +8,8 @@ urlpatterns = [
     path("accounts/", include("allauth.account.urls")),
     path("settings/", views.profile, name="profile"),
     path("settings/log-out-everywhere/", views.log_out_everywhere, name="log_out_everywhere"),
+    path("settings/close/", views.close_account, name="close_account"),
+    path("settings/close/keep/", views.keep, name="keep_account"),
     path("language/", views.set_language, name="set_language"),
     path("theme/", views.set_theme, name="set_theme"),
 ]

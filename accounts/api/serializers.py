@@ -41,6 +41,10 @@ class LogInSerializer(serializers.Serializer[dict[str, str]]):
     password = serializers.CharField(trim_whitespace=False)
 
 
+class CloseSerializer(serializers.Serializer[dict[str, str]]):
+    password = serializers.CharField(trim_whitespace=False)
+
+
 class RegisterSerializer(serializers.ModelSerializer[User]):
     """A new member. The address is stored in lower case; Django's validators check the password."""
 
