@@ -52,6 +52,9 @@ bench-transports: packages dev-packages  ## What a token costs by our adapters a
 bench-search: packages dev-packages  ## How long a search takes in 1 million turns, on PostgreSQL and SQLite, ten minutes
 	$(BIN)/python -m bench.search
 
+bench-relay: packages dev-packages  ## What the OpenAI-compatible API adds to a provider's answers, beside the socket, four minutes
+	$(BIN)/python -m bench.relay
+
 bench-webhooks: packages dev-packages  ## What 5,000 forged notifications of payments do to chats beside them, two minutes
 	$(BIN)/python -m bench.webhooks
 
@@ -138,4 +141,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages

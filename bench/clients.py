@@ -1,4 +1,5 @@
-"""Clients that ask for a turn and read its answer: from the provider itself, by the socket, by the event stream."""
+"""Clients that ask for a turn and read its answer: from the provider itself, by the socket, by the event stream, by the
+OpenAI-compatible API."""
 
 import asyncio
 from typing import Literal, Protocol
@@ -19,7 +20,7 @@ from bench.measurement import TurnMeasurement
 from bench.sse import EventReader
 from bench.websocket import head_bytes
 
-Target = Literal["provider", "socket", "slow-socket", "events"]
+Target = Literal["provider", "socket", "slow-socket", "events", "completions"]
 
 _END_TYPES = {"turn.completed", "turn.stopped", "turn.failed", "turn.interrupted", "turn.rejected"}
 
@@ -78,10 +79,13 @@ class Client(Protocol):
 class ProviderClient:
     """Reads the provider's own stream, the baseline."""
 
-    def __init__(self, address: Address, model: str, text: str) -> None:
+    def __init__(
+        self, address: Address, model: str, text: str, *, path: str = "", fields: dict[str, str] | None = None
+    ) -> None:
         body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}
+        path = path or f"{address.path}/chat/completions"
         self._http = HttpConnection(address)
-        self._request = request_bytes("POST", address, f"{address.path}/chat/completions", msgspec.json.encode(body))
+        self._request = request_bytes("POST", address, path, msgspec.json.encode(body), fields=fields or {})
 
     async def open(self, turns: int) -> None:
         await self._http.open()
@@ -107,6 +111,15 @@ class ProviderClient:
 
     def close(self) -> None:
         self._http.close()
+
+
+class CompletionClient(ProviderClient):
+    """Reads the site's OpenAI-compatible stream as it would the provider's."""
+
+    def __init__(self, address: Address, model: str, text: str, access_token: str, *, continued: bool) -> None:
+        assert not continued
+        fields = {"Authorization": f"Bearer {access_token}"}
+        super().__init__(address, model, text, path="/v1/chat/completions", fields=fields)
 
 
 class _SiteClient:

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bench import processes
-from bench.clients import Client, EventStreamClient, ProviderClient, SlowSocketClient, SocketClient, Target
+from bench.clients import (
+    Client,
+    CompletionClient,
+    EventStreamClient,
+    ProviderClient,
+    SlowSocketClient,
+    SocketClient,
+    Target,
+)
 from bench.connections import Address, ConnectionFailedError
 from bench.measurement import Totals, TurnMeasurement
 from testbed.many_connections import allow_many_sockets, new_fast_loop
@@ -35,10 +43,11 @@ MEMORY_PROBE_SECONDS = 1.0
 COOL_DOWN_SECONDS = 0.5
 STREAMS_STARTED_PER_SECOND = 200
 _MB = 1e6
-_SITE_CLIENTS: dict[str, type[SocketClient | EventStreamClient]] = {
+_SITE_CLIENTS: dict[str, type[SocketClient | EventStreamClient | CompletionClient]] = {
     "socket": SocketClient,
     "slow-socket": SlowSocketClient,
     "events": EventStreamClient,
+    "completions": CompletionClient,
 }
 
 

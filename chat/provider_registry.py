@@ -16,13 +16,20 @@ class ChatParameters:
     """How a server that speaks OpenAI's chat completions wants to be asked.
 
     `effort_parameter` is `reasoning_effort`, which takes the level, or `thinking`, which is on or off. An empty
-    parameter is not sent.
+    parameter is not sent. `takes_schemas`: whether an answer can be told to match a JSON schema, else only to be JSON.
+    `samples_while_reasoning`: whether models that reason take a temperature and the like, and sequences to stop at.
+    `effort_with_tools` is the only effort at which its models that reason are offered tools, but for those whose names
+    begin with one of `reason_with_tools`; empty is any effort.
     """
 
     system_role: Literal["system", "developer"] = "system"
     effort_parameter: Literal["reasoning_effort", "thinking"] = "reasoning_effort"
     cache_key_parameter: str = ""
     end_user_parameter: str = ""
+    takes_schemas: bool = True
+    samples_while_reasoning: bool = True
+    effort_with_tools: str = ""
+    reason_with_tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,12 @@ _ENTRIES = (
         is_paid=True,
         genai_prices_id="openai",
         parameters=ChatParameters(
-            system_role="developer", cache_key_parameter="prompt_cache_key", end_user_parameter="safety_identifier"
+            system_role="developer",
+            cache_key_parameter="prompt_cache_key",
+            end_user_parameter="safety_identifier",
+            samples_while_reasoning=False,
+            effort_with_tools="none",
+            reason_with_tools=("o1", "o3", "o4", "gpt-5-"),
         ),
     ),
     KnownProvider(
@@ -92,7 +104,7 @@ _ENTRIES = (
         is_paid=True,
         token_factor=1.1,
         genai_prices_id="deepseek",
-        parameters=ChatParameters(effort_parameter="thinking"),
+        parameters=ChatParameters(effort_parameter="thinking", takes_schemas=False),
     ),
     KnownProvider(
         slug="compatible",

@@ -22,7 +22,7 @@ from chat.llm.providers.errors import ProviderError
 from chat.llm.usage import MAX_TOKEN_CHARACTERS, believed_usage
 from chat.models import LanguageModel
 from chat.turns import answer_cache
-from chat.turns.called_tools import write_calls
+from chat.turns.called_tools import texts_of_calls, write_calls
 from chat.turns.claiming import ClaimedTurn
 from chat.turns.closing import close_turn, settle_deleted
 from chat.turns.leases import find_stopped_holder
@@ -152,7 +152,8 @@ def _find_usage(claimed: ClaimedTurn, live: LiveText) -> TokenUsage | None:
             model=claimed.started.candidate.model,
             messages=claimed.request.messages,
             max_output=claimed.request.max_output,
-            shown=(live.text, live.reasoning),
+            shown=(live.text, live.reasoning, *texts_of_calls(live.tool_calls)),
+            options=claimed.request.options,
             turn_id=claimed.turn.pk,
         )
     return claimed.usage

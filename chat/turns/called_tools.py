@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from chat.llm.providers.base import ToolCall, ToolCallPart
+from chat.llm.providers.base import Message, ToolCall, ToolCallPart
 from core.unicode import mend
 
 logger = logging.getLogger(__name__)
@@ -60,3 +60,8 @@ def join_calls(lines: str | None) -> list[ToolCall]:
         call[1] = call[1] or part.name
         call[2] += part.arguments
     return [ToolCall(*calls[index]) for index in sorted(calls)]
+
+
+def texts_of_calls(lines: str | None) -> tuple[str, ...]:
+    """Return what each call says, as it is counted: its id, its name and its arguments."""
+    return Message("assistant", "", tool_calls=tuple(join_calls(lines))).texts[1:]

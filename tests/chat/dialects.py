@@ -39,11 +39,11 @@ class Dialect:
             }
         )
 
-    async def by_adapter(self, url: str) -> Read:
-        return await read(self.stream(self.request(url)))
+    async def by_adapter(self, url: str, **fields: Any) -> Read:
+        return await read(self.stream(self.request(url, **fields)))
 
-    async def by_sdk(self, url: str) -> Read:
-        return await read(sdk.stream(self.request(url)))
+    async def by_sdk(self, url: str, **fields: Any) -> Read:
+        return await read(sdk.stream(self.request(url, **fields)))
 
 
 CHAT = Dialect("openai_chat", "openai_chat", openai_chat.stream, transcripts.openai)
@@ -55,15 +55,17 @@ FAMILIES = (CHAT, MESSAGES, GEMINI)
 DIALECTS = (*FAMILIES, DEEPSEEK)
 
 
-async def both_of_each(dialect: Dialect, responses: Iterable[bytes]) -> AsyncIterator[tuple[bytes, Read, Read]]:
+async def both_of_each(
+    dialect: Dialect, responses: Iterable[bytes], **fields: Any
+) -> AsyncIterator[tuple[bytes, Read, Read]]:
     """Yield each response with what the adapter and the SDK make of it; one client of an SDK reads them all."""
     async with answering() as raw:
         for response in responses:
             raw.pieces = (response,)
-            yield response, await dialect.by_adapter(raw.url), await dialect.by_sdk(raw.url)
+            yield response, await dialect.by_adapter(raw.url, **fields), await dialect.by_sdk(raw.url, **fields)
 
 
-async def both(dialect: Dialect, *pieces: bytes, pause_seconds: float = 0.0) -> tuple[Read, Read]:
+async def both(dialect: Dialect, *pieces: bytes, pause_seconds: float = 0.0, **fields: Any) -> tuple[Read, Read]:
     """Return what the adapter and the SDK make of a response in these pieces."""
     async with answering(*pieces, pause_seconds=pause_seconds) as raw:
-        return await dialect.by_adapter(raw.url), await dialect.by_sdk(raw.url)
+        return await dialect.by_adapter(raw.url, **fields), await dialect.by_sdk(raw.url, **fields)

@@ -255,6 +255,11 @@ async def test_an_answer_without_a_word_is_empty(secret: str, runner: Runner):
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
 
 
+async def test_a_call_that_cannot_be_made_out_is_none(secret: str, runner: Runner):
+    [choice] = (await answered(secret, "end:tool_call", tools=[TOOL]))["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+
+
 async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
     await answered(secret, max_tokens=7)
     await answered(secret, max_completion_tokens=8)

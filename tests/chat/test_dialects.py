@@ -406,7 +406,12 @@ async def test_both_transports_send_the_same(dialect: Dialect, fields: dict[str,
 
 def as_spelt_by_us(body: Any) -> Any:
     """Google reads two spellings of a name, and of base64; its SDK sends the other ones in places."""
-    names = {"include_thoughts": "includeThoughts", "thinking_level": "thinkingLevel", "mime_type": "mimeType"}
+    names = {
+        "include_thoughts": "includeThoughts",
+        "thinking_level": "thinkingLevel",
+        "mime_type": "mimeType",
+        "parameters_json_schema": "parametersJsonSchema",
+    }
     if isinstance(body, dict):
         if "mime_type" in body:
             body = {**body, "data": body["data"].replace("-", "+").replace("_", "/")}

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from chat.llm.providers.base import File, Finish, Message, TokenUsage
+from chat.llm.providers.base import (
+    AnswerOptions,
+    File,
+    Finish,
+    JsonSchema,
+    Message,
+    TokenUsage,
+    Tool,
+    ToolCall,
+    ToolCallPart,
+)
 from chat.llm.usage import (
     LONGEST_TOKEN_CHARACTERS,
     MAX_ADDED_TOKENS,
@@ -15,6 +25,7 @@ from chat.llm.usage import (
     doubt_about,
 )
 from chat.models import LanguageModel
+from chat.turns.called_tools import texts_of_calls, write_calls
 
 ASKED = (Message("system", "Be kind."), Message("user", "¿Cuántos habitantes tiene Quito?"))
 ANSWER = "Unos dos millones. " * 20  # 380 bytes
@@ -26,7 +37,7 @@ PDF = File("pdf", "application/pdf", "a.pdf", b"\0" * 6_000)
 def doubt(usage: tuple[Any, ...], *shown: str, reason: str = "stop", **fields: Any) -> str:
     """Return why a report of input, output, read from and written to a cache, and reasoning is not believed."""
     asked = {"messages": ASKED, "max_output": CAP} | {
-        name: fields.pop(name) for name in ("messages",) if name in fields
+        name: fields.pop(name) for name in ("messages", "options") if name in fields
     }
     model = LanguageModel(key="m", provider="openai", context_window=WINDOW, **fields)
     finish = Finish(reason, TokenUsage(*usage))  # type: ignore[arg-type]
@@ -111,6 +122,63 @@ def test_the_longest_tokens_are_believed():
 
 def test_a_character_may_be_as_many_tokens_as_it_has_bytes():
     assert doubt((20, 4 * 30), "😀" * 30) == ""
+
+
+TOOLS = AnswerOptions(tools=(Tool("get_weather", "The weather. " * 40, {"type": "object"}),))
+CALLED = (
+    *ASKED,
+    Message("assistant", "", tool_calls=(ToolCall("call_1", "get_weather", f'{{"city": "{"Quito " * 400}"}}'),)),
+    Message("tool", "Clear.", tool_call_id="call_1"),
+)
+
+
+@pytest.mark.parametrize("fields", [{"options": TOOLS}, {"messages": CALLED}])
+def test_tools_and_their_calls_are_part_of_what_was_sent(fields: dict[str, Any]):
+    assert doubt((1_500, 95)) == "input_above_prompt"
+    assert doubt((1_500, 95), **fields) == ""
+    assert doubt((7_900, 95), **fields) == "input_above_prompt"
+
+
+def test_a_schema_is_part_of_what_was_sent():
+    schema = {"type": "object", "description": "Somebody. " * 60}
+    assert doubt((1_500, 95), options=AnswerOptions(json=JsonSchema(schema=schema))) == ""
+
+
+def test_tools_that_a_provider_leaves_out_are_no_part_of_the_least_that_was_sent():
+    many = AnswerOptions(tools=TOOLS.tools * 50, tool_choice="none")
+    assert doubt((20, 95), options=many) == doubt((20, 95), messages=CALLED) == ""
+
+
+def test_calls_that_came_are_part_of_the_answer():
+    call = "call_1 get_weather " + "x" * 1_500
+    assert doubt((20, 1_400), "", "", call, reason="tool_call", options=TOOLS) == ""
+    assert doubt((20, 1_400), "", "", reason="tool_call", options=TOOLS) == "output_above_cap"
+    assert doubt((20, 3), "", "", call, reason="tool_call", options=TOOLS) == "output_below_answer"
+
+
+def test_a_call_is_counted_with_its_id_and_its_name():
+    parts = (
+        ToolCallPart(0, "call_1", "get_weather", '{"a"'),
+        ToolCallPart(1, "call_2", "now"),
+        ToolCallPart(0, "", "", ":1}"),
+    )
+    assert texts_of_calls(write_calls(parts)) == ('call_1 get_weather {"a":1}', "call_2 now ")
+    assert texts_of_calls("") == texts_of_calls(None) == ()
+
+
+def test_a_call_that_was_cut_off_may_have_been_written_and_not_shown():
+    assert doubt((20, 900), "", "", reason="length", options=TOOLS) == ""
+    assert doubt((20, 900), "", "", reason="length") == "output_above_answer"
+
+
+def test_each_call_has_tokens_of_its_own_that_are_not_seen():
+    calls = ["x"] * 40
+    assert doubt((20, CAP + 32 * MAX_UNSEEN_TOKENS), "", "", *calls, reason="tool_call", options=TOOLS) == ""
+
+
+def test_what_an_answer_stopped_at_was_written_too():
+    assert doubt((20, 480), options=AnswerOptions(stop=("END", "x" * 90))) == ""
+    assert doubt((20, 480)) == "output_above_answer"
 
 
 @pytest.mark.parametrize("file", [IMAGE, PDF])

@@ -13,11 +13,13 @@ LAST = b"0\r\n\r\n"
 class Script:
     """What a provider says. `usage` is input, output, read from the cache, written to it, reasoning: all inclusive.
 
-    `escaped` is JSON without a character beyond ASCII; else they are themselves, several bytes long.
+    `calls` of tools are id, name and arguments, which come in these pieces where the provider cuts them. `escaped` is
+    JSON without a character beyond ASCII; else they are themselves, several bytes long.
     """
 
     text: tuple[str, ...] = ("Hola, ", "¿qué tal? ", "😀 日本")
     reasoning: tuple[str, ...] = ()
+    calls: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     end: str = "stop"
     usage: tuple[int, int, int, int, int] | None = (12, 7, 0, 0, 0)
     broken: str = ""  # after the text: error, rubbish, nofinish
@@ -44,6 +46,12 @@ def _openai_chunks(script: Script) -> list[Any]:
     chunks: list[Any] = [chunk({"role": "assistant", "content": ""})]
     chunks += [chunk({"reasoning_content": piece}) for piece in script.reasoning]
     chunks += [chunk({said: piece}) for piece in script.text]
+    for index, (call_id, name, pieces) in enumerate(script.calls):
+        function = {"name": name, "arguments": ""}
+        chunks.append(
+            chunk({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]})
+        )
+        chunks += [chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}) for piece in pieces]
     match script.broken:
         case "error":
             return [*chunks, {"error": {"type": "server_error", "code": None, "message": "Overloaded"}}]
@@ -92,14 +100,18 @@ def _anthropic_events(script: Script) -> list[Event]:
         "output_tokens": 1,
     }
     events: list[Event] = [("message_start", {"type": "message_start", "message": {**message, "usage": counts}})]
-    blocks = [("thinking", "thinking_delta", script.reasoning)] if script.reasoning else []
-    blocks += [("text", "text_delta", script.text)] if script.text else []
-    for index, (kind, delta, pieces) in enumerate(blocks):
-        block = {"type": kind, kind: "", **({"signature": ""} if kind == "thinking" else {})}
+    thinking = {"type": "thinking", "thinking": "", "signature": ""}
+    blocks = [(thinking, "thinking", script.reasoning)] if script.reasoning else []
+    blocks += [({"type": "text", "text": ""}, "text", script.text)] if script.text else []
+    for call_id, name, pieces in script.calls:
+        blocks.append(({"type": "tool_use", "id": call_id, "name": name, "input": {}}, "input_json", ("", *pieces)))
+    for index, (block, kind, pieces) in enumerate(blocks):
+        said = "partial_json" if kind == "input_json" else kind
         events.append(("content_block_start", {"type": "content_block_start", "index": index, "content_block": block}))
         events.append(("ping", {"type": "ping"}))
         for piece in pieces:
-            data = {"type": "content_block_delta", "index": index, "delta": {"type": delta, kind: piece}}
+            delta = {"type": f"{kind}_delta", said: piece}
+            data = {"type": "content_block_delta", "index": index, "delta": delta}
             events.append(("content_block_delta", data))
         events.append(("content_block_stop", {"type": "content_block_stop", "index": index}))
     match script.broken:
@@ -111,7 +123,9 @@ def _anthropic_events(script: Script) -> list[Event]:
         case "nofinish":
             return events
     delta = {
-        "stop_reason": {"stop": "end_turn", "length": "max_tokens"}.get(script.end, "refusal"),
+        "stop_reason": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}.get(
+            script.end, "refusal"
+        ),
         "stop_sequence": None,
     }
     if script.end == "refusal":
@@ -131,6 +145,11 @@ def _gemini_chunks(script: Script) -> list[Any]:
         for piece in pieces:
             part = {"text": piece, **({"thought": True} if is_thought else {})}
             chunks.append({"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}]})
+    for place, (call_id, name, pieces) in enumerate(script.calls):
+        call = {"name": name, "args": json.loads("".join(pieces) or "{}"), **({"id": call_id} if call_id else {})}
+        signed = {} if place else {"thoughtSignature": "c2lnbmF0dXJl"}
+        content = {"parts": [{"functionCall": call, **signed}], "role": "model"}
+        chunks.append({"candidates": [{"content": content, "index": 0}]})
     match script.broken:
         case "error":
             return [*chunks, {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}]
@@ -150,7 +169,8 @@ def _gemini_chunks(script: Script) -> list[Any]:
         }
     if script.end == "blocked":
         return [{"promptFeedback": {"blockReason": "SAFETY"}, **last}]
-    reason = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY", "refusal": "PROHIBITED_CONTENT"}[script.end]
+    reasons = {"length": "MAX_TOKENS", "filter": "SAFETY", "refusal": "PROHIBITED_CONTENT"}
+    reason = reasons.get(script.end, "STOP")
     return [*chunks, {"candidates": [{"content": {"parts": []}, "finishReason": reason, "index": 0}], **last}]
 
 

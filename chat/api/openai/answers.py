@@ -55,7 +55,9 @@ def document_of(turn: Turn) -> dict[str, Any]:
 
 
 def finish_reason_of(turn: Turn) -> str:
-    return _FINISH.get(turn.error) or _FINISH.get(turn.finish_reason) or "stop"
+    """Return why the answer ended. A call of a tool that nobody can make out is none."""
+    found = _FINISH.get(turn.error) or _FINISH.get(turn.finish_reason) or "stop"
+    return "stop" if found == "tool_calls" and not turn.tool_calls else found
 
 
 def usage_as_openai(turn: Turn) -> dict[str, Any]:

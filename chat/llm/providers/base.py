@@ -171,8 +171,10 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """A part of the answer's `index`th call of a tool: the first has its id and its name, all are parts of its
-    arguments."""
+    """A part of the answer's `index`th call of a tool, counted from 0: put together, field by field, they are the call.
+
+    None is empty. The first has the id, one the name, nearly always the first, and all may have some of the arguments.
+    """
 
     index: int
     id: str = ""
@@ -180,9 +182,11 @@ class ToolCallPart:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered."""
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """The text of one read from the network: one token or many. Calls of tools come only where tools were offered.
+
+    It is made for each read, and a struct is made in a fifth of a dataclass's time.
+    """
 
     text: str = ""
     reasoning: str = ""

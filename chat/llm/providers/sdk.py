@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ import msgspec
 from django.conf import settings
 
 from chat.llm.providers import anthropic_messages, gemini, openai_chat, sdk_http
-from chat.llm.providers.base import Delta, Event, Finish, FinishReason, ModelRequest, Provider
+from chat.llm.providers.base import Delta, Event, Finish, FinishReason, ModelRequest, Provider, ToolCallPart
 from chat.llm.providers.errors import (
     AuthenticationFailed,
     BadResponse,
@@ -36,6 +37,7 @@ from chat.llm.providers.errors import (
 from chat.llm.providers.openai_chat import text_of, thought_of
 from chat.llm.providers.sdk_http import Reading
 from chat.llm.providers.streaming import BodyOf, Characters, Quiet, end_seconds, is_said, status_of
+from chat.llm.providers.tool_calls import StreamedCalls
 from core.loops import PerLoop
 
 LIST_TIMEOUT_SECONDS = 10
@@ -57,15 +59,17 @@ async def stream(request: ModelRequest) -> AsyncGenerator[Event]:
     try:
         while True:
             text = reasoning = ""
+            tool_calls: tuple[ToolCallPart, ...] = ()
             last = await _next(events, ends_at)
             while isinstance(last, Delta):  # whatever has arrived is one Delta
                 text, reasoning = text + last.text, reasoning + last.reasoning
+                tool_calls += last.tool_calls
                 if events.empty():
                     break
                 last = events.get_nowait()
             if isinstance(last, Finish):
                 finish = last
-            delta = characters.delta_of(text, reasoning)
+            delta = characters.delta_of(text, reasoning, tool_calls)
             if delta:
                 quiet.note_text()
                 yield delta
@@ -224,7 +228,7 @@ def _plain(model: Any) -> Any:
 async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
     finish_reason, usage = None, None
     instead: FinishReason | None = None
-    has_text = False
+    has_text, offers_tools, streamed = False, bool(request.options.tools), StreamedCalls()
     client = await _client_of(request.provider)
     body = await _body(request, openai_chat.body_of)
     extra = {name: body.pop(name) for name in openai_chat.UNKNOWN_TO_SDK & body.keys()}  # the SDK does not know them
@@ -238,21 +242,26 @@ async def _stream_openai(request: ModelRequest) -> AsyncGenerator[Event]:
                     finish_reason = str(choice.finish_reason)
                 if (delta := choice.delta) is not None:
                     refusal, calls = text_of(getattr(delta, "refusal", None)), getattr(delta, "tool_calls", None)
+                    calls = list(map(_plain, calls)) if isinstance(calls, list) else calls
+                    parts: list[ToolCallPart] = []
                     if refusal and has_text and instead != "refusal":
                         refusal = f"\n\n{refusal}"  # a paragraph of its own
-                    if refusal or (calls and is_said(list(map(_plain, calls)) if isinstance(calls, list) else calls)):
+                    if refusal or (calls and is_said(calls)):
                         instead = "refusal" if refusal else "tool_call"
+                        parts = streamed.read(calls) if offers_tools and calls else []
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
                     has_text = has_text or bool(delta.content)
-                    yield Delta(text_of(delta.content) or refusal, thought_of(thought))
+                    yield Delta(text_of(delta.content) or refusal, thought_of(thought), tuple(parts))
             if chunk.usage is not None:
                 usage = openai_chat.openai_usage(_plain(chunk.usage))
             if finish_reason:
-                yield Finish(openai_chat.openai_finish_reason(finish_reason, instead), usage)
+                reason = openai_chat.openai_finish_reason(finish_reason, instead, offers_tools=offers_tools)
+                yield Finish(reason, usage)
 
 
 async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
-    counting = anthropic_messages.Counting()
+    counting, calls = anthropic_messages.Counting(), anthropic_messages.BlockCalls()
+    offers_tools = bool(request.options.tools)
     client = await _client_of(request.provider)
     answer = await client.messages.create(**await _body(request, anthropic_messages.body_of))
     async with answer:
@@ -260,7 +269,15 @@ async def _stream_anthropic(request: ModelRequest) -> AsyncGenerator[Event]:
             match event.type:
                 case "content_block_delta":
                     delta = event.delta
-                    yield Delta(text_of(getattr(delta, "text", None)), text_of(getattr(delta, "thinking", None)))
+                    parts = calls.go_on(getattr(delta, "partial_json", None)) if offers_tools else []
+                    text, thought = (text_of(getattr(delta, name, None)) for name in ("text", "thinking"))
+                    yield Delta(text, thought, tuple(parts))
+                case "content_block_start" if offers_tools:
+                    block = getattr(event, "content_block", None)
+                    fields = (getattr(block, name, None) for name in ("type", "id", "name", "input"))
+                    yield Delta(tool_calls=tuple(calls.begin(*fields)))
+                case "content_block_stop" if offers_tools:
+                    yield Delta(tool_calls=tuple(calls.end()))
                 case "message_start":
                     counting.begin(_plain(event.message.usage))
                 case "message_delta":
@@ -279,13 +296,15 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
         "automaticContinuation": False,  # or it would ask again, on a word of the provider's
         "automaticFunctionCalling": {"disable": True},  # or it would log that we make none
     }
-    generation = {**body["generationConfig"], "systemInstruction": body.get("systemInstruction"), **once}
-    config = types.GenerateContentConfig.model_validate(generation)
+    around = {name: body.get(name) for name in ("systemInstruction", "tools", "toolConfig")}
+    config = types.GenerateContentConfig.model_validate({**body["generationConfig"], **around, **once})
     contents = body["contents"]
-    if request.has_files:  # by JSON, or it would take base64 for the bytes themselves
+    if request.has_files or any(message.tool_calls for message in request.messages):
+        # By JSON, or it would take base64 for the bytes themselves.
         validate = TypeAdapter(list[types.Content]).validate_json
         contents = await asyncio.to_thread(lambda: validate(msgspec.json.encode(body["contents"])))
     reason, usage, calls_tool = None, None, False
+    offers_tools, streamed = bool(request.options.tools), StreamedCalls()
     answer = await client.aio.models.generate_content_stream(model=request.model, contents=contents, config=config)
     async with aclosing(answer):
         async for chunk in answer:
@@ -295,15 +314,25 @@ async def _stream_gemini(request: ModelRequest) -> AsyncGenerator[Event]:
                 if candidate.finish_reason:
                     reason = candidate.finish_reason.value
                 for part in (candidate.content and candidate.content.parts) or ():
-                    calls_tool = calls_tool or part.function_call is not None
                     text = sdk_http.with_halves(part.text or "")
                     yield Delta(reasoning=text) if part.thought else Delta(text)
+                    if part.function_call is not None:
+                        calls_tool = True
+                        if offers_tools:
+                            yield Delta(tool_calls=_gemini_call(streamed, part.function_call))
             if chunk.prompt_feedback and chunk.prompt_feedback.block_reason:
                 reason = "SAFETY"
             if chunk.usage_metadata:
                 usage = gemini.gemini_usage(chunk.usage_metadata.model_dump(by_alias=True, exclude_unset=True))
             if reason:
-                yield Finish(gemini.gemini_finish_reason(reason, calls_tool=calls_tool), usage)
+                finish = gemini.gemini_finish_reason(reason, calls_tool=calls_tool, offers_tools=offers_tools)
+                yield Finish(finish, usage)
+
+
+def _gemini_call(streamed: StreamedCalls, call: Any) -> tuple[ToolCallPart, ...]:
+    words = {name: sdk_http.with_halves(value) for name in ("id", "name") if (value := getattr(call, name))}
+    parts = gemini.whole_call(streamed, words | {"args": call.args})
+    return tuple(replace(part, arguments=sdk_http.with_halves(part.arguments)) for part in parts)
 
 
 _STREAMS: dict[str, Callable[[ModelRequest], AsyncGenerator[Event]]] = {

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from chat.llm.providers import http
-from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
+from chat.llm.providers.base import Delta, Event, Finish, ModelRequest, ToolCallPart
 from chat.llm.providers.errors import (
     REDIRECTS,
     BadResponse,
@@ -63,28 +63,53 @@ class Characters:
     """Makes whole characters of the texts of an answer.
 
     JavaScript cuts by UTF-16 units, so that the halves of an emoji may come in two events. They are joined; a half that
-    stays alone becomes U+FFFD. Text and reasoning are joined each by itself.
+    stays alone becomes U+FFFD. Text, reasoning and the arguments of each call of a tool are joined each by themselves.
     """
 
-    __slots__ = ("_text_half", "_thought_half", "may_have_halves")
+    __slots__ = ("_call_halves", "_text_half", "_thought_half", "may_have_halves")
 
     def __init__(self, *, may_have_halves: bool = False) -> None:
         self.may_have_halves = may_have_halves  # else nothing is looked for
         self._text_half = self._thought_half = ""
+        self._call_halves: dict[int, str] = {}
 
-    def delta_of(self, text: str, reasoning: str) -> Delta | None:
+    def delta_of(self, text: str, reasoning: str, tool_calls: tuple[ToolCallPart, ...] = ()) -> Delta | None:
         """Return what has come as far as it can be shown; None if that is nothing."""
-        text, reasoning = text.replace("\0", ""), reasoning.replace("\0", "")  # PostgreSQL stores no NUL
+        text = text.replace("\0", "")  # PostgreSQL stores no NUL
+        if reasoning:
+            reasoning = reasoning.replace("\0", "")
         if self.may_have_halves:
             text, self._text_half = _join_halves(self._text_half + text)
             reasoning, self._thought_half = _join_halves(self._thought_half + reasoning)
+        if tool_calls and (tool_calls := self._whole_parts(tool_calls)):
+            return Delta(text, reasoning, tool_calls)
         return Delta(text, reasoning) if text or reasoning else None
+
+    def _whole_parts(self, parts: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
+        """Return the parts, those that follow each other in one call as one. Ids and names are whole already."""
+        whole: list[ToolCallPart] = []
+        for part in parts:
+            arguments = part.arguments.replace("\0", "")
+            if self.may_have_halves:
+                arguments, half = _join_halves(self._call_halves.pop(part.index, "") + arguments)
+                if half:
+                    self._call_halves[part.index] = half
+            if whole and whole[-1].index == part.index:
+                before = whole.pop()
+                part = ToolCallPart(part.index, before.id, before.name + part.name, before.arguments + arguments)
+            else:
+                part = ToolCallPart(part.index, part.id, part.name, arguments)
+            if part.id or part.name or part.arguments:
+                whole.append(part)
+        return tuple(whole)
 
     def rest(self) -> Delta | None:
         """Return the halves whose other half never came, at the end of the stream."""
         text, reasoning = ("\ufffd" if half else "" for half in (self._text_half, self._thought_half))
+        parts = tuple(ToolCallPart(index, arguments="\ufffd") for index in self._call_halves)
         self._text_half = self._thought_half = ""
-        return Delta(text, reasoning) if text or reasoning else None
+        self._call_halves = {}
+        return Delta(text, reasoning, parts) if text or reasoning or parts else None
 
 
 def _join_halves(text: str) -> tuple[str, str]:
@@ -119,19 +144,22 @@ class Quiet:
 class Answer(ABC, Generic[T]):
     """One answer as far as it was read. Each wire format says what its events mean, and how the answer ended."""
 
-    __slots__ = ("characters", "error", "is_done", "reason")
+    __slots__ = ("characters", "error", "is_done", "offers_tools", "reason", "tool_calls")
 
     decoder: ClassVar[msgspec.json.Decoder[Any]]
 
-    def __init__(self) -> None:
+    def __init__(self, *, offers_tools: bool = False) -> None:
         self.characters = Characters()
+        self.offers_tools = offers_tools  # else calls of them are not read
+        self.tool_calls: list[ToolCallPart] = []  # read, and not in a Delta yet
         self.reason: str | None = None  # why it ended, in the provider's word; what still comes is its usage
         self.error: ProviderError | None = None  # raised after the text before it
         self.is_done = False  # whatever follows is ignored
 
     @abstractmethod
     def read(self, event: T) -> tuple[str, str]:
-        """Return the text and reasoning of one event; raises ProviderError if it is an error."""
+        """Return the text and reasoning of one event, and note its calls of tools; raises ProviderError if it is an
+        error."""
 
     @abstractmethod
     def finish(self) -> Finish | None:
@@ -142,7 +170,7 @@ class Answer(ABC, Generic[T]):
         """Return the error that a response with another status than 200 means; `body` is its JSON, None without any."""
 
     def read_all(self, events: list[bytes]) -> Delta | None:
-        """Return the text and reasoning of the events before the first error as one Delta; None if there is none."""
+        """Return what the events before the first error say as one Delta; None if that is nothing."""
         text = reasoning = ""
         decode = self.decoder.decode
         for event in events:
@@ -165,6 +193,9 @@ class Answer(ABC, Generic[T]):
             reasoning += event_reasoning
             if self.is_done:
                 break
+        if self.tool_calls:
+            parts, self.tool_calls = tuple(self.tool_calls), []
+            return self.characters.delta_of(text, reasoning, parts)
         return self.characters.delta_of(text, reasoning)
 
 
