@@ -46,7 +46,9 @@ def finish_closures() -> None:
                     over.append(closure)
         if over:  # what latecomers have opened meanwhile is ended once more, in one pass for all
             _end_access({closure.user_id for closure in over})
-            Closure.objects.filter(pk__in=[closure.pk for closure in over]).delete()
+            # Whoever is told of that may note that it was: that goes last.
+            done = [closure.pk for closure in over if _erase_all(closure.user_id)]
+            Closure.objects.filter(pk__in=done).delete()
 
 
 def _close(closure: Closure) -> None:
@@ -63,6 +65,7 @@ def _end_access(user_ids: set[int]) -> None:
 def _erase_all(user_id: int, *, patience_seconds: float = 0) -> bool:
     """Erase what is left of the user; return whether nothing is. If not, it must be called again."""
     _erase_name_from_log(user_id)
+    limits.forget_member(user_id)
     answers = account_closed.send_robust(Closure, user_id=user_id, patience_seconds=patience_seconds)
     return all(answer is True for _receiver, answer in answers)
 
