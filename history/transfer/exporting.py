@@ -182,7 +182,7 @@ class _Writer:
         lines += [f"{name}\n    {about}" for name, about in (_own_files() | self._listed).items()]
         lines += [
             "",
-            _("Not in it: temporary chats, which are kept nowhere, and passwords and keys, of which we keep none."),
+            _("Not in it: temporary chats, passwords and keys: we do not keep them."),
         ]
         return "\n".join(lines) + "\n"
 
