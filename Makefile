@@ -3,7 +3,8 @@
 SHELL = /bin/sh
 PORT ?= 8000
 BIN = .venv/bin
-PIP = $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --log .venv/pip.log
+PIP_OPTIONS = --quiet --progress-bar off --disable-pip-version-check --log .venv/pip.log
+PIP = $(BIN)/python -m pip install $(PIP_OPTIONS)
 PYTHONS = $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 # -rs says what was skipped, and why.
 PYTEST = $(BIN)/python -m pytest -rs
@@ -124,6 +125,26 @@ dev-packages: packages
 	    else echo "Not available on this platform, and tried again next time (see .venv/pip.log): that test is skipped."; fi; \
 	fi
 
+# What programs ask the site with in tests (tests/processes/test_openai_clients.py): four clients of OpenAI's API, each in
+# an environment of its own. What stands there is replaced when the content of its lists has changed.
+clients: .venv/bin/python  ## The OpenAI SDKs, llm and LangChain, for the tests that ask the site with them, into .clients/ (a minute)
+	@mkdir -p .clients
+	@for client in openai llm langchain node; do \
+	    lists=$$(cd tests/clients && cat requirements-$$client.txt constraints.txt package.json | cksum); \
+	    if [ "$$lists" = "$$(cat .clients/$$client/installed 2>/dev/null)" ]; then continue; fi; \
+	    echo "Installing the client of tests/clients/requirements-$$client.txt."; \
+	    $(BIN)/python -m venv --clear --without-pip .clients/$$client || exit 1; \
+	    $(BIN)/python -m pip --python .clients/$$client/bin/python install $(PIP_OPTIONS) \
+	        -r tests/clients/requirements-$$client.txt -c tests/clients/constraints.txt || { \
+	        echo "It could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
+	    if [ $$client = node ]; then \
+	        cp tests/clients/package.json .clients/node/; \
+	        PATH="$(CURDIR)/.clients/node/bin:$$PATH" npm install --prefix .clients/node --no-package-lock --no-audit \
+	            --no-fund --omit=optional --loglevel=error || exit 1; \
+	    fi; \
+	    echo "$$lists" > .clients/$$client/installed; \
+	done
+
 .venv/bin/python:
 	@for python in $(PYTHONS); do \
 	    "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break; \
@@ -141,4 +162,4 @@ dev-packages: packages
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check packages dev-packages
+.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check clients packages dev-packages

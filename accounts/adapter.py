@@ -1,4 +1,4 @@
-"""Adapts allauth: its error messages, the check of a password, and the mails it sends."""
+"""Adapts allauth: its error messages, the check of a password, the mails it sends, and how second factors are kept."""
 
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.password_reset import get_reset_password_url
 from allauth.account.models import EmailAddress
+from allauth.mfa.adapter import DefaultMFAAdapter
 from django.conf import settings
 from django.contrib import messages
 from django.db import IntegrityError, transaction
@@ -13,12 +14,13 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
 
-from accounts import log_in
+from accounts import encryption, log_in
 from accounts.http import member_of, peer_of
 from accounts.joining import SignUp
 from accounts.log_in import MISMATCH
 from accounts.models import User
 from accounts.refusals import shown_in_form
+from accounts.second_factor import WRONG_CODE
 from core.mail import send_or_queue
 
 WANTED_COOKIE = "wanted"
@@ -103,6 +105,16 @@ class AccountAdapter(DefaultAccountAdapter):
             kwargs["extra_tags"] = "mail"
         super().add_message(request, level, message_template, *args, **kwargs)
 
+    def get_login_stages(self) -> list[str]:
+        return ["accounts.log_in_stages.CodeStage" if "mfa" in stage else stage for stage in super().get_login_stages()]
+
+    def send_notification_mail(
+        self, template_prefix: str, user: User, context: dict[str, Any] | None = None, email: str | None = None
+    ) -> None:
+        """Tell the mailbox what was done. allauth would not tell who has no row of an address, as operators made by a
+        command have none."""
+        super().send_notification_mail(template_prefix, user, context, email or user.email)
+
     def format_email_subject(self, subject: str) -> str:
         return subject
 
@@ -112,6 +124,19 @@ class AccountAdapter(DefaultAccountAdapter):
         context |= {"email": email, "site_name": settings.SITE_NAME}
         context["must_confirm"] = settings.REQUIRE_VERIFIED_EMAIL
         send_or_queue(self.render_mail(template_prefix, email, context))
+
+
+class SecondFactorAdapter(DefaultMFAAdapter):
+    error_messages: ClassVar[dict[str, Any]] = {**DefaultMFAAdapter.error_messages, "incorrect_code": WRONG_CODE}
+
+    def encrypt(self, text: str) -> str:
+        return encryption.encrypt(text)
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return encryption.decrypt(encrypted_text)
+
+    def _get_site_name(self) -> str:
+        return str(settings.SITE_NAME)
 
 
 def remember_wanted(response: HttpResponse, path: str) -> HttpResponse:

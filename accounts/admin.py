@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django import forms
 from django.conf import settings
@@ -16,9 +17,11 @@ from django.http import HttpRequest
 from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts.http import member_of
+from accounts import events
+from accounts.http import member_of, peer_of
 from accounts.joining import invite
 from accounts.models import Invitation, User, valid_email
+from accounts.second_factor import has_second_factor, remove_all
 
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 """What gives somebody rights in the admin."""
@@ -72,16 +75,16 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     list_display = ("email", "name", "locale", "is_active", "is_staff", "created_at", "last_login")
     list_filter = ("is_active", "is_staff", "locale")
     search_fields = ("email", "name")
-    readonly_fields = ("confirmed", "created_at", "last_login", "closes_at")
+    readonly_fields = ("confirmed", "second_factor", "created_at", "last_login", "closes_at")
     fieldsets = (
-        (None, {"fields": ("email", "confirmed", "password")}),
+        (None, {"fields": ("email", "confirmed", "password", "second_factor")}),
         (_("Profile"), {"fields": ("name", "locale", "time_zone", "theme", "keep_history_days")}),
         (_("Access"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         (_("Dates"), {"fields": ("created_at", "last_login", "closes_at")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
 
-    actions = ("confirm_addresses", "suspend", "let_back")
+    actions = ("confirm_addresses", "suspend", "let_back", "remove_second_factors")
 
     @admin.display(description=_("address confirmed"), boolean=True)
     def confirmed(self, user: User) -> bool:
@@ -100,6 +103,25 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
             address.set_as_primary(conditional=True)
         said = ngettext("%(number)d address is confirmed.", "%(number)d addresses are confirmed.", confirmed)
         self.message_user(request, said % {"number": confirmed}, messages.SUCCESS)
+
+    @admin.display(description=_("second factor"), boolean=True)
+    def second_factor(self, user: User) -> bool:
+        return has_second_factor(user.pk)
+
+    @admin.action(description=_("Remove their second factor"), permissions=["change"])
+    def remove_second_factors(self, request: HttpRequest, selected: QuerySet[User]) -> None:
+        """For who lost their telephone and their recovery codes, and has shown in some other way who they are."""
+        removed = 0
+        for user in selected:
+            if _may_touch(request, user) and remove_all(user):
+                removed += 1
+                events.record("second_factor_removed", peer=peer_of(request), user_id=user.pk, kind="all")
+                self.log_change(request, user, "second factor removed")
+                get_adapter(request).send_notification_mail("mfa/email/totp_deactivated", user)
+        said = ngettext(
+            "%(number)d person logs in without one now.", "%(number)d people log in without one now.", removed
+        )
+        self.message_user(request, said % {"number": removed}, messages.SUCCESS)
 
     def has_suspend_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perms(("accounts.suspend_user",)) or request.user.has_perms(("accounts.change_user",))

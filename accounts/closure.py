@@ -17,6 +17,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from accounts import limits
+from accounts.devices import forget_sessions
 from accounts.models import Closure, Invitation, User
 from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
@@ -71,7 +72,9 @@ def _erase_all(user_id: int, *, patience_seconds: float = 0) -> bool:
 
 
 def _erase_sessions(user_ids: set[int]) -> None:
-    """End the sessions of these people, which hold their address. None is found by its owner: every session is read."""
+    """End the sessions of these people, which hold their address. Every session is read: what is known of them by owner
+    (accounts/devices.py) may have been lost."""
+    forget_sessions(user_ids)
     keys: list[str] = []
     prefix = cache.make_key(KEY_PREFIX).encode()
     for key in sync_redis().scan_iter(match=prefix + b"*", count=PAGE_SIZE):

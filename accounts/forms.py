@@ -1,6 +1,9 @@
-"""The forms of sign-up, passwords, a new address and the settings."""
+"""The forms of sign-up, passwords, the second factor, a new address and the settings."""
 
+import struct
 import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from allauth.account import forms as allauth_forms
@@ -9,6 +12,13 @@ from allauth.account.internal.flows.email_verification import send_verification_
 from allauth.account.models import EmailAddress
 from allauth.account.utils import setup_user_email
 from allauth.core import context
+from allauth.mfa.adapter import get_adapter as mfa_adapter
+from allauth.mfa.base import forms as mfa_forms
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.forms import GenerateRecoveryCodesForm
+from allauth.mfa.totp import forms as totp_forms
+from allauth.mfa.webauthn import forms as passkey_forms
+from cryptography.exceptions import InvalidSignature
 from django import forms
 from django.conf import settings
 from django.db import transaction
@@ -18,13 +28,13 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop, ngettext_lazy, pgettext_lazy
 
-from accounts import events, limits, log_in, sign_up
+from accounts import events, limits, log_in, second_factor, sign_up
 from accounts.context import theme_of
 from accounts.http import peer_of
 from accounts.joining import check_lasting, check_may_join, find_invited
 from accounts.limits import Act
 from accounts.models import User, normalise_email, valid_email
-from accounts.refusals import shown_in_form
+from accounts.refusals import Refused, shown_in_form
 from accounts.timing import equally_long
 from core.errors import RateLimited
 
@@ -132,6 +142,107 @@ class ChangePasswordForm(allauth_forms.ChangePasswordForm):
         return password
 
 
+class CodeField(forms.CharField):
+    """A code of an app, or a recovery code: telephones show digits, and fill in what they know."""
+
+    def __init__(self, label: Any) -> None:
+        attributes = {"autocomplete": "one-time-code", "inputmode": "numeric", "autofocus": True}
+        super().__init__(label=label, max_length=20, widget=forms.TextInput(attrs=attributes))
+
+
+class CodeForm(mfa_forms.AuthenticateForm):
+    """Asks for a code at the log-in."""
+
+    code = CodeField(_("Code"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        self.authenticator = _find_authenticator(self.user, code)
+        return code
+
+
+class CodeAgainForm(mfa_forms.ReauthenticateForm):
+    """Asks a member for a code once more."""
+
+    code = CodeField(_("Code"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        self.authenticator = _find_authenticator(self.user, code)
+        return code
+
+
+class ActivateCodesForm(totp_forms.ActivateTOTPForm):
+    code = CodeField(_("The code that it shows"))
+
+    def clean_code(self) -> str:
+        code: str = self.cleaned_data["code"]
+        with shown_in_form():
+            second_factor.check_may_add(self.user)
+            limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request), account=self.user.email)
+            if second_factor.find_step(self.secret, code) is None:
+                raise mfa_adapter().validation_error("incorrect_code")
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+            limits.forget_attempts(Act.SECOND_FACTOR, self.user.email)
+        return code
+
+
+class DeactivateCodesForm(totp_forms.DeactivateTOTPForm):
+    def clean(self) -> dict[str, Any] | None:
+        if context.request.method == "POST":  # allauth cleans it to show it, too
+            with shown_in_form():
+                limits.count_of_member(Act.SECOND_FACTOR, self.authenticator.user_id)
+        cleaned: dict[str, Any] | None = super().clean()
+        return cleaned
+
+
+class NewRecoveryCodesForm(GenerateRecoveryCodesForm):
+    def clean(self) -> dict[str, Any]:
+        with shown_in_form():
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+        cleaned: dict[str, Any] = super().clean()
+        return cleaned
+
+
+class AddPasskeyForm(passkey_forms.AddWebAuthnForm):
+    passwordless = None
+    name = forms.CharField(label=_("Name"), max_length=50, required=False)
+
+    def clean(self) -> dict[str, Any]:
+        with shown_in_form():
+            second_factor.check_may_add(self.user)
+            limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
+        with _told_apart():
+            cleaned: dict[str, Any] = super().clean()
+        return cleaned
+
+
+class PasskeyForm(passkey_forms.AuthenticateWebAuthnForm):
+    """Asks for a passkey at the log-in, after the password."""
+
+    def clean_credential(self) -> Authenticator:
+        limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
+        with _told_apart():
+            return super().clean_credential()
+
+
+class PasskeyAloneForm(passkey_forms.LoginWebAuthnForm):
+    """Asks for a passkey in place of the password."""
+
+    def clean_credential(self) -> Authenticator:
+        with _told_apart():
+            return super().clean_credential()
+
+
+class PasskeyAgainForm(passkey_forms.ReauthenticateWebAuthnForm):
+    """Asks a member for a passkey once more."""
+
+    def clean_credential(self) -> Authenticator:
+        limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
+        with _told_apart():
+            return super().clean_credential()
+
+
 class ChangeEmailForm(allauth_forms.AddEmailForm):
     def clean_email(self) -> str:
         email: str = super().clean_email()
@@ -223,3 +334,39 @@ class KeepHistoryForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic
         self.instance.save(update_fields=("keep_history_days", "history_due_at"))
         user: User = self.instance
         return user
+
+
+def _find_authenticator(user: User, code: str) -> Authenticator:
+    with shown_in_form():
+        found = second_factor.find_by_code(user, code, peer=peer_of(context.request))
+    if found is None:
+        raise mfa_adapter().validation_error("incorrect_code")
+    return found
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Refuse what is no passkey of theirs, in whatever way its reader stumbles over it: a stranger wrote it."""
+    try:
+        yield
+    except Refused:
+        raise
+    except forms.ValidationError as error:
+        if error.code != "incorrect_code":
+            raise
+        raise _unknown_passkey() from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        InvalidSignature,
+        LookupError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
+        raise _unknown_passkey() from error
+
+
+def _unknown_passkey() -> forms.ValidationError:
+    events.record("second_factor_failed", peer=peer_of(context.request))
+    return forms.ValidationError(_("That passkey is not one of this account. Try again, or log in in another way."))

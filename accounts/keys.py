@@ -33,6 +33,8 @@ from core.mail import send_or_queue
 MAX_KEYS = 50
 """Keys of one person that are not revoked."""
 USE_NOTED_EVERY = dt.timedelta(minutes=1)
+ANY_LANGUAGE = "*"
+"""What Node.js says where its program says nothing."""
 ANY = "any"
 """For `open_to_keys`: every key may, whatever its scopes."""
 
@@ -90,6 +92,7 @@ class KeyAuthentication(BaseAuthentication):
         user = find_admitted(admission_by_key(key)) if key else None
         if key is None or user is None:
             raise AuthenticationFailed(gettext("That API key is not valid, or not any more."), code="key_not_valid")
+        _use_language_of(user, request)
         if not may_come_from(key, request._request):
             raise OriginNotAllowed
         _check_scope(request, key)
@@ -178,6 +181,12 @@ def revoke_key(key: ApiKey, *, peer: str) -> None:
         forget_origins()
         key_revoked.send(ApiKey, user_id=key.user_id)
         events.record("api_key_revoked", peer=peer, user_id=key.user_id, key_id=str(key.pk))
+
+
+def _use_language_of(user: User, request: Request) -> None:
+    """Answer a program that asks for no language, as most do, in its owner's: they are who reads it."""
+    if request.headers.get("Accept-Language", ANY_LANGUAGE) == ANY_LANGUAGE:
+        translation.activate(user.locale)
 
 
 def _check_scope(request: Request, key: ApiKey) -> None:

@@ -1,5 +1,5 @@
 """Somebody closes their account: for ACCOUNT_CLOSE_DAYS they can keep it, and do nothing else; then it is deleted, and
-closure.py erases what is left (docs/adr/0026-leaving.md).
+closure.py erases what is left (docs/adr/0027-leaving.md).
 
 `User.closes_at` is all there is of it, and each step is one conditional write of it. So whatever a process dies on, the
 sweep goes on with, and of an undo and the sweep one wins.

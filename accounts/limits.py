@@ -56,6 +56,9 @@ KEYS_PER_HOUR = 20
 class Act(StrEnum):
     LOG_IN = "log_in"
     """Any check of a password: at the log-in, and where a member is asked for it again."""
+    SECOND_FACTOR = "second_factor"
+    """A code of the second factor, at the log-in or where a member is asked for it again. Changes of it are counted by
+    member."""
     SIGN_UP = "sign_up"
     RESET = "reset"
     CHANGE_EMAIL = "change_email"
@@ -72,6 +75,10 @@ class Act(StrEnum):
     """A new API key, of which a mail tells. Counted by member."""
     DISCOUNT = "discount"
     """A code for a discount, right or wrong. The account is the member's."""
+
+
+PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
+"""What a member may do less often than MEMBER_ACTS_PER_HOUR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,16 @@ class Pauses:
 
 GUESSES = Pauses(free=5, first_seconds=1, longest_seconds=MINUTE_SECONDS, kept_seconds=HOUR_SECONDS)
 """1,500 guesses a day at most, from all strangers together."""
+CODES = Pauses(free=5, first_seconds=1, longest_seconds=15 * MINUTE_SECONDS, kept_seconds=DAY_SECONDS)
+"""About a hundred guesses a day, of a million codes of which three work. Only who knows the password gets that far: its
+owner, whom that makes wait, chooses another."""
 MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECONDS, kept_seconds=DAY_SECONDS)
 
 
 def count(act: Act, *, peer: str | None = None, account: str | None = None) -> None:
     """Count an attempt from this peer, at the account with this address, or both. Raises RateLimited with the time to
     wait, and counts nothing then."""
-    pauses = GUESSES if act in (Act.LOG_IN, Act.DISCOUNT) else MAILS
+    pauses = {Act.LOG_IN: GUESSES, Act.DISCOUNT: GUESSES, Act.SECOND_FACTOR: CODES}.get(act, MAILS)
     limit, window_seconds = _limit_of_network(act) if peer is not None else (0, 0)
     here = network_of(peer or "")
     named: dict[str, Value] = {}
@@ -174,7 +184,7 @@ def limited_to(requests_per_minute: int) -> Callable[[View], View]:
 def count_of_member(act: Act, user_id: int) -> None:
     """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
     key = _member_key(act, user_id)
-    per_hour = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR}.get(act, MEMBER_ACTS_PER_HOUR)
+    per_hour = PER_HOUR.get(act, MEMBER_ACTS_PER_HOUR)
     if wait_ms := _COUNT(sync_redis(), network=key, limit=per_hour, window_seconds=HOUR_SECONDS):
         raise _refusal(act, math.ceil(wait_ms / 1000))
 
@@ -193,6 +203,20 @@ def remember_network(*, peer: str, account: str) -> None:
     )
 
 
+def knows_network(*, peer: str, account: str) -> bool:
+    """Return whether somebody got into the account from here before, or nobody from anywhere."""
+    pipeline = sync_redis().pipeline(transaction=False)
+    pipeline.zscore(_known_key(account), _digest(network_of(peer)))
+    pipeline.exists(_known_key(account))
+    score, is_known_anywhere = pipeline.execute()
+    return score is not None or not is_known_anywhere
+
+
+def forget_attempts(act: Act, account: str) -> None:
+    """Give back all that was counted at the account: its owner got through."""
+    sync_redis().unlink(_account_key(act, account))
+
+
 def forget_account(account: str) -> None:
     """Drop what is kept of an account that was deleted, by its address. Raises RedisError."""
     sync_redis().unlink(_known_key(account), *(_account_key(act, account) for act in Act))
@@ -206,7 +230,7 @@ def forget_member(user_id: int) -> None:
 
 def _limit_of_network(act: Act) -> tuple[int, int]:
     """Return how many attempts a network has in how many seconds."""
-    if act is Act.LOG_IN:
+    if act in (Act.LOG_IN, Act.SECOND_FACTOR):
         return 30, MINUTE_SECONDS
     if act is not Act.SIGN_UP:
         return 30, HOUR_SECONDS

@@ -1,7 +1,9 @@
 """Shows pages in a member's language and time zone (for visitors, the browser's language stays), leads whoever is about
-to leave to the one page they have, and gives the page of a refused form its status."""
+to leave to the one page they have, notes where members are logged in, and gives the page of a refused form its status.
+"""
 
 import math
+from contextlib import suppress
 
 from django.conf import settings
 from django.db import OperationalError
@@ -14,6 +16,7 @@ from django.utils import timezone, translation
 from django.utils.deprecation import MiddlewareMixin
 from redis.exceptions import RedisError
 
+from accounts.devices import add_cookie, note_session
 from accounts.models import User
 from accounts.refusals import find_refusal
 from core.http import is_fragment
@@ -42,6 +45,21 @@ class MemberMiddleware(MiddlewareMixin):
         use_locale_of(request.user)
         request.LANGUAGE_CODE = translation.get_language() or settings.LANGUAGE_CODE
         return _lead_to_farewell(request) if request.user.closes_at else None
+
+
+class DevicesMiddleware(MiddlewareMixin):
+    """Notes which sessions are used, and gives browsers the cookie by which they are known."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if settings.SESSION_COOKIE_NAME not in request.COOKIES:
+            return
+        with suppress(RedisError, OperationalError):  # the view will fail in the same way
+            if isinstance(request.user, User):
+                note_session(request, request.user)
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        add_cookie(request, response)
+        return response
 
 
 def use_locale_of(user: User) -> None:

@@ -145,6 +145,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             kwargs["update_fields"] = {*fields, "seal"}
         with transaction.atomic():
             super().save(*args, **kwargs)
+            self.token_families.all().delete()  # void already, by the seal
             if ends_keys:
                 self.api_keys.filter(revoked_at=None).update(revoked_at=timezone.now())
             if has_new_password:
@@ -201,6 +202,12 @@ class TokenFamily(models.Model):
     refresh_jti = models.CharField(max_length=32)
     """The id of the one refresh token that works."""
     expires_at = models.DateTimeField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    used_at = models.DateTimeField(null=True)
+    """When the refresh token was last used."""
+    peer = models.CharField(max_length=64, blank=True)
+    agent = models.CharField(max_length=200, blank=True)
+    """From where they logged in, and what the program called itself."""
 
     def __str__(self) -> str:
         return str(self.pk)

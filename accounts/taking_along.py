@@ -23,7 +23,7 @@ _KEY = (
 
 
 @receiver(everything_taken_along)
-def list_parts(user: User, **_signal: Any) -> Iterator[ExportPart]:
+def parts_of_account(user: User, **_signal: Any) -> Iterator[ExportPart]:
     yield ExportPart(
         name="profile.json",
         about=_("Your account: address, name, settings, and how you are logged in. Your password is not in it."),

@@ -70,10 +70,12 @@ class TokenAuthentication(JWTAuthentication):
         return user
 
 
-def begin_family(user: User) -> RefreshToken:
+def begin_family(user: User, *, peer: str = "", agent: str = "") -> RefreshToken:
     """Return the first refresh token of a new family."""
     refresh: RefreshToken = RefreshToken.for_user(user)  # type: ignore[assignment]  # its own class
-    family = TokenFamily.objects.create(user=user, refresh_jti=refresh["jti"], expires_at=_expiry_of(refresh))
+    family = TokenFamily.objects.create(
+        user=user, refresh_jti=refresh["jti"], expires_at=_expiry_of(refresh), peer=peer[:64], agent=agent
+    )
     refresh[FAMILY_CLAIM], refresh[SEAL_CLAIM] = str(family.pk), user.seal
     return refresh
 
@@ -100,7 +102,11 @@ def renew(refresh: RefreshToken) -> User:
     refresh.set_jti()
     refresh.set_exp()
     refresh.set_iat()
-    changes: dict[str, Any] = {"refresh_jti": refresh["jti"], "expires_at": _expiry_of(refresh)}
+    changes: dict[str, Any] = {
+        "refresh_jti": refresh["jti"],
+        "expires_at": _expiry_of(refresh),
+        "used_at": timezone.now(),
+    }
     if not TokenFamily.objects.filter(pk=refresh[FAMILY_CLAIM], refresh_jti=used).update(**changes):
         end_family(refresh)
         raise InvalidToken

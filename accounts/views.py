@@ -1,29 +1,38 @@
-"""The settings page, the page of the address, links that confirm one, how an account is closed, and the switches of
-language and theme, which visitors have too."""
+"""The settings page and that of the devices, the pages of the second factor and of the address where they are not
+allauth's alone, links that confirm an address, how an account is closed, and the switches of language and theme, which
+visitors have too."""
 
 import datetime as dt
+from uuid import UUID
 
 from allauth.account import views as allauth_views
 from allauth.account.decorators import reauthentication_required
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
+from allauth.mfa.base import views as mfa_views
+from allauth.mfa.models import Authenticator
+from allauth.mfa.webauthn import views as passkey_views
+from allauth.mfa.webauthn.internal import auth as passkeys
+from allauth.mfa.webauthn.internal import flows as passkey_flows
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
+from django.template.response import TemplateResponse
 from django.utils import timezone, translation
 from django.utils.formats import date_format
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import limits
+from accounts import devices, limits, second_factor
 from accounts.context import THEME_COOKIE
-from accounts.forms import CloseAccountForm, ProfileForm
+from accounts.forms import AddPasskeyForm, CloseAccountForm, ProfileForm
 from accounts.http import member_of, peer_of
 from accounts.leaving import begin_leaving, keep_account
 from accounts.limits import Act
+from accounts.log_in_stages import forget_void_log_in
 from accounts.middleware import use_locale_of
 from accounts.models import User, normalise_email
 from core.errors import DomainError
@@ -77,6 +86,80 @@ def confirm_email(request: HttpRequest, key: str) -> HttpResponse:
         return render(request, "account/email_confirm.html", {"is_of_another": True}, status=403)
     response: HttpResponse = allauth_views.confirm_email(request, key=key)
     return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD"])
+def second_factor_page(request: HttpRequest) -> HttpResponse:
+    """Show what a member logs in with besides their password."""
+    member = member_of(request)
+    context = {
+        "app": Authenticator.objects.filter(user=member, type=Authenticator.Type.TOTP).first(),
+        "passkeys": Authenticator.objects.filter(user=member, type=Authenticator.Type.WEBAUTHN).order_by("created_at"),
+        "codes_left": second_factor.codes_left(member.pk),
+        "must_confirm": second_factor.must_confirm_first(member),
+    }
+    return render(request, "mfa/index.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@reauthentication_required(app="allauth.mfa")  # type: ignore[untyped-decorator]  # allauth's
+def add_passkey(request: HttpRequest) -> HttpResponse:
+    """Add a passkey, with which its owner logs in, or shows who they are after the password."""
+    member = member_of(request)
+    data = request.POST if request.method == "POST" else None
+    form = AddPasskeyForm(data, user=member, initial={"name": devices.device_name(devices.agent_of(request))})
+    if not form.is_valid():
+        options = passkeys.begin_registration(member, True)
+        context = {"form": form, "creation_options": options}
+        return TemplateResponse(request, "mfa/webauthn/add_form.html", context, status=422 if form.is_bound else 200)
+    credential = form.cleaned_data["credential"]
+    _passkey, codes = passkey_flows.add_authenticator(request, form.cleaned_data["name"], credential)
+    return redirect("mfa_view_recovery_codes" if codes else "mfa_index")
+
+
+def log_in_by_passkey(request: HttpRequest) -> HttpResponse:
+    """allauth's log-in without a password. What it asks the browser is counted: each makes a session."""
+    if request.method == "GET":
+        limits.count(Act.LOG_IN, peer=peer_of(request))
+    response: HttpResponse = passkey_views.login_webauthn(request)
+    return response
+
+
+def ask_for_second_factor(request: HttpRequest) -> HttpResponse:
+    """allauth's page that asks for a code at the log-in."""
+    forget_void_log_in(request)
+    response: HttpResponse = mfa_views.authenticate(request)
+    return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD"])
+def devices_page(request: HttpRequest) -> HttpResponse:
+    """Show where a member is logged in."""
+    member = member_of(request)
+    context = {
+        "sessions": devices.list_sessions(member, request.session.session_key),
+        "programs": devices.list_programs(member),
+    }
+    return render(request, "accounts/devices.html", context)
+
+
+@login_required
+@require_POST
+def end_session(request: HttpRequest, session_id: str) -> HttpResponse:
+    devices.end_session(member_of(request), session_id, peer=peer_of(request))
+    messages.success(request, _("Logged out there."))
+    return redirect("devices")
+
+
+@login_required
+@require_POST
+def end_program(request: HttpRequest, family_id: UUID) -> HttpResponse:
+    devices.end_program(member_of(request), family_id, peer=peer_of(request))
+    messages.success(request, _("Logged out there."))
+    return redirect("devices")
 
 
 @login_required

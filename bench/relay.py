@@ -44,7 +44,7 @@ def main() -> None:
         f"{time.monotonic() - begun:.0f} s; {conditions.OtherCpuTime.now() - before}",
     ]
     title = f"### {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {commit}: the OpenAI-compatible API"
-    text = "\n\n".join([title, "\n".join(f"- {fact}" for fact in facts), as_table(reports)])
+    text = "\n\n".join([title, "\n".join(f"- {fact}" for fact in facts), relay_table(reports)])
     print(text)
     RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
@@ -62,14 +62,14 @@ def measure_relay(stack: ExitStack, last: set[int] | None) -> tuple[dict[Key, li
         for number in range(ROUNDS[streams] + 1):
             ways = ("provider", "socket", "completions") if number % 2 else ("provider", "completions", "socket")
             for way in ways:
-                report = ask(provider, site, way, streams, people)
+                report = ask_by(provider, site, way, streams, people)
                 assert report.ok, report
                 if number:  # the first round opens connections, and imports what is imported late
                     reports.setdefault((streams, way), []).append(report)
     return reports, conditions.describe_versions(site.environment["REDIS_URL"])
 
 
-def ask(provider: baselines.Upstream, site: Site, way: str, streams: int, people: tuple[str, ...]) -> LoadReport:
+def ask_by(provider: baselines.Upstream, site: Site, way: str, streams: int, people: tuple[str, ...]) -> LoadReport:
     if way == "provider":
         load = Load("provider", provider.url, SCRIPT, streams)
     else:
@@ -77,28 +77,28 @@ def ask(provider: baselines.Upstream, site: Site, way: str, streams: int, people
         target = "socket" if way == "socket" else "completions"
         load = Load(target, f"http://127.0.0.1:{site.port()}", SCRIPT, streams, 1, people, processes)  # type: ignore[arg-type]
     report = measure_load(load)
-    print(f"  {streams} × {way}: {format_number(cost_of(report))} µs a token", flush=True)
+    print(f"  {streams} × {way}: {format_number(site_cost_of(report))} µs a token", flush=True)
     return report
 
 
-def cost_of(report: LoadReport) -> float:
+def site_cost_of(report: LoadReport) -> float:
     """Return the CPU of all processes of the site for a token, in µs."""
     return sum(cost.cpu_us_per_token or 0 for cost in report.processes.values())
 
 
-def cost_of_part(part: str, reports: list[LoadReport]) -> float:
+def part_cost_of(part: str, reports: list[LoadReport]) -> float:
     return statistics.median(report.processes[part].cpu_us_per_token or 0 for report in reports)
 
 
-def as_table(reports: dict[Key, list[LoadReport]]) -> str:
+def relay_table(reports: dict[Key, list[LoadReport]]) -> str:
     rows = []
     for (streams, way), found in reports.items():
-        cost = statistics.median(map(cost_of, found))
-        socket = statistics.median(map(cost_of, reports[streams, "socket"]))
+        cost = statistics.median(map(site_cost_of, found))
+        socket = statistics.median(map(site_cost_of, reports[streams, "socket"]))
         ratio = cost / socket if socket else 0
         is_judged = way == "completions" and streams > 1
         verdict = "met" if ratio <= MOST_ABOVE_SOCKET else "**missed**"
-        parts = [] if way == "provider" else [cost_of_part(part, found) for part in PARTS]
+        parts = [] if way == "provider" else [part_cost_of(part, found) for part in PARTS]
         first = statistics.median(report.first_token_added_ms.p50 or 0 for report in found)
         late = statistics.median(report.token_added_ms.p99 or 0 for report in found)
         rows.append(

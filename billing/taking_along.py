@@ -35,7 +35,7 @@ _RECORD = (
 
 
 @receiver(everything_taken_along)
-def list_parts(user: User, **_signal: Any) -> Iterator[ExportPart]:
+def parts_of_billing(user: User, **_signal: Any) -> Iterator[ExportPart]:
     account = BillingAccount.objects.select_related("plan").filter(user=user).first()
     if account is None:
         return

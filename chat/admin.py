@@ -33,7 +33,7 @@ from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
 from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit, StaffReading
 from chat.provider_registry import BILLING_PROVIDERS
-from chat.staff_reading import begin_reading, read_conversation
+from chat.shown.staff_reading import begin_reading, read_conversation
 from core.alerts import list_alerts
 from core.errors import NotFound
 from core.paging import ReadOnlyAdmin
@@ -324,6 +324,11 @@ class StaffReadingAdmin(ReadOnlyAdmin):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("chat.add_staffreading")
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """One button: it opens the conversation."""
+        one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**(extra_context or {}), **one_button})
 
     def save_model(self, request: HttpRequest, obj: StaffReading, form: Any, change: bool) -> None:
         begun = begin_reading(obj.conversation_id, staff=member_of(request), reason=obj.reason, peer=peer_of(request))

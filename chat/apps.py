@@ -7,4 +7,5 @@ class ChatConfig(AppConfig):
     verbose_name = _("Chat")
 
     def ready(self) -> None:
-        from chat import receivers, taking_along  # noqa: F401  connects them; models are not there before
+        from chat import receivers  # noqa: F401  connects them; models are not there before
+        from chat.shown import taking_along  # noqa: F401  the same

@@ -215,7 +215,7 @@ class Attachment(models.Model):
 
 
 class StaffReading(models.Model):
-    """That somebody of the staff may read one conversation of a member, why, and until when (chat/staff_reading.py).
+    """That one of the staff may read one conversation of a member, why, and until when (chat/shown/staff_reading.py).
 
     The member is told by mail, and sees the row for as long as they have an account. It is written before anything can
     be read.

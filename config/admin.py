@@ -1,4 +1,4 @@
-"""The admin's front: what an operator looks for first comes first, whatever app it belongs to."""
+"""The admin's front: who gets in, and what an operator looks for first comes first, whatever app it belongs to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,14 +6,19 @@ from typing import Any
 
 from allauth.account.decorators import secure_admin_login
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db.models.base import ModelBase
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+
+from accounts import second_factor
+from accounts.http import member_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +45,25 @@ SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),
 )
 """What the first page and the bar beside every page lead to. A table that is in none of them comes last."""
-HIDDEN = (EmailAddress,)
+HIDDEN = (EmailAddress, Authenticator)
 """Tables of libraries: what an operator needs of them is on the pages of users."""
 
 
 class OperatorSite(AdminSite):
     site_header = site_title = index_title = _("Administration")
 
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and not _lacks_second_factor(request)
+
     @method_decorator(secure_admin_login)
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Send an operator, who is logged in already, on: one log-in. Django's own would check passwords without our
-        limits."""
-        return redirect("admin:index")
+        limits. Who has no second factor is led to set one up, who has not shown theirs in this session is asked."""
+        if not _lacks_second_factor(request):
+            return redirect("admin:index")
+        if second_factor.has_second_factor(member_of(request).pk):
+            return redirect(reverse("mfa_reauthenticate") + "?next=" + reverse("admin:index"))
+        return render(request, "accounts/admin_needs_second_factor.html", status=403)
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         found = [model_or_iterable] if isinstance(model_or_iterable, ModelBase) else model_or_iterable
@@ -86,3 +98,7 @@ def _list_rows(request: HttpRequest, tables: dict[str, Any], entries: tuple[Fron
         elif request.user.has_perms(entry.permissions):
             address = reverse(entry.address)
             yield {"name": entry.name, "object_name": entry.address.rpartition("_")[2], "admin_url": address}
+
+
+def _lacks_second_factor(request: HttpRequest) -> bool:
+    return settings.ADMIN_REQUIRES_SECOND_FACTOR and not second_factor.was_shown(request)

@@ -1,22 +1,46 @@
-"""The ASGI application: pages and API by Django, the socket by Channels."""
+"""The ASGI application: pages and API by Django, the OpenAI-compatible API by Django with less around it, the socket by
+Channels."""
 
 import os
 import re
 from typing import Any
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.core.handlers.asgi import ASGIHandler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 http = get_asgi_application()  # before anything that imports models
 
+
+class ProgramsHandler(ASGIHandler):
+    """Django with the middleware that programs need, which ask without sessions, forms and cookies: each of the others
+    is a hop to a thread and back, and all of them cost more than the request."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        every, settings.MIDDLEWARE = settings.MIDDLEWARE, settings.MIDDLEWARE_OF_PROGRAMS
+        try:
+            super().load_middleware(is_async)
+        finally:
+            settings.MIDDLEWARE = every
+
+
+programs = ProgramsHandler()
+
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
+from chat.api.openai.errors import OPENAI_PATH  # noqa: E402
 from chat.socket.routing import socket_urlpatterns  # noqa: E402
 from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
 from config.requests_at_once import limit_requests  # noqa: E402
 from core import interpreter  # noqa: E402
 
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+async def by_path(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    app: Any = programs if scope["path"].startswith(OPENAI_PATH) else http
+    await app(scope, receive, send)
 
 
 def in_utf8(app: App) -> App:
@@ -40,7 +64,7 @@ def _without_charset(content_type: bytes) -> bytes:
     return b";".join(kept)
 
 
-pages_and_api = limit_bodies(limit_requests(in_utf8(http)))  # type: ignore[arg-type]
+pages_and_api = limit_bodies(limit_requests(in_utf8(by_path)))
 application = ProtocolTypeRouter({"http": pages_and_api, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
 
 interpreter.tune_for_serving()

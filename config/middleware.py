@@ -14,7 +14,9 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
-from django.utils.decorators import sync_and_async_middleware
+from django.middleware.security import SecurityMiddleware
+from django.utils import timezone, translation
+from django.utils.decorators import async_only_middleware, sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
@@ -92,7 +94,10 @@ def private(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest
 
 
 def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose."""
+    """Forbid it for the API and for every browser that has a session, or gets one: nobody is asked whose. An answer
+    that says itself that it is everybody's may be kept."""
+    if "public" in response.get("Cache-Control", ""):
+        return response
     if (
         request.path.startswith(("/api/", OPENAI_PATH))
         or settings.SESSION_COOKIE_NAME in request.COOKIES
@@ -100,6 +105,32 @@ def forbid_storing(request: HttpRequest, response: HttpResponse) -> HttpResponse
     ):
         response["Cache-Control"] = "no-store"
     return response
+
+
+@async_only_middleware
+def security_of_programs(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Django's SecurityMiddleware, which only computes, without its hops to a thread."""
+    django = SecurityMiddleware(get_response)
+
+    async def handle(request: HttpRequest) -> HttpResponseBase:
+        response = django.process_request(request) or await get_response(request)
+        return django.process_response(request, response)
+
+    return handle
+
+
+@async_only_middleware
+def language_of_programs(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Speak the language that the request accepts, without cookies and sessions."""
+
+    async def handle(request: HttpRequest) -> HttpResponseBase:
+        with translation.override(translation.get_language_from_request(request)):
+            timezone.deactivate()
+            request.LANGUAGE_CODE = translation.get_language()
+            response: HttpResponseBase = await get_response(request)
+        return response
+
+    return handle
 
 
 @sync_and_async_middleware
@@ -126,7 +157,7 @@ def set_limit(request: HttpRequest, response: HttpResponse) -> HttpResponse:
 
 
 class CompressionMiddleware(GZipMiddleware):
-    """Compresses pages and their fragments; no streams, files and answers of the API.
+    """Compresses pages, their fragments and the API documents; no streams, files and answers of the API.
 
     How long a compressed page is tells whoever sees its length, and can put a guess into its address, what else is in
     it (BREACH). So whoever is logged in and is sent here by another site gets the page as it is: no other site can have
@@ -134,8 +165,9 @@ class CompressionMiddleware(GZipMiddleware):
     token for forms each page has another one."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        is_page = not response.streaming and response.get("Content-Type", "").startswith("text/html")
-        if not is_page or is_led_here_by_others(request):
+        kind = response.get("Content-Type", "")
+        is_large_text = not response.streaming and kind.startswith(("text/html", "application/vnd.oai.openapi"))
+        if not is_large_text or is_led_here_by_others(request):
             return response
         return super().process_response(request, response)
 

@@ -39,6 +39,7 @@ TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)  # how many proxies in f
 SECRET_KEY = env("SECRET_KEY", default="")
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set. `make run` writes a .env with fresh secrets; see .env.example.")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])  # earlier ones, whose words still count
 JWT_SECRET_KEY = env("JWT_SECRET_KEY", default="") or SECRET_KEY
 JWT_SECRET_KEY_FALLBACKS = env.list("JWT_SECRET_KEY_FALLBACKS", default=[])  # former ones: tokens they signed are good
 
@@ -59,8 +60,10 @@ INSTALLED_APPS = [
     "servestatic",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
     "csp",
     "rest_framework",
+    "drf_spectacular",  # for `manage.py spectacular`, and `check --deploy`: it imports nothing else before it is asked
     "channels",
 ]
 
@@ -82,7 +85,20 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "accounts.middleware.MemberMiddleware",
+    "accounts.middleware.DevicesMiddleware",
     "accounts.middleware.RefusedFormMiddleware",
+    "config.middleware.RefusalMiddleware",
+    "config.middleware.too_large",
+]
+
+# Of the OpenAI-compatible API (config/asgi.py).
+MIDDLEWARE_OF_PROGRAMS = [
+    "config.middleware.request_id",
+    "config.middleware.security_of_programs",
+    "config.cors.ApiCorsMiddleware",
+    "config.middleware.private",
+    "config.middleware.rate_limit",
+    "config.middleware.language_of_programs",
     "config.middleware.RefusalMiddleware",
     "config.middleware.too_large",
 ]
@@ -109,6 +125,11 @@ TEMPLATES = [
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "config.static_files.SwaggerUiFinder",
+]
 STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     # What people attach: served by a view that asks whose it is, never as files. Every process needs the same folder.
@@ -293,8 +314,13 @@ AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]  # a ModelBackend, by e-mail
 PASSWORD_HASHERS = ["accounts.hashers.PasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+    {
+        "NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "OPTIONS": {"user_attributes": ("email", "name")},
+    },
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "accounts.passwords.CommonPasswordValidator"},
+    {"NAME": "accounts.passwords.OwnNamePasswordValidator"},
 ]
 ACCOUNT_CLOSE_DAYS = env.int("ACCOUNT_CLOSE_DAYS", default=14)  # whoever closes their account can keep it for so long
 LOGIN_URL = "account_login"
@@ -316,6 +342,22 @@ ACCOUNT_EMAIL_NOTIFICATIONS = True  # "your password was changed"
 ACCOUNT_CONFIRM_EMAIL_ON_GET = False  # mail scanners follow links
 ACCOUNT_LOGIN_ON_PASSWORD_RESET = True
 ACCOUNT_SESSION_REMEMBER = True
+MFA_ADAPTER = "accounts.adapter.SecondFactorAdapter"
+MFA_FORMS = {
+    "authenticate": "accounts.forms.CodeForm",
+    "reauthenticate": "accounts.forms.CodeAgainForm",
+    "activate_totp": "accounts.forms.ActivateCodesForm",
+    "deactivate_totp": "accounts.forms.DeactivateCodesForm",
+    "generate_recovery_codes": "accounts.forms.NewRecoveryCodesForm",
+    "authenticate_webauthn": "accounts.forms.PasskeyForm",
+    "login_webauthn": "accounts.forms.PasskeyAloneForm",
+    "reauthenticate_webauthn": "accounts.forms.PasskeyAgainForm",
+}
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_TOLERANCE = 1  # half a minute that a telephone's clock may be off
+ADMIN_REQUIRES_SECOND_FACTOR = env.bool("ADMIN_REQUIRES_SECOND_FACTOR", default=not DEBUG)
+MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts/second_factor.py asks for the member's own address to be confirmed
 ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
 SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one network address
@@ -482,6 +524,25 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["config.parsers.StrictJsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.parsers.OneFormat",
     "EXCEPTION_HANDLER": "config.api.exception_handler",
+}
+# What the OpenAPI documents are made by, and of (config/openapi/).
+SPECTACULAR_SETTINGS = {
+    "DEFAULT_GENERATOR_CLASS": "config.openapi.generation.Generator",
+    "OAS_VERSION": "3.1.0",
+    "PREPROCESSING_HOOKS": ["config.openapi.generation.only_documented"],
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_SUFFIX": "",
+    "ENUM_NAME_OVERRIDES": {
+        "TurnStatus": "history.models.Turn.Status",
+        "ImportStatus": "history.models.Import.Status",
+        "ExportStatus": "history.models.Export.Status",
+        "FileStatus": "chat.models.Attachment.Status",
+        "FileKind": "chat.models.Attachment.Kind",
+        "KeyScope": "accounts.models.ApiKey.Scope",
+    },
+    "TITLE": SITE_NAME,
+    "VERSION": "1",
 }
 SIMPLE_JWT = {
     "SIGNING_KEY": JWT_SECRET_KEY,

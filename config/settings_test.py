@@ -10,6 +10,7 @@ from config.settings import *  # noqa: F403
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SCRIPTED_PROVIDER = True
 REQUIRE_VERIFIED_EMAIL = False  # those of confirmations switch it on
+ADMIN_REQUIRES_SECOND_FACTOR = False  # those of the second factor switch it on
 STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"  # noqa: F405
 SERVESTATIC_USE_MANIFEST = False  # nothing is collected
 CACHE_TTL = 0  # most tests count who was asked; those of the cache switch it on

@@ -4,6 +4,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from config import health, mail, pages
+from config.openapi import documents
 
 handler400 = "config.pages.bad_request"
 handler403 = "config.pages.forbidden"
@@ -16,6 +17,8 @@ urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("api/v1/", include("config.api")),
+    path("api/schema/", documents.schema, name="api_schema"),
+    path("api/docs/", documents.docs, name="api_docs"),
     path("v1/", include("chat.api.openai.urls")),
     path("robots.txt", pages.robots),
     path("terms/", pages.terms, name="terms"),

@@ -1,7 +1,7 @@
 """A DomainError as an answer over HTTP, in the same shape on every API; and whether a page is asked for, or a part of
 one."""
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -10,9 +10,20 @@ from rest_framework.response import Response
 from core.errors import DomainError
 
 
-def error_body(error: DomainError, request_id: str = "") -> dict[str, Any]:
-    """Return `{"code", "detail", "request_id"}`, and `retry_after` (seconds) where waiting helps."""
-    body: dict[str, Any] = {"code": error.code, "detail": str(error.message), "request_id": request_id}
+class ErrorBody(TypedDict):
+    """Why something was refused: `code` is for programs, `detail` a sentence for people in the language of the
+    request. `fields` says of invalid input what is wrong with each field; `retry_after` is in seconds."""
+
+    code: str
+    detail: str
+    request_id: str
+    fields: NotRequired[Any]
+    retry_after: NotRequired[int]
+
+
+def error_body(error: DomainError, request_id: str = "") -> ErrorBody:
+    """Return the error, with `retry_after` where waiting helps."""
+    body: ErrorBody = {"code": error.code, "detail": str(error.message), "request_id": request_id}
     if error.retry_after is not None:
         body["retry_after"] = max(1, round(error.retry_after))
     return body

@@ -9,6 +9,7 @@ local id, owner, turn, parent, wanted, row, used, kept_seconds, most_bytes, pref
 
 if redis.call('HGET', conversation, 'owner') ~= owner or redis.call('HEXISTS', conversation, 'ended') == 1 then return 0 end
 if redis.call('EXISTS', place) == 1 then return -4 end
+if redis.call('HEXISTS', conversation, 'kept_after_end') == 1 then return 0 end -- a program's question
 local seq = redis.call('HGET', conversation, 'count') + 1
 if tonumber(wanted) > 0 and tonumber(wanted) ~= seq then return -1 end
 if redis.call('HGET', conversation, 'last') ~= parent then return -2 end

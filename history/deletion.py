@@ -22,6 +22,7 @@ from history.temporary import (
     erase_ended,
     find_temporary,
     is_temporary,
+    list_completions,
     list_ended_temporaries,
 )
 
@@ -68,6 +69,14 @@ def delete_history(owner_id: int, *, patience_seconds: float = 0) -> bool:
 def end_temporaries(owner_id: int) -> bool:
     """End all temporary conversations of a person; return whether they are erased. If not, the sweep goes on."""
     are_erased = [_erase_if_ended(pk) for pk in end_conversations(owner_id)]
+    return all(are_erased)
+
+
+def end_completions(owner_id: int) -> bool:
+    """End what a person's programs asked; return whether it is erased. If not, the sweep goes on."""
+    if not (found := list_completions(owner_id)):
+        return True
+    are_erased = [_erase_if_ended(pk) for pk in end_conversations(owner_id, found)]
     return all(are_erased)
 
 

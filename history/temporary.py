@@ -197,6 +197,7 @@ def add_completion(turn: Turn) -> Turn:
         sync_redis(),
         conversation=_key(turn.conversation_id),
         place=_place_key(turn.pk),
+        of_owner=_completions_key(turn.owner_id),
         id=str(turn.conversation_id),
         owner=turn.owner_id,
         turn=str(turn.pk),
@@ -233,10 +234,12 @@ def update_open_temporary(turn: Turn, fields: Mapping[str, Any]) -> bool:
         sync_redis(),
         conversation=_key(turn.conversation_id),
         place=_place_key(turn.pk),
+        completions=_completions_key(turn.owner_id),
         turn=str(turn.pk),
         gen=turn.gen,
         next_gen=changed.gen if changed.is_open else "",
         row=_encode(changed),
+        id=str(turn.conversation_id),
     )
     return bool(is_ours)
 
@@ -255,6 +258,12 @@ def end_conversations(owner_id: int, conversation_ids: Sequence[UUID] = ()) -> l
     return [UUID(pk.decode()) for pk in ended]
 
 
+def list_completions(owner_id: int) -> list[UUID]:
+    """Return the conversations of what a person's programs asked, some of which may be gone."""
+    found: Any = sync_redis().zrange(_completions_key(owner_id), 0, -1)
+    return [UUID(pk.decode()) for pk in found]
+
+
 def list_ended_temporaries() -> list[UUID]:
     """Return the conversations that were ended and are not erased, whoever owned them."""
     ended: Any = sync_redis().smembers(ENDED)
@@ -271,7 +280,8 @@ def erase_ended(conversation_id: UUID) -> None:
     pipeline.delete(key, *places)
     pipeline.srem(ENDED, str(conversation_id))
     if owner is not None:
-        pipeline.zrem(_owners_key(int(owner)), str(conversation_id))
+        for of_owner in (_owners_key(int(owner)), _completions_key(int(owner))):
+            pipeline.zrem(of_owner, str(conversation_id))
     pipeline.execute()
 
 
@@ -296,6 +306,11 @@ def _place_key(turn_id: UUID) -> str:
 def _owners_key(owner_id: int) -> str:
     """A sorted set of the person's temporary conversations, by when they will be gone."""
     return f"temporary:of:{owner_id}"
+
+
+def _completions_key(owner_id: int) -> str:
+    """The same of what the person's programs asked."""
+    return f"temporary:completions:of:{owner_id}"
 
 
 def _kept_seconds() -> int:

@@ -1,5 +1,6 @@
 """Google's Gemini format: the events of an answer, and the body of a refusal."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +29,12 @@ class GeminiAnswer(OpenAIAnswer):
         script = self.script
         thought = self._gemini_chunk({"text": PLACEHOLDER, "thought": True})
         yield from self._tokens(thought, script.reasoning, is_text=False)
-        yield from self._tokens(self._gemini_chunk({"text": PLACEHOLDER}), script.delivered, is_text=True)
+        for call in self.calls:
+            self.sent += 1
+            written = {"id": call.id, "name": call.name, "args": json.loads(call.arguments)}
+            yield self._gemini_chunk({"functionCall": written}), 0
+        if not self.calls:
+            yield from self._tokens(self._gemini_chunk({"text": PLACEHOLDER}), script.delivered, is_text=True)
         if script.ending == "error":
             yield self._event(refusal(503)), 0
         if script.ending == "finish":
@@ -61,14 +67,23 @@ def as_openai(path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return a request as OpenAI's format has it, as far as the script of an answer needs it."""
     messages = [
         {
-            "role": content.get("role", "user"),
+            "role": "tool" if _has_result(content) else content.get("role", "user"),
             "content": [{"type": "text", **part} for part in content.get("parts") or ()],
         }
         for content in body.get("contents") or ()
     ]
+    declared = [tool for tools in body.get("tools") or () for tool in tools.get("functionDeclarations") or ()]
+    config = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+    allowed = config.get("allowedFunctionNames")
     return {
         "model": unquote(path).removeprefix(PATH_PREFIX).removesuffix(PATH_SUFFIX),
         "messages": messages,
+        "tools": [{"function": {"name": tool["name"]}} for tool in declared],
+        "tool_choice": {"function": {"name": allowed[0]}} if allowed else config.get("mode", "").lower(),
         "max_tokens": (body.get("generationConfig") or {}).get("maxOutputTokens"),
         "stream": True,
     }
+
+
+def _has_result(content: dict[str, Any]) -> bool:
+    return any("functionResponse" in part for part in content.get("parts") or ())

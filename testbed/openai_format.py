@@ -4,6 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from testbed.script import Script
@@ -14,6 +15,9 @@ SPLIT_PAUSE_NS = 500_000
 IMAGE_TOKENS = 85
 PLACEHOLDER = "@text@"
 """Stands for a token's text in the event that is the pattern for all tokens."""
+
+ARGUMENTS_IN_A_DELTA = 5
+"""Characters."""
 
 EXAMPLE_MODELS = ("fake-20t-5ms", "fake-200t-20ms", "fake-50t-20ms-r10", "fake-200t-20ms-ns", "fake-5t-0ms-unicode")
 
@@ -31,13 +35,31 @@ _REFUSALS = {
 _SERVER_REFUSAL = ("server_error", None, "The server had an error while processing your request.")
 
 
-class OpenAIAnswer:
-    """One answer, as events or as a whole body; `sent` is how many tokens of it were made so far."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool. `arguments` are JSON."""
 
-    __slots__ = ("_base", "_include_usage", "_newline", "_prompt_tokens", "script", "sent")
+    index: int
+    name: str
+    arguments: str
+
+    @property
+    def id(self) -> str:
+        return f"call_fake{self.index}"
+
+    def written(self, **function: str) -> dict[str, Any]:
+        return {"id": self.id, "type": "function", "function": function}
+
+
+class OpenAIAnswer:
+    """One answer, as events or as a whole body; `sent` is how many tokens of it were made so far. A part of a call's
+    arguments is a token, too."""
+
+    __slots__ = ("_base", "_include_usage", "_newline", "_prompt_tokens", "calls", "script", "sent")
 
     def __init__(self, script: Script, request: dict[str, Any], number: int) -> None:
         self.script = script
+        self.calls = called_tools(script, request)
         self.sent = 0
         self._prompt_tokens = count_prompt_tokens(request.get("messages") or [])
         options = request.get("stream_options") or {}
@@ -60,11 +82,16 @@ class OpenAIAnswer:
         """Return the body of an answer that is not streamed."""
         script = self.script
         make = script.token_maker()
-        self.sent = script.reasoning + script.delivered
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(map(make, range(script.delivered)))}
+        message: dict[str, Any] = {"role": "assistant", "content": None}
+        if self.calls:
+            self.sent = script.reasoning + sum(len(in_parts(call.arguments)) for call in self.calls)
+            message["tool_calls"] = [call.written(name=call.name, arguments=call.arguments) for call in self.calls]
+        else:
+            self.sent = script.reasoning + script.delivered
+            message["content"] = "".join(map(make, range(script.delivered)))
         if script.reasoning:
             message["reasoning_content"] = "".join(f"r{i} " for i in range(script.reasoning))
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": script.finish}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish()}
         body = {**self._base, "object": "chat.completion", "choices": [choice]}
         if script.usage:
             body["usage"] = self._usage()
@@ -75,7 +102,10 @@ class OpenAIAnswer:
         script = self.script
         yield self._chunk({"role": "assistant", "content": "", "refusal": None}), 0
         yield from self._tokens(self._chunk({"reasoning_content": PLACEHOLDER}), script.reasoning, is_text=False)
-        yield from self._tokens(self._chunk({"content": PLACEHOLDER}), script.delivered, is_text=True)
+        if self.calls:
+            yield from self._called()
+        else:
+            yield from self._tokens(self._chunk({"content": PLACEHOLDER}), script.delivered, is_text=True)
         yield from self._ending()
 
     def _tokens(self, event: bytes, count: int, *, is_text: bool) -> Iterator[tuple[bytes, int]]:
@@ -95,6 +125,19 @@ class OpenAIAnswer:
                 raw = token.encode() if script.timed else encode(token)[1:-1]
             yield head + raw + tail, pause
 
+    def _called(self) -> Iterator[tuple[bytes, int]]:
+        """Yield the calls, each with its name first and then its arguments in parts, as OpenAI streams them."""
+        for call in self.calls:
+            first = {"index": call.index, **call.written(name=call.name, arguments="")}
+            yield self._chunk({"tool_calls": [first]}), 0
+            for part in in_parts(call.arguments):
+                self.sent += 1
+                delta = {"index": call.index, "function": {"arguments": part}}
+                yield self._chunk({"tool_calls": [delta]}), self.script.gap_ms * NS_PER_MS
+
+    def _finish(self) -> str | None:
+        return "tool_calls" if self.calls and self.script.finish == "stop" else self.script.finish
+
     def _broken_event(self) -> bytes:
         return self._event(b'{"id":"chatcmpl-fake","choices":[{"del')
 
@@ -104,7 +147,7 @@ class OpenAIAnswer:
             yield self._event(refusal(500)), 0
         if self.script.ending != "finish":
             return
-        yield self._chunk({}, self.script.finish), 0
+        yield self._chunk({}, self._finish()), 0
         if self._include_usage and self.script.usage:
             yield self._event(encode({**self._chunk_base(), "choices": [], "usage": self._usage()})), 0
         yield self._event(b"[DONE]"), 0
@@ -130,6 +173,29 @@ class OpenAIAnswer:
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": self.script.reasoning, "audio_tokens": 0},
         }
+
+
+def called_tools(script: Script, request: dict[str, Any]) -> tuple[Call, ...]:
+    """Return the calls that a script answers a request with: none where no tool is offered, or one has answered."""
+    messages, tools, choice = (request.get(name) for name in ("messages", "tools", "tool_choice"))
+    if not (script.calls and messages and tools) or choice == "none" or messages[-1].get("role") == "tool":
+        return ()
+    called = choice if isinstance(choice, dict) else tools[0]
+    arguments = as_arguments(last_question(messages))
+    return tuple(Call(index, called["function"]["name"], arguments) for index in range(script.calls))
+
+
+def as_arguments(question: str) -> str:
+    try:
+        is_object = isinstance(json.loads(question), dict)
+    except ValueError:
+        is_object = False
+    return question if is_object else "{}"
+
+
+def in_parts(arguments: str) -> list[str]:
+    step = ARGUMENTS_IN_A_DELTA
+    return [arguments[at : at + step] for at in range(0, len(arguments), step)]
 
 
 def last_question(messages: Iterable[dict[str, Any]]) -> str:

@@ -18,6 +18,9 @@ A name is a kind and, for `fake-`, options in any order:
         -filter -length another finish_reason: content_filter, length
         -crlf           lines end in CR LF
         -split          every event in two writes, cut at any byte, also inside a character
+        -call<N>        where tools are offered, N calls of one instead of a text: of the one that is asked for, else of
+                        the first. The arguments are the last question where that is a JSON object, else `{}`. A tool's
+                        result is answered with text
         -flaky<N>       the first N requests for exactly this name are answered with a 500
     status-<S>          an error with status S and OpenAI's usual code; `status-429-retry2` adds `Retry-After: 2`
     html-<S>            an HTML page with status S, as a proxy in between would send
@@ -63,6 +66,7 @@ _NUMBER_OPTIONS = {
     "rubbish": "rubbish_after",
     "flaky": "flaky",
     "echo": "echo",
+    "call": "calls",
 }
 _FLAG_OPTIONS: dict[str, tuple[str, Any]] = {
     "ns": ("timed", True),
@@ -104,6 +108,7 @@ class Script:
     split: bool = False
     flaky: int = 0
     echo: int = 0
+    calls: int = 0
     text: str = ""
     status: int = 200
     retry_after_seconds: int | None = None

@@ -27,9 +27,9 @@ DIVIDER = f"\n{'-' * 79}\n"
 class Site:
     """`with Site(provider_url, models) as site:` starts it; `start`, `kill` and `stop` act on one process.
 
-    `models` are names that the provider at `provider_url` understands. `cores` pins every process. `environment` is
-    added to the processes', such as a DATABASE_URL; without one the databases are SQLite in a temporary folder, which
-    begins as a copy of those in the folder `databases` if one is given.
+    `models` are names that the provider at `provider_url` understands. There is no worker if `workers` is 0. `cores`
+    pins every process. `environment` is added to the processes', such as a DATABASE_URL; without one the databases are
+    SQLite in a temporary folder, which begins as a copy of those in the folder `databases` if one is given.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Site:
         *,
         webs: int = 1,
         runners: int = 1,
+        workers: int = 1,
         cores: set[int] | None = None,
         environment: dict[str, str] | None = None,
         databases: Path | None = None,
@@ -49,6 +50,7 @@ class Site:
         self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
         self._valkey, self._password = ports.any_free_port(), services.new_password()
         self._runners = [f"runner{number}" for number in range(runners)]
+        self._workers = ["worker"] if workers else []
         self._pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._command_lock = threading.Lock()
@@ -59,7 +61,7 @@ class Site:
             self._spawn("commands")
             self.start("valkey")
             self._run_command("prepare")
-            for name in (*self._ports, *self._runners, "worker"):
+            for name in (*self._ports, *self._runners, *self._workers):
                 self._spawn(name)
             for port in self._ports.values():
                 wait_for_port(port)
@@ -175,6 +177,7 @@ class Site:
             "CACHE_TTL": "0",  # the same question is asked many times, and must reach the provider each time
             "MODEL_TITLES": "false",  # only questions reach the provider
             "REQUIRE_VERIFIED_EMAIL": "false",  # who signs up here is in at once
+            "ADMIN_REQUIRES_SECOND_FACTOR": "false",  # the operators of the tests have sessions that are made
             "OPENAI_COMPATIBLE_BASE_URL": provider_url,
             "OPENAI_COMPATIBLE_MODELS": ",".join(models),
             "OPENAI_COMPATIBLE_INPUT_PRICE": "1",

@@ -36,6 +36,7 @@ LONG = [
     *("e2e/test_admin.py", "e2e/test_keyboard.py", "e2e/test_answers.py", "e2e/test_weight.py", "e2e/test_buying.py"),
     *("processes/test_bad_nights.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),
     *("e2e/test_first_impression.py", "processes/test_hostile_crowd.py", "processes/test_crowds_at_the_door.py"),
+    "processes/test_openai_clients.py",
     *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
     *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_order.py", "e2e/test_long.py", "e2e/test_journey.py"),
     *("e2e/test_sharing.py", "e2e/test_branches.py", "e2e/test_taking_along.py", "e2e/test_search.py"),

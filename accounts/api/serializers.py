@@ -1,7 +1,8 @@
 """The serializers of the account API."""
 
+import datetime as dt
 import zoneinfo
-from typing import Any
+from typing import Any, TypedDict
 
 from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
@@ -18,7 +19,29 @@ def check_time_zone(value: str) -> None:
         raise serializers.ValidationError(_("That is not a time zone we know."), code="invalid")
 
 
+class TokensBody(TypedDict):
+    """What a log-in gives: `access` is for `Authorization: Bearer`, `refresh` for a new pair, once."""
+
+    access: str
+    refresh: str
+
+
+class MailedBody(TypedDict):
+    """A mail was sent, and `detail` is a sentence about it."""
+
+    detail: str
+
+
+class ClosingBody(TypedDict):
+    """Until when the account can be kept."""
+
+    closes_at: dt.datetime
+
+
 class MeSerializer(serializers.ModelSerializer[User]):
+    """Your account. `keep_history_days` is for how long conversations are kept after their last use; null is for
+    ever."""
+
     time_zone = serializers.CharField(required=False, validators=[check_time_zone])
 
     class Meta:
@@ -39,6 +62,7 @@ class MeSerializer(serializers.ModelSerializer[User]):
 class LogInSerializer(serializers.Serializer[dict[str, str]]):
     email = serializers.CharField()
     password = serializers.CharField(trim_whitespace=False)
+    code = serializers.CharField(required=False, max_length=20, default="", allow_blank=True)
 
 
 class CloseSerializer(serializers.Serializer[dict[str, str]]):
@@ -69,6 +93,14 @@ class RegisterSerializer(serializers.ModelSerializer[User]):
         except ValidationError as error:
             raise serializers.ValidationError({"password": error.messages}) from error
         return attrs
+
+
+class RegisteredSerializer(serializers.Serializer[Any]):
+    """A new member, and the tokens of their first log-in."""
+
+    user = MeSerializer()
+    access = serializers.CharField()
+    refresh = serializers.CharField()
 
 
 class RefreshSerializer(serializers.Serializer[dict[str, str]]):

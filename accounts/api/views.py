@@ -12,26 +12,48 @@ from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 from accounts import events, limits
 from accounts.api.serializers import (
     CloseSerializer,
+    ClosingBody,
     LogInSerializer,
+    MailedBody,
     MeSerializer,
     RefreshSerializer,
+    RegisteredSerializer,
     RegisterSerializer,
+    TokensBody,
 )
+from accounts.devices import agent_of, tell_of_new_device
+from accounts.encryption import CannotDecrypt
 from accounts.http import peer_of
-from accounts.joining import check_may_join
-from accounts.leaving import begin_leaving, check_not_leaving
+from accounts.joining import DisposableAddress, InvitationNeeded, SignUpClosed, check_may_join
+from accounts.leaving import LastSuperuser, begin_leaving, check_not_leaving
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
+from accounts.second_factor import WRONG_CODE, find_by_code, has_second_factor
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
+from core.operations import Operation, described
+
+TOKENS_EXAMPLE = {"access": "eyJhbGciOi…", "refresh": "eyJhbGciOi…"}
 
 
-def tokens_for(user: User) -> dict[str, str]:
-    refresh = begin_family(user)
+def tokens_for(user: User, request: Request | None = None) -> TokensBody:
+    """Log somebody in; `request` says from where."""
+    whence = {} if request is None else {"peer": peer_of(request), "agent": agent_of(request._request)}
+    refresh = begin_family(user, **whence)
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "register",
+        takes=RegisterSerializer,
+        answers={201: RegisteredSerializer, 202: MailedBody},
+        refuses=(SignUpClosed, InvitationNeeded, DisposableAddress),
+        example={"email": "ana@example.com", "password": "a long sentence nobody guesses", "locale": "en"},
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -54,24 +76,56 @@ def register(request: Request) -> Response:
             status=status.HTTP_202_ACCEPTED,
         )
     user = sign_up(request._request, **account)
-    return Response({"user": MeSerializer(user).data, **tokens_for(user)}, status=status.HTTP_201_CREATED)
+    return Response({"user": MeSerializer(user).data, **tokens_for(user, request)}, status=status.HTTP_201_CREATED)
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "logIn",
+        takes=LogInSerializer,
+        answers={200: TokensBody},
+        refuses=(
+            (401, "no_active_account"),
+            (401, "second_factor_required"),
+            (401, "second_factor_wrong"),
+            CannotDecrypt,
+        ),
+        example={"email": "ana@example.com", "password": "a long sentence nobody guesses"},
+        answer_example=TOKENS_EXAMPLE,
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
 def login(request: Request) -> Response:
-    """Exchange e-mail and password for `access` and `refresh`."""
+    """Exchange e-mail and password, and `code` where the account has a second factor, for `access` and `refresh`."""
     serializer = LogInSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    user = find_by_password(request._request, **serializer.validated_data)
+    given = serializer.validated_data
+    is_known = limits.knows_network(peer=peer_of(request), account=given["email"])
+    user = find_by_password(request._request, given["email"], given["password"])
     if user is None or not user.is_active:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
+    if has_second_factor(user.pk):
+        _check_code(user, given["code"], peer_of(request))
     check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
-    return Response(tokens_for(user))
+    if not is_known:
+        tell_of_new_device(request._request, user)
+    return Response(tokens_for(user, request))
 
 
+@described(
+    "Accounts",
+    POST=Operation(
+        "renewTokens",
+        takes=RefreshSerializer,
+        answers={200: TokensBody},
+        refuses=((401, "token_not_valid"),),
+        answer_example=TOKENS_EXAMPLE,
+    ),
+)
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -87,6 +141,7 @@ def refresh(request: Request) -> Response:
     return Response({"access": str(access_token_of(token, user)), "refresh": str(token)})
 
 
+@described("Accounts", POST=Operation("logOut", takes=RefreshSerializer, answers={204: None}))
 @api_view(["POST"])
 @authentication_classes([])
 @permission_classes([permissions.AllowAny])
@@ -102,6 +157,7 @@ def logout(request: Request) -> Response:
     return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@described("Accounts", POST=Operation("logOutEverywhere", answers={204: None}))
 @api_view(["POST"])
 @permission_classes([permissions.IsAuthenticated])
 def logout_everywhere(request: Request) -> Response:
@@ -112,6 +168,18 @@ def logout_everywhere(request: Request) -> Response:
     return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@described(
+    "Accounts",
+    GET=Operation("getMe", "Your account.", answers={200: MeSerializer}),
+    PATCH=Operation("changeMe", "Change your account.", takes=MeSerializer, answers={200: MeSerializer}),
+    DELETE=Operation(
+        "closeAccount",
+        "Close your account.",
+        takes=CloseSerializer,
+        answers={202: ClosingBody},
+        refuses=(LastSuperuser,),
+    ),
+)
 @api_view(["GET", "PATCH", "DELETE"])
 @permission_classes([permissions.IsAuthenticated])
 def me(request: Request) -> Response:
@@ -133,3 +201,13 @@ def me(request: Request) -> Response:
         serializer.is_valid(raise_exception=True)
         serializer.save()
     return Response(MeSerializer(user).data)
+
+
+def _check_code(user: User, code: str, peer: str) -> None:
+    if not code:
+        sentence = _("This account has a second factor: send the code of its app, or a recovery code, as `code`.")
+        raise AuthenticationFailed(sentence, code="second_factor_required")
+    found = find_by_code(user, code, peer=peer)
+    if found is None:
+        raise AuthenticationFailed(str(WRONG_CODE), code="second_factor_wrong")
+    found.record_usage()

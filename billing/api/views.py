@@ -3,8 +3,6 @@
 They are open to programs of every plan, also of one without the API.
 """
 
-from dataclasses import asdict
-
 from django.utils import timezone
 from rest_framework.decorators import api_view, permission_classes
 from rest_framework.permissions import AllowAny, IsAuthenticated
@@ -15,13 +13,25 @@ from accounts.http import user_id_of
 from accounts.keys import ANY, key_names, open_to_keys
 from accounts.models import ApiKey, User
 from billing import entitlements
-from billing.api.serializers import PlanSerializer, UsageQuerySerializer, price_fields
+from billing.api.serializers import (
+    AllowanceBody,
+    PlansSerializer,
+    SubscriptionBody,
+    UsageBody,
+    UsageLineBody,
+    UsageQuerySerializer,
+    plan_price,
+)
 from billing.models import Plan
 from billing.purchasing import list_for_sale
 from billing.standing import standing_of
 from billing.usage import Grouping, UsageLine, list_usage
+from core.operations import Operation, described
 
 
+@described(
+    "Plans and usage", GET=Operation("getAllowance", "Your credits of this period.", answers={200: AllowanceBody})
+)
 @open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
@@ -29,9 +39,18 @@ def allowance(request: Request) -> Response:
     """Your credits this period: `used`, `reserved`, `allowance` (null: unlimited), `resets_at`; those of your `packs`;
     and your `plan`."""
     allowed, allowance = entitlements.entitlements_and_allowance_of(user_id_of(request))
-    return Response({"plan": allowed.plan, **asdict(allowance)})
+    body: AllowanceBody = {
+        "plan": allowed.plan,
+        "used": allowance.used,
+        "reserved": allowance.reserved,
+        "allowance": allowance.allowance,
+        "resets_at": allowance.resets_at,
+        "packs": [{"left": pack.left, "expires_at": pack.expires_at} for pack in allowance.packs],
+    }
+    return Response(body)
 
 
+@described("Plans and usage", GET=Operation("listPlans", answers={200: PlansSerializer}))
 @open_to_keys(GET=ANY)
 @api_view(["GET"])
 @permission_classes([AllowAny])
@@ -41,11 +60,10 @@ def plans(request: Request) -> Response:
     shown = Plan.objects.filter(
         pk__in={price.plan_id for price in prices if price.plan_id is not None} | {entitlements.default_plan().pk}
     )
-    results = PlanSerializer(shown.order_by("rank"), many=True, context={"prices": prices}).data
-    packs = [price_fields(price) for price in prices if price.plan_id is None]
-    return Response({"results": results, "packs": packs, "next": None})
+    return Response(PlansSerializer({"results": shown.order_by("rank")}, context={"prices": prices}).data)
 
 
+@described("Plans and usage", GET=Operation("getSubscription", answers={200: SubscriptionBody}))
 @open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
@@ -53,20 +71,25 @@ def subscription(request: Request) -> Response:
     """How you stand: the plan that holds, why, until when, and what is charged next."""
     standing = standing_of(entitlements.account_of(user_id_of(request)))
     held, price = standing.subscription, standing.next_price
-    return Response(
-        {
-            "plan": standing.plan.key,
-            "status": standing.status,
-            "until": standing.until,
-            "gateway": held.gateway if held else None,
-            "paid_until": held.paid_until if held else None,
-            "renews": bool(held and held.renews and not standing.is_being_cancelled),
-            "next_payment_at": standing.next_payment_at,
-            "next_price": price_fields(price) if price else None,
-        }
-    )
+    body: SubscriptionBody = {
+        "plan": standing.plan.key,
+        "status": standing.status,
+        "until": standing.until,
+        "gateway": held.gateway if held else None,
+        "paid_until": held.paid_until if held else None,
+        "renews": bool(held and held.renews and not standing.is_being_cancelled),
+        "next_payment_at": standing.next_payment_at,
+        "next_price": plan_price(price) if price else None,
+    }
+    return Response(body)
 
 
+@described(
+    "Plans and usage",
+    GET=Operation(
+        "getUsage", "What you used, by day, model or API key.", query=UsageQuerySerializer, answers={200: UsageBody}
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.USAGE)
 @api_view(["GET"])
 @permission_classes([IsAuthenticated])
@@ -83,22 +106,20 @@ def usage(request: Request) -> Response:
         by: Grouping = "part" if grouped_by == "key" else grouped_by
         lines = list_usage(entitlements.account_of(user_id_of(request)), first, last, by)
     names = key_names(user.pk) if by == "part" else {}
-    results = [
-        {
-            **_group_fields(line, by, names),
-            "answers": line.answers,
-            "input_tokens": line.input_tokens,
-            "output_tokens": line.output_tokens,
-            "cost_micros": line.cost_micros,
-            "credits": line.credits,
-        }
-        for line in lines
-    ]
-    return Response({"from": first, "to": last, "results": results, "next": None})
+    results = [_usage_line(line, by, names) for line in lines]
+    body: UsageBody = {"from": first, "to": last, "results": results, "next": None}
+    return Response(body)
 
 
-def _group_fields(line: UsageLine, by: Grouping, names: dict[str, str]) -> dict[str, object]:
-    """Return what the line is of."""
+def _usage_line(line: UsageLine, by: Grouping, names: dict[str, str]) -> UsageLineBody:
+    """Return what was used, after what it is grouped by."""
+    sums: UsageLineBody = {
+        "answers": line.answers,
+        "input_tokens": line.input_tokens,
+        "output_tokens": line.output_tokens,
+        "cost_micros": line.cost_micros,
+        "credits": line.credits,
+    }
     if by == "part":
-        return {"key": line.part or None, "name": names.get(line.part, "")}
-    return {by: line.day if by == "day" else line.model}
+        return {"key": line.part or None, "name": names.get(line.part, ""), **sums}
+    return {"day": line.day, **sums} if by == "day" else {"model": line.model, **sums}

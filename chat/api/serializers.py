@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
+from uuid import UUID
 
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -11,13 +12,15 @@ from rest_framework import serializers
 from accounts.keys import KeyTerms
 from accounts.models import ApiKey
 from accounts.origins import BAD_ORIGIN, parse_origins
-from billing.entitlements import credits_of
+from billing.entitlements import Entitlements, credits_of
 from chat.attachments.binding import decode_attached
 from chat.errors import file_sentence_for
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.pricing import rates_with_markup
+from chat.llm.selection import AUTO
 from chat.models import Attachment
-from chat.shown.costs import first_token_ms, price_details, usage_of
+from chat.shown.costs import PriceOfTurnBody, UsageOfTurnBody, first_token_ms, price_details, usage_of
+from chat.shown.finding import Found
 from chat.shown.links import link_of
 from chat.shown.sentences import charge_sentence, error_sentence
 from history.excerpts import Excerpt, excerpt_of
@@ -28,6 +31,52 @@ EXCERPT_LENGTH = 280
 """Characters of an excerpt, about."""
 MOST_CREDITS = 1_000_000_000
 """A limit of a key beyond this is none."""
+
+
+class ReasonBody(TypedDict):
+    """Why something went wrong: a code for programs, a sentence for people."""
+
+    code: str
+    detail: str
+
+
+class AttachedFileBody(TypedDict):
+    """A file of a question. `pages` is of PDFs, else 0."""
+
+    id: UUID
+    kind: str
+    name: str
+    media_type: str
+    size: int
+    pages: int
+
+
+class FoundConversationBody(TypedDict):
+    """The conversation that something was found in."""
+
+    id: UUID
+    title: str
+    is_archived: bool
+    updated_at: dt.datetime
+
+
+class PieceBody(TypedDict):
+    """A piece of an excerpt: what was searched for, or what is around it."""
+
+    text: str
+    is_match: bool
+
+
+class ExcerptsBody(TypedDict):
+    question: list[PieceBody]
+    answer: list[PieceBody]
+
+
+class TicketBody(TypedDict):
+    """What opens one socket, within `expires_in` seconds."""
+
+    ticket: str
+    expires_in: int
 
 
 def check_future(value: dt.datetime | None) -> dt.datetime | None:
@@ -63,7 +112,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
     class Meta:
         model = Turn
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "conversation_id", "parent_id", "beside_id", "seq"),
             *("model", "effort", "provider", "instead_of", "route", "status"),
             *("question", "attachments", "answer"),
@@ -76,10 +125,10 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     def get_model(self, turn: Turn) -> str:
         return turn.model or turn.requested_model
 
-    def get_usage(self, turn: Turn) -> dict[str, Any] | None:
+    def get_usage(self, turn: Turn) -> UsageOfTurnBody | None:
         return usage_of(turn)
 
-    def get_price(self, turn: Turn) -> dict[str, Any] | None:
+    def get_price(self, turn: Turn) -> PriceOfTurnBody | None:
         return price_details(turn)
 
     def get_cost_detail(self, turn: Turn) -> str:
@@ -88,10 +137,10 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
     def get_first_token_ms(self, turn: Turn) -> int | None:
         return first_token_ms(turn)
 
-    def get_attachments(self, turn: Turn) -> list[dict[str, Any]]:
+    def get_attachments(self, turn: Turn) -> list[AttachedFileBody]:
         return [
             {
-                "id": str(file.id),
+                "id": file.id,
                 "kind": file.kind,
                 "name": file.name,
                 "media_type": file.media_type,
@@ -101,36 +150,68 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
             for file in decode_attached(turn.attachments)
         ]
 
-    def get_error(self, turn: Turn) -> dict[str, str] | None:
+    def get_error(self, turn: Turn) -> ReasonBody | None:
         return {"code": turn.error, "detail": error_sentence(turn)} if turn.error else None
 
 
-def found_turns(hits: Sequence[Hit], words: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return turns that were found: each with its conversation, and excerpts in which the words are marked."""
-    turns = TurnSerializer([hit.turn for hit in hits], many=True).data
-    return [{**turn, **_where_found(hit, words)} for turn, hit in zip(turns, hits, strict=True)]
+class FoundTurnSerializer(TurnSerializer):
+    """A turn that was found, with its conversation, and excerpts in which the words are marked. `hits` of the context
+    are what was found, by the turns' ids, `words` what was searched for."""
+
+    conversation = serializers.SerializerMethodField()
+    excerpts = serializers.SerializerMethodField()
+
+    class Meta(TurnSerializer.Meta):
+        fields = (*TurnSerializer.Meta.fields, "conversation", "excerpts")
+
+    def get_conversation(self, turn: Turn) -> FoundConversationBody:
+        return found_conversation(self.context["hits"][turn.pk].conversation)
+
+    def get_excerpts(self, turn: Turn) -> ExcerptsBody:
+        words = self.context["words"]
+        return {
+            "question": _excerpt(excerpt_of(turn.question, words, EXCERPT_LENGTH)),
+            "answer": _excerpt(excerpt_of(turn.answer, words, EXCERPT_LENGTH)),
+        }
 
 
-def found_conversation(conversation: Conversation) -> dict[str, Any]:
+class FoundSerializer(serializers.Serializer[Found]):
+    """What was found: turns, the newest first; on the first page `conversations` by their titles too, and turns that
+    are `similar`, where the site searches by meaning. `not_filters` are words with a colon that are none."""
+
+    results = serializers.SerializerMethodField()
+    next = serializers.CharField(source="turns.next", allow_null=True)
+    conversations = serializers.SerializerMethodField()
+    similar = serializers.SerializerMethodField()
+    not_filters = serializers.ListField(source="query.unknown", child=serializers.CharField())
+
+    def get_results(self, found: Found) -> list[FoundTurnSerializer]:
+        return _found_turns(found.turns.rows, found.query.words)
+
+    def get_conversations(self, found: Found) -> list[FoundConversationBody]:
+        return [found_conversation(row) for row in found.titles.rows]
+
+    def get_similar(self, found: Found) -> list[FoundTurnSerializer]:
+        return _found_turns(found.similar, ())
+
+
+def found_conversation(conversation: Conversation) -> FoundConversationBody:
     return {
-        "id": str(conversation.pk),
+        "id": conversation.pk,
         "title": conversation.title,
         "is_archived": bool(conversation.is_archived),
         "updated_at": conversation.updated_at,
     }
 
 
-def _where_found(hit: Hit, words: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "conversation": found_conversation(hit.conversation),
-        "excerpts": {
-            "question": _excerpt(excerpt_of(hit.turn.question, words, EXCERPT_LENGTH)),
-            "answer": _excerpt(excerpt_of(hit.turn.answer, words, EXCERPT_LENGTH)),
-        },
-    }
+def _found_turns(hits: list[Hit], words: tuple[str, ...]) -> list[FoundTurnSerializer]:
+    """Return what FoundTurnSerializer writes of them."""
+    context = {"hits": {hit.turn.pk: hit for hit in hits}, "words": words}
+    written = FoundTurnSerializer([hit.turn for hit in hits], many=True, context=context).data
+    return cast("list[FoundTurnSerializer]", written)
 
 
-def _excerpt(excerpt: Excerpt) -> list[dict[str, Any]]:
+def _excerpt(excerpt: Excerpt) -> list[PieceBody]:
     return [{"text": piece.text, "is_match": piece.is_match} for piece in excerpt.pieces]
 
 
@@ -173,7 +254,7 @@ class ShareSerializer(serializers.ModelSerializer[SharedPage]):
     `takedown_reason` is why the operators took it down, where `taken_down_at` is not null."""
 
     link = serializers.SerializerMethodField()
-    until_turn_id = serializers.UUIDField(source="until_id")
+    until_turn_id = serializers.UUIDField(source="until_id", allow_null=True)
     members_only = serializers.SerializerMethodField()
 
     class Meta:
@@ -203,7 +284,7 @@ class AttachmentSerializer(serializers.ModelSerializer[Attachment]):
             *("status", "error", "created_at"),
         )
 
-    def get_error(self, attachment: Attachment) -> dict[str, str] | None:
+    def get_error(self, attachment: Attachment) -> ReasonBody | None:
         return {"code": attachment.error, "detail": file_sentence_for(attachment.error)} if attachment.error else None
 
 
@@ -212,6 +293,9 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     models cost more per token above a length); `included` is whether your plan has it.
 
     `efforts` are how hard it can be told to think, from least to most; a model that does not read PDFs gets their text.
+
+    `auto` is none of them: it chooses one for each question, and can what one of your plan's can. It has no provider,
+    tier and prices of its own.
     """
 
     id = serializers.CharField(source="model.key")
@@ -229,14 +313,35 @@ class ModelSerializer(serializers.Serializer[Candidate]):
     efforts = serializers.ListField(source="model.effort_levels", child=serializers.CharField())
     included = serializers.SerializerMethodField()
 
-    def get_input_price(self, candidate: Candidate) -> int:
+    def get_input_price(self, candidate: Candidate) -> int | None:
         return rates_with_markup(candidate.model)[0].input
 
-    def get_output_price(self, candidate: Candidate) -> int:
+    def get_output_price(self, candidate: Candidate) -> int | None:
         return rates_with_markup(candidate.model)[0].output
 
     def get_included(self, candidate: Candidate) -> bool:
         return bool(self.context["allowed"].includes_tier(candidate.model.tier))
+
+
+def auto_model(found: Sequence[Candidate], allowed: Entitlements) -> dict[str, Any]:
+    """Return `auto` in the shape of a model, by those it may choose from."""
+    models = [candidate.model for candidate in found if allowed.includes_tier(candidate.model.tier)]
+    return {
+        "id": AUTO,
+        "label": "Auto",
+        "remark": "",
+        "provider": "",
+        "tier": "",
+        "context_window": max((model.context_window for model in models), default=0),
+        "max_output": max((model.max_output for model in models), default=0),
+        "input_price": None,
+        "output_price": None,
+        "sees_images": any(model.sees_images for model in models),
+        "reads_pdfs": any(model.reads_pdfs for model in models),
+        "reasons": any(model.reasons for model in models),
+        "efforts": [],
+        "included": bool(models),
+    }
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
@@ -244,13 +349,14 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     `monthly_credits` it has no limit of its own. `used` are credits of this month; `last_used_at` is right to the
     minute."""
 
+    scopes = serializers.ListField(child=serializers.ChoiceField(ApiKey.Scope.choices))
     models = serializers.ListField(source="model_ids", child=serializers.CharField())
     used = serializers.SerializerMethodField()
     origins = serializers.SerializerMethodField()
 
     class Meta:
         model = ApiKey
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used", "requests_per_minute", "origins"),
             *("expires_at", "created_at", "last_used_at"),
         )
@@ -260,6 +366,18 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
     def get_used(self, key: ApiKey) -> float:
         return credits_of(self.context["used_micros"].get(str(key.pk), 0))
+
+
+class MadeKeySerializer(ApiKeySerializer):
+    """A new API key, with the key itself, which is shown this once."""
+
+    key = serializers.SerializerMethodField()
+
+    class Meta(ApiKeySerializer.Meta):
+        fields = (*ApiKeySerializer.Meta.fields, "key")
+
+    def get_key(self, _key: ApiKey) -> str:
+        return str(self.context["secret"])
 
 
 class NewKeySerializer(serializers.Serializer[Any]):

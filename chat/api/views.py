@@ -18,24 +18,36 @@ from accounts.keys import key_of, open_to_keys
 from accounts.limits import Act, Limit, limited_to
 from accounts.models import ApiKey, User
 from billing import entitlements
+from chat.api.descriptions import (
+    ANSWERED,
+    ASK,
+    ASK_REFUSES,
+    FILE_REFUSES,
+    FILE_TYPES,
+    MODELS,
+    RATE_LIMITS,
+    SHARE_REFUSES,
+    STREAM,
+)
 from chat.api.open_streams import one_more_stream
 from chat.api.serializers import (
     AskSerializer,
     AttachmentSerializer,
     ForkSerializer,
+    FoundSerializer,
     ModelSerializer,
     NewShareSerializer,
     ShareSerializer,
+    TicketBody,
     TurnSerializer,
-    found_conversation,
-    found_turns,
+    auto_model,
 )
 from chat.api.streams import LAST_EVENT_ID, event_stream, finished_turn, parse_event_id
 from chat.attachments.erasing import erase_unused
 from chat.attachments.reading import read_later
 from chat.attachments.serving import access_attachment
 from chat.attachments.upload import store_upload
-from chat.errors import BadFile
+from chat.errors import BadFile, TooManyStreams
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
 from chat.shown.finding import find_in_history
@@ -46,8 +58,11 @@ from chat.turns.by_key import check_asked_with, check_may_read
 from chat.turns.limits import count_upload
 from chat.turns.opening import LATEST, Question, open_or_await_turn
 from chat.turns.stopping import stop_turn
+from core.errors import Conflict, NotFound
+from core.operations import Operation, Rows, described
 from history import access, sharing
 from history.api.serializers import ConversationSerializer
+from history.errors import BadFilter, ForkTooLarge, IdOfOtherKind, ParentNotFinished, ShareTakenDown
 from history.models import new_id
 from history.sharing import Terms
 from history.temporary import new_turn_id
@@ -56,17 +71,38 @@ SEARCHES_PER_MINUTE = 120
 """Each may read thousands of rows."""
 
 
+@described("Models", GET=Operation("listModels", answers={200: Rows(ModelSerializer)}, answer_example=MODELS))
 @open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 def models(request: Request) -> Response:
-    """The models on offer, in the operator's order; a key sees those it may ask."""
+    """What may be asked: `auto`, then the models on offer, in the operator's order. A key sees those it may ask."""
     allowed, key = entitlements.entitlements_of(user_id_of(request)), key_of(request)
     only = key.model_ids if key else ()
     found = [candidate for candidate in list_offered() if not only or candidate.model.key in only]
     offered = ModelSerializer(found, many=True, context={"allowed": allowed})  # type: ignore[arg-type]  # many
-    return Response({"results": offered.data, "next": None})
+    auto = [auto_model(found, allowed)] if found else []
+    return Response({"results": [*auto, *offered.data], "next": None})
 
 
+@described(
+    "Asking",
+    GET=Operation(
+        "listTurns",
+        "List the turns of a conversation, in the order they were asked.",
+        query={"after": {"type": "string", "description": "`next` of the page before."}},
+        answers={200: Rows(TurnSerializer, has_more=True)},
+    ),
+    POST=Operation(
+        "askQuestion",
+        "Ask: the answer as one document, or as server-sent events.",
+        takes=AskSerializer,
+        answers={200: {"application/json": TurnSerializer, "text/event-stream": str}},
+        refuses=ASK_REFUSES,
+        example=ASK,
+        answer_example={"application/json": ANSWERED, "text/event-stream": STREAM},
+        answer_headers=RATE_LIMITS,
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY, POST=ApiKey.Scope.CHAT)
 @api_view(["GET", "POST"])
 def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
@@ -83,6 +119,7 @@ def turns(request: Request, conversation_id: UUID) -> HttpResponseBase:
     return Response({"results": TurnSerializer(page.rows, many=True).data, "next": page.next})
 
 
+@described("Asking", GET=Operation("getTurn", answers={200: TurnSerializer}))
 @open_to_keys(GET=(ApiKey.Scope.CHAT, ApiKey.Scope.HISTORY))
 @api_view(["GET"])
 def turn(request: Request, turn_id: UUID) -> Response:
@@ -91,6 +128,16 @@ def turn(request: Request, turn_id: UUID) -> Response:
     return Response(TurnSerializer(access.access_turn(user_id_of(request), turn_id)).data)
 
 
+@described(
+    "Asking",
+    GET=Operation(
+        "followTurn",
+        headers={"Last-Event-ID": "The id of the last event you have: you get exactly the rest."},
+        answers={200: {"text/event-stream": str}, 204: None},
+        refuses=(TooManyStreams,),
+        answer_example={"text/event-stream": STREAM},
+    ),
+)
 @open_to_keys(GET=(ApiKey.Scope.CHAT, ApiKey.Scope.HISTORY))
 @api_view(["GET"])
 def events(request: Request, turn_id: UUID) -> HttpResponseBase:
@@ -104,6 +151,7 @@ def events(request: Request, turn_id: UUID) -> HttpResponseBase:
         return event_stream(turn, parse_event_id(last_event_id), stream)
 
 
+@described("Asking", POST=Operation("stopTurn", answers={202: TurnSerializer}))
 @open_to_keys(POST=ApiKey.Scope.CHAT)
 @api_view(["POST"])
 def stop(request: Request, turn_id: UUID) -> Response:
@@ -115,6 +163,15 @@ def stop(request: Request, turn_id: UUID) -> Response:
     return Response(TurnSerializer(turn).data, status=status.HTTP_202_ACCEPTED)
 
 
+@described(
+    "Asking",
+    POST=Operation(
+        "forkConversation",
+        takes=ForkSerializer,
+        answers={201: ConversationSerializer},
+        refuses=(Conflict, ForkTooLarge, IdOfOtherKind, ParentNotFinished),
+    ),
+)
 @api_view(["POST"])
 def fork(request: Request, turn_id: UUID) -> Response:
     """A new conversation with copies of the turns that lead to this one, and of it. 201; the same `conversation_id`
@@ -126,6 +183,10 @@ def fork(request: Request, turn_id: UUID) -> Response:
     return Response(ConversationSerializer(copy).data, status=status.HTTP_201_CREATED)
 
 
+@described(
+    "Attachments",
+    POST=Operation("uploadFile", takes_file=True, answers={202: AttachmentSerializer}, refuses=FILE_REFUSES),
+)
 @open_to_keys(POST=ApiKey.Scope.CHAT)
 @api_view(["POST"])
 @parser_classes([MultiPartParser])
@@ -144,6 +205,13 @@ def attachments(request: Request) -> Response:
     return Response(AttachmentSerializer(attachment).data, status=status.HTTP_202_ACCEPTED)
 
 
+@described(
+    "Attachments",
+    GET=Operation("getFile", "One attached file, and how far it is read.", answers={200: AttachmentSerializer}),
+    DELETE=Operation(
+        "deleteFile", "Delete a file that no question has used.", answers={204: None}, refuses=((409, "file_used"),)
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.CHAT, DELETE=ApiKey.Scope.CHAT)
 @api_view(["GET", "DELETE"])
 def attachment(request: Request, attachment_id: UUID) -> Response:
@@ -156,6 +224,7 @@ def attachment(request: Request, attachment_id: UUID) -> Response:
     return Response(AttachmentSerializer(attachment).data)
 
 
+@described("Attachments", GET=Operation("downloadFile", answers={200: dict.fromkeys(FILE_TYPES, bytes)}))
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBase:
@@ -163,6 +232,19 @@ def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBas
     return file_response(user_id_of(request), attachment_id)
 
 
+@described(
+    "Search",
+    GET=Operation(
+        "search",
+        "Search your turns and conversations.",
+        query={
+            "q": {"type": "string", "description": "Words, and filters as on the page of the search."},
+            "after": {"type": "string", "description": "`next` of the page before."},
+        },
+        answers={200: FoundSerializer},
+        refuses=(BadFilter, NotFound),
+    ),
+)
 @limited_to(SEARCHES_PER_MINUTE)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
@@ -172,17 +254,22 @@ def search(request: Request) -> Response:
     after = request.query_params.get("after") or None
     text = request.query_params.get("q", "")
     found = find_in_history(member_of(request), text, after=after, with_similar=True)
-    return Response(
-        {
-            "results": found_turns(found.turns.rows, found.query.words),
-            "next": found.turns.next,
-            "conversations": [found_conversation(row) for row in found.titles.rows],
-            "similar": found_turns(found.similar, ()),
-            "not_filters": list(found.query.unknown),
-        }
-    )
+    return Response(FoundSerializer(found).data)
 
 
+@described(
+    "Shared links",
+    GET=Operation(
+        "listSharesOfConversation", "List the links to a conversation.", answers={200: Rows(ShareSerializer)}
+    ),
+    POST=Operation(
+        "shareConversation",
+        "Share a conversation as it is now.",
+        takes=NewShareSerializer,
+        answers={201: ShareSerializer},
+        refuses=(Conflict, *SHARE_REFUSES),
+    ),
+)
 @api_view(["GET", "POST"])
 def conversation_shares(request: Request, conversation_id: UUID) -> Response:
     """List the links to a conversation, the latest first; or share it as it is now, 201."""
@@ -200,6 +287,7 @@ def conversation_shares(request: Request, conversation_id: UUID) -> Response:
     return Response(ShareSerializer(share).data, status=status.HTTP_201_CREATED)
 
 
+@described("Shared links", GET=Operation("listShares", answers={200: Rows(ShareSerializer)}))
 @api_view(["GET"])
 def shares(request: Request) -> Response:
     """List everything you share, the latest first: 100 links at most."""
@@ -207,6 +295,11 @@ def shares(request: Request) -> Response:
     return Response({"results": ShareSerializer(found, many=True).data, "next": None})
 
 
+@described(
+    "Shared links",
+    GET=Operation("getShare", "One shared link.", answers={200: ShareSerializer}),
+    DELETE=Operation("stopSharing", "Stop sharing, at once.", answers={204: None}, refuses=(ShareTakenDown,)),
+)
 @api_view(["GET", "DELETE"])
 def share(request: Request, share_id: UUID) -> Response:
     """One link; DELETE stops sharing, at once."""
@@ -217,6 +310,7 @@ def share(request: Request, share_id: UUID) -> Response:
     return Response(ShareSerializer(found).data)
 
 
+@described("Shared links", POST=Operation("updateShare", answers={200: ShareSerializer}, refuses=SHARE_REFUSES))
 @api_view(["POST"])
 def update_share(request: Request, share_id: UUID) -> Response:
     """Show the conversation as it is now, under the same link."""
@@ -225,11 +319,12 @@ def update_share(request: Request, share_id: UUID) -> Response:
     return Response(ShareSerializer(sharing.update_share(found, description_of)).data)
 
 
+@described("Asking", POST=Operation("makeSocketTicket", answers={201: TicketBody}))
 @api_view(["POST"])
 def socket_tickets(request: Request) -> Response:
     """A ticket that opens one socket: `/ws/?ticket=…`. 201 with `ticket` and `expires_in` (seconds)."""
-    ticket = issue_ticket(admission_of(request))
-    return Response({"ticket": ticket, "expires_in": TICKET_SECONDS}, status=status.HTTP_201_CREATED)
+    body: TicketBody = {"ticket": issue_ticket(admission_of(request)), "expires_in": TICKET_SECONDS}
+    return Response(body, status=status.HTTP_201_CREATED)
 
 
 def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.forms import KeepHistoryForm
 from accounts.http import member_of
 from billing import entitlements
-from chat.staff_reading import list_readings
+from chat.shown.staff_reading import list_readings
 from chat.turns.retention import MAX_COUNT, outlook_of
 
 

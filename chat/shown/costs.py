@@ -1,7 +1,7 @@
 """What an answer took, and what the next one may take: in figures, as pages, events and the API show them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -17,7 +17,32 @@ TYPICAL_REASONING_TOKENS = 500
 """What a model that reasons is expected to think for it."""
 
 
-def usage_of(turn: Turn) -> dict[str, Any] | None:
+class UsageOfTurnBody(TypedDict):
+    """Tokens of an answer: of `input`, `cache_read` and `cache_write` are a part, of `output`, `reasoning`. `source` is
+    who counted: `provider`, or `estimated`."""
+
+    input: int
+    cache_read: int
+    cache_write: int
+    output: int
+    reasoning: int
+    source: str
+
+
+class PriceOfTurnBody(TypedDict):
+    """By which prices a cost was reckoned: micro-US-dollars a million tokens, for inputs longer than `above` tokens."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    above: int
+    markup_percent: int
+    as_of: str
+    provider_micros: int
+
+
+def usage_of(turn: Turn) -> UsageOfTurnBody | None:
     """Return the tokens of a finished turn; None while it is open or when nothing was used."""
     if not turn.usage_source:
         return None
@@ -46,10 +71,21 @@ def tokens_per_second(turn: Turn) -> float | None:
     return turn.output_tokens / seconds if seconds > 0 and turn.output_tokens > 1 else None
 
 
-def price_details(turn: Turn) -> dict[str, Any] | None:
+def price_details(turn: Turn) -> PriceOfTurnBody | None:
     """Return the prices a turn was charged by; None where no cost was computed."""
     stamp = read_stamp(turn.price)
-    return msgspec.structs.asdict(stamp) if stamp else None
+    if stamp is None:
+        return None
+    return {
+        "input": stamp.input,
+        "output": stamp.output,
+        "cache_read": stamp.cache_read,
+        "cache_write": stamp.cache_write,
+        "above": stamp.above,
+        "markup_percent": stamp.markup_percent,
+        "as_of": stamp.as_of,
+        "provider_micros": stamp.provider_micros,
+    }
 
 
 def estimates_for(

@@ -14,7 +14,9 @@ CONTENT_TYPES = {
     "application/pdf": "application/pdf",
     "text/plain": "text/plain; charset=utf-8",
 }
-"""How files are served, by their media type; all others are bytes to download."""
+"""How files are served, by their media type."""
+OTHER_TYPE = "application/octet-stream"
+"""All others are bytes to download."""
 
 
 def file_response(owner_id: int, attachment_id: UUID, *, preview: bool = False) -> HttpResponse:
@@ -23,7 +25,7 @@ def file_response(owner_id: int, attachment_id: UUID, *, preview: bool = False) 
     attachment, file = open_part(owner_id, attachment_id, preview=preview)
     with file:
         body = file.read()
-    stored_type = CONTENT_TYPES.get(attachment.media_type, "application/octet-stream")
+    stored_type = CONTENT_TYPES.get(attachment.media_type, OTHER_TYPE)
     response = HttpResponse(body, content_type="image/webp" if preview else stored_type)
     is_image = attachment.kind == Attachment.Kind.IMAGE
     response["Content-Disposition"] = content_disposition_header(not is_image, attachment.name) or "inline"

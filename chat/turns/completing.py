@@ -138,5 +138,6 @@ def _return_written_before(owner_id: int, turn: Turn, budget: Budget) -> OpenedC
         raise Conflict
     if not turn.is_open:
         metering.release(turn.pk)
+        forget_asked(turn.pk)  # what was asked now: nobody will ask for it, and end it
     uncount(owner_id, turn.pk, budget)
     return OpenedCompletion(turn, is_new=False)

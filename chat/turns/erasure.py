@@ -44,7 +44,8 @@ def stop_and_settle(turn_ids: Sequence[UUID], *, patience_seconds: float = 0) ->
 
 def erase_history(owner_id: int, *, patience_seconds: float) -> bool:
     """Erase all turns of a person who is gone; return whether that is done. If not, it must be called again."""
-    is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds)
+    is_ended = deletion.end_completions(owner_id)
+    is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds) and is_ended
     answer_cache.forget_answers(owner_id)
     limits.forget_counts(owner_id)
     if not (is_done and erase_strays(deletion.list_turn_ids(owner_id))):

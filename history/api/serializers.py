@@ -1,6 +1,6 @@
 """The serializers of the history API."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
@@ -9,6 +9,14 @@ from rest_framework import serializers
 from history.models import Conversation, Export, Folder, Import
 from history.temporary import gone_at
 from history.transfer.refusals import place_words, refusal_sentence
+
+
+class ImportErrorBody(TypedDict):
+    """Why a file was refused, and where in it something is wrong."""
+
+    code: str
+    detail: str
+    place: str
 
 
 class MarkField(serializers.BooleanField):
@@ -38,6 +46,9 @@ class FolderDeletionSerializer(serializers.Serializer[Any]):
 
 
 class ConversationSerializer(serializers.ModelSerializer[Conversation]):
+    """A conversation. `leaf_id` is the last turn of the branch that was chosen; null is the turn asked last. `gone_at`
+    is when a temporary one is gone; null for any other."""
+
     title = serializers.CharField(max_length=200)
     folder_id = serializers.UUIDField(allow_null=True)
     is_pinned = MarkField()
@@ -105,13 +116,15 @@ class ImportSerializer(serializers.ModelSerializer[Import]):
     def get_left_out(self, row: Import) -> dict[str, int]:
         return msgspec.json.decode(row.left_out or "{}", type=dict[str, int])
 
-    def get_error(self, row: Import) -> dict[str, Any] | None:
+    def get_error(self, row: Import) -> ImportErrorBody | None:
         if not row.error:
             return None
         return {"code": row.error, "detail": refusal_sentence(row.error), "place": place_words(row.place)}
 
 
 class ExportSerializer(serializers.ModelSerializer[Export]):
+    """An export of everything: `done` of `total` conversations are in it; `size` is in bytes."""
+
     class Meta:
         model = Export
         fields = ("id", "status", "total", "done", "size", "created_at", "finished_at")

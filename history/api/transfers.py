@@ -15,16 +15,29 @@ from accounts.http import user_id_of
 from accounts.keys import open_to_keys
 from accounts.models import ApiKey
 from core.errors import NotFound
+from core.operations import Operation, Rows, described
 from history import access
 from history.api.serializers import ExportSerializer, ImportSerializer
 from history.models import Export, Import
 from history.transfer import states
 from history.transfer.exporting import FILE_NAME, begin_export, open_export
 from history.transfer.importing import begin_import
+from history.transfer.refusals import TransferRunning
 from history.transfer.streams import conversation_response, zip_response
 from history.transfer.writing import ENDINGS, Form
 
+FORMS = {"as": {"type": "string", "enum": sorted(ENDINGS), "default": "json"}}
 
+
+@described(
+    "Taking along",
+    GET=Operation(
+        "exportConversation",
+        "Take a conversation along.",
+        query=FORMS,
+        answers={200: {"application/json": dict, "text/markdown": str, "text/html": str}},
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def conversation_export(request: Request, conversation_id: UUID) -> HttpResponseBase:
@@ -36,6 +49,17 @@ def conversation_export(request: Request, conversation_id: UUID) -> HttpResponse
     return conversation_response(conversation, cast("Form", form))
 
 
+@described(
+    "Taking along",
+    GET=Operation("listImports", "List your last imports.", answers={200: Rows(ImportSerializer)}),
+    POST=Operation(
+        "importFile",
+        "Import a file of conversations.",
+        takes_file=True,
+        answers={202: ImportSerializer},
+        refuses=((400, "import_missing"), (413, "import_too_large"), TransferRunning),
+    ),
+)
 @api_view(["GET", "POST"])
 @parser_classes([MultiPartParser])
 def imports(request: Request) -> Response:
@@ -50,12 +74,18 @@ def imports(request: Request) -> Response:
     return Response(ImportSerializer(row).data, status=status.HTTP_202_ACCEPTED)
 
 
+@described("Taking along", GET=Operation("getImport", answers={200: ImportSerializer}))
 @api_view(["GET"])
 def one_import(request: Request, import_id: UUID) -> Response:
     """One import."""
     return Response(ImportSerializer(states.access(Import, user_id_of(request), import_id)).data)
 
 
+@described(
+    "Taking along",
+    GET=Operation("listExports", "List your last exports of everything.", answers={200: Rows(ExportSerializer)}),
+    POST=Operation("beginExport", "Export everything.", answers={202: ExportSerializer}, refuses=(TransferRunning,)),
+)
 @api_view(["GET", "POST"])
 def exports(request: Request) -> Response:
     """Your last exports of everything; or begin one. 202: a worker does it; ask for it until `status` is `ready`."""
@@ -66,12 +96,14 @@ def exports(request: Request) -> Response:
     return Response(ExportSerializer(begin_export(owner_id)).data, status=status.HTTP_202_ACCEPTED)
 
 
+@described("Taking along", GET=Operation("getExport", answers={200: ExportSerializer}))
 @api_view(["GET"])
 def one_export(request: Request, export_id: UUID) -> Response:
     """One export of everything."""
     return Response(ExportSerializer(states.access(Export, user_id_of(request), export_id)).data)
 
 
+@described("Taking along", GET=Operation("downloadExport", answers={200: {"application/zip": bytes}}))
 @api_view(["GET"])
 def export_content(request: Request, export_id: UUID) -> HttpResponseBase:
     """The zip of an export that is ready."""

@@ -11,6 +11,8 @@ from rest_framework.response import Response
 from accounts.http import user_id_of
 from accounts.keys import open_to_keys
 from accounts.models import ApiKey
+from core.errors import Conflict, NotFound
+from core.operations import Operation, Rows, described
 from history import access, branches, deletion, folders, order, trash, tree
 from history.api.serializers import (
     ConversationSerializer,
@@ -20,10 +22,30 @@ from history.api.serializers import (
     ListSerializer,
     NewConversationSerializer,
 )
+from history.errors import IdOfOtherKind, TooManyTemporary
+from history.folders import TooManyFolders
 from history.models import Conversation, TitledBy, new_id
 from history.temporary import begin_conversation, is_temporary
 
 
+@described(
+    "Conversations",
+    GET=Operation(
+        "listConversations",
+        "List your conversations.",
+        query=ListSerializer,
+        answers={200: Rows(ConversationSerializer, has_more=True)},
+        refuses=(NotFound,),
+    ),
+    POST=Operation(
+        "beginConversation",
+        "Begin a conversation.",
+        takes=NewConversationSerializer,
+        answers={201: ConversationSerializer},
+        refuses=(Conflict, IdOfOtherKind, NotFound, TooManyTemporary),
+        example={"title": "Recipes"},
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY, POST=ApiKey.Scope.CHAT)
 @api_view(["GET", "POST"])
 def conversations(request: Request) -> Response:
@@ -55,6 +77,22 @@ def conversations(request: Request) -> Response:
     return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
 
 
+@described(
+    "Conversations",
+    GET=Operation("getConversation", "One conversation.", answers={200: ConversationSerializer}),
+    PATCH=Operation(
+        "changeConversation",
+        "Rename, file, pin or archive a conversation, or choose its branch.",
+        takes=ConversationSerializer,
+        answers={200: ConversationSerializer},
+    ),
+    DELETE=Operation(
+        "deleteConversation",
+        "Put a conversation into the trash, or remove it for good.",
+        query=ForeverSerializer,
+        answers={204: None},
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "PATCH", "DELETE"])
 def conversation(request: Request, conversation_id: UUID) -> Response:
@@ -74,6 +112,7 @@ def conversation(request: Request, conversation_id: UUID) -> Response:
     return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)
 
 
+@described("Conversations", POST=Operation("restoreConversation", answers={200: ConversationSerializer}))
 @api_view(["POST"])
 def restore(request: Request, conversation_id: UUID) -> Response:
     """Take a conversation out of the trash, where it is in it. 404 when it is being erased."""
@@ -82,6 +121,17 @@ def restore(request: Request, conversation_id: UUID) -> Response:
     return Response(ConversationSerializer(access.access_conversation(owner_id, conversation_id)).data)
 
 
+@described(
+    "Folders",
+    GET=Operation("listFolders", "List your folders by name.", answers={200: Rows(FolderSerializer)}),
+    POST=Operation(
+        "makeFolder",
+        "Make a folder.",
+        takes=FolderSerializer,
+        answers={201: FolderSerializer},
+        refuses=(Conflict, TooManyFolders),
+    ),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "POST"])
 def folders_view(request: Request) -> Response:
@@ -96,6 +146,12 @@ def folders_view(request: Request) -> Response:
     return Response(FolderSerializer(folder).data, status=status.HTTP_201_CREATED)
 
 
+@described(
+    "Folders",
+    GET=Operation("getFolder", "One folder.", answers={200: FolderSerializer}),
+    PATCH=Operation("changeFolder", "Change a folder.", takes=FolderSerializer, answers={200: FolderSerializer}),
+    DELETE=Operation("deleteFolder", "Delete a folder.", query=FolderDeletionSerializer, answers={204: None}),
+)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET", "PATCH", "DELETE"])
 def folder(request: Request, folder_id: UUID) -> Response:

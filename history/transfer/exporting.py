@@ -34,7 +34,7 @@ from core.mail import send_mail
 from core.sweeps import iterate_pages
 from history.models import THERE, Conversation, Export
 from history.transfer import document, states
-from history.transfer.parts import list_parts
+from history.transfer.parts import parts_of_history
 from history.transfer.refusals import TransferRunning
 from history.transfer.states import BEAT_SECONDS, Lost, part, transfer_storage, write_state
 from history.transfer.writing import write
@@ -139,7 +139,7 @@ class _Writer:
         write_state(self._row, done=self._done)
         in_trash = Conversation.objects.filter(owner_id=self._row.owner_id, is_deleted=None, trashed_at__isnull=False)
         trashed = [self._write_conversation(one, "trash") for one in self._each(in_trash)]
-        for one in chain(list_parts(self._row.owner_id), _parts_of_apps(owner)):
+        for one in chain(parts_of_history(self._row.owner_id), _parts_of_apps(owner)):
             self._write(one.name, one.pieces())
             self._listed[one.listed_as or one.name] = one.about
         index = {

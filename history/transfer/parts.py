@@ -21,7 +21,7 @@ _SHARE = (
 _IMPORT = ("id", "name", "status", "source", "size", "imported", "known", "turns", "created_at", "finished_at")
 
 
-def list_parts(owner_id: int) -> Iterator[ExportPart]:
+def parts_of_history(owner_id: int) -> Iterator[ExportPart]:
     yield ExportPart(
         name="folders.json",
         about=_("Your folders, with their models and instructions."),

@@ -16,7 +16,7 @@ from accounts.models import Invitation, User
 from core.errors import Conflict
 from tests.accounts.doors import PASSWORD
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 BY = ("page", "api")
 

@@ -14,7 +14,7 @@ from accounts.origins import parse_origins
 from core.origins import parse_origin
 from core.threads import in_thread
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 APP, OTHER = "https://app.example.com", "https://other.example.com"
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}

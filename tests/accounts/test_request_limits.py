@@ -14,7 +14,7 @@ from billing.models import Plan
 from chat.api import views
 from core.redis_clients import sync_redis
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 
 def program(user: User) -> APIClient:

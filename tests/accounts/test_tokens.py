@@ -14,8 +14,6 @@ from accounts.models import User
 from accounts.tokens import AccessToken, access_token_of, begin_family
 from billing.models import BillingAccount, Plan
 
-pytestmark = pytest.mark.stores
-
 NEW, OLDER = "n" * 70, "o" * 70
 
 

@@ -17,11 +17,20 @@ PATIENCE_SECONDS = 30
 class HttpStream:
     """One request as a server hands it over: `status`, and `body` as far as it has come."""
 
-    def __init__(self, access: str, path: str, asked: dict[str, Any] | None = None, *, root: str = "/api/v1/") -> None:
+    def __init__(
+        self,
+        access: str,
+        path: str,
+        asked: dict[str, Any] | None = None,
+        *,
+        root: str = "/api/v1/",
+        idempotency_key: str = "",
+    ) -> None:
         self.status = 0
         self.body = b""
         self.is_stuck = False  # whether nothing can be sent to it, as when its buffer is full
         self._access, self._path, self._asked = access, root + path, asked
+        self._idempotency_key = idempotency_key
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._came = asyncio.Condition()
         self.task: asyncio.Task[None] | None = None
@@ -32,6 +41,8 @@ class HttpStream:
 
         body = b"" if self._asked is None else json.dumps(self._asked, default=str).encode()
         headers = [(b"host", b"localhost"), (b"authorization", b"Bearer " + self._access.encode())]
+        if self._idempotency_key:
+            headers.append((b"idempotency-key", self._idempotency_key.encode()))
         if body:
             headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         scope = {

@@ -219,9 +219,9 @@ async def test_a_stream_says_how_often_one_may_still_ask(ana: User, runner: Runn
     await read(answer)
 
 
-async def test_a_plan_without_a_limit_says_nothing_of_one(carla: User, runner: Runner):
+async def test_without_a_limit_of_questions_it_says_how_many_requests_are_left(carla: User, runner: Runner):
     answer = await post(carla)
-    assert "RateLimit-Limit" not in answer
+    assert answer["RateLimit-Limit"] == "600"
     await read(answer)
 
 
@@ -586,7 +586,9 @@ def test_models_are_listed_in_the_operators_order(api: Any, ana: User):
     )
     body = api(ana).get(f"{API}/models", HTTP_ACCEPT_LANGUAGE="en").json()
     assert body["next"] is None
-    best, scripted = body["results"]
+    auto, best, scripted = body["results"]
+    assert (auto["id"], auto["included"], auto["context_window"], auto["input_price"]) == ("auto", True, 8_000, None)
+    assert auto.keys() == scripted.keys()
     with translation.override("en"):
         assert (best["id"], best["included"], best["remark"]) == ("best", False, first.remark)
     assert best["remark"]

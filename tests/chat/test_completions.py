@@ -3,8 +3,11 @@ one in tests/processes/test_openai_clients.py."""
 
 import asyncio
 import base64
+import gc
 import io
 import json
+import re
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,25 +16,35 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import AsyncClient
 from PIL import Image
+from redis.asyncio import Redis
 
+from accounts import closure
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing import metering
 from billing.models import PartMonth, Plan, Reservation, UsageRecord
-from chat.api.openai import views
+from chat.api.openai import requests, views
+from chat.api.openai.requests import BadParameter
+from chat.llm.providers.base import NO_OPTIONS, Message
 from chat.models import LanguageModel
-from chat.turns.asked import asked_key
+from chat.turns.asked import Asked, asked_key
+from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
+from config.bodies import COMPLETION_BYTES
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
+from history.errors import TemporaryGone
 from history.models import Conversation, Turn
-from tests.chat.conftest import Offer
+from history.temporary import new_completion_id, new_turn_id
+from tests.chat.asking import aask
+from tests.chat.conftest import Offer, running
+from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 JSON = "application/json"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -90,6 +103,14 @@ def an_image(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def _tool(value: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "weather", "parameters": {"default": value}}}
+
+
+def _format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 async def refused(answer: Any) -> tuple[int, str, str | None]:
     error = json.loads(answer.content)["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -126,6 +147,7 @@ async def test_a_key_sees_its_models(carla: User, offer: Offer):
 # --- Answers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     answer = await ask(secret, "think:hm say:hola usage:10/3")
     document = json.loads(answer.content)
@@ -144,6 +166,7 @@ async def test_an_answer_is_a_chat_completion(secret: str, runner: Runner):
     assert answer["X-Request-ID"]
 
 
+@pytest.mark.stores
 async def test_a_stream_is_chunks_and_ends_with_what_was_used(secret: str, runner: Runner):
     *chunks, usage, done = await streamed(
         secret, "think:hm say:hola wait:0.1 say:mundo usage:10/3", stream_options={"include_usage": True}
@@ -203,6 +226,7 @@ async def test_a_model_gets_the_conversation_as_it_was_sent(secret: str, runner:
     assert options["json"]["schema"] == {"type": "object"}
 
 
+@pytest.mark.stores
 async def test_tools_are_called(secret: str, runner: Runner):
     text = 'say:Veamos call:weather/{"city":"Lima"} call:weather/{"city":"Quito"} usage:50/20'
     document = await answered(secret, text, tools=[TOOL])
@@ -291,7 +315,15 @@ async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 20_001}]}, "messages"),
+        ({"tools": [_tool(10**30)]}, "tools[0].function.parameters"),
+        ({"tools": [_tool([10**30])]}, "tools[0].function.parameters"),
+        ({"tools": [_tool("a" * 300_000)] * 2}, "tools"),
+        ({"response_format": _format({"a": "a" * 600_000})}, "response_format.json_schema.schema"),
+        ({"response_format": _format({"a": 10**30})}, "response_format.json_schema.schema"),
+        ({"functions": [{}]}, "functions"),
     ],
 )
 async def test_what_is_not_valid_is_named(secret: str, fields: dict[str, Any], parameter: str):
@@ -310,6 +342,64 @@ async def test_an_image_that_is_none_is_refused(secret: str, url: str):
     assert status == 400
 
 
+def _larger_than_it_says() -> str:
+    """Return an image whose screen is one pixel, and whose picture has 1,200,000."""
+    file = io.BytesIO()
+    Image.new("RGB", (1_200, 1_000)).save(file, "GIF")
+    data = file.getvalue()
+    return f"data:;base64,{base64.b64encode(data[:6] + bytes((1, 0, 1, 0)) + data[10:]).decode()}"
+
+
+def _large_head() -> str:
+    """Return an image that says its size after 600 kB."""
+    file = io.BytesIO()
+    Image.new("RGB", (1_200, 1_000)).save(file, "JPEG", icc_profile=b"a" * 600_000)
+    return f"data:;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+async def test_an_image_is_reserved_for_by_what_is_in_it(secret: str, runner: Runner):
+    await in_thread(change, LanguageModel, "scripted", sees_images=True, context_window=1_000_000)
+    for url in (an_image(size=(1_200, 1_000)), _larger_than_it_says(), _large_head()):
+        content = [{"type": "text", "text": "say:hola"}, {"type": "image_url", "image_url": {"url": url}}]
+        await answered(secret, messages=[{"role": "user", "content": content}])
+    amounts = await in_thread(lambda: list(Reservation.objects.values_list("amount_micros", flat=True)))
+    assert len(amounts) == 3
+    assert len(set(amounts)) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff\xe1\x00\x02" * 50_000,
+        b"\xff\xd8\xff" + b"\xff" * 50_000,
+        b"\xff\xd8\xff\xe1\xff\xff",
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00",
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"!\xfe" + b"\x01a" * 50_000,
+    ],
+)
+async def test_an_image_of_no_size_is_refused(secret: str, data: bytes):
+    content = [{"type": "image_url", "image_url": {"url": f"data:;base64,{base64.b64encode(data).decode()}"}}]
+    started_at = time.process_time()
+    answer = await refused(await ask(secret, messages=[{"role": "user", "content": content}]))
+    assert answer == (400, "invalid", "messages[0].content[0].image_url.url")
+    assert time.process_time() - started_at < 2
+
+
+def test_what_a_few_bytes_can_make_is_not_made():
+    asked = b'{"messages":[{"role":"user","content":"x"}],%s}'
+    many = b"[" + b"[]," * 1_000_000 + b"[]]"
+    for fields in (
+        b'"functions":' + many,
+        b'"tools":[{"function":{"name":"a","parameters":{"a":' + many + b"}}}]",
+        b'"response_format":{"type":"json_schema","json_schema":{"schema":{"a":' + many + b"}}}",
+    ):
+        started_at, before = time.process_time(), len(gc.get_objects())
+        with pytest.raises(BadParameter):
+            requests.asked_of(requests.read_request(asked % fields))
+        assert len(gc.get_objects()) - before < 10_000
+        assert time.process_time() - started_at < 1
+
+
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", '"hola"', '{"messages": [{"role": "user", "content": "\\ud800"}]}', "[" * 5_000]
 )
@@ -317,6 +407,17 @@ async def test_what_is_no_json_is_refused(secret: str, body: str):
     headers = {"Authorization": f"Bearer {secret}"}
     answer = await AsyncClient().post("/v1/chat/completions", data=body, content_type=JSON, headers=headers)
     assert (await refused(answer))[0] == 400
+
+
+@pytest.mark.parametrize(("size", "status"), [(COMPLETION_BYTES // 2, 200), (COMPLETION_BYTES, 400)])
+async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, status: int):
+    asked = {"model": "scripted", "messages": [user("say:hola")], "metadata": {"long": "a" * size}}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/")
+    request.begin()
+    await request.has(b"}")
+    assert request.status == status
+    if status == 400:
+        assert json.loads(request.body)["error"]["code"] == "too_large"
 
 
 @pytest.mark.parametrize(
@@ -361,6 +462,14 @@ async def test_a_session_does_not_ask(carla: User):
     assert (await client.get("/v1/models")).status_code == 401
 
 
+@pytest.mark.parametrize("asked", [None, "*", "pt-BR"])
+async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str, asked: str | None):
+    headers = {"Authorization": f"Bearer {secret}"} | ({"Accept-Language": asked} if asked else {})
+    answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
+
+
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):
     usage = await in_thread(key_of, carla, "usage")
     assert (await refused(await ask(usage)))[:2] == (403, "key_not_allowed")
@@ -390,6 +499,7 @@ async def test_another_method_is_refused_in_the_same_shape(secret: str):
 # --- What is kept, counted and paid -----------------------------------------------------------------------------------
 
 
+@pytest.mark.stores
 async def test_nothing_of_it_is_stored_but_what_it_took(carla: User, secret: str, runner: Runner):
     document = await answered(secret, "say:secreto usage:10/3")
     turn_id = turn_of(document)
@@ -411,6 +521,7 @@ def _check_only_money_is_kept(owner: User, turn_id: UUID) -> None:
     assert metering.find_part(turn_id) == str(ApiKey.objects.get().pk)
 
 
+@pytest.mark.stores
 async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: str, runner: Runner, ana: User):
     body = {"model": "scripted", "messages": [user("say:hola usage:10/3")]}
     first, second = [await call(secret, "chat/completions", body, Idempotency_Key="one") for _ in range(2)]
@@ -424,6 +535,50 @@ async def test_the_same_idempotency_key_is_the_same_answer(carla: User, secret: 
     assert await in_thread(UsageRecord.objects.count) == 3
 
 
+@pytest.mark.stores
+async def test_another_key_of_the_person_reads_nothing_by_an_idempotency_key(carla: User, secret: str, runner: Runner):
+    other = await in_thread(key_of, carla)
+    body = {"model": "scripted", "messages": [user("say:secreto")]}
+    first = await call(secret, "chat/completions", body, Idempotency_Key="1")
+    second = await call(other, "chat/completions", body | {"messages": [user("say:hola")]}, Idempotency_Key="1")
+    assert json.loads(first.content)["choices"][0]["message"]["content"] == "secreto "
+    assert json.loads(second.content)["choices"][0]["message"]["content"] == "hola "
+
+
+@pytest.mark.stores
+async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runner: Runner):
+    for text in ("fail:timeout", "say:secreto"):
+        body = {"model": "scripted", "messages": [user(text)]}
+        assert (await call(secret, "chat/completions", body, Idempotency_Key="1")).status_code == 504
+    assert not list(sync_redis().scan_iter("turn:*:asked"))
+
+
+@pytest.mark.stores
+async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, secret: str, redis: Redis):
+    def open_one() -> None:
+        messages = (Message("user", "say:pregunta-secreta"),)
+        open_completion(carla.pk, Completion(turn_id=new_completion_id(), asked=Asked(messages, NO_OPTIONS)))
+
+    async with running():
+        await answered(secret, "say:respuesta-secreta")
+    await in_thread(open_one)  # nobody waits for it, and no runner is there
+    await in_thread(carla.delete)
+    await _until(
+        lambda: closure.finish_closures() or not re.search("(pregunta|respuesta)-secreta", everything_stored())
+    )
+    assert not await in_thread(Reservation.objects.filter(state="held").exists)
+
+
+@pytest.mark.stores
+async def test_nothing_is_asked_after_it(carla: User, secret: str, runner: Runner):
+    turn = await in_thread(access.find_turn, turn_of(await answered(secret)))
+    assert turn is not None
+    with pytest.raises(TemporaryGone):
+        await aask(carla, conversation_id=turn.conversation_id, turn_id=new_turn_id(turn.conversation_id))
+    assert sync_redis().ttl(f"temporary:{turn.conversation_id}") <= 300
+
+
+@pytest.mark.stores
 async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runner: Runner):
     for stream in (True, False):
         asked = {"model": "scripted", "stream": stream, "messages": [user("say:hola wait:20 say:mundo")]}
@@ -440,6 +595,35 @@ async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runn
         assert (turn.status, turn.answer) == (Turn.Status.STOPPED, "hola ")
 
 
+@pytest.mark.stores
+async def test_whoever_asks_again_after_going_away_gets_all_of_the_answer(secret: str, runner: Runner):
+    """So do the SDKs when they have waited too long, and with the same Idempotency-Key, if they are given one."""
+    asked = {"model": "scripted", "messages": [user("say:hola wait:3 say:mundo")]}
+    first, second = (HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key="one") for _ in "12")
+    first.begin()
+    held = await _until(lambda: Reservation.objects.filter(state="held").first())
+    await _until(lambda: sync_redis().xlen(f"turn:{held.pk}:log") > 1)
+    await first.leave()
+    second.begin()
+    await second.has(b"}")
+    assert (second.status, json.loads(second.body)["choices"][0]["message"]["content"]) == (200, "hola mundo ")
+    assert (await in_thread(UsageRecord.objects.get)).reservation_id == held.pk
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.stores
+async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runner: Runner, stream: bool):
+    body = {"model": "scripted", "messages": [user("say:hola wait:20 say:mundo")]}
+    first = HttpStream(secret, "chat/completions", body | {"stream": True}, root="/v1/", idempotency_key="one")
+    first.begin()
+    await first.has(b"hola")
+    await first.leave()  # something was sent: nobody can go on there
+    again = await call(secret, "chat/completions", body | {"stream": stream}, Idempotency_Key="one")
+    assert (await refused(again))[:2] == (409, "stopped")
+    assert again["x-should-retry"] == "false"
+
+
+@pytest.mark.stores
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
     asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:20 say:mundo")]}
     request = HttpStream(secret, "chat/completions", asked, root="/v1/")
@@ -451,6 +635,7 @@ async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner
     assert (await ask(secret)).status_code == 401
 
 
+@pytest.mark.stores
 async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     secret: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -460,18 +645,18 @@ async def test_a_stream_that_is_slow_to_begin_begins_all_the_same(
     assert (await streamed(secret, "wait:0.5 say:hola"))[-2]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.stores
 async def test_what_redis_has_lost_is_told(secret: str, queue_length: Callable[[], int], redis: Any, settings: Any):
     request = asyncio.create_task(ask(secret))
     held = await _until(lambda: Reservation.objects.filter(state="held").first())
     await _until(queue_length)
     sync_redis().delete(asked_key(held.pk))
-    from tests.chat.conftest import running
-
     async with running():
         assert (await refused(await request))[:2] == (503, "asked_lost")
     assert not await in_thread(UsageRecord.objects.exists)
 
 
+@pytest.mark.stores
 async def test_a_request_that_died_before_its_turn_costs_nothing(
     carla: User, secret: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -488,6 +673,7 @@ async def test_a_request_that_died_before_its_turn_costs_nothing(
     assert (await in_thread(Reservation.objects.get)).state == "released"
 
 
+@pytest.mark.stores
 async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chat.turns.asked.MAX_BYTES", 100)
     assert (await refused(await ask(secret, "say:" + "a" * 200)))[:2] == (429, "rate_limit_exceeded")
@@ -495,6 +681,7 @@ async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypat
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
+@pytest.mark.stores
 async def test_a_plan_limits_what_one_message_has(ana: User, runner: Runner):
     await in_thread(change, Plan, "free", question_characters=20, has_api=True)
     secret = await in_thread(key_of, ana)

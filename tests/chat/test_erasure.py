@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -58,7 +59,20 @@ USER_ID = 7_340_126_598
 """No other number has these digits."""
 EMAIL, NEW_EMAIL, NAME, PASSWORD = "leonor@secreta.example", "nueva@secreta.example", "Leonorcita", "una clave larga"
 ASKED, FILE = "pregunta-delatora", "archivo-delator"
-SECRETS = (EMAIL, NEW_EMAIL, NAME, ASKED, FILE, "carpeta-delatora", "instrucciones-delatoras", "llave-delatora")
+SECRETS = (
+    *(EMAIL, NEW_EMAIL, NAME, ASKED, FILE),
+    *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator"),
+)
+    EMAIL,
+    NEW_EMAIL,
+    NAME,
+    ASKED,
+    FILE,
+    "carpeta-delatora",
+    "instrucciones-delatoras",
+    "llave-delatora",
+    "factor-delator",
+)
 PAID = ("impuesto-delator", "recibo-delator", "queja-delatora", "pagador@secreta.example")
 
 
@@ -99,6 +113,11 @@ def be_dealt_with_by_the_staff(user: User, olga: User, conversation_id: Any) -> 
         LogEntry.objects.create(
             user=by, content_type=users, object_id=str(about.pk), object_repr=about.email, action_flag=CHANGE
         )
+
+
+def have_a_second_factor(user: User) -> None:
+    """After the log-ins, which would ask for it."""
+    Authenticator.objects.create(user=user, type=Authenticator.Type.TOTP, data={"secret": "factor-delator"})
 
 
 def use_pages_and_programs(user: User) -> str:
@@ -168,6 +187,7 @@ async def test_nothing_is_left_of_a_member_who_did_everything(
     await in_thread(keep_in_order, leonor, shared, of_bo)
     await in_thread(be_dealt_with_by_the_staff, leonor, olga, shared.conversation_id)
     await in_thread(pay, leonor)
+    await in_thread(have_a_second_factor, leonor)
     await in_thread(take_along, leonor)
     key = await in_thread(ApiKey.objects.get)
     secrets = (*SECRETS, *PAID, key.digest, key.prefix, leonor.seal, leonor.password, secret)

@@ -22,7 +22,7 @@ from history.models import Conversation, new_id
 from history.progress import Outcome
 from tests.chat.asking import ask
 
-pytestmark = [pytest.mark.stores, pytest.mark.usefixtures("catalog")]
+pytestmark = pytest.mark.usefixtures("catalog")
 
 ADD = "/admin/chat/staffreading/add/"
 REASON = "Pide ayuda con una respuesta cortada."

@@ -55,6 +55,8 @@ OWN = {
     "close the account": "/settings/close/",
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
+    "second factor": "/accounts/2fa/",
+    "devices": "/settings/devices/",
     "log-out": "/accounts/logout/",
     "shortcuts": "/shortcuts/",
     "plan": "/billing/",

@@ -19,8 +19,9 @@ PATIENCE_SECONDS = 30
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-async def send(request: Request) -> Answer:
-    """Have the ASGI application answer, as a server would."""
+async def send(request: Request, *, cut_seconds: float = CUT_SECONDS) -> Answer:
+    """Have the ASGI application answer, as a server would, to a client that goes away from an answer in parts after so
+    long."""
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     half = len(request.body) // 2
     incoming.put_nowait({"type": "http.request", "body": request.body[:half], "more_body": True})
@@ -30,7 +31,7 @@ async def send(request: Request) -> Answer:
     async def take(message: dict[str, Any]) -> None:
         sent.append(message)
         if message["type"] == "http.response.body" and message.get("more_body"):
-            asyncio.get_running_loop().call_later(CUT_SECONDS, incoming.put_nowait, {"type": "http.disconnect"})
+            asyncio.get_running_loop().call_later(cut_seconds, incoming.put_nowait, {"type": "http.disconnect"})
 
     scope = {
         "type": "http",

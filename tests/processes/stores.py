@@ -47,13 +47,21 @@ class TestedSite(Site):
 
 
 @contextmanager
-def run_site(models: list[str], *, webs: int, runners: int, **environment: str) -> Iterator[TestedSite]:
+def run_site(
+    models: list[str], *, webs: int, runners: int, workers: int = 1, **environment: str
+) -> Iterator[TestedSite]:
     """Run a site whose models play what their names say; print its logs if the block fails."""
     environment = fresh_store() | environment
     databases = None if "DATABASE_URL" in environment else migrated_databases()
     with FakeProvider() as provider:
         with TestedSite(
-            provider.url, models, webs=webs, runners=runners, environment=environment, databases=databases
+            provider.url,
+            models,
+            webs=webs,
+            runners=runners,
+            workers=workers,
+            environment=environment,
+            databases=databases,
         ) as site:
             site.provider = provider
             try:

@@ -375,3 +375,90 @@ def test_the_provider_runs_as_a_process() -> None:
             assert connection.getresponse().status == 200
         process.terminate()
         assert process.wait(5) == 0
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    for name in ("now", "weather")
+]
+
+
+def asking_for_a_tool(**fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": '{"city": "Quito"}'}], "tools": TOOLS, **fields}
+
+
+def test_a_tool_is_called_in_parts(provider: FakeProvider) -> None:
+    found = events(stream(provider, "fake-9t-0ms-call2", **asking_for_a_tool()))
+    parts = [part for event in found for part in event["choices"][0]["delta"].get("tool_calls", ())]
+    assert [(part["id"], part["function"]["name"]) for part in parts if "id" in part] == [
+        ("call_fake0", "now"),
+        ("call_fake1", "now"),
+    ]
+    for index in (0, 1):
+        arguments = [part["function"]["arguments"] for part in parts if part["index"] == index]
+        assert len(arguments) > 2
+        assert "".join(arguments) == '{"city": "Quito"}'
+    assert joined(found) == ""
+    assert found[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_the_tool_that_is_asked_for_is_called(provider: FakeProvider) -> None:
+    choice = {"type": "function", "function": {"name": "weather"}}
+    body = json.loads(post(provider, "fake-9t-0ms-call1", **asking_for_a_tool(tool_choice=choice)).body)
+    message = body["choices"][0]["message"]
+    assert message["content"] is None
+    assert [call["function"] for call in message["tool_calls"]] == [
+        {"name": "weather", "arguments": '{"city": "Quito"}'}
+    ]
+    assert (body["choices"][0]["finish_reason"], body["usage"]["completion_tokens"]) == ("tool_calls", 4)
+
+
+def test_a_text_follows_the_result_of_a_tool_or_no_offer_of_one(provider: FakeProvider) -> None:
+    asked = asking_for_a_tool()
+    result = {"role": "tool", "tool_call_id": "call_fake0", "content": "Llueve."}
+    for fields in (
+        {**asked, "messages": [*asked["messages"], result]},
+        {**asked, "tool_choice": "none"},
+        {**asked, "tools": []},
+    ):
+        body = json.loads(post(provider, "fake-2t-0ms-call1", **fields).body)
+        assert (body["choices"][0]["message"]["content"], body["choices"][0]["finish_reason"]) == ("t0 t1 ", "stop")
+
+
+def test_a_tool_is_called_in_anthropic_s_format(provider: FakeProvider) -> None:
+    asked: dict[str, Any] = {
+        "messages": [{"role": "user", "content": '{"city": "Quito"}'}],
+        "tools": [{"name": "now", "input_schema": {}}, {"name": "weather", "input_schema": {}}],
+        "tool_choice": {"type": "tool", "name": "weather"},
+    }
+    found = named_events(ask(provider, "POST", "/v1/messages", body_of("fake-9t-0ms-r1-call1", **asked)).body)
+    starts = [event["content_block"] for event in found if event["type"] == "content_block_start"]
+    assert [(block["type"], block.get("name")) for block in starts] == [("thinking", None), ("tool_use", "weather")]
+    deltas = [event["delta"] for event in found if event["type"] == "content_block_delta"]
+    parts = [delta["partial_json"] for delta in deltas if delta["type"] == "input_json_delta"]
+    assert (len(parts) > 2, "".join(parts)) == (True, '{"city": "Quito"}')
+    assert [event["delta"]["stop_reason"] for event in found if event["type"] == "message_delta"] == ["tool_use"]
+    result = {"type": "tool_result", "tool_use_id": "call_fake0", "content": "Llueve."}
+    asked["messages"].append({"role": "user", "content": [result]})
+    reply = ask(provider, "POST", "/v1/messages", body_of("fake-2t-0ms-call1", **asked))
+    assert b'"stop_reason":"end_turn"' in reply.body
+
+
+def test_a_tool_is_called_in_gemini_s_format(provider: FakeProvider) -> None:
+    asked: dict[str, Any] = {
+        "contents": [{"role": "user", "parts": [{"text": '{"city": "Quito"}'}]}],
+        "tools": [{"functionDeclarations": [{"name": "now"}, {"name": "weather"}]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather"]}},
+    }
+    path = "/v1beta/models/fake-2t-0ms-call1:streamGenerateContent"
+    found = named_events(ask(provider, "POST", path, json.dumps(asked).encode()).body)
+    parts = [part for event in found for part in event["candidates"][0]["content"]["parts"]]
+    assert parts[0]["functionCall"] == {"id": "call_fake0", "name": "weather", "args": {"city": "Quito"}}
+    asked["contents"].append({"role": "user", "parts": [{"functionResponse": {"name": "weather", "response": {}}}]})
+    found = named_events(ask(provider, "POST", path, json.dumps(asked).encode()).body)
+    texts = [part["text"] for event in found for part in event["candidates"][0]["content"]["parts"]]
+    assert "".join(texts) == "t0 t1 "
+
+
+def named_events(raw: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in raw.splitlines() if line.startswith(b"data: ")]

@@ -105,9 +105,9 @@ class Chunks:
             return self._chunk({"reasoning_content": text})
         return self._chunk({"tool_calls": list(_call_chunks(text))})
 
-    def last(self, turn: Turn) -> Iterable[bytes]:
+    def last(self, turn: Turn, *, is_new: bool = True) -> Iterable[bytes]:
         """Yield how the finished turn ended, what it used, and the end of the stream."""
-        if found := error_of_turn(turn):
+        if found := error_of_turn(turn, is_new=is_new):
             yield b"data: " + encode(found[1]) + b"\n\n"
             yield DONE
             return

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.http import HttpResponseBase, JsonResponse
+from django.utils.translation import gettext, gettext_noop
 
 from chat.errors import sentence_for
 from history.models import Turn
@@ -38,7 +39,9 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
-_NOT_AGAIN = frozenset(("insufficient_quota", "spend_limit", "conflict", "authentication", "permission", "given_up"))
+_NOT_AGAIN = frozenset(
+    ("insufficient_quota", "spend_limit", "conflict", "stopped", "authentication", "permission", "given_up")
+)
 """What the same request would be told again: OpenAI's SDKs repeat it unless they are told not to."""
 
 _ENDED: dict[str, int] = {
@@ -59,6 +62,9 @@ _ENDED: dict[str, int] = {
     "no_vision": 400,
 }
 """The status of a turn that failed, by its code; of others it is the provider's fault, a 502."""
+
+STOPPED = gettext_noop("That was asked before, and its answer was stopped. Ask again with another “Idempotency-Key”.")
+"""For who asks again: what there is of it must not pass for all of it."""
 
 OF_ANSWERS = frozenset(("content_filter", "refusal", "tool_call", "empty_answer", "thought_too_long"))
 """Codes of turns that failed which OpenAI answers with: what the model said is what it said."""
@@ -84,18 +90,19 @@ def in_openai_shape(response: HttpResponseBase, body: Mapping[str, Any], *, para
     return _with_retry(answer, error["error"]["code"])
 
 
-def error_of_turn(turn: Turn) -> tuple[int, dict[str, Any]] | None:
-    """Return the status and the body for a turn that ended without an answer; None where what it has is one."""
+def error_of_turn(turn: Turn, *, is_new: bool = True) -> tuple[int, dict[str, Any]] | None:
+    """Return the status and the body for a turn that ended without an answer; None where what it has is one. `is_new`:
+    whether this request began it, rather than one before with the same `Idempotency-Key`."""
     if turn.status == Turn.Status.COMPLETED or turn.error in OF_ANSWERS:
         return None
     if turn.status == Turn.Status.STOPPED:
-        return None
+        return None if is_new else openai_error("stopped", gettext(STOPPED), status=409)
     return openai_error(turn.error, sentence_for(turn.error), status=_ENDED.get(turn.error, 502))
 
 
-def response_to_turn(turn: Turn) -> JsonResponse | None:
+def response_to_turn(turn: Turn, *, is_new: bool = True) -> JsonResponse | None:
     """Return the answer for such a turn, where nothing was answered yet."""
-    found = error_of_turn(turn)
+    found = error_of_turn(turn, is_new=is_new)
     if found is None:
         return None
     status, body = found

@@ -11,12 +11,13 @@ import re
 from base64 import b64decode
 from collections.abc import Sequence
 from io import BytesIO
+from struct import unpack
 from typing import Annotated, Any, Literal, TypeAlias
 
 import imagesize
 import msgspec
 from django.utils.translation import gettext as _
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from chat.attachments.sniffing import HEAD_BYTES, detect_kind
 from chat.errors import BadFile
@@ -28,10 +29,18 @@ from core.errors import DomainError
 MAX_IMAGES = 50
 MAX_IMAGE_BYTES = 8_000_000
 """Of all images of one request; config/bodies.py takes as much in base64."""
+MAX_PARTS = 20_000
+"""Of all messages together, with the tools that they call: a few bytes make one, and each takes its time."""
+MAX_SCHEMA_BYTES = 512 * 1024
+"""Of the schemas of one request together, as JSON. Of larger ones millions of objects could be made, for which the
+interpreter stands still: no thread of the process would go on for many seconds."""
 MAX_DEPTH = 64
 """Of what is inside a tool's or an answer's schema."""
-IMAGE_HEAD_BYTES = 256 * 1024
-"""How much of an image is read to find its size; one that says it later has none that is known."""
+MAX_INTEGER = 2**63 - 1
+"""In a schema: a larger one is none to whatever takes it on, MessagePack first."""
+MAX_IMAGE_READS = 4_000
+"""How often an image is read from to find its size. A JPEG may be cut into segments of four bytes, and each takes its
+time."""
 
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,100};base64,", re.ASCII)
 
@@ -50,31 +59,35 @@ class BadParameter(DomainError):
 # --- As it is sent ---------------------------------------------------------------------------------------------------
 
 
-class _ImageUrl(Struct):
+NOTHING = Raw(b"null")
+"""What is not sent. The rest of what is raw here is read once it is known to be short."""
+
+
+class _ImageUrl(Struct, gc=False):
     url: str
 
 
-class _Text(Struct, tag_field="type", tag="text"):
+class _Text(Struct, tag_field="type", tag="text", gc=False):
     text: str
 
 
-class _Image(Struct, tag_field="type", tag="image_url"):
+class _Image(Struct, tag_field="type", tag="image_url", gc=False):
     image_url: _ImageUrl
 
 
-class _Refusal(Struct, tag_field="type", tag="refusal"):
+class _Refusal(Struct, tag_field="type", tag="refusal", gc=False):
     refusal: str
 
 
 _Part: TypeAlias = _Text | _Image | _Refusal
 
 
-class _CalledFunction(Struct):
+class _CalledFunction(Struct, gc=False):
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     arguments: str = ""
 
 
-class _Call(Struct):
+class _Call(Struct, gc=False):
     id: Annotated[str, Meta(min_length=1, max_length=200)]
     function: _CalledFunction
     type: Literal["function"] = "function"
@@ -89,9 +102,9 @@ class _Message(Struct):
 
 
 class _Function(Struct):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Raw = NOTHING
     strict: bool | None = None
 
 
@@ -112,7 +125,7 @@ class _ToolChoice(Struct):
 class _Schema(Struct):
     name: str = ""
     description: str | None = None
-    schema: dict[str, Any] | None = None
+    schema: Raw = NOTHING
     strict: bool | None = None
 
 
@@ -151,7 +164,7 @@ class CompletionRequest(Struct):
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    functions: list[Any] | None = None
+    functions: Raw = NOTHING
     modalities: list[str] | None = None
 
     @property
@@ -189,20 +202,35 @@ def read_request(body: bytes) -> CompletionRequest:
 def asked_of(request: CompletionRequest) -> Asked:
     """Return the conversation and the options of a request; raises BadParameter, and BadFile for its images."""
     _check_possible(request)
+    _check_counts(request)
     messages = tuple(_message_of(message, f"messages[{at}]") for at, message in enumerate(request.messages))
     if all(message.role == "system" for message in messages):
         raise BadParameter(_("Send at least one message of a user."), parameter="messages")
     images = [file for message in messages for file in message.files]
-    if len(images) > MAX_IMAGES or sum(len(image.data) for image in images) > MAX_IMAGE_BYTES:
-        raise BadParameter(_("Those are too many images, or too large together."), parameter="messages")
+    if sum(len(image.data) for image in images) > MAX_IMAGE_BYTES:
+        raise _too_many_images()
     return Asked(messages, _options_of(request))
+
+
+def _check_counts(request: CompletionRequest) -> None:
+    """Raise BadParameter for too many images, parts and calls of tools, before the first is looked at."""
+    lists = [message.content for message in request.messages if isinstance(message.content, list)]
+    calls = sum(len(message.tool_calls or ()) for message in request.messages)
+    if calls + sum(map(len, lists)) > MAX_PARTS:
+        raise BadParameter(_("Those are too many parts, or calls of tools."), parameter="messages")
+    if sum(isinstance(part, _Image) for parts in lists for part in parts) > MAX_IMAGES:
+        raise _too_many_images()
+
+
+def _too_many_images() -> BadParameter:
+    return BadParameter(_("Those are too many images, or too large together."), parameter="messages")
 
 
 def _check_possible(request: CompletionRequest) -> None:
     refused = {
         "n": request.n not in (None, 1),
         "logprobs": bool(request.logprobs or request.top_logprobs),
-        "functions": bool(request.functions),
+        "functions": bytes(request.functions) not in (b"null", b"[]"),
         "modalities": bool(request.modalities) and request.modalities != ["text"],
     }
     for parameter, is_refused in refused.items():
@@ -212,12 +240,8 @@ def _check_possible(request: CompletionRequest) -> None:
 
 
 def _options_of(request: CompletionRequest) -> AnswerOptions:
-    tools = tuple(
-        Tool(tool.function.name, tool.function.description or "", tool.function.parameters, tool.function.strict)
-        for tool in request.tools or ()
-    )
-    for at, tool in enumerate(tools):
-        _check_depth(tool.parameters, f"tools[{at}].function.parameters")
+    _check_schema_bytes(request)
+    tools = tuple(_tool_of(tool.function, f"tools[{at}].function") for at, tool in enumerate(request.tools or ()))
     stop = request.stop if isinstance(request.stop, list) else [request.stop or ""]
     return AnswerOptions(
         temperature=request.temperature,
@@ -233,16 +257,30 @@ def _options_of(request: CompletionRequest) -> AnswerOptions:
     )
 
 
+def _check_schema_bytes(request: CompletionRequest) -> None:
+    """Raise BadParameter for schemas that are too long together."""
+    sizes = {"tools": sum(len(bytes(tool.function.parameters)) for tool in request.tools or ())}
+    if request.response_format and request.response_format.json_schema:
+        sizes["response_format.json_schema.schema"] = len(bytes(request.response_format.json_schema.schema))
+    if sum(sizes.values()) > MAX_SCHEMA_BYTES:
+        raise BadParameter(_("That is too long."), parameter=max(sizes, key=lambda place: sizes[place]))
+
+
+def _tool_of(function: _Function, place: str) -> Tool:
+    parameters = _schema_of(function.parameters, f"{place}.parameters")
+    return Tool(function.name, function.description or "", parameters, function.strict)
+
+
 def _json_of(wanted: _Format | None) -> JsonSchema | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return JsonSchema()
-    schema = wanted.json_schema
-    if schema is None or schema.schema is None:
+    found = wanted.json_schema
+    schema = _schema_of(found.schema, "response_format.json_schema.schema") if found else None
+    if found is None or schema is None:
         raise BadParameter(_("Say which schema the answer has to follow."), parameter="response_format.json_schema")
-    _check_depth(schema.schema, "response_format.json_schema.schema")
-    return JsonSchema(schema.name, schema.description or "", schema.schema, schema.strict)
+    return JsonSchema(found.name, found.description or "", schema, found.strict)
 
 
 def _tool_choice_of(choice: str | _ToolChoice | None, tools: Sequence[Tool]) -> str:
@@ -303,23 +341,76 @@ def _image_of(url: str, place: str) -> File:
     kind, media_type = detect_kind(data[:HEAD_BYTES], "")
     if kind != "image":
         raise BadFile("file_type", status=400)
-    return File("image", media_type, "", data, *_size_of(data))
+    return File("image", media_type, "", data, *_size_of(data, place))
 
 
-def _size_of(data: bytes) -> tuple[int, int]:
-    """Return width and height in pixels; 0, 0 where they cannot be found in the first part of the file, which bounds
-    the time that a hostile one takes."""
+class _ReadSeldom(BytesIO):
+    """A file that is read from MAX_IMAGE_READS times at most."""
+
+    _reads_left = MAX_IMAGE_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ValueError
+        return super().read(size)
+
+
+def _size_of(data: bytes, place: str) -> tuple[int, int]:
+    """Return width and height in pixels; raises BadParameter where they cannot be found: what an image costs goes by
+    them, and too little would be reserved."""
     try:
-        width, height = imagesize.get(BytesIO(data[:IMAGE_HEAD_BYTES]))
-    except Exception:  # noqa: BLE001  it raises what its parsers do
-        return 0, 0
-    return (width, height) if width > 0 and height > 0 else (0, 0)
+        width, height = imagesize.get(_ReadSeldom(data))
+        if data.startswith(b"GIF"):
+            width, height = map(max, (width, height), _first_frame(data))
+    except Exception as error:  # it raises what its parsers do
+        raise _no_size(place) from error
+    if width <= 0 or height <= 0:
+        raise _no_size(place)
+    return width, height
 
 
-def _check_depth(schema: Any, place: str) -> None:
-    """Raise BadParameter for a schema that is nested too deeply: whoever looks at it may break."""
+def _first_frame(data: bytes) -> tuple[int, int]:
+    """Return where a GIF's first picture ends, to the right and below: whoever opens it takes a screen that it says to
+    be smaller to be as large as that (https://www.w3.org/Graphics/GIF/spec-gif89a.txt). Raises what its parts do that
+    are not there."""
+    file = _ReadSeldom(data)
+    file.seek(10)
+    colours = file.read(1)[0]
+    file.seek(13 + (6 << (colours & 7) if colours & 0x80 else 0))
+    while (block := file.read(1)) == b"!":  # an extension: its label, and parts that say their length
+        file.read(1)
+        while length := file.read(1)[0]:
+            file.seek(length, 1)
+    if block != b",":
+        raise ValueError
+    left, top, width, height = unpack("<4H", file.read(8))
+    return left + width, top + height
+
+
+def _no_size(place: str) -> BadParameter:
+    return BadParameter(_("We cannot find how large this image is. Save it anew, and send that."), parameter=place)
+
+
+def _schema_of(raw: Raw, place: str) -> dict[str, Any] | None:
+    """Return the schema; raises BadParameter for one that whoever takes it on may break of."""
+    try:
+        schema: dict[str, Any] | None = _decode_schema(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadParameter(_("That is not valid JSON."), parameter=place) from error
+    _check_values(schema, place)
+    return schema
+
+
+_decode_schema = msgspec.json.Decoder(dict[str, Any] | None).decode
+
+
+def _check_values(schema: Any, place: str) -> None:
+    """Raise BadParameter for a schema that is nested too deeply, or has a number that is too large."""
     level = [schema]
     for _depth in range(MAX_DEPTH):
+        if any(isinstance(one, int) and abs(one) > MAX_INTEGER for one in level):
+            raise BadParameter(_("A number in it is too large."), parameter=place)
         inner = [one for one in level if isinstance(one, dict | list)]
         level = [value for one in inner for value in (one.values() if isinstance(one, dict) else one)]
         if not level:

@@ -1,20 +1,21 @@
 """The OpenAI-compatible API: `/v1/models` and `/v1/chat/completions`.
 
 What is asked goes through the same turn as a question of a page: it is counted, reserved, answered by a runner, and
-settled. Whoever asks has to wait for the answer: if they go away, it is stopped.
+settled. Whoever asks has to wait for the answer: if they go away, it is stopped. What has an `Idempotency-Key` goes on
+until something of it was sent: an SDK that has waited too long goes away and sends the same again.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import suppress
 from typing import IO, Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.utils import translation
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.decorators import api_view, authentication_classes, parser_classes
@@ -50,6 +51,9 @@ from history.temporary import completion_id_of, new_completion_id
 HOLD_SECONDS = 20.0
 """How long a stream is held back for its first word: what fails before has the status of an error. After that it
 begins, so that nobody in between takes it for dead."""
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header that says that two requests are one."""
 
 BY_PROGRAMS = (KeyAuthentication, TokenAuthentication)
 """No session: another site could make a browser ask in its member's name."""
@@ -101,11 +105,11 @@ def model(request: Request, model_id: str) -> Response:
 @csrf_exempt
 async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """Answer a conversation: with one document, or as server-sent events when `stream` is true."""
-    opening = asyncio.ensure_future(sync_to_async(_open)(request))
+    opening = asyncio.ensure_future(in_thread(_open, request))
     try:
         response: HttpResponseBase = await asyncio.shield(opening)
     except asyncio.CancelledError:  # the client is gone; the thread goes on
-        opening.add_done_callback(_stop_what_opened)
+        opening.add_done_callback(_leave_what_opened)
         raise
     if not isinstance(response, _Opened):
         return response
@@ -120,9 +124,12 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
 class _Opened(HttpResponse):
     """What the request has opened. It is no answer: its view makes one of it."""
 
-    def __init__(self, opened: OpenedCompletion, wanted: CompletionRequest, stream: OpenStream) -> None:
+    def __init__(
+        self, opened: OpenedCompletion, wanted: CompletionRequest, stream: OpenStream, *, may_come_again: bool
+    ) -> None:
         super().__init__()
         self.opened = opened
+        self.may_come_again = may_come_again
         self.wanted = wanted
         self.stream = stream
         self.language = translation.get_language()
@@ -145,7 +152,7 @@ def _open(request: Request) -> HttpResponse:
     )
     with one_more_stream(admission_of(request)) as stream:
         opened = _open_or_await(user_id_of(request), completion)
-        return _Opened(opened, wanted, stream)
+        return _Opened(opened, wanted, stream, may_come_again=IDEMPOTENCY_KEY in request.headers)
 
 
 def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
@@ -158,11 +165,14 @@ def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
 
 
 def _turn_id_of(request: Request) -> UUID:
-    """Return the id of the turn: the same for the same `Idempotency-Key` of a person."""
-    given = request.headers.get("Idempotency-Key", "")
+    """Return the id of the turn: the same for the same `Idempotency-Key` of a person, who came with the same API key:
+    another one of theirs reads nothing of what was asked with this. Nobody else can tell the id, and use it first."""
+    given = request.headers.get(IDEMPOTENCY_KEY, "")
     if not given:
         return new_completion_id()
-    return completion_id_of(hashlib.sha256(f"{user_id_of(request)}\n{given}".encode()).digest())
+    key = key_of(request)
+    parts = f"{user_id_of(request)}\n{key.pk if key else ''}\n{given}"
+    return completion_id_of(salted_hmac("chat.completions", parts, algorithm="sha256").digest())
 
 
 # --- Waiting for the answer ------------------------------------------------------------------------------------------
@@ -181,11 +191,14 @@ async def _answer(given: _Opened) -> HttpResponseBase:
         saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
     except (NotFound, AccessEnded) as error:
         return _refusal(error, given.language)
+    except asyncio.CancelledError:
+        is_over = given.may_come_again
+        raise
     finally:
         if not is_over:
             _stop_soon(turn)
     with translation.override(given.language):
-        response: HttpResponse | None = response_to_turn(saved)
+        response: HttpResponse | None = response_to_turn(saved, is_new=given.opened.is_new)
     if response is None:
         response = HttpResponse(encode(document_of(saved)), content_type="application/json")
     response["X-Cost-Micros"] = str(saved.cost_micros or 0)
@@ -195,7 +208,7 @@ async def _answer(given: _Opened) -> HttpResponseBase:
 async def _stream(given: _Opened) -> HttpResponseBase:
     """Return the answer as server-sent events, once it has begun; or the error, if it fails before."""
     turn = given.opened.turn
-    watcher, is_begun = Watcher(turn.pk, Place()), False
+    watcher, is_begun, is_left = Watcher(turn.pk, Place()), False, False
     try:
         with suppress(TimeoutError):
             async with (
@@ -208,16 +221,19 @@ async def _stream(given: _Opened) -> HttpResponseBase:
         if watcher.is_ended:
             saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
             with translation.override(given.language):
-                failed = response_to_turn(saved)
+                failed = response_to_turn(saved, is_new=given.opened.is_new)
             if failed is not None:
                 return failed
         is_begun = True
     except (NotFound, AccessEnded) as error:
         return _refusal(error, given.language)
+    except asyncio.CancelledError:
+        is_left = given.may_come_again
+        raise
     finally:
         if not is_begun:
             given.stream.close()
-            if not watcher.is_ended:
+            if not watcher.is_ended and not is_left:
                 _stop_soon(turn)
     begun = read_begun(watcher.begun)
     response = StreamingHttpResponse(_Content(given, begun), content_type="text/event-stream")
@@ -258,7 +274,7 @@ async def _events(given: _Opened, model: str) -> AsyncGenerator[bytes]:
             is_over = True
             saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
             with translation.override(given.language):
-                last = b"".join(chunks.last(saved))
+                last = b"".join(chunks.last(saved, is_new=given.opened.is_new))
             yield last
     except (NotFound, AccessEnded) as error:
         with translation.override(given.language):
@@ -285,13 +301,14 @@ def _stop_soon(turn: Turn) -> None:
     _run(stop_turn(turn))
 
 
-def _stop_what_opened(opening: "asyncio.Future[HttpResponse]") -> None:
+def _leave_what_opened(opening: "asyncio.Future[HttpResponse]") -> None:
     if opening.cancelled() or opening.exception() is not None:
         return
     response = opening.result()
     if isinstance(response, _Opened):
         response.stream.close()
-        _stop_soon(response.opened.turn)
+        if not response.may_come_again:
+            _stop_soon(response.opened.turn)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

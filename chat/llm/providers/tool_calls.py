@@ -121,7 +121,7 @@ class StreamedCalls:
         self._last = call
         shown_id = call_id
         if not call_id or call_id in self._by_id:
-            shown_id = new_id()
+            shown_id = new_call_id()
         self._by_id.setdefault(call_id or shown_id, call)
         return ToolCallPart(call.number, shown_id, name, _arguments(arguments))
 
@@ -178,7 +178,7 @@ class StreamedCalls:
         return self._last
 
 
-def new_id() -> str:
+def new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 

@@ -24,7 +24,7 @@ _NOTICE = ("days", "sent_at", "goes_at")
 
 
 @receiver(everything_taken_along)
-def list_parts(user: User, **_signal: Any) -> Iterator[ExportPart]:
+def parts_of_chat(user: User, **_signal: Any) -> Iterator[ExportPart]:
     yield ExportPart(
         name="attachments.json",
         about=_("The files you have attached: what they were called, and where they are here."),
