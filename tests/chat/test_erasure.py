@@ -63,16 +63,6 @@ SECRETS = (
     *(EMAIL, NEW_EMAIL, NAME, ASKED, FILE),
     *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator"),
 )
-    EMAIL,
-    NEW_EMAIL,
-    NAME,
-    ASKED,
-    FILE,
-    "carpeta-delatora",
-    "instrucciones-delatoras",
-    "llave-delatora",
-    "factor-delator",
-)
 PAID = ("impuesto-delator", "recibo-delator", "queja-delatora", "pagador@secreta.example")
 
 
