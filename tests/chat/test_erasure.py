@@ -29,9 +29,9 @@ from billing.entitlements import account_of
 from billing.models import BillingAccount, Payment, Plan, Price, Purchase, Spending, Subscription, UsageRecord
 from billing.seeds import load_prices
 from billing.subscriptions import apply
-from chat import staff_reading
 from chat.attachments.sweeping import repair_attachments
 from chat.models import HistoryNotice
+from chat.shown import staff_reading
 from chat.shown.fragments import description_of
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
