@@ -6,6 +6,7 @@ A row written with the deletion says so until it is done: whatever a process die
 import datetime as dt
 from typing import Any
 
+from allauth.account.internal.stagekit import LOGIN_SESSION_KEY
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import SESSION_KEY
 from django.contrib.contenttypes.models import ContentType
@@ -82,8 +83,14 @@ def _erase_sessions(user_ids: set[int]) -> None:
     ids = set(map(str, user_ids))
     for some in in_portions(keys):
         sessions = {key: data for key, data in cache.get_many(some).items() if isinstance(data, dict)}
-        if theirs := [key for key, data in sessions.items() if str(data.get(SESSION_KEY)) in ids]:
+        if theirs := [key for key, data in sessions.items() if _people_of(data) & ids]:
             cache.delete_many(theirs)
+
+
+def _people_of(session: dict[str, Any]) -> set[str]:
+    """Return the ids of who is logged in, and of who has begun to: a second factor is waited for."""
+    begun = session.get(LOGIN_SESSION_KEY)
+    return {str(session.get(SESSION_KEY)), str(begun.get("user_pk") if isinstance(begun, dict) else None)}
 
 
 def _erase_name_from_log(user_id: int) -> None:
