@@ -16,6 +16,7 @@ from django.db import transaction
 from django.db.models.signals import pre_delete
 from django.dispatch import receiver
 from django.utils import timezone
+from django.utils.http import int_to_base36
 
 from accounts import limits
 from accounts.devices import forget_sessions
@@ -80,17 +81,22 @@ def _erase_sessions(user_ids: set[int]) -> None:
     prefix = cache.make_key(KEY_PREFIX).encode()
     for key in sync_redis().scan_iter(match=prefix + b"*", count=PAGE_SIZE):
         keys.append(KEY_PREFIX + key.removeprefix(prefix).decode())
-    ids = set(map(str, user_ids))
     for some in in_portions(keys):
         sessions = {key: data for key, data in cache.get_many(some).items() if isinstance(data, dict)}
-        if theirs := [key for key, data in sessions.items() if _people_of(data) & ids]:
+        if theirs := [key for key, data in sessions.items() if _is_of(data, user_ids)]:
             cache.delete_many(theirs)
 
 
-def _people_of(session: dict[str, Any]) -> set[str]:
-    """Return the ids of who is logged in, and of who has begun to: a second factor is waited for."""
+def _is_of(session: dict[str, Any], user_ids: set[int]) -> bool:
+    """Return whether one of these people is logged in here, or has begun to."""
+    is_in = str(session.get(SESSION_KEY)) in set(map(str, user_ids))
+    return is_in or _waits(session) in set(map(int_to_base36, user_ids))
+
+
+def _waits(session: dict[str, Any]) -> str | None:
+    """Return who has begun to log in here, whose second factor is waited for, as allauth writes an id."""
     begun = session.get(LOGIN_SESSION_KEY)
-    return {str(session.get(SESSION_KEY)), str(begun.get("user_pk") if isinstance(begun, dict) else None)}
+    return begun.get("user_pk") if isinstance(begun, dict) else None
 
 
 def _erase_name_from_log(user_id: int) -> None:
