@@ -24,7 +24,7 @@ from accounts import events, limits
 from accounts.admission import admission_by_key, find_admitted
 from accounts.limits import Act
 from accounts.models import ApiKey, User
-from accounts.origins import forget_origins, may_come_from
+from accounts.origins import may_come_from
 from accounts.signals import key_revoked
 from core import rows
 from core.errors import Conflict, DomainError, NotFound
@@ -178,7 +178,6 @@ def access_key(user_id: int, key_id: UUID) -> ApiKey:
 def revoke_key(key: ApiKey, *, peer: str) -> None:
     """End a key: no request is let in with it any more, and what is open with it is ended."""
     if rows.update(ApiKey, {"pk": key.pk, "revoked_at__isnull": True}, {"revoked_at": timezone.now()}):
-        forget_origins()
         key_revoked.send(ApiKey, user_id=key.user_id)
         events.record("api_key_revoked", peer=peer, user_id=key.user_id, key_id=str(key.pk))
 

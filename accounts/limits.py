@@ -31,6 +31,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 from django.utils.encoding import punycode
 from django.utils.translation import ngettext
+from rest_framework.request import Request
 
 from accounts import events
 from accounts.http import network_of
@@ -169,6 +170,11 @@ def count_request(
         error.limit = limit
         raise error
     return limit
+
+
+def say_limit(request: Request, limit: Limit | None) -> None:
+    """Have the answer to a request of the API say where somebody stands (config/middleware.py)."""
+    request._request.limit = limit  # type: ignore[attr-defined]
 
 
 def limited_to(requests_per_minute: int) -> Callable[[View], View]:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
 
-from accounts.signals import access_revoked
+from accounts.signals import access_revoked, key_revoked
 
 
 def normalise_email(email: str) -> str:
@@ -146,8 +146,8 @@ class User(AbstractBaseUser, PermissionsMixin):
         with transaction.atomic():
             super().save(*args, **kwargs)
             self.token_families.all().delete()  # void already, by the seal
-            if ends_keys:
-                self.api_keys.filter(revoked_at=None).update(revoked_at=timezone.now())
+            if ends_keys and self.api_keys.filter(revoked_at=None).update(revoked_at=timezone.now()):
+                key_revoked.send(type(self), user_id=self.pk)
             if has_new_password:
                 addresses = self.emailaddress_set  # type: ignore[attr-defined]  # allauth is untyped
                 addresses.filter(verified=False).exclude(email=self.email).delete()
@@ -238,8 +238,8 @@ class ApiKey(models.Model):
     """The most it may use in a calendar month (UTC); null: no limit of its own."""
     requests_per_minute = models.PositiveIntegerField(null=True)
     """Null: no limit of its own; that of its user counts anyway."""
-    origins = models.TextField(blank=True, default="")
-    """Separated by spaces: the pages whose scripts may use it; empty: those that the operator allows."""
+    origins = models.TextField(blank=True, default="", null=True)  # noqa: DJ001  null where a former release made it
+    """Separated by spaces: the pages whose scripts may use it; empty or null: those that the operator allows."""
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     last_used_at = models.DateTimeField(null=True)

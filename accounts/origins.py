@@ -3,10 +3,12 @@ key may have its own."""
 
 from collections.abc import Iterable
 
+from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import ApiKey
+from accounts.signals import key_revoked
 from core.caching import CachedTable
 from core.origins import parse_origin
 
@@ -37,8 +39,9 @@ def may_come_from(key: ApiKey, request: HttpRequest) -> bool:
     return origin == f"{request.scheme}://{request.get_host()}"
 
 
-def forget_origins() -> None:
-    """Have every process read them again: a key was revoked by a statement that no signal tells of."""
+@receiver(key_revoked)
+def forget_origins(**_signal: object) -> None:
+    """Have every process read them again: a key is revoked by a statement that Django's signals do not tell of."""
     _of_keys.changed()
 
 

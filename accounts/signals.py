@@ -11,8 +11,8 @@ Sent where it happens: a receiver waits for the commit.
 """
 
 key_revoked = Signal()
-"""Sent with `user_id` when an API key of theirs is: what is open with it asks again. Nothing else of the person is
-over."""
+"""Sent with `user_id` when an API key of theirs is, or all are: what is open with it asks again, and pages of its
+origins are let in no more. By itself nothing else of the person is over."""
 
 token_made = Signal()
 """Sent with `user` for each access token. A receiver returns what is to be in it for programs to show, by name."""

@@ -149,7 +149,7 @@ def rate_limit(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
 
 def set_limit(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     limit: Limit | None = getattr(request, "limit", None)
-    if limit is not None and "RateLimit-Limit" not in response:
+    if limit is not None:
         response["RateLimit-Limit"] = str(limit.limit)
         response["RateLimit-Remaining"] = str(limit.remaining)
         response["RateLimit-Reset"] = str(math.ceil(limit.reset_seconds))

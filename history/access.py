@@ -96,12 +96,28 @@ def is_hidden(conversation_id: UUID) -> bool:
 
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
-    """Return the owner's turn, also of a temporary conversation; raises NotFound, also where that is in the trash."""
+    """Return the owner's turn, also of a temporary conversation; raises NotFound, also where that is in the trash, and
+    for what a program asked."""
     return access_turn_in_conversation(owner_id, turn_id)[0]
 
 
 def access_turn_in_conversation(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
     """Return the owner's turn and its conversation, as `access_turn` does."""
+    turn, conversation = _access_any_turn(owner_id, turn_id)
+    if turn.is_completion:
+        raise _not_found(turn_id)
+    return turn, conversation
+
+
+def access_completion(owner_id: int, turn_id: UUID) -> Turn:
+    """Return the turn of what a program of the owner's asked; raises NotFound."""
+    turn, _conversation = _access_any_turn(owner_id, turn_id)
+    if not turn.is_completion:
+        raise _not_found(turn_id)
+    return turn
+
+
+def _access_any_turn(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
     turn = find_turn(turn_id)
     if turn is None or turn.owner_id != owner_id:
         raise _not_found(turn_id)

@@ -32,5 +32,5 @@ class RequestThrottle(BaseThrottle):
             limit = error.limit
             raise
         finally:
-            request._request.limit = limit  # type: ignore[attr-defined]
+            limits.say_limit(request, limit)
         return True

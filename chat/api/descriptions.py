@@ -59,7 +59,7 @@ FILE_TYPES = sorted({content_type.partition(";")[0] for content_type in (*CONTEN
 RATE_LIMITS = {
     "RateLimit-Limit": "Questions an hour, where your plan limits them.",
     "RateLimit-Remaining": "How many of them are left.",
-    "RateLimit-Reset": "Seconds until there is one more.",
+    "RateLimit-Reset": "Seconds until all of them are.",
 }
 
 TURN_ID, CONVERSATION_ID = "0193c2a4-1111-7b7e-9a52-6f1d0c9b7a11", "0193c2a4-2222-7b7e-9a52-6f1d0c9b7a22"

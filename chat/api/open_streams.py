@@ -22,14 +22,14 @@ class OpenStream:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self._taken_at = monotonic()
-        self._is_begun = False
+        self.is_begun = False
 
     @property
     def counts(self) -> bool:
-        return self._is_begun or monotonic() - self._taken_at < UNBEGUN_SECONDS
+        return self.is_begun or monotonic() - self._taken_at < UNBEGUN_SECONDS
 
     def __enter__(self) -> Self:
-        self._is_begun = True
+        self.is_begun = True
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -362,7 +362,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         )
 
     def get_origins(self, key: ApiKey) -> list[str]:
-        return key.origins.split()
+        return (key.origins or "").split()
 
     def get_used(self, key: ApiKey) -> float:
         return credits_of(self.context["used_micros"].get(str(key.pk), 0))

@@ -15,7 +15,7 @@ from accounts import limits
 from accounts.admission import admission_of
 from accounts.http import member_of, user_id_of
 from accounts.keys import key_of, open_to_keys
-from accounts.limits import Act, Limit, limited_to
+from accounts.limits import Act, limited_to, say_limit
 from accounts.models import ApiKey, User
 from billing import entitlements
 from chat.api.descriptions import (
@@ -349,11 +349,5 @@ def _ask(request: Request, conversation_id: UUID) -> HttpResponseBase:
             check_may_read(question.key, opened.turn.pk)
         response = event_stream(opened.turn, None, stream) if fields["stream"] else finished_turn(opened.turn, stream)
     if opened.limit is not None:
-        _set_limit_headers(response, opened.limit)
+        say_limit(request, opened.limit)
     return response
-
-
-def _set_limit_headers(response: HttpResponseBase, limit: Limit) -> None:
-    response["RateLimit-Limit"] = str(limit.limit)
-    response["RateLimit-Remaining"] = str(limit.remaining)
-    response["RateLimit-Reset"] = str(round(limit.reset_seconds))

@@ -66,6 +66,30 @@ async def test_a_key_lets_its_sites_in_until_it_is_revoked(carla: User):
     assert ALLOWED not in await preflight("/v1/chat/completions", APP)
 
 
+@pytest.mark.parametrize("change", [{"is_active": False}, {"password": "another-long-word"}])
+async def test_a_key_lets_its_sites_in_until_its_owner_has_no_keys(carla: User, change: dict[str, Any]):
+    def end_keys() -> None:
+        carla.is_active = change.get("is_active", True)
+        if "password" in change:
+            carla.set_password(change["password"])
+        carla.save()
+
+    await in_thread(key_of, carla, APP)
+    assert (await preflight("/v1/chat/completions", APP))[ALLOWED] == APP
+    await in_thread(end_keys)
+    assert ALLOWED not in await preflight("/v1/chat/completions", APP)
+
+
+def test_a_key_that_a_process_of_the_release_before_made_is_for_every_site(carla: User):
+    secret = key_of(carla)
+    ApiKey.objects.update(origins=None)  # it does not know the field
+    assert models(secret, OTHER).status_code == 200
+    client = APIClient()
+    client.force_login(carla)
+    [shown] = client.get("/api/v1/keys").data["results"]
+    assert shown["origins"] == []
+
+
 def test_a_key_of_a_site_is_of_no_other(carla: User, settings: Any):
     settings.CORS_ALLOWED_ORIGINS = [OTHER]
     secret = key_of(carla, APP)

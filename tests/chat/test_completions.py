@@ -22,16 +22,21 @@ from accounts import closure
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing import metering
+from billing.errors import TooManyAtOnce
 from billing.models import PartMonth, Plan, Reservation, UsageRecord
 from chat.api.openai import requests, views
+from chat.api.openai.answers import Chunks
 from chat.api.openai.requests import BadParameter
-from chat.llm.providers.base import NO_OPTIONS, Message
+from chat.llm.providers.base import NO_OPTIONS, Message, ToolCallPart
 from chat.models import LanguageModel
-from chat.turns.asked import Asked, asked_key
+from chat.turns.asked import Asked, asked_key, forget_asked, keep_asked
+from chat.turns.called_tools import MAX_CALLS, read_parts, write_calls
 from chat.turns.completing import Completion, open_completion
 from chat.turns.known_turns import HELD_GRACE
+from chat.turns.log import Entry, EntryKind
 from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
+from chat.turns.watching import hub
 from config.bodies import COMPLETION_BYTES
 from core.redis_clients import sync_redis
 from core.threads import in_thread
@@ -250,6 +255,7 @@ async def test_tools_alone_are_an_answer(secret: str, runner: Runner):
     document = await answered(secret, "call:weather/{}", tools=[TOOL])
     message = document["choices"][0]["message"]
     assert (message["content"], len(message["tool_calls"])) == (None, 1)
+    assert document["usage"]["completion_tokens"] > 0  # it is paid, though nobody counted it
 
 
 async def test_an_image_is_shown_to_a_model_that_sees(secret: str, runner: Runner):
@@ -291,6 +297,38 @@ async def test_the_answer_is_no_longer_than_asked(secret: str, runner: Runner):
         lambda: list(Reservation.objects.order_by("created_at").values_list("amount_micros", flat=True))
     )
     assert held[0] < held[1]
+
+
+async def test_an_answer_is_no_longer_than_the_plan_allows(ana: User, runner: Runner):
+    await in_thread(change, Plan, "free", answer_tokens=50, has_api=True)
+    secret = await in_thread(key_of, ana)
+    await answered(secret)
+    await answered(secret, max_tokens=10_000_000)
+    plain, wanted = await in_thread(lambda: list(Reservation.objects.values_list("amount_micros", flat=True)))
+    assert plain == wanted
+
+
+async def test_recorded_examples_are_for_pages(secret: str):
+    assert (await refused(await ask(secret, model="recorded")))[:2] == (404, "model_not_found")
+
+
+def test_what_is_judged_is_the_last_question_and_what_is_cached_the_beginning():
+    said = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
+    asked = Asked((*said, Message("assistant", "d")), NO_OPTIONS)
+    assert (asked.question, asked.beginning) == ("c", "s\na")
+
+
+def test_what_is_written_again_is_sent_once():
+    chunks = Chunks(Turn(pk=new_completion_id()), "m", wants_usage=False)
+    assert b'"content":"hola"' in chunks.of(Entry(b"", EntryKind.TEXT, 1, 0, "hola"))
+    assert chunks.of(Entry(b"", EntryKind.TEXT, 2, 0, "ho")) == b""
+    assert b'"content":" mundo"' in chunks.of(Entry(b"", EntryKind.TEXT, 2, 0, "hola mundo"))
+
+
+def test_calls_beyond_the_last_that_is_told_apart_are_left_out():
+    parts = [ToolCallPart(at, f"call_{at}", "now") for at in (MAX_CALLS - 1, MAX_CALLS)]
+    assert write_calls(parts) == write_calls(parts[:1])
+    assert [part.index for part in read_parts(write_calls(parts))] == [MAX_CALLS - 1]
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
@@ -551,6 +589,7 @@ async def test_what_is_asked_again_after_it_failed_is_not_kept(secret: str, runn
         body = {"model": "scripted", "messages": [user(text)]}
         assert (await call(secret, "chat/completions", body, Idempotency_Key="1")).status_code == 504
     assert not list(sync_redis().scan_iter("turn:*:asked"))
+    assert not await in_thread(Reservation.objects.filter(state="held").exists)
 
 
 @pytest.mark.stores
@@ -567,6 +606,15 @@ async def test_nothing_of_it_is_left_of_an_account_that_is_closed(carla: User, s
         lambda: closure.finish_closures() or not re.search("(pregunta|respuesta)-secreta", everything_stored())
     )
     assert not await in_thread(Reservation.objects.filter(state="held").exists)
+
+
+async def test_nothing_else_reads_it(carla: User, secret: str, runner: Runner):
+    turn_id = turn_of(await answered(secret))
+    client = AsyncClient()
+    await in_thread(client.force_login, carla)
+    for path in (f"/api/v1/turns/{turn_id}", f"/api/v1/turns/{turn_id}/events"):
+        assert (await client.get(path)).status_code == 404
+        assert (await client.get(path, headers={"Authorization": f"Bearer {secret}"})).status_code == 404
 
 
 @pytest.mark.stores
@@ -593,6 +641,44 @@ async def test_whoever_goes_away_stops_the_answer(carla: User, secret: str, runn
         await _until(lambda: not Reservation.objects.filter(state="held").exists())
         turn = await in_thread(access.find_turn, held.pk)
         assert (turn.status, turn.answer) == (Turn.Status.STOPPED, "hola ")
+
+
+@pytest.mark.parametrize("idempotency_key", ["", "one"])
+async def test_whoever_goes_away_before_the_first_byte_leaves_no_answer_to_pay(
+    secret: str, runner: Runner, idempotency_key: str
+):
+    """Unless they may come again for it."""
+    asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:2 say:mundo")]}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/", idempotency_key=idempotency_key)
+    request.is_stuck = True  # its headers are not even taken
+    request.begin()
+    await request.has()
+    held = await in_thread(Reservation.objects.get)
+    await request.leave()
+    await _until(lambda: not Reservation.objects.filter(state="held").exists())
+    turn = await in_thread(access.find_turn, held.pk)
+    assert (turn.status, turn.answer) == (
+        (Turn.Status.COMPLETED, "hola mundo ") if idempotency_key else (Turn.Status.STOPPED, "hola ")
+    )
+
+
+async def test_whoever_goes_away_while_a_stream_is_held_back_stops_it(secret: str, runner: Runner):
+    asked = {"model": "scripted", "stream": True, "messages": [user("wait:20 say:mundo")]}
+    request = HttpStream(secret, "chat/completions", asked, root="/v1/")
+    request.begin()
+    held = await _until(lambda: Reservation.objects.filter(state="held").first())
+    await _until(partial(sync_redis().exists, f"turn:{held.pk}:lease"))
+    await request.leave()
+    await _until(lambda: not Reservation.objects.filter(state="held").exists())
+    assert (await in_thread(access.find_turn, held.pk)).status == Turn.Status.STOPPED
+
+
+async def test_no_page_hears_that_it_was_opened(carla: User, secret: str, runner: Runner):
+    heard: list[Entry] = []
+    await hub().listen(carla.pk, heard.append)
+    await answered(secret)
+    hub().unlisten(carla.pk, heard.append)
+    assert {entry.kind for entry in heard} <= {EntryKind.END}
 
 
 @pytest.mark.stores
@@ -681,11 +767,25 @@ async def test_programs_of_one_person_ask_so_much_at_once(secret: str, monkeypat
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
+def test_what_the_programs_of_one_person_ask_is_added_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chat.turns.asked.MAX_BYTES", 500)
+    asked, first, second = Asked((Message("user", "a" * 200),), NO_OPTIONS), new_completion_id(), new_completion_id()
+    keep_asked(1, first, asked)
+    keep_asked(1, first, asked)
+    with pytest.raises(TooManyAtOnce):
+        keep_asked(1, second, asked)
+    keep_asked(2, second, asked)
+    forget_asked(first)
+    keep_asked(1, new_completion_id(), asked)
+
+
 @pytest.mark.stores
 async def test_a_plan_limits_what_one_message_has(ana: User, runner: Runner):
     await in_thread(change, Plan, "free", question_characters=20, has_api=True)
     secret = await in_thread(key_of, ana)
     assert (await refused(await ask(secret, "say:" + "a" * 30)))[:2] == (400, "context_length_exceeded")
+    said = [user("hola"), {"role": "assistant", "content": "a" * 30}, user("say:hola")]
+    assert await answered(secret, messages=said)  # what a model said is no question
 
 
 async def _until(found: Callable[[], Any]) -> Any:

@@ -562,3 +562,13 @@ def test_all_texts_of_a_message_and_of_the_options_are_counted():
     assert json.loads(weather)["parameters"] == WEATHER.parameters
     assert (json.loads(now)["name"], json.loads(person)["schema"]) == ("now", SCHEMA)
     assert AnswerOptions().texts == ()
+
+
+def test_properties_alone_make_an_object():
+    assert closed_schema({"properties": {"a": {"type": "string"}}})["additionalProperties"] is False
+
+
+def test_a_result_is_of_the_last_calls():
+    """Some servers count from zero in each answer, and a call may have stayed without its result."""
+    *_first, last, found = with_acceptable_ids((calls("0"), calls("0"), result("0")))
+    assert found.tool_call_id == last.tool_calls[0].id

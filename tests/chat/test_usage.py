@@ -209,3 +209,11 @@ def test_no_report_is_nothing_to_doubt(caplog: pytest.LogCaptureFixture):
     for finish in (None, Finish("stop", None)):
         assert believed_usage(finish, model=model, messages=ASKED, max_output=CAP, shown=("",)) is None
     assert not caplog.records
+
+
+def test_calls_of_tools_may_be_written_anew_with_more_blanks():
+    model = LanguageModel(key="m", provider="openai", context_window=WINDOW)
+    messages = (Message("assistant", "", tool_calls=(ToolCall("c", "now", "x" * 3_000),)),)
+    fields: Any = {"model": model, "messages": messages, "max_output": CAP, "shown": ("a", "")}
+    assert doubt_about(Finish("stop", TokenUsage(6_000, 1)), **fields) == ""
+    assert doubt_about(Finish("stop", TokenUsage(7_500, 1)), **fields) == "input_above_prompt"

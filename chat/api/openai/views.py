@@ -26,6 +26,7 @@ from rest_framework.response import Response
 from accounts.admission import admission_of
 from accounts.http import user_id_of
 from accounts.keys import KeyAuthentication, key_of, open_to_keys
+from accounts.limits import say_limit
 from accounts.models import ApiKey
 from accounts.tokens import TokenAuthentication
 from billing import entitlements
@@ -113,12 +114,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
         raise
     if not isinstance(response, _Opened):
         return response
-    answered = await (_stream(response) if response.wanted.stream else _answer(response))
-    if (limit := response.opened.limit) is not None:
-        answered["RateLimit-Limit"] = str(limit.limit)
-        answered["RateLimit-Remaining"] = str(limit.remaining)
-        answered["RateLimit-Reset"] = str(round(limit.reset_seconds))
-    return answered
+    return await (_stream(response) if response.wanted.stream else _answer(response))
 
 
 class _Opened(HttpResponse):
@@ -152,6 +148,8 @@ def _open(request: Request) -> HttpResponse:
     )
     with one_more_stream(admission_of(request)) as stream:
         opened = _open_or_await(user_id_of(request), completion)
+        if opened.limit is not None:
+            say_limit(request, opened.limit)
         return _Opened(opened, wanted, stream, may_come_again=IDEMPOTENCY_KEY in request.headers)
 
 
@@ -188,7 +186,7 @@ async def _answer(given: _Opened) -> HttpResponseBase:
                 async for _entries in batches:
                     pass
         is_over = True
-        saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+        saved = await in_thread(access.access_completion, turn.owner_id, turn.pk)
     except (NotFound, AccessEnded) as error:
         return _refusal(error, given.language)
     except asyncio.CancelledError:
@@ -219,7 +217,7 @@ async def _stream(given: _Opened) -> HttpResponseBase:
                     if any(entry.kind in GROWING or entry.kind == EntryKind.END for entry in entries):
                         break
         if watcher.is_ended:
-            saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+            saved = await in_thread(access.access_completion, turn.owner_id, turn.pk)
             with translation.override(given.language):
                 failed = response_to_turn(saved, is_new=given.opened.is_new)
             if failed is not None:
@@ -247,15 +245,14 @@ class _Content:
     def __init__(self, given: _Opened, begun: Begun) -> None:
         self._given = given
         self._model = begun.model
-        self._is_begun = False
 
-    def __aiter__(self) -> AsyncGenerator[bytes]:
-        self._is_begun = True
+    def __aiter__(self) -> AsyncGenerator[bytes]:  # Django calls it as the response is made, long before it is sent
         return _events(self._given, self._model)
 
     def close(self) -> None:
-        self._given.stream.close()
-        if not self._is_begun:
+        stream = self._given.stream
+        stream.close()
+        if not stream.is_begun and not self._given.may_come_again:
             async_to_sync(stop_turn)(self._given.opened.turn)
 
 
@@ -272,7 +269,7 @@ async def _events(given: _Opened, model: str) -> AsyncGenerator[bytes]:
                     elif parts := b"".join(chunks.of(entry) for entry in entries):
                         yield parts
             is_over = True
-            saved = await in_thread(access.access_turn, turn.owner_id, turn.pk)
+            saved = await in_thread(access.access_completion, turn.owner_id, turn.pk)
             with translation.override(given.language):
                 last = b"".join(chunks.last(saved, is_new=given.opened.is_new))
             yield last
