@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
@@ -202,12 +203,13 @@ class TokenFamily(models.Model):
     refresh_jti = models.CharField(max_length=32)
     """The id of the one refresh token that works."""
     expires_at = models.DateTimeField()
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     used_at = models.DateTimeField(null=True)
     """When the refresh token was last used."""
-    peer = models.CharField(max_length=64, blank=True)
-    agent = models.CharField(max_length=200, blank=True)
-    """From where they logged in, and what the program called itself."""
+    peer = models.CharField(max_length=64, blank=True, db_default="")
+    agent = models.CharField(max_length=200, blank=True, db_default="")
+    """From where they logged in, and what the program called itself. The database has defaults: a process of the
+    release before, which is still there after `prepare`, knows none of this."""
 
     def __str__(self) -> str:
         return str(self.pk)

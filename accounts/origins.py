@@ -47,7 +47,7 @@ def forget_origins(**_signal: object) -> None:
 
 def _load() -> frozenset[str]:
     rows = ApiKey.objects.filter(revoked_at=None, origins__gt="").values_list("origins", flat=True)
-    return frozenset(origin for origins in rows for origin in origins.split())
+    return frozenset(origin for origins in rows for origin in (origins or "").split())
 
 
 _of_keys = CachedTable("key_origins", _load, ApiKey)
