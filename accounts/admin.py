@@ -75,12 +75,12 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     list_display = ("email", "name", "locale", "is_active", "is_staff", "created_at", "last_login")
     list_filter = ("is_active", "is_staff", "locale")
     search_fields = ("email", "name")
-    readonly_fields = ("confirmed", "second_factor", "created_at", "last_login")
+    readonly_fields = ("confirmed", "second_factor", "created_at", "last_login", "closes_at")
     fieldsets = (
         (None, {"fields": ("email", "confirmed", "password", "second_factor")}),
         (_("Profile"), {"fields": ("name", "locale", "time_zone", "theme", "keep_history_days")}),
         (_("Access"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        (_("Dates"), {"fields": ("created_at", "last_login")}),
+        (_("Dates"), {"fields": ("created_at", "last_login", "closes_at")}),
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
 

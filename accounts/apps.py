@@ -7,4 +7,4 @@ class AccountsConfig(AppConfig):
     verbose_name = _("People")
 
     def ready(self) -> None:
-        from accounts import closure, receivers  # noqa: F401  connects them; models are not there before
+        from accounts import closure, receivers, taking_along  # noqa: F401  connects them; models are not there before

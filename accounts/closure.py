@@ -6,6 +6,7 @@ A row written with the deletion says so until it is done: whatever a process die
 import datetime as dt
 from typing import Any
 
+from allauth.account.internal.stagekit import LOGIN_SESSION_KEY
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import SESSION_KEY
 from django.contrib.contenttypes.models import ContentType
@@ -15,6 +16,7 @@ from django.db import transaction
 from django.db.models.signals import pre_delete
 from django.dispatch import receiver
 from django.utils import timezone
+from django.utils.http import int_to_base36
 
 from accounts import limits
 from accounts.devices import forget_sessions
@@ -47,7 +49,9 @@ def finish_closures() -> None:
                     over.append(closure)
         if over:  # what latecomers have opened meanwhile is ended once more, in one pass for all
             _end_access({closure.user_id for closure in over})
-            Closure.objects.filter(pk__in=[closure.pk for closure in over]).delete()
+            # Whoever is told of that may note that it was: that goes last.
+            done = [closure.pk for closure in over if _erase_all(closure.user_id)]
+            Closure.objects.filter(pk__in=done).delete()
 
 
 def _close(closure: Closure) -> None:
@@ -64,6 +68,7 @@ def _end_access(user_ids: set[int]) -> None:
 def _erase_all(user_id: int, *, patience_seconds: float = 0) -> bool:
     """Erase what is left of the user; return whether nothing is. If not, it must be called again."""
     _erase_name_from_log(user_id)
+    limits.forget_member(user_id)
     answers = account_closed.send_robust(Closure, user_id=user_id, patience_seconds=patience_seconds)
     return all(answer is True for _receiver, answer in answers)
 
@@ -76,11 +81,22 @@ def _erase_sessions(user_ids: set[int]) -> None:
     prefix = cache.make_key(KEY_PREFIX).encode()
     for key in sync_redis().scan_iter(match=prefix + b"*", count=PAGE_SIZE):
         keys.append(KEY_PREFIX + key.removeprefix(prefix).decode())
-    ids = set(map(str, user_ids))
     for some in in_portions(keys):
         sessions = {key: data for key, data in cache.get_many(some).items() if isinstance(data, dict)}
-        if theirs := [key for key, data in sessions.items() if str(data.get(SESSION_KEY)) in ids]:
+        if theirs := [key for key, data in sessions.items() if _is_of(data, user_ids)]:
             cache.delete_many(theirs)
+
+
+def _is_of(session: dict[str, Any], user_ids: set[int]) -> bool:
+    """Return whether one of these people is logged in here, or has begun to."""
+    is_in = str(session.get(SESSION_KEY)) in set(map(str, user_ids))
+    return is_in or _waits(session) in set(map(int_to_base36, user_ids))
+
+
+def _waits(session: dict[str, Any]) -> str | None:
+    """Return who has begun to log in here, whose second factor is waited for, as allauth writes an id."""
+    begun = session.get(LOGIN_SESSION_KEY)
+    return begun.get("user_pk") if isinstance(begun, dict) else None
 
 
 def _erase_name_from_log(user_id: int) -> None:

@@ -296,6 +296,23 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at 
         return user
 
 
+class CloseAccountForm(forms.Form):
+    """Closes the account of whoever writes its address: nobody does that by mistake."""
+
+    email = forms.CharField(label=_("Your e-mail address, to confirm it"), max_length=254)
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.user = user
+        self.fields["email"].widget.attrs["autocomplete"] = "off"
+
+    def clean_email(self) -> str:
+        email: str = normalise_email(self.cleaned_data["email"])
+        if email != self.user.email:
+            raise forms.ValidationError(_("That is not the address of this account."))
+        return email
+
+
 class KeepHistoryForm(forms.ModelForm):  # type: ignore[type-arg]  # not generic at run time
     keep_history_days = forms.TypedChoiceField(
         label=_("Keep conversations"),

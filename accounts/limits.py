@@ -189,7 +189,7 @@ def limited_to(requests_per_minute: int) -> Callable[[View], View]:
 
 def count_of_member(act: Act, user_id: int) -> None:
     """Count what a member does who is logged in. Raises RateLimited, and counts nothing then."""
-    key = f"limit:{act}:user:{user_id}"
+    key = _member_key(act, user_id)
     per_hour = PER_HOUR.get(act, MEMBER_ACTS_PER_HOUR)
     if wait_ms := _COUNT(sync_redis(), network=key, limit=per_hour, window_seconds=HOUR_SECONDS):
         raise _refusal(act, math.ceil(wait_ms / 1000))
@@ -224,8 +224,14 @@ def forget_attempts(act: Act, account: str) -> None:
 
 
 def forget_account(account: str) -> None:
-    """Drop what is kept of an account that was deleted. Raises RedisError."""
+    """Drop what is kept of an account that was deleted, by its address. Raises RedisError."""
     sync_redis().unlink(_known_key(account), *(_account_key(act, account) for act in Act))
+
+
+def forget_member(user_id: int) -> None:
+    """Drop what is counted of a member who was deleted. What is counted by the minute is gone within it. Raises
+    RedisError."""
+    sync_redis().unlink(f"limit:api:user:{user_id}", *(_member_key(act, user_id) for act in Act))
 
 
 def _limit_of_network(act: Act) -> tuple[int, int]:
@@ -244,6 +250,10 @@ def _account_key(act: Act, account: str, network: str = "") -> str:
     if act is not Act.LOG_IN:
         name = _mailbox_of(name)
     return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
+
+
+def _member_key(act: Act, user_id: int) -> str:
+    return f"limit:{act}:user:{user_id}"
 
 
 def _mailbox_of(email: str) -> str:

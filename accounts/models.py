@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
@@ -97,6 +98,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     has_closed_key_card = models.BooleanField(default=False, editable=False)
     """Whether the person has closed, for good, the card that says how to add a provider's key."""
 
+    closes_at = models.DateTimeField(_("is closed at"), null=True, editable=False)
+    """From then on the account is deleted; until then its owner can keep it, and nothing else (accounts/leaving.py)."""
+    farewell_due_at = models.DateTimeField(null=True, editable=False)
+    """Since when a mail is due that says so, or that it is kept."""
+
     seal = models.CharField(max_length=16, default=new_seal, editable=False)
     """What every session, token and ticket of the person carries: with a new one, all that there were are void."""
 
@@ -113,6 +119,10 @@ class User(AbstractBaseUser, PermissionsMixin):
         verbose_name = _("user")
         verbose_name_plural = _("users")
         permissions = (("suspend_user", "Can suspend user and let them back"),)
+        indexes = (
+            models.Index(fields=["closes_at"], condition=Q(closes_at__isnull=False), name="users_leaving"),
+            models.Index(fields=["farewell_due_at"], condition=Q(farewell_due_at__isnull=False), name="farewells_due"),
+        )
 
     def __str__(self) -> str:
         return self.email
@@ -158,10 +168,10 @@ class User(AbstractBaseUser, PermissionsMixin):
         super().set_unusable_password()
         self._ends_access = self._ends_keys = True
 
-    def end_access(self) -> None:
-        """Log the person out everywhere: no session, token, socket or stream of theirs lives on. API keys do: they are
-        no log-ins, and their page revokes each."""
-        self._ends_access = True
+    def end_access(self, *, with_keys: bool = False) -> None:
+        """Log the person out everywhere: no session, token, socket or stream of theirs lives on. API keys do, unless it
+        is `with_keys`: they are no log-ins, and their page revokes each."""
+        self._ends_access, self._ends_keys = True, with_keys
         self.save(update_fields=["seal"])
 
     def get_session_auth_hash(self) -> str:
@@ -193,12 +203,13 @@ class TokenFamily(models.Model):
     refresh_jti = models.CharField(max_length=32)
     """The id of the one refresh token that works."""
     expires_at = models.DateTimeField()
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     used_at = models.DateTimeField(null=True)
     """When the refresh token was last used."""
-    peer = models.CharField(max_length=64, blank=True)
-    agent = models.CharField(max_length=200, blank=True)
-    """From where they logged in, and what the program called itself."""
+    peer = models.CharField(max_length=64, blank=True, db_default="")
+    agent = models.CharField(max_length=200, blank=True, db_default="")
+    """From where they logged in, and what the program called itself. The database has defaults: a process of the
+    release before, which is still there after `prepare`, knows none of this."""
 
     def __str__(self) -> str:
         return str(self.pk)

@@ -17,6 +17,14 @@ origins are let in no more. By itself nothing else of the person is over."""
 token_made = Signal()
 """Sent with `user` for each access token. A receiver returns what is to be in it for programs to show, by name."""
 
+account_leaving = Signal()
+"""Sent with `user_id` when somebody has asked for their account to be closed, in the transaction of that; and again
+with every sweep until it is closed: what would go on without them is stopped. A receiver must be ready for that."""
+
+everything_taken_along = Signal()
+"""Sent with `user` when an export of everything is made, in their language and time zone. A receiver returns what it
+has of them, as an iterable of export_parts.ExportPart; it may be asked again."""
+
 account_closed = Signal()
 """Sent with `user_id` and `patience_seconds` after a user was deleted: what is theirs is erased, but for sums without a
 name.

@@ -28,6 +28,8 @@ urlpatterns = [
     path("settings/devices/sessions/<str:session_id>/end/", views.end_session, name="end_session"),
     path("settings/devices/programs/<uuid:family_id>/end/", views.end_program, name="end_program"),
     path("settings/log-out-everywhere/", views.log_out_everywhere, name="log_out_everywhere"),
+    path("settings/close/", views.close_account, name="close_account"),
+    path("settings/close/keep/", views.keep, name="keep_account"),
     path("language/", views.set_language, name="set_language"),
     path("theme/", views.set_theme, name="set_theme"),
 ]

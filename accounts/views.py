@@ -1,6 +1,8 @@
 """The settings page and that of the devices, the pages of the second factor and of the address where they are not
-allauth's alone, links that confirm an address, and the switches of language and theme, which visitors have too."""
+allauth's alone, links that confirm an address, how an account is closed, and the switches of language and theme, which
+visitors have too."""
 
+import datetime as dt
 from uuid import UUID
 
 from allauth.account import views as allauth_views
@@ -18,19 +20,22 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.template.response import TemplateResponse
-from django.utils import translation
+from django.utils import timezone, translation
+from django.utils.formats import date_format
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import devices, limits, second_factor
 from accounts.context import THEME_COOKIE
-from accounts.forms import AddPasskeyForm, ProfileForm
+from accounts.forms import AddPasskeyForm, CloseAccountForm, ProfileForm
 from accounts.http import member_of, peer_of
+from accounts.leaving import begin_leaving, keep_account
 from accounts.limits import Act
 from accounts.log_in_stages import forget_void_log_in
 from accounts.middleware import use_locale_of
 from accounts.models import User, normalise_email
+from core.errors import DomainError
 
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -165,6 +170,46 @@ def log_out_everywhere(request: HttpRequest) -> HttpResponse:
     logout(request)
     messages.success(request, _("You are logged out everywhere."))
     return redirect("account_login")
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@reauthentication_required(allow_get=True)  # type: ignore[untyped-decorator]  # allauth's
+def close_account(request: HttpRequest) -> HttpResponse:
+    """Say what happens when the account is closed, and close it. While it is being closed, the one page there is."""
+    member = member_of(request)
+    if member.closes_at is not None:
+        return render(request, "accounts/closing.html")
+    form = CloseAccountForm(request.POST if request.method == "POST" else None, user=member)
+    status = 422
+    if form.is_valid():
+        try:
+            closes_at = begin_leaving(member, peer=peer_of(request))
+        except DomainError as error:
+            form.add_error(None, str(error.message))
+            status = error.status
+        else:
+            logout(request)
+            messages.success(request, _closing_sentence(closes_at))
+            return redirect("account_login")
+    context = {"form": form, "days": settings.ACCOUNT_CLOSE_DAYS}
+    return render(request, "accounts/close.html", context, status=status if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def keep(request: HttpRequest) -> HttpResponse:
+    """Keep the account that was to be closed."""
+    keep_account(member_of(request), peer=peer_of(request))
+    messages.success(request, _("You keep your account. API keys and subscriptions that ended are not taken up again."))
+    return redirect("profile")
+
+
+def _closing_sentence(closes_at: dt.datetime) -> str:
+    day = date_format(timezone.localtime(closes_at), "DATETIME_FORMAT")
+    return _("Your account will be closed on %(day)s, and a mail says so. Until then you can log in and keep it.") % {
+        "day": day
+    }
 
 
 @require_POST

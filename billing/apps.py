@@ -7,4 +7,4 @@ class BillingConfig(AppConfig):
     verbose_name = _("Billing")
 
     def ready(self) -> None:
-        from billing import checks, receivers  # noqa: F401  registers and connects them; models are not there before
+        from billing import checks, receivers, taking_along  # noqa: F401  registers and connects them; models are not there before

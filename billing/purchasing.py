@@ -289,6 +289,17 @@ def return_from_checkout(user: User, key: str) -> Purchase:
     return purchase
 
 
+def stop_renewals(account: BillingAccount) -> None:
+    """Write down that nothing renews for somebody who is about to go: what is paid goes on to its end, what waits for
+    its payment or is overdue ends, and open checkouts do. To do it twice is to do it once."""
+    with transaction.atomic():
+        account = lock_account(account.pk)
+        found = [one for one in list_live(account) if one.renews or one.status == Subscription.Status.PAUSED]
+        for subscription in found or [one for one in [find_waiting(account)] if one is not None]:
+            _add_task_about(account, subscription, _how_to_cancel(subscription))
+        _close_checkouts(account)
+
+
 def close_account(user_id: int, account: BillingAccount) -> None:
     """Write down that everything of somebody who goes away ends at the gateways, and that they forget them. Their
     payments stay, without what names a person."""
@@ -298,14 +309,20 @@ def close_account(user_id: int, account: BillingAccount) -> None:
             if subscription.kind == Subscription.Kind.SUBSCRIPTION:
                 act, key = GatewayTask.Act.CANCEL_NOW, f"closed:{subscription.pk}"
                 add_task(account, subscription.gateway, act, subscription.reference, key=key)
-        for purchase in account.purchases.filter(closed_at=None).exclude(reference_id="").select_related("price"):
-            _add_expiry(account, purchase)
+        _close_checkouts(account)
         # Also a gateway where a checkout was begun and never paid, of which no row is left: it has the address.
         for gateway in {*list_gateways(), *account.subscriptions.values_list("gateway", flat=True)}:
             key = f"forget:{account.pk}:{user_id}:{gateway}"
             add_task(account, gateway, GatewayTask.Act.FORGET_CUSTOMER, key=key)
         account.purchases.update(payer_email="", url="", closed_at=timezone.now())
         Payment.objects.filter(subscription__account=account).update(**dict.fromkeys(Payment.PERSONAL, ""))
+
+
+def _close_checkouts(account: BillingAccount) -> None:
+    """Write down that what was begun at a gateway can be paid no more. One that is being begun is found when it is."""
+    for purchase in account.purchases.filter(closed_at=None).exclude(reference_id="").select_related("price"):
+        _add_expiry(account, purchase)
+        Purchase.objects.filter(pk=purchase.pk).update(closed_at=timezone.now())
 
 
 def _get_for_sale(price_id: int, kind: Kind) -> Price:

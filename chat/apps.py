@@ -8,3 +8,4 @@ class ChatConfig(AppConfig):
 
     def ready(self) -> None:
         from chat import receivers  # noqa: F401  connects them; models are not there before
+        from chat.shown import taking_along  # noqa: F401  the same

@@ -21,6 +21,7 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "sweep-leaving": {"task": "accounts.tasks.sweep_leaving", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
     "sweep-history": {"task": "chat.tasks.sweep_history", "schedule": 60.0, "options": {"expires": 55}},
     "sweep-shares": {"task": "history.tasks.sweep_shares", "schedule": 60.0, "options": {"expires": 50}},

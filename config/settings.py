@@ -84,7 +84,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "accounts.middleware.MemberLocaleMiddleware",
+    "accounts.middleware.MemberMiddleware",
     "accounts.middleware.DevicesMiddleware",
     "accounts.middleware.RefusedFormMiddleware",
     "config.middleware.RefusalMiddleware",
@@ -322,6 +322,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "accounts.passwords.CommonPasswordValidator"},
     {"NAME": "accounts.passwords.OwnNamePasswordValidator"},
 ]
+ACCOUNT_CLOSE_DAYS = env.int("ACCOUNT_CLOSE_DAYS", default=14)  # whoever closes their account can keep it for so long
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
 ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
@@ -512,7 +513,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "accounts.keys.KeyAuthentication",
         "accounts.tokens.TokenAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "accounts.leaving.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.IsAuthenticated",

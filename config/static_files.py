@@ -49,6 +49,7 @@ class SwaggerUiFinder(BaseFinder):
         self.folder = Path(package.origin).parent / "static" / "drf_spectacular_sidecar" / "swagger-ui-dist"
         self.storage = FileSystemStorage(self.folder)
         self.storage.prefix = self.prefix  # type: ignore[attr-defined]  # what `collectstatic` puts before their names
+        self.storages = {self.prefix: self.storage}  # as other finders have, and servestatic asks with DEBUG
 
     def check(self, **_options: Any) -> list[Any]:
         return []

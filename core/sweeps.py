@@ -50,6 +50,17 @@ def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:
         yield page
 
 
+def iterate_by_key(found: "QuerySet[M, Any]") -> Iterator[M]:
+    """Yield all rows by their keys, PAGE_SIZE in memory at a time."""
+    ordered, after = found.order_by("pk"), Q()
+    while True:
+        page = list(ordered.filter(after)[:PAGE_SIZE])
+        yield from page
+        if len(page) < PAGE_SIZE:
+            return
+        after = Q(pk__gt=page[-1].pk)
+
+
 def while_time(items: Iterable[T], seconds: float) -> Iterator[T]:
     """Yield the items until so much time has passed: what is left is the next round's, and others get their turn."""
     ends_at = time.monotonic() + seconds

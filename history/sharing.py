@@ -165,7 +165,7 @@ def is_shown(share: SharedPage) -> bool:
         and share.taken_down_at is None
         and not is_expired(share)
         and is_conversation_there(share, in_trash=False)
-        and User.objects.filter(pk=share.owner_id, is_active=True).exists()
+        and User.objects.filter(pk=share.owner_id, is_active=True, closes_at=None).exists()
     )
 
 

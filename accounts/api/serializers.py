@@ -1,5 +1,6 @@
 """The serializers of the account API."""
 
+import datetime as dt
 import zoneinfo
 from typing import Any, TypedDict
 
@@ -31,6 +32,12 @@ class MailedBody(TypedDict):
     detail: str
 
 
+class ClosingBody(TypedDict):
+    """Until when the account can be kept."""
+
+    closes_at: dt.datetime
+
+
 class MeSerializer(serializers.ModelSerializer[User]):
     """Your account. `keep_history_days` is for how long conversations are kept after their last use; null is for
     ever."""
@@ -56,6 +63,10 @@ class LogInSerializer(serializers.Serializer[dict[str, str]]):
     email = serializers.CharField()
     password = serializers.CharField(trim_whitespace=False)
     code = serializers.CharField(required=False, max_length=20, default="", allow_blank=True)
+
+
+class CloseSerializer(serializers.Serializer[dict[str, str]]):
+    password = serializers.CharField(trim_whitespace=False)
 
 
 class RegisterSerializer(serializers.ModelSerializer[User]):

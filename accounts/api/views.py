@@ -2,7 +2,7 @@
 
 from django.conf import settings
 from django.utils.translation import gettext as _
-from rest_framework import permissions, status
+from rest_framework import permissions, serializers, status
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
@@ -11,6 +11,8 @@ from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 
 from accounts import events, limits
 from accounts.api.serializers import (
+    CloseSerializer,
+    ClosingBody,
     LogInSerializer,
     MailedBody,
     MeSerializer,
@@ -23,6 +25,7 @@ from accounts.devices import agent_of, tell_of_new_device
 from accounts.encryption import CannotDecrypt
 from accounts.http import peer_of
 from accounts.joining import DisposableAddress, InvitationNeeded, SignUpClosed, check_may_join
+from accounts.leaving import LastSuperuser, begin_leaving, check_not_leaving
 from accounts.limits import Act
 from accounts.log_in import MISMATCH, find_by_password
 from accounts.models import User
@@ -106,6 +109,7 @@ def login(request: Request) -> Response:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
     if has_second_factor(user.pk):
         _check_code(user, given["code"], peer_of(request))
+    check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
     if not is_known:
         tell_of_new_device(request._request, user)
@@ -168,13 +172,30 @@ def logout_everywhere(request: Request) -> Response:
     "Accounts",
     GET=Operation("getMe", "Your account.", answers={200: MeSerializer}),
     PATCH=Operation("changeMe", "Change your account.", takes=MeSerializer, answers={200: MeSerializer}),
+    DELETE=Operation(
+        "closeAccount",
+        "Close your account.",
+        takes=CloseSerializer,
+        answers={202: ClosingBody},
+        refuses=(LastSuperuser,),
+    ),
 )
-@api_view(["GET", "PATCH"])
+@api_view(["GET", "PATCH", "DELETE"])
 @permission_classes([permissions.IsAuthenticated])
 def me(request: Request) -> Response:
-    """Your account; PATCH changes `name`, `locale`, `time_zone`, `theme` and `keep_history_days`."""
+    """Your account; PATCH changes `name`, `locale`, `time_zone`, `theme` and `keep_history_days`.
+
+    DELETE closes it, with your `password`: 202 with `closes_at`, until when it can be kept on the pages of the site.
+    """
     user = request.user
     assert isinstance(user, User)
+    if request.method == "DELETE":
+        asked = CloseSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        if find_by_password(request._request, user.email, asked.validated_data["password"]) != user:
+            raise serializers.ValidationError({"password": [_("That is not your password.")]})
+        closes_at = begin_leaving(user, peer=peer_of(request))
+        return Response({"closes_at": closes_at}, status=status.HTTP_202_ACCEPTED)
     if request.method == "PATCH":
         serializer = MeSerializer(user, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)

@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="apikey",
             name="origins",
-            field=models.TextField(blank=True, default=""),
+            field=models.TextField(blank=True, default="", null=True),
         ),
         migrations.AddField(
             model_name="apikey",

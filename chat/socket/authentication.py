@@ -85,6 +85,6 @@ def _find_session_user(cookies: str) -> tuple[User, Admission] | None:
     request = HttpRequest()
     request.session = SessionStore(parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME))
     user = get_user(request)
-    if not isinstance(user, User):
+    if not isinstance(user, User) or user.closes_at is not None:
         return None
     return user, admission_by_session(user, request.session)

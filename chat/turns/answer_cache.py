@@ -192,6 +192,11 @@ def forget_answers(owner_id: int) -> None:
         pipeline.execute()
 
 
+def erase_answers(owner_id: int) -> None:
+    """Drop whatever is kept of a person who is gone, and whose turns are over: nobody writes an answer any more."""
+    sync_redis().unlink(*cache_keys(owner_id))
+
+
 def _decompress(value: bytes) -> bytes:
     """Return the decompressed value; raises zlib.error for more than is ever cached."""
     decompressor = zlib.decompressobj()

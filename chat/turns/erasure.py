@@ -48,7 +48,10 @@ def erase_history(owner_id: int, *, patience_seconds: float) -> bool:
     is_done = deletion.delete_history(owner_id, patience_seconds=patience_seconds) and is_ended
     answer_cache.forget_answers(owner_id)
     limits.forget_counts(owner_id)
-    return is_done and erase_strays(deletion.list_turn_ids(owner_id))
+    if not (is_done and erase_strays(deletion.list_turn_ids(owner_id))):
+        return False
+    answer_cache.erase_answers(owner_id)
+    return True
 
 
 def erase_strays(turn_ids: Sequence[UUID]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rest_framework.permissions import AllowAny
 
+from accounts.leaving import AccountClosing
 from billing.api.permissions import PlanHasApi
 from billing.errors import ApiNotInPlan
 from config.api import TooLarge, Unexpected
@@ -17,6 +18,7 @@ OF_BODIES: tuple[Refusal, ...] = ((400, "parse_error"), UnreadableRequest, TooLa
 OF_LOGGING_IN: tuple[Refusal, ...] = (
     *((401, "authentication_failed"), (401, "token_not_valid"), (401, "key_not_valid"), (403, "key_not_allowed")),
     (403, "origin_not_allowed"),
+    AccountClosing,
 )
 
 

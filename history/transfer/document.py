@@ -3,6 +3,7 @@ exports, read by imports. Knows nothing of Django: see parsed.py."""
 
 import datetime as dt
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -13,13 +14,18 @@ VERSION = 1
 INDEX_FORMAT = "tertulia.export"
 
 
+FILE_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "application/pdf": "pdf", "text/plain": "txt"}
+
+
 class ExportedFile(msgspec.Struct):
-    """A file of a question: it was there, and is not in the document."""
+    """A file of a question: it was there, and is not in the document. In an export of everything `file` says where it
+    is, if it is still kept."""
 
     name: str
     kind: str = ""
     media_type: str = ""
     size: int = 0
+    file: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ExportedUsage(msgspec.Struct):
@@ -77,6 +83,11 @@ class IndexEntry(msgspec.Struct):
     created_at: dt.datetime
     updated_at: dt.datetime
     file: str
+
+
+def path_of_file(file_id: str | UUID, media_type: str) -> str:
+    """Return where a file is in an export of everything."""
+    return f"attachments/{file_id}.{FILE_ENDINGS.get(media_type, 'bin')}"
 
 
 def parse_document(data: bytes, notes: Notes) -> ParsedConversation:

@@ -54,7 +54,7 @@ def transfers(request: HttpRequest) -> HttpResponse:
             return redirect("transfers")
         except DomainError as refused:
             error = refused
-    context = _context(request) | {"error": error}
+    context = transfers_of(request) | {"error": error}
     return render(request, "history/transfers.html", context, status=error.status if error else 200)
 
 
@@ -64,7 +64,7 @@ def progress(request: HttpRequest) -> HttpResponse:
     """The part of the page that changes by itself; without htmx, the page."""
     if not is_fragment(request):
         return redirect("transfers")
-    return render(request, "history/_transfers.html", _context(request))
+    return render(request, "history/_transfers.html", transfers_of(request))
 
 
 @login_required
@@ -107,7 +107,8 @@ def export_file(request: HttpRequest, conversation_id: UUID, form: str) -> HttpR
     return conversation_response(conversation, cast("Form", form))
 
 
-def _context(request: HttpRequest) -> dict[str, Any]:
+def transfers_of(request: HttpRequest) -> dict[str, Any]:
+    """Return what the page shows of a member, and the part of it that changes by itself."""
     owner_id = member_of(request).pk
     imports = [_shown(row) for row in states.list_of(Import, owner_id, IMPORTS_SHOWN)]
     exports = states.list_of(Export, owner_id, 1)

@@ -29,17 +29,26 @@ _TURNS_HERE = uuid4().hex
 """Where the turns go into the page. Nobody who writes a title knows it."""
 
 _encode = msgspec.json.Encoder().encode
-_decode_files = msgspec.json.Decoder(list[document.ExportedFile]).decode
 
 
-def write(conversation: Conversation, form: Form) -> Iterator[str]:
-    """Yield the parts of the conversation in this form, in the active language and time zone."""
+class _KeptFile(document.ExportedFile):
+    """A file as its turn lists it. The rest of what chat keeps of it is chat's alone."""
+
+    id: str = ""
+
+
+_decode_files = msgspec.json.Decoder(list[_KeptFile]).decode
+
+
+def write(conversation: Conversation, form: Form, *, beside_files: bool = False) -> Iterator[str]:
+    """Yield the parts of the conversation in this form, in the active language and time zone. `beside_files`: it goes
+    into a zip with its files, and the JSON says where each is."""
     if form == "json":
-        return _json(conversation)
+        return _json(conversation, beside_files)
     return _markdown(conversation) if form == "markdown" else _page(conversation)
 
 
-def _json(conversation: Conversation) -> Iterator[str]:
+def _json(conversation: Conversation, beside_files: bool) -> Iterator[str]:
     head = document.DocumentHead(
         format=document.FORMAT,
         version=document.VERSION,
@@ -53,12 +62,12 @@ def _json(conversation: Conversation) -> Iterator[str]:
     yield _encode(head).decode().removesuffix("}") + ',"turns":['
     comma = ""
     for page in iterate_tree(conversation):
-        yield comma + ",\n".join(_encode(_exported(turn)).decode() for turn in page)
+        yield comma + ",\n".join(_encode(_exported(turn, beside_files)).decode() for turn in page)
         comma = ",\n"
     yield "]}\n"
 
 
-def _exported(turn: Turn) -> document.ExportedTurn:
+def _exported(turn: Turn, beside_files: bool) -> document.ExportedTurn:
     usage = document.ExportedUsage(
         input=turn.input_tokens,
         cache_read=turn.cache_read_tokens,
@@ -72,7 +81,7 @@ def _exported(turn: Turn) -> document.ExportedTurn:
         parent_id=str(turn.parent_id) if turn.parent_id else None,
         question=turn.question,
         status=turn.status,
-        attachments=_files(turn),
+        attachments=[_exported_file(file, beside_files) for file in _files(turn)],
         answer=turn.answer,
         reasoning=turn.reasoning,
         requested_model=turn.requested_model,
@@ -86,6 +95,11 @@ def _exported(turn: Turn) -> document.ExportedTurn:
         created_at=_utc(turn.created_at),
         completed_at=_utc(turn.completed_at) if turn.completed_at else None,
     )
+
+
+def _exported_file(file: _KeptFile, beside_files: bool) -> document.ExportedFile:
+    path = document.path_of_file(file.id, file.media_type) if beside_files and file.id else msgspec.UNSET
+    return document.ExportedFile(file.name, file.kind, file.media_type, file.size, path)
 
 
 def _markdown(conversation: Conversation) -> Iterator[str]:
@@ -120,8 +134,8 @@ def _html_of(turn: Turn, budget: RenderingBudget) -> str:
     return render_to_string("history/_print_turn.html", {"turn": turn, "files": _files(turn), "answer": answer})
 
 
-def _files(turn: Turn) -> list[document.ExportedFile]:
-    """Return what a question's files were called. The rest of what chat keeps of them is chat's alone."""
+def _files(turn: Turn) -> list[_KeptFile]:
+    """Return what a question's files were called."""
     try:
         return _decode_files(turn.attachments) if turn.attachments else []
     except msgspec.MsgspecError:

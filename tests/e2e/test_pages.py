@@ -52,6 +52,7 @@ OWN = {
     "settings": "/settings/",
     "your history": "/settings/history/",
     "keys": "/settings/keys/",
+    "close the account": "/settings/close/",
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "second factor": "/accounts/2fa/",

@@ -713,6 +713,7 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
     "/accounts/login/code/confirm/": _fields(code="123456", next="/"),
     "/accounts/logout/": _fields(next="/"),
     "/settings/": _fields(**ME),
+    "/settings/close/": _fields(email="nobody@example.com"),  # of the cast, nobody leaves
     "/language/": _fields(language="es", next="/"),
     "/theme/": _fields(theme="dark", next="/"),
     "/c/%(conversation_id)s/": lambda cast: [(name, as_text(value)) for name, value in _question(cast)],
