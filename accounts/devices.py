@@ -100,8 +100,9 @@ def list_programs(user: User) -> list[LogIn]:
     """Return the log-ins over the API whose tokens are good, the latest first."""
     families = TokenFamily.objects.filter(user=user, expires_at__gt=timezone.now()).order_by("-created_at")
     return [
-        LogIn(str(one.pk), device_name(one.agent), one.peer, one.created_at, one.used_at or one.created_at)
+        LogIn(str(one.pk), device_name(one.agent or ""), one.peer or "", begun, one.used_at or begun)
         for one in families
+        if (begun := one.created_at or one.expires_at - dt.timedelta(days=settings.REFRESH_TOKEN_EXPIRE_DAYS))
     ]
 
 

@@ -13,7 +13,6 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models, transaction
 from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
@@ -203,13 +202,13 @@ class TokenFamily(models.Model):
     refresh_jti = models.CharField(max_length=32)
     """The id of the one refresh token that works."""
     expires_at = models.DateTimeField()
-    created_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
+    created_at = models.DateTimeField(default=timezone.now, null=True, editable=False)
     used_at = models.DateTimeField(null=True)
     """When the refresh token was last used."""
-    peer = models.CharField(max_length=64, blank=True, db_default="")
-    agent = models.CharField(max_length=200, blank=True, db_default="")
-    """From where they logged in, and what the program called itself. The database has defaults: a process of the
-    release before, which is still there after `prepare`, knows none of this."""
+    peer = models.CharField(max_length=64, blank=True, default="", null=True)  # noqa: DJ001  as below
+    agent = models.CharField(max_length=200, blank=True, default="", null=True)  # noqa: DJ001  as below
+    """From where they logged in, and what the program called itself. These are null where a process of the release
+    before made the row, which is still there after `prepare`."""
 
     def __str__(self) -> str:
         return str(self.pk)
