@@ -111,7 +111,7 @@ MAILS = Pauses(free=3, first_seconds=MINUTE_SECONDS, longest_seconds=HOUR_SECOND
 
 def count(act: Act, *, peer: str | None = None, account: str | None = None) -> None:
     """Count an attempt from this peer, at the account with this address, or both. Raises RateLimited with the time to
-    wait, and counts nothing then."""
+    wait, and counts nothing then, but for a sign-up beyond those of a day, which counts in its hour."""
     pauses = {Act.LOG_IN: GUESSES, Act.DISCOUNT: GUESSES, Act.SECOND_FACTOR: CODES}.get(act, MAILS)
     limit, window_seconds = _limit_of_network(act) if peer is not None else (0, 0)
     here = network_of(peer or "")

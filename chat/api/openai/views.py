@@ -87,7 +87,9 @@ def unknown(request: HttpRequest) -> HttpResponse:
 @authentication_classes(BY_PROGRAMS)
 def models(request: Request) -> Response:
     """List the models that may be asked: `auto`, which chooses among the others, then those of the plan and the key."""
-    return Response({"object": "list", "data": [_auto(), *map(_shown, _list_allowed(request))]})
+    found = _list_allowed(request)
+    auto = [_auto()] if found else []
+    return Response({"object": "list", "data": [*auto, *map(_shown, found)]})
 
 
 @open_to_keys(GET=ApiKey.Scope.CHAT)
