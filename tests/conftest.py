@@ -40,6 +40,7 @@ LONG = [
     *("processes/test_load_soak.py", "processes/test_journey.py", "e2e/test_other_ways.py", "e2e/test_refusals.py"),
     *("e2e/test_costs.py", "e2e/test_titles.py", "e2e/test_order.py", "e2e/test_long.py", "e2e/test_journey.py"),
     *("e2e/test_sharing.py", "e2e/test_branches.py", "e2e/test_taking_along.py", "e2e/test_search.py"),
+    *("e2e/test_second_factor.py", "e2e/test_leaving.py", "e2e/test_api_docs.py", "fuzz/test_contract.py"),
     *("history/test_large_imports.py", "fuzz/test_requests.py"),
     *("processes/test_bad_networks.py", "chat/test_bad_providers.py", "chat/test_dialects.py", "chat/test_runner.py"),
     "chat/test_attachments.py",
@@ -64,7 +65,7 @@ installation: list[Model] = []  # the rows of a new installation, once they were
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The users of the tests need both databases, and real transactions: other threads work beside the loop."""
     if STORES == "mongodb":  # it holds the history alone: these would run on SQLite once more
-        items[:] = [item for item in items if not item.nodeid.startswith("tests/billing/")]
+        items[:] = [item for item in items if not item.nodeid.startswith(("tests/billing/", "tests/accounts/"))]
     for item in items:
         if "catalog" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.django_db(transaction=True, databases=["default", "history"]), append=False)

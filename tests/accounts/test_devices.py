@@ -17,8 +17,6 @@ from core.redis_clients import sync_redis
 from tests.accounts.doors import PASSWORD, WRONG, links_in, log_in_by_api, sign_up_by_page
 from tests.accounts.factors import set_up
 
-pytestmark = pytest.mark.stores
-
 PAGE = "/settings/devices/"
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) Version/19.0 Mobile/15E148 Safari/604.1"
 LAPTOP = "Mozilla/5.0 (X11; Linux x86_64; rv:146.0) Gecko/20100101 Firefox/146.0"

@@ -10,8 +10,6 @@ from accounts.models import User
 from tests.accounts.doors import PASSWORD
 from tests.accounts.factors import set_up
 
-pytestmark = pytest.mark.stores
-
 ADD, LOG_IN = "/accounts/2fa/webauthn/add/", "/accounts/2fa/webauthn/login/"
 AGAIN, ASKED = "/accounts/2fa/webauthn/reauthenticate/", "/accounts/2fa/authenticate/"
 RESPONSE = {"clientDataJSON": "e30", "authenticatorData": "AAAA", "signature": "AA", "userHandle": "MQ"}

@@ -11,8 +11,6 @@ from accounts.models import User
 from tests.accounts.doors import PASSWORD, log_in_by_page
 from tests.accounts.factors import recovery_codes, set_up, set_up_on_pages
 
-pytestmark = pytest.mark.stores
-
 PAGES = ["/admin/", "/admin/accounts/user/", "/admin/billing/payment/dashboard/", "/admin/jsi18n/"]
 
 
