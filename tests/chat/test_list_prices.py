@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.test import Client
-from django.utils import timezone
 
 from accounts.models import User
 from chat.llm import catalog, price_list
@@ -134,8 +133,8 @@ def test_prices_that_were_ours_become_list_prices(key: str):
     assert found.is_priced, "nothing is unoffered in between"
     assert found.context_window == seeded.context_window
     if key != "deepseek-flash":  # it was seeded with the price of its busy hours
-        now = timezone.now()
-        assert price_of(found, now).tiers == price_of(seeded, now).tiers
+        then = dt.datetime.fromisoformat(migration.AS_OF).replace(tzinfo=dt.UTC)  # prices change, and the package knows
+        assert price_of(found, then).tiers == price_of(seeded, then).tiers
     load_catalog()
     assert price_of(LanguageModel.objects.get(key=key)).tiers == price_of(seeded).tiers
 

@@ -14,7 +14,8 @@ from accounts.models import User
 from core.redis_clients import sync_redis
 
 OWNER_COLUMNS = ("owner_id", "user_id", "by_id", "staff_id")
-DATABASE_FILES = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal")
+DATABASE_FILE = ".sqlite3"
+"""Somewhere in their names: those of workers, and of logs that SQLite keeps, end with more."""
 """Read as tables."""
 
 
@@ -62,7 +63,7 @@ def every_file() -> Iterator[tuple[str, bytes]]:
     folders = {Path(settings.DATA_DIR), *(Path(storages[name].location) for name in ("attachments", "transfers"))}
     for folder in folders:
         for path in folder.rglob("*"):
-            if path.is_file() and not path.name.endswith(DATABASE_FILES):
+            if path.is_file() and DATABASE_FILE not in path.name:
                 yield str(path.relative_to(folder)), path.read_bytes()
 
 

@@ -186,7 +186,7 @@ def test_everything_in_a_zip(
         assert {entry["id"] for entry in index} == {str(one.pk) for one in mine}
         whole = next(entry for entry in index if entry["turn_count"])
         assert len(json.loads(archive.read(whole["file"]))["turns"]) == 3
-    monkeypatch.setattr(limits, "EXPORTS_PER_HOUR", 1)
+    monkeypatch.setitem(limits.PER_HOUR, limits.Act.EXPORT, 1)
     assert api(ana).post("/api/v1/exports").status_code == 429
     assert Export.objects.get() == row
     for stranger in (f"{address}", f"{address}/content"):
