@@ -211,6 +211,5 @@ async def test_every_answer_is_what_the_document_says(caplog: pytest.LogCaptureF
                 found += complaints_of_document(case, sent, answer)
                 if found:
                     complaints.append(f"{name}: {'; '.join(found)}\n    {request}\n    {answer}")
-    print({name: sorted(set(found)) for name, found in statuses.items()})
     assert not complaints, f"seed {SEED}: {len(complaints)}\n" + "\n".join(complaints[:40])
     assert {name for name, found in statuses.items() if min(found) >= 300} <= NO_SUCCESS
