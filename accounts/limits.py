@@ -78,6 +78,9 @@ class Act(StrEnum):
     """A code for a discount, right or wrong. The account is the member's."""
 
 
+GUESSED = frozenset((Act.LOG_IN, Act.SECOND_FACTOR))
+"""What is guessed of one account, and not mailed: whoever has another with a like address neither gives attempts back
+nor uses them up."""
 PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
 """What a member may do less often than MEMBER_ACTS_PER_HOUR."""
 
@@ -247,7 +250,7 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
     name = normalise_email(account)
-    if act is not Act.LOG_IN:
+    if act not in GUESSED:
         name = _mailbox_of(name)
     return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
 
