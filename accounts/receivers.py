@@ -24,6 +24,7 @@ from accounts.second_factor import FACTORS, use_code
 def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
     """Called before Django notes the log-in: the first of all is no news to its owner."""
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
+    limits.remember_network(peer=peer_of(request), account=user.email)
     is_first = user.last_login is None and not user.token_families.exists()
     if not is_first and not devices.is_known(request, user):
         devices.tell_of_new_device(request, user)

@@ -1,6 +1,7 @@
 """The API of sign-up, log-in and the user's own account. It is open on every plan, also on one without the API."""
 
 from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework import permissions, serializers, status
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
@@ -41,6 +42,7 @@ def tokens_for(user: User, request: Request | None = None) -> TokensBody:
     """Log somebody in; `request` says from where."""
     whence = {} if request is None else {"peer": peer_of(request), "agent": agent_of(request._request)}
     refresh = begin_family(user, **whence)
+    User.objects.filter(pk=user.pk).update(last_login=timezone.now())  # the next in a browser is told (receivers.py)
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
@@ -109,6 +111,7 @@ def login(request: Request) -> Response:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
     if has_second_factor(user.pk):
         _check_code(user, given["code"], peer_of(request))
+        limits.remember_network(peer=peer_of(request), account=user.email)
     check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
     if not is_known:
