@@ -10,7 +10,6 @@ from allauth.account import forms as allauth_forms
 from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.email_verification import send_verification_email_to_address
 from allauth.account.models import EmailAddress
-from allauth.account.utils import setup_user_email
 from allauth.core import context
 from allauth.mfa.adapter import get_adapter as mfa_adapter
 from allauth.mfa.base import forms as mfa_forms
@@ -105,9 +104,7 @@ class SignUpForm(allauth_forms.SignupForm):
         if settings.REQUIRE_VERIFIED_EMAIL:
             sign_up.sign_up_by_mail(request, **account)
             return None, redirect("account_email_verification_sent")
-        user = sign_up.sign_up(request, **account)
-        setup_user_email(request, user, [])
-        return user, None
+        return sign_up.sign_up(request, **account), None
 
 
 class ResetPasswordForm(allauth_forms.ResetPasswordForm):
