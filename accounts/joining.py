@@ -4,6 +4,7 @@
 import datetime as dt
 import hashlib
 import secrets
+from contextlib import suppress
 from enum import StrEnum
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from django.db import IntegrityError
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone, translation
+from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Invitation, User, normalise_email
@@ -56,7 +58,7 @@ def check_may_join(email: str, invitation: str = "") -> None:
         raise SignUpClosed
     if find_invitation(email, invitation) is not None:
         return
-    is_of_domain = settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in settings.SIGN_UP_DOMAINS
+    is_of_domain = settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in map(_host, settings.SIGN_UP_DOMAINS)
     if settings.SIGN_UP != SignUp.OPEN and not is_of_domain:
         raise InvitationNeeded
     check_lasting(email)
@@ -127,7 +129,14 @@ def _send(invitation: Invitation, word: str, language: str) -> None:
 
 
 def _domain_of(email: str) -> str:
-    return normalise_email(email).rpartition("@")[2]
+    return _host(normalise_email(email).rpartition("@")[2])
+
+
+def _host(name: str) -> str:
+    """Return the name as mail servers have it: there are others, of letters that look otherwise, for example.com."""
+    with suppress(UnicodeError):  # no host is so called
+        name = punycode(name)
+    return name.lower()
 
 
 def _digest(word: str) -> str:
