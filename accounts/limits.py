@@ -213,12 +213,8 @@ def remember_network(*, peer: str, account: str) -> None:
 
 
 def knows_network(*, peer: str, account: str) -> bool:
-    """Return whether somebody got into the account from here before, or nobody from anywhere."""
-    pipeline = sync_redis().pipeline(transaction=False)
-    pipeline.zscore(_known_key(account), _digest(network_of(peer)))
-    pipeline.exists(_known_key(account))
-    score, is_known_anywhere = pipeline.execute()
-    return score is not None or not is_known_anywhere
+    """Return whether somebody got into the account from here before."""
+    return sync_redis().zscore(_known_key(account), _digest(network_of(peer))) is not None
 
 
 def forget_attempts(act: Act, account: str) -> None:

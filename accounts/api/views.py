@@ -78,6 +78,7 @@ def register(request: Request) -> Response:
             status=status.HTTP_202_ACCEPTED,
         )
     user = sign_up(request._request, **account)
+    limits.remember_network(peer=peer_of(request), account=user.email)
     return Response({"user": MeSerializer(user).data, **tokens_for(user, request)}, status=status.HTTP_201_CREATED)
 
 
@@ -114,7 +115,7 @@ def login(request: Request) -> Response:
         limits.remember_network(peer=peer_of(request), account=user.email)
     check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
-    if not is_known:
+    if not is_known and user.last_login is not None:  # the first of all is no news
         tell_of_new_device(request._request, user)
     return Response(tokens_for(user, request))
 

@@ -304,6 +304,17 @@ def test_a_log_in_over_the_api_from_a_new_network_is_told(ana):
         assert len(mail.outbox) == 2
 
 
+def test_a_log_in_over_the_api_is_told_where_nobody_knows_of_any_network(ana):
+    """As after a change of address, or months without a log-in."""
+    log_in_by_api(ana.email)
+    sync_redis().flushall()
+    log_in_by_api(ana.email, peer="198.51.100.7")
+    assert [message.to for message in mail.outbox] == [[ana.email]]
+    sign_up_by_api("eva@example.com")
+    log_in_by_api("eva@example.com")
+    assert len(mail.outbox) == 1
+
+
 def test_whoever_signed_up_over_the_api_is_told_of_the_first_browser(catalog):
     tokens = sign_up_by_api("eva@example.com").json()
     APIClient().post("/api/v1/auth/logout", {"refresh": tokens["refresh"]}, format="json")
