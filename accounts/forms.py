@@ -31,7 +31,7 @@ from fido2.webauthn import AuthenticationResponse, CollectedClientData, Registra
 from accounts import events, limits, log_in, second_factor, sign_up
 from accounts.context import theme_of
 from accounts.http import is_of_site, peer_of
-from accounts.joining import check_lasting, check_may_join, find_invited
+from accounts.joining import check_lasting, check_may_join, find_invited, may_change_to
 from accounts.limits import Act
 from accounts.models import User, normalise_email, valid_email
 from accounts.refusals import Refused, shown_in_form
@@ -251,6 +251,9 @@ class ChangeEmailForm(allauth_forms.AddEmailForm):
         email: str = super().clean_email()
         with shown_in_form():
             check_lasting(email)
+        if not may_change_to(email, former=self.user.email):
+            domains = ", ".join(settings.SIGN_UP_DOMAINS)
+            raise forms.ValidationError(_("Your address must be one of %(domains)s.") % {"domains": domains})
         return valid_email(email)
 
     def clean(self) -> dict[str, Any]:

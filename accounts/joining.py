@@ -58,10 +58,15 @@ def check_may_join(email: str, invitation: str = "") -> None:
         raise SignUpClosed
     if find_invitation(email, invitation) is not None:
         return
-    is_of_domain = settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in map(_host, settings.SIGN_UP_DOMAINS)
-    if settings.SIGN_UP != SignUp.OPEN and not is_of_domain:
+    if settings.SIGN_UP != SignUp.OPEN and not _is_of_domains(email):
         raise InvitationNeeded
     check_lasting(email)
+
+
+def may_change_to(email: str, *, former: str) -> bool:
+    """Return whether a member may have another address: whoever joined by their domain stays in one. Else its mailbox
+    would open any number of accounts, and an account outlast the mailbox that its owner loses with their post."""
+    return not _is_of_domains(former) or _is_of_domains(email)
 
 
 def check_lasting(email: str) -> None:
@@ -126,6 +131,11 @@ def _send(invitation: Invitation, word: str, language: str) -> None:
         text = render_to_string("accounts/mail/invitation.txt", context).strip()
     subject, _line, body = text.partition("\n")
     send_or_queue(EmailMessage(subject.strip(), body.strip() + "\n", settings.DEFAULT_FROM_EMAIL, [invitation.email]))
+
+
+def _is_of_domains(email: str) -> bool:
+    """Return whether whoever has this address may join by that, where domains decide."""
+    return settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in map(_host, settings.SIGN_UP_DOMAINS)
 
 
 def _domain_of(email: str) -> str:

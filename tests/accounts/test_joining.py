@@ -140,12 +140,19 @@ def test_throw_away_addresses_are_refused(settings: Any, by: str, email: str):
     assert has_joined(email.lower())
 
 
-def test_nobody_changes_to_a_throw_away_address(ana: User):
+def test_nobody_changes_to_an_address_they_could_not_join_with(settings: Any, ana: User):
     client = Client()
     client.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
     client.post("/accounts/reauthenticate/", {"password": PASSWORD})
     client.post("/accounts/email/", {"email": "ana@mailinator.com", "action_add": ""})
+    settings.SIGN_UP, settings.SIGN_UP_DOMAINS = "domains", ["example.com", "example.org"]
+    page = client.post("/accounts/email/", {"email": "ana@elsewhere.example", "action_add": ""})
+    assert "example.com, example.org" in page.content.decode()
     assert not mail.outbox
+    client.post("/accounts/email/", {"email": "ana@example.org", "action_add": ""})
+    settings.SIGN_UP_DOMAINS = ["example.org"]  # Ana is a guest there, and may go where she likes
+    client.post("/accounts/email/", {"email": "ana@elsewhere.example", "action_add": ""})
+    assert [message.to for message in mail.outbox] == [["ana@example.org"], ["ana@elsewhere.example"]]
 
 
 def test_a_network_has_so_many_accounts_a_day(settings: Any):
