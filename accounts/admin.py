@@ -178,6 +178,13 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj != request.user and _may_touch(request, obj) and super().has_delete_permission(request, obj)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Whoever may delete a person may delete what goes with them, such as readings that nobody deletes alone."""
+        shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        if all(self.has_delete_permission(request, user) for user in objs):
+            needed = set()
+        return shown, counts, needed, protected
+
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save what was changed here, and nothing that was changed elsewhere meanwhile. A new address is the only one:
         with a row of the old one left, whoever has that could confirm nothing."""
