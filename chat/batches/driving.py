@@ -157,9 +157,9 @@ class _Driver:
     def step(self, *, share: int) -> bool:
         """Do what there is to do now; return whether anything was. Raises BatchLost, and what stores raise that are
         away."""
-        batch = self._batch
         if time.monotonic() - self._looked_at > LOOK_SECONDS and not self._look():
             return True
+        batch = self._batch
         with translation.override(self._locale):
             if batch.status == Batch.Status.VALIDATING:
                 validate_portion(batch, self._key)

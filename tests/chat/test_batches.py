@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -56,6 +56,12 @@ def folder(settings: Settings, tmp_path: Any, carla: User) -> Any:
     settings.STORAGES = {**site.STORAGES, "transfers": {**site.STORAGES["transfers"], "OPTIONS": options}}
     change_plans(has_batches=True)
     return tmp_path / "transfers"
+
+
+@pytest.fixture(autouse=True)
+def nothing_breaks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    assert not [record for record in caplog.get_records("call") if record.message == "Batch not moved on"]
 
 
 def files(folder: Any) -> list[str]:
