@@ -200,12 +200,12 @@ def add_turn(turn: Turn) -> Turn:
     there = {"pk": turn.conversation_id} | THERE
     used = {"updated_at": timezone.now(), "leaf_id": turn.beside_id}
     if not rows.update(Conversation, there, used, plus={"turn_count": 1}):
-        _undo(turn)
+        take_back(turn)
         raise NotFound
     return turn
 
 
-def _undo(turn: Turn) -> None:
+def take_back(turn: Turn) -> None:
     """Erase a turn that was just written, unless somebody has begun or closed it: it is theirs then."""
     Turn.objects.filter(pk=turn.pk, status=Turn.Status.QUEUED, gen=0).delete()
 
