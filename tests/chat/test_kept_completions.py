@@ -22,6 +22,7 @@ from chat.turns.dialogues import text_of
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
+from chat.turns.titler import Titler
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access, deletion, forks, trash, tree
@@ -314,6 +315,17 @@ async def test_what_is_refused_leaves_nothing(carla: User, secret: str, monkeypa
     assert (await in_thread(Reservation.objects.get)).state == "released"
     assert not await in_thread(lambda: access.list_conversations(carla.pk).rows)
     assert not list(sync_redis().scan_iter("turn:*:asked"))
+
+
+async def test_what_is_kept_gets_a_title_and_nothing_else_does(
+    carla: User, secret: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    titled: list[UUID] = []
+    monkeypatch.setattr(Titler, "start", lambda _self, turn, **_fields: titled.append(turn.pk))
+    await answered(await in_thread(key_of, carla))
+    document = await answered(secret)
+    await answered(secret, messages=[user("say:hola"), said("hola"), user("say:dos")])
+    assert titled == [turn_of(document)]
 
 
 async def test_nothing_is_kept_of_what_a_request_or_its_key_does_not_keep(carla: User, secret: str, runner: Runner):
