@@ -141,7 +141,7 @@ def _open(request: Request) -> HttpResponse:
     body: Any = request.data
     wanted = read_request(body if isinstance(body, bytes) else b"")
     completion = Completion(
-        turn_id=_turn_id_of(request),
+        turn_id=_turn_id_of(request, is_kept=_is_kept(request, wanted)),
         asked=asked_of(wanted),
         model=wanted.model,
         effort=wanted.reasoning_effort or "",
@@ -164,15 +164,22 @@ def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
     return open_completion(owner_id, completion)
 
 
-def _turn_id_of(request: Request) -> UUID:
+def _is_kept(request: Request, wanted: CompletionRequest) -> bool:
+    """Return whether it goes into the history: the API key says so, and this request nothing against it."""
+    key = key_of(request)
+    return key is not None and bool(key.keeps_conversations) and wanted.store is not False
+
+
+def _turn_id_of(request: Request, *, is_kept: bool) -> UUID:
     """Return the id of the turn: the same for the same `Idempotency-Key` of a person, who came with the same API key:
     another one of theirs reads nothing of what was asked with this. Nobody else can tell the id, and use it first."""
     given = request.headers.get(IDEMPOTENCY_KEY, "")
     if not given:
-        return new_completion_id()
+        return new_completion_id(is_kept=is_kept)
     key = key_of(request)
     parts = f"{user_id_of(request)}\n{key.pk if key else ''}\n{given}"
-    return completion_id_of(salted_hmac("chat.completions", parts, algorithm="sha256").digest())
+    digest = salted_hmac("chat.completions", parts, algorithm="sha256").digest()
+    return completion_id_of(digest, is_kept=is_kept)
 
 
 # --- Waiting for the answer ------------------------------------------------------------------------------------------
