@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import events
 from accounts.http import member_of, peer_of
-from accounts.joining import invite
+from accounts.joining import forget_invitation, invite
 from accounts.models import Invitation, User, valid_email
 from accounts.second_factor import has_second_factor, remove_all
 
@@ -196,6 +196,7 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
             former = form.initial["email"]
+            forget_invitation(former)
             _tell(obj, "account/email/email_changed", former, from_email=former, to_email=obj.email)
 
 

@@ -16,6 +16,7 @@ from django.http import HttpRequest
 
 from accounts import devices, events, limits
 from accounts.http import peer_of
+from accounts.joining import forget_invitation
 from accounts.models import User
 from accounts.second_factor import FACTORS, use_code
 
@@ -52,7 +53,11 @@ def note_password_change(request: HttpRequest, user: User, **_signal: Any) -> No
 
 
 @receiver(signals.email_changed)
-def note_email_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+def note_email_change(
+    request: HttpRequest, user: User, from_email_address: EmailAddress | None, **_signal: Any
+) -> None:
+    if from_email_address is not None:
+        forget_invitation(from_email_address.email)
     events.record("email_changed", peer=peer_of(request), user_id=user.pk)
 
 
