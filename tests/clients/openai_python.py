@@ -56,7 +56,7 @@ def ask(asker: OpenAI = client, model: str = "text", content: Any = "Hola", **fi
     return asker.chat.completions.create(model=MODELS[model], messages=user(content), **fields)
 
 
-# --- A key that keeps conversations ------------------------------------------------------------------------------------
+# --- A key that keeps conversations -----------------------------------------------------------------------------------
 
 
 @scenario
