@@ -72,6 +72,8 @@ class Act(StrEnum):
     """Sharing a conversation, and copying a shared one: each writes thousands of rows. Counted by member."""
     EXPORT = "export"
     """An export of everything, which keeps a worker busy and sends a mail. Counted by member."""
+    BATCH = "batch"
+    """A file of a batch, which a worker checks. Counted by member."""
     API_KEY = "api_key"
     """A new API key, of which a mail tells. Counted by member."""
     DISCOUNT = "discount"

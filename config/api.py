@@ -32,6 +32,7 @@ urlpatterns = [
     path("", include("billing.api.urls")),
     path("", include("history.api.urls")),
     path("", include("chat.api.urls")),
+    path("", include("chat.batches.api_urls")),
     re_path("", unknown),
 ]
 

@@ -486,6 +486,14 @@ IMPORTS_PER_DAY = env.int("IMPORTS_PER_DAY", default=20)  # of one person
 IMPORTED_BYTES_PER_DAY = env.int("IMPORTED_BYTES_PER_DAY", default=1_000_000_000)  # unpacked; beyond, no more files
 EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is kept
 
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+BATCH_BYTES = env.int("BATCH_BYTES", default=100 * 1024 * 1024)  # the largest file; config/bodies.py has room for it
+BATCH_LINES = env.int("BATCH_LINES", default=50_000)  # of one file
+BATCHES_AT_ONCE = env.int("BATCHES_AT_ONCE", default=10)  # of one person that are not over
+BATCH_DAYS = env.int("BATCH_DAYS", default=30)  # results are kept
+BATCH_WEBHOOKS_INSIDE = env.bool("BATCH_WEBHOOKS_INSIDE", default=False)  # webhooks may go into our own network
+
 # --- API -------------------------------------------------------------------------------------------------------------
 
 # Pages of these sites may use the API from a browser, with a token or a key and never with cookies.
@@ -537,6 +545,7 @@ SPECTACULAR_SETTINGS = {
         "TurnStatus": "history.models.Turn.Status",
         "ImportStatus": "history.models.Import.Status",
         "ExportStatus": "history.models.Export.Status",
+        "BatchStatus": "chat.models.Batch.Status",
         "FileStatus": "chat.models.Attachment.Status",
         "FileKind": "chat.models.Attachment.Kind",
         "KeyScope": "accounts.models.ApiKey.Scope",

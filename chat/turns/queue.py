@@ -89,6 +89,14 @@ def enqueue(turn: Turn) -> None:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
 
 
+def count_waiting(most: int) -> int:
+    """Return how many turns no runner has taken yet, up to `most`. Raises RedisError."""
+    redis: Any = sync_redis()
+    groups = redis.xinfo_groups(QUEUE) if redis.exists(QUEUE) else []
+    taken = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
+    return len(redis.xrange(QUEUE, min=b"(" + taken, count=most))
+
+
 class OpeningLimit:
     """Lets OPENED_AT_ONCE questions of a loop be opened at the same time; the others wait, and tokens do not.
 

@@ -6,7 +6,7 @@ class Migration(migrations.Migration):
     before, which read and write it; a later release drops it."""
 
     dependencies = [
-        ("chat", "0009_staffreading"),
+        ("chat", "0010_batches"),
     ]
 
     operations = [
