@@ -466,6 +466,9 @@ async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str,
     answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
     sentence = json.loads(answer.content)["error"]["message"]
     assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
+    answer = await AsyncClient().post("/v1/chat/completions", data="{", content_type=JSON, headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence == ("Isso não é um JSON válido." if asked == "pt-BR" else "That is not valid JSON.")
 
 
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):
