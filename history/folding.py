@@ -56,9 +56,10 @@ class Span:
 
 
 class FoldedText:
-    """A text and its folded form; a letter of one may be several of the other, or none."""
+    """A text and its folded form; a letter of one may be several of the other, or none. With `most`, of a text that is
+    not of ASCII alone, about so many letters of that are known."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, most: int | None = None) -> None:
         self.text = text
         self._is_plain = text.isascii()
         self._offsets: list[int] = []  # where the folded form of each chunk begins
@@ -66,6 +67,8 @@ class FoldedText:
         parts = []
         length = 0
         for at in range(0, len(text), CHUNK) if not self._is_plain else ():
+            if most is not None and length >= most:
+                break
             part = fold(text[at : at + CHUNK])
             self._offsets.append(length)
             parts.append(part)
