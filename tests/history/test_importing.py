@@ -20,7 +20,7 @@ from accounts.models import User
 from config import settings as site
 from core import rows
 from history import access, deletion, trash
-from history.folding import MAX_SEARCHED, fold
+from history.folding import MAX_SEARCHED, fold, searched
 from history.models import Conversation, Import, Turn, new_id
 from history.queries import parse_query
 from history.search import search_turns
@@ -408,6 +408,7 @@ def test_a_text_that_becomes_eighteen_times_as_long_to_be_searched_is_searched_s
     turn = Turn.objects.get()
     assert (len(turn.question), len(turn.answer), len(turn.search_text)) == (400_000, 400_000, MAX_SEARCHED)
     assert turn.search_text.startswith(fold(sign) * 2)
+    assert [len(searched(sign * count)) for count in (10, 1_000)] == [180, 5_000], "Of many short ones, too."
 
 
 def test_one_conversation_has_a_limit(ana: User, monkeypatch: pytest.MonkeyPatch):
