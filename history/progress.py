@@ -33,6 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
     answer: str = ""
     reasoning: str = ""
     tool_calls: str | None = None
+    dialogue: Annotated[str, msgspec.Meta(max_length=32)] | None = None
     model: Key = ""
     provider: Provider = ""
     instead_of: Key = ""

@@ -275,7 +275,7 @@ def write_conversation(owner_id: int, parsed: ParsedConversation) -> str:
     for row in found:
         if row.pk == conversation_id and not (row.owner_id == owner_id and deletion.erase_if_over(row)):
             return "taken"
-    conversation, turns = _rows_of(owner_id, conversation_id, parsed)
+    conversation, turns = rows_of(owner_id, conversation_id, parsed)
     try:
         _insert_turns(turns)
     except Conflict:
@@ -302,7 +302,8 @@ def _own_id(parsed: ParsedConversation) -> set[UUID]:
         return set()
 
 
-def _rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -> tuple[Conversation, list[Turn]]:
+def rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -> tuple[Conversation, list[Turn]]:
+    """Return the rows of a conversation as they are written."""
     latest = timezone.now()
     begun = _moment(parsed.created_at, latest) or _moment(parsed.turns[0].asked_at, latest) or latest
     turns: list[Turn] = []
