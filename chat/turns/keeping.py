@@ -17,7 +17,7 @@ from chat.turns.dialogues import (
 )
 from core.errors import NotFound, Unavailable
 from history import access, forks, tree
-from history.folding import fold
+from history.folding import searched
 from history.models import Turn, new_id, now
 from history.transfer.importing import rows_of
 from history.transfer.parsed import ParsedConversation, ParsedTurn
@@ -78,8 +78,9 @@ def _begin_with_earlier(turn: Turn, earlier: list[DialogueTurn], digests: list[s
     conversation, rows = rows_of(turn.owner_id, turn.conversation_id, parsed)
     for row, (_key, _exchange, digest) in zip(rows, kept, strict=True):
         row.is_completion, row.dialogue = True, digest
+        row.search_text = searched(f"{row.question}\n{row.answer}")
     turn.parent_id, turn.depth, turn.seq = rows[-1].pk, len(rows), len(rows) + 1
-    turn.search_text = fold(turn.question)
+    turn.search_text = searched(turn.question)
     forks.begin_hidden(conversation)
     try:
         forks.finish_copy(conversation, [*rows, turn])

@@ -124,6 +124,7 @@ async def test_what_was_said_before_begins_a_conversation(carla: User, secret: s
         '````\nweather({"city":"Lima"})\n````\n\n````\nweather({"a":"```","b":"\\u0000"})\n````',
         "Llueve.",
     ]
+    assert [word in row.search_text for word, row in zip(("hola", "lima", "weather"), rows, strict=False)] == [True] * 3
     assert [row.parent_id for row in rows] == [None, *(row.pk for row in rows[:-1])]
     assert [(row.cost_micros, row.usage_source, row.status) for row in rows[:3]] == [(None, "", "completed")] * 3
     assert (conversation.turn_count, await in_thread(UsageRecord.objects.count)) == (4, 1)

@@ -25,7 +25,7 @@ from chat.shown.fragments import description_of
 from chat.turns.closing import close_turn
 from config import settings as site
 from core.sweeps import MAX_CLOCK_DIFFERENCE
-from history import access, folders, sharing, trash
+from history import access, folders, sharing, temporary, trash
 from history.models import Export, Turn
 from history.progress import Outcome
 from history.sharing import Terms
@@ -92,6 +92,9 @@ def test_an_export_has_everything(carla: User, bo: User):
     )
     bought(carla)
     answered(bo, "say:de Bo")
+    hidden, gone_soon = attached(carla, b"hola, secreto", "secreto.md"), temporary.begin_conversation(carla.pk).pk
+    ask_in_it = {"conversation_id": gone_soon, "turn_id": temporary.new_turn_id(gone_soon)}
+    ask(carla, "say:secreto", attachments=ids(hidden), **ask_in_it)
 
     data = exported(carla)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -131,7 +134,7 @@ def test_an_export_has_everything(carla: User, bo: User):
     for name in (*read("index.json")["files"], "conversations/", "trash/"):
         assert name in told
     everything = b"".join(found.values())
-    for absent in (secret.encode(), carla.password.encode(), carla.seal.encode(), b"de Bo"):
+    for absent in (secret.encode(), carla.password.encode(), carla.seal.encode(), b"de Bo", b"secreto"):
         assert absent not in everything
 
     assert imported(bo.pk, data, "conversations.zip").imported == 1, "What was exported can be imported, without trash."
