@@ -50,8 +50,8 @@ def own_everything(user: User, staff: User) -> Ids:
 
 def _conversations_of(user: User, staff: User) -> Ids:
     folder = create_folder(user.pk, name="Cocina")
-    image, text = attached(user), attached(user, b"hola", "a.txt")
-    over, thrown, is_open = finished(user), finished(user), ask(user, folder_id=folder.pk, attachments=(text.pk,))
+    image = attached(user)
+    over, thrown, is_open = finished(user), finished(user), ask(user, folder_id=folder.pk, attachments=(image.pk,))
     Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
     conversation = access.access_conversation(user.pk, over.conversation_id)
     live, revoked = (sharing.create_share(conversation, Terms(), description_of, share_id=new_id()) for _ in range(2))
@@ -70,7 +70,7 @@ def _conversations_of(user: User, staff: User) -> Ids:
         "conversation_id": tuple(str(turn.conversation_id) for turn in turns),
         "turn_id": tuple(str(turn.pk) for turn in turns),
         "folder_id": (str(folder.pk),),
-        "attachment_id": (str(image.pk), str(text.pk), str(kept(user, b"hola", "b.txt").pk)),
+        "attachment_id": (str(image.pk), str(kept(user, b"hola", "a.txt").pk)),
         "share_id": (str(live.pk),),
         "dead_link": (dead_link,),
         "live_link": (sharing.token_of(live),),

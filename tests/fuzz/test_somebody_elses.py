@@ -19,7 +19,6 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
 
 import pytest
-from allauth.mfa.models import Authenticator
 from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings as django_settings
@@ -34,6 +33,7 @@ from accounts.models import User
 from accounts.tokens import begin_family
 from billing.models import BillingAccount, Plan
 from billing.seeds import load_prices
+from chat.models import LanguageModel
 from chat.pages import question_form
 from chat.socket.vocabulary import Command, Start
 from config.openapi import documents
@@ -45,7 +45,7 @@ from tests.chat.live import Page, socket
 from tests.chat.test_staff_reading import staff
 from tests.fuzz.belongings import Ids, fill_admin, missing_like, own_everything, row_of
 from tests.fuzz.drawing import SAMPLES
-from tests.fuzz.people import PASSWORD
+from tests.fuzz.people import PASSWORD, belongings_of
 from tests.fuzz.url_map import Door, list_doors
 
 SITES = frozenset(("model_id", "price_id", "form", "uuid", "app_label", "url", "name", "content_type_id"))
@@ -62,6 +62,9 @@ BEGINS = frozenset(("/c/%(conversation_id)s/", "/api/v1/conversations/%(conversa
 """Where a POST with an id that never was begins a conversation: somebody else's gets what a GET gets of none."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 VARYING = ("X-Request-ID", "Content-Length", "Set-Cookie", "Expires", "Last-Modified")
+
+
+pytestmark = pytest.mark.timeout(900)  # thousands of requests
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,7 @@ def site(catalog: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     settings.ACCOUNT_REAUTHENTICATION_TIMEOUT = 3_600
     monkeypatch.setattr(question_form, "READING_SECONDS", 0.0)
     load_prices("fake", "USD")
+    LanguageModel.objects.filter(key="scripted").update(sees_images=True)
     Plan.objects.create(key="open", name="Open", best_tier="strong", rank=9, has_comparison=True)
     ana, reader = member("ana"), staff("support", "reader@example.com")
     cookies = cookies_of(ana)  # before they have a second factor
@@ -215,8 +219,8 @@ def site(catalog: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
 
     bo = member("bo")
     cookies = cookies_of(bo)
-    ids = own_everything(bo, reader)
-    Authenticator.objects.filter(user=bo).delete()  # who has a second factor is asked for it here and there
+    ids = belongings_of(bo)
+    ids["live_link"] = ids["token"]
     _key, secret = make_key(bo, KeyTerms(name="x", scopes=("chat", "history", "usage")), peer="", key_id=new_id())
 
     def by(token: object) -> dict[str, str]:
