@@ -31,6 +31,8 @@ from history.sharing import Terms
 from history.transfer.states import part, transfer_storage
 from tests.chat.asking import ask, finished
 from tests.chat.attaching import attached, kept
+from tests.chat.batching import line
+from tests.chat.batching import send as send_batch
 from tests.fuzz.people import PASSWORD
 
 Ids = dict[str, tuple[str, ...]]
@@ -43,6 +45,7 @@ def own_everything(user: User, staff: User) -> Ids:
         **_conversations_of(user, staff),
         **_ways_in_of(user),
         **_purchases_of(user),
+        "batch_id": (str(send_batch(user, [line("a")], start=False).pk),),
         "import_id": (str(Import.objects.create(owner_id=user.pk, key=uuid4().hex).pk),),
         "export_id": (_export_of(user), str(Export.objects.create(owner_id=user.pk, key=uuid4().hex).pk)),
     }

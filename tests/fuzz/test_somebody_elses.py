@@ -210,7 +210,7 @@ def site(catalog: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(question_form, "READING_SECONDS", 0.0)
     load_prices("fake", "USD")
     LanguageModel.objects.filter(key="scripted").update(sees_images=True)
-    Plan.objects.create(key="open", name="Open", best_tier="strong", rank=9, has_comparison=True)
+    Plan.objects.create(key="open", name="Open", best_tier="strong", rank=9, has_comparison=True, has_batches=True)
     ana, reader = member("ana"), staff("support", "reader@example.com")
     cookies = cookies_of(ana)  # before they have a second factor
     owner = Visitor("owner", own_everything(ana, reader), ana.email, cookies)
