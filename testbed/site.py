@@ -215,9 +215,9 @@ class Site:
         tokens: dict[str, str] = self._run_command("log_in_again", access_token=access_token)
         return tokens
 
-    def account_of(self, access_token: str) -> int:
+    def account_id_of(self, access_token: str) -> int:
         """Return the id of the billing account of an access token's owner."""
-        account_id: int = self._run_command("account_of", access_token=access_token)
+        account_id: int = self._run_command("account_id_of", access_token=access_token)
         return account_id
 
     def end_access_silently(self, access_token: str) -> None:

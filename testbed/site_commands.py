@@ -94,7 +94,7 @@ def log_in_again(access_token: Any) -> dict[str, str]:
     return {"access": str(refresh.access_token), "refresh": str(refresh)}
 
 
-def account_of(access_token: Any) -> int:
+def account_id_of(access_token: Any) -> int:
     """Return the id of the billing account of an access token's owner."""
     return BillingAccount.objects.get(user_id=AccessToken(access_token)["user_id"]).pk
 
@@ -199,7 +199,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
         confirm_address,
         create_sessions,
         log_in_again,
-        account_of,
+        account_id_of,
         end_access_silently,
         create_conversation,
         offer,

@@ -367,7 +367,7 @@ async def test_a_lower_plan_counts_from_the_next_question_on_and_ends_nothing_th
                 return str(event.get("code", event["type"]))
 
             assert (await person.call("GET", "allowance"))[1]["allowance"] == 100_000
-            account_id = site.account_of(reader.member.access)
+            account_id = site.account_id_of(reader.member.access)
             act = f"billing/billingaccount/{account_id}/act/revoke/"
             await by_operator(site, act, key=uuid4().hex, reason="It is over.")
             done_at = time.monotonic()
