@@ -61,8 +61,8 @@ def new_cast() -> Cast:
     tokens = begin_family(member)
     return Cast(
         email=member.email,
-        own=_belongings_of(member),
-        foreign=_belongings_of(other),
+        own=belongings_of(member),
+        foreign=belongings_of(other),
         member_cookie=session_cookie(member),
         operator_cookie=session_cookie(operator),
         access=str(tokens.access_token),
@@ -84,7 +84,7 @@ def _transfer(model: type[Transfer], user: User) -> UUID:
     return model._default_manager.create(owner_id=user.pk, key=uuid4().hex).pk
 
 
-def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
+def belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
     Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
     conversation = access.access_conversation(user.pk, over.conversation_id)
