@@ -90,10 +90,7 @@ class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = LanguageModel
         fields = "__all__"  # noqa: DJ007  the operator may edit all of it
-        labels = {
-            "accepts_temperature": _("takes a temperature"),
-            "max_tokens_parameter": _("parameter for the longest answer"),
-        }
+        labels = {"max_tokens_parameter": _("parameter for the longest answer")}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -63,7 +63,6 @@ class LanguageModel(models.Model):
         validators=[MaxValueValidator(1_000)],
         help_text=_("Added to what the provider takes, before the sum is rounded up to a millionth of a dollar."),
     )
-    accepts_temperature = models.BooleanField(default=False)
     max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
     sees_images = models.BooleanField(_("sees images"), default=False)
     reads_pdfs = models.BooleanField(

@@ -39,7 +39,7 @@ SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("Business"), (DASHBOARD, "billing.payment", "billing.subscription", "billing.billingaccount")),
     (_("People"), ("accounts.user", "accounts.invitation", "auth.group", "history.sharedpage", "chat.staffreading")),
     (_("What is sold"), ("billing.plan", "billing.price", "billing.coupon", "billing.exchangerate")),
-    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "history.turn")),
+    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "chat.batch", "history.turn")),
     (_("What was used"), ("billing.usageperiod", "billing.usagerecord", "billing.reservation", "billing.spending")),
     (_("What was done"), ("billing.staffact", "billing.letter", "billing.gatewayevent", "billing.gatewaytask")),
     (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),

@@ -201,6 +201,10 @@ class Site:
         access_token: str = self._run_command("create_operator")
         return access_token
 
+    def confirm_address(self, email: str) -> None:
+        """Do what the link in the mail of a sign-up does."""
+        self._run_command("confirm_address", email=email)
+
     def create_sessions(self, access_tokens: list[str]) -> list[str]:
         """Return a session key for each access token: the value of a browser's cookie."""
         keys: list[str] = self._run_command("create_sessions", access_tokens=access_tokens)

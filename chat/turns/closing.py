@@ -10,6 +10,7 @@ from billing.metering import Usage
 from billing.spending import UnpaidRequest
 from chat.llm.catalog import RECORDED
 from chat.llm.pricing import read_stamp
+from chat.turns.dialogues import as_kept
 from chat.turns.line_answers import find_line, keep_answer
 from chat.turns.sent_requests import read_unanswered
 from history import access, progress
@@ -26,7 +27,7 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
     It is settled even if saving fails: the tokens were used. The sweep repeats either one.
     """
     try:
-        is_ours = progress.close(turn, outcome)
+        is_ours = progress.close(turn, as_kept(turn, outcome))
     except Exception:
         settle_turn(turn, outcome)
         raise

@@ -1,5 +1,6 @@
 """Opens the turn of what a program asks over the OpenAI-compatible API: it is in no conversation, and nothing of it is
-kept when it is over. The checks, the reservation, the runner and the settlement are those of any other turn."""
+kept when it is over, unless the API key says so. The checks, the reservation, the runner and the settlement are those
+of any other turn."""
 
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -20,18 +21,20 @@ from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
 from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
 from chat.turns.asked import Asked, forget_asked, keep_asked
+from chat.turns.keeping import keep_turn
 from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_asked, selection_fields
 from chat.turns.queue import enqueue
 from core.errors import Conflict, DomainError, Unavailable
 from history import access
 from history.models import Turn
-from history.temporary import add_completion, new_completion_id
+from history.temporary import add_completion, is_temporary, new_completion_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a program asks. `max_output` is in tokens; None is as much as plan and model allow. `in_batch`: it is a line
-    of a batch, which is no question of an hour; then it may cost `most_micros`, where that is not None."""
+    """What a program asks. `max_output` is in tokens; None is as much as plan and model allow. The id is of the kind of
+    a stored turn where it is kept, which takes a key, and else of a temporary one. `in_batch`: it is a line of a batch,
+    which is no question of an hour; then it may cost `most_micros`, where that is not None."""
 
     turn_id: UUID
     asked: Asked
@@ -41,6 +44,11 @@ class Completion:
     key: ApiKey | None = None
     in_batch: bool = False
     most_micros: int | None = None
+
+    @property
+    def keeper(self) -> ApiKey | None:
+        """The key in whose dialogues it is kept; None where it is not."""
+        return None if is_temporary(self.turn_id) else self.key
 
 
 class AboveLimit(DomainError):
@@ -118,7 +126,8 @@ def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
     turn = _make_turn(owner_id, completion, offer)
     try:
         keep_asked(owner_id, turn.pk, completion.asked)
-        written = add_completion(turn)
+        keeper = completion.keeper
+        written = keep_turn(turn, completion.asked, keeper) if keeper else add_completion(turn)
     except DomainError:
         forget_asked(turn.pk)
         give_back(owner_id, turn.pk, budget)
@@ -157,7 +166,7 @@ def _make_turn(owner_id: int, completion: Completion, offer: Offer) -> Turn:
     return Turn(
         pk=completion.turn_id,
         owner_id=owner_id,
-        conversation_id=new_completion_id(),
+        conversation_id=new_completion_id(is_kept=completion.keeper is not None),
         is_completion=True,
         seq=1,
         **selection_fields(completion.model, offer.selection),
