@@ -692,6 +692,8 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
         ("show_name", True),
     ],
     "/api/v1/shares/%(share_id)s/update": _none,
+    "/api/v1/batches/%(batch_id)s/start": _fields(max_cost_micros=5_000),
+    "/api/v1/batches/%(batch_id)s/cancel": _none,
     "/api/v1/turns/%(turn_id)s/stop": _none,
     "/api/v1/turns/%(turn_id)s/fork": lambda _cast: [("conversation_id", str(new_id()))],
     "/api/v1/attachments": _fields(name="x"),
