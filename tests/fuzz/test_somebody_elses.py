@@ -479,9 +479,10 @@ def fields_of_pages(bo: Visitor) -> Iterator[IdField]:
     yield IdField("browser", "GET", "/", {}, "folder", "folder_id")
     yield IdField("browser", "GET", chat, {}, "turn", "turn_id")
     yield IdField("browser", "POST", f"{chat}branch/", {}, "turn", "turn_id")
-    for act in ("trash", "restore", "erase", "pin", "unpin", "archive", "unarchive", "move"):
-        yield IdField("browser", "POST", "/conversations/change/", {"do": act}, "conversation", "conversation_id")
+    # A fragment says what was done, a page only that something was; what undoes another act comes before it.
+    for act in ("trash", "restore", "erase", "unpin", "pin", "unarchive", "archive", "move"):
         yield IdField("fragment", "POST", "/conversations/change/", {}, "do", "conversation_id", f"{act}:%s")
+        yield IdField("browser", "POST", "/conversations/change/", {"do": act}, "conversation", "conversation_id")
     moved = {"do": "move", "conversation": own["conversation_id"]}
     yield IdField("browser", "POST", "/conversations/change/", moved, "folder", "folder_id")
     yield IdField(
