@@ -6,7 +6,7 @@ from contextlib import suppress
 from accounts.models import ApiKey
 from chat.turns.asked import Asked
 from chat.turns.dialogues import (
-    Exchange,
+    DialogueExchange,
     answer_text,
     call_names,
     digest_with_answer,
@@ -56,7 +56,7 @@ def _beginning(key: ApiKey) -> str:
     return key.pk.hex
 
 
-def _digests_of(key: ApiKey, exchanges: list[Exchange]) -> list[str]:
+def _digests_of(key: ApiKey, exchanges: list[DialogueExchange]) -> list[str]:
     """Return the digest of the dialogue up to each of the answers."""
     digests: list[str] = []
     for exchange in exchanges:
@@ -65,7 +65,7 @@ def _digests_of(key: ApiKey, exchanges: list[Exchange]) -> list[str]:
     return digests
 
 
-def _begin_with_earlier(turn: Turn, earlier: list[Exchange], digests: list[str], names: dict[str, str]) -> Turn:
+def _begin_with_earlier(turn: Turn, earlier: list[DialogueExchange], digests: list[str], names: dict[str, str]) -> Turn:
     """Write a new conversation of what was said before, as an import makes it, and the turn, all at once: what this
     process dies on nobody sees, and the sweep erases."""
     turn.conversation_id = new_id()

@@ -18,7 +18,7 @@ from chat.models import LanguageModel
 from chat.turns import keeping
 from chat.turns.asked import Asked, asked_key
 from chat.turns.completing import Completion, open_completion
-from chat.turns.dialogues import text_of
+from chat.turns.dialogues import answer_as_written
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
@@ -151,7 +151,10 @@ async def test_tools_that_are_called_are_in_the_answer_and_apart_for_the_program
     message = document["choices"][0]["message"]
     assert (message["content"], len(message["tool_calls"])) == ("Veamos ", 1)
     first = await in_thread(found, turn_of(document))
-    assert (first.answer, text_of(first)) == ('Veamos \n\n````\nweather({"city":"Lima","at":1})\n````', "Veamos ")
+    assert (first.answer, answer_as_written(first)) == (
+        'Veamos \n\n````\nweather({"city":"Lima","at":1})\n````',
+        "Veamos ",
+    )
     assert "lima" in first.search_text
 
     # The SDK writes the arguments in its own way, and gives the call another id.
