@@ -4,27 +4,35 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
+from allauth.core import context as allauth_context
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone, translation
 from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts import events
 from accounts.http import member_of, peer_of
-from accounts.joining import invite
+from accounts.joining import forget_invitation, invite
+from accounts.leaving import check_another_superuser
 from accounts.models import Invitation, User, valid_email
 from accounts.second_factor import has_second_factor, remove_all
 
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 """What gives somebody rights in the admin."""
+OWN = ("email", "is_active", "is_staff", "is_superuser")
+"""What nobody changes of themselves there."""
 
 
 class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not generic at run time
@@ -32,6 +40,7 @@ class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not
         """Save the password alone: whoever was suspended while it was hashed stays so."""
         user = super().save(commit=False)
         user.save(update_fields=["password"])
+        _tell(user, "account/email/password_changed")
         return user
 
 
@@ -112,12 +121,12 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     def remove_second_factors(self, request: HttpRequest, selected: QuerySet[User]) -> None:
         """For who lost their telephone and their recovery codes, and has shown in some other way who they are."""
         removed = 0
-        for user in selected:
+        for user in selected.exclude(pk=member_of(request).pk):
             if _may_touch(request, user) and remove_all(user):
                 removed += 1
                 events.record("second_factor_removed", peer=peer_of(request), user_id=user.pk, kind="all")
                 self.log_change(request, user, "second factor removed")
-                get_adapter(request).send_notification_mail("mfa/email/totp_deactivated", user)
+                _tell(user, "mfa/email/totp_deactivated")
         said = ngettext(
             "%(number)d person logs in without one now.", "%(number)d people log in without one now.", removed
         )
@@ -139,8 +148,11 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         for user in selected.exclude(is_active=is_active).exclude(pk=member_of(request).pk):
             if not _may_touch(request, user):
                 continue
-            user.is_active = is_active
-            user.save(update_fields=["is_active"])
+            with transaction.atomic():
+                if not is_active:
+                    check_another_superuser(user)
+                user.is_active = is_active
+                user.save(update_fields=["is_active"])
             self.log_change(request, user, "let back" if is_active else "suspended")
             changed += 1
         said = ngettext("%(number)d person was changed.", "%(number)d people were changed.", changed)
@@ -151,17 +163,43 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         return not lookup.startswith("seal") and super().lookup_allowed(lookup, value, request)
 
     # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
-    # new address or password they would have the other's rights.
+    # new address or password they would have the other's rights. Nobody changes here what is their own: pages of the
+    # site ask who they are first, and a superuser stays.
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         found = tuple(super().get_readonly_fields(request, obj))
+        found = found if obj != request.user else (*found, *OWN)
         return found if _is_superuser(request) else (*found, *GRANTS)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Django's page of a new password; of one's own it is the one there is for everybody."""
+        if self.get_object(request, unquote(id)) == request.user:
+            return redirect("account_change_password")
+        return super().user_change_password(request, id, form_url)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_touch(request, obj) and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return _may_touch(request, obj) and super().has_delete_permission(request, obj)
+        return obj != request.user and _may_touch(request, obj) and super().has_delete_permission(request, obj)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Whoever may delete a person may delete what goes with them, such as readings that nobody deletes alone."""
+        shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        if all(self.has_delete_permission(request, user) for user in objs):
+            needed = set()
+        return shown, counts, needed, protected
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        check_another_superuser(obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        with transaction.atomic():
+            for user in queryset.filter(is_superuser=True):
+                check_another_superuser(user)
+                user.delete()
+            super().delete_queryset(request, queryset)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save what was changed here, and nothing that was changed elsewhere meanwhile. A new address is the only one:
@@ -169,10 +207,15 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
         if not change:
             super().save_model(request, obj, form, change)
             return
+        if not (obj.is_superuser and obj.is_active):
+            check_another_superuser(User(pk=obj.pk, is_superuser=form.initial.get("is_superuser", False)))
         columns = {field.name for field in obj._meta.concrete_fields}
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
+            former = form.initial["email"]
+            forget_invitation(former)
+            _tell(obj, "account/email/email_changed", former, from_email=former, to_email=obj.email)
 
 
 @admin.register(Invitation)
@@ -212,6 +255,13 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
         if User.objects.filter(email=email).exists():
             raise forms.ValidationError(_("That address has an account."))
         return email
+
+
+def _tell(user: User, letter: str, address: str = "", **context: str) -> None:
+    """Tell somebody by mail, in their language, what the staff has done to their account: whoever gives them another
+    password or address can read what they write."""
+    with translation.override(user.locale), timezone.override(user.zone):
+        get_adapter(allauth_context.request).send_notification_mail(letter, user, context, email=address or user.email)
 
 
 def _is_superuser(request: HttpRequest) -> bool:

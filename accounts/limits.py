@@ -80,6 +80,9 @@ class Act(StrEnum):
     """A code for a discount, right or wrong. The account is the member's."""
 
 
+GUESSED = frozenset((Act.LOG_IN, Act.SECOND_FACTOR))
+"""What is guessed of one account, and not mailed: whoever has another with a like address neither gives attempts back
+nor uses them up."""
 PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
 """What a member may do less often than MEMBER_ACTS_PER_HOUR."""
 
@@ -179,11 +182,12 @@ def say_limit(request: Request, limit: Limit | None) -> None:
     request._request.limit = limit  # type: ignore[attr-defined]
 
 
-def limited_to(requests_per_minute: int) -> Callable[[View], View]:
-    """Give an address of the API that costs much a limit of its own, for each person."""
+def limited_to(name: str, requests_per_minute: int) -> Callable[[View], View]:
+    """Give an address of the API that costs much a limit of its own, for each person; a page that does the same counts
+    by the same name."""
 
     def limited(view: View) -> View:
-        view.cls.route_limit = (view.__name__, requests_per_minute)  # type: ignore[attr-defined]  # as in keys.py
+        view.cls.route_limit = (name, requests_per_minute)  # type: ignore[attr-defined]  # as in keys.py
         return view
 
     return limited
@@ -212,12 +216,8 @@ def remember_network(*, peer: str, account: str) -> None:
 
 
 def knows_network(*, peer: str, account: str) -> bool:
-    """Return whether somebody got into the account from here before, or nobody from anywhere."""
-    pipeline = sync_redis().pipeline(transaction=False)
-    pipeline.zscore(_known_key(account), _digest(network_of(peer)))
-    pipeline.exists(_known_key(account))
-    score, is_known_anywhere = pipeline.execute()
-    return score is not None or not is_known_anywhere
+    """Return whether somebody got into the account from here before."""
+    return sync_redis().zscore(_known_key(account), _digest(network_of(peer))) is not None
 
 
 def forget_attempts(act: Act, account: str) -> None:
@@ -249,7 +249,7 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
     name = normalise_email(account)
-    if act is not Act.LOG_IN:
+    if act not in GUESSED:
         name = _mailbox_of(name)
     return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
 

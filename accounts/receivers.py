@@ -8,6 +8,7 @@ from allauth.account.internal.flows.login import record_authentication
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
 from allauth.mfa.models import Authenticator
+from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.signals import user_logged_in
 from django.db import transaction
 from django.db.models import Q
@@ -16,6 +17,7 @@ from django.http import HttpRequest
 
 from accounts import devices, events, limits
 from accounts.http import peer_of
+from accounts.joining import forget_invitation
 from accounts.models import User
 from accounts.second_factor import FACTORS, use_code
 
@@ -24,6 +26,7 @@ from accounts.second_factor import FACTORS, use_code
 def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
     """Called before Django notes the log-in: the first of all is no news to its owner."""
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
+    limits.remember_network(peer=peer_of(request), account=user.email)
     is_first = user.last_login is None and not user.token_families.exists()
     if not is_first and not devices.is_known(request, user):
         devices.tell_of_new_device(request, user)
@@ -51,7 +54,11 @@ def note_password_change(request: HttpRequest, user: User, **_signal: Any) -> No
 
 
 @receiver(signals.email_changed)
-def note_email_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+def note_email_change(
+    request: HttpRequest, user: User, from_email_address: EmailAddress | None, **_signal: Any
+) -> None:
+    if from_email_address is not None:
+        forget_invitation(from_email_address.email)
     events.record("email_changed", peer=peer_of(request), user_id=user.pk)
 
 
@@ -62,10 +69,15 @@ def note_confirmation(request: HttpRequest, email_address: EmailAddress, **_sign
 
 @receiver(mfa_signals.authenticator_added)
 def note_second_factor(request: HttpRequest, user: User, authenticator: Authenticator, **_signal: Any) -> None:
-    """The code that showed that the app is set up is used up with that, and has shown it in this session."""
+    """The code that showed that the app is set up is used up with that, and has shown it in this session: of who has no
+    second factor yet. Whoever has a session and the password adds no other in its place. And whoever got in without it
+    is out, or they would take it away again, with the password."""
     if authenticator.type == Authenticator.Type.TOTP:
         use_code(user.pk, request.POST.get("code", ""))
-    if authenticator.type in FACTORS:
+    others = Authenticator.objects.filter(user=user, type__in=FACTORS).exclude(pk=authenticator.pk)
+    if authenticator.type in FACTORS and not others.exists():  # else the others are to be shown
+        user.end_access()
+        update_session_auth_hash(request, user)
         record_authentication(request, user, "mfa", id=authenticator.pk, type=authenticator.type)
     events.record("second_factor_added", peer=peer_of(request), user_id=user.pk, kind=authenticator.type)
 

@@ -25,10 +25,12 @@ def hash_new_password(email: str, password: str) -> str:
 
 
 def sign_up(request: HttpRequest, *, email: str, password_hash: str, invitation: str = "", **profile: Any) -> User:
-    """Create an account for somebody who may join. Raises Conflict if another has the address."""
+    """Create an account for somebody who may join, whose address nobody has confirmed. Raises Conflict if another has
+    the address."""
     try:
         with transaction.atomic():
             user = User.objects.create(email=email, password=password_hash, **profile)
+            EmailAddress.objects.create(user=user, email=user.email, primary=True)
             if invitation:
                 accept_invitation(user, invitation)
     except IntegrityError as error:
@@ -42,11 +44,9 @@ def sign_up_by_mail(request: HttpRequest, *, email: str, **account: Any) -> None
     mail says that somebody tried. Whoever signs up is told the same, and in the same time."""
     with equally_long():
         try:
-            with transaction.atomic():
-                user = sign_up(request, email=email, **account)
-                address = EmailAddress.objects.create(user=user, email=email, primary=True)
+            user = sign_up(request, email=email, **account)
         except Conflict:
             events.record("sign_up_of_known", peer=peer_of(request), email=email)
             get_adapter().send_account_already_exists_mail(email)
         else:
-            address.send_confirmation(request, signup=True)
+            EmailAddress.objects.get(user=user).send_confirmation(request, signup=True)

@@ -370,7 +370,9 @@ if SIGN_UP == "domains" and not SIGN_UP_DOMAINS:
     raise ImproperlyConfigured("SIGN_UP=domains needs SIGN_UP_DOMAINS: domains of e-mail addresses, with commas.")
 REFUSE_DISPOSABLE_MAIL = env.bool("REFUSE_DISPOSABLE_MAIL", default=True)
 ACCOUNT_RATE_LIMITS = False  # accounts/limits.py counts, for pages and API together
-REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG)
+REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG or SIGN_UP == "domains")
+if SIGN_UP == "domains" and not REQUIRE_VERIFIED_EMAIL:
+    raise ImproperlyConfigured("SIGN_UP=domains needs REQUIRE_VERIFIED_EMAIL: else anybody writes such an address.")
 
 # Without a mail server mail is kept in a folder, where `/mail/` shows it, and printed; outside DEBUG it is dropped.
 HAS_MAIL_SERVER = bool(env("EMAIL_URL", default=""))

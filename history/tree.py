@@ -12,7 +12,7 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
-from history.folding import fold, titled
+from history.folding import searched, titled
 from history.models import THERE, Conversation, TitledBy, Turn
 from history.temporary import (
     add_temporary_turn,
@@ -47,7 +47,7 @@ def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Co
             folder_id=folder_id,
             **titled(first_words_of(turn.question)),
         )
-        wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
+        wanted_seq, turn.seq, turn.search_text = turn.seq, 1, searched(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
             rows.insert(conversation)
             rows.insert(turn)
@@ -184,7 +184,7 @@ def add_turn(turn: Turn) -> Turn:
     if is_temporary(turn.conversation_id):
         return add_temporary_turn(turn)
     is_continuing = bool(turn.seq)
-    turn.search_text = fold(turn.question)
+    turn.search_text = searched(turn.question)
     for _ in range(MAX_ATTEMPTS):
         turn.seq = turn.seq or _last_seq(turn) + 1
         try:

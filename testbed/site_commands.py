@@ -18,6 +18,7 @@ import django
 
 django.setup()
 
+from allauth.account.models import EmailAddress  # noqa: E402
 from django.apps import apps  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
@@ -68,6 +69,11 @@ def create_operator() -> str:
     return str(begin_family(user).access_token)
 
 
+def confirm_address(email: str) -> None:
+    """Do what the link in the mail of a sign-up does."""
+    EmailAddress.objects.filter(email=email).update(verified=True)
+
+
 def create_sessions(access_tokens: list[Any]) -> list[str]:
     """Log in the owners of access tokens, as a browser does; return the keys of their sessions."""
     keys = []
@@ -80,6 +86,17 @@ def create_sessions(access_tokens: list[Any]) -> list[str]:
         session.save()
         keys.append(session.session_key)
     return keys
+
+
+def log_in_again(access_token: Any) -> dict[str, str]:
+    """Log the owner of an access token in once more; return the tokens of that log-in."""
+    refresh = begin_family(User.objects.get(pk=AccessToken(access_token)["user_id"]))
+    return {"access": str(refresh.access_token), "refresh": str(refresh)}
+
+
+def account_id_of(access_token: Any) -> int:
+    """Return the id of the billing account of an access token's owner."""
+    return BillingAccount.objects.get(user_id=AccessToken(access_token)["user_id"]).pk
 
 
 def end_access_silently(access_token: Any) -> None:
@@ -179,7 +196,10 @@ COMMANDS: dict[str, Callable[..., object]] = {
         prepare,
         create_members,
         create_operator,
+        confirm_address,
         create_sessions,
+        log_in_again,
+        account_id_of,
         end_access_silently,
         create_conversation,
         offer,

@@ -434,7 +434,10 @@ async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, stat
 async def test_what_fails_before_its_first_word_has_a_status(
     secret: str, runner: Runner, code: str, status: int, named: str, stream: bool
 ):
-    assert (await refused(await ask(secret, f"fail:{code}", stream=stream)))[:2] == (status, named)
+    answer = await ask(secret, f"fail:{code}", stream=stream)
+    assert (await refused(answer))[:2] == (status, named)
+    comes_back = status in (429, 503) and "x-should-retry" not in answer
+    assert answer.get("Retry-After") == ("5" if comes_back else None)
 
 
 async def test_what_breaks_off_says_so_in_its_stream(secret: str, runner: Runner):

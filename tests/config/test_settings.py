@@ -96,3 +96,12 @@ def test_celery_finds_redis_where_the_others_do_and_believes_no_certificate_more
     command = [sys.executable, "-c", READ_BROKERS, *addresses]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert [tuple(broker) for broker in json.loads(done.stdout)] == list(addresses.values())
+
+
+def test_people_of_a_domain_prove_that_its_mail_reaches_them(tmp_path: Path):
+    environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "DEBUG": "true", "SIGN_UP": "domains"}
+    environment |= {"SIGN_UP_DOMAINS": "example.com"}
+    command = [sys.executable, "-c", "from config import settings; print(settings.REQUIRE_VERIFIED_EMAIL)"]
+    for more, said in (({}, "True"), ({"REQUIRE_VERIFIED_EMAIL": "false"}, "SIGN_UP=domains needs")):
+        done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=False)
+        assert said in done.stdout + done.stderr

@@ -229,6 +229,8 @@ def test_three_hundred_queries_find_what_they_must_in_order(monkeypatch):
         search_turns(ANA, parse_query("folder:ajena", dt.UTC))
     assert titles("recetas") == ["Recetas"]
     assert sorted(titles('folder:"mis viajes" via')) == ["Viagens", "Viajes"]
+    Folder.objects.create(owner_id=ANA, name="Vacía")
+    assert all_pages(parse_query("folder:vacia arroz", dt.UTC), limit=3) == [] == titles("folder:vacia")
 
 
 def test_words_that_no_store_can_be_asked_for_at_once_must_be_there_all_the_same(conversation):
