@@ -13,11 +13,11 @@ from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts import events
+from accounts import asking_again, events
 from accounts.http import member_of, peer_of
 from accounts.joining import invite
 from accounts.models import Invitation, User, valid_email
@@ -51,11 +51,28 @@ class CheckedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return field
 
 
+class AskingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Asks operators who they are once more before they change anything here: what they do is done to others, and an
+    open screen or a stolen session must not be enough."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        _ask(request)
+        return super().changelist_view(request, extra_context)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _ask(request)
+        return super().changeform_view(request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _ask(request)
+        return super().delete_view(request, *args, **kwargs)
+
+
 admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
+class GroupAdmin(AskingAdmin, CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
     """Only superusers make, change and delete groups: whoever enlarged one they are in would give themselves rights."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -69,7 +86,7 @@ class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the s
 
 
 @admin.register(User)
-class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
+class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     change_password_form = NewPasswordForm
     ordering = ("-created_at",)
     list_display = ("email", "name", "locale", "is_active", "is_staff", "created_at", "last_login")
@@ -85,6 +102,10 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "password1", "password2")}),)
 
     actions = ("confirm_addresses", "suspend", "let_back", "remove_second_factors")
+
+    def user_change_password(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _ask(request)
+        return super().user_change_password(request, *args, **kwargs)
 
     @admin.display(description=_("address confirmed"), boolean=True)
     def confirmed(self, user: User) -> bool:
@@ -212,6 +233,11 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
         if User.objects.filter(email=email).exists():
             raise forms.ValidationError(_("That address has an account."))
         return email
+
+
+def _ask(request: HttpRequest) -> None:
+    if request.method == "POST":
+        asking_again.check(request)
 
 
 def _is_superuser(request: HttpRequest) -> bool:
