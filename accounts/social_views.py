@@ -8,7 +8,10 @@ from urllib.parse import urlencode, urlsplit
 
 from allauth.account.decorators import reauthentication_required
 from allauth.account.utils import get_next_redirect_url
+from allauth.socialaccount import views as allauth_views
 from allauth.socialaccount.adapter import get_adapter
+from allauth.socialaccount.internal.flows.signup import clear_pending_signup
+from allauth.socialaccount.models import SocialApp
 from allauth.socialaccount.providers.base.constants import AuthError, AuthProcess
 from allauth.socialaccount.providers.github.views import oauth2_callback as github_callback
 from allauth.socialaccount.providers.google.views import oauth2_callback as google_callback
@@ -96,6 +99,16 @@ def social_callback(request: HttpRequest, provider_id: str) -> HttpResponse:
     except MISBEHAVIOUR as error:
         logger.warning("A provider's answer was not understood", extra={"provider": provider.id}, exc_info=True)
         return failed(request, provider.id, provider.name, {}, exception=error)
+
+
+def social_sign_up(request: HttpRequest) -> HttpResponse:
+    """allauth's form of a sign-up. Its provider may have been switched off meanwhile."""
+    try:
+        response: HttpResponse = allauth_views.signup(request)
+    except SocialApp.DoesNotExist:
+        clear_pending_signup(request)
+        return redirect("account_login")
+    return response
 
 
 @login_required

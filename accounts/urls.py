@@ -2,7 +2,6 @@ from allauth.account import views as allauth_views
 from allauth.account.decorators import reauthentication_required
 from allauth.mfa.base import views as mfa_views
 from allauth.mfa.webauthn import views as passkey_views
-from allauth.socialaccount import views as social_sign_up_views
 from django.urls import include, path
 from django.views.generic import RedirectView
 
@@ -32,7 +31,7 @@ urlpatterns = [
         reauthentication_required(allauth_views.password_set),
         name="account_set_password",
     ),
-    path("accounts/with/sign-up/", social_sign_up_views.signup, name="socialaccount_signup"),
+    path("accounts/with/sign-up/", social_views.social_sign_up, name="socialaccount_signup"),
     path("accounts/with/<str:provider_id>/", social_views.social_log_in, name="social_log_in"),
     # Where providers send people back to, as allauth has these addresses: operators have typed them there.
     *(

@@ -108,7 +108,10 @@ def test_the_buttons_are_those_of_the_settings(there: IdentityProvider, settings
         page = browser().get(f"{path}?next=/terms/").text
         assert all(f'action="/accounts/with/{one}/"' in page for one in IDS)
         assert page.count('name="next" value="/terms/"') >= len(IDS)
+    begun = browser()
+    come_back(begun, "google")
     del settings.SOCIALACCOUNT_PROVIDERS["google"]
+    assert begun.get(SIGN_UP)["Location"] == "/accounts/login/"
     for path in OURS:
         assert "/accounts/with/google/" not in browser().get(path).text
     assert browser().post("/accounts/with/google/").status_code == 404
@@ -270,7 +273,7 @@ def test_who_signs_up_with_an_address_of_microsoft_gets_in_by_its_mailbox(there,
 
 def test_an_account_that_a_stranger_made_beforehand_is_theirs_no_more(there, settings):
     """A stranger signs up with the victim's address, with an account at Microsoft and a password, and waits for the
-    victim to come. The victim, whom Google vouches for, is sent to the mailbox, and then the account is theirs alone."""
+    victim to come. The victim, whom Google vouches for, is sent to the mailbox, and then it is theirs alone."""
     there.identity = person(VICTIM, sub="666")
     stranger = browser("203.0.113.9")
     sign_up_with(stranger, "microsoft", email=VICTIM)

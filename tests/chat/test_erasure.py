@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -61,7 +62,7 @@ EMAIL, NEW_EMAIL, NAME, PASSWORD = "leonor@secreta.example", "nueva@secreta.exam
 ASKED, FILE = "pregunta-delatora", "archivo-delator"
 SECRETS = (
     *(EMAIL, NEW_EMAIL, NAME, ASKED, FILE),
-    *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator"),
+    *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator", "cuenta-delatora"),
 )
 PAID = ("impuesto-delator", "recibo-delator", "queja-delatora", "pagador@secreta.example")
 
@@ -108,6 +109,7 @@ def be_dealt_with_by_the_staff(user: User, olga: User, conversation_id: Any) -> 
 def have_a_second_factor(user: User) -> None:
     """After the log-ins, which would ask for it."""
     Authenticator.objects.create(user=user, type=Authenticator.Type.TOTP, data={"secret": "factor-delator"})
+    SocialAccount.objects.create(user=user, provider="google", uid="cuenta-delatora", extra_data={"name": EMAIL})
 
 
 def use_pages_and_programs(user: User) -> str:

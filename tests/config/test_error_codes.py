@@ -6,6 +6,7 @@ from pathlib import Path
 from django.conf import settings
 from rest_framework import exceptions
 
+from accounts.social import ConnectedElsewhere, LastWayIn
 from billing import errors as billing_errors
 from chat.errors import FILE_SENTENCES, SENTENCES, AskedLost, BadCommand
 from config.openapi.generation import Generator
@@ -21,8 +22,8 @@ OF_PAGES = (
     *(billing_errors.GatewaySilent, billing_errors.GatewayDeclined),
 )
 """What is bought and paid on the pages alone."""
-ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost}
-"""And what the socket alone says, and a turn."""
+ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost, ConnectedElsewhere, LastWayIn}
+"""And what the socket alone says, a turn, and the page of ways to log in."""
 OTHERWISE = {"error", "not_acceptable", "throttled"}
 """What REST framework has and config/api.py says in other words, and what nobody answers."""
 OF_FIELDS = {"unique", "password_too_common", "password_too_similar"}

@@ -1,6 +1,6 @@
-"""A provider of accounts, over HTTP on this machine: an OpenID Connect server with discovery, keys and signed tokens, and
-the addresses and shapes of Google's, GitHub's and Microsoft's. It checks what a provider checks: the client, the address
-to come back to, that a code works once, and PKCE."""
+"""A provider of accounts, over HTTP on this machine: an OpenID Connect server with discovery, keys and signed tokens,
+and the addresses and shapes of Google's, GitHub's and Microsoft's. It checks what a provider checks: the client, the
+address to come back to, that a code works once, and PKCE."""
 
 import base64
 import hashlib
