@@ -39,11 +39,13 @@ def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
     another address was confirmed, or the row of one was left to somebody else, at the same moment or before. Accounts
     elsewhere let nobody in any more, either: who signed up with this address, or got in, may have connected theirs."""
     with transaction.atomic():
-        SocialAccount.objects.filter(user=user).delete()
+        removed, _rows = SocialAccount.objects.filter(user=user).delete()
         User.objects.filter(pk=user.pk).update(email=user.email)
         EmailAddress.objects.filter(Q(user=user) ^ Q(email=user.email)).delete()
         EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
     limits.remember_network(peer=peer_of(request), account=user.email)
+    if removed:
+        events.record("social_account_removed", peer=peer_of(request), user_id=user.pk, provider="all")
     events.record("password_reset", peer=peer_of(request), user_id=user.pk)
 
 

@@ -50,7 +50,7 @@ class LastWayIn(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ConnectedAccount:
     """An account elsewhere that lets a member in; `name` is what it is called there. `works` says whether its provider
     is switched on."""
 
@@ -91,10 +91,10 @@ def was_shown_lately(sociallogin: SocialLogin) -> bool:
     return shown_at is None or (isinstance(shown_at, int) and time.time() - shown_at < FRESH_SECONDS)
 
 
-def list_connections(user: User) -> list[Connection]:
+def list_connections(user: User) -> list[ConnectedAccount]:
     names = {one.id: one.name for one in list_social_providers()}
     return [
-        Connection(
+        ConnectedAccount(
             row, names.get(row.provider, row.provider), str(row.extra_data.get("name", "")), row.provider in names
         )
         for row in SocialAccount.objects.filter(user=user).order_by("date_joined")

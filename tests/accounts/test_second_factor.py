@@ -15,7 +15,7 @@ from accounts import limits
 from accounts.encryption import decrypt, encrypt
 from accounts.models import User
 from core.redis_clients import sync_redis
-from tests.accounts.doors import PASSWORD, WRONG, ask_for_reset, log_in_by_page, reset_password
+from tests.accounts.doors import PASSWORD, WRONG, ask_again, ask_for_reset, log_in_by_page, reset_password
 from tests.accounts.factors import App, recovery_codes, set_up, set_up_on_pages
 from tests.billing.together import together
 
@@ -347,6 +347,7 @@ def test_recovery_codes_are_shown_after_the_password_alone(ana, app, member):
 def test_an_operator_removes_it_for_who_lost_everything(ana, app, olga):
     operator = Client()
     operator.force_login(olga)
+    ask_again(operator, olga)
     fields = {"action": "remove_second_factors", "_selected_action": [ana.pk]}
     operator.post("/admin/accounts/user/", fields)
     assert not Authenticator.objects.exists()
@@ -363,6 +364,7 @@ def test_an_operator_without_all_rights_removes_no_other_operators(ana, olga):
     ana.user_permissions.set(Permission.objects.filter(codename__in=("view_user", "change_user")))
     operator = Client()
     operator.force_login(ana)
+    ask_again(operator, ana)
     operator.post("/admin/accounts/user/", {"action": "remove_second_factors", "_selected_action": [olga.pk]})
     assert Authenticator.objects.filter(user=olga).exists()
 
