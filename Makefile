@@ -30,7 +30,7 @@ test-all:
 
 test-rows:
 	@status=0; for stores in mongodb postgresql; do \
-	    STORES=$$stores $(PYTEST) -m stores || status=1; \
+	    STORES=$$stores $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m stores || status=1; \
 	done > .venv/test-rows.log 2>&1; \
 	cat .venv/test-rows.log; exit $$status
 

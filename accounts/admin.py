@@ -4,9 +4,11 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
+from allauth.core import context as allauth_context
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminPasswordChangeForm
@@ -14,6 +16,8 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone, translation
 from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -25,6 +29,8 @@ from accounts.second_factor import has_second_factor, remove_all
 
 GRANTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 """What gives somebody rights in the admin."""
+OWN = ("email", "is_active", "is_staff", "is_superuser")
+"""What nobody changes of themselves there."""
 
 
 class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not generic at run time
@@ -32,6 +38,7 @@ class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not
         """Save the password alone: whoever was suspended while it was hashed stays so."""
         user = super().save(commit=False)
         user.save(update_fields=["password"])
+        _tell(user, "account/email/password_changed")
         return user
 
 
@@ -103,10 +110,6 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
 
     actions = ("confirm_addresses", "suspend", "let_back", "remove_second_factors")
 
-    def user_change_password(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        _ask(request)
-        return super().user_change_password(request, *args, **kwargs)
-
     @admin.display(description=_("address confirmed"), boolean=True)
     def confirmed(self, user: User) -> bool:
         return bool(EmailAddress.objects.filter(user=user, email=user.email, verified=True).exists())
@@ -133,12 +136,12 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
     def remove_second_factors(self, request: HttpRequest, selected: QuerySet[User]) -> None:
         """For who lost their telephone and their recovery codes, and has shown in some other way who they are."""
         removed = 0
-        for user in selected:
+        for user in selected.exclude(pk=member_of(request).pk):
             if _may_touch(request, user) and remove_all(user):
                 removed += 1
                 events.record("second_factor_removed", peer=peer_of(request), user_id=user.pk, kind="all")
                 self.log_change(request, user, "second factor removed")
-                get_adapter(request).send_notification_mail("mfa/email/totp_deactivated", user)
+                _tell(user, "mfa/email/totp_deactivated")
         said = ngettext(
             "%(number)d person logs in without one now.", "%(number)d people log in without one now.", removed
         )
@@ -172,17 +175,33 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
         return not lookup.startswith("seal") and super().lookup_allowed(lookup, value, request)
 
     # Who may change people, and is no superuser, gives nobody rights, and changes no operator but themselves: with a
-    # new address or password they would have the other's rights.
+    # new address or password they would have the other's rights. Nobody changes here what is their own: pages of the
+    # site ask who they are first, and a superuser stays.
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         found = tuple(super().get_readonly_fields(request, obj))
+        found = found if obj != request.user else (*found, *OWN)
         return found if _is_superuser(request) else (*found, *GRANTS)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Django's page of a new password; of one's own it is the one there is for everybody."""
+        _ask(request)
+        if self.get_object(request, unquote(id)) == request.user:
+            return redirect("account_change_password")
+        return super().user_change_password(request, id, form_url)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_touch(request, obj) and super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return _may_touch(request, obj) and super().has_delete_permission(request, obj)
+        return obj != request.user and _may_touch(request, obj) and super().has_delete_permission(request, obj)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Whoever may delete a person may delete what goes with them, such as readings that nobody deletes alone."""
+        shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        if all(self.has_delete_permission(request, user) for user in objs):
+            needed = set()
+        return shown, counts, needed, protected
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save what was changed here, and nothing that was changed elsewhere meanwhile. A new address is the only one:
@@ -194,6 +213,8 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
+            former = form.initial["email"]
+            _tell(obj, "account/email/email_changed", former, from_email=former, to_email=obj.email)
 
 
 @admin.register(Invitation)
@@ -238,6 +259,13 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
 def _ask(request: HttpRequest) -> None:
     if request.method == "POST":
         asking_again.check(request)
+
+
+def _tell(user: User, letter: str, address: str = "", **context: str) -> None:
+    """Tell somebody by mail, in their language, what the staff has done to their account: whoever gives them another
+    password or address can read what they write."""
+    with translation.override(user.locale), timezone.override(user.zone):
+        get_adapter(allauth_context.request).send_notification_mail(letter, user, context, email=address or user.email)
 
 
 def _is_superuser(request: HttpRequest) -> bool:

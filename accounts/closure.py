@@ -35,6 +35,8 @@ def begin_closure(instance: User, **_signal: Any) -> None:
     """In the transaction of the deletion: note what is to be erased when it is committed."""
     closure = Closure.objects.create(user_id=instance.pk)
     Invitation.objects.filter(email=instance.email).delete()
+    invitation = ContentType.objects.get_for_model(Invitation)
+    LogEntry.objects.filter(content_type=invitation, object_repr=instance.email).update(object_repr="")
     transaction.on_commit(lambda: limits.forget_account(instance.email), robust=True)
     transaction.on_commit(lambda: _close(closure), robust=True)
 

@@ -10,7 +10,6 @@ from allauth.account import forms as allauth_forms
 from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.email_verification import send_verification_email_to_address
 from allauth.account.models import EmailAddress
-from allauth.account.utils import setup_user_email
 from allauth.core import context
 from allauth.mfa.adapter import get_adapter as mfa_adapter
 from allauth.mfa.base import forms as mfa_forms
@@ -27,11 +26,12 @@ from django.shortcuts import redirect
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop, ngettext_lazy, pgettext_lazy
+from fido2.webauthn import AuthenticationResponse, CollectedClientData, RegistrationResponse
 
 from accounts import events, limits, log_in, second_factor, sign_up
 from accounts.context import theme_of
-from accounts.http import peer_of
-from accounts.joining import check_lasting, check_may_join, find_invited
+from accounts.http import is_of_site, peer_of
+from accounts.joining import check_lasting, check_may_join, find_invited, may_change_to
 from accounts.limits import Act
 from accounts.models import User, normalise_email, valid_email
 from accounts.refusals import Refused, shown_in_form
@@ -104,9 +104,7 @@ class SignUpForm(allauth_forms.SignupForm):
         if settings.REQUIRE_VERIFIED_EMAIL:
             sign_up.sign_up_by_mail(request, **account)
             return None, redirect("account_email_verification_sent")
-        user = sign_up.sign_up(request, **account)
-        setup_user_email(request, user, [])
-        return user, None
+        return sign_up.sign_up(request, **account), None
 
 
 class ResetPasswordForm(allauth_forms.ResetPasswordForm):
@@ -214,6 +212,8 @@ class AddPasskeyForm(passkey_forms.AddWebAuthnForm):
             limits.count_of_member(Act.SECOND_FACTOR, self.user.pk)
         with _told_apart():
             cleaned: dict[str, Any] = super().clean()
+            if given := cleaned.get("credential"):
+                _check_origin(RegistrationResponse.from_dict(given).response.client_data)
         return cleaned
 
 
@@ -223,6 +223,7 @@ class PasskeyForm(passkey_forms.AuthenticateWebAuthnForm):
     def clean_credential(self) -> Authenticator:
         limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
         with _told_apart():
+            _check_shown(self.cleaned_data["credential"])
             return super().clean_credential()
 
 
@@ -231,6 +232,7 @@ class PasskeyAloneForm(passkey_forms.LoginWebAuthnForm):
 
     def clean_credential(self) -> Authenticator:
         with _told_apart():
+            _check_shown(self.cleaned_data["credential"], alone=True)
             return super().clean_credential()
 
 
@@ -240,6 +242,7 @@ class PasskeyAgainForm(passkey_forms.ReauthenticateWebAuthnForm):
     def clean_credential(self) -> Authenticator:
         limits.count(Act.SECOND_FACTOR, peer=peer_of(context.request))
         with _told_apart():
+            _check_shown(self.cleaned_data["credential"])
             return super().clean_credential()
 
 
@@ -248,6 +251,9 @@ class ChangeEmailForm(allauth_forms.AddEmailForm):
         email: str = super().clean_email()
         with shown_in_form():
             check_lasting(email)
+        if not may_change_to(email, former=self.user.email):
+            domains = ", ".join(settings.SIGN_UP_DOMAINS)
+            raise forms.ValidationError(_("Your address must be one of %(domains)s.") % {"domains": domains})
         return valid_email(email)
 
     def clean(self) -> dict[str, Any]:
@@ -365,6 +371,23 @@ def _told_apart() -> Iterator[None]:
         struct.error,
     ) as error:
         raise _unknown_passkey() from error
+
+
+def _check_shown(given: dict[str, Any], *, alone: bool = False) -> None:
+    """Raise ValueError for a passkey that was shown elsewhere, and where it lets in alone, without asking who one is.
+
+    The session has one challenge, whatever it was made for: allauth asks for that with the one of the log-in alone, and
+    would take here what was signed for the page after the password, for which a touch will do."""
+    response = AuthenticationResponse.from_dict(given).response
+    _check_origin(response.client_data)
+    if alone and not response.authenticator_data.is_user_verified():
+        raise ValueError("user not verified")
+
+
+def _check_origin(shown: CollectedClientData) -> None:
+    """Raise ValueError unless a page of this site has asked. fido2 takes pages of its subdomains and ports, too."""
+    if not is_of_site(shown.origin, context.request):
+        raise ValueError("another origin")
 
 
 def _unknown_passkey() -> forms.ValidationError:

@@ -24,6 +24,11 @@ def member_of(request: HttpRequest) -> User:
     return request.user
 
 
+def is_of_site(origin: str, request: HttpRequest) -> bool:
+    """Return whether an origin is SITE_URL, or where this request was sent to: the rule that Django has for forms."""
+    return origin in (settings.SITE_URL, f"{request.scheme}://{request.get_host()}")
+
+
 def peer_of(request: HttpRequest) -> str:
     """Return the network address of the client: what the outermost of our proxies saw. Empty if nobody knows it."""
     return _peer(str(request.META.get("REMOTE_ADDR", "")), str(request.META.get("HTTP_X_FORWARDED_FOR", "")))

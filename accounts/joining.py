@@ -4,6 +4,7 @@
 import datetime as dt
 import hashlib
 import secrets
+from contextlib import suppress
 from enum import StrEnum
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from django.db import IntegrityError
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone, translation
+from django.utils.encoding import punycode
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Invitation, User, normalise_email
@@ -56,10 +58,15 @@ def check_may_join(email: str, invitation: str = "") -> None:
         raise SignUpClosed
     if find_invitation(email, invitation) is not None:
         return
-    is_of_domain = settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in settings.SIGN_UP_DOMAINS
-    if settings.SIGN_UP != SignUp.OPEN and not is_of_domain:
+    if settings.SIGN_UP != SignUp.OPEN and not _is_of_domains(email):
         raise InvitationNeeded
     check_lasting(email)
+
+
+def may_change_to(email: str, *, former: str) -> bool:
+    """Return whether a member may have another address: whoever joined by their domain stays in one. Else its mailbox
+    would open any number of accounts, and an account outlast the mailbox that its owner loses with their post."""
+    return not _is_of_domains(former) or _is_of_domains(email)
 
 
 def check_lasting(email: str) -> None:
@@ -126,8 +133,20 @@ def _send(invitation: Invitation, word: str, language: str) -> None:
     send_or_queue(EmailMessage(subject.strip(), body.strip() + "\n", settings.DEFAULT_FROM_EMAIL, [invitation.email]))
 
 
+def _is_of_domains(email: str) -> bool:
+    """Return whether whoever has this address may join by that, where domains decide."""
+    return settings.SIGN_UP == SignUp.DOMAINS and _domain_of(email) in map(_host, settings.SIGN_UP_DOMAINS)
+
+
 def _domain_of(email: str) -> str:
-    return normalise_email(email).rpartition("@")[2]
+    return _host(normalise_email(email).rpartition("@")[2])
+
+
+def _host(name: str) -> str:
+    """Return the name as mail servers have it: there are others, of letters that look otherwise, for example.com."""
+    with suppress(UnicodeError):  # no host is so called
+        name = punycode(name)
+    return name.lower()
 
 
 def _digest(word: str) -> str:

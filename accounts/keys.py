@@ -50,6 +50,11 @@ class TooManyKeys(DomainError):
     message = gettext_lazy("You have as many keys as there can be. Revoke one first.")
 
 
+class NothingToKeep(DomainError):
+    code = "nothing_to_keep"
+    message = gettext_lazy("A key that may not ask has no conversations to keep. Let it ask, or let it keep none.")
+
+
 class KeyNotAllowed(DomainError):
     """A key may not do that at all, or has not the scope for it."""
 
@@ -75,6 +80,7 @@ class KeyTerms:
     monthly_credits: int | None = None
     requests_per_minute: int | None = None
     origins: tuple[str, ...] = ()
+    keeps_conversations: bool = False
     expires_at: dt.datetime | None = None
 
 
@@ -124,8 +130,10 @@ def key_of(request: Request) -> ApiKey | None:
 
 
 def make_key(user: User, terms: KeyTerms, *, peer: str, key_id: UUID) -> tuple[ApiKey, str]:
-    """Make a key; return its row and the key itself, which nobody can ask for again. Raises TooManyKeys, RateLimited,
-    Conflict for an id there is, and NotFound where whatever let the user in has ended."""
+    """Make a key; return its row and the key itself, which nobody can ask for again. Raises NothingToKeep, TooManyKeys,
+    RateLimited, Conflict for an id there is, and NotFound where whatever let the user in has ended."""
+    if terms.keeps_conversations and ApiKey.Scope.CHAT not in terms.scopes:
+        raise NothingToKeep
     limits.count_of_member(Act.API_KEY, user.pk)
     prefix = _BEGINNING + secrets.token_hex(4)
     secret = f"{prefix}_{secrets.token_urlsafe(32)}"
@@ -140,6 +148,7 @@ def make_key(user: User, terms: KeyTerms, *, peer: str, key_id: UUID) -> tuple[A
         monthly_credits=terms.monthly_credits,
         requests_per_minute=terms.requests_per_minute,
         origins=" ".join(terms.origins),
+        keeps_conversations=terms.keeps_conversations or None,
         expires_at=terms.expires_at,
     )
     try:

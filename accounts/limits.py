@@ -72,12 +72,17 @@ class Act(StrEnum):
     """Sharing a conversation, and copying a shared one: each writes thousands of rows. Counted by member."""
     EXPORT = "export"
     """An export of everything, which keeps a worker busy and sends a mail. Counted by member."""
+    BATCH = "batch"
+    """A file of a batch, which a worker checks. Counted by member."""
     API_KEY = "api_key"
     """A new API key, of which a mail tells. Counted by member."""
     DISCOUNT = "discount"
     """A code for a discount, right or wrong. The account is the member's."""
 
 
+GUESSED = frozenset((Act.LOG_IN, Act.SECOND_FACTOR))
+"""What is guessed of one account, and not mailed: whoever has another with a like address neither gives attempts back
+nor uses them up."""
 PER_HOUR = {Act.EXPORT: EXPORTS_PER_HOUR, Act.API_KEY: KEYS_PER_HOUR, Act.SECOND_FACTOR: KEYS_PER_HOUR}
 """What a member may do less often than MEMBER_ACTS_PER_HOUR."""
 
@@ -210,12 +215,8 @@ def remember_network(*, peer: str, account: str) -> None:
 
 
 def knows_network(*, peer: str, account: str) -> bool:
-    """Return whether somebody got into the account from here before, or nobody from anywhere."""
-    pipeline = sync_redis().pipeline(transaction=False)
-    pipeline.zscore(_known_key(account), _digest(network_of(peer)))
-    pipeline.exists(_known_key(account))
-    score, is_known_anywhere = pipeline.execute()
-    return score is not None or not is_known_anywhere
+    """Return whether somebody got into the account from here before."""
+    return sync_redis().zscore(_known_key(account), _digest(network_of(peer))) is not None
 
 
 def forget_attempts(act: Act, account: str) -> None:
@@ -247,7 +248,7 @@ def _limit_of_network(act: Act) -> tuple[int, int]:
 
 def _account_key(act: Act, account: str, network: str = "") -> str:
     name = normalise_email(account)
-    if act is not Act.LOG_IN:
+    if act not in GUESSED:
         name = _mailbox_of(name)
     return f"limit:{act}:account:{_digest(name)}" + (f":{_digest(network)}" if network else "")
 

@@ -18,6 +18,7 @@ from accounts import events, limits
 from accounts.http import peer_of
 from accounts.limits import Act
 from accounts.models import User, normalise_email
+from accounts.second_factor import has_second_factor
 from accounts.timing import pad
 
 
@@ -48,7 +49,8 @@ def find_by_password(request: HttpRequest, email: str, password: str) -> User | 
     if user is None:
         make_password(password)  # takes as long as checking one
     elif user.check_password(password) and (not user.awaits or _may_be_awaited(request, user, path)):
-        limits.remember_network(peer=peer, account=email)
+        if request.user == user or not has_second_factor(user.pk):  # else there is more to show, and then it is noted
+            limits.remember_network(peer=peer, account=email)
         return user
     events.record("log_in_failed", peer=peer, user_id=user.pk if user else None, email=normalise_email(email))
     pad(begun)

@@ -241,6 +241,8 @@ class ApiKey(models.Model):
     """Null: no limit of its own; that of its user counts anyway."""
     origins = models.TextField(blank=True, default="", null=True)  # noqa: DJ001  null where a former release made it
     """Separated by spaces: the pages whose scripts may use it; empty or null: those that the operator allows."""
+    keeps_conversations = models.BooleanField(null=True)
+    """Whether what it asks over the OpenAI-compatible API is kept in its user's history: True or null."""
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     last_used_at = models.DateTimeField(null=True)

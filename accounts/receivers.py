@@ -25,6 +25,7 @@ from accounts.second_factor import FACTORS, use_code
 def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
     """Called before Django notes the log-in: the first of all is no news to its owner."""
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
+    limits.remember_network(peer=peer_of(request), account=user.email)
     is_first = user.last_login is None and not user.token_families.exists()
     if not is_first and not devices.is_known(request, user):
         devices.tell_of_new_device(request, user)
@@ -73,10 +74,12 @@ def note_confirmation(request: HttpRequest, email_address: EmailAddress, **_sign
 
 @receiver(mfa_signals.authenticator_added)
 def note_second_factor(request: HttpRequest, user: User, authenticator: Authenticator, **_signal: Any) -> None:
-    """The code that showed that the app is set up is used up with that, and has shown it in this session."""
+    """The code that showed that the app is set up is used up with that, and has shown it in this session: of who has no
+    second factor yet. Whoever has a session and the password adds no other in its place."""
     if authenticator.type == Authenticator.Type.TOTP:
         use_code(user.pk, request.POST.get("code", ""))
-    if authenticator.type in FACTORS:
+    others = Authenticator.objects.filter(user=user, type__in=FACTORS).exclude(pk=authenticator.pk)
+    if authenticator.type in FACTORS and not others.exists():  # else the others are to be shown
         record_authentication(request, user, "mfa", id=authenticator.pk, type=authenticator.type)
     events.record("second_factor_added", peer=peer_of(request), user_id=user.pk, kind=authenticator.type)
 

@@ -26,10 +26,12 @@ def hash_new_password(email: str, password: str) -> str:
 
 
 def sign_up(request: HttpRequest, *, email: str, password_hash: str, invitation: str = "", **profile: Any) -> User:
-    """Create an account for somebody who may join. Raises Conflict if another has the address."""
+    """Create an account for somebody who may join, whose address nobody has confirmed. Raises Conflict if another has
+    the address."""
     try:
         with transaction.atomic():
             user = User.objects.create(email=email, password=password_hash, **profile)
+            EmailAddress.objects.create(user=user, email=user.email, primary=True)
             if invitation:
                 accept_invitation(user, invitation)
     except IntegrityError as error:
@@ -48,11 +50,10 @@ def sign_up_by_mail(
         try:
             with transaction.atomic():
                 user = sign_up(request, email=email, **account)
-                address = EmailAddress.objects.create(user=user, email=email, primary=True)
                 if also is not None:
                     also(user)
         except Conflict:
             events.record("sign_up_of_known", peer=peer_of(request), email=email)
             get_adapter().send_account_already_exists_mail(email)
         else:
-            address.send_confirmation(request, signup=True)
+            EmailAddress.objects.get(user=user).send_confirmation(request, signup=True)

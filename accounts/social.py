@@ -107,8 +107,8 @@ def join(request: HttpRequest, sociallogin: SocialLogin, *, email: str, **accoun
     try:
         with transaction.atomic():
             user = sign_up(request, email=email, password_hash=make_password(None), **account)
-            is_confirmed = email == confirmed_address(sociallogin)
-            EmailAddress.objects.create(user=user, email=email, primary=True, verified=is_confirmed)
+            if email == confirmed_address(sociallogin):
+                EmailAddress.objects.filter(user=user, email=email).update(verified=True)
             _keep(sociallogin, user)
     except IntegrityError as error:
         raise Conflict from error

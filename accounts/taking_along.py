@@ -19,7 +19,7 @@ _PROFILE = (
 )
 _KEY = (
     *("id", "name", "prefix", "scopes", "model_ids", "monthly_credits", "requests_per_minute", "origins"),
-    *("created_at", "expires_at", "last_used_at", "revoked_at"),
+    *("keeps_conversations", "created_at", "expires_at", "last_used_at", "revoked_at"),
 )
 
 

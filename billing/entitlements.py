@@ -41,6 +41,7 @@ class Entitlements:
     requests_per_minute: int | None = None
     history_days: int | None = None
     has_comparison: bool = False
+    has_batches: bool = False
 
     def largest_file(self, of_site: int) -> int:
         """Return how many bytes a file may have, where the site takes so many."""
@@ -271,6 +272,7 @@ def _entitlements(plan: Plan) -> Entitlements:
         has_api=plan.has_api,
         history_days=plan.history_days,
         has_comparison=plan.has_comparison,
+        has_batches=plan.has_batches,
     )
 
 

@@ -202,6 +202,11 @@ def find_reservation(key: UUID) -> Reservation | None:
     return rows.find(Reservation, pk=key)
 
 
+def find_cost(key: UUID) -> int:
+    """Return what was recorded of the work under `key`, in micros; 0 where nothing was."""
+    return UsageRecord.objects.filter(reservation_id=key).values_list("cost_micros", flat=True).first() or 0
+
+
 def find_part(key: UUID) -> str:
     """Return the label of the part that reserved under `key`; empty where none did."""
     label = Reservation.objects.filter(pk=key).values_list("part_month__label", flat=True).first()

@@ -32,7 +32,7 @@ from chat.llm.pricing import price_of
 from chat.llm.providers import list_providers, sdk
 from chat.llm.providers.base import Provider
 from chat.llm.providers.errors import ProviderError
-from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, LanguageModel, ProviderLimit, StaffReading
+from chat.models import MAX_PRICE_MICROS, PRICE_KINDS, Batch, LanguageModel, ProviderLimit, StaffReading
 from chat.provider_registry import BILLING_PROVIDERS
 from chat.shown.staff_reading import begin_reading, read_conversation
 from core.alerts import list_alerts
@@ -91,10 +91,7 @@ class LanguageModelForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = LanguageModel
         fields = "__all__"  # noqa: DJ007  the operator may edit all of it
-        labels = {
-            "accepts_temperature": _("takes a temperature"),
-            "max_tokens_parameter": _("parameter for the longest answer"),
-        }
+        labels = {"max_tokens_parameter": _("parameter for the longest answer")}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -292,6 +289,20 @@ def _steps(steps: list[list[int]]) -> str:
                 for above, rate in zip(thresholds, dearer, strict=True)
             ),
         ]
+    )
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    """What becomes of batches: never what is asked, answered, or wrong with a line, nor the addresses of webhooks."""
+
+    list_display = ("id", "owner_id", "status", "error", "total", "completed", "failed", "cost_micros", "created_at")
+    list_filter = ("status",)
+    search_fields = ("=id", "=owner_id")
+    fields = (
+        *("id", "owner_id", "status", "error", "size", "total", "completed", "failed"),
+        *("estimate_micros", "most_micros", "max_cost_micros", "cost_micros"),
+        *("webhook_tries", "webhook_sent_at", "created_at", "started_at", "finished_at"),
     )
 
 

@@ -238,6 +238,9 @@ SENTENCES: dict[str, str | Promise] = {
 }
 """For each error code of a finished turn, what a person reads."""
 
+OF_ANSWERS = frozenset(("content_filter", "refusal", "tool_call", "empty_answer", "thought_too_long"))
+"""Codes of turns that failed and are answers all the same: what the model said is what it said."""
+
 OF_THIS_SITE = frozenset(("queue_timeout", "runner_lost", "given_up", "internal_error", "asked_lost"))
 """Those that no model is to blame for."""
 

@@ -1,7 +1,7 @@
-"""The models an operator offers, the files people attach, what people were told of their history, and when the
-staff read in it."""
+"""The models an operator offers, the files people attach, batches of what programs ask, what people were told of their
+history, and when the staff read in it."""
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from django.conf import settings
@@ -63,7 +63,6 @@ class LanguageModel(models.Model):
         validators=[MaxValueValidator(1_000)],
         help_text=_("Added to what the provider takes, before the sum is rounded up to a millionth of a dollar."),
     )
-    accepts_temperature = models.BooleanField(default=False)
     max_tokens_parameter = models.CharField(max_length=30, choices=MaxTokensParameter, default=MaxTokensParameter.OLD)
     sees_images = models.BooleanField(_("sees images"), default=False)
     reads_pdfs = models.BooleanField(
@@ -212,6 +211,128 @@ class Attachment(models.Model):
     def stored(self) -> str:
         """The storage's name of what is served and sent: a PDF as it came, the others made anew."""
         return self.part("source" if self.kind == self.Kind.PDF else "file")
+
+
+class Batch(models.Model):
+    """A file of what a program asks, a line each, which a worker has answered while nobody waits (chat/batches/).
+
+    `gen` is raised by whichever worker takes it, and what a worker writes is conditional on it. `key` is a random word
+    in the name of its file, which is kept until it is over. Of the file `position` bytes, which are `lines_read` lines,
+    are checked, and `total` requests are there; `estimate_micros` is what they may cost, `most_micros` the most.
+    `completed`, `failed` and `cost_micros` are written with each line, in the transaction that pays for it. `problems`
+    is JSON: what is wrong with which lines of a file that was refused. `error` is why it was stopped, or is being.
+    `with_key` is the id of the API key that made it, if one did: its month pays too.
+    """
+
+    class Status(models.TextChoices):
+        VALIDATING = "validating", _("being checked")
+        VALIDATED = "validated", _("checked, not started")
+        REFUSED = "refused", _("refused")
+        RUNNING = "running", _("running")
+        STOPPING = "stopping", _("being stopped")
+        COMPLETED = "completed", _("done")
+        CANCELLED = "cancelled", _("cancelled")
+        STOPPED = "stopped", _("stopped")
+        ERASED = "erased", _("erased")
+
+    OPEN: ClassVar = (Status.VALIDATING, Status.RUNNING, Status.STOPPING)
+    """A worker has something to do."""
+    OVER: ClassVar = (Status.REFUSED, Status.COMPLETED, Status.CANCELLED, Status.STOPPED)
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner_id = models.BigIntegerField(_("owner"))
+    with_key = models.UUIDField(null=True)
+    name = models.CharField(_("file"), max_length=100)
+    size = models.BigIntegerField(_("size"))
+    key = models.CharField(max_length=32)
+    status = models.CharField(_("status"), max_length=10, choices=Status, default=Status.VALIDATING)
+    error = models.CharField(_("error"), max_length=40, blank=True, default="")
+    problems = models.TextField(blank=True, default="")
+    position = models.BigIntegerField(default=0)
+    lines_read = models.IntegerField(default=0)
+    total = models.IntegerField(_("lines"), default=0)
+    completed = models.IntegerField(_("answered"), default=0)
+    failed = models.IntegerField(_("failed"), default=0)
+    estimate_micros = models.BigIntegerField(_("estimate, micros"), default=0)
+    most_micros = models.BigIntegerField(_("the most, micros"), default=0)
+    cost_micros = models.BigIntegerField(_("cost, micros"), default=0)
+    max_cost_micros = models.BigIntegerField(_("limit, micros"), null=True)
+    starts_itself = models.BooleanField(default=False)
+    webhook_url = models.CharField(max_length=500, blank=True, default="")
+    webhook_secret = models.TextField(blank=True, default="")  # encrypted
+    webhook_due_at = models.DateTimeField(null=True)
+    webhook_tries = models.IntegerField(_("tries of its webhook"), default=0)
+    webhook_sent_at = models.DateTimeField(_("webhook taken"), null=True)
+    gen = models.IntegerField(default=0)
+    claimed_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(_("sent"), default=now, editable=False)
+    started_at = models.DateTimeField(_("started"), null=True)
+    finished_at = models.DateTimeField(_("finished"), null=True)
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+        indexes = (
+            models.Index(fields=["owner_id", "-created_at"], name="batch_of_owner"),
+            models.Index(fields=["status", "created_at"], name="batch_status"),
+            models.Index(
+                fields=["webhook_due_at"], condition=Q(webhook_due_at__isnull=False), name="batch_webhook_due"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in self.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in self.OVER
+
+    @property
+    def done(self) -> int:
+        return self.completed + self.failed
+
+
+class BatchLine(models.Model):
+    """A line of a batch, and its answer (chat/turns/line_answers.py). In the file it is `length` bytes at `position`.
+
+    `turn_id` is the turn that answers it while it is open, and has answered it when it is done; a line that waits has
+    none. It follows from the batch, `number` and `tries`: a worker that died before it said what it has opened is
+    followed by one that opens the same. `most_micros` is the most it can cost, which counts against the batch's limit
+    while it is open.
+    """
+
+    class Status(models.TextChoices):
+        WAITING = "waiting"
+        OPEN = "open"
+        DONE = "done"
+
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="lines", db_index=False)
+    number = models.PositiveIntegerField()
+    custom_id = models.CharField(max_length=256)
+    position = models.BigIntegerField()
+    length = models.IntegerField()
+    status = models.CharField(max_length=7, choices=Status, default=Status.WAITING)
+    tries = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(null=True)
+    turn_id = models.UUIDField(null=True, unique=True)
+    opened_at = models.DateTimeField(null=True)
+    most_micros = models.BigIntegerField(default=0)
+    answer = models.TextField(blank=True, default="")
+    cost_micros = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["batch", "number"], name="one_line_of_number"),
+            models.UniqueConstraint(fields=["batch", "custom_id"], name="one_line_of_custom_id"),
+        )
+        indexes = (models.Index(fields=["batch", "status", "number"], name="batch_line_status"),)
+
+    def __str__(self) -> str:
+        return f"{self.batch_id}:{self.number}"
 
 
 class StaffReading(models.Model):

@@ -1,4 +1,5 @@
-"""Celery tasks of the chat; `read_attachment` is in `chat.attachments.reading`."""
+"""Celery tasks of the chat; `read_attachment` is in `chat.attachments.reading`, those that move batches on in
+`chat.batches`."""
 
 import asyncio
 import random
@@ -6,6 +7,7 @@ import random
 from celery import shared_task
 
 from chat.attachments import sweeping as attachments
+from chat.batches.sweeping import repair_batches
 from chat.llm.health.probes import probe_providers
 from chat.turns import retention
 from chat.turns.sweeping import repair_turns
@@ -32,6 +34,12 @@ def probe() -> None:
 def sweep_attachments() -> None:
     """Repair and erase attachments. Runs every 30 seconds."""
     attachments.repair_attachments()
+
+
+@shared_task(expires=50)
+def sweep_batches() -> None:
+    """Erase batches that are over for long, and what is left of others. Runs every minute."""
+    repair_batches()
 
 
 @shared_task(expires=55)

@@ -1,5 +1,6 @@
 from django.urls import path
 
+from chat.batches import pages as batches
 from chat.pages import folders, kept, keys, share_views, views
 
 urlpatterns = [
@@ -35,6 +36,12 @@ urlpatterns = [
     path("key-card/close/", views.close_key_card, name="close_key_card"),
     path("settings/keys/", keys.keys_page, name="keys"),
     path("settings/keys/<uuid:key_id>/revoke/", keys.revoke_key_page, name="revoke_key"),
+    path("settings/batches/", batches.batches_page, name="batches"),
+    path("settings/batches/progress/", batches.batch_progress, name="batch_progress"),
+    path("settings/batches/<uuid:batch_id>/start/", batches.start_batch_page, name="start_batch"),
+    path("settings/batches/<uuid:batch_id>/cancel/", batches.cancel_batch_page, name="cancel_batch"),
+    path("settings/batches/<uuid:batch_id>/erase/", batches.erase_batch_page, name="erase_batch"),
+    path("settings/batches/<uuid:batch_id>/results/", batches.download_results, name="download_results"),
     path("settings/history/", kept.keep_history, name="keep_history"),
     path("dashboard/", views.dashboard, name="dashboard"),
 ]

@@ -14,6 +14,8 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from accounts import limits
+from accounts.http import peer_of
 from chat.api.openai.errors import OPENAI_PATH, in_openai_shape
 from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
@@ -32,8 +34,12 @@ urlpatterns = [
     path("", include("billing.api.urls")),
     path("", include("history.api.urls")),
     path("", include("chat.api.urls")),
+    path("", include("chat.batches.api_urls")),
     re_path("", unknown),
 ]
+
+
+BEFORE_THROTTLES = (DomainError, PermissionDenied, exceptions.APIException)
 
 
 class Unexpected(DomainError):
@@ -49,10 +55,26 @@ class TooLarge(DomainError):
 def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse:
     """Answer every error as `{"code", "detail", "request_id"}`, plus `fields` and `retry_after` where they apply; under
     `/v1/` as OpenAI's API does."""
-    response = _answer(error, context)
+    response = _answer(_count_refused(error, context), context)
     if not context["request"].path.startswith(OPENAI_PATH):
         return response
     return in_openai_shape(response, response.data, parameter=getattr(error, "parameter", ""))
+
+
+def _count_refused(error: Exception, context: dict[str, Any]) -> Exception:
+    """Count a request that REST framework refused before it asked the throttles, for who sent it or for what they may;
+    return the error, or the one of the limit."""
+    request = context["request"]
+    if hasattr(request._request, "limit") or not isinstance(error, BEFORE_THROTTLES):
+        return error
+    try:
+        limit = limits.count_request(user_id=None, peer=peer_of(request))
+    except RateLimited as limited:
+        error, limit = limited, limited.limit
+    except RedisError as away:
+        return away
+    limits.say_limit(request, limit)
+    return error
 
 
 def _answer(error: Exception, context: dict[str, Any]) -> Response:

@@ -18,8 +18,8 @@ App: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 TOO_LARGE = "body_too_large"
 """A key in the ASGI scope of a request whose body is too long: "file" where files may be sent, "import" where
-conversations may, "notification" where a gateway's view answers for itself, "crowd" where the process holds too much
-already, else "body"."""
+conversations may, "batch" where batches may, "notification" where a gateway's view answers for itself, "crowd" where
+the process holds too much already, else "body"."""
 ON_DISK_BYTES = 500_000_000
 """Of bodies that a process holds beyond their first FILE_UPLOAD_MAX_MEMORY_SIZE. A network has half of that; where more
 send at the same time, a third, a quarter and so on, so that those who came first keep nobody out."""
@@ -30,6 +30,7 @@ FORM_BYTES = 100_000
 
 UPLOADS = "/api/v1/attachments"
 IMPORTS = ("/api/v1/imports", "/settings/import-export")
+BATCHES = ("/api/v1/batches", "/settings/batches")
 CONVERSATIONS = "/c/"
 COMPLETIONS = "/v1/chat/completions"
 COMPLETION_BYTES = 12_000_000
@@ -116,6 +117,8 @@ def _limit_of(path: str) -> tuple[int, str]:
         return settings.ATTACHMENT_BYTES + FORM_BYTES, "file"
     if path.rstrip("/") in IMPORTS:
         return settings.IMPORT_BYTES + FORM_BYTES, "import"
+    if path.rstrip("/") in BATCHES:
+        return settings.BATCH_BYTES + FORM_BYTES, "batch"
     if path.rstrip("/") == COMPLETIONS:
         return COMPLETION_BYTES, "body"
     if path.startswith(CONVERSATIONS):

@@ -23,6 +23,13 @@ app.conf.beat_schedule = {
     },
     "sweep-leaving": {"task": "accounts.tasks.sweep_leaving", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-attachments": {"task": "chat.tasks.sweep_attachments", "schedule": 30.0, "options": {"expires": 30}},
+    "drive-batches": {"task": "chat.batches.driving.drive_batches", "schedule": 15.0, "options": {"expires": 15}},
+    "send-batch-webhooks": {
+        "task": "chat.batches.webhooks.send_batch_webhooks",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
+    "sweep-batches": {"task": "chat.tasks.sweep_batches", "schedule": 60.0, "options": {"expires": 50}},
     "sweep-history": {"task": "chat.tasks.sweep_history", "schedule": 60.0, "options": {"expires": 55}},
     "sweep-shares": {"task": "history.tasks.sweep_shares", "schedule": 60.0, "options": {"expires": 50}},
     "embed-turns": {"task": "history.tasks.embed_turns", "schedule": 60.0, "options": {"expires": 50}},

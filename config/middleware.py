@@ -25,6 +25,7 @@ from servestatic.responders import MissingFileError
 
 from accounts.limits import Limit
 from chat.api.openai.errors import OPENAI_PATH
+from chat.batches.refusals import FILE_REFUSALS
 from chat.errors import file_sentence_for
 from config import logging, pages
 from config.bodies import TOO_LARGE
@@ -192,6 +193,8 @@ def too_large(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
             return pages.error_page(request, 413, "file_too_large", file_sentence_for("file_too_large"))
         if kind == "import":
             return pages.error_page(request, 413, "import_too_large", str(REFUSALS["import_too_large"]))
+        if kind == "batch":
+            return pages.error_page(request, 413, "batch_too_large", str(FILE_REFUSALS["batch_too_large"]))
         return pages.error_page(request, 413, "too_large", _("That is too large to send."))
 
     if iscoroutinefunction(get_response):

@@ -418,7 +418,9 @@ if SIGN_UP == "domains" and not SIGN_UP_DOMAINS:
     raise ImproperlyConfigured("SIGN_UP=domains needs SIGN_UP_DOMAINS: domains of e-mail addresses, with commas.")
 REFUSE_DISPOSABLE_MAIL = env.bool("REFUSE_DISPOSABLE_MAIL", default=True)
 ACCOUNT_RATE_LIMITS = False  # accounts/limits.py counts, for pages and API together
-REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG)
+REQUIRE_VERIFIED_EMAIL = env.bool("REQUIRE_VERIFIED_EMAIL", default=not DEBUG or SIGN_UP == "domains")
+if SIGN_UP == "domains" and not REQUIRE_VERIFIED_EMAIL:
+    raise ImproperlyConfigured("SIGN_UP=domains needs REQUIRE_VERIFIED_EMAIL: else anybody writes such an address.")
 
 # Without a mail server mail is kept in a folder, where `/mail/` shows it, and printed; outside DEBUG it is dropped.
 HAS_MAIL_SERVER = bool(env("EMAIL_URL", default=""))
@@ -534,6 +536,14 @@ IMPORTS_PER_DAY = env.int("IMPORTS_PER_DAY", default=20)  # of one person
 IMPORTED_BYTES_PER_DAY = env.int("IMPORTED_BYTES_PER_DAY", default=1_000_000_000)  # unpacked; beyond, no more files
 EXPORT_DAYS = env.int("EXPORT_DAYS", default=7)  # an export of everything is kept
 
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+BATCH_BYTES = env.int("BATCH_BYTES", default=100 * 1024 * 1024)  # the largest file; config/bodies.py has room for it
+BATCH_LINES = env.int("BATCH_LINES", default=50_000)  # of one file
+BATCHES_AT_ONCE = env.int("BATCHES_AT_ONCE", default=10)  # of one person that are not over
+BATCH_DAYS = env.int("BATCH_DAYS", default=30)  # results are kept
+BATCH_WEBHOOKS_INSIDE = env.bool("BATCH_WEBHOOKS_INSIDE", default=False)  # webhooks may go into our own network
+
 # --- API -------------------------------------------------------------------------------------------------------------
 
 # Pages of these sites may use the API from a browser, with a token or a key and never with cookies.
@@ -585,6 +595,7 @@ SPECTACULAR_SETTINGS = {
         "TurnStatus": "history.models.Turn.Status",
         "ImportStatus": "history.models.Import.Status",
         "ExportStatus": "history.models.Export.Status",
+        "BatchStatus": "chat.models.Batch.Status",
         "FileStatus": "chat.models.Attachment.Status",
         "FileKind": "chat.models.Attachment.Kind",
         "KeyScope": "accounts.models.ApiKey.Scope",

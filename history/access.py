@@ -23,6 +23,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
 PAGE_SIZE = 50
+MAX_ENDS = 20
+"""Turns that a dialogue may have come to, the same questions with the same answers, of which one is looked for that is
+not in the trash."""
 
 Place = Literal["list", "archive", "trash"]
 """Where a conversation is: an archived one is out of the list, one in the trash is found nowhere else."""
@@ -97,34 +100,42 @@ def is_hidden(conversation_id: UUID) -> bool:
 
 def access_turn(owner_id: int, turn_id: UUID) -> Turn:
     """Return the owner's turn, also of a temporary conversation; raises NotFound, also where that is in the trash, and
-    for what a program asked."""
+    for what a program asked and nobody keeps."""
     return access_turn_in_conversation(owner_id, turn_id)[0]
 
 
 def access_turn_in_conversation(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
     """Return the owner's turn and its conversation, as `access_turn` does."""
-    turn, conversation = _access_any_turn(owner_id, turn_id)
-    if turn.is_completion:
-        raise _not_found(turn_id)
-    return turn, conversation
-
-
-def access_completion(owner_id: int, turn_id: UUID) -> Turn:
-    """Return the turn of what a program of the owner's asked; raises NotFound."""
-    turn, _conversation = _access_any_turn(owner_id, turn_id)
-    if not turn.is_completion:
-        raise _not_found(turn_id)
-    return turn
-
-
-def _access_any_turn(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:
     turn = find_turn(turn_id)
     if turn is None or turn.owner_id != owner_id:
         raise _not_found(turn_id)
     conversation = find_even_temporary(turn.conversation_id)
     if conversation is None:
         raise _not_found(turn_id)
+    if turn.is_completion and is_temporary(turn_id):
+        raise _not_found(turn_id)
     return turn, conversation
+
+
+def access_completion(owner_id: int, turn_id: UUID) -> Turn:
+    """Return the turn of what a program of the owner's asked, also from the trash: whoever waits for it is answered;
+    raises NotFound."""
+    turn = find_turn(turn_id)
+    if turn is None or turn.owner_id != owner_id or not turn.is_completion:
+        raise _not_found(turn_id)
+    if find_even_trashed(turn.conversation_id) is None:
+        raise _not_found(turn_id)
+    return turn
+
+
+def find_dialogue_end(owner_id: int, dialogue: str) -> Turn | None:
+    """Return the latest turn that a dialogue of a program's has come to, of a conversation that is neither deleted nor
+    in the trash. Of its fields only those are read that say where it is."""
+    found = Turn.objects.filter(owner_id=owner_id, is_completion=True, dialogue=dialogue)
+    found = found.order_by("-created_at").only("owner_id", "conversation_id", "depth")
+    ends = list(found[:MAX_ENDS])
+    there = {row.pk for row in list_there(owner_id, [end.conversation_id for end in ends])} if ends else ()
+    return next((end for end in ends if end.conversation_id in there), None)
 
 
 def access_stored_turn(owner_id: int, turn_id: UUID) -> tuple[Turn, Conversation]:

@@ -7,6 +7,11 @@ from itertools import accumulate
 
 from core.unicode import COMBINING_SIGNS, MAX_SIGNS, normalise
 
+MAX_SEARCHED = 1_500_000
+"""Letters of a folded turn that are kept. Some signs become many (U+FDFA eighteen): a page of turns that are made of
+them would be as large as all of a process's memory, and one of them no document of MongoDB, which has 16 MB."""
+PIECE = 4_096
+"""So much of a long text is folded at once: other threads wait for that."""
 CHUNK = 64
 MAX_JOINED = 64
 """Letters of one emoji. One of a family has a dozen."""
@@ -22,6 +27,19 @@ def fold(text: str) -> str:
         return text.lower()
     decomposed = normalise("NFKD", normalise("NFKD", text).casefold())
     return decomposed.translate(_WITHOUT_SIGNS)
+
+
+def searched(text: str) -> str:
+    """Return the text of a turn as it is kept to be searched: folded, and of a very long one its beginning."""
+    if text.isascii():
+        return text[:MAX_SEARCHED].lower()
+    parts, length = list[str](), 0
+    for at in range(0, len(text), PIECE):
+        parts.append(fold(text[at : at + PIECE]))
+        length += len(parts[-1])
+        if length >= MAX_SEARCHED:
+            break
+    return "".join(parts)[:MAX_SEARCHED]
 
 
 def titled(title: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Copies turns into a new conversation: hidden, as what is deleted is, until it is whole.
+"""Writes turns into a new conversation all at once: hidden, as what is deleted is, until it is whole.
 
 Its row is written first, with the mark of a deletion and without turns, and the mark is taken away last. What a process
 dies on is erased as any deletion that was not finished, after COPY_GRACE; until then it may still be written.
@@ -18,7 +18,7 @@ from history import tree
 from history.deletion import COPY_GRACE, erase_turns
 from history.errors import ForkTooLarge
 from history.folding import titled
-from history.models import Conversation, TitledBy, Turn, new_id
+from history.models import Conversation, TitledBy, Turn, new_id, now
 from history.temporary import check_kept
 
 COPY_TIME = COPY_GRACE / 2
@@ -69,6 +69,12 @@ def begin_copy(original: Conversation, conversation_id: UUID, *, title: str) -> 
     return copy
 
 
+def begin_hidden(conversation: Conversation) -> None:
+    """Write a new conversation that nobody sees until `finish_copy` has written its turns."""
+    conversation.is_deleted, conversation.turn_count, conversation.created_at = True, 0, now()
+    rows.insert(conversation)
+
+
 def copies_of(path: Sequence[Turn], copy: Conversation) -> list[Turn]:
     """Return unsaved copies of turns that follow one another, the first as the root: as they ended, and free."""
     copies: list[Turn] = []
@@ -85,6 +91,7 @@ def copies_of(path: Sequence[Turn], copy: Conversation) -> list[Turn]:
             "cost_micros": None if turn.cost_micros is None else 0,
             "max_cost_micros": None,
             "unanswered": None,
+            "dialogue": None,
         }
         copies.append(Turn(**fields))
     return copies

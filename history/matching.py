@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.models import Model, QuerySet
 
@@ -123,7 +124,10 @@ def _on_mongodb(candidates: Candidates[M], words: Sequence[str], limit: int) -> 
 def _match(rows: "QuerySet[Any, Any]") -> dict[str, Any]:
     compiler: Any = rows.query.get_compiler(rows.db)
     compiler.pre_sql_setup()
-    return {"$match": compiler.build_query().match_mql}
+    try:
+        return {"$match": compiler.build_query().match_mql}
+    except EmptyResultSet:  # one of a list that is empty: a folder that nothing is in
+        return {"$match": {"$expr": False}}
 
 
 def _aggregate(candidates: Candidates[M], stages: Sequence[dict[str, Any]]) -> list[M]:

@@ -129,8 +129,10 @@ class Turn(models.Model):
     of its error. `attachments` and `price` are JSON: the files, and the prices by which the cost was calculated.
     `max_cost_micros` is what was reserved for it, null where a process wrote it that does not know the field yet.
     `unanswered` is JSON, too: the requests that were sent for it and gave no answer. Null is none.
-    `is_completion` is True or null: a program has sent the whole conversation with it, over the OpenAI-compatible API.
+    `is_completion` is True or null: a program has sent it, with the whole conversation, over the OpenAI-compatible API.
     `tool_calls` are the tools that such an answer calls, as lines of JSON (chat/turns/called_tools.py); null is none.
+    `dialogue` is a digest of all that such a conversation had come to with this turn, where it is kept, by which the
+    next request finds what it goes on from (chat/turns/dialogues.py); null is none.
     `embedding` is what the turn means, as numbers; `embedded_by` the edition of what made it. Null is not made yet
     (history/embeddings.py).
     """
@@ -166,6 +168,7 @@ class Turn(models.Model):
 
     attachments = models.TextField(blank=True, default="")
     is_completion = models.BooleanField(null=True, editable=False)
+    dialogue = models.CharField(max_length=32, null=True, editable=False)  # noqa: DJ001  as `unanswered`
 
     requested_model = models.CharField(_("model asked for"), max_length=100)
     candidates = models.TextField(blank=True, default="")
@@ -205,6 +208,11 @@ class Turn(models.Model):
             models.Index(fields=["owner_id", "conversation_id", "parent_id", "seq"], name="turn_siblings"),
             models.Index(fields=["owner_id", "-created_at", "-id"], name="turn_newest"),
             models.Index(fields=["owner_id", "-created_at"], condition=Q(attachments__gt=""), name="turn_with_files"),
+            models.Index(
+                fields=["owner_id", "dialogue", "-created_at"],
+                condition=Q(is_completion=True),
+                name="turn_of_dialogue",
+            ),
             models.Index(fields=["status", "created_at"], name="turn_open"),
             models.Index(fields=["embedded_by", "created_at"], name="turn_embedded"),
         )

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from core import rows
 from core.sweeps import iterate_pages
-from history.folding import fold
+from history.folding import searched
 from history.models import Turn
 from history.temporary import find_temporary_turns, is_temporary, update_open_temporary
 
@@ -33,6 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
     answer: str = ""
     reasoning: str = ""
     tool_calls: str | None = None
+    dialogue: Annotated[str, msgspec.Meta(max_length=32)] | None = None
     model: Key = ""
     provider: Provider = ""
     instead_of: Key = ""
@@ -61,7 +62,7 @@ def claim(turn: Turn) -> bool:
 def close(turn: Turn, outcome: Outcome) -> bool:
     """Write how the turn ended, if it is open and `turn.gen` is still its generation; return whether it was."""
     fields = msgspec.structs.asdict(outcome)
-    fields["search_text"] = fold(f"{turn.question}\n{outcome.answer}")
+    fields["search_text"] = searched(f"{turn.question}\n{outcome.answer}")
     fields["completed_at"] = timezone.now()
     return _update_open(turn, fields)
 

@@ -23,6 +23,8 @@ NAMES = {
 }
 """What filters are called, in each language."""
 FILES = frozenset({"file", "files", "archivo", "archivos", "arquivo", "arquivos"})
+DAYS = {"today": 0, "hoy": 0, "hoje": 0, "yesterday": 1, "ayer": 1, "ontem": 1}
+"""What days are called, and how many days ago they began."""
 MAX_NAMES = 10
 """Of models, or of folders. Each is a condition of its own, and SQLite takes no more than a thousand."""
 FIRST_YEAR, LAST_YEAR = 1900, 9000
@@ -102,7 +104,9 @@ def _with_name(names: tuple[str, ...], name: str) -> tuple[str, ...]:
 
 
 def _beginning_of(value: str, zone: dt.tzinfo) -> dt.datetime:
-    """Return when a year, a month or a day begins."""
+    """Return when a year, a month or a day begins; a day may have a name."""
+    if (days := DAYS.get(fold(value))) is not None:
+        value = (dt.datetime.now(zone) - dt.timedelta(days=days)).date().isoformat()
     found = _DATE.fullmatch(value)
     try:
         if found is None or not FIRST_YEAR <= int(found[1]) <= LAST_YEAR:

@@ -10,7 +10,7 @@ from core import rows
 from core.errors import Conflict, NotFound, Unavailable
 from history import sharing
 from history.errors import ShareGone
-from history.folding import fold, titled
+from history.folding import searched, titled
 from history.models import Conversation, ShareCopy, SharedPage, SharedTurn, TitledBy, Turn, now
 from history.share_erasure import WRITING, abandon_copy
 from history.temporary import check_kept
@@ -126,7 +126,7 @@ def _turn_of(shared: SharedTurn, copy: ShareCopy, parent_id: UUID | None, depth:
         status=Turn.Status.COMPLETED,
         question=shared.question,
         answer=shared.answer,
-        search_text=fold(f"{shared.question}\n{shared.answer}"),
+        search_text=searched(f"{shared.question}\n{shared.answer}"),
         requested_model=shared.model or "–",
         model=shared.model,
         max_output=0,

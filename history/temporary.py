@@ -213,14 +213,15 @@ def add_completion(turn: Turn) -> Turn:
     raise Conflict
 
 
-def new_completion_id() -> UUID:
+def new_completion_id(*, is_kept: bool = False) -> UUID:
     """Return an id for the turn of a program's question, or for its conversation."""
-    return _new_id()
+    return new_id() if is_kept else _new_id()
 
 
-def completion_id_of(digest: bytes) -> UUID:
-    """Return the id that a program's question has whenever it comes with the same digest, of 16 bytes or more."""
-    return _as_temporary(UUID(bytes=digest[:16]))
+def completion_id_of(digest: bytes, *, is_kept: bool = False) -> UUID:
+    """Return the id that a program's question has whenever it comes with the same digest, of 16 bytes or more; where it
+    is kept, one that a stored turn can have."""
+    return UUID(bytes=digest[:16], version=5) if is_kept else _as_temporary(UUID(bytes=digest[:16]))
 
 
 def update_open_temporary(turn: Turn, fields: Mapping[str, Any]) -> bool:

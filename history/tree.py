@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -11,7 +12,7 @@ from django.utils import timezone
 from core import rows
 from core.errors import Conflict, NotFound
 from history.errors import Overtaken, ParentNotFinished
-from history.folding import fold, titled
+from history.folding import searched, titled
 from history.models import THERE, Conversation, TitledBy, Turn
 from history.temporary import (
     add_temporary_turn,
@@ -46,7 +47,7 @@ def start_conversation(turn: Turn, *, folder_id: UUID | None = None) -> tuple[Co
             folder_id=folder_id,
             **titled(first_words_of(turn.question)),
         )
-        wanted_seq, turn.seq, turn.search_text = turn.seq, 1, fold(turn.question)
+        wanted_seq, turn.seq, turn.search_text = turn.seq, 1, searched(turn.question)
         with suppress(IntegrityError), transaction.atomic(using="history"):  # one commit instead of three
             rows.insert(conversation)
             rows.insert(turn)
@@ -172,7 +173,8 @@ def list_before(turn: Turn, limit: int) -> list[Turn]:
 
 def add_turn(turn: Turn) -> Turn:
     """Write a new turn at the end of its conversation and return it; if its id exists, return the turn that has it. The
-    branch it is on is the chosen one from then on; that of a turn asked beside another is the other's.
+    branch it is on is the chosen one from then on; that of a turn asked beside another is the other's. A conversation
+    that its owner asks in is in use, and comes out of the archive; what a program asks in one leaves it there.
 
     A unique constraint on `seq` keeps two writers from taking the same number, on every database. A caller that wants
     to continue the last turn it has read sets `seq`: raises Overtaken if that number is taken. Without one (0) the turn
@@ -182,7 +184,7 @@ def add_turn(turn: Turn) -> Turn:
     if is_temporary(turn.conversation_id):
         return add_temporary_turn(turn)
     is_continuing = bool(turn.seq)
-    turn.search_text = fold(turn.question)
+    turn.search_text = searched(turn.question)
     for _ in range(MAX_ATTEMPTS):
         turn.seq = turn.seq or _last_seq(turn) + 1
         try:
@@ -198,14 +200,16 @@ def add_turn(turn: Turn) -> Turn:
     else:
         raise Conflict
     there = {"pk": turn.conversation_id} | THERE
-    used = {"updated_at": timezone.now(), "leaf_id": turn.beside_id}
+    used: dict[str, Any] = {"updated_at": timezone.now(), "leaf_id": turn.beside_id}
+    if not turn.is_completion:
+        used["is_archived"] = None
     if not rows.update(Conversation, there, used, plus={"turn_count": 1}):
-        _undo(turn)
+        take_back(turn)
         raise NotFound
     return turn
 
 
-def _undo(turn: Turn) -> None:
+def take_back(turn: Turn) -> None:
     """Erase a turn that was just written, unless somebody has begun or closed it: it is theirs then."""
     Turn.objects.filter(pk=turn.pk, status=Turn.Status.QUEUED, gen=0).delete()
 

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,10 +89,14 @@ class Site:
             wait_for_port(port)
 
     def kill(self, name: str) -> None:
-        """Kill one process with SIGKILL."""
+        """Kill one process with SIGKILL, with what it has started: a worker's beat is a process of its own."""
         child = self._children[name]
+        started = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
         child.send_signal(signal.SIGKILL)
         child.wait()
+        for pid in map(int, started):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stop(self, name: str) -> None:
         """Stop one process with SIGTERM, and with SIGKILL if it takes too long."""
@@ -195,6 +200,10 @@ class Site:
         """Return the access token of a new operator."""
         access_token: str = self._run_command("create_operator")
         return access_token
+
+    def confirm_address(self, email: str) -> None:
+        """Do what the link in the mail of a sign-up does."""
+        self._run_command("confirm_address", email=email)
 
     def create_sessions(self, access_tokens: list[str]) -> list[str]:
         """Return a session key for each access token: the value of a browser's cookie."""

@@ -18,6 +18,7 @@ import django
 
 django.setup()
 
+from allauth.account.models import EmailAddress  # noqa: E402
 from django.apps import apps  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY  # noqa: E402
@@ -67,6 +68,11 @@ def create_operator() -> str:
     """Create an operator with a password; return their access token."""
     user = User.objects.create_superuser(f"{secrets.token_hex(6)}@example.com", secrets.token_hex(), locale="en")
     return str(begin_family(user).access_token)
+
+
+def confirm_address(email: str) -> None:
+    """Do what the link in the mail of a sign-up does."""
+    EmailAddress.objects.filter(email=email).update(verified=True)
 
 
 def create_sessions(access_tokens: list[Any]) -> list[str]:
@@ -181,6 +187,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
         prepare,
         create_members,
         create_operator,
+        confirm_address,
         create_sessions,
         end_access_silently,
         create_conversation,

@@ -1,6 +1,7 @@
 """The API of sign-up, log-in and the user's own account. It is open on every plan, also on one without the API."""
 
 from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from rest_framework import permissions, serializers, status
@@ -51,6 +52,7 @@ def tokens_for(user: User, request: Request | None = None) -> TokensBody:
     """Log somebody in; `request` says from where."""
     whence = {} if request is None else {"peer": peer_of(request), "agent": agent_of(request._request)}
     refresh = begin_family(user, **whence)
+    User.objects.filter(pk=user.pk).update(last_login=timezone.now())  # the next in a browser is told (receivers.py)
     return {"access": str(access_token_of(refresh, user)), "refresh": str(refresh)}
 
 
@@ -86,6 +88,7 @@ def register(request: Request) -> Response:
             status=status.HTTP_202_ACCEPTED,
         )
     user = sign_up(request._request, **account)
+    limits.remember_network(peer=peer_of(request), account=user.email)
     return Response({"user": MeSerializer(user).data, **tokens_for(user, request)}, status=status.HTTP_201_CREATED)
 
 
@@ -119,9 +122,10 @@ def login(request: Request) -> Response:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
     if has_second_factor(user.pk):
         _check_code(user, given["code"], peer_of(request), refused_with=status.HTTP_401_UNAUTHORIZED)
+        limits.remember_network(peer=peer_of(request), account=user.email)
     check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
-    if not is_known:
+    if not is_known and user.last_login is not None:  # the first of all is no news
         tell_of_new_device(request._request, user)
     return Response(tokens_for(user, request))
 

@@ -106,6 +106,7 @@ class PlanSerializer(serializers.ModelSerializer[Plan]):
             "has_api",
             "history_days",
             "has_comparison",
+            "has_batches",
             "trial_days",
             "prices",
         )

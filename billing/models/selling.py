@@ -13,7 +13,6 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext
 
 MICROS_PER_CREDIT = 1_000
-NOT_YET = _("Nothing follows of it yet, and neither a page nor the API shows it.")
 
 
 class Plan(models.Model):
@@ -53,7 +52,9 @@ class Plan(models.Model):
         default=False,
         help_text=_("Two models may answer the same question, side by side; both are paid."),
     )
-    has_batches = models.BooleanField(_("batches"), default=False, help_text=NOT_YET)
+    has_batches = models.BooleanField(
+        _("batches"), default=False, help_text=_("Files of many requests, which are answered while nobody waits.")
+    )
     history_days = models.PositiveIntegerField(
         _("days conversations are kept"),
         null=True,

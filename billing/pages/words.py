@@ -72,6 +72,8 @@ def list_allowed(plan: Plan) -> list[str]:
     found.append(gettext("With the API, for programs of yours") if plan.has_api else gettext("Without the API"))
     if plan.has_comparison:
         found.append(gettext("Two models side by side on the same question"))
+    if plan.has_batches:
+        found.append(gettext("Batches: files of many requests, answered one after the other"))
     return found
 
 

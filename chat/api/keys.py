@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from accounts.asking_again import AskedAgain, check_session
 from accounts.http import member_of, peer_of, user_id_of
-from accounts.keys import TooManyKeys, access_key, list_keys, make_key, revoke_key
+from accounts.keys import NothingToKeep, TooManyKeys, access_key, list_keys, make_key, revoke_key
 from billing.entitlements import check_api
 from billing.metering import used_by_parts
 from chat.api.serializers import ApiKeySerializer, MadeKeySerializer, NewKeySerializer
@@ -26,6 +26,7 @@ KEY_EXAMPLE = {
     "used": 0,
     "requests_per_minute": None,
     "origins": [],
+    "keep_conversations": False,
     "expires_at": None,
     "created_at": "2026-11-30T12:00:00Z",
     "last_used_at": None,
@@ -41,7 +42,7 @@ KEY_EXAMPLE = {
         "Make an API key.",
         takes=NewKeySerializer,
         answers={201: MadeKeySerializer},
-        refuses=(AskedAgain, Conflict, NotFound, TooManyKeys),
+        refuses=(AskedAgain, Conflict, NotFound, NothingToKeep, TooManyKeys),
         example={"name": "Nightly job", "scopes": ["chat"], "monthly_credits": 500},
         answer_example=KEY_EXAMPLE,
     ),

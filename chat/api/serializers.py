@@ -347,22 +347,26 @@ def auto_model(found: Sequence[Candidate], allowed: Entitlements) -> dict[str, A
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """An API key, without the key itself: `prefix` is its beginning. Empty `models` are all that the plan has; without
     `monthly_credits` it has no limit of its own. `used` are credits of this month; `last_used_at` is right to the
-    minute."""
+    minute. `keep_conversations`: what it asks over `/v1` is kept in your history."""
 
     scopes = serializers.ListField(child=serializers.ChoiceField(ApiKey.Scope.choices))
     models = serializers.ListField(source="model_ids", child=serializers.CharField())
     used = serializers.SerializerMethodField()
     origins = serializers.SerializerMethodField()
+    keep_conversations = serializers.SerializerMethodField()
 
     class Meta:
         model = ApiKey
         fields: tuple[str, ...] = (
             *("id", "name", "prefix", "scopes", "models", "monthly_credits", "used", "requests_per_minute", "origins"),
-            *("expires_at", "created_at", "last_used_at"),
+            *("keep_conversations", "expires_at", "created_at", "last_used_at"),
         )
 
     def get_origins(self, key: ApiKey) -> list[str]:
         return (key.origins or "").split()
+
+    def get_keep_conversations(self, key: ApiKey) -> bool:
+        return bool(key.keeps_conversations)
 
     def get_used(self, key: ApiKey) -> float:
         return credits_of(self.context["used_micros"].get(str(key.pk), 0))
@@ -396,6 +400,7 @@ class NewKeySerializer(serializers.Serializer[Any]):
         required=False, allow_null=True, default=None, min_value=1, max_value=100_000
     )
     origins = serializers.ListField(child=serializers.CharField(max_length=200), required=False, default=list)
+    keep_conversations = serializers.BooleanField(required=False, default=False)
     expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
 
     def validate_origins(self, value: list[str]) -> tuple[str, ...]:
@@ -422,6 +427,7 @@ class NewKeySerializer(serializers.Serializer[Any]):
             monthly_credits=chosen["monthly_credits"],
             requests_per_minute=chosen["requests_per_minute"],
             origins=chosen["origins"],
+            keeps_conversations=chosen["keep_conversations"],
             expires_at=chosen["expires_at"],
         )
 

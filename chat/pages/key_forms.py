@@ -40,6 +40,14 @@ class ApiKeyForm(forms.Form):
         max_value=1_000_000_000,
         help_text=_("At most, in a calendar month. Empty: as many as your plan has."),
     )
+    keep_conversations = forms.BooleanField(
+        label=_("Keep conversations in my history"),
+        required=False,
+        help_text=_(
+            "What it asks over /v1 appears among your conversations; else nothing of it is kept but what it used. Of a "
+            "key in a web page, that is what its visitors write."
+        ),
+    )
     origins = forms.CharField(
         label=_("Web pages that use it"),
         required=False,
@@ -75,5 +83,6 @@ class ApiKeyForm(forms.Form):
             model_ids=tuple(chosen["models"]),
             monthly_credits=chosen["monthly_credits"],
             origins=chosen["origins"],
+            keeps_conversations=chosen["keep_conversations"],
             expires_at=timezone.now() + dt.timedelta(days=chosen["days"]) if chosen["days"] else None,
         )

@@ -71,8 +71,9 @@ class ClaimedTurn:
 
     @property
     def is_first_answer(self) -> bool:
-        """Whether this is the first answer on its way from the root, and complete: what a program asks has no title."""
-        if self.turn.is_completion:
+        """Whether this is the first answer on its way from the root, and complete: what a program asks has no title,
+        unless it is kept."""
+        if self.turn.is_completion and is_temporary(self.turn.pk):
             return False
         is_first = all(message.role != "assistant" for message in self.request.messages) and not self.turn.trimmed_turns
         return is_first and self.turn.status == Turn.Status.COMPLETED and bool(self.turn.answer)

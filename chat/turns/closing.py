@@ -1,12 +1,17 @@
 """Closes a turn: the answer is saved and the reservation settled or released, each exactly once."""
 
+from contextlib import nullcontext
 from math import ceil
+
+from django.db import transaction
 
 from billing import metering
 from billing.metering import Usage
 from billing.spending import UnpaidRequest
 from chat.llm.catalog import RECORDED
 from chat.llm.pricing import read_stamp
+from chat.turns.dialogues import as_kept
+from chat.turns.line_answers import find_line, keep_answer
 from chat.turns.sent_requests import read_unanswered
 from history import access, progress
 from history.models import Turn
@@ -22,7 +27,7 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
     It is settled even if saving fails: the tokens were used. The sweep repeats either one.
     """
     try:
-        is_ours = progress.close(turn, outcome)
+        is_ours = progress.close(turn, as_kept(turn, outcome))
     except Exception:
         settle_turn(turn, outcome)
         raise
@@ -45,14 +50,24 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     An answer from the cache used nothing, and is not in the ledger. What providers take for requests that gave no
     answer is counted in their days, and paid by nobody. What is charged above the reservation is input that was
     estimated too low (chat/turns/outcomes.py); where nobody knows what was reserved, the ledger charges no more.
+
+    Of a line of a batch the answer is kept in the same transaction.
     """
+    line = find_line(turn.pk) if turn.is_completion else None
+    with transaction.atomic() if line else nullcontext():
+        is_ours, cost_micros = _settle(turn, outcome)
+        if line and is_ours:
+            keep_answer(line, turn, outcome, cost_micros=cost_micros)
+
+
+def _settle(turn: Turn, outcome: Outcome | Turn) -> tuple[bool, int]:
+    """Settle or release; return whether this call did it, and what is charged."""
     unpaid = [
         UnpaidRequest(request.provider, request.model, request.spent_micros)
         for request in read_unanswered(outcome.unanswered)
     ]
     if outcome.cost_micros is None or outcome.is_from_cache:
-        metering.release(turn.pk, unpaid)
-        return
+        return metering.release(turn.pk, unpaid), 0
     usage = Usage(
         input=outcome.input_tokens,
         output=outcome.output_tokens,
@@ -63,7 +78,7 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     stamp = read_stamp(outcome.price)
     cost_micros = ceil(outcome.cost_micros)  # a document may hold a fraction, whoever wrote it
     is_above = turn.max_cost_micros is not None and cost_micros > turn.max_cost_micros
-    metering.settle(
+    is_ours = metering.settle(
         turn.pk,
         cost_micros=cost_micros,
         usage=usage,
@@ -73,6 +88,7 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
         above_because="input" if is_above else None,
         unpaid=unpaid,
     )
+    return is_ours, cost_micros
 
 
 def close_queued(turn: Turn, *, status: str, error: str = "") -> bool:

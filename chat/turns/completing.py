@@ -1,9 +1,11 @@
 """Opens the turn of what a program asks over the OpenAI-compatible API: it is in no conversation, and nothing of it is
-kept when it is over. The checks, the reservation, the runner and the settlement are those of any other turn."""
+kept when it is over, unless the API key says so. The checks, the reservation, the runner and the settlement are those
+of any other turn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
+from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
 from accounts.confirmation import must_confirm_email
@@ -19,17 +21,20 @@ from chat.llm.pricing import SETTLE_BYTES_PER_TOKEN
 from chat.llm.selection import AUTO, check_effort
 from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
 from chat.turns.asked import Asked, forget_asked, keep_asked
-from chat.turns.offer import Offer, OfferRequest, make_offer, profile_asked, selection_fields
+from chat.turns.keeping import keep_turn
+from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_asked, selection_fields
 from chat.turns.queue import enqueue
 from core.errors import Conflict, DomainError, Unavailable
 from history import access
 from history.models import Turn
-from history.temporary import add_completion, new_completion_id
+from history.temporary import add_completion, is_temporary, new_completion_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a program asks. `max_output` is in tokens; None is as much as plan and model allow."""
+    """What a program asks. `max_output` is in tokens; None is as much as plan and model allow. The id is of the kind of
+    a stored turn where it is kept, which takes a key, and else of a temporary one. `in_batch`: it is a line of a batch,
+    which is no question of an hour; then it may cost `most_micros`, where that is not None."""
 
     turn_id: UUID
     asked: Asked
@@ -37,6 +42,25 @@ class Completion:
     effort: str = ""
     max_output: int | None = None
     key: ApiKey | None = None
+    in_batch: bool = False
+    most_micros: int | None = None
+
+    @property
+    def keeper(self) -> ApiKey | None:
+        """The key in whose dialogues it is kept; None where it is not."""
+        return None if is_temporary(self.turn_id) else self.key
+
+
+class AboveLimit(DomainError):
+    """It may cost more than it is allowed to: `needed_micros`."""
+
+    code = "max_cost"
+    status = 402
+    message = _("That may cost more than the limit you have set.")
+
+    def __init__(self, needed_micros: int) -> None:
+        super().__init__()
+        self.needed_micros = needed_micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +96,25 @@ def _open_or_find(owner_id: int, completion: Completion) -> OpenedCompletion:
         return OpenedCompletion(known, is_new=False)
 
 
-def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
+def offer_for(owner_id: int, completion: Completion, budget: Budget) -> Offer:
+    """Return who may answer and what that can cost, with nothing written or spent; raises what `make_offer` does,
+    UnknownModel, BadEffort and TextTooLong."""
     if completion.model == RECORDED.model.key:  # its examples are questions of pages
         raise UnknownModel
     check_effort(completion.effort, completion.model)
+    return make_offer(_read_request(owner_id, completion, budget))
+
+
+def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
     for tries_left in reversed(range(MAX_TRIES)):
-        budget = entitlements.budget_of(owner_id)
-        offer = make_offer(_read_request(owner_id, completion, budget))
+        budget = _budget_of(owner_id, completion)
+        offer = offer_for(owner_id, completion, budget)
+        most_micros = completion.most_micros
+        if most_micros is not None and offer.max_cost_micros > most_micros:
+            cheaper = make_cheaper_offer(offer, most_micros)
+            if cheaper is None or cheaper.max_cost_micros > most_micros:
+                raise AboveLimit(offer.max_cost_micros)
+            offer = cheaper
         try:
             offer, limit = admit(owner_id, completion.turn_id, completion.key, budget, offer)
             break
@@ -90,7 +126,8 @@ def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
     turn = _make_turn(owner_id, completion, offer)
     try:
         keep_asked(owner_id, turn.pk, completion.asked)
-        written = add_completion(turn)
+        keeper = completion.keeper
+        written = keep_turn(turn, completion.asked, keeper) if keeper else add_completion(turn)
     except DomainError:
         forget_asked(turn.pk)
         give_back(owner_id, turn.pk, budget)
@@ -99,6 +136,13 @@ def _open(owner_id: int, completion: Completion) -> OpenedCompletion:
         return _return_written_before(owner_id, written, budget)
     enqueue(turn)
     return OpenedCompletion(turn, is_new=True, limit=limit)
+
+
+def _budget_of(owner_id: int, completion: Completion) -> Budget:
+    budget = entitlements.budget_of(owner_id)
+    if not completion.in_batch:
+        return budget
+    return replace(budget, entitlements=replace(budget.entitlements, turns_per_hour=None))
 
 
 def _read_request(owner_id: int, completion: Completion, budget: Budget) -> OfferRequest:
@@ -122,7 +166,7 @@ def _make_turn(owner_id: int, completion: Completion, offer: Offer) -> Turn:
     return Turn(
         pk=completion.turn_id,
         owner_id=owner_id,
-        conversation_id=new_completion_id(),
+        conversation_id=new_completion_id(is_kept=completion.keeper is not None),
         is_completion=True,
         seq=1,
         **selection_fields(completion.model, offer.selection),

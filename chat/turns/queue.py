@@ -26,6 +26,7 @@ from core.lua import LuaScript
 from core.redis_clients import sync_redis
 from core.threads import IS_SQLITE
 from history.models import Turn
+from history.temporary import is_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def turn_of(fields: Mapping[bytes, bytes]) -> UUID | None:
 
 
 def enqueue(turn: Turn) -> None:
-    """Hand the turn to the runners, and notify the owner's open pages of it, unless a program asks: it is on no page.
+    """Hand the turn to the runners, and notify the owner's open pages of it, unless it is on none: a program asks, and
+    nobody keeps it.
 
     An unreachable Redis is no error: the sweep finds queued turns without an entry.
     """
@@ -81,10 +83,18 @@ def enqueue(turn: Turn) -> None:
             turn=turn.pk.bytes,
             mark_seconds=QUEUED_SECONDS,
             channel=WAKE_UPS,
-            notification=encode_entries([] if turn.is_completion else [opened]),
+            notification=encode_entries([] if turn.is_completion and is_temporary(turn.pk) else [opened]),
         )
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
+
+
+def count_waiting(most: int) -> int:
+    """Return how many turns no runner has taken yet, up to `most`. Raises RedisError."""
+    redis: Any = sync_redis()
+    groups = redis.xinfo_groups(QUEUE) if redis.exists(QUEUE) else []
+    taken = next((group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()), b"0-0")
+    return len(redis.xrange(QUEUE, min=b"(" + taken, count=most))
 
 
 class OpeningLimit:

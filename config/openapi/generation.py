@@ -28,7 +28,7 @@ PREFIXES = ("/api/v1/",)
 """Which addresses are in the documents. Each view under them says what it does (`described`)."""
 TAGS = (
     *("Accounts", "API keys", "Models", "Asking", "Attachments", "Conversations", "Folders", "Search"),
-    *("Shared links", "Taking along", "Plans and usage"),
+    *("Batches", "Shared links", "Taking along", "Plans and usage"),
 )
 """In the order in which a page shows them."""
 ABOUT = """Everything a program needs: answers as they are written, conversations, credits.

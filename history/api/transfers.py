@@ -21,7 +21,7 @@ from history import access
 from history.api.serializers import ExportSerializer, ImportSerializer
 from history.models import Export, Import
 from history.transfer import states
-from history.transfer.exporting import FILE_NAME, begin_export, open_export
+from history.transfer.exporting import begin_export, file_name_of, open_export
 from history.transfer.importing import begin_import
 from history.transfer.refusals import TransferRunning
 from history.transfer.streams import conversation_response, zip_response
@@ -112,4 +112,4 @@ def one_export(request: Request, export_id: UUID) -> Response:
 def export_content(request: Request, export_id: UUID) -> HttpResponseBase:
     """The zip of an export that is ready."""
     row, file = open_export(user_id_of(request), export_id)
-    return zip_response(file, FILE_NAME, row.size)
+    return zip_response(file, file_name_of(row), row.size)

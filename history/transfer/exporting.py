@@ -20,6 +20,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.formats import date_format
+from django.utils.text import slugify
 from django.utils.translation import gettext as _
 from kombu.exceptions import OperationalError
 
@@ -41,7 +42,6 @@ from history.transfer.writing import write
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "conversations.zip"
 _free = BoundedSemaphore(1)
 
 
@@ -111,6 +111,11 @@ def open_export(owner_id: int, export_id: UUID) -> tuple[Export, IO[bytes]]:
         return row, transfer_storage().open(part(row, "zip"))
     except OSError as error:
         raise NotFound from error
+
+
+def file_name_of(row: Export) -> str:
+    """Return what the zip is called for whoever saves it: the site's name, and the day."""
+    return f"{slugify(settings.SITE_NAME) or 'export'}-{row.created_at:%Y-%m-%d}.zip"
 
 
 def _write_zip(row: Export, made: IO[bytes]) -> None:

@@ -32,7 +32,7 @@ from accounts.models import User
 from core import long_work, rows
 from core.errors import Conflict, RateLimited
 from history import deletion
-from history.folding import fold, titled
+from history.folding import searched, titled
 from history.models import Conversation, Import, TitledBy, Turn, now
 from history.transfer import states
 from history.transfer.parsed import Extracted, FilePlace, ParsedConversation, Progress
@@ -48,7 +48,8 @@ NOWHERE = FilePlace()
 PORTION_SECONDS = 10.0
 """After so long of writing the rest is handed on, and others get their turn."""
 TURNS_AT_ONCE = 100
-"""Turns written by one statement."""
+CHARACTERS_AT_ONCE = 2_000_000
+"""Turns written by one statement, and their text."""
 MAX_INSERTS = 5
 EARLIEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 """What is said to be older has a wrong date."""
@@ -274,7 +275,7 @@ def write_conversation(owner_id: int, parsed: ParsedConversation) -> str:
     for row in found:
         if row.pk == conversation_id and not (row.owner_id == owner_id and deletion.erase_if_over(row)):
             return "taken"
-    conversation, turns = _rows_of(owner_id, conversation_id, parsed)
+    conversation, turns = rows_of(owner_id, conversation_id, parsed)
     try:
         _insert_turns(turns)
     except Conflict:
@@ -301,7 +302,8 @@ def _own_id(parsed: ParsedConversation) -> set[UUID]:
         return set()
 
 
-def _rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -> tuple[Conversation, list[Turn]]:
+def rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -> tuple[Conversation, list[Turn]]:
+    """Return the rows of a conversation as they are written."""
     latest = timezone.now()
     begun = _moment(parsed.created_at, latest) or _moment(parsed.turns[0].asked_at, latest) or latest
     turns: list[Turn] = []
@@ -323,7 +325,6 @@ def _rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -
             question=question,
             answer=answer,
             reasoning=source.reasoning,
-            search_text=fold(f"{question}\n{answer}"),
             requested_model=source.model,
             model=source.model,
             max_output=0,
@@ -367,16 +368,35 @@ def _moment(seconds: float | None, latest: dt.datetime) -> dt.datetime | None:
 def _insert_turns(turns: list[Turn]) -> None:
     """Write the turns, without those that a worker has written who died before the conversation's row. Raises Conflict
     if an id of one, or its place, is another turn's."""
-    for start in range(0, len(turns), TURNS_AT_ONCE):
-        some = turns[start : start + TURNS_AT_ONCE]
-        ids = [turn.pk for turn in some]
-        written = Turn.objects.filter(pk__in=ids, owner_id=some[0].owner_id, conversation_id=some[0].conversation_id)
-        for _ in range(MAX_INSERTS):
-            try:
-                Turn.objects.bulk_create(some)
-                break
-            except IntegrityError:  # MongoDB keeps those before the first that was there
-                there = set(written.values_list("pk", flat=True))
-                some = [turn for turn in some if turn.pk not in there]
-        else:
-            raise Conflict
+    for portion in _portions(turns):
+        for turn in portion:
+            turn.search_text = searched(f"{turn.question}\n{turn.answer}")
+        _insert(portion)
+        for turn in portion:  # it may be longer than all the rest of them: that of one portion is in memory
+            turn.search_text = ""
+
+
+def _portions(turns: list[Turn]) -> Iterator[list[Turn]]:
+    some, size = list[Turn](), 0
+    for turn in turns:
+        length = len(turn.question) + len(turn.answer)
+        if some and (len(some) == TURNS_AT_ONCE or size + length > CHARACTERS_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(turn)
+        size += length
+    if some:
+        yield some
+
+
+def _insert(some: list[Turn]) -> None:
+    ids = [turn.pk for turn in some]
+    written = Turn.objects.filter(pk__in=ids, owner_id=some[0].owner_id, conversation_id=some[0].conversation_id)
+    for _ in range(MAX_INSERTS):
+        try:
+            Turn.objects.bulk_create(some)
+            return
+        except IntegrityError:  # MongoDB keeps those before the first that was there
+            there = set(written.values_list("pk", flat=True))
+            some = [turn for turn in some if turn.pk not in there]
+    raise Conflict

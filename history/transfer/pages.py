@@ -21,7 +21,7 @@ from core.sizes import readable_size
 from history import access
 from history.models import Export, Import
 from history.transfer import states
-from history.transfer.exporting import FILE_NAME, begin_export, open_export
+from history.transfer.exporting import begin_export, file_name_of, open_export
 from history.transfer.importing import begin_import
 from history.transfer.refusals import left_out_sentences, place_words, refusal_sentence
 from history.transfer.streams import conversation_response, zip_response
@@ -86,7 +86,7 @@ def export_all(request: HttpRequest) -> HttpResponse:
 def download(request: HttpRequest, export_id: UUID) -> HttpResponseBase:
     """The zip of an export that is ready."""
     row, file = open_export(member_of(request).pk, export_id)
-    return zip_response(file, FILE_NAME, row.size)
+    return zip_response(file, file_name_of(row), row.size)
 
 
 @login_required

@@ -84,6 +84,19 @@ export function keepDraftOf(name) {
   queuedKey = `${drafts}queued:${name}`;
 }
 
+function editKey(turn) {
+  return `${drafts}edit-${turn}:${key.slice(drafts.length)}`; // it goes with the conversation
+}
+
+/** Keep how the question of a turn is being edited; an empty text is none. */
+export function keepEdit(turn, text) {
+  if (!isOver) writeDraft(editKey(turn), text ? { text } : {});
+}
+
+export function readEdit(turn) {
+  return readDraft(editKey(turn)).text;
+}
+
 /** Take what is being written along into the chat of this name, unless something is being written there. */
 export function moveDraft(name) {
   forgetTimer();

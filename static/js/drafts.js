@@ -1,5 +1,5 @@
-// Half-written questions, in the browser's storage: `draft:<member>:<conversation, or "new">`. A browser without storage
-// forgets them; nothing else depends on it.
+// Half-written questions, in the browser's storage: `draft:<member>:<conversation, or "new">`, and of edits
+// `draft:<member>:edit-<turn>:<conversation>`. A browser without storage forgets them; nothing else depends on it.
 
 /** Return `{text, turn_id, model, effort, files}`; empty when there is none. */
 export function readDraft(key) {

@@ -1,6 +1,6 @@
 // Editing a question where it stands: the server's form takes its place, until it is asked or given up.
 
-import { focusText, isSending } from "composer";
+import { focusText, isSending, keepEdit, readEdit } from "composer";
 
 const field = document.querySelector("[data-text]");
 
@@ -18,7 +18,13 @@ export function followEdits(turns, ask) {
     const form = event.target.closest("[data-edit-form]");
     if (!form) return;
     event.preventDefault();
-    if (form.elements.text.value.trim()) ask(form.closest("[data-turn]"), form);
+    if (!form.elements.text.value.trim()) return;
+    keepEdit(form.dataset.editForm, "");
+    ask(form.closest("[data-turn]"), form);
+  });
+  turns.addEventListener("input", ({ target }) => {
+    if (!target.matches("[data-edit-text]")) return;
+    keepEdit(target.form.dataset.editForm, target.value === target.defaultValue ? "" : target.value);
   });
   turns.addEventListener("click", (event) => {
     const cancel = event.target.closest("[data-edit-cancel]");
@@ -42,12 +48,18 @@ export function followEdits(turns, ask) {
     if (!text) return;
     text.dataset.begun = "";
     for (const other of turns.querySelectorAll("[data-edit-form]")) if (!other.contains(text)) other.remove();
+    text.value = readEdit(text.form.dataset.editForm) ?? text.value;
     text.focus();
     text.setSelectionRange(text.value.length, text.value.length);
+  });
+  // What was being edited before a reload; htmx has the links by then.
+  document.addEventListener("DOMContentLoaded", () => {
+    [...turns.querySelectorAll("[data-edit]")].findLast((link) => readEdit(link.closest("[data-turn]").dataset.turn))?.click();
   });
 }
 
 function close(form) {
+  keepEdit(form.dataset.editForm, "");
   const link = form.closest("[data-turn]").querySelector("[data-edit]");
   form.remove();
   if (field.value) link.focus();

@@ -14,8 +14,8 @@ from accounts.admission import admission_by_session, list_ended
 from accounts.models import TokenFamily, User
 from accounts.signals import access_revoked
 from core.redis_clients import sync_redis
-from tests.accounts.doors import PASSWORD, WRONG, links_in, log_in_by_api, sign_up_by_page
-from tests.accounts.factors import set_up
+from tests.accounts.doors import PASSWORD, WRONG, links_in, log_in_by_api, sign_up_by_api, sign_up_by_page
+from tests.accounts.factors import recovery_codes, set_up
 
 PAGE = "/settings/devices/"
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) Version/19.0 Mobile/15E148 Safari/604.1"
@@ -296,6 +296,30 @@ def test_a_log_in_over_the_api_from_a_new_network_is_told(ana):
     log_in_by_api(ana.email, peer="198.51.100.7")
     log_in_by_api(ana.email, peer="198.51.100.7")
     assert [message.to for message in mail.outbox] == [[ana.email]]
+    set_up(ana)
+    for peer, code in (("203.0.113.9", recovery_codes(ana)[0]), ("203.0.113.9", recovery_codes(ana)[1])):
+        log_in_by_api(ana.email, peer=peer)  # the password alone makes no network known
+        given = {"email": ana.email, "password": PASSWORD, "code": code}
+        assert APIClient(REMOTE_ADDR=peer).post("/api/v1/auth/login", given, format="json").status_code == 200
+        assert len(mail.outbox) == 2
+
+
+def test_a_log_in_over_the_api_is_told_where_nobody_knows_of_any_network(ana):
+    """As after a change of address, or months without a log-in."""
+    log_in_by_api(ana.email)
+    sync_redis().flushall()
+    log_in_by_api(ana.email, peer="198.51.100.7")
+    assert [message.to for message in mail.outbox] == [[ana.email]]
+    sign_up_by_api("eva@example.com")
+    log_in_by_api("eva@example.com")
+    assert len(mail.outbox) == 1
+
+
+def test_whoever_signed_up_over_the_api_is_told_of_the_first_browser(catalog):
+    tokens = sign_up_by_api("eva@example.com").json()
+    APIClient().post("/api/v1/auth/logout", {"refresh": tokens["refresh"]}, format="json")
+    log_in(User.objects.get())
+    assert [message.to for message in mail.outbox] == [["eva@example.com"]]
 
 
 def test_who_does_not_get_in_is_no_news(ana):

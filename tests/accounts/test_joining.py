@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.core import mail
 from django.test import Client
 from django.utils import timezone
@@ -128,7 +129,7 @@ def test_an_operator_invites_in_the_admin(client: Client, olga: User):
 
 
 @pytest.mark.parametrize("by", BY)
-@pytest.mark.parametrize("email", ["eva@mailinator.com", "eva@x.MAILINATOR.com"])
+@pytest.mark.parametrize("email", ["eva@mailinator.com", "eva@x.MAILINATOR.com", "eva@x.ｍailinator。com"])
 def test_throw_away_addresses_are_refused(settings: Any, by: str, email: str):
     answer = sign_up(by, email)
     assert not has_joined(email.lower())
@@ -139,12 +140,19 @@ def test_throw_away_addresses_are_refused(settings: Any, by: str, email: str):
     assert has_joined(email.lower())
 
 
-def test_nobody_changes_to_a_throw_away_address(ana: User):
+def test_nobody_changes_to_an_address_they_could_not_join_with(settings: Any, ana: User):
     client = Client()
     client.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
     client.post("/accounts/reauthenticate/", {"password": PASSWORD})
     client.post("/accounts/email/", {"email": "ana@mailinator.com", "action_add": ""})
+    settings.SIGN_UP, settings.SIGN_UP_DOMAINS = "domains", ["example.com", "example.org"]
+    page = client.post("/accounts/email/", {"email": "ana@elsewhere.example", "action_add": ""})
+    assert "example.com, example.org" in page.content.decode()
     assert not mail.outbox
+    client.post("/accounts/email/", {"email": "ana@example.org", "action_add": ""})
+    settings.SIGN_UP_DOMAINS = ["example.org"]  # Ana is a guest there, and may go where she likes
+    client.post("/accounts/email/", {"email": "ana@elsewhere.example", "action_add": ""})
+    assert [message.to for message in mail.outbox] == [["ana@example.org"], ["ana@elsewhere.example"]]
 
 
 def test_a_network_has_so_many_accounts_a_day(settings: Any):
@@ -155,8 +163,12 @@ def test_a_network_has_so_many_accounts_a_day(settings: Any):
     assert sign_up("api", "eva4@example.com", peer="192.0.2.2").status_code == 201
 
 
-def test_a_closed_account_leaves_no_invitation(settings: Any, olga: User):
+def test_a_closed_account_leaves_no_invitation(settings: Any, client: Client, olga: User):
     settings.SIGN_UP = "invitation"
+    client.force_login(olga)
+    client.post("/admin/accounts/invitation/add/", {"email": "eva@example.com"})
+    assert "eva@example.com" in LogEntry.objects.values_list("object_repr", flat=True)
     sign_up("api", "eva@example.com", word_for("eva@example.com", olga))
     User.objects.get(email="eva@example.com").delete()
     assert not Invitation.objects.exists()
+    assert "eva@example.com" not in LogEntry.objects.values_list("object_repr", flat=True)

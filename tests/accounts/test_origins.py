@@ -5,12 +5,13 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings as django_settings
-from django.test import AsyncClient
+from django.test import AsyncClient, RequestFactory
 from rest_framework.test import APIClient
 
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from accounts.origins import parse_origins
+from config.cors import read_origins
 from core.origins import parse_origin
 from core.threads import in_thread
 
@@ -54,6 +55,13 @@ async def test_an_operator_lets_a_site_in(settings: Any, path: str):
 async def test_pages_are_read_by_no_other_site(settings: Any, path: str):
     settings.CORS_ALLOWED_ORIGINS = [APP]
     assert ALLOWED not in await AsyncClient().get(path, headers={"Origin": APP})
+
+
+@pytest.mark.parametrize("path", ["/", "/static/x", "/v1/models", "/api/v1/models"])
+def test_keys_are_asked_for_the_api_alone(path: str, rf: RequestFactory):
+    request = rf.get(path, headers={"Origin": APP})
+    read_origins(request)
+    assert hasattr(request, "origins_of_keys") == (path in ("/v1/models", "/api/v1/models"))
 
 
 async def test_a_key_lets_its_sites_in_until_it_is_revoked(carla: User):

@@ -1,4 +1,4 @@
-"""The doors of passkeys, and what strangers send to them. How one is made and used is tested in a browser."""
+"""The doors of passkeys, and what strangers send to them. How one is made and used in a browser is tested there."""
 
 import json
 
@@ -8,7 +8,7 @@ from django.test import Client
 
 from accounts.models import User
 from tests.accounts.doors import PASSWORD
-from tests.accounts.factors import set_up
+from tests.accounts.factors import ORIGIN, SecurityKey, set_up
 
 ADD, LOG_IN = "/accounts/2fa/webauthn/add/", "/accounts/2fa/webauthn/login/"
 AGAIN, ASKED = "/accounts/2fa/webauthn/reauthenticate/", "/accounts/2fa/authenticate/"
@@ -107,3 +107,46 @@ def test_whoever_looks_at_the_log_in_page_asks_for_nothing(catalog):
     browser = Client()
     assert browser.get("/accounts/login/").status_code == 200
     assert "sessionid" not in browser.cookies
+
+
+@pytest.fixture
+def key(ana: User) -> SecurityKey:
+    """Ana's, with a passkey."""
+    browser, key = Client(SERVER_NAME="localhost"), SecurityKey()
+    browser.force_login(ana)
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    for origin in (ORIGIN, "http://evil.localhost"):
+        options = browser.get(ADD).context["creation_options"]
+        browser.post(ADD, {"name": "x", "credential": key.add(options, origin=origin)})
+        assert Authenticator.objects.filter(type="webauthn").count() == 1
+    return key
+
+
+def is_in(browser: Client) -> bool:
+    return browser.get("/settings/").status_code == 200
+
+
+@pytest.mark.parametrize(("shown", "gets_in"), [({}, True), ({"origin": "http://evil.localhost"}, False)])
+def test_a_passkey_lets_in_at_this_site_alone(key, bo, shown, gets_in):
+    browser = Client(SERVER_NAME="localhost")
+    browser.post(LOG_IN, {"credential": key.show(ask(browser).json()["request_options"], **shown)})
+    assert is_in(browser) == gets_in
+
+    browser = Client(SERVER_NAME="localhost")
+    browser.post("/accounts/login/", {"login": "ana@example.com", "password": PASSWORD})
+    options = browser.get(ASKED).context["js_data"]["request_options"]
+    browser.post(ASKED, {"credential": key.show(options, verified=False, **shown)})
+    assert is_in(browser) == gets_in
+
+
+def test_who_found_a_key_and_does_not_know_its_number_stays_out(key, bo):
+    """The page that asks for a second factor lets a touch do. What it asked with is not taken for a whole log-in."""
+    thief = Client(SERVER_NAME="localhost")
+    set_up(bo)
+    thief.post("/accounts/login/", {"login": bo.email, "password": "uma senha longa"})
+    theirs = thief.get(ASKED).context["js_data"]["request_options"]
+    assert theirs["publicKey"]["userVerification"] != "required"
+    bo.end_access()  # by the thief, who so ends the log-in that waits, and keeps what was asked
+    thief.get(ASKED)
+    thief.post(LOG_IN, {"credential": key.show(theirs, verified=False)})
+    assert not is_in(thief)

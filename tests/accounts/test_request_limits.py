@@ -55,6 +55,19 @@ def test_who_is_nobody_is_told_too(settings: Any):
     assert stand(APIClient().get("/api/v1/plans")) == ("5", "4")
 
 
+def test_who_is_refused_at_the_door_counts_too(ana: User, settings: Any):
+    settings.API_REQUESTS_PER_MINUTE = 4
+    change_plan("free", has_api=False)
+    wrong = APIClient(headers={"authorization": "Bearer ttl_00000000_" + "x" * 43})
+    assert stand(APIClient().get("/api/v1/me")) == ("4", "3")
+    assert stand(wrong.get("/api/v1/keys")) == ("4", "2")
+    assert stand(program(ana).get("/api/v1/models")) == ("4", "1")
+    assert stand(wrong.get("/v1/models")) == ("4", "0")
+    for path in ("/api/v1/me", "/v1/models"):
+        refused = wrong.get(path)
+        assert (refused.status_code, stand(refused)) == (429, ("4", "0"))
+
+
 def test_a_plan_has_its_own(ana: User, carla: User):
     change_plan("free", requests_per_minute=3)
     assert stand(program(ana).get("/api/v1/models")) == ("3", "2")

@@ -15,7 +15,16 @@ from accounts import limits
 from accounts.encryption import decrypt, encrypt
 from accounts.models import User
 from core.redis_clients import sync_redis
-from tests.accounts.doors import PASSWORD, WRONG, ask_again, ask_for_reset, log_in_by_page, reset_password
+from tests.accounts.doors import (
+    PASSWORD,
+    WRONG,
+    ask_again,
+    ask_for_reset,
+    log_in_by_page,
+    reset_password,
+    sign_up_by_api,
+    sign_up_by_page,
+)
 from tests.accounts.factors import App, recovery_codes, set_up, set_up_on_pages
 from tests.billing.together import together
 
@@ -79,8 +88,11 @@ def test_an_app_that_shows_another_code_is_not_set_up(ana, member):
     assert mail.outbox == []
 
 
-def test_nothing_is_set_up_while_the_address_is_not_confirmed(ana, member):
-    EmailAddress.objects.create(user=ana, email=ana.email, primary=True, verified=False)
+@pytest.mark.parametrize("sign_up", [sign_up_by_api, sign_up_by_page])
+def test_nothing_is_set_up_while_the_address_is_not_confirmed(catalog, sign_up):
+    sign_up("eva@example.com")
+    member = Client(REMOTE_ADDR=PEER)
+    member.force_login(User.objects.get())
     assert "/accounts/2fa/totp/activate/" not in member.get("/accounts/2fa/").text
     _app, page = set_up_on_pages(member)
     assert list(page.context["form"].errors) == ["code"]

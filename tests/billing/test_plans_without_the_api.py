@@ -1,7 +1,5 @@
 """A plan without the API: programs are refused and can see why; the site's pages go on."""
 
-from typing import Any
-
 import pytest
 from django.db import connection
 from django.test import Client
@@ -88,9 +86,3 @@ def test_where_every_plan_has_the_api_no_row_is_read_for_it(ana: User):
     with CaptureQueriesContext(connection) as found:
         program.get("/api/v1/conversations")
     assert not [query for query in found.captured_queries if "billing_" in query["sql"]]
-
-
-def test_what_nothing_enforces_is_neither_promised_nor_threatened(ana: User):
-    Plan.objects.update(has_batches=True)
-    told: dict[str, Any] = APIClient().get("/api/v1/plans").json()["results"][0]
-    assert told.keys() & {"has_api", "has_batches"} == {"has_api"}

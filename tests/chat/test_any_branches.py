@@ -275,6 +275,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, catalog: None) -> Iterator[None]:
     return
 
 
+@pytest.mark.timeout(7_200 if SOAK else 300)
 def test_any_history_leaves_a_tree() -> None:
     machine = seed(SEED)(Branching)
     suppressed = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from django.test import AsyncClient
@@ -19,7 +19,7 @@ from PIL import Image
 from redis.asyncio import Redis
 
 from accounts import closure
-from accounts.keys import KeyTerms, make_key, revoke_key
+from accounts.keys import revoke_key
 from accounts.models import ApiKey, User
 from billing import metering
 from billing.errors import TooManyAtOnce
@@ -27,8 +27,9 @@ from billing.models import PartMonth, Plan, Reservation, UsageRecord
 from chat.api.openai import requests, views
 from chat.api.openai.answers import Chunks
 from chat.api.openai.requests import BadParameter
+from chat.llm import recordings, spending
 from chat.llm.providers.base import NO_OPTIONS, Message, ToolCallPart
-from chat.models import LanguageModel
+from chat.models import LanguageModel, ProviderLimit
 from chat.turns.asked import Asked, asked_key, forget_asked, keep_asked
 from chat.turns.called_tools import MAX_CALLS, read_parts, write_calls
 from chat.turns.completing import Completion, open_completion
@@ -38,57 +39,20 @@ from chat.turns.runner import Runner
 from chat.turns.sweeping import settle_unsettled
 from chat.turns.watching import hub
 from config.bodies import COMPLETION_BYTES
+from core.errors import Conflict
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from history import access
 from history.errors import TemporaryGone
 from history.models import Conversation, Turn
-from history.temporary import new_completion_id, new_turn_id
+from history.temporary import begin_conversation, new_completion_id, new_turn_id
 from tests.chat.asking import aask
 from tests.chat.conftest import Offer, running
 from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
+from tests.chat.programs import JSON, TOOL, an_image, answered, ask, call, key_of, refused, streamed, turn_of, user
 
 pytestmark = pytest.mark.usefixtures("catalog")
-
-JSON = "application/json"
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
-
-
-def key_of(user: User, *scopes: str, **terms: Any) -> str:
-    return make_key(user, KeyTerms(name="Nightly", scopes=scopes or ("chat",), **terms), peer="", key_id=uuid4())[1]
-
-
-async def call(secret: str, path: str, body: Any = None, method: str = "", **headers: str) -> Any:
-    fields = {"Authorization": f"Bearer {secret}", "Accept-Language": "en"}
-    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-    sent = {} if body is None else {"data": json.dumps(body), "content_type": JSON}
-    send = getattr(AsyncClient(), method or ("get" if body is None else "post"))
-    return await send(f"/v1/{path}", headers=fields, **sent)
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-async def ask(secret: str, text: str = "say:hola", **fields: Any) -> Any:
-    body = {"model": "scripted", "messages": [user(text)]} | fields
-    return await call(secret, "chat/completions", body)
-
-
-async def answered(secret: str, text: str = "say:hola", **fields: Any) -> Any:
-    answer = await ask(secret, text, **fields)
-    assert answer.status_code == 200, answer.content
-    return json.loads(answer.content)
-
-
-async def streamed(secret: str, text: str = "say:hola", **fields: Any) -> list[Any]:
-    """Return the events of a stream; the last is `[DONE]`."""
-    answer = await ask(secret, text, stream=True, **fields)
-    assert (answer.status_code, answer["Content-Type"]) == (200, "text/event-stream")
-    raw = b"".join([part async for part in answer.streaming_content]).decode()
-    events = [frame.removeprefix("data: ") for frame in raw.split("\n\n") if frame.startswith("data: ")]
-    return [event if event == "[DONE]" else json.loads(event) for event in events]
 
 
 def change(kind: Any, key: str, **fields: Any) -> None:
@@ -98,29 +62,12 @@ def change(kind: Any, key: str, **fields: Any) -> None:
     row.save()
 
 
-def turn_of(document: Any) -> UUID:
-    return UUID(document["id"].removeprefix("chatcmpl-"))
-
-
-def an_image(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> str:
-    file = io.BytesIO()
-    Image.new("RGB", size).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
 def _tool(value: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "weather", "parameters": {"default": value}}}
 
 
 def _format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-
-
-async def refused(answer: Any) -> tuple[int, str, str | None]:
-    error = json.loads(answer.content)["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert error["message"]
-    return answer.status_code, error["code"], error["param"]
 
 
 @pytest.fixture
@@ -309,7 +256,20 @@ async def test_an_answer_is_no_longer_than_the_plan_allows(ana: User, runner: Ru
 
 
 async def test_recorded_examples_are_for_pages(secret: str):
-    assert (await refused(await ask(secret, model="recorded")))[:2] == (404, "model_not_found")
+    recorded = recordings.list_questions("es")[0]
+    assert (await refused(await ask(secret, recorded, model="recorded")))[:2] == (404, "model_not_found")
+
+
+async def test_auto_goes_on_with_another_provider_when_a_day_is_just_spent(secret: str, runner: Runner, offer: Offer):
+    other = await in_thread(lambda: offer("fake-1t-0ms", position=999))
+    await answered(secret)  # now this process believes that there is no limit
+    await in_thread(ProviderLimit.objects.create, provider="scripted", daily_micros=1)
+    assert (await refused(await ask(secret)))[:2] == (503, "spend_limit")
+    await in_thread(spending.forget_spending)
+    await in_thread(ProviderLimit.objects.all().delete)
+    await answered(secret)
+    await in_thread(ProviderLimit.objects.create, provider="scripted", daily_micros=1)
+    assert (await answered(secret, model="auto"))["model"] == other.key
 
 
 def test_what_is_judged_is_the_last_question_and_what_is_cached_the_beginning():
@@ -615,6 +575,26 @@ async def test_nothing_else_reads_it(carla: User, secret: str, runner: Runner):
     for path in (f"/api/v1/turns/{turn_id}", f"/api/v1/turns/{turn_id}/events"):
         assert (await client.get(path)).status_code == 404
         assert (await client.get(path, headers={"Authorization": f"Bearer {secret}"})).status_code == 404
+
+
+@pytest.mark.stores
+async def test_a_turn_of_another_kind_is_no_answer_to_it(carla: User):
+    conversation = await in_thread(begin_conversation, carla.pk)
+    turn = await aask(carla, conversation_id=conversation.pk, turn_id=new_turn_id(conversation.pk))
+    asked = Completion(turn_id=turn.pk, asked=Asked((Message("user", "say:hola"),), NO_OPTIONS))
+    with pytest.raises(Conflict):
+        await in_thread(open_completion, carla.pk, asked)
+
+
+@pytest.mark.stores
+async def test_it_is_listed_for_whoever_erases_it_until_it_is_gone(carla: User, secret: str, runner: Runner):
+    listed = f"temporary:completions:of:{carla.pk}"
+    asking = asyncio.create_task(answered(secret, "say:hola wait:0.5 say:mundo"))
+    [(_pk, until)] = await _until(lambda: sync_redis().zrange(listed, 0, -1, withscores=True))
+    assert 3_500 < until - sync_redis().time()[0] <= 3_600
+    await asking
+    [(_pk, until)] = sync_redis().zrange(listed, 0, -1, withscores=True)
+    assert 200 < until - sync_redis().time()[0] <= 300
 
 
 @pytest.mark.stores

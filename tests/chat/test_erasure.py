@@ -31,7 +31,9 @@ from billing.models import BillingAccount, Payment, Plan, Price, Purchase, Spend
 from billing.seeds import load_prices
 from billing.subscriptions import apply
 from chat.attachments.sweeping import repair_attachments
-from chat.models import HistoryNotice
+from chat.batches.driving import drive
+from chat.batches.sweeping import repair_batches
+from chat.models import Batch, HistoryNotice
 from chat.shown import staff_reading
 from chat.shown.fragments import description_of
 from chat.turns.runner import Runner
@@ -45,8 +47,10 @@ from history.sharing import Terms
 from history.transfer import exporting, importing
 from history.transfer.sweeping import repair_transfers
 from tests.billing import fake_gateway
+from tests.chat import batching
 from tests.chat.asking import aask, closed, finished
 from tests.chat.attaching import attached, ids
+from tests.chat.batching import line, send
 from tests.chat.conftest import Offer
 from tests.chat.test_completions import answered as completion
 from tests.chat.test_temporary import ask_in
@@ -62,6 +66,7 @@ EMAIL, NEW_EMAIL, NAME, PASSWORD = "leonor@secreta.example", "nueva@secreta.exam
 ASKED, FILE = "pregunta-delatora", "archivo-delator"
 SECRETS = (
     *(EMAIL, NEW_EMAIL, NAME, ASKED, FILE),
+    *("lote-delator", "aviso-delator", "archivo-de-lote-delator"),
     *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator", "cuenta-delatora"),
 )
 PAID = ("impuesto-delator", "recibo-delator", "queja-delatora", "pagador@secreta.example")
@@ -146,6 +151,16 @@ def take_along(user: User) -> None:
     exporting.make_export(exporting.begin_export(user.pk).pk)
 
 
+async def ask_in_batches(user: User) -> None:
+    """One batch that is over, one that waits to be started, and one that runs when the account is closed."""
+    lines = [line("lote-delator", f"say:{ASKED} usage:10/3")]
+    url = "https://aviso-delator.example/"
+    assert (await batching.work_off(await in_thread(send, user, lines))).completed == 1
+    await in_thread(partial(send, user, lines, start=False, webhook_url=url))
+    await in_thread(send, user, [line(str(at), "wait:1") for at in range(50)])
+    await in_thread(partial(Batch.objects.update, name="archivo-de-lote-delator.jsonl"))
+
+
 def let_closure_pass() -> None:
     """Let the five minutes pass that a closure takes: what Redis keeps for no longer is gone then, and what was to be
     done by workers is done."""
@@ -157,8 +172,13 @@ def let_closure_pass() -> None:
     sync_redis().delete("celery")
 
 
+def one_pass() -> None:
+    drive(0.2)
+    repair_batches()
+
+
 async def sweep() -> None:
-    for repair in (leaving.finish_leaving, outbox.do_due, repair_transfers, repair_attachments):
+    for repair in (leaving.finish_leaving, outbox.do_due, repair_transfers, repair_attachments, one_pass):
         await in_thread(repair)
     await repair_turns()
 
@@ -180,6 +200,7 @@ async def test_nothing_is_left_of_a_member_who_did_everything(
     await in_thread(be_dealt_with_by_the_staff, leonor, olga, shared.conversation_id)
     await in_thread(pay, leonor)
     await in_thread(have_a_second_factor, leonor)
+    await ask_in_batches(leonor)
     await in_thread(take_along, leonor)
     key = await in_thread(ApiKey.objects.get)
     secrets = (*SECRETS, *PAID, key.digest, key.prefix, leonor.seal, leonor.password, secret)

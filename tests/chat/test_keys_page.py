@@ -67,6 +67,22 @@ def test_a_form_that_is_sent_twice_makes_one_key(browser: Client):
     assert ApiKey.objects.count() == 1
 
 
+def test_a_key_may_keep_conversations_if_it_asks(browser: Client, ana: User):
+    refused = browser.post(PAGE, new_key(scopes=["usage"], keep_conversations="on"))
+    assert (refused.status_code, ApiKey.objects.count()) == (400, 0)
+    assert "no tiene conversaciones que guardar" in refused.content.decode()
+    assert browser.post(PAGE, new_key(keep_conversations="on")).status_code == 201
+    assert "guarda las conversaciones" in browser.get(PAGE).content.decode()
+    api = APIClient()
+    api.force_authenticate(ana)
+    wrong = api.post("/api/v1/keys", {"name": "x", "scopes": ["usage"], "keep_conversations": True}, "json")
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "nothing_to_keep")
+    api.post("/api/v1/keys", {"name": "x", "scopes": ["chat"]}, "json")
+    assert [key["keep_conversations"] for key in api.get("/api/v1/keys").json()["results"]] == [False, True]
+    kept, other = ApiKey.objects.order_by("created_at")
+    assert (kept.keeps_conversations, other.keeps_conversations) == (True, None)
+
+
 def test_a_key_may_be_of_pages(browser: Client):
     assert browser.post(PAGE, new_key(origins="x")).status_code == 422
     assert not ApiKey.objects.exists()

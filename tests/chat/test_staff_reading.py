@@ -71,6 +71,15 @@ def test_support_reads_for_a_reason_and_the_owner_knows(secret_talk: Conversatio
     assert REASON in support.get("/admin/chat/staffreading/").content.decode()
 
 
+@pytest.mark.parametrize("where", ["user/{}/delete/", "user/"])
+def test_who_was_read_can_be_deleted(secret_talk: Conversation, carla: User, olga: User, where: str):
+    open_it(browser_of(staff("support")), secret_talk.pk)
+    form = {"action": "delete_selected", "_selected_action": carla.pk, "post": "yes"}
+    assert browser_of(olga).post(f"/admin/accounts/{where.format(carla.pk)}", form).status_code == 302
+    assert not User.objects.filter(pk=carla.pk).exists()
+    assert not StaffReading.objects.exists()
+
+
 def test_it_ends(secret_talk: Conversation):
     support = browser_of(staff("support"))
     page = open_it(support, secret_talk.pk)["Location"]

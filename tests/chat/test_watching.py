@@ -783,6 +783,19 @@ def test_the_end_of_a_generation_whose_text_was_lost_is_a_gap():
     assert (world.reading.is_over, world.reading.text) == (True, "another")
 
 
+def test_an_end_counts_the_tools_that_are_called():
+    watcher = Watcher(TURN, Place())
+    watcher.start_reading_log()
+    watcher.receive_log([])
+    for kind in (EntryKind.TEXT, EntryKind.TOOL_CALLS):
+        watcher.receive(Entry(TURN.bytes, kind, 1, 0, "hola"))
+    watcher.receive(Entry(TURN.bytes, EntryKind.END, 1, 9))
+    assert (watcher.has_gap, watcher.is_ended) == (True, False)
+    watcher.start_reading_log()
+    watcher.receive_log([Entry(TURN.bytes, EntryKind.END, 1, 8)])
+    assert (watcher.has_gap, watcher.is_ended) == (False, True)
+
+
 def test_a_subscription_that_breaks_while_the_log_is_read_leaves_a_gap():
     """What was published between the reading and the new subscription is in neither."""
     world = World()

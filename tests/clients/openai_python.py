@@ -56,6 +56,27 @@ def ask(asker: OpenAI = client, model: str = "text", content: Any = "Hola", **fi
     return asker.chat.completions.create(model=MODELS[model], messages=user(content), **fields)
 
 
+# --- A key that keeps conversations -----------------------------------------------------------------------------------
+
+
+@scenario
+def kept() -> Any:
+    """Tools are called, as programs do that; then one more question."""
+    asker = with_key("keeping")
+    messages: list[Any] = user("¿Qué tiempo hace?")
+    called = asker.chat.completions.create(model=MODELS["call"], messages=messages, tools=[WEATHER])
+    message = called.choices[0].message
+    messages += [message, {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "Llueve."}]
+    told = asker.chat.completions.create(model=MODELS["text"], messages=messages, tools=[WEATHER])
+    messages += [told.choices[0].message.model_dump(exclude_none=True), *user("¿Y mañana?")]
+    asker.chat.completions.create(model=MODELS["text"], messages=messages)
+    root = str(client.base_url).removesuffix("/v1/") + "/api/v1/"
+    headers = {"Authorization": f"Bearer {KEYS['keeping']}"}
+    [conversation] = http.get(f"{root}conversations", headers=headers).json()["results"]
+    turns = http.get(f"{root}conversations/{conversation['id']}/turns", headers=headers).json()["results"]
+    return [[turn[name] for name in ("question", "answer", "status")] for turn in turns]
+
+
 # --- Answers ----------------------------------------------------------------------------------------------------------
 
 

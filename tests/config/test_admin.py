@@ -15,6 +15,7 @@ from django.test import Client
 
 from accounts.admin import UserAdmin
 from accounts.models import User
+from accounts.second_factor import has_second_factor
 from billing import metering
 from billing.entitlements import account_of, current_period, entitlements_of
 from billing.metering import Usage
@@ -26,6 +27,7 @@ from history import progress
 from history.models import Turn
 from history.progress import Outcome
 from tests.accounts.doors import ask_again, ask_for_reset, reset_password
+from tests.accounts.factors import set_up
 from tests.history.growing import ask, begin
 
 pytestmark = pytest.mark.stores
@@ -188,6 +190,24 @@ def test_who_may_change_people_gives_nobody_rights_and_changes_no_other_operator
 
     client.post("/admin/accounts/user/", {"action": "confirm_addresses", "_selected_action": [olga.pk, ana.pk]})
     assert [address.user for address in EmailAddress.objects.all()] == [ana]
+
+
+def test_nobody_does_to_themselves_what_asks_elsewhere_who_they_are(operator, olga):
+    """Nor is anybody the last superuser: whoever ends another's rights keeps their own."""
+    set_up(olga)
+    edit(operator, olga, email="mine@example.com", name="Olga", is_active="", is_superuser="", is_staff="")
+    new = {"usable_password": "true", "password1": "otra clave larga", "password2": "otra clave larga"}
+    page = operator.post(f"/admin/accounts/user/{olga.pk}/password/", new)
+    assert page["Location"] == "/accounts/password/change/"
+    assert operator.post(f"/admin/accounts/user/{olga.pk}/delete/", {"post": "yes"}).status_code == 403
+    for action in ("delete_selected", "suspend", "remove_second_factors"):
+        operator.post("/admin/accounts/user/", {"action": action, "_selected_action": olga.pk, "post": "yes"})
+    before, olga = olga, User.objects.get()
+    assert (olga.name, olga.email, olga.password) == ("Olga", before.email, before.password)
+    assert olga.is_active
+    assert olga.is_staff
+    assert olga.is_superuser
+    assert has_second_factor(olga.pk)
 
 
 def test_nobody_enlarges_the_group_they_are_in(catalog):
@@ -616,9 +636,14 @@ def test_an_address_that_an_operator_changed_is_the_only_one(operator, ana, bo):
     EmailAddress.objects.create(user=ana, email=ana.email, verified=True, primary=True)
     EmailAddress.objects.create(user=ana, email="eve@example.com")
     assert edit(operator, ana, email="Ana@New.example.com").status_code == 302
+    former = ana.email
     ana.refresh_from_db()
     assert ana.email == "ana@new.example.com"
     assert not EmailAddress.objects.filter(user=ana).exists()
+    new = {"usable_password": "true", "password1": "otra clave larga", "password2": "otra clave larga"}
+    operator.post(f"/admin/accounts/user/{ana.pk}/password/", new)
+    assert [message.to for message in mail.outbox] == [[former], [ana.email]]
+    assert ana.email in str(mail.outbox[0].body)
 
 
 def test_what_changed_elsewhere_while_an_operator_edited_a_user_stays(operator, ana, monkeypatch):

@@ -9,7 +9,7 @@ from django.test import Client
 
 from accounts.models import User
 from tests.accounts.doors import PASSWORD, log_in_by_page
-from tests.accounts.factors import recovery_codes, set_up, set_up_on_pages
+from tests.accounts.factors import SecurityKey, recovery_codes, set_up, set_up_on_pages
 
 PAGES = ["/admin/", "/admin/accounts/user/", "/admin/billing/payment/dashboard/", "/admin/jsi18n/"]
 
@@ -62,6 +62,17 @@ def test_a_session_from_before_is_asked_for_it(olga):
     answer = browser.post("/accounts/2fa/reauthenticate/", {"code": app.code(), "next": "/admin/"})
     assert answer["Location"] == "/admin/"
     assert browser.get("/admin/").status_code == 200
+
+
+def test_whoever_adds_another_has_not_shown_the_first(olga):
+    browser = log_in(olga)
+    set_up(olga)  # elsewhere, as above
+    browser.defaults["SERVER_NAME"] = "localhost"
+    browser.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    options = browser.get("/accounts/2fa/webauthn/add/").context["creation_options"]
+    browser.post("/accounts/2fa/webauthn/add/", {"name": "x", "credential": SecurityKey().add(options)})
+    assert Authenticator.objects.filter(type="webauthn").exists()
+    assert browser.get("/admin/").status_code == 302
 
 
 def test_who_removed_it_is_out(olga):

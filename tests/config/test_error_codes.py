@@ -8,7 +8,10 @@ from rest_framework import exceptions
 
 from accounts.social import ConnectedElsewhere, LastWayIn
 from billing import errors as billing_errors
+from chat.batches.refusals import ENDINGS, FILE_REFUSALS, LINE_PROBLEMS
+from chat.batches.results import LOST
 from chat.errors import FILE_SENTENCES, SENTENCES, AskedLost, BadCommand
+from chat.turns.completing import AboveLimit
 from config.openapi.generation import Generator
 from core.errors import DomainError
 from history.transfer.refusals import REFUSALS
@@ -22,8 +25,8 @@ OF_PAGES = (
     *(billing_errors.GatewaySilent, billing_errors.GatewayDeclined),
 )
 """What is bought and paid on the pages alone."""
-ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost, ConnectedElsewhere, LastWayIn}
-"""And what the socket alone says, a turn, and the page of ways to log in."""
+ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost, AboveLimit, ConnectedElsewhere, LastWayIn}
+"""And what the socket alone says, a turn, a batch, and the page of ways to log in."""
 OTHERWISE = {"error", "not_acceptable", "throttled"}
 """What REST framework has and config/api.py says in other words, and what nobody answers."""
 OF_FIELDS = {"unique", "password_too_common", "password_too_similar"}
@@ -75,7 +78,8 @@ def test_every_error_is_told_with_its_status():
 
 def test_no_code_is_told_that_nobody_answers():
     told = {code for codes in documented_codes().values() for code in codes}
-    known = codes_of_the_code() | set(FILE_SENTENCES) | set(REFUSALS) | {"forbidden", "token_not_valid"}
+    of_files = {*FILE_SENTENCES, *FILE_REFUSALS, *REFUSALS}
+    known = codes_of_the_code() | of_files | {"forbidden", "token_not_valid"}
     assert told - known == set()
 
 
@@ -101,3 +105,11 @@ def test_every_code_of_a_file_is_told():
 def test_every_code_of_an_import_is_told():
     told = {code for codes in documented_codes().values() for code in codes}
     assert codes_of_table("code of a refused import") | told >= set(REFUSALS)
+
+
+def test_every_code_of_a_batch_is_told():
+    text = (Path(settings.BASE_DIR) / "docs/api.md").read_text()
+    section = text.partition("\n## Batches\n")[2].partition("\n## ")[0]
+    assert {*ENDINGS, *LINE_PROBLEMS, LOST, "batch_cancelled"} - set(re.findall(r"`([a-z_]+)`", section)) == set()
+    told = {code for codes in documented_codes().values() for code in codes}
+    assert set(FILE_REFUSALS) - told == set()

@@ -120,3 +120,12 @@ def test_a_provider_of_accounts_is_switched_on_by_both_of_its_settings(tmp_path:
     }
     assert found["microsoft"]["settings"] == {"oauth_pkce_enabled": True, "tenant": "common"}
     assert found["openid_connect"]["settings"]["server_url"] == "https://id.example"
+
+
+def test_people_of_a_domain_prove_that_its_mail_reaches_them(tmp_path: Path):
+    environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "DEBUG": "true", "SIGN_UP": "domains"}
+    environment |= {"SIGN_UP_DOMAINS": "example.com"}
+    command = [sys.executable, "-c", "from config import settings; print(settings.REQUIRE_VERIFIED_EMAIL)"]
+    for more, said in (({}, "True"), ({"REQUIRE_VERIFIED_EMAIL": "false"}, "SIGN_UP=domains needs")):
+        done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=False)
+        assert said in done.stdout + done.stderr

@@ -49,6 +49,9 @@ async def test_a_question_is_edited_by_keyboard_and_every_tab_goes_back_and_fort
     await tab.turns.nth(1).get_by_role("link", name="Edit the question").click()
     await edit.fill("Two, edited?")
     await tab.picture("edit")
+    await tab.page.reload()
+    await expect(edit).to_have_value("Two, edited?")
+    await expect(edit).to_be_focused()
     assert await violations(tab.page) == []
     await edit.press("Enter")
     for each in (tab, other):

@@ -17,12 +17,13 @@ PASSWORD = "una clave larga"
 
 
 async def sign_up(site: TestedSite) -> str:
-    """Sign somebody up; return their address."""
+    """Sign somebody up, whose address is confirmed; return it."""
     email = f"factor-{secrets.token_hex(6)}@example.com"
     async with aiohttp.ClientSession() as session:
         fields = {"email": email, "password": PASSWORD, "locale": "en"}
         async with session.post(f"http://localhost:{site.port()}/api/v1/auth/register", json=fields) as answer:
             assert answer.status == 201
+    site.confirm_address(email)
     return email
 
 

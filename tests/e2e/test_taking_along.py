@@ -1,6 +1,7 @@
 """Conversations come in from elsewhere, with progress, and go out again: with scripts and without."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ async def test_an_export_of_another_chat_comes_in_and_one_conversation_goes_out(
     await expect(tab.page.get_by_role("link", name="Download")).to_be_visible()
     async with tab.page.expect_download() as download:
         await tab.page.get_by_role("link", name="Download").click()
-    assert (await download.value).suggested_filename == "conversations.zip"
+    assert re.fullmatch(r"[\w-]+-20\d\d-\d\d-\d\d\.zip", (await download.value).suggested_filename)
     await look(tab, "import-export")
 
     await tab.page.goto("/conversations/")

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import io
 import json
+import re
 import tempfile
 import time
 import zipfile
@@ -194,7 +195,9 @@ def test_everything_in_a_zip(
     client.force_login(ana)
     link = f"/settings/import-export/{row.pk}/"
     assert link in client.get("/settings/import-export/").content.decode()
-    zip_bytes = body_of(client.get(link))
+    answer = client.get(link)
+    assert re.search(r'filename="\w+-20\d\d-\d\d-\d\d\.zip"', answer["Content-Disposition"])
+    zip_bytes = body_of(answer)
     assert imported(bo.pk, zip_bytes, "conversations.zip").imported == 1
     client.force_login(bo)
     assert client.get(link).status_code == 404

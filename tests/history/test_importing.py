@@ -20,6 +20,7 @@ from accounts.models import User
 from config import settings as site
 from core import rows
 from history import access, deletion, trash
+from history.folding import MAX_SEARCHED, fold
 from history.models import Conversation, Import, Turn, new_id
 from history.queries import parse_query
 from history.search import search_turns
@@ -378,6 +379,17 @@ def test_a_text_that_is_too_long_is_cut_and_said_to_be(ana: User):
     data = as_json(chatgpt({"q": (None, chatgpt_message("user", "a" * 500_000))}))
     assert json.loads(imported(ana.pk, data).left_out) == {"cut": 1}
     assert len(Turn.objects.get().question) == 400_000
+
+
+def test_a_text_that_becomes_eighteen_times_as_long_to_be_searched_is_searched_so_far(ana: User):
+    """A file of a kilobyte would fill the memory of whoever opens its page."""
+    sign = "\ufdfa"
+    long = chatgpt_message("user", sign * 400_000), chatgpt_message("assistant", sign * 400_000)
+    row = imported(ana.pk, as_json(chatgpt({"q": (None, long[0]), "a": ("q", long[1])})))
+    assert (row.status, row.imported) == ("done", 1)
+    turn = Turn.objects.get()
+    assert (len(turn.question), len(turn.answer), len(turn.search_text)) == (400_000, 400_000, MAX_SEARCHED)
+    assert turn.search_text.startswith(fold(sign) * 2)
 
 
 def test_one_conversation_has_a_limit(ana: User, monkeypatch: pytest.MonkeyPatch):

@@ -9,10 +9,10 @@ from django.test.utils import CaptureQueriesContext
 
 from core import rows
 from core.errors import Conflict, NotFound
-from history import access, folders, order, trash
+from history import access, folders, order, trash, tree
 from history.models import Conversation, Folder, new_id
 from history.sidebar import read_sidebar
-from tests.history.growing import ANA, BO, begin
+from tests.history.growing import ANA, BO, begin, unsaved
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -57,6 +57,12 @@ def test_the_sidebar_has_pins_then_folders_then_the_rest_by_date():
     assert listed(folder_id=cooking.pk) == ["dos"]
     assert listed(place="archive") == ["tres"]
     assert listed(place="trash") == ["cuatro"]
+    # Whoever asks in an archived one uses it; what a program asks leaves it there.
+    tree.add_turn(unsaved(three, is_completion=True))
+    assert listed(place="archive") == ["tres"]
+    tree.add_turn(unsaved(three))
+    assert listed(place="archive") == []
+    assert listed()[0] == "tres"
 
 
 @pytest.mark.parametrize("act", ["pin", "archive", "trash"])

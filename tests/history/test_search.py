@@ -229,6 +229,8 @@ def test_three_hundred_queries_find_what_they_must_in_order(monkeypatch):
         search_turns(ANA, parse_query("folder:ajena", dt.UTC))
     assert titles("recetas") == ["Recetas"]
     assert sorted(titles('folder:"mis viajes" via')) == ["Viagens", "Viajes"]
+    Folder.objects.create(owner_id=ANA, name="Vacía")
+    assert all_pages(parse_query("folder:vacia arroz", dt.UTC), limit=3) == [] == titles("folder:vacia")
 
 
 def test_words_that_no_store_can_be_asked_for_at_once_must_be_there_all_the_same(conversation):
@@ -325,7 +327,7 @@ def test_what_looks_like_a_filter_and_is_none_is_searched_for_and_said():
             "model:",
             "folder: x",
             'model:""',
-            "after:ayer",
+            "after:antier",
             "after:2026-13",
             "before:2026-02-30",
             "after:0001",
@@ -344,3 +346,13 @@ def test_dates_begin_where_the_reader_is():
     query = parse_query("after:2026 after:2026-03 before:2026-03-29 before:2027", ZoneInfo("America/Sao_Paulo"))
     assert query.after == dt.datetime(2026, 3, 1, 3, tzinfo=dt.UTC)
     assert query.before == dt.datetime(2026, 3, 29, 3, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(("since", "until"), [("yesterday", "today"), ("Ayer", "hoy"), ("ontem", "HOJE")])
+def test_days_have_names_in_each_language(since, until):
+    zone = ZoneInfo("Pacific/Auckland")
+    query = parse_query(f"desde:{since} antes:{until}", zone)
+    begins = dt.datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert query.before == begins
+    assert query.after is not None
+    assert query.after.astimezone(zone).date() == begins.date() - dt.timedelta(days=1)

@@ -122,6 +122,7 @@ def asked() -> Iterator[Asked]:
         keys = {
             "good": key_of(member, scopes=["chat"]),
             "usage": key_of(member, scopes=["usage"]),
+            "keeping": key_of(member, scopes=["chat", "history"], keep_conversations=True),
             "poor": key_of(member, scopes=["chat"], monthly_credits=1),
             "one model": key_of(member, scopes=["chat"], models=[MODELS["text"]]),
             "hasty": key_of(hasty, scopes=["chat"]),
@@ -193,6 +194,13 @@ def test_an_sdk_reads_an_answer(sdk: Done) -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (1, 20, 21)
     assert usage["cost_micros"] == 41
     assert len(found["request_id"]) == 32
+
+
+def test_a_key_keeps_a_dialogue_of_the_sdk_as_one_conversation(python: Done) -> None:
+    asked, told, again = python["kept"]
+    assert asked == ["¿Qué tiempo hace?", f"````\nweather({CITY})\n````", "completed"]
+    assert told == ["````\nweather → Llueve.\n````", TEXT, "completed"]
+    assert again == ["¿Y mañana?", TEXT, "completed"]
 
 
 def test_an_sdk_reads_a_stream_with_its_usage(sdk: Done) -> None:

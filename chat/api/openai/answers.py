@@ -8,6 +8,7 @@ import msgspec
 
 from chat.api.openai.errors import error_of_turn
 from chat.turns.called_tools import join_calls, read_parts
+from chat.turns.dialogues import text_of
 from chat.turns.log import GROWING, Entry, EntryKind
 from history.models import Turn
 
@@ -31,9 +32,10 @@ def completion_id(turn_id: UUID) -> str:
 
 def document_of(turn: Turn) -> dict[str, Any]:
     """Return the finished turn as a `chat.completion`."""
-    message: dict[str, Any] = {"role": "assistant", "content": turn.answer or None, "refusal": None}
+    text = text_of(turn)
+    message: dict[str, Any] = {"role": "assistant", "content": text or None, "refusal": None}
     if turn.error == "refusal" or turn.finish_reason == "refusal":
-        message |= {"content": None, "refusal": turn.answer}
+        message |= {"content": None, "refusal": text}
     if turn.reasoning:
         message["reasoning_content"] = turn.reasoning
     if calls := join_calls(turn.tool_calls):

@@ -9,7 +9,7 @@ from typing import Any
 from django.http import HttpResponseBase, JsonResponse
 from django.utils.translation import gettext, gettext_noop
 
-from chat.errors import sentence_for
+from chat.errors import OF_ANSWERS, sentence_for
 from history.models import Turn
 
 OPENAI_PATH = "/v1/"
@@ -65,9 +65,6 @@ _ENDED: dict[str, int] = {
 
 STOPPED = gettext_noop("That was asked before, and its answer was stopped. Ask again with another “Idempotency-Key”.")
 """For who asks again: what there is of it must not pass for all of it."""
-
-OF_ANSWERS = frozenset(("content_filter", "refusal", "tool_call", "empty_answer", "thought_too_long"))
-"""Codes of turns that failed which OpenAI answers with: what the model said is what it said."""
 
 
 def openai_error(code: str, sentence: str, *, status: int, parameter: str = "") -> tuple[int, dict[str, Any]]:

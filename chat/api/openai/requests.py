@@ -166,6 +166,7 @@ class CompletionRequest(Struct):
     top_logprobs: int | None = None
     functions: Raw = NOTHING
     modalities: list[str] | None = None
+    store: bool | None = None
 
     @property
     def wants_usage(self) -> bool:

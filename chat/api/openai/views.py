@@ -7,7 +7,7 @@ until something of it was sent: an SDK that has waited too long goes away and se
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import IO, Any
 from uuid import UUID
 
@@ -40,7 +40,7 @@ from chat.llm.catalog import Candidate, list_offered
 from chat.llm.selection import AUTO
 from chat.turns.completing import Completion, OpenedCompletion, open_completion
 from chat.turns.known_turns import BeingWritten, await_written
-from chat.turns.log import GROWING, Begun, EntryKind, read_begun
+from chat.turns.log import GROWING, Entry, EntryKind, read_begun
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher
 from core.errors import DomainError, NotFound
@@ -141,7 +141,7 @@ def _open(request: Request) -> HttpResponse:
     body: Any = request.data
     wanted = read_request(body if isinstance(body, bytes) else b"")
     completion = Completion(
-        turn_id=_turn_id_of(request),
+        turn_id=_turn_id_of(request, is_kept=_is_kept(request, wanted)),
         asked=asked_of(wanted),
         model=wanted.model,
         effort=wanted.reasoning_effort or "",
@@ -164,15 +164,22 @@ def _open_or_await(owner_id: int, completion: Completion) -> OpenedCompletion:
     return open_completion(owner_id, completion)
 
 
-def _turn_id_of(request: Request) -> UUID:
+def _is_kept(request: Request, wanted: CompletionRequest) -> bool:
+    """Return whether it goes into the history: the API key says so, and this request nothing against it."""
+    key = key_of(request)
+    return key is not None and bool(key.keeps_conversations) and wanted.store is not False
+
+
+def _turn_id_of(request: Request, *, is_kept: bool) -> UUID:
     """Return the id of the turn: the same for the same `Idempotency-Key` of a person, who came with the same API key:
     another one of theirs reads nothing of what was asked with this. Nobody else can tell the id, and use it first."""
     given = request.headers.get(IDEMPOTENCY_KEY, "")
     if not given:
-        return new_completion_id()
+        return new_completion_id(is_kept=is_kept)
     key = key_of(request)
     parts = f"{user_id_of(request)}\n{key.pk if key else ''}\n{given}"
-    return completion_id_of(salted_hmac("chat.completions", parts, algorithm="sha256").digest())
+    digest = salted_hmac("chat.completions", parts, algorithm="sha256").digest()
+    return completion_id_of(digest, is_kept=is_kept)
 
 
 # --- Waiting for the answer ------------------------------------------------------------------------------------------
@@ -208,17 +215,12 @@ async def _answer(given: _Opened) -> HttpResponseBase:
 async def _stream(given: _Opened) -> HttpResponseBase:
     """Return the answer as server-sent events, once it has begun; or the error, if it fails before."""
     turn = given.opened.turn
-    watcher, is_begun, is_left = Watcher(turn.pk, Place()), False, False
+    reading, is_begun, is_left = _Reading(given), False, False
     try:
         with suppress(TimeoutError):
-            async with (
-                asyncio.timeout(HOLD_SECONDS),
-                followed(watcher, turn, given.stream.admission) as batches,
-            ):
-                async for entries in batches:
-                    if any(entry.kind in GROWING or entry.kind == EntryKind.END for entry in entries):
-                        break
-        if watcher.is_ended:
+            async with asyncio.timeout(HOLD_SECONDS):
+                await reading.begin()
+        if reading.watcher.is_ended:
             saved = await in_thread(access.access_completion, turn.owner_id, turn.pk)
             with translation.override(given.language):
                 failed = response_to_turn(saved, is_new=given.opened.is_new)
@@ -233,38 +235,85 @@ async def _stream(given: _Opened) -> HttpResponseBase:
     finally:
         if not is_begun:
             given.stream.close()
-            if not watcher.is_ended and not is_left:
+            await reading.aclose()
+            if not reading.watcher.is_ended and not is_left:
                 _stop_soon(turn)
-    begun = read_begun(watcher.begun)
-    response = StreamingHttpResponse(_Content(given, begun), content_type="text/event-stream")
+    response = StreamingHttpResponse(_Content(given, reading), content_type="text/event-stream")
     response["X-Accel-Buffering"] = "no"  # nginx would hold events back
     return response
+
+
+class _Reading:
+    """What comes of an answer, from its start: read until it has begun, and later to its end, as one reader."""
+
+    def __init__(self, given: _Opened) -> None:
+        self._given = given
+        self.watcher = Watcher(given.opened.turn.pk, Place())
+        self._context = AsyncExitStack()
+        self._batches: AsyncGenerator[list[Entry]] | None = None
+        self._read: list[list[Entry]] = []
+        self._has_begun = False
+
+    async def begin(self) -> None:
+        """Return when the answer has begun, or is over."""
+        async for entries in await self._follow():
+            self._read.append(entries)
+            if any(entry.kind in GROWING or entry.kind == EntryKind.END for entry in entries):
+                self._has_begun = True
+                return
+
+    async def batches(self) -> AsyncGenerator[list[Entry]]:
+        """Yield all of it; what was read before, first."""
+        if not self._has_begun:  # `begin` was cancelled, and what it read from is over
+            await self.aclose()
+            self.watcher, self._read = Watcher(self._given.opened.turn.pk, Place()), []
+        for entries in self._read:
+            yield entries
+        async for entries in await self._follow():
+            yield entries
+
+    async def _follow(self) -> AsyncGenerator[list[Entry]]:
+        if self._batches is None:
+            turn, admission = self._given.opened.turn, self._given.stream.admission
+            self._batches = await self._context.enter_async_context(followed(self.watcher, turn, admission))
+        return self._batches
+
+    async def aclose(self) -> None:
+        """Read no more; may be repeated."""
+        self._batches = None
+        await self._context.aclose()
 
 
 class _Content:
     """What a stream sends. Django calls `close` when it is over, also when its content was never asked for."""
 
-    def __init__(self, given: _Opened, begun: Begun) -> None:
+    def __init__(self, given: _Opened, reading: _Reading) -> None:
         self._given = given
-        self._model = begun.model
+        self._reading = reading
 
     def __aiter__(self) -> AsyncGenerator[bytes]:  # Django calls it as the response is made, long before it is sent
-        return _events(self._given, self._model)
+        return _events(self._given, self._reading)
 
     def close(self) -> None:
         stream = self._given.stream
         stream.close()
-        if not stream.is_begun and not self._given.may_come_again:
-            async_to_sync(stop_turn)(self._given.opened.turn)
+        if not stream.is_begun:
+            async_to_sync(self._leave)()
+
+    async def _leave(self) -> None:
+        await self._reading.aclose()
+        if not self._given.may_come_again:
+            await stop_turn(self._given.opened.turn)
 
 
-async def _events(given: _Opened, model: str) -> AsyncGenerator[bytes]:
+async def _events(given: _Opened, reading: _Reading) -> AsyncGenerator[bytes]:
     turn, is_over = given.opened.turn, False
-    chunks = Chunks(turn, model or turn.requested_model, wants_usage=given.wanted.wants_usage)
+    model = read_begun(reading.watcher.begun).model or turn.requested_model
+    chunks = Chunks(turn, model, wants_usage=given.wanted.wants_usage)
     try:
         with given.stream:
             yield chunks.first()
-            async with followed(Watcher(turn.pk, Place()), turn, given.stream.admission) as batches:
+            async with aclosing(reading.batches()) as batches:
                 async for entries in batches:
                     if not entries:
                         yield STILL_HERE
@@ -280,6 +329,7 @@ async def _events(given: _Opened, model: str) -> AsyncGenerator[bytes]:
             _status, body = openai_error(error.code, str(error.message), status=error.status)
         yield b"data: " + encode(body) + b"\n\n" + DONE
     finally:
+        await reading.aclose()
         if not is_over:
             _stop_soon(turn)
 

@@ -1,0 +1,23 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("history", "0014_completions"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="turn",
+            name="dialogue",
+            field=models.CharField(editable=False, max_length=32, null=True),
+        ),
+        migrations.AddIndex(
+            model_name="turn",
+            index=models.Index(
+                condition=models.Q(("is_completion", True)),
+                fields=["owner_id", "dialogue", "-created_at"],
+                name="turn_of_dialogue",
+            ),
+        ),
+    ]
