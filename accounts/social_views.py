@@ -22,6 +22,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -154,7 +155,8 @@ def confirm_otherwise(request: HttpRequest) -> HttpResponse:
         "was_mailed": asking_again.was_code_mailed(request),
         "next": path,
     }
-    return render(request, "accounts/confirm_otherwise.html", context, status=422 if form.is_bound else 200)
+    status = 422 if form.is_bound else 200
+    return TemplateResponse(request, "accounts/confirm_otherwise.html", context, status=status)
 
 
 def failed(

@@ -12,6 +12,7 @@ from django.core import mail
 from django.test import Client
 from pytest_django import Settings
 
+from accounts import limits
 from accounts.admission import admission_by_token, find_admitted
 from accounts.api.views import tokens_for
 from accounts.models import User
@@ -377,7 +378,7 @@ def test_a_password_that_nobody_has_is_wrong_as_any(there):
     assert (known.status_code, known.json()["code"]) == (unknown.status_code, unknown.json()["code"])
 
 
-def test_attempts_are_counted(there):
+def test_attempts_are_counted(there, monkeypatch):
+    monkeypatch.setattr(limits, "_limit_of_network", lambda _act: (2, 3_600))
     found = browser()
-    answers = [found.post("/accounts/with/google/").status_code for _attempt in range(31)]
-    assert (answers[0], answers[-1]) == (200, 429)
+    assert [found.post("/accounts/with/google/").status_code for _attempt in range(3)] == [200, 200, 429]
