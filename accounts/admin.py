@@ -14,6 +14,7 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -23,7 +24,8 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import asking_again, events
 from accounts.http import member_of, peer_of
-from accounts.joining import invite
+from accounts.joining import forget_invitation, invite
+from accounts.leaving import check_another_superuser
 from accounts.models import Invitation, User, valid_email
 from accounts.second_factor import has_second_factor, remove_all
 
@@ -163,8 +165,11 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
         for user in selected.exclude(is_active=is_active).exclude(pk=member_of(request).pk):
             if not _may_touch(request, user):
                 continue
-            user.is_active = is_active
-            user.save(update_fields=["is_active"])
+            with transaction.atomic():
+                if not is_active:
+                    check_another_superuser(user)
+                user.is_active = is_active
+                user.save(update_fields=["is_active"])
             self.log_change(request, user, "let back" if is_active else "suspended")
             changed += 1
         said = ngettext("%(number)d person was changed.", "%(number)d people were changed.", changed)
@@ -203,17 +208,31 @@ class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[typ
             needed = set()
         return shown, counts, needed, protected
 
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        check_another_superuser(obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        with transaction.atomic():
+            for user in queryset.filter(is_superuser=True):
+                check_another_superuser(user)
+                user.delete()
+            super().delete_queryset(request, queryset)
+
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         """Save what was changed here, and nothing that was changed elsewhere meanwhile. A new address is the only one:
         with a row of the old one left, whoever has that could confirm nothing."""
         if not change:
             super().save_model(request, obj, form, change)
             return
+        if not (obj.is_superuser and obj.is_active):
+            check_another_superuser(User(pk=obj.pk, is_superuser=form.initial.get("is_superuser", False)))
         columns = {field.name for field in obj._meta.concrete_fields}
         obj.save(update_fields=columns.intersection(form.changed_data))
         if "email" in form.changed_data:
             EmailAddress.objects.filter(user=obj).exclude(email=obj.email).delete()
             former = form.initial["email"]
+            forget_invitation(former)
             _tell(obj, "account/email/email_changed", former, from_email=former, to_email=obj.email)
 
 

@@ -20,7 +20,8 @@ from django.utils.http import int_to_base36
 
 from accounts import limits
 from accounts.devices import forget_sessions
-from accounts.models import Closure, Invitation, User
+from accounts.joining import forget_invitation
+from accounts.models import Closure, User
 from accounts.signals import access_revoked, account_closed
 from core.redis_clients import sync_redis
 from core.sweeps import MAX_CLOCK_DIFFERENCE, PAGE_SIZE, PATIENCE_SECONDS, guard, in_portions, iterate_pages
@@ -34,9 +35,7 @@ has four minutes (history/share_erasure.py)."""
 def begin_closure(instance: User, **_signal: Any) -> None:
     """In the transaction of the deletion: note what is to be erased when it is committed."""
     closure = Closure.objects.create(user_id=instance.pk)
-    Invitation.objects.filter(email=instance.email).delete()
-    invitation = ContentType.objects.get_for_model(Invitation)
-    LogEntry.objects.filter(content_type=invitation, object_repr=instance.email).update(object_repr="")
+    forget_invitation(instance.email)
     transaction.on_commit(lambda: limits.forget_account(instance.email), robust=True)
     transaction.on_commit(lambda: _close(closure), robust=True)
 

@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 
 from disposable_email_domains import blocklist
 from django.conf import settings
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.core.mail import EmailMessage
 from django.db import IntegrityError
 from django.template.loader import render_to_string
@@ -118,6 +120,14 @@ def invite(email: str, *, by: User, language: str) -> Invitation:
         raise Conflict from error
     _send(invitation, word, language)
     return invitation
+
+
+def forget_invitation(email: str) -> None:
+    """Erase the invitation of an address that its member has no longer, or who is deleted; and the address in the log
+    of the admin."""
+    Invitation.objects.filter(email=email).delete()
+    of_invitations = LogEntry.objects.filter(content_type=ContentType.objects.get_for_model(Invitation))
+    of_invitations.filter(object_repr=email).update(object_repr="")
 
 
 def _send(invitation: Invitation, word: str, language: str) -> None:

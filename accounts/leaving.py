@@ -57,6 +57,17 @@ def check_not_leaving(user: User) -> None:
         raise AccountClosing
 
 
+def check_another_superuser(user: User) -> None:
+    """Raise LastSuperuser if the user is one and nobody else is who stays. Called in the transaction that ends it. They
+    are locked in their order: of two who leave, or end each other's rights, at once, one waits, and sees what the other
+    has done."""
+    if not user.is_superuser:
+        return
+    staying = User.objects.filter(is_superuser=True, is_active=True, closes_at=None).order_by("pk")
+    if not set(staying.select_for_update().values_list("pk", flat=True)) - {user.pk}:
+        raise LastSuperuser
+
+
 def begin_leaving(user: User, *, peer: str) -> dt.datetime:
     """Have the account closed, and end whatever lets somebody in; return when. They are told by mail.
 
@@ -65,7 +76,7 @@ def begin_leaving(user: User, *, peer: str) -> dt.datetime:
     """
     closes_at = timezone.now() + dt.timedelta(days=settings.ACCOUNT_CLOSE_DAYS)
     with transaction.atomic():
-        _check_another_superuser(user)
+        check_another_superuser(user)
         theirs = User.objects.filter(pk=user.pk, seal=user.seal, is_active=True)
         if not theirs.filter(closes_at=None).update(closes_at=closes_at, farewell_due_at=timezone.now()):
             raise AccountClosing if theirs.exists() else NotFound
@@ -139,13 +150,3 @@ def delete_if_due(user: User) -> None:
     with transaction.atomic():
         if User.objects.filter(pk=user.pk, closes_at__lte=timezone.now()).update(seal=new_seal()):
             user.delete()
-
-
-def _check_another_superuser(user: User) -> None:
-    """Raise LastSuperuser if nobody else is one who stays. Locked in their order: of two who leave at once, one waits,
-    and sees that the other has."""
-    if not user.is_superuser:
-        return
-    staying = User.objects.filter(is_superuser=True, is_active=True, closes_at=None).order_by("pk")
-    if not set(staying.select_for_update().values_list("pk", flat=True)) - {user.pk}:
-        raise LastSuperuser

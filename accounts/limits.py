@@ -182,11 +182,12 @@ def say_limit(request: Request, limit: Limit | None) -> None:
     request._request.limit = limit  # type: ignore[attr-defined]
 
 
-def limited_to(requests_per_minute: int) -> Callable[[View], View]:
-    """Give an address of the API that costs much a limit of its own, for each person."""
+def limited_to(name: str, requests_per_minute: int) -> Callable[[View], View]:
+    """Give an address of the API that costs much a limit of its own, for each person; a page that does the same counts
+    by the same name."""
 
     def limited(view: View) -> View:
-        view.cls.route_limit = (view.__name__, requests_per_minute)  # type: ignore[attr-defined]  # as in keys.py
+        view.cls.route_limit = (name, requests_per_minute)  # type: ignore[attr-defined]  # as in keys.py
         return view
 
     return limited

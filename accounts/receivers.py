@@ -9,6 +9,7 @@ from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
+from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.signals import user_logged_in
 from django.db import transaction
 from django.db.models import Q
@@ -17,6 +18,7 @@ from django.http import HttpRequest
 
 from accounts import devices, events, limits
 from accounts.http import peer_of
+from accounts.joining import forget_invitation
 from accounts.models import User
 from accounts.second_factor import FACTORS, use_code
 
@@ -63,7 +65,11 @@ def note_first_password(request: HttpRequest, user: User, **_signal: Any) -> Non
 
 
 @receiver(signals.email_changed)
-def note_email_change(request: HttpRequest, user: User, **_signal: Any) -> None:
+def note_email_change(
+    request: HttpRequest, user: User, from_email_address: EmailAddress | None, **_signal: Any
+) -> None:
+    if from_email_address is not None:
+        forget_invitation(from_email_address.email)
     events.record("email_changed", peer=peer_of(request), user_id=user.pk)
 
 
@@ -75,11 +81,14 @@ def note_confirmation(request: HttpRequest, email_address: EmailAddress, **_sign
 @receiver(mfa_signals.authenticator_added)
 def note_second_factor(request: HttpRequest, user: User, authenticator: Authenticator, **_signal: Any) -> None:
     """The code that showed that the app is set up is used up with that, and has shown it in this session: of who has no
-    second factor yet. Whoever has a session and the password adds no other in its place."""
+    second factor yet. Whoever has a session and the password adds no other in its place. And whoever got in without it
+    is out, or they would take it away again, with the password."""
     if authenticator.type == Authenticator.Type.TOTP:
         use_code(user.pk, request.POST.get("code", ""))
     others = Authenticator.objects.filter(user=user, type__in=FACTORS).exclude(pk=authenticator.pk)
     if authenticator.type in FACTORS and not others.exists():  # else the others are to be shown
+        user.end_access()
+        update_session_auth_hash(request, user)
         record_authentication(request, user, "mfa", id=authenticator.pk, type=authenticator.type)
     events.record("second_factor_added", peer=peer_of(request), user_id=user.pk, kind=authenticator.type)
 

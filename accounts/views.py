@@ -137,7 +137,7 @@ def remove_passkey(request: HttpRequest, pk: int) -> HttpResponse:
 
 def log_in_by_passkey(request: HttpRequest) -> HttpResponse:
     """allauth's log-in without a password. What it asks the browser is counted: each makes a session."""
-    if request.method == "GET":
+    if request.method != "POST":
         limits.count(Act.LOG_IN, peer=peer_of(request))
     response: HttpResponse = passkey_views.login_webauthn(request)
     return response

@@ -232,6 +232,13 @@ def list_held_among(keys: Sequence[UUID]) -> list[UUID]:
     return list(held.values_list("pk", flat=True))
 
 
+def list_held_of(user_id: int) -> dict[UUID, str]:
+    """Return the keys of what the user has reserved and what is not over, each with the label of the part that did;
+    empty where none did."""
+    held = Reservation.objects.filter(state=Reservation.State.HELD, period__account__user_id=user_id)
+    return {key: label or "" for key, label in held.values_list("pk", "part_month__label")}
+
+
 def list_unbalanced_periods() -> QuerySet[UsagePeriod]:
     """Return the periods whose counters are not the sums of their rows: none, unless something is broken."""
 

@@ -16,8 +16,10 @@ from redis.exceptions import RedisError
 
 from accounts.signals import access_revoked, account_closed, key_revoked
 from chat.attachments import erasing
+from chat.models import StaffReading
 from chat.turns import answer_cache, erasure, notices
 from chat.turns.guests import announce_revocation
+from chat.turns.stopping import stop_what_nobody_may_ask
 from history.deletion import end_temporaries
 from history.models import Conversation
 from history.signals import branch_chosen, conversation_deleted, conversations_changed, conversations_trashed
@@ -35,11 +37,13 @@ def ask_guests_and_forget(user_id: int, **_signal: Any) -> None:
     _when_committed("default", lambda: _try_to_ask_guests(user_id))
     _when_committed("default", lambda: _try_to_forget_answers(user_id))
     _when_committed("default", lambda: _try_to_end_temporaries(user_id))
+    _when_committed("default", lambda: _try_to_stop(user_id))
 
 
 @receiver(key_revoked)
-def ask_guests(user_id: int, **_signal: Any) -> None:
+def ask_guests_and_stop(user_id: int, **_signal: Any) -> None:
     _when_committed("default", lambda: _try_to_ask_guests(user_id))
+    _when_committed("default", lambda: _try_to_stop(user_id))
 
 
 @receiver(branch_chosen)
@@ -86,6 +90,8 @@ def erase_with_conversation(
 def erase_with_account(user_id: int, patience_seconds: float, **_signal: Any) -> bool:
     is_erased = erasure.erase_history(user_id, patience_seconds=patience_seconds)
     erasing.erase_of_owner(user_id)
+    # Of the staff, who has left is nobody's; members keep what was read and why.
+    StaffReading.objects.filter(staff=None).exclude(staff_email="").update(staff_email="")
     return is_erased
 
 
@@ -105,6 +111,13 @@ def _try_to_forget_answers(user_id: int) -> None:
         answer_cache.forget_answers(user_id)
     except (RedisError, OSError):  # they live on for CACHE_TTL, for their owner alone (docs/adr/0012)
         logger.warning("Cached answers not forgotten", extra={"user_id": user_id})
+
+
+def _try_to_stop(user_id: int) -> None:
+    try:
+        stop_what_nobody_may_ask(user_id)
+    except (RedisError, OSError):  # they are paid to their end
+        logger.warning("Turns not stopped", extra={"user_id": user_id})
 
 
 def _try_to_end_temporaries(user_id: int) -> None:

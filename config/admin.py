@@ -1,6 +1,6 @@
 """The admin's front: who gets in, and what an operator looks for first comes first, whatever app it belongs to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django.conf import settings
-from django.contrib.admin import AdminSite
+from django.contrib.admin import AdminSite, ModelAdmin
+from django.core.exceptions import PermissionDenied
 from django.db.models.base import ModelBase
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -40,7 +41,7 @@ SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("Business"), (DASHBOARD, "billing.payment", "billing.subscription", "billing.billingaccount")),
     (_("People"), ("accounts.user", "accounts.invitation", "auth.group", "history.sharedpage", "chat.staffreading")),
     (_("What is sold"), ("billing.plan", "billing.price", "billing.coupon", "billing.exchangerate")),
-    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "history.turn")),
+    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "chat.batch", "history.turn")),
     (_("What was used"), ("billing.usageperiod", "billing.usagerecord", "billing.reservation", "billing.spending")),
     (_("What was done"), ("billing.staffact", "billing.letter", "billing.gatewayevent", "billing.gatewaytask")),
     (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),
@@ -68,6 +69,7 @@ class OperatorSite(AdminSite):
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         found = [model_or_iterable] if isinstance(model_or_iterable, ModelBase) else model_or_iterable
+        options = {"history_view": _closed_history_of(admin_class or ModelAdmin), **options}
         super().register([model for model in found if model not in HIDDEN], admin_class, **options)
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
@@ -99,6 +101,19 @@ def _list_rows(request: HttpRequest, tables: dict[str, Any], entries: tuple[Fron
         elif request.user.has_perms(entry.permissions):
             address = reverse(entry.address)
             yield {"name": entry.name, "object_name": entry.address.rpartition("_")[2], "admin_url": address}
+
+
+def _closed_history_of(admin_class: Any) -> Callable[..., HttpResponse]:
+    """Return the page of what was done to a row. Django's own looks for the row before it asks for the right, and so
+    says to all of the staff whether there is one."""
+
+    def history_view(self: Any, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        response: HttpResponse = admin_class.history_view(self, request, object_id, extra_context)
+        return response
+
+    return history_view
 
 
 def _lacks_second_factor(request: HttpRequest) -> bool:

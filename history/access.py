@@ -53,6 +53,21 @@ def find_conversation(conversation_id: UUID) -> Conversation | None:
     return rows.find(Conversation, pk=conversation_id, **THERE)
 
 
+def find_to_ask_in(owner_id: int, conversation_id: UUID) -> Conversation | None:
+    """Return the owner's conversation; None where there is none of that id, and a question may begin it. Raises
+    NotFound for somebody else's, in whatever state it is, and for one that is in the trash or being deleted."""
+    found = rows.find(Conversation, pk=conversation_id)
+    if found is not None and (found.owner_id != owner_id or found.is_deleted or found.trashed_at):
+        raise NotFound
+    return found
+
+
+def is_somebody_elses(owner_id: int, conversation_id: UUID) -> bool:
+    """Return whether there is a conversation of that id, in whatever state, that is not the owner's."""
+    found = find_even_temporary(conversation_id) or rows.find(Conversation, pk=conversation_id)
+    return found is not None and found.owner_id != owner_id
+
+
 def find_even_temporary(conversation_id: UUID) -> Conversation | None:
     """Return a conversation as `find_conversation` does, or a temporary one, whoever owns it."""
     if is_temporary(conversation_id):

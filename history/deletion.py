@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from django.db.models import Exists
 from django.utils import timezone
 
 from core import rows
@@ -98,10 +99,18 @@ def list_turn_ids(owner_id: int, **where: UUID) -> list[UUID]:
     return list(Turn.objects.filter(owner_id=owner_id, **where).values_list("pk", flat=True))
 
 
-def erase_turns(turn_ids: Sequence[UUID]) -> None:
-    """Erase the turns that are over."""
+def erase_turns(turn_ids: Sequence[UUID], *, of_deleted: Conversation | None = None) -> None:
+    """Erase the turns that are over; those of a deleted conversation only while it is: another process may have erased
+    it since, and an import have written it again, with turns of the same ids."""
     for some in in_portions(turn_ids):
-        Turn.objects.filter(pk__in=some).exclude(status__in=Turn.OPEN).delete()
+        over = Turn.objects.filter(pk__in=some).exclude(status__in=Turn.OPEN)
+        if of_deleted is not None:
+            deleted = Conversation.objects.filter(pk=of_deleted.pk, is_deleted=True)
+            if rows.speaks_sql(Turn):
+                over = over.filter(Exists(deleted))  # in the same statement: nobody comes in between
+            elif not deleted.exists():
+                return
+        over.delete()
 
 
 def erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:
@@ -111,7 +120,7 @@ def erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) ->
         return True  # after the turns were listed: its id may be in use again, and its turns must not be
     if not _is_all_else_erased(conversation, turn_ids, patience_seconds):
         return False
-    erase_turns(turn_ids)
+    erase_turns(turn_ids, of_deleted=conversation)
     share_erasure.erase_shares_of_conversation(conversation)
     Conversation.objects.filter(pk=conversation.pk, is_deleted=True).delete()
     return True

@@ -30,10 +30,19 @@ class Excerpt:
         return any(piece.is_match for piece in self.pieces)
 
 
-def excerpt_of(text: str, words: Sequence[str], length: int) -> Excerpt:
+@dataclass(slots=True)
+class Letters:
+    """How many folded letters of the texts of a page are still looked through. Beyond them a text is shown from its
+    beginning: each takes a microsecond, and imported texts may have a million."""
+
+    left: int = 500_000
+
+
+def excerpt_of(text: str, words: Sequence[str], length: int, letters: Letters) -> Excerpt:
     """Return about `length` characters of the text, those with the most of the folded `words`, all of which are marked;
-    the beginning where it has none."""
-    folded = FoldedText(text)
+    the beginning where it has none, and where the page has no letters left."""
+    folded = FoldedText(text, most=letters.left)
+    letters.left = max(0, letters.left - (0 if text.isascii() else len(folded.folded)))
     found = sorted(
         ((span, word) for word in words for span in folded.find_all(word, MAX_MATCHES)),
         key=lambda match: (match[0].start, match[0].end),

@@ -7,9 +7,10 @@ from itertools import accumulate
 
 from core.unicode import COMBINING_SIGNS, MAX_SIGNS, normalise
 
-MAX_SEARCHED = 1_500_000
-"""Letters of a folded turn that are kept. Some signs become many (U+FDFA eighteen): a page of turns that are made of
-them would be as large as all of a process's memory, and one of them no document of MongoDB, which has 16 MB."""
+MAX_SEARCHED, MAX_GROWTH, FEW = 1_500_000, 4, 1_000
+"""Letters of a folded turn that are kept; for each of its text, and of a short one at least. Some signs become many
+(U+FDFA eighteen): turns that are made of them would fill the memory of whoever opens their page, or copies them, and no
+document of MongoDB, which has 16 MB, holds a long one."""
 PIECE = 4_096
 """So much of a long text is folded at once: other threads wait for that."""
 CHUNK = 64
@@ -33,13 +34,14 @@ def searched(text: str) -> str:
     """Return the text of a turn as it is kept to be searched: folded, and of a very long one its beginning."""
     if text.isascii():
         return text[:MAX_SEARCHED].lower()
+    most = min(MAX_SEARCHED, MAX_GROWTH * len(text) + FEW)
     parts, length = list[str](), 0
     for at in range(0, len(text), PIECE):
         parts.append(fold(text[at : at + PIECE]))
         length += len(parts[-1])
-        if length >= MAX_SEARCHED:
+        if length >= most:
             break
-    return "".join(parts)[:MAX_SEARCHED]
+    return "".join(parts)[:most]
 
 
 def titled(title: str) -> dict[str, str]:
@@ -56,9 +58,10 @@ class Span:
 
 
 class FoldedText:
-    """A text and its folded form; a letter of one may be several of the other, or none."""
+    """A text and its folded form; a letter of one may be several of the other, or none. With `most`, of a text that is
+    not of ASCII alone, about so many letters of that are known."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, most: int | None = None) -> None:
         self.text = text
         self._is_plain = text.isascii()
         self._offsets: list[int] = []  # where the folded form of each chunk begins
@@ -66,6 +69,8 @@ class FoldedText:
         parts = []
         length = 0
         for at in range(0, len(text), CHUNK) if not self._is_plain else ():
+            if most is not None and length >= most:
+                break
             part = fold(text[at : at + CHUNK])
             self._offsets.append(length)
             parts.append(part)

@@ -23,6 +23,18 @@ def revoke(share: SharedPage) -> None:
     erase_share(share)
 
 
+def revoke_unless_taken_down(share: SharedPage) -> bool:
+    """Revoke the share as `revoke` does, unless the operators have taken it down, perhaps since it was read; return
+    whether it is revoked, by whomever."""
+    to_be_seen = {"pk": share.pk, "is_revoked__isnull": True, "taken_down_at__isnull": True}
+    if not rows.update(SharedPage, to_be_seen, {"is_revoked": True, "unsettled_at": now()}):
+        current = rows.find(SharedPage, pk=share.pk)
+        if current is not None and current.is_revoked is None:
+            return False
+    erase_share(share)
+    return True
+
+
 def erase_share(share: SharedPage) -> None:
     """Erase a share that was revoked. While an edition of it is being written its row stays, so that its writer, or the
     sweep, finds what came too late."""
@@ -82,7 +94,7 @@ def repair_shares() -> None:
     for page in iterate_pages(SharedPage.objects.filter(expires_at__lte=now(), taken_down_at=None)):
         for share in page:
             with guard("expired share", share_id=share.pk):
-                revoke(share)
+                revoke_unless_taken_down(share)
     for page in iterate_pages(SharedPage.objects.filter(unsettled_at__lt=now() - GRACE)):
         for share in page:
             with guard("unsettled share", share_id=share.pk):

@@ -132,9 +132,8 @@ def list_shares(owner_id: int, *, conversation_id: UUID | None = None) -> list[S
 def revoke_share(share: SharedPage) -> None:
     """Stop sharing: the link is dead at once. Raises ShareTakenDown: such a share stays, so that its conversation is
     not shared anew."""
-    if share.taken_down_at is not None:
+    if not share_erasure.revoke_unless_taken_down(share):
         raise ShareTakenDown
-    share_erasure.revoke(share)
 
 
 def token_of(share: SharedPage) -> str:

@@ -210,6 +210,16 @@ class Site:
         keys: list[str] = self._run_command("create_sessions", access_tokens=access_tokens)
         return keys
 
+    def log_in_again(self, access_token: str) -> dict[str, str]:
+        """Log the owner of an access token in once more; return its `access` and `refresh` tokens."""
+        tokens: dict[str, str] = self._run_command("log_in_again", access_token=access_token)
+        return tokens
+
+    def account_id_of(self, access_token: str) -> int:
+        """Return the id of the billing account of an access token's owner."""
+        account_id: int = self._run_command("account_id_of", access_token=access_token)
+        return account_id
+
     def end_access_silently(self, access_token: str) -> None:
         """Log the owner of an access token out everywhere, and let every notification of it get lost."""
         self._run_command("end_access_silently", access_token=access_token)

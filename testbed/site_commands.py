@@ -90,6 +90,17 @@ def create_sessions(access_tokens: list[Any]) -> list[str]:
     return keys
 
 
+def log_in_again(access_token: Any) -> dict[str, str]:
+    """Log the owner of an access token in once more; return the tokens of that log-in."""
+    refresh = begin_family(User.objects.get(pk=AccessToken(access_token)["user_id"]))
+    return {"access": str(refresh.access_token), "refresh": str(refresh)}
+
+
+def account_id_of(access_token: Any) -> int:
+    """Return the id of the billing account of an access token's owner."""
+    return BillingAccount.objects.get(user_id=AccessToken(access_token)["user_id"]).pk
+
+
 def end_access_silently(access_token: Any) -> None:
     """Log the owner of an access token out everywhere, and let every notification of it get lost."""
     User.objects.filter(pk=AccessToken(access_token)["user_id"]).update(seal=new_seal())
@@ -189,6 +200,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
         create_operator,
         confirm_address,
         create_sessions,
+        log_in_again,
+        account_id_of,
         end_access_silently,
         create_conversation,
         offer,

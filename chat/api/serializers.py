@@ -23,7 +23,7 @@ from chat.shown.costs import PriceOfTurnBody, UsageOfTurnBody, first_token_ms, p
 from chat.shown.finding import Found
 from chat.shown.links import link_of
 from chat.shown.sentences import charge_sentence, error_sentence
-from history.excerpts import Excerpt, excerpt_of
+from history.excerpts import Excerpt, Letters, excerpt_of
 from history.models import Conversation, SharedPage, Turn
 from history.search import Hit
 
@@ -156,7 +156,7 @@ class TurnSerializer(serializers.ModelSerializer[Turn]):
 
 class FoundTurnSerializer(TurnSerializer):
     """A turn that was found, with its conversation, and excerpts in which the words are marked. `hits` of the context
-    are what was found, by the turns' ids, `words` what was searched for."""
+    are what was found, by the turns' ids, `words` what was searched for, `letters` as many as are looked through."""
 
     conversation = serializers.SerializerMethodField()
     excerpts = serializers.SerializerMethodField()
@@ -168,10 +168,10 @@ class FoundTurnSerializer(TurnSerializer):
         return found_conversation(self.context["hits"][turn.pk].conversation)
 
     def get_excerpts(self, turn: Turn) -> ExcerptsBody:
-        words = self.context["words"]
+        words, letters = self.context["words"], self.context["letters"]
         return {
-            "question": _excerpt(excerpt_of(turn.question, words, EXCERPT_LENGTH)),
-            "answer": _excerpt(excerpt_of(turn.answer, words, EXCERPT_LENGTH)),
+            "question": _excerpt(excerpt_of(turn.question, words, EXCERPT_LENGTH, letters)),
+            "answer": _excerpt(excerpt_of(turn.answer, words, EXCERPT_LENGTH, letters)),
         }
 
 
@@ -206,7 +206,7 @@ def found_conversation(conversation: Conversation) -> FoundConversationBody:
 
 def _found_turns(hits: list[Hit], words: tuple[str, ...]) -> list[FoundTurnSerializer]:
     """Return what FoundTurnSerializer writes of them."""
-    context = {"hits": {hit.turn.pk: hit for hit in hits}, "words": words}
+    context = {"hits": {hit.turn.pk: hit for hit in hits}, "words": words, "letters": Letters()}
     written = FoundTurnSerializer([hit.turn for hit in hits], many=True, context=context).data
     return cast("list[FoundTurnSerializer]", written)
 

@@ -50,7 +50,7 @@ from chat.attachments.upload import store_upload
 from chat.errors import BadFile, TooManyStreams
 from chat.llm.catalog import list_offered
 from chat.shown.files import file_response
-from chat.shown.finding import find_in_history
+from chat.shown.finding import SEARCH_LIMIT, find_in_history
 from chat.shown.fragments import description_of
 from chat.socket.tickets import TICKET_SECONDS, issue_ticket
 from chat.turns import forking
@@ -66,9 +66,6 @@ from history.errors import BadFilter, ForkTooLarge, IdOfOtherKind, ParentNotFini
 from history.models import new_id
 from history.sharing import Terms
 from history.temporary import new_turn_id
-
-SEARCHES_PER_MINUTE = 120
-"""Each may read thousands of rows."""
 
 
 @described("Models", GET=Operation("listModels", answers={200: Rows(ModelSerializer)}, answer_example=MODELS))
@@ -245,7 +242,7 @@ def attachment_content(request: Request, attachment_id: UUID) -> HttpResponseBas
         refuses=(BadFilter, NotFound),
     ),
 )
-@limited_to(SEARCHES_PER_MINUTE)
+@limited_to(*SEARCH_LIMIT)
 @open_to_keys(GET=ApiKey.Scope.HISTORY)
 @api_view(["GET"])
 def search(request: Request) -> Response:

@@ -15,7 +15,7 @@ from billing.entitlements import entitlements_of
 from chat.batches import states
 from chat.batches.driving import drive_soon
 from chat.batches.refusals import BatchesNotInPlan, BatchFileRefused, BatchNotReady, BatchRunning, TooManyBatches
-from chat.batches.webhooks import check_webhook, make_webhook_secret
+from chat.batches.webhooks import check_webhook, make_webhook_secret, tell_soon, webhook_fields
 from chat.models import Batch
 from core import rows
 
@@ -98,8 +98,10 @@ def cancel_batch(batch: Batch) -> Batch:
     freed = {"gen": F("gen") + 1, "claimed_at": None}
     of_batch.filter(status=Batch.Status.RUNNING).update(status=Batch.Status.STOPPING, **freed)
     early = of_batch.filter(status__in=(Batch.Status.VALIDATING, Batch.Status.VALIDATED))
-    if early.update(status=Batch.Status.CANCELLED, finished_at=timezone.now(), **freed):
+    over = {"status": Batch.Status.CANCELLED, "finished_at": timezone.now(), **webhook_fields(batch)}
+    if early.update(**over, **freed):
         states.drop_file(batch)
+        tell_soon(batch)
     batch.refresh_from_db()
     drive_soon()
     return batch

@@ -310,7 +310,7 @@ class _Driver:
             return False
         except Conflict:
             self._note_lost(line)
-            return True
+            return False
         except NotFound:  # the account is gone
             self._put_back(line)
             return False
@@ -382,7 +382,11 @@ class _Driver:
 
     def _note_lost(self, line: BatchLine) -> None:
         """End a line whose turn is paid for and gone. That cannot be while its answer is kept as it is settled, unless
-        another release of this site settled it."""
+        another release of this site settled it. One that is gone and not paid for is opened again."""
+        reservation = metering.find_reservation(cast("UUID", line.turn_id))
+        if reservation is None or reservation.state != reservation.State.SETTLED:
+            self._put_back(line, seconds=5)
+            return
         logger.error("Answer to a line lost", extra={"batch_id": self._batch.pk, "line": line.number})
         with transaction.atomic():
             end_line(line, LineAnswer(error=LOST, cost_micros=metering.find_cost(cast("UUID", line.turn_id))))

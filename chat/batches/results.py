@@ -17,10 +17,10 @@ from chat.api.openai.errors import error_of_turn, openai_error
 from chat.batches.refusals import ANSWER_LOST, NOT_ASKED
 from chat.models import Batch, BatchLine
 from chat.turns.line_answers import LineAnswer, decode_line_answer
-from core.sweeps import PAGE_SIZE
 from core.threads import in_thread
 from history.models import Turn
 
+LINES_IN_MEMORY = 100
 RESULTS_TYPE = "application/jsonl"
 LOST = "answer_lost"
 NOT_ASKED_CODES = {"": "batch_cancelled"}
@@ -44,7 +44,7 @@ def write_results(batch: Batch) -> Iterator[bytes]:
     """Yield the lines of what is there, in the order of the file, a page at a time. While the batch runs, these are
     those that are over; after its end there is one for each request."""
     after = 0
-    while page := list(BatchLine.objects.filter(batch=batch, number__gt=after).order_by("number")[:PAGE_SIZE]):
+    while page := list(BatchLine.objects.filter(batch=batch, number__gt=after).order_by("number")[:LINES_IN_MEMORY]):
         yield b"".join(_encode(found) + b"\n" for line in page if (found := result_of(batch, line)) is not None)
         after = page[-1].number
 

@@ -66,9 +66,9 @@ def open_turn_from_form(
             question = replace(question, attachments=tuple(file.pk for file in files))
         return open_or_await_turn(owner_id, question).turn
     except DomainError as error:
-        conversation = access.find_even_temporary(conversation_id)
-        if conversation is not None and conversation.owner_id != owner_id:
+        if access.is_somebody_elses(owner_id, conversation_id):
             raise
+        conversation = access.find_even_temporary(conversation_id)
         if conversation is None and is_temporary(conversation_id):  # gone, and begun by no question
             raise
         return RefusedQuestion(

@@ -10,7 +10,7 @@ from chat.llm.catalog import find_model
 from chat.pages.chat_page import turn_address
 from chat.shown.finding import Found, find_in_history, find_titles
 from core.errors import DomainError
-from history.excerpts import Excerpt, excerpt_of
+from history.excerpts import Excerpt, Letters, excerpt_of
 from history.models import Conversation
 from history.search import Hit
 
@@ -55,7 +55,8 @@ def results_context(member: User, text: str, *, after: str | None, is_titles: bo
 
 
 def show(hits: Iterable[Hit], words: tuple[str, ...], *, length: int = ANSWER_LENGTH) -> list[ShownHit]:
-    return [_show(hit, words, length) for hit in hits]
+    letters = Letters()
+    return [_show(hit, words, length, letters) for hit in hits]
 
 
 def group_by_conversation(shown: Iterable[ShownHit]) -> list[tuple[Conversation, list[ShownHit]]]:
@@ -70,14 +71,14 @@ def shortest(found: Found) -> list[tuple[ShownHit, Excerpt]]:
     return [(row, row.answer or row.question) for row in shown]
 
 
-def _show(hit: Hit, words: tuple[str, ...], length: int) -> ShownHit:
+def _show(hit: Hit, words: tuple[str, ...], length: int, letters: Letters) -> ShownHit:
     turn = hit.turn
-    answer = excerpt_of(turn.answer, words, length) if turn.answer else None
+    answer = excerpt_of(turn.answer, words, length, letters) if turn.answer else None
     model = find_model(turn.model) if turn.model else None
     return ShownHit(
         hit=hit,
         address=turn_address(turn),
         model=str(model.label) if model else turn.model,
-        question=excerpt_of(turn.question, words, min(length, QUESTION_LENGTH)),
+        question=excerpt_of(turn.question, words, min(length, QUESTION_LENGTH), letters),
         answer=answer if answer is not None and answer.has_match else None,
     )

@@ -34,7 +34,7 @@ from chat.pages.question_form import RefusedQuestion, open_beside_from_form, ope
 from chat.pages.search_page import results_context, shortest
 from chat.provider_registry import DEMO
 from chat.shown.files import file_response
-from chat.shown.finding import find_in_history, find_titles
+from chat.shown.finding import SEARCH_LIMIT, find_in_history, find_titles
 from chat.turns import forking
 from chat.turns.stopping import stop_turn
 from core.errors import NotFound, RateLimited
@@ -203,7 +203,7 @@ def picker(request: HttpRequest) -> HttpResponse:
 def search(request: HttpRequest) -> HttpResponse:
     """What was found in one's history, as one types or a page at a time; `in=titles`: conversations alone. It counts as
     a request to the API, as the same there does."""
-    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
+    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request), route=SEARCH_LIMIT)
     page = results_context(
         member_of(request),
         request.GET.get("q", ""),
@@ -224,7 +224,7 @@ def palette(request: HttpRequest) -> HttpResponse:
     words. Without htmx, the page of the search."""
     if not is_fragment(request):
         return redirect("search")
-    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request))
+    limits.count_request(user_id=member_of(request).pk, peer=peer_of(request), route=SEARCH_LIMIT)
     member, words = member_of(request), request.GET.get("q", "")
     if words.strip():
         return render(request, "chat/_palette_conversations.html", _found_for_palette(member, words))

@@ -15,6 +15,9 @@ from history.models import Conversation
 from history.queries import Query, parse_query
 from history.search import PAGE_SIZE, Hit, search_similar, search_titles, search_turns
 
+SEARCH_LIMIT = ("search", 120)
+"""What counts them, and how many a minute, by the API and on pages: each may read thousands of rows."""
+
 TITLES = 5
 """How many conversations are found by their titles, beside the turns."""
 MAX_AT_ONCE = 3

@@ -14,6 +14,7 @@ from accounts.signals import everything_taken_along
 from chat.attachments.storage import storage
 from chat.models import Attachment, HistoryNotice, StaffReading
 from core.sweeps import iterate_by_key, iterate_pages
+from history.temporary import is_temporary
 from history.transfer.document import path_of_file
 
 PIECE_BYTES = 1 << 20
@@ -48,8 +49,9 @@ def parts_of_chat(user: User, **_signal: Any) -> Iterator[ExportPart]:
 
 
 def _files_of(user: User) -> Iterator[Attachment]:
+    """Yield the files that are kept: a zip that is kept for days has none of a temporary conversation."""
     for page in iterate_pages(Attachment.objects.filter(owner_id=user.pk, status=Attachment.Status.READY)):
-        yield from page
+        yield from (file for file in page if file.conversation_id is None or not is_temporary(file.conversation_id))
 
 
 def _describe(file: Attachment) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from chat.turns.sent_requests import read_unanswered
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
+from history.temporary import is_temporary
 
 ENDED_ON_PURPOSE = ("content_filter", "refusal", "tool_call")
 """Errors of answers that would end in the same way if they went on."""
@@ -53,7 +54,7 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
 
     Of a line of a batch the answer is kept in the same transaction.
     """
-    line = find_line(turn.pk) if turn.is_completion else None
+    line = find_line(turn.pk) if turn.is_completion and is_temporary(turn.pk) else None
     with transaction.atomic() if line else nullcontext():
         is_ours, cost_micros = _settle(turn, outcome)
         if line and is_ours:

@@ -29,16 +29,16 @@ back as they were."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class DialogueTurn:
     """What was asked, by a user or by the results of tools, and what a model said to that; nothing yet, of the last."""
 
     question: tuple[Message, ...]
     answer: tuple[Message, ...] = ()
 
 
-def exchanges_of(asked: Asked) -> list[Exchange]:
+def exchanges_of(asked: Asked) -> list[DialogueTurn]:
     """Return what was said, without instructions; the last exchange is the one that is to be answered."""
-    exchanges: list[Exchange] = []
+    exchanges: list[DialogueTurn] = []
     question: list[Message] = []
     answer: list[Message] = []
     for message in asked.messages:
@@ -46,13 +46,13 @@ def exchanges_of(asked: Asked) -> list[Exchange]:
             answer.append(message)
         elif message.role != "system":
             if answer:
-                exchanges.append(Exchange(tuple(question), tuple(answer)))
+                exchanges.append(DialogueTurn(tuple(question), tuple(answer)))
                 question, answer = [], []
             question.append(message)
     if answer:
-        exchanges.append(Exchange(tuple(question), tuple(answer)))
+        exchanges.append(DialogueTurn(tuple(question), tuple(answer)))
         question = []
-    return [*exchanges, Exchange(tuple(question))]
+    return [*exchanges, DialogueTurn(tuple(question))]
 
 
 def digest_with_question(before: str, question: Sequence[Message]) -> str:
@@ -70,7 +70,7 @@ def instructions_in(asked: Asked) -> str:
     return _kept("\n\n".join(message.text for message in asked.messages if message.role == "system"))
 
 
-def question_text(exchange: Exchange, names: dict[str, str]) -> str:
+def question_text(exchange: DialogueTurn, names: dict[str, str]) -> str:
     """Return a question as it is kept: with the results of tools, by their names, and a note for each image. `names`
     are those of the calls, by their ids."""
     texts = []
@@ -107,7 +107,7 @@ def as_kept(turn: Turn, outcome: Outcome) -> Outcome:
     )
 
 
-def text_of(turn: Turn) -> str:
+def written_answer(turn: Turn) -> str:
     """Return what a model wrote as its answer, without what `as_kept` adds to it."""
     if turn.dialogue is None or not turn.tool_calls:
         return turn.answer

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from chat.turns.answer_cache import CacheWrite
 from chat.turns.asked import asked_key
-from chat.turns.dialogues import text_of
+from chat.turns.dialogues import written_answer
 from chat.turns.leases import lease_key
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entry, log_key
 from chat.turns.presence import aboard_key
@@ -38,7 +38,7 @@ async def announce_end(
         turn.pk,
         gen=turn.gen,
         owner_id=turn.owner_id,
-        characters=len(text_of(turn)) + len(turn.tool_calls or ""),
+        characters=len(written_answer(turn)) + len(turn.tool_calls or ""),
         holder=holder,
         queue_entry=queue_entry,
         cache_write=cache_write,

@@ -74,14 +74,14 @@ def erase_if_stray(turn: Turn) -> bool:
 
 def stop_in_trash(owner_id: int, conversation_ids: Sequence[UUID]) -> None:
     """Stop the turns of conversations that were put into the trash. Their runners close and settle them."""
-    _ask_for_stop(progress.list_open_in(owner_id, conversation_ids))
+    ask_for_stop(progress.list_open_in(owner_id, conversation_ids))
 
 
 def finish_trashing() -> None:
     """Stop what still runs in the trash: whoever put it there has died since."""
     for turns in progress.iterate_open():
         trashed = trash.list_trashed_among({turn.conversation_id for turn in turns})
-        _ask_for_stop([turn for turn in turns if turn.conversation_id in trashed])
+        ask_for_stop([turn for turn in turns if turn.conversation_id in trashed])
 
 
 def finish_erasures() -> None:
@@ -96,7 +96,7 @@ def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
     open_turns = _list_open(turn_ids)
     if not open_turns:
         return True
-    _ask_for_stop(open_turns)
+    ask_for_stop(open_turns)
     deadline = time.monotonic() + patience_seconds
     while open_turns := _list_open([turn.pk for turn in open_turns]):
         if time.monotonic() > deadline:
@@ -106,7 +106,7 @@ def _stop(turn_ids: Sequence[UUID], patience_seconds: float) -> bool:
     return True
 
 
-def _ask_for_stop(open_turns: Sequence[Turn]) -> None:
+def ask_for_stop(open_turns: Sequence[Turn]) -> None:
     """Ask for a stop as `stop_turn` does: the request comes first, as a runner may claim a turn meanwhile."""
     request_stops(sync_redis(), [turn.pk for turn in open_turns])
     end_erased(sync_redis(), [turn.pk for turn in open_turns if close_queued(turn, status=Turn.Status.STOPPED)])

@@ -6,7 +6,7 @@ from contextlib import suppress
 from accounts.models import ApiKey
 from chat.turns.asked import Asked
 from chat.turns.dialogues import (
-    Exchange,
+    DialogueTurn,
     answer_text,
     call_names,
     digest_with_answer,
@@ -17,7 +17,7 @@ from chat.turns.dialogues import (
 )
 from core.errors import NotFound, Unavailable
 from history import access, forks, tree
-from history.folding import fold
+from history.folding import searched
 from history.models import Turn, new_id, now
 from history.transfer.importing import rows_of
 from history.transfer.parsed import ParsedConversation, ParsedTurn
@@ -56,7 +56,7 @@ def _beginning(key: ApiKey) -> str:
     return key.pk.hex
 
 
-def _digests_of(key: ApiKey, exchanges: list[Exchange]) -> list[str]:
+def _digests_of(key: ApiKey, exchanges: list[DialogueTurn]) -> list[str]:
     """Return the digest of the dialogue up to each of the answers."""
     digests: list[str] = []
     for exchange in exchanges:
@@ -65,7 +65,7 @@ def _digests_of(key: ApiKey, exchanges: list[Exchange]) -> list[str]:
     return digests
 
 
-def _begin_with_earlier(turn: Turn, earlier: list[Exchange], digests: list[str], names: dict[str, str]) -> Turn:
+def _begin_with_earlier(turn: Turn, earlier: list[DialogueTurn], digests: list[str], names: dict[str, str]) -> Turn:
     """Write a new conversation of what was said before, as an import makes it, and the turn, all at once: what this
     process dies on nobody sees, and the sweep erases."""
     turn.conversation_id = new_id()
@@ -78,8 +78,9 @@ def _begin_with_earlier(turn: Turn, earlier: list[Exchange], digests: list[str],
     conversation, rows = rows_of(turn.owner_id, turn.conversation_id, parsed)
     for row, (_key, _exchange, digest) in zip(rows, kept, strict=True):
         row.is_completion, row.dialogue = True, digest
+        row.search_text = searched(f"{row.question}\n{row.answer}")
     turn.parent_id, turn.depth, turn.seq = rows[-1].pk, len(rows), len(rows) + 1
-    turn.search_text = fold(turn.question)
+    turn.search_text = searched(turn.question)
     forks.begin_hidden(conversation)
     try:
         forks.finish_copy(conversation, [*rows, turn])

@@ -241,10 +241,7 @@ def _find_conversation(owner_id: int, question: Question) -> Conversation | None
     check_turn_id(question.turn_id, question.conversation_id)
     if is_temporary(question.conversation_id):
         return access.access_even_temporary(owner_id, question.conversation_id)
-    conversation = access.find_conversation(question.conversation_id)
-    if conversation is not None and conversation.owner_id != owner_id:
-        raise NotFound
-    return conversation
+    return access.find_to_ask_in(owner_id, question.conversation_id)
 
 
 def _as_asked_beside(question: Question, conversation: Conversation | None, budget: Budget) -> Question:

@@ -19,7 +19,7 @@ from django.db import OperationalError
 from redis.exceptions import RedisError
 
 from chat.errors import AccessEnded
-from chat.turns.dialogues import text_of
+from chat.turns.dialogues import written_answer
 from chat.turns.log import GROWING, WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
 from chat.turns.queue import queue_positions
 from core.errors import NotFound
@@ -154,7 +154,7 @@ class Watcher:
             self.place = Place(gen)
         for kind, text, at in (
             (EntryKind.REASONING, turn.reasoning, self.place.reasoning),
-            (EntryKind.TEXT, text_of(turn), self.place.text),
+            (EntryKind.TEXT, written_answer(turn), self.place.text),
             (EntryKind.TOOL_CALLS, turn.tool_calls or "", self.place.tool_calls),
         ):
             if len(text) > at:

@@ -303,7 +303,7 @@ def _own_id(parsed: ParsedConversation) -> set[UUID]:
 
 
 def rows_of(owner_id: int, conversation_id: UUID, parsed: ParsedConversation) -> tuple[Conversation, list[Turn]]:
-    """Return the rows of a conversation as they are written."""
+    """Return the rows of a conversation as they are written, but for what its turns are searched by."""
     latest = timezone.now()
     begun = _moment(parsed.created_at, latest) or _moment(parsed.turns[0].asked_at, latest) or latest
     turns: list[Turn] = []

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from accounts import joining
 from accounts.models import Invitation, User
 from core.errors import Conflict
-from tests.accounts.doors import PASSWORD
+from tests.accounts.doors import PASSWORD, links_in
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -163,12 +163,26 @@ def test_a_network_has_so_many_accounts_a_day(settings: Any):
     assert sign_up("api", "eva4@example.com", peer="192.0.2.2").status_code == 201
 
 
-def test_a_closed_account_leaves_no_invitation(settings: Any, client: Client, olga: User):
+@pytest.mark.parametrize("changed", ["", "by its owner", "by the staff"])
+def test_a_closed_account_leaves_no_invitation(settings: Any, client: Client, olga: User, changed: str):
     settings.SIGN_UP = "invitation"
     client.force_login(olga)
     client.post("/admin/accounts/invitation/add/", {"email": "eva@example.com"})
     assert "eva@example.com" in LogEntry.objects.values_list("object_repr", flat=True)
     sign_up("api", "eva@example.com", word_for("eva@example.com", olga))
-    User.objects.get(email="eva@example.com").delete()
+    eva = User.objects.get(email="eva@example.com")
+    if changed == "by the staff":
+        page = f"/admin/accounts/user/{eva.pk}/change/"
+        form = client.get(page).context["adminform"].form
+        client.post(page, {name: value for name, value in form.initial.items() if value} | {"email": "e@example.com"})
+    elif changed:
+        member = Client()
+        member.force_login(eva)
+        member.post("/accounts/reauthenticate/", {"password": PASSWORD})
+        member.post("/accounts/email/", {"email": "e@example.com", "action_add": ""})
+        member.post(links_in(mail.outbox[-1])[0])
+    eva.refresh_from_db()
+    assert eva.email == ("e@example.com" if changed else "eva@example.com")
+    eva.delete()
     assert not Invitation.objects.exists()
     assert "eva@example.com" not in LogEntry.objects.values_list("object_repr", flat=True)

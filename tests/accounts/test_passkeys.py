@@ -99,7 +99,8 @@ def test_who_has_none_is_not_asked_for_it(member):
 
 def test_a_network_asks_for_so_many_log_ins_and_no_more(catalog):
     browser = Client(REMOTE_ADDR="192.0.2.1")
-    codes = [ask(browser).status_code for _ in range(31)]
+    codes = [browser.head(LOG_IN, headers={"Accept": "application/json"}).status_code]  # it makes a session, too
+    codes += [ask(browser).status_code for _ in range(30)]
     assert codes == [200] * 30 + [429]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.test import Client
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework.test import APIClient
 
@@ -12,6 +13,7 @@ from accounts.keys import KeyTerms, make_key
 from accounts.models import User
 from billing.models import Plan
 from chat.api import views
+from chat.pages import views as pages
 from core.redis_clients import sync_redis
 
 pytestmark = pytest.mark.usefixtures("catalog")
@@ -84,11 +86,17 @@ def test_a_key_has_its_own_and_that_of_its_person_counts_too(carla: User, settin
     assert quick.get("/api/v1/models").status_code == 429
 
 
-def test_an_address_that_costs_much_has_its_own(carla: User, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_that_costs_much_has_its_own_and_its_page_is_no_way_around(
+    carla: User, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(views.search.cls, "route_limit", ("search", 2))
+    monkeypatch.setattr(pages, "SEARCH_LIMIT", ("search", 2))
     client = program(carla)
     assert [client.get("/api/v1/search?q=x").status_code for _ in range(3)] == [200, 200, 429]
     assert client.get("/api/v1/models").status_code == 200
+    browser = Client(headers={"HX-Request": "true"})
+    browser.force_login(carla)
+    assert [browser.get(path).status_code for path in ("/search/?q=x", "/palette/?q=x")] == [429, 429]
 
 
 def test_a_moment_far_ahead_is_no_lock(ana: User, settings: Any):

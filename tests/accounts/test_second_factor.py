@@ -99,6 +99,19 @@ def test_nothing_is_set_up_while_the_address_is_not_confirmed(catalog, sign_up):
     assert not Authenticator.objects.exists()
 
 
+def test_whoever_got_in_without_it_is_out(ana, member, api):
+    thief = Client()
+    thief.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    tokens = by_api(api, ana.email).json()
+    set_up_on_pages(member)
+    assert is_in(member)
+    assert not is_in(thief)
+    assert api(None).post("/api/v1/auth/refresh", {"refresh": tokens["refresh"]}, format="json").status_code == 401
+    thief.post("/accounts/reauthenticate/", {"password": PASSWORD})
+    thief.post("/accounts/2fa/totp/deactivate/")
+    assert Authenticator.objects.filter(user=ana, type="totp").exists()
+
+
 def test_who_has_one_may_still_change_their_address(ana, app, member):
     member.post("/accounts/reauthenticate/", {"password": PASSWORD})
     member.post("/accounts/email/", {"email": "new@example.com", "action_add": ""})

@@ -1,5 +1,6 @@
 """Batches: what is refused, what they may cost, how they end; each line is asked and paid once, whatever dies."""
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
@@ -9,15 +10,17 @@ from uuid import uuid4
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
+from redis.exceptions import RedisError
 from rest_framework.test import APIClient
 
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing.entitlements import account_of
 from billing.models import UsageRecord
-from chat.batches import driving, validating
+from chat.batches import driving, states, validating
 from chat.batches.beginning import cancel_batch
 from chat.batches.sweeping import repair_batches
 from chat.models import Batch, BatchLine, LanguageModel
@@ -26,6 +29,7 @@ from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
 from config import settings as site
 from core import caching
+from core.errors import Unavailable
 from core.redis_clients import sync_redis
 from core.threads import in_thread
 from tests.chat.asking import eventually, until
@@ -298,21 +302,63 @@ async def test_what_redis_loses_before_it_was_answered_is_asked_again(
 async def test_an_answer_and_its_payment_are_one_transaction(
     carla: User, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
-    keep, deaths = closing.keep_answer, []
+    monkeypatch.setattr(driving, "LOST_AFTER", dt.timedelta(0))
+    keep, broken = closing.keep_answer, []
 
-    def break_once(*arguments: Any, **named: Any) -> None:
-        if not deaths:
-            deaths.append(1)
+    def break_or_keep(*arguments: Any, **named: Any) -> None:
+        if broken != ["mended"]:
+            broken.append("broken")
             raise RuntimeError
         keep(*arguments, **named)
 
-    monkeypatch.setattr(closing, "keep_answer", break_once)
+    monkeypatch.setattr(closing, "keep_answer", break_or_keep)
     batch = await in_thread(send, carla, [line("a")])
     await in_thread(driving.drive, 0.1)
-    await until(lambda: deaths)
+    await until(lambda: broken)
+    await asyncio.sleep(0.2)
+    assert not await in_thread(UsageRecord.objects.exists)
+    assert (await in_thread(now, batch)).done == 0
+    broken[:] = ["mended"]
     batch = await work_off(batch)
     assert (batch.status, batch.completed) == ("completed", 1)
     assert await in_thread(check_bill, batch) == COST
+
+
+async def test_two_workers_that_take_it_from_each_other_ask_no_line_twice(
+    carla: User, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(states, "CLAIM_LASTS", dt.timedelta(seconds=-10))
+    batch = await in_thread(send, carla, [line(str(at)) for at in range(20)])
+    both = await asyncio.gather(work_off(batch), work_off(batch))
+    assert {(one.status, one.completed, one.failed) for one in both} == {("completed", 20, 0)}
+    assert await in_thread(check_bill, batch) == 20 * COST
+
+
+async def test_a_store_that_is_away_is_waited_for(carla: User, runner: Runner, monkeypatch: pytest.MonkeyPatch):
+    """It goes while a line is opened, and nobody knows whether it was."""
+    monkeypatch.setattr(driving, "LOST_AFTER", dt.timedelta(0))
+    batch = await in_thread(send, carla, [line(str(at)) for at in range(4)])
+    opening, waiting, away = driving.open_completion, driving.count_waiting, []
+
+    def open_and_break(*arguments: Any) -> Any:
+        opened = opening(*arguments)
+        if len(away) < 2:
+            away.append("opened")
+            raise Unavailable
+        return opened
+
+    def break_twice(most: int) -> int:
+        if len(away) < 4:
+            away.append("counted")
+            raise RedisError
+        return waiting(most)
+
+    monkeypatch.setattr(driving, "open_completion", open_and_break)
+    monkeypatch.setattr(driving, "count_waiting", break_twice)
+    batch = await work_off(batch)
+    assert len(away) == 4
+    assert (batch.status, batch.completed, batch.failed) == ("completed", 4, 0)
+    assert await in_thread(check_bill, batch) == 4 * COST
 
 
 # --- How it ends ------------------------------------------------------------------------------------------------------
@@ -486,3 +532,16 @@ def test_old_batches_go(carla: User, settings: Settings, folder: Any):
     repair_batches()
     assert (Batch.objects.count(), BatchLine.objects.count(), files(folder)) == (0, 0, [])
     assert batch.pk
+
+
+def test_operators_see_how_a_batch_is_and_nothing_of_what_is_in_it(carla: User, olga: User):
+    batch = send(carla, [line("secret-id"), b"secret text"])
+    other = send(carla, [line("secret-id", "secret text")], start=False, webhook_url="https://secret.example/")
+    operator = Client()
+    operator.force_login(olga)
+    for path in ("", f"{batch.pk}/change/", f"{other.pk}/change/"):
+        page = operator.get(f"/admin/chat/batch/{path}", follow=True)
+        assert page.status_code == 200
+        assert str(carla.pk) in page.text
+        assert not any(word in page.text for word in ("secret-id", "secret text", "secret.example", "questions.jsonl"))
+    assert operator.post(f"/admin/chat/batch/{batch.pk}/delete/").status_code == 403

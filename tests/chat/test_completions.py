@@ -434,7 +434,10 @@ async def test_a_body_has_its_limit(secret: str, runner: Runner, size: int, stat
 async def test_what_fails_before_its_first_word_has_a_status(
     secret: str, runner: Runner, code: str, status: int, named: str, stream: bool
 ):
-    assert (await refused(await ask(secret, f"fail:{code}", stream=stream)))[:2] == (status, named)
+    answer = await ask(secret, f"fail:{code}", stream=stream)
+    assert (await refused(answer))[:2] == (status, named)
+    comes_back = status in (429, 503) and "x-should-retry" not in answer
+    assert answer.get("Retry-After") == ("5" if comes_back else None)
 
 
 async def test_what_breaks_off_says_so_in_its_stream(secret: str, runner: Runner):
@@ -466,6 +469,9 @@ async def test_a_program_that_asks_for_no_language_gets_its_owner_s(secret: str,
     answer = await AsyncClient().get("/v1/models/gpt-2", headers=headers)
     sentence = json.loads(answer.content)["error"]["message"]
     assert sentence.startswith("Esse modelo" if asked == "pt-BR" else "That model")
+    answer = await AsyncClient().post("/v1/chat/completions", data="{", content_type=JSON, headers=headers)
+    sentence = json.loads(answer.content)["error"]["message"]
+    assert sentence == ("Isso não é um JSON válido." if asked == "pt-BR" else "That is not valid JSON.")
 
 
 async def test_a_key_needs_the_scope_and_the_model(carla: User, runner: Runner):

@@ -100,8 +100,9 @@ def pay(user: User) -> None:
     Purchase.objects.create(key="k", account=account, price=price, kind="subscription", payer_email=PAID[3])
 
 
-def be_dealt_with_by_the_staff(user: User, olga: User, conversation_id: Any) -> None:
+def be_dealt_with_by_the_staff_and_be_of_it(user: User, olga: User, conversation_id: Any, of_bo: Turn) -> None:
     staff_reading.begin_reading(conversation_id, staff=olga, reason=f"{ASKED} no sale", peer="192.0.2.1")
+    staff_reading.begin_reading(of_bo.conversation_id, staff=user, reason="Bo pide ayuda.", peer="192.0.2.1")
     now = timezone.now()
     HistoryNotice.objects.create(user=user, days=30, sent_at=now, goes_at=now)
     users = ContentType.objects.get_for_model(User)
@@ -197,7 +198,7 @@ async def test_nothing_is_left_of_a_member_who_did_everything(
     talk = await in_thread(temporary.begin_conversation, leonor.pk)
     await in_thread(partial(ask_in, leonor, talk, f"say:{ASKED}"))
     await in_thread(keep_in_order, leonor, shared, of_bo)
-    await in_thread(be_dealt_with_by_the_staff, leonor, olga, shared.conversation_id)
+    await in_thread(be_dealt_with_by_the_staff_and_be_of_it, leonor, olga, shared.conversation_id, of_bo)
     await in_thread(pay, leonor)
     await in_thread(have_a_second_factor, leonor)
     await ask_in_batches(leonor)

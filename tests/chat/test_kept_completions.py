@@ -18,7 +18,7 @@ from chat.models import LanguageModel
 from chat.turns import keeping
 from chat.turns.asked import Asked, asked_key
 from chat.turns.completing import Completion, open_completion
-from chat.turns.dialogues import text_of
+from chat.turns.dialogues import written_answer
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
@@ -124,6 +124,7 @@ async def test_what_was_said_before_begins_a_conversation(carla: User, secret: s
         '````\nweather({"city":"Lima"})\n````\n\n````\nweather({"a":"```","b":"\\u0000"})\n````',
         "Llueve.",
     ]
+    assert [word in row.search_text for word, row in zip(("hola", "lima", "weather"), rows, strict=False)] == [True] * 3
     assert [row.parent_id for row in rows] == [None, *(row.pk for row in rows[:-1])]
     assert [(row.cost_micros, row.usage_source, row.status) for row in rows[:3]] == [(None, "", "completed")] * 3
     assert (conversation.turn_count, await in_thread(UsageRecord.objects.count)) == (4, 1)
@@ -151,7 +152,10 @@ async def test_tools_that_are_called_are_in_the_answer_and_apart_for_the_program
     message = document["choices"][0]["message"]
     assert (message["content"], len(message["tool_calls"])) == ("Veamos ", 1)
     first = await in_thread(found, turn_of(document))
-    assert (first.answer, text_of(first)) == ('Veamos \n\n````\nweather({"city":"Lima","at":1})\n````', "Veamos ")
+    assert (first.answer, written_answer(first)) == (
+        'Veamos \n\n````\nweather({"city":"Lima","at":1})\n````',
+        "Veamos ",
+    )
     assert "lima" in first.search_text
 
     # The SDK writes the arguments in its own way, and gives the call another id.

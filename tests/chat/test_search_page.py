@@ -69,7 +69,7 @@ def test_a_page_of_results_leads_to_the_next(client: Client, ana: User):
 
 def test_a_filter_that_is_not_understood_is_said(client: Client, ana: User):
     ask(begin(ana.pk), "arroz tag:azul")
-    assert escape("«ayer» no es una fecha") in page(client, "arroz after:ayer")
+    assert escape("«anteayer» no es una fecha") in page(client, "arroz after:anteayer")
     assert escape("«tag:azul»") in page(client, "arroz tag:azul")
     assert "Nada" in page(client, "no hay tal cosa")
 

@@ -21,18 +21,20 @@ from accounts.models import User
 from accounts.signals import everything_taken_along
 from billing.entitlements import account_of
 from billing.models import Payment, Price, Subscription
+from chat.batches.beginning import cancel_batch
 from chat.models import LanguageModel, StaffReading
 from chat.shown.fragments import description_of
 from chat.turns.closing import close_turn
 from config import settings as site
 from core.sweeps import MAX_CLOCK_DIFFERENCE
-from history import access, folders, sharing, trash
+from history import access, folders, sharing, temporary, trash
 from history.models import Export, Turn
 from history.progress import Outcome
 from history.sharing import Terms
 from history.transfer import exporting, states
 from tests.chat.asking import ask
 from tests.chat.attaching import attached, data_of, ids
+from tests.chat.batching import change_plans, line, send
 from tests.history.carrying import imported
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
@@ -93,7 +95,12 @@ def test_an_export_has_everything(carla: User, bo: User):
     )
     SocialAccount.objects.create(user=carla, provider="google", uid="7", extra_data={"name": "carla there"})
     bought(carla)
+    change_plans(has_batches=True)
+    batch = cancel_batch(send(carla, [line("a")], start=False))
     answered(bo, "say:de Bo")
+    hidden, gone_soon = attached(carla, b"hola, secreto", "secreto.md"), temporary.begin_conversation(carla.pk).pk
+    ask_in_it = {"conversation_id": gone_soon, "turn_id": temporary.new_turn_id(gone_soon)}
+    ask(carla, "say:secreto", attachments=ids(hidden), **ask_in_it)
 
     data = exported(carla)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -109,6 +116,7 @@ def test_an_export_has_everything(carla: User, bo: User):
         *(f"trash/{trashed.conversation_id}.{ending}" for ending in ("json", "md")),
         *("attachments.json", f"attachments/{file.pk}.txt", f"attachments/{image.pk}.png"),
         *("staff-readings.json", "history-notices.json", "usage.json", "usage.csv"),
+        *("batches.json", f"batches/{batch.pk}.jsonl"),
         *(f"billing/{name}.json" for name in ("account", "subscriptions", "payments", "checkouts", "periods")),
     }
     assert (read("profile.json")["email"], read("profile.json")["name"]) == (carla.email, "Carla")
@@ -119,6 +127,8 @@ def test_an_export_has_everything(carla: User, bo: User):
     assert [one["reason"] for one in read("staff-readings.json")] == ["Ayuda"]
     assert [one["amount_minor"] for one in read("billing/payments.json")] == [2_000]
     assert len(read("billing/subscriptions.json")) == 1
+    assert [(one["status"], one["total"]) for one in read("batches.json")] == [("cancelled", 1)]
+    assert read(f"batches/{batch.pk}.jsonl")["custom_id"] == "a"
     assert [one["label"] for one in read("usage.json")] == ["scripted"] * 2
     assert len(list(csv.DictReader(io.StringIO(found["usage.csv"].decode())))) == 2
 
@@ -134,7 +144,7 @@ def test_an_export_has_everything(carla: User, bo: User):
     for name in (*read("index.json")["files"], "conversations/", "trash/"):
         assert name in told
     everything = b"".join(found.values())
-    for absent in (secret.encode(), carla.password.encode(), carla.seal.encode(), b"de Bo"):
+    for absent in (secret.encode(), carla.password.encode(), carla.seal.encode(), b"de Bo", b"secreto"):
         assert absent not in everything
 
     assert imported(bo.pk, data, "conversations.zip").imported == 1, "What was exported can be imported, without trash."

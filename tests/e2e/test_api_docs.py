@@ -14,7 +14,7 @@ OURS = {"exclude": [["[data-api-docs]"]]}
 async def test_the_documents_are_shown_in_our_frame(browser: Browser, site: TestedSite) -> None:
     async with Tab.open(browser, site.port(), reduced_motion="reduce") as tab:
         page = tab.page
-        assert await faults(tab, "/api/docs/", "en") == []
+        assert await faults(tab, "api-docs", "/api/docs/", "en") == []
         document = await page.evaluate("fetch('/api/schema/').then(answer => answer.json())")
         operations = sum(map(len, document["paths"].values()))
         await expect(page.locator(".opblock")).to_have_count(operations)

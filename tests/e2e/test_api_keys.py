@@ -57,7 +57,7 @@ async def test_a_key_is_made_used_and_revoked(browser: Browser, site: TestedSite
             for width in (320, 1440):
                 await page.set_viewport_size({"width": width, "height": 800})
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width
-            assert await faults(tab, "/settings/keys/", "en") == []
+            assert await faults(tab, "keys", "/settings/keys/", "en") == []
             assert await violations(page) == []
             await tab.picture("keys")
         else:

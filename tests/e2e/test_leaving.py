@@ -35,7 +35,7 @@ async def test_an_account_is_closed_and_kept(browser: Browser, site: TestedSite)
         page = tab.page
         email = await sign_up(site)
         await log_in(page, email)
-        assert await faults(tab, PAGE, "en") == []
+        assert await faults(tab, "close", PAGE, "en") == []
         assert await violations(page) == []
         await tab.picture("close-account")
         field = page.get_by_label("Your e-mail address, to confirm it")
@@ -50,7 +50,7 @@ async def test_an_account_is_closed_and_kept(browser: Browser, site: TestedSite)
 
         await log_in(page, email)
         await expect(page.get_by_role("heading", name="Your account will be closed on")).to_be_visible()
-        assert await faults(tab, "/conversations/", "en") == []
+        assert await faults(tab, "conversations", "/conversations/", "en") == []
         assert page.url.endswith(PAGE)
         assert await violations(page) == []
         await tab.picture("account-closing")

@@ -42,7 +42,7 @@ async def look(tab: Tab, name: str, path: str = "") -> None:
         await tab.page.set_viewport_size({"width": width, "height": 800})
         assert await tab.page.evaluate("document.documentElement.scrollWidth") <= width
     if path:
-        assert await faults(tab, path, "en") == []
+        assert await faults(tab, name, path, "en") == []
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])

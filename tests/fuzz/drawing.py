@@ -599,7 +599,7 @@ def draw_method(random: Random, door: Door) -> str:
 
 def draw_body(random: Random, fields: Fields, door: Door, cast: Cast) -> tuple[str, bytes]:
     kind = "application/json" if door.is_api else "application/x-www-form-urlencoded"
-    if door.route.rstrip("/").endswith(("/attachments", "/imports", "/import-export")) or (
+    if door.route.rstrip("/").endswith(("/attachments", "/imports", "/import-export", "/batches")) or (
         door.route.startswith("/c/") and random.random() < 0.5
     ):
         kind = "multipart/form-data; boundary=x"
@@ -692,10 +692,14 @@ SAMPLES: dict[str, Callable[[Cast], Fields]] = {
         ("show_name", True),
     ],
     "/api/v1/shares/%(share_id)s/update": _none,
+    "/api/v1/batches/%(batch_id)s/start": _fields(max_cost_micros=5_000),
+    "/api/v1/batches/%(batch_id)s/cancel": _none,
     "/api/v1/turns/%(turn_id)s/stop": _none,
     "/api/v1/turns/%(turn_id)s/fork": lambda _cast: [("conversation_id", str(new_id()))],
     "/api/v1/attachments": _fields(name="x"),
     "/api/v1/imports": _fields(name="x"),
+    "/api/v1/batches": _fields(start="true", max_cost_micros="5", webhook_url="https://example.com/"),
+    "/settings/batches/": _fields(limit="5", webhook_url="https://example.com/"),
     "/api/v1/exports": _none,
     "/api/v1/socket-tickets": _none,
     "/api/v1/keys": lambda _cast: [

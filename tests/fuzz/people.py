@@ -12,7 +12,7 @@ from accounts.tokens import begin_family
 from billing.models import BillingAccount, Plan
 from billing.seeds import load_plans
 from chat.llm.catalog import load_catalog
-from chat.models import LanguageModel
+from chat.models import Batch, LanguageModel
 from chat.shown.fragments import description_of
 from core import caching
 from core.redis_clients import sync_redis
@@ -26,6 +26,7 @@ from tests.chat.live import session_cookie
 from tests.conftest import SCRIPTED
 
 PASSWORD = "una clave larga"
+OPEN = {"name": "Open", "best_tier": "strong", "rank": 9, "has_batches": True}
 _numbers = count()
 
 
@@ -61,8 +62,8 @@ def new_cast() -> Cast:
     tokens = begin_family(member)
     return Cast(
         email=member.email,
-        own=_belongings_of(member),
-        foreign=_belongings_of(other),
+        own=belongings_of(member),
+        foreign=belongings_of(other),
         member_cookie=session_cookie(member),
         operator_cookie=session_cookie(operator),
         access=str(tokens.access_token),
@@ -75,7 +76,7 @@ def _restore_catalog() -> None:
     """Make the plans and models again that an operator of an earlier cast has changed or deleted."""
     load_plans()
     load_catalog()
-    Plan.objects.update_or_create(key="open", defaults={"name": "Open", "best_tier": "strong", "rank": 9})
+    Plan.objects.update_or_create(key="open", defaults=OPEN)
     LanguageModel.objects.update_or_create(key="scripted", defaults=SCRIPTED)
     caching.forget_everything()
 
@@ -84,7 +85,12 @@ def _transfer(model: type[Transfer], user: User) -> UUID:
     return model._default_manager.create(owner_id=user.pk, key=uuid4().hex).pk
 
 
-def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
+def _batch(user: User, status: str) -> Batch:
+    fields = {"name": "a.jsonl", "size": 10, "key": uuid4().hex, "total": 3, "status": status}
+    return Batch.objects.create(owner_id=user.pk, **fields)
+
+
+def belongings_of(user: User) -> dict[str, tuple[str, ...]]:
     over, is_open = finished(user), ask(user)
     Turn.objects.filter(pk=over.pk).update(answer="Hola.")  # or there were nothing to share
     conversation = access.access_conversation(user.pk, over.conversation_id)
@@ -95,6 +101,7 @@ def _belongings_of(user: User) -> dict[str, tuple[str, ...]]:
         "conversation_id": (str(over.conversation_id), str(is_open.conversation_id)),
         "import_id": (str(_transfer(Import, user)),),
         "export_id": (str(_transfer(Export, user)),),
+        "batch_id": tuple(str(_batch(user, status).pk) for status in ("validated", "completed", "running")),
         "form": ("json", "markdown", "print"),
         "turn_id": (str(over.pk), str(is_open.pk)),
         "share_id": (str(share.pk),),

@@ -126,6 +126,8 @@ def make_sensible(case: Any, random: Random, cast: Cast) -> None:
         body["refresh"] = cast.refresh
     if "expires_at" in body:
         body["expires_at"] = random.choice((None, "2040-01-01T00:00:00Z"))
+    if "webhook_url" in body:
+        body["webhook_url"] = random.choice(("", "https://example.com/hook"))
     if body.get("temporary"):
         for name in ("title", "folder_id", "id"):
             body.pop(name, None)

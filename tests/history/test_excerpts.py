@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from history import folding
-from history.excerpts import excerpt_of
+from history.excerpts import Letters, excerpt_of
 from history.folding import FoldedText, fold
 
 texts = st.text(
@@ -16,7 +16,7 @@ texts = st.text(
 def marked(text: str, *words: str, length: int = 280) -> str:
     return "".join(
         f"[{piece.text}]" if piece.is_match else piece.text
-        for piece in excerpt_of(text, [fold(word) for word in words], length).pieces
+        for piece in excerpt_of(text, [fold(word) for word in words], length, Letters()).pieces
     )
 
 
@@ -43,7 +43,7 @@ def test_what_was_found_is_marked_in_what_was_written(text, words, shown):
 
 def test_the_part_with_the_most_words_is_shown():
     text = f"uno {'relleno ' * 100}dos uno tres {'relleno ' * 100}tres"
-    shown = excerpt_of(text, ["uno", "dos", "tres"], 120)
+    shown = excerpt_of(text, ["uno", "dos", "tres"], 120, Letters())
     assert "".join(piece.text for piece in shown.pieces if piece.is_match) == "dosunotres"
     assert (shown.has_before, shown.has_after) == (True, True)
 
@@ -59,17 +59,29 @@ def test_signs_without_end_are_not_gone_through_once_for_each_word(monkeypatch: 
 
     monkeypatch.setattr(folding, "fold", count)
     text = letters + "\u0301" * 20_000
-    shown = excerpt_of(text, [letters[start:] for start in range(10)], 280)
+    shown = excerpt_of(text, [letters[start:] for start in range(10)], 280, Letters())
     assert shown.has_match
     assert calls < 1_000
 
 
+def test_a_page_looks_through_so_many_letters_of_its_texts_together():
+    """A page of twenty imported turns, of a sign that is eighteen letters, took minutes."""
+    letters = Letters(40_000)
+    assert excerpt_of("\ufdfa" * 400_000, [fold("\ufdfa")], 280, letters).has_match
+    assert letters.left == 0
+    assert not excerpt_of("é" * 50_000 + "x", ["x"], 280, letters).has_match
+    assert letters.left == 0
+    shown = excerpt_of("é" * 300 + "x", ["x"], 280, letters)
+    assert [(piece.text, piece.is_match) for piece in shown.pieces] == [("é" * 280, False)]
+    assert excerpt_of("e" * 300 + "x", ["x"], 280, letters).has_match, "What needs no folding is looked through."
+
+
 def test_an_excerpt_has_no_more_than_its_length_of_a_long_text_without_blanks():
     text = "é" * 50_000 + "x" + "é" * 50_000
-    shown = excerpt_of(text, ["x"], 280)
+    shown = excerpt_of(text, ["x"], 280, Letters())
     assert sum(len(piece.text) for piece in shown.pieces) <= 2 * 280
     assert [piece.text for piece in shown.pieces if piece.is_match] == ["x"]
-    assert sum(len(piece.text) for piece in excerpt_of(text, [fold(text)], 280).pieces) <= 2 * 280
+    assert sum(len(piece.text) for piece in excerpt_of(text, [fold(text)], 280, Letters()).pieces) <= 2 * 280
 
 
 @settings(database=None)
@@ -87,6 +99,6 @@ def test_a_part_of_a_text_is_found_where_it_is(text, data):
     for span in spans:
         assert word in fold(text[span.start : span.end])
         assert 0 <= span.start < span.end <= len(text)
-    shown = excerpt_of(text, [word], 60)
+    shown = excerpt_of(text, [word], 60, Letters())
     assert shown.has_match
     assert "".join(piece.text for piece in shown.pieces) in text

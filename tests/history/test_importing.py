@@ -20,10 +20,11 @@ from accounts.models import User
 from config import settings as site
 from core import rows
 from history import access, deletion, trash
-from history.folding import MAX_SEARCHED, fold
+from history.folding import MAX_SEARCHED, fold, searched
 from history.models import Conversation, Import, Turn, new_id
 from history.queries import parse_query
 from history.search import search_turns
+from history.signals import conversation_deleted
 from history.transfer import archive, extract, importing, states
 from history.transfer.importing import begin_import
 from history.transfer.refusals import place_words
@@ -145,6 +146,23 @@ def test_what_is_here_already_is_left_as_it_is(ana: User, bo: User):
     deletion.finish_deletions()
     assert Conversation.objects.filter(owner_id=ana.pk, is_deleted=None).count() == 2
     assert Turn.objects.filter(owner_id=ana.pk).count() == before[1]
+
+
+def test_what_is_imported_again_is_not_erased_by_who_was_erasing_it(ana: User):
+    """The trash was emptied; while a sweep erases it, an import does so too, and writes the same ids once more."""
+    data = as_json(chatgpt_tree())
+    assert imported(ana.pk, data).imported == 1
+    trash.trash_conversations(ana.pk, [only().pk])
+    trash.delete_from_trash(ana.pk, [only().pk])
+
+    def overtaken(**_signal: Any) -> bool:
+        conversation_deleted.disconnect(overtaken)
+        return imported(ana.pk, data).imported == 1
+
+    conversation_deleted.connect(overtaken)
+    deletion.finish_deletions()
+    assert access.list_conversations(ana.pk).rows == [only()]
+    assert everything() == (1, only().turn_count)
 
 
 def test_an_id_of_a_turn_that_is_somebody_elses_takes_no_conversation_apart(ana: User, bo: User):
@@ -390,6 +408,7 @@ def test_a_text_that_becomes_eighteen_times_as_long_to_be_searched_is_searched_s
     turn = Turn.objects.get()
     assert (len(turn.question), len(turn.answer), len(turn.search_text)) == (400_000, 400_000, MAX_SEARCHED)
     assert turn.search_text.startswith(fold(sign) * 2)
+    assert [len(searched(sign * count)) for count in (10, 1_000)] == [180, 5_000], "Of many short ones, too."
 
 
 def test_one_conversation_has_a_limit(ana: User, monkeypatch: pytest.MonkeyPatch):

@@ -1,18 +1,22 @@
 """Somebody is in whom the owner of the account wants out: as an attacker would, against running processes."""
 
 import asyncio
+import base64
 import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 import websockets
+from uuid_utils.compat import uuid7
 
 from tests.fakes.readers import Member, Shown
 from tests.processes.stores import TestedSite
@@ -172,6 +176,218 @@ async def test_a_key_that_is_revoked_ends_within_a_second_in_every_process(site:
     print(f"from the answer to the end of two streams: {[f'{seconds * 1000:.0f} ms' for seconds in taken]}")
     assert max(taken) < 1
     assert (await member.call("GET", f"turns/{shown.turn_id}"))[1]["status"] == "streaming"
+
+
+# --- Everything somebody has open -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Open:
+    """Something that is open, and is read until it ends: `ended_at`, with `last`, the end of what came."""
+
+    name: str
+    turn_id: str = ""
+    last: bytes = b""
+    code: int | None = None
+    ended_at: float | None = None
+
+    async def read(self, came: AsyncIterator[Any], socket: websockets.ClientConnection | None = None) -> None:
+        with suppress(websockets.ConnectionClosed):
+            async for part in came:
+                self.last = (self.last + (part.encode() if isinstance(part, str) else part))[-2_000:]
+        self.code = socket.close_code if socket else None
+        self.ended_at = time.monotonic()
+
+
+@dataclass
+class Reader:
+    """Somebody on one web process, with all that can be open; each log-in and each key has a name."""
+
+    site: TestedSite
+    member: Member
+    stack: AsyncExitStack
+    all: list[Open] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def open(self, who: str, credential: str, *, with_sockets: bool) -> None:
+        """Open a stream of a turn that is asked, one of a turn that others may read, a program's, and two sockets: one
+        that asks, and one that only listens."""
+        program = Member(credential, lambda: self.site.port(1))
+        session = await self.stack.enter_async_context(aiohttp.ClientSession(headers=program.headers))
+        asked = {"text": "¿Qué tal?", "model": SLOW, "stream": True, "turn_id": str(uuid7())}
+        path = f"{program.base}/api/v1/conversations/{uuid4()}/turns"
+        await self._stream(session.post(path, json=asked), f"{who} asks", asked["turn_id"])
+        await self._stream(session.get(f"{program.base}/api/v1/turns/{asked['turn_id']}/events"), f"{who} follows")
+        body = {"model": SLOW, "stream": True, "messages": [{"role": "user", "content": "¿Qué tal?"}]}
+        await self._stream(session.post(f"{program.base}/v1/chat/completions", json=body), f"{who} completes")
+        if not with_sockets:
+            return
+        for name in ("listens", "talks"):
+            opened = Open(f"{who} {name}")
+            socket = await self.stack.enter_async_context(program.socket())
+            if name == "talks":
+                shown = Shown()
+                opened.turn_id = str(shown.turn_id)
+                await socket.send(start(shown))
+                while json.loads(await socket.recv())["type"] != "turn.delta":
+                    pass
+            self._read(opened, opened.read(socket, socket))
+
+    async def _stream(self, request: Any, name: str, turn_id: str = "") -> None:
+        answer = await self.stack.enter_async_context(request)
+        assert answer.status == 200, (name, await answer.text())
+        first = b""
+        while b"delta" not in first:
+            first += await answer.content.readany()
+        if found := re.search(rb'"chatcmpl-(\w+)"', first):
+            turn_id = str(UUID(found[1].decode()))
+        opened = Open(name, turn_id)
+        self._read(opened, opened.read(answer.content.iter_any()))
+
+    def _read(self, opened: Open, reading: Coroutine[Any, Any, None]) -> None:
+        self.all.append(opened)
+        self.tasks.add(asyncio.create_task(reading))
+
+
+@asynccontextmanager
+async def reading(site: TestedSite, *, credits: int = 100_000) -> AsyncIterator[tuple[Reader, dict[str, Any]]]:
+    """Somebody new who has opened everything by two log-ins and with two keys; and the tokens and keys of these."""
+    [member] = site.people(1, has_api=True, credits_per_month=credits)
+    first, second = site.log_in_again(member.access), site.log_in_again(member.access)
+    keys = [(await member.call("POST", "keys", name="Job", scopes=["chat", "history"]))[1] for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        reader = Reader(site, member, stack)
+        await reader.open("log-in", first["access"], with_sockets=True)
+        await reader.open("other log-in", second["access"], with_sockets=True)
+        await reader.open("key", keys[0]["key"], with_sockets=False)
+        await reader.open("other key", keys[1]["key"], with_sockets=False)
+        yield reader, {"log-in": first, "key": keys[0]}
+        for task in reader.tasks:
+            task.cancel()
+
+
+async def by_operator(site: TestedSite, path: str, **fields: Any) -> None:
+    """Have an operator send a form of the admin."""
+    [session_key] = site.create_sessions([site.create_operator()])
+    csrf = "a" * 32
+    cookies = {"sessionid": session_key, "csrftoken": csrf}
+    async with aiohttp.ClientSession(cookies=cookies, headers={"X-CSRFToken": csrf}) as session:
+        address = f"http://127.0.0.1:{site.port()}/admin/{path}"
+        async with session.post(address, data=fields, allow_redirects=False) as answer:
+            assert answer.status == 302, await answer.text()
+
+
+SLOW = "fake-300t-200ms"
+ASKED = ("asks", "completes", "talks")
+
+
+async def test_what_ends_access_ends_all_it_let_in_within_a_second_and_nothing_else(site: TestedSite) -> None:
+    """By refresh reuse, a key's revocation, a log-out everywhere and a suspension, on the process where nothing of it
+    is open. Each person has two log-ins and two keys, and whatever these can have open."""
+    async with AsyncExitStack() as stack:
+        readers = await asyncio.gather(*(stack.enter_async_context(reading(site)) for _ in range(4)))
+        (stolen, of_stolen), (revoked, of_revoked), (lost, _), (suspended, _) = readers
+
+        async def reuse() -> None:
+            refresh = of_stolen["log-in"]["refresh"]
+            assert (await stolen.member.call("POST", "auth/refresh", refresh=refresh))[0] == 200
+            assert (await stolen.member.call("POST", "auth/refresh", refresh=refresh))[0] == 401
+
+        async def revoke() -> None:
+            assert (await revoked.member.call("DELETE", f"keys/{of_revoked['key']['id']}"))[0] == 204
+
+        async def log_out() -> None:
+            assert (await lost.member.call("POST", "auth/logout-everywhere"))[0] == 204
+
+        async def suspend() -> None:
+            user_id = json.loads(base64.urlsafe_b64decode(suspended.member.access.split(".")[1] + "=="))["user_id"]
+            await by_operator(site, "accounts/user/", action="suspend", _selected_action=str(user_id))
+
+        acts: list[tuple[Callable[[], Awaitable[None]], Reader, set[str]]] = [
+            (reuse, stolen, {"log-in"}),
+            (revoke, revoked, {"key"}),
+            (log_out, lost, {"log-in", "other log-in"}),
+            (suspend, suspended, {"log-in", "other log-in", "key", "other key"}),
+        ]
+        longest = {}
+        for act, reader, shut_out in acts:
+            await act()
+            done_at = time.monotonic()
+            ends = [one for one in reader.all if one.name.rsplit(" ", 1)[0] in shut_out]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    while any(one.ended_at is None for one in ends):
+                        await asyncio.sleep(0.01)
+            assert [one.name for one in ends if one.ended_at is None] == [], act.__name__
+            longest[act.__name__] = max(one.ended_at or 0 for one in ends) - done_at
+            assert {one.code for one in ends if "listens" in one.name or "talks" in one.name} <= {4401}
+            assert all(b'"access_ended"' in one.last for one in ends if "completes" in one.name)
+            assert not any(b"turn.completed" in one.last for one in ends)
+        print(
+            "from the answer to the last end:", {name: f"{1000 * seconds:.0f} ms" for name, seconds in longest.items()}
+        )
+        assert max(longest.values()) < 1, longest
+        await asyncio.sleep(1)  # whatever else would end has ended
+        for act, reader, shut_out in acts:
+            goes_on = [one for one in reader.all if one.name.rsplit(" ", 1)[0] not in shut_out]
+            assert [one.name for one in goes_on if one.ended_at is not None] == [], act.__name__
+        found = site.audit()
+        for act, reader, shut_out in acts:
+            for one in reader.all:
+                if one.turn_id:
+                    who, what = one.name.rsplit(" ", 1)
+                    is_out = who in shut_out
+                    is_stopped = is_out and (what == "completes" or "key" in shut_out)
+                    expected = "settled" if is_stopped else "held"
+                    assert found["states"][one.turn_id] == expected, (act.__name__, one.name)
+        assert max(found["records"][one.turn_id] for one in stolen.all if one.name == "log-in completes") < 200
+
+
+async def test_a_lower_plan_counts_from_the_next_question_on_and_ends_nothing_that_runs(site: TestedSite) -> None:
+    """An operator takes a grant back, on the process where nothing is open: what was asked was reserved, and is
+    answered to its end; what is asked next is asked on Free, over whatever is open."""
+    model = {
+        "provider": "compatible",
+        "provider_model": "fake-301t-200ms",
+        "context_window": 8_000,
+        "max_output": 1_000,
+    }
+    prices = {"input_price": 1_000_000, "output_price": 2_000_000}
+    site.offer({"key": "strong", "label": "Strong", "tier": "strong", **model, **prices})
+    async with reading(site) as (reader, given):
+        program = Member(given["key"]["key"], lambda: site.port(1))
+        person = Member(given["log-in"]["access"], program.port)
+        async with person.socket() as socket:
+
+            async def refusal(**fields: Any) -> str:
+                shown = Shown()
+                await socket.send(json.dumps(json.loads(start(shown)) | fields))
+                while (event := json.loads(await socket.recv())).get("turn_id") != str(shown.turn_id):
+                    pass
+                return str(event.get("code", event["type"]))
+
+            assert (await person.call("GET", "allowance"))[1]["allowance"] == 100_000
+            account_id = site.account_id_of(reader.member.access)
+            act = f"billing/billingaccount/{account_id}/act/revoke/"
+            await by_operator(site, act, key=uuid4().hex, reason="It is over.")
+            done_at = time.monotonic()
+            over_socket = [await refusal(model="strong"), await refusal(), await refusal(text="x" * 100_000)]
+            asked = {"text": "¿Qué tal?", "model": "strong"}
+            by_key = await program.call("POST", f"conversations/{uuid4()}/turns", **asked)
+            async with aiohttp.ClientSession(headers=program.headers) as session:
+                body = {"model": "strong", "messages": [{"role": "user", "content": "¿Qué tal?"}]}
+                async with session.post(f"{program.base}/v1/chat/completions", json=body) as answer:
+                    by_program = answer.status, (await answer.json())["error"]["code"]
+            seconds = time.monotonic() - done_at
+        print(f"from the answer to the last of five refusals: {1000 * seconds:.0f} ms")
+        assert over_socket == ["not_in_plan", "too_many_at_once", "text_too_long"]
+        assert (by_key[0], by_key[1]["code"], by_program) == (403, "not_in_plan", (403, "not_in_plan"))
+        assert seconds < 1
+        assert (await person.call("GET", "allowance"))[1]["allowance"] == 500
+        await asyncio.sleep(0.5)
+        assert [one.name for one in reader.all if one.ended_at is not None] == []
+        states = site.audit()["states"]
+        assert {states[one.turn_id] for one in reader.all if one.turn_id} == {"held"}
 
 
 async def test_an_old_socket_asks_nothing_more_where_the_notice_was_lost(site: TestedSite) -> None:

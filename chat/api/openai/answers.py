@@ -8,7 +8,7 @@ import msgspec
 
 from chat.api.openai.errors import error_of_turn
 from chat.turns.called_tools import join_calls, read_parts
-from chat.turns.dialogues import text_of
+from chat.turns.dialogues import written_answer
 from chat.turns.log import GROWING, Entry, EntryKind
 from history.models import Turn
 
@@ -32,7 +32,7 @@ def completion_id(turn_id: UUID) -> str:
 
 def document_of(turn: Turn) -> dict[str, Any]:
     """Return the finished turn as a `chat.completion`."""
-    text = text_of(turn)
+    text = written_answer(turn)
     message: dict[str, Any] = {"role": "assistant", "content": text or None, "refusal": None}
     if turn.error == "refusal" or turn.finish_reason == "refusal":
         message |= {"content": None, "refusal": text}

@@ -39,6 +39,9 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+RETRY_SECONDS = 5
+"""When to ask again where nothing says better: as long as the site says where one of its stores is away."""
+
 _NOT_AGAIN = frozenset(
     ("insufficient_quota", "spend_limit", "conflict", "stopped", "authentication", "permission", "given_up")
 )
@@ -84,7 +87,7 @@ def in_openai_shape(response: HttpResponseBase, body: Mapping[str, Any], *, para
     for name in _KEPT_HEADERS:
         if name in response:
             answer[name] = response[name]
-    return _with_retry(answer, error["error"]["code"])
+    return with_retry(answer, error["error"]["code"])
 
 
 def error_of_turn(turn: Turn, *, is_new: bool = True) -> tuple[int, dict[str, Any]] | None:
@@ -103,10 +106,13 @@ def response_to_turn(turn: Turn, *, is_new: bool = True) -> JsonResponse | None:
     if found is None:
         return None
     status, body = found
-    return _with_retry(JsonResponse(body, status=status), body["error"]["code"])
+    return with_retry(JsonResponse(body, status=status), body["error"]["code"])
 
 
-def _with_retry(response: JsonResponse, code: str) -> JsonResponse:
+def with_retry(response: JsonResponse, code: str) -> JsonResponse:
+    """Say in the headers whether the same request may be sent again, and when."""
     if code in _NOT_AGAIN:
         response["x-should-retry"] = "false"
+    elif response.status_code in (429, 503) and "Retry-After" not in response:
+        response["Retry-After"] = str(RETRY_SECONDS)
     return response

@@ -32,7 +32,7 @@ from accounts.tokens import TokenAuthentication
 from billing import entitlements
 from chat.api.open_streams import OpenStream, one_more_stream
 from chat.api.openai.answers import DONE, STILL_HERE, Chunks, document_of, encode
-from chat.api.openai.errors import openai_error, response_to_turn
+from chat.api.openai.errors import openai_error, response_to_turn, with_retry
 from chat.api.openai.requests import CompletionRequest, asked_of, read_request
 from chat.api.streams import followed
 from chat.errors import AccessEnded, UnknownModel
@@ -337,7 +337,7 @@ async def _events(given: _Opened, reading: _Reading) -> AsyncGenerator[bytes]:
 def _refusal(error: DomainError, language: str | None) -> JsonResponse:
     with translation.override(language):
         status, body = openai_error(error.code, str(error.message), status=error.status)
-    return JsonResponse(body, status=status)
+    return with_retry(JsonResponse(body, status=status), body["error"]["code"])
 
 
 # --- Nobody waits any more -------------------------------------------------------------------------------------------
