@@ -232,14 +232,14 @@ def _check_code(user: User, code: str, peer: str, *, refused_with: int) -> None:
     """Raise a refusal with this status unless the code is right: a 401 would have a client throw its token away."""
     if not code:
         sentence = _("This account has a second factor: send the code of its app, or a recovery code, as `code`.")
-        raise _refusal(sentence, "second_factor_required", refused_with)
+        raise _refusal(refused_with, sentence, code="second_factor_required")
     found = find_by_code(user, code, peer=peer)
     if found is None:
-        raise _refusal(str(WRONG_CODE), "second_factor_wrong", refused_with)
+        raise _refusal(refused_with, str(WRONG_CODE), code="second_factor_wrong")
     found.record_usage()
 
 
-def _refusal(sentence: str, code: str, refused_with: int) -> APIException:
+def _refusal(refused_with: int, sentence: str, *, code: str) -> APIException:
     return (AuthenticationFailed if refused_with == status.HTTP_401_UNAUTHORIZED else PermissionDenied)(
         sentence, code=code
     )
