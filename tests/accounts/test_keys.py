@@ -115,6 +115,8 @@ def test_no_address_is_open_to_keys_by_accident():
         *("conversations/<uuid:conversation_id>/export", "folders/<uuid:folder_id>"),
         *("turns/<uuid:turn_id>", "turns/<uuid:turn_id>/events", "turns/<uuid:turn_id>/stop"),
         *("attachments/<uuid:attachment_id>", "attachments/<uuid:attachment_id>/content"),
+        *("batches", "batches/<uuid:batch_id>", "batches/<uuid:batch_id>/start", "batches/<uuid:batch_id>/cancel"),
+        "batches/<uuid:batch_id>/results",
     }
 
 
