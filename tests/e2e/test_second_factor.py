@@ -152,7 +152,9 @@ async def test_somebody_signs_up_with_an_account_elsewhere_and_is_asked_again_th
     browser: Browser, site: TestedSite, identities: IdentityProvider
 ) -> None:
     email = f"elsewhere-{secrets.token_hex(6)}@example.com"
-    identities.identity = Identity(sub=email, said={"email": email, "email_verified": True, "name": "Eva"})
+    identities.identity = Identity(
+        sub=str(secrets.randbelow(10**9)), said={"email": email, "email_verified": True, "name": "Eva"}
+    )
     async with Tab.open(browser, site.port()) as tab:
         page = tab.page
         await page.goto("/accounts/login/?next=/settings/connections/")
