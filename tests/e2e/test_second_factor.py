@@ -155,7 +155,7 @@ async def test_somebody_signs_up_with_an_account_elsewhere_and_is_asked_again_th
     identities.identity = Identity(
         sub=str(secrets.randbelow(10**9)), said={"email": email, "email_verified": True, "name": "Eva"}
     )
-    async with Tab.open(browser, site.port()) as tab:
+    async with Tab.open(browser, site.port(), pays=True) as tab:  # and goes to another site
         page = tab.page
         await page.goto("/accounts/login/?next=/settings/connections/")
         await page.get_by_role("button", name="Go on with Our House").click()
