@@ -378,7 +378,7 @@ class _Driver:
         is_paid = reservation is not None and reservation.state == reservation.State.SETTLED
         with transaction.atomic():  # settled before by a release that kept no answers: else it is kept now
             if (found := rows.find(BatchLine, pk=line.pk, status=BatchLine.Status.OPEN)) is not None:
-                keep_answer(found, turn, turn, cost_micros=(turn.cost_micros or 0) if is_paid else 0)
+                keep_answer(found, turn, turn, cost_micros=metering.find_cost(turn.pk))
 
     def _note_lost(self, line: BatchLine) -> None:
         """End a line whose turn is paid for and gone. That cannot be while its answer is kept as it is settled, unless
