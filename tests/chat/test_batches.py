@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -85,6 +86,9 @@ def files(folder: Any) -> list[str]:
         (line("a"), "custom_id_again", None),
         (line("b") | {"method": "GET"}, "method_wrong", None),
         (line("b") | {"url": "/v1/embeddings"}, "url_wrong", None),
+        (line("\ud800"), "line_not_json", None),
+        (b'{"custom_id":"b","method":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line_not_json", None),
+        (b'\xef\xbb\xbf{"custom_id":"b"}', "line_not_json", None),
         (line("b") | {"body": "x"}, "body_missing", None),
         (line("b", stream=True), "stream_wrong", None),
         (line("b", messages=[]), "invalid", "messages"),
