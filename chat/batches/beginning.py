@@ -70,7 +70,12 @@ def begin_batch(
         Batch.objects.filter(pk=batch.pk).delete()
         raise
     upload.seek(0)
-    states.batch_storage().save(states.file_of(batch), upload)
+    try:
+        states.batch_storage().save(states.file_of(batch), upload)
+    except Exception:  # a part of it may be there, which must not be asked
+        states.hide_batches(Batch.objects.filter(pk=batch.pk))
+        states.erase_hidden_batches(pk=batch.pk)
+        raise
     if not rows.update(Batch, {"pk": batch.pk, "status": batch.status}, {"claimed_at": None}):
         states.drop_file(batch)  # the account was closed meanwhile
     drive_soon()

@@ -112,6 +112,38 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_done(
 
 
 def test_of_many_wrong_lines_the_first_are_named(carla: User):
+def test_what_was_not_written_whole_is_not_asked(carla: User, folder: Any, monkeypatch: pytest.MonkeyPatch):
+    store, whole = states.batch_storage(), as_file([line("a"), line("b")])
+    save = store.save
+
+    def save_a_part(name: str, _file: Any) -> None:
+        save(name, as_file([line("a")]))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store, "save", save_a_part)
+    monkeypatch.setattr(states, "batch_storage", lambda: store)
+    with pytest.raises(OSError, match="No space"):
+        beginning.begin_batch(carla.pk, whole, beginning.BatchTerms(starts_itself=True))
+    assert (Batch.objects.count(), files(folder)) == (0, [])
+    monkeypatch.undo()
+
+    batch = send(carla, [line("a"), line("b")], start=False)  # and whoever writes it may be killed
+    [path] = folder.glob("*")
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    Batch.objects.update(status="validating", position=0, lines_read=0, total=0, claimed_at=None)
+    BatchLine.objects.all().delete()
+    driving.drive(0.3)
+    assert (now(batch).status, now(batch).error) == ("refused", "batch_file_lost")
+
+
+def test_a_line_of_millions_of_values_does_not_stop_the_interpreter():
+    raw = b'{"custom_id":[' + b"{}," * 1_500_000 + b"0]}"
+    begun = time.thread_time()
+    with pytest.raises(LineProblem):
+        read_custom_id(FileLine(1, 0, len(raw), raw))
+    assert time.thread_time() - begun < 0.2
+
+
     batch = send(carla, [line("same") for _number in range(30)])
     assert [problem["line"] for problem in json.loads(batch.problems)] == list(range(2, 22))
 
