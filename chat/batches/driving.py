@@ -323,7 +323,16 @@ class _Driver:
             return True
         if not opened.is_new:
             self._take_over(line, opened.turn)
+        elif self._is_given_up(line):
+            stop_and_settle([opened.turn.pk])
+            raise BatchLost
         return True
+
+    def _is_given_up(self, line: BatchLine) -> bool:
+        """Return whether another worker has ended the batch while this one was slow to open the line: nobody would get
+        its answer, which would be paid. It may be answered already, or be waiting for another try."""
+        found = rows.find(BatchLine, pk=line.pk)
+        return found is None or (found.status == BatchLine.Status.WAITING and found.tries == line.tries)
 
     def _put_back(self, line: BatchLine, *, seconds: float = 0, most_micros: int | None = None) -> None:
         """Let a line wait that was not opened after all."""
@@ -374,8 +383,6 @@ class _Driver:
         if turn.is_open:
             return
         settle_turn(turn, turn)
-        reservation = metering.find_reservation(turn.pk)
-        is_paid = reservation is not None and reservation.state == reservation.State.SETTLED
         with transaction.atomic():  # settled before by a release that kept no answers: else it is kept now
             if (found := rows.find(BatchLine, pk=line.pk, status=BatchLine.Status.OPEN)) is not None:
                 keep_answer(found, turn, turn, cost_micros=metering.find_cost(turn.pk))

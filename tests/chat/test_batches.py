@@ -21,8 +21,9 @@ from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing.entitlements import account_of
 from billing.models import UsageRecord
-from chat.batches import driving, states, validating
-from chat.batches.beginning import cancel_batch
+from chat.batches import beginning, driving, states, validating
+from chat.batches.beginning import cancel_batch, start_batch
+from chat.batches.lines import FileLine, LineProblem, read_custom_id
 from chat.batches.sweeping import repair_batches
 from chat.models import Batch, BatchLine, LanguageModel
 from chat.turns import closing, completing, line_answers, sweeping
@@ -85,10 +86,10 @@ def files(folder: Any) -> list[str]:
         (line(7), "custom_id_missing", None),
         (line("a"), "custom_id_again", None),
         (line("b") | {"method": "GET"}, "method_wrong", None),
-        (line("b") | {"url": "/v1/embeddings"}, "url_wrong", None),
         (line("\ud800"), "line_not_json", None),
         (b'{"custom_id":"b","method":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line_not_json", None),
         (b'\xef\xbb\xbf{"custom_id":"b"}', "line_not_json", None),
+        (line("b") | {"url": "/v1/embeddings"}, "url_wrong", None),
         (line("b") | {"body": "x"}, "body_missing", None),
         (line("b", stream=True), "stream_wrong", None),
         (line("b", messages=[]), "invalid", "messages"),
@@ -111,7 +112,6 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_done(
     assert results(batch) == []
 
 
-def test_of_many_wrong_lines_the_first_are_named(carla: User):
 def test_what_was_not_written_whole_is_not_asked(carla: User, folder: Any, monkeypatch: pytest.MonkeyPatch):
     store, whole = states.batch_storage(), as_file([line("a"), line("b")])
     save = store.save
@@ -144,6 +144,7 @@ def test_a_line_of_millions_of_values_does_not_stop_the_interpreter():
     assert time.thread_time() - begun < 0.2
 
 
+def test_of_many_wrong_lines_the_first_are_named(carla: User):
     batch = send(carla, [line("same") for _number in range(30)])
     assert [problem["line"] for problem in json.loads(batch.problems)] == list(range(2, 22))
 
@@ -413,6 +414,50 @@ async def test_a_limit_is_never_exceeded_and_the_rest_is_not_asked(carla: User, 
     assert found[-1]["response"] is None
     assert found[-1]["error"]["code"] == "max_cost"
     assert (found[-1]["cost_micros"], batch.done) == (0, len([one for one in found if one["response"]]))
+
+
+async def test_not_even_input_that_was_estimated_too_low_goes_beyond_a_limit(carla: User, runner: Runner):
+    lines = [line("a", "say:hola usage:900/3", max_tokens=5)]
+    most = (await in_thread(partial(send, carla, lines, start=False))).most_micros
+    batch = await work_off(await in_thread(partial(send, carla, lines, max_cost_micros=most)))
+    assert (batch.status, batch.completed, batch.cost_micros) == ("completed", 1, most)
+    assert await in_thread(check_bill, batch) == most
+    [found] = await in_thread(results, batch)
+    assert found["response"]["body"]["usage"]["cost_micros"] == found["cost_micros"] == most
+
+
+async def test_what_a_slow_worker_opens_after_the_end_is_not_paid(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = await in_thread(send, carla, [line("a"), line("b")])
+    opening, opened = driving.open_completion, []
+
+    def open_late(*arguments: Any) -> Any:
+        if not opened:  # meanwhile another worker ends the batch
+            cancel_batch(batch)
+            let_time_pass()
+            while not now(batch).is_over:
+                driving.drive(0.2)
+        opened.append(opening(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(driving, "open_completion", open_late)
+    await in_thread(driving.drive, 1)
+    assert len(opened) == 1
+    async with running():
+        await asyncio.sleep(0.3)
+    assert (await in_thread(now, batch)).status == "cancelled"
+    assert await in_thread(check_bill, batch) == 0
+
+
+def test_what_is_started_at_that_moment_is_cancelled(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = send(carla, [line("a")], start=False)
+    fields_of = beginning.webhook_fields
+
+    def start_meanwhile(found: Batch) -> dict[str, Any]:
+        start_batch(now(batch))
+        return fields_of(found)
+
+    monkeypatch.setattr(beginning, "webhook_fields", start_meanwhile)
+    assert cancel_batch(batch).status == "stopping"
 
 
 async def test_who_cancels_pays_for_what_was_written(carla: User, runner: Runner):
