@@ -20,6 +20,7 @@ from rest_framework.test import APIClient
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing.entitlements import account_of
+from billing.errors import AllowanceUsedUp
 from billing.models import UsageRecord
 from chat.batches import beginning, driving, states, validating
 from chat.batches.beginning import cancel_batch, start_batch
@@ -414,6 +415,22 @@ async def test_a_limit_is_never_exceeded_and_the_rest_is_not_asked(carla: User, 
     assert found[-1]["response"] is None
     assert found[-1]["error"]["code"] == "max_cost"
     assert (found[-1]["cost_micros"], batch.done) == (0, len([one for one in found if one["response"]]))
+
+
+def test_what_another_line_gives_back_at_that_moment_is_used(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = send(carla, [line("a"), line("b")])
+    opening, asked, reset = driving.open_completion, [], timezone.now()
+
+    def open_or_refuse(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise AllowanceUsedUp(resets_at=reset)
+        return opening(*arguments)
+
+    monkeypatch.setattr(driving, "open_completion", open_or_refuse)
+    driving.drive(0.3)
+    assert len(asked) == 3
+    assert (now(batch).status, BatchLine.objects.filter(status="open").count()) == ("running", 2)
 
 
 async def test_not_even_input_that_was_estimated_too_low_goes_beyond_a_limit(carla: User, runner: Runner):
