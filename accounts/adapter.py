@@ -6,15 +6,17 @@ from urllib.parse import urlsplit
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.password_reset import get_reset_password_url
 from allauth.account.models import EmailAddress
+from allauth.core import context as current
 from allauth.mfa.adapter import DefaultMFAAdapter
 from django.conf import settings
 from django.contrib import messages
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
 
-from accounts import encryption, log_in
+from accounts import asking_again, encryption, log_in
 from accounts.http import member_of, peer_of
 from accounts.joining import SignUp
 from accounts.log_in import MISMATCH
@@ -107,6 +109,22 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def get_login_stages(self) -> list[str]:
         return ["accounts.log_in_stages.CodeStage" if "mfa" in stage else stage for stage in super().get_login_stages()]
+
+    def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        """Return whether a member is asked again, as all are. allauth asks nobody who has neither a password nor a
+        second factor: they are asked in another way."""
+        request = current.request
+        if isinstance(request.user, User) and not asking_again.has_own_proof(request.user):
+            asking_again.check(request)
+            return False
+        return bool(super().is_reauthentication_required(app=app, **kwargs))
+
+    def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
+        """Return how a member can show who they are: there is always a way."""
+        found: list[dict[str, Any]] = super().get_reauthentication_methods(user)
+        if found or not user.is_authenticated:
+            return found
+        return [{"id": "otherwise", "description": "", "url": reverse("confirm_otherwise")}]
 
     def send_notification_mail(
         self, template_prefix: str, user: User, context: dict[str, Any] | None = None, email: str | None = None

@@ -22,7 +22,7 @@ from django.utils import timezone, translation
 from django.utils.translation import get_language, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts import events
+from accounts import asking_again, events
 from accounts.http import member_of, peer_of
 from accounts.joining import forget_invitation, invite
 from accounts.leaving import check_another_superuser
@@ -60,11 +60,28 @@ class CheckedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return field
 
 
+class AskingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Asks operators who they are once more before they change anything here: what they do is done to others, and an
+    open screen or a stolen session must not be enough."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        _ask(request)
+        return super().changelist_view(request, extra_context)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _ask(request)
+        return super().changeform_view(request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        _ask(request)
+        return super().delete_view(request, *args, **kwargs)
+
+
 admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
+class GroupAdmin(AskingAdmin, CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the stubs name its request otherwise
     """Only superusers make, change and delete groups: whoever enlarged one they are in would give themselves rights."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -78,7 +95,7 @@ class GroupAdmin(CheckedAdmin, DjangoGroupAdmin):  # type: ignore[misc]  # the s
 
 
 @admin.register(User)
-class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
+class UserAdmin(AskingAdmin, CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
     change_password_form = NewPasswordForm
     ordering = ("-created_at",)
     list_display = ("email", "name", "locale", "is_active", "is_staff", "created_at", "last_login")
@@ -173,6 +190,7 @@ class UserAdmin(CheckedAdmin, DjangoUserAdmin):  # type: ignore[type-arg]
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Django's page of a new password; of one's own it is the one there is for everybody."""
+        _ask(request)
         if self.get_object(request, unquote(id)) == request.user:
             return redirect("account_change_password")
         return super().user_change_password(request, id, form_url)
@@ -255,6 +273,11 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
         if User.objects.filter(email=email).exists():
             raise forms.ValidationError(_("That address has an account."))
         return email
+
+
+def _ask(request: HttpRequest) -> None:
+    if request.method == "POST":
+        asking_again.check(request)
 
 
 def _tell(user: User, letter: str, address: str = "", **context: str) -> None:

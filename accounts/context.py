@@ -6,6 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from accounts.models import User
+from accounts.social_providers import list_social_providers
 
 THEME_COOKIE = "theme"
 
@@ -15,6 +16,7 @@ def page_context(request: HttpRequest) -> dict[str, Any]:
         "site_name": settings.SITE_NAME,
         "theme": theme_of(request),
         "who_may_join": settings.SIGN_UP,
+        "social_providers": list_social_providers,  # called where a page shows them
     }
 
 

@@ -8,7 +8,7 @@ from allauth.account.models import EmailAddress, get_emailconfirmation_model
 from allauth.account.utils import get_next_redirect_url
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 from django.utils.functional import lazy
@@ -44,10 +44,11 @@ def find_by_password(request: HttpRequest, email: str, password: str) -> User | 
     peer = peer_of(request)
     limits.count(Act.LOG_IN, peer=peer, account=email)
     begun = time.monotonic()
-    user = User.objects.annotate(is_awaited=Exists(_awaited())).filter(email=normalise_email(email)).first()
+    user = User.objects.annotate(awaits=Exists(_awaited())).filter(email=normalise_email(email)).first()
+    path = get_next_redirect_url(request) or ""
     if user is None:
         make_password(password)  # takes as long as checking one
-    elif user.check_password(password) and (not user.is_awaited or _may_be_awaited(request, user)):
+    elif user.check_password(password) and (not user.awaits or _may_be_awaited(request, user, path)):
         if request.user == user or not has_second_factor(user.pk):  # else there is more to show, and then it is noted
             limits.remember_network(peer=peer, account=email)
         return user
@@ -56,20 +57,28 @@ def find_by_password(request: HttpRequest, email: str, password: str) -> User | 
     return None
 
 
-def _awaited() -> QuerySet[Any]:
-    """Return the addresses of sign-ups that wait for a confirmation, where that is required."""
+def must_wait(request: HttpRequest, user: User, path: str) -> bool:
+    """Return whether somebody who has shown in another way who they are waits for their address to be confirmed, and is
+    not on the way to that: `path` is where the log-in leads."""
+    return bool(_awaited(user.pk).exists()) and not _may_be_awaited(request, user, path)
+
+
+def _awaited(user_id: int | None = None) -> QuerySet[Any]:
+    """Return the addresses of sign-ups that wait for a confirmation, where that is required: of one user, else of those
+    of the statement around it."""
     addresses: QuerySet[Any] = EmailAddress.objects.filter(primary=True, verified=False)
     if not settings.REQUIRE_VERIFIED_EMAIL:
         return addresses.none()
-    return addresses.filter(user=OuterRef("pk"), email=OuterRef("email"))
+    if user_id is None:
+        return addresses.filter(user=OuterRef("pk"), email=OuterRef("email"))
+    return addresses.filter(user=user_id, email=F("user__email"))
 
 
-def _may_be_awaited(request: HttpRequest, user: User) -> bool:
+def _may_be_awaited(request: HttpRequest, user: User, path: str) -> bool:
     """Return whether somebody with the right password may come in before the address is confirmed: they are in already,
     or the log-in leads to the link that only the mailbox has."""
     if request.user == user:
         return True
-    path = get_next_redirect_url(request) or ""
     try:
         found = resolve(path.partition("?")[0])
     except Resolver404:

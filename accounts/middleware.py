@@ -24,7 +24,9 @@ from core.http import is_fragment
 APIS = ("/api/", "/v1/")
 OPEN_WHILE_LEAVING = frozenset(
     (
-        *("close_account", "keep_account", "account_logout", "account_reauthenticate"),
+        *("close_account", "keep_account", "account_logout"),
+        *("account_reauthenticate", "mfa_reauthenticate", "mfa_reauthenticate_webauthn", "confirm_otherwise"),
+        *("social_log_in", "github_callback", "google_callback", "microsoft_callback", "openid_connect_callback"),
         *("export_all", "transfer_progress", "download_export"),
         *("set_language", "set_theme", "terms", "status", "robots"),
     )

@@ -8,6 +8,7 @@ from allauth.account.internal.flows.login import record_authentication
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.signals import user_logged_in
 from django.db import transaction
@@ -38,12 +39,16 @@ def note_log_in(request: HttpRequest, user: User, **_signal: Any) -> None:
 @receiver(signals.password_reset)
 def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
     """Whoever has the mailbox has the account, and nobody else: the link was in a mail to its address. That holds where
-    another address was confirmed, or the row of one was left to somebody else, at the same moment or before."""
+    another address was confirmed, or the row of one was left to somebody else, at the same moment or before. Accounts
+    elsewhere let nobody in any more, either: who signed up with this address, or got in, may have connected theirs."""
     with transaction.atomic():
+        removed, _rows = SocialAccount.objects.filter(user=user).delete()
         User.objects.filter(pk=user.pk).update(email=user.email)
         EmailAddress.objects.filter(Q(user=user) ^ Q(email=user.email)).delete()
         EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
     limits.remember_network(peer=peer_of(request), account=user.email)
+    if removed:
+        events.record("social_account_removed", peer=peer_of(request), user_id=user.pk, provider="all")
     events.record("password_reset", peer=peer_of(request), user_id=user.pk)
 
 
@@ -51,6 +56,12 @@ def hand_over_account(request: HttpRequest, user: User, **_signal: Any) -> None:
 def note_password_change(request: HttpRequest, user: User, **_signal: Any) -> None:
     devices.remember_browser(request, user)
     events.record("password_changed", peer=peer_of(request), user_id=user.pk)
+
+
+@receiver(signals.password_set)
+def note_first_password(request: HttpRequest, user: User, **_signal: Any) -> None:
+    devices.remember_browser(request, user)
+    events.record("password_set", peer=peer_of(request), user_id=user.pk)
 
 
 @receiver(signals.email_changed)

@@ -1,5 +1,6 @@
 """Makes accounts, for page and API alike."""
 
+from collections.abc import Callable
 from typing import Any
 
 from allauth.account.adapter import get_adapter
@@ -39,12 +40,18 @@ def sign_up(request: HttpRequest, *, email: str, password_hash: str, invitation:
     return user
 
 
-def sign_up_by_mail(request: HttpRequest, *, email: str, **account: Any) -> None:
+def sign_up_by_mail(
+    request: HttpRequest, *, email: str, also: Callable[[User], None] | None = None, **account: Any
+) -> None:
     """Create an account that waits until its address is confirmed; a mail has the link. If another has the address, the
-    mail says that somebody tried. Whoever signs up is told the same, and in the same time."""
+    mail says that somebody tried. Whoever signs up is told the same, and in the same time. `also` is called in the
+    transaction that makes the account."""
     with equally_long():
         try:
-            user = sign_up(request, email=email, **account)
+            with transaction.atomic():
+                user = sign_up(request, email=email, **account)
+                if also is not None:
+                    also(user)
         except Conflict:
             events.record("sign_up_of_known", peer=peer_of(request), email=email)
             get_adapter().send_account_already_exists_mail(email)

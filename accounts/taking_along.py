@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from allauth.account.models import EmailAddress
+from allauth.socialaccount.models import SocialAccount
 from django.dispatch import receiver
 from django.utils.translation import gettext as _
 
@@ -43,9 +44,11 @@ def parts_of_account(user: User, **_signal: Any) -> Iterator[ExportPart]:
 def _profile_of(user: User) -> dict[str, Any]:
     addresses = EmailAddress.objects.filter(user=user).order_by("pk").values("email", "verified", "primary")
     log_ins = TokenFamily.objects.filter(user=user).order_by("expires_at").values("id", "expires_at")
+    connected = SocialAccount.objects.filter(user=user).order_by("pk")
     return {
         **{name: getattr(user, name) for name in _PROFILE},
         "roles": list(user.groups.order_by("name").values_list("name", flat=True)),
         "email_addresses": list(addresses),
         "api_log_ins": list(log_ins[:1_000]),
+        "connected_accounts": list(connected.values("provider", "uid", "extra_data", "date_joined", "last_login")),
     }

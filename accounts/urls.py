@@ -1,9 +1,11 @@
+from allauth.account import views as allauth_views
+from allauth.account.decorators import reauthentication_required
 from allauth.mfa.base import views as mfa_views
 from allauth.mfa.webauthn import views as passkey_views
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from accounts import views
+from accounts import social_views, views
 
 urlpatterns = [
     path("accounts/email/", views.change_email, name="account_email"),
@@ -21,7 +23,31 @@ urlpatterns = [
         passkey_views.reauthenticate_webauthn,
         name="mfa_reauthenticate_webauthn",
     ),
-    path("accounts/2fa/webauthn/keys/<int:pk>/remove/", passkey_views.remove_webauthn, name="mfa_remove_webauthn"),
+    path("accounts/2fa/webauthn/keys/<int:pk>/remove/", views.remove_passkey, name="mfa_remove_webauthn"),
+    path("accounts/confirm-otherwise/", social_views.confirm_otherwise, name="confirm_otherwise"),
+    # Who has no password: whoever has their session must not give them one.
+    path(
+        "accounts/password/set/",
+        reauthentication_required(allauth_views.password_set),
+        name="account_set_password",
+    ),
+    path("accounts/with/sign-up/", social_views.social_sign_up, name="socialaccount_signup"),
+    path("accounts/with/<str:provider_id>/", social_views.social_log_in, name="social_log_in"),
+    # Where providers send people back to, as allauth has these addresses: operators have typed them there.
+    *(
+        path(
+            f"accounts/{provider}/login/callback/",
+            social_views.social_callback,
+            {"provider_id": provider},
+            name=f"{provider}_callback",
+        )
+        for provider in ("github", "google", "microsoft")
+    ),
+    path(
+        "accounts/oidc/<str:provider_id>/login/callback/", social_views.social_callback, name="openid_connect_callback"
+    ),
+    path("settings/connections/", social_views.connections_page, name="socialaccount_connections"),
+    path("settings/connections/<int:account_id>/remove/", social_views.disconnect_account, name="disconnect_account"),
     path("accounts/", include("allauth.account.urls")),
     path("settings/", views.profile, name="profile"),
     path("settings/devices/", views.devices_page, name="devices"),

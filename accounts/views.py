@@ -17,6 +17,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import logout
 from django.contrib.auth.decorators import login_required
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.template.response import TemplateResponse
@@ -35,6 +36,7 @@ from accounts.limits import Act
 from accounts.log_in_stages import forget_void_log_in
 from accounts.middleware import use_locale_of
 from accounts.models import User, normalise_email
+from accounts.social import LastWayIn, check_leaves_a_way_in
 from core.errors import DomainError
 
 YEAR_SECONDS = 365 * 24 * 3600
@@ -117,6 +119,20 @@ def add_passkey(request: HttpRequest) -> HttpResponse:
     credential = form.cleaned_data["credential"]
     _passkey, codes = passkey_flows.add_authenticator(request, form.cleaned_data["name"], credential)
     return redirect("mfa_view_recovery_codes" if codes else "mfa_index")
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove_passkey(request: HttpRequest, pk: int) -> HttpResponse:
+    """allauth's, unless nothing would be left that lets the member in."""
+    try:
+        with transaction.atomic():
+            check_leaves_a_way_in(member_of(request), passkey_id=pk)
+            response: HttpResponse = passkey_views.remove_webauthn(request, pk=pk)
+    except LastWayIn as error:
+        messages.error(request, str(error.message))
+        return redirect("mfa_index")
+    return response
 
 
 def log_in_by_passkey(request: HttpRequest) -> HttpResponse:

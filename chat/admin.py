@@ -20,6 +20,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
+from accounts import asking_again
 from accounts.http import member_of, peer_of
 from billing.spending import SpendingToday
 from chat.errors import sentence_for
@@ -337,7 +338,9 @@ class StaffReadingAdmin(ReadOnlyAdmin):
         return request.user.has_perm("chat.add_staffreading")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """One button: it opens the conversation."""
+        """One button: it opens the conversation, for who has just shown once more who they are."""
+        if request.method == "POST":
+            asking_again.check(request)
         one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}
         return super().add_view(request, form_url, {**(extra_context or {}), **one_button})
 

@@ -7,6 +7,7 @@ from typing import Any
 from allauth.account.decorators import secure_admin_login
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django.conf import settings
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.core.exceptions import PermissionDenied
@@ -46,7 +47,7 @@ SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),
 )
 """What the first page and the bar beside every page lead to. A table that is in none of them comes last."""
-HIDDEN = (EmailAddress, Authenticator)
+HIDDEN = (EmailAddress, Authenticator, SocialAccount, SocialApp, SocialToken)
 """Tables of libraries: what an operator needs of them is on the pages of users."""
 
 

@@ -1,10 +1,12 @@
 """System checks of our own settings, for `manage.py check`, most of them with `--deploy`."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from core.loopback import is_loopback
 from history import embeddings
 
 MIN_KEY_LENGTH = 50
@@ -73,3 +75,34 @@ def check_token_key(**_kwargs: Any) -> list[CheckMessage]:
             id="tertulia.E002",
         )
     ]
+
+
+@register()
+def check_log_in_elsewhere(**_kwargs: Any) -> list[CheckMessage]:
+    """Half a provider is none: its button would be missing, and nobody would say why."""
+    wanted = {
+        "GOOGLE": (settings.GOOGLE_CLIENT_ID, settings.GOOGLE_CLIENT_SECRET),
+        "GITHUB": (settings.GITHUB_CLIENT_ID, settings.GITHUB_CLIENT_SECRET),
+        "MICROSOFT": (settings.MICROSOFT_CLIENT_ID, settings.MICROSOFT_CLIENT_SECRET),
+        "OPENID": (settings.OPENID_CLIENT_ID, settings.OPENID_CLIENT_SECRET, settings.OPENID_SERVER_URL),
+    }
+    found: list[CheckMessage] = [
+        Error(
+            f"{name}_CLIENT_ID, {name}_CLIENT_SECRET{' and OPENID_SERVER_URL' if name == 'OPENID' else ''} belong "
+            "together, and one is missing: nobody can log in with it.",
+            hint="docs/sign-in.md says what to type where",
+            id="tertulia.E005",
+        )
+        for name, values in wanted.items()
+        if any(values) and not all(values)
+    ]
+    address = urlsplit(settings.OPENID_SERVER_URL)
+    if settings.OPENID_SERVER_URL and address.scheme != "https" and not is_loopback(address.hostname or ""):
+        found.append(
+            Error(
+                "OPENID_SERVER_URL is not https: whoever is on the way could log in as anybody.",
+                hint="Write it like https://id.example.com",
+                id="tertulia.E006",
+            )
+        )
+    return found

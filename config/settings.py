@@ -61,6 +61,11 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.github",
+    "allauth.socialaccount.providers.google",
+    "allauth.socialaccount.providers.microsoft",
+    "allauth.socialaccount.providers.openid_connect",
     "csp",
     "rest_framework",
     "drf_spectacular",  # for `manage.py spectacular`, and `check --deploy`: it imports nothing else before it is asked
@@ -189,7 +194,8 @@ CONTENT_SECURITY_POLICY: dict[str, dict[str, list[Any]]] = {
         "connect-src": ["'self'"],
         "frame-src": ["'self'"],  # for diagrams, under a policy of their own (config/pages.py)
         "manifest-src": ["'self'"],
-        "form-action": ["'self'"],  # a checkout too: a page of ours leads on to the gateway's (billing/pages/views.py)
+        # A checkout and a log-in elsewhere too: a page of ours leads on to it (accounts/social_views.py).
+        "form-action": ["'self'"],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     },
@@ -358,6 +364,48 @@ MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_TOLERANCE = 1  # half a minute that a telephone's clock may be off
 ADMIN_REQUIRES_SECOND_FACTOR = env.bool("ADMIN_REQUIRES_SECOND_FACTOR", default=not DEBUG)
 MFA_ALLOW_UNVERIFIED_EMAIL = True  # accounts/second_factor.py asks for the member's own address to be confirmed
+
+# Accounts elsewhere that let people in here (docs/sign-in.md): each where its id and its secret are set. `manage.py
+# check` tells of one without the other. They are known to allauth by these settings alone, and by no rows.
+GOOGLE_CLIENT_ID = env("GOOGLE_CLIENT_ID", default="")
+GOOGLE_CLIENT_SECRET = env("GOOGLE_CLIENT_SECRET", default="")
+GITHUB_CLIENT_ID = env("GITHUB_CLIENT_ID", default="")
+GITHUB_CLIENT_SECRET = env("GITHUB_CLIENT_SECRET", default="")
+MICROSOFT_CLIENT_ID = env("MICROSOFT_CLIENT_ID", default="")
+MICROSOFT_CLIENT_SECRET = env("MICROSOFT_CLIENT_SECRET", default="")
+MICROSOFT_TENANT = env("MICROSOFT_TENANT", default="common")  # common: any account; else one organisation's
+OPENID_NAME = env("OPENID_NAME", default="OpenID")  # what the button says
+OPENID_SERVER_URL = env("OPENID_SERVER_URL", default="").rstrip("/")
+OPENID_CLIENT_ID = env("OPENID_CLIENT_ID", default="")
+OPENID_CLIENT_SECRET = env("OPENID_CLIENT_SECRET", default="")
+SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {}
+
+
+def social_app(name: str, client_id: str, secret: str, provider_id: str = "", **more: str) -> dict[str, Any]:
+    found = {"name": name, "client_id": client_id, "secret": secret, "provider_id": provider_id}
+    return {"APPS": [found | {"settings": {"oauth_pkce_enabled": True, **more}}]}
+
+
+if GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET:
+    SOCIALACCOUNT_PROVIDERS["google"] = social_app("Google", GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET)
+if GITHUB_CLIENT_ID and GITHUB_CLIENT_SECRET:
+    SOCIALACCOUNT_PROVIDERS["github"] = social_app("GitHub", GITHUB_CLIENT_ID, GITHUB_CLIENT_SECRET)
+if MICROSOFT_CLIENT_ID and MICROSOFT_CLIENT_SECRET:
+    SOCIALACCOUNT_PROVIDERS["microsoft"] = social_app(
+        "Microsoft", MICROSOFT_CLIENT_ID, MICROSOFT_CLIENT_SECRET, tenant=MICROSOFT_TENANT
+    )
+if OPENID_SERVER_URL and OPENID_CLIENT_ID and OPENID_CLIENT_SECRET:
+    SOCIALACCOUNT_PROVIDERS["openid_connect"] = social_app(
+        OPENID_NAME, OPENID_CLIENT_ID, OPENID_CLIENT_SECRET, "openid", server_url=OPENID_SERVER_URL
+    )
+SOCIALACCOUNT_ADAPTER = "accounts.social_adapter.SocialAdapter"
+SOCIALACCOUNT_FORMS = {"signup": "accounts.social_forms.SocialSignUpForm"}
+SOCIALACCOUNT_AUTO_SIGNUP = False  # the terms are accepted first
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_LOGIN_ON_GET = False
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False  # an address lets nobody in: docs/adr/0029-social-log-in.md
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = urlsplit(SITE_URL).scheme  # of the addresses that providers send people back to
+
 ACCESS_TOKEN_EXPIRE_MINUTES = env.int("ACCESS_TOKEN_EXPIRE_MINUTES", default=30)
 REFRESH_TOKEN_EXPIRE_DAYS = env.int("REFRESH_TOKEN_EXPIRE_DAYS", default=14)
 SIGN_UPS_PER_HOUR = env.int("SIGN_UPS_PER_HOUR", default=30)  # from one network address

@@ -36,6 +36,7 @@ from core.caching import RECHECK_SECONDS  # noqa: E402
 from history import tree  # noqa: E402
 from history.models import Turn, new_id  # noqa: E402
 from testbed import many_turns  # noqa: E402
+from testbed.sessions import asked_again  # noqa: E402
 
 
 def prepare() -> None:
@@ -83,6 +84,7 @@ def create_sessions(access_tokens: list[Any]) -> list[str]:
         session[SESSION_KEY] = str(user.pk)
         session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
         session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        session.update(asked_again(user))
         session.save()
         keys.append(session.session_key)
     return keys

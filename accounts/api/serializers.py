@@ -67,6 +67,7 @@ class LogInSerializer(serializers.Serializer[dict[str, str]]):
 
 class CloseSerializer(serializers.Serializer[dict[str, str]]):
     password = serializers.CharField(trim_whitespace=False)
+    code = serializers.CharField(required=False, max_length=20, default="", allow_blank=True)
 
 
 class RegisterSerializer(serializers.ModelSerializer[User]):

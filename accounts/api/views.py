@@ -3,9 +3,10 @@
 from django.conf import settings
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from rest_framework import permissions, serializers, status
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
@@ -33,9 +34,18 @@ from accounts.models import User
 from accounts.second_factor import WRONG_CODE, find_by_code, has_second_factor
 from accounts.sign_up import hash_new_password, sign_up, sign_up_by_mail
 from accounts.tokens import RefreshToken, access_token_of, begin_family, end_family, renew
+from core.errors import DomainError
 from core.operations import Operation, described
 
 TOKENS_EXAMPLE = {"access": "eyJhbGciOi…", "refresh": "eyJhbGciOi…"}
+
+
+class NoPassword(DomainError):
+    """Who logs in with an account elsewhere shows who they are on the pages."""
+
+    code = "no_password"
+    status = 403
+    message = gettext_lazy("This account has no password. Close it on the pages of this site.")
 
 
 def tokens_for(user: User, request: Request | None = None) -> TokensBody:
@@ -111,7 +121,7 @@ def login(request: Request) -> Response:
     if user is None or not user.is_active:
         raise AuthenticationFailed(str(MISMATCH), code="no_active_account")
     if has_second_factor(user.pk):
-        _check_code(user, given["code"], peer_of(request))
+        _check_code(user, given["code"], peer_of(request), refused_with=status.HTTP_401_UNAUTHORIZED)
         limits.remember_network(peer=peer_of(request), account=user.email)
     check_not_leaving(user)
     events.record("log_in", peer=peer_of(request), user_id=user.pk)
@@ -181,7 +191,13 @@ def logout_everywhere(request: Request) -> Response:
         "Close your account.",
         takes=CloseSerializer,
         answers={202: ClosingBody},
-        refuses=(LastSuperuser,),
+        refuses=(
+            LastSuperuser,
+            NoPassword,
+            (403, "second_factor_required"),
+            (403, "second_factor_wrong"),
+            CannotDecrypt,
+        ),
     ),
 )
 @api_view(["GET", "PATCH", "DELETE"])
@@ -189,15 +205,20 @@ def logout_everywhere(request: Request) -> Response:
 def me(request: Request) -> Response:
     """Your account; PATCH changes `name`, `locale`, `time_zone`, `theme` and `keep_history_days`.
 
-    DELETE closes it, with your `password`: 202 with `closes_at`, until when it can be kept on the pages of the site.
+    DELETE closes it, with your `password`, and `code` where the account has a second factor: 202 with `closes_at`,
+    until when it can be kept on the pages of the site.
     """
     user = request.user
     assert isinstance(user, User)
     if request.method == "DELETE":
         asked = CloseSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
+        if not user.has_usable_password():
+            raise NoPassword
         if find_by_password(request._request, user.email, asked.validated_data["password"]) != user:
             raise serializers.ValidationError({"password": [_("That is not your password.")]})
+        if has_second_factor(user.pk):
+            _check_code(user, asked.validated_data["code"], peer_of(request), refused_with=status.HTTP_403_FORBIDDEN)
         closes_at = begin_leaving(user, peer=peer_of(request))
         return Response({"closes_at": closes_at}, status=status.HTTP_202_ACCEPTED)
     if request.method == "PATCH":
@@ -207,11 +228,18 @@ def me(request: Request) -> Response:
     return Response(MeSerializer(user).data)
 
 
-def _check_code(user: User, code: str, peer: str) -> None:
+def _check_code(user: User, code: str, peer: str, *, refused_with: int) -> None:
+    """Raise a refusal with this status unless the code is right: a 401 would have a client throw its token away."""
     if not code:
         sentence = _("This account has a second factor: send the code of its app, or a recovery code, as `code`.")
-        raise AuthenticationFailed(sentence, code="second_factor_required")
+        raise _refusal(refused_with, sentence, code="second_factor_required")
     found = find_by_code(user, code, peer=peer)
     if found is None:
-        raise AuthenticationFailed(str(WRONG_CODE), code="second_factor_wrong")
+        raise _refusal(refused_with, str(WRONG_CODE), code="second_factor_wrong")
     found.record_usage()
+
+
+def _refusal(refused_with: int, sentence: str, *, code: str) -> APIException:
+    return (AuthenticationFailed if refused_with == status.HTTP_401_UNAUTHORIZED else PermissionDenied)(
+        sentence, code=code
+    )

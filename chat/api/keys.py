@@ -7,6 +7,7 @@ from rest_framework.decorators import api_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.asking_again import AskedAgain, check_session
 from accounts.http import member_of, peer_of, user_id_of
 from accounts.keys import NothingToKeep, TooManyKeys, access_key, list_keys, make_key, revoke_key
 from billing.entitlements import check_api
@@ -41,7 +42,7 @@ KEY_EXAMPLE = {
         "Make an API key.",
         takes=NewKeySerializer,
         answers={201: MadeKeySerializer},
-        refuses=(Conflict, NotFound, NothingToKeep, TooManyKeys),
+        refuses=(AskedAgain, Conflict, NotFound, NothingToKeep, TooManyKeys),
         example={"name": "Nightly job", "scopes": ["chat"], "monthly_credits": 500},
         answer_example=KEY_EXAMPLE,
     ),
@@ -53,6 +54,7 @@ def api_keys(request: Request) -> Response:
         context = {"used_micros": used_by_parts(user_id_of(request))}
         found = ApiKeySerializer(list_keys(user_id_of(request)), many=True, context=context)
         return Response({"results": found.data, "next": None})
+    check_session(request)
     check_api(user_id_of(request))
     serializer = NewKeySerializer(data=request.data)
     serializer.is_valid(raise_exception=True)

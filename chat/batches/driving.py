@@ -55,6 +55,8 @@ MOST_WAITING = 8
 PORTION_SECONDS = 10.0
 """After so long the worker hands on, and files and imports get their turn."""
 PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+"""A batch in which nothing was to be done is left alone for a while, which grows: many may wait for slow answers."""
 LOOK_SECONDS = 3.0
 """How often it is asked whether the batch may go on, and a sign of life is written."""
 LOST_AFTER = dt.timedelta(seconds=5)
@@ -131,6 +133,8 @@ def _drive_once(drivers: "dict[UUID, _Driver]", open_ids: list[UUID]) -> bool:
             if batch is None:
                 continue
             drivers[pk] = _Driver(batch)
+        if drivers[pk].rests:
+            continue
         try:
             is_done |= drivers[pk].step(share=max(1, LINES_OF_SITE // len(open_ids)))
         except BatchLost:
@@ -139,6 +143,7 @@ def _drive_once(drivers: "dict[UUID, _Driver]", open_ids: list[UUID]) -> bool:
             logger.warning("Store unreachable", extra={"batch_id": pk})
         except Exception:
             logger.exception("Batch not moved on", extra={"batch_id": pk})
+            drivers.pop(pk).close()  # and it is not left to others before CLAIM_LASTS
     return is_done
 
 
@@ -148,15 +153,30 @@ class _Driver:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._looked_at = -LOOK_SECONDS
+        self._pause_seconds = PAUSE_SECONDS
+        self._rests_until = 0.0
         self._file: IO[bytes] | None = None
         self._key: ApiKey | None = None
         self._at_once = 1
         self._refused_alone = 0
         self._locale = settings.LANGUAGE_CODE
 
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() < self._rests_until
+
     def step(self, *, share: int) -> bool:
         """Do what there is to do now; return whether anything was. Raises BatchLost, and what stores raise that are
         away."""
+        is_done = False
+        try:
+            is_done = self._step(share)
+        finally:
+            self._pause_seconds = PAUSE_SECONDS if is_done else min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
+            self._rests_until = 0.0 if is_done else time.monotonic() + self._pause_seconds
+        return is_done
+
+    def _step(self, share: int) -> bool:
         if time.monotonic() - self._looked_at > LOOK_SECONDS and not self._look():
             return True
         batch = self._batch

@@ -11,6 +11,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.asking_again import AskedAgain, check_session
 from accounts.http import user_id_of
 from accounts.keys import open_to_keys
 from accounts.models import ApiKey
@@ -84,7 +85,9 @@ def one_import(request: Request, import_id: UUID) -> Response:
 @described(
     "Taking along",
     GET=Operation("listExports", "List your last exports of everything.", answers={200: Rows(ExportSerializer)}),
-    POST=Operation("beginExport", "Export everything.", answers={202: ExportSerializer}, refuses=(TransferRunning,)),
+    POST=Operation(
+        "beginExport", "Export everything.", answers={202: ExportSerializer}, refuses=(AskedAgain, TransferRunning)
+    ),
 )
 @api_view(["GET", "POST"])
 def exports(request: Request) -> Response:
@@ -93,6 +96,7 @@ def exports(request: Request) -> Response:
     if request.method == "GET":
         found = ExportSerializer(states.list_of(Export, owner_id), many=True)
         return Response({"results": found.data, "next": None})
+    check_session(request)
     return Response(ExportSerializer(begin_export(owner_id)).data, status=status.HTTP_202_ACCEPTED)
 
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import msgspec
+from allauth.account.decorators import reauthentication_required
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.files.uploadedfile import UploadedFile
@@ -69,6 +70,7 @@ def progress(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth's
 def export_all(request: HttpRequest) -> HttpResponse:
     """Begin an export of everything. One that is running already is as good."""
     try:

@@ -9,6 +9,9 @@ from django.core import mail
 from django.test import Client
 from rest_framework.test import APIClient
 
+from accounts.models import User
+from testbed.sessions import asked_again
+
 PASSWORD = "una clave larga"
 WRONG = "otra clave larga"
 
@@ -49,6 +52,14 @@ def sign_up_by_page(email: str, password: str = PASSWORD, *, peer: str = "192.0.
 
 def ask_for_reset(email: str, *, peer: str = "192.0.2.1"):
     return Client(REMOTE_ADDR=peer).post("/accounts/password/reset/", {"email": email})
+
+
+def ask_again(browser: Client, user: User) -> Client:
+    """Have somebody who is logged in have just shown once more who they are; return their browser."""
+    session = browser.session
+    session.update(asked_again(user))
+    session.save()
+    return browser
 
 
 def links_in(message: mail.EmailMessage) -> list[str]:

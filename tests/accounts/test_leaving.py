@@ -120,7 +120,7 @@ def test_who_closes_their_account_is_out_at_once_and_may_come_back_to_one_page(c
 
 def test_everything_is_exported_before_and_during_the_grace(carla: User):
     close(carla)
-    client = logged_in(carla)
+    client = confirmed(carla)
     assert client.post("/settings/import-export/export/", follow=True).redirect_chain[-1][0] == PAGE
     page = client.get(PAGE)
     assert "Progress of the export" in page.text

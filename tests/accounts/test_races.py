@@ -15,7 +15,7 @@ from accounts.adapter import AccountAdapter
 from accounts.models import User
 from accounts.sessions import SessionStore
 from core.redis_clients import Cache, sync_redis
-from tests.accounts.doors import PASSWORD, ask_for_reset, links_in, log_in_by_api
+from tests.accounts.doors import PASSWORD, ask_again, ask_for_reset, links_in, log_in_by_api
 from tests.billing.together import together
 
 pytestmark = pytest.mark.stores
@@ -71,7 +71,7 @@ def by_change(user: User) -> None:
 def by_operator(user: User) -> None:
     operator = User.objects.create(email="other@example.com", is_staff=True, is_superuser=True)
     asked = {"password1": NEW_PASSWORD, "password2": NEW_PASSWORD, "usable_password": "true"}
-    browser_of(operator).post(f"/admin/accounts/user/{user.pk}/password/", asked)
+    ask_again(browser_of(operator), operator).post(f"/admin/accounts/user/{user.pk}/password/", asked)
 
 
 @pytest.mark.parametrize("door", [by_reset, by_change, by_operator])

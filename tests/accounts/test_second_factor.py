@@ -18,6 +18,7 @@ from core.redis_clients import sync_redis
 from tests.accounts.doors import (
     PASSWORD,
     WRONG,
+    ask_again,
     ask_for_reset,
     log_in_by_page,
     reset_password,
@@ -371,6 +372,7 @@ def test_recovery_codes_are_shown_after_the_password_alone(ana, app, member):
 def test_an_operator_removes_it_for_who_lost_everything(ana, app, olga):
     operator = Client()
     operator.force_login(olga)
+    ask_again(operator, olga)
     fields = {"action": "remove_second_factors", "_selected_action": [ana.pk]}
     operator.post("/admin/accounts/user/", fields)
     assert not Authenticator.objects.exists()
@@ -387,6 +389,7 @@ def test_an_operator_without_all_rights_removes_no_other_operators(ana, olga):
     ana.user_permissions.set(Permission.objects.filter(codename__in=("view_user", "change_user")))
     operator = Client()
     operator.force_login(ana)
+    ask_again(operator, ana)
     operator.post("/admin/accounts/user/", {"action": "remove_second_factors", "_selected_action": [olga.pk]})
     assert Authenticator.objects.filter(user=olga).exists()
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -66,7 +67,7 @@ ASKED, FILE = "pregunta-delatora", "archivo-delator"
 SECRETS = (
     *(EMAIL, NEW_EMAIL, NAME, ASKED, FILE),
     *("lote-delator", "aviso-delator", "archivo-de-lote-delator"),
-    *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator"),
+    *("carpeta-delatora", "instrucciones-delatoras", "llave-delatora", "factor-delator", "cuenta-delatora"),
 )
 PAID = ("impuesto-delator", "recibo-delator", "queja-delatora", "pagador@secreta.example")
 
@@ -114,6 +115,7 @@ def be_dealt_with_by_the_staff_and_be_of_it(user: User, olga: User, conversation
 def have_a_second_factor(user: User) -> None:
     """After the log-ins, which would ask for it."""
     Authenticator.objects.create(user=user, type=Authenticator.Type.TOTP, data={"secret": "factor-delator"})
+    SocialAccount.objects.create(user=user, provider="google", uid="cuenta-delatora", extra_data={"name": EMAIL})
 
 
 def use_pages_and_programs(user: User) -> str:

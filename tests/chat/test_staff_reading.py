@@ -20,6 +20,7 @@ from config.roles import load_roles
 from history import trash
 from history.models import Conversation, new_id
 from history.progress import Outcome
+from tests.accounts.doors import ask_again
 from tests.chat.asking import ask
 
 pytestmark = pytest.mark.usefixtures("catalog")
@@ -38,7 +39,7 @@ def staff(role: str, email: str = "") -> User:
 def browser_of(user: User) -> Client:
     client = Client()
     client.force_login(user)
-    return client
+    return ask_again(client, user)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from allauth.socialaccount.models import SocialAccount
 from django.core.files.storage import storages
 from django.utils import timezone
 from pytest_django import Settings
@@ -92,6 +93,7 @@ def test_an_export_has_everything(carla: User, bo: User):
     StaffReading.objects.create(
         user=carla, conversation_id=conversation.pk, staff_email="s@example.com", reason="Ayuda", expires_at=now
     )
+    SocialAccount.objects.create(user=carla, provider="google", uid="7", extra_data={"name": "carla there"})
     bought(carla)
     change_plans(has_batches=True)
     batch = cancel_batch(send(carla, [line("a")], start=False))
@@ -118,6 +120,7 @@ def test_an_export_has_everything(carla: User, bo: User):
         *(f"billing/{name}.json" for name in ("account", "subscriptions", "payments", "checkouts", "periods")),
     }
     assert (read("profile.json")["email"], read("profile.json")["name"]) == (carla.email, "Carla")
+    assert [one["extra_data"]["name"] for one in read("profile.json")["connected_accounts"]] == ["carla there"]
     assert [(key["name"], key["scopes"]) for key in read("api-keys.json")] == [("cron", ["chat"])]
     assert [one["instructions"] for one in read("folders.json")] == ["En verso."]
     assert read("shares.json")[0]["url"].startswith(f"{site.SITE_URL}/share/")

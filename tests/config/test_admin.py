@@ -27,7 +27,7 @@ from config.admin import SECTIONS
 from history import progress
 from history.models import Turn
 from history.progress import Outcome
-from tests.accounts.doors import ask_for_reset, reset_password
+from tests.accounts.doors import ask_again, ask_for_reset, reset_password
 from tests.accounts.factors import set_up
 from tests.history.growing import ask, begin
 
@@ -41,7 +41,7 @@ QUESTION, ANSWER, REASONING = "pregunta-secreta", "respuesta-secreta", "pensamie
 def operator(olga):
     client = Client(HTTP_ACCEPT_LANGUAGE="en")
     client.force_login(olga)
-    return client
+    return ask_again(client, olga)
 
 
 @pytest.fixture
@@ -165,6 +165,7 @@ def test_who_may_change_people_gives_nobody_rights_and_changes_no_other_operator
     clerk.user_permissions.set(people)
     client = Client(HTTP_ACCEPT_LANGUAGE="en")
     client.force_login(clerk)
+    ask_again(client, clerk)
     profile = {"name": "Otra", "locale": "es", "time_zone": "UTC", "theme": "system", "is_active": "on"}
     rights = {
         "is_staff": "on",
@@ -241,6 +242,7 @@ def test_nobody_enlarges_the_group_they_are_in(catalog):
     clerk.groups.add(group)
     client = Client()
     client.force_login(clerk)
+    ask_again(client, clerk)
     body = {"name": "Clerks", "permissions": list(Permission.objects.values_list("pk", flat=True))}
     assert client.get(f"/admin/auth/group/{group.pk}/change/").status_code == 200  # to be read
     for path, fields in (("add", body | {"name": "New"}), (f"{group.pk}/change", body), (f"{group.pk}/delete", {})):

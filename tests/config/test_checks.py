@@ -52,3 +52,15 @@ def test_search_by_meaning_without_its_package_or_processor_is_refused(found, se
     assert not embeddings.is_on()
     with pytest.raises(SystemCheckError):
         call_command("check")
+
+
+def test_half_a_provider_of_accounts_and_one_that_anybody_can_play_are_refused(found, settings):
+    settings.GOOGLE_CLIENT_ID = "id"
+    assert found() == ["tertulia.E005"]
+    settings.GOOGLE_CLIENT_SECRET = "secret"
+    settings.OPENID_CLIENT_ID = settings.OPENID_CLIENT_SECRET = "both"
+    assert found() == ["tertulia.E005"]
+    settings.OPENID_SERVER_URL = "http://id.example.com"
+    assert found() == ["tertulia.E006"]
+    settings.OPENID_SERVER_URL = "https://id.example.com"
+    assert found() == []

@@ -6,6 +6,7 @@ from pathlib import Path
 from django.conf import settings
 from rest_framework import exceptions
 
+from accounts.social import ConnectedElsewhere, LastWayIn
 from billing import errors as billing_errors
 from chat.batches.refusals import ENDINGS, FILE_REFUSALS, LINE_PROBLEMS
 from chat.batches.results import LOST
@@ -24,8 +25,8 @@ OF_PAGES = (
     *(billing_errors.GatewaySilent, billing_errors.GatewayDeclined),
 )
 """What is bought and paid on the pages alone."""
-ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost, AboveLimit}
-"""And what the socket alone says, and a turn, and a batch."""
+ELSEWHERE = {*OF_PAGES, BadCommand, AskedLost, AboveLimit, ConnectedElsewhere, LastWayIn}
+"""And what the socket alone says, a turn, a batch, and the page of ways to log in."""
 OTHERWISE = {"error", "not_acceptable", "throttled"}
 """What REST framework has and config/api.py says in other words, and what nobody answers."""
 OF_FIELDS = {"unique", "password_too_common", "password_too_similar"}

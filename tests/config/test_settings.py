@@ -98,6 +98,30 @@ def test_celery_finds_redis_where_the_others_do_and_believes_no_certificate_more
     assert [tuple(broker) for broker in json.loads(done.stdout)] == list(addresses.values())
 
 
+READ_PROVIDERS = """
+import json
+from config import settings
+found = {kind: one["APPS"][0] for kind, one in settings.SOCIALACCOUNT_PROVIDERS.items()}
+print(json.dumps([found, settings.SOCIALACCOUNT_STORE_TOKENS, settings.SOCIALACCOUNT_LOGIN_ON_GET]))
+"""
+
+
+def test_a_provider_of_accounts_is_switched_on_by_both_of_its_settings(tmp_path: Path):
+    environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "GITHUB_CLIENT_ID": "half"}
+    environment |= {"MICROSOFT_CLIENT_ID": "id", "MICROSOFT_CLIENT_SECRET": "secret", "OPENID_NAME": "House"}
+    environment |= {"OPENID_CLIENT_ID": "i", "OPENID_CLIENT_SECRET": "s", "OPENID_SERVER_URL": "https://id.example/"}
+    command = [sys.executable, "-c", READ_PROVIDERS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found, *kept = json.loads(done.stdout)
+    assert kept == [False, False]
+    assert {kind: (app["name"], app["client_id"]) for kind, app in found.items()} == {
+        "microsoft": ("Microsoft", "id"),
+        "openid_connect": ("House", "i"),
+    }
+    assert found["microsoft"]["settings"] == {"oauth_pkce_enabled": True, "tenant": "common"}
+    assert found["openid_connect"]["settings"]["server_url"] == "https://id.example"
+
+
 def test_people_of_a_domain_prove_that_its_mail_reaches_them(tmp_path: Path):
     environment = {"SECRET_KEY": "x" * 50, "DATA_DIR": str(tmp_path), "DEBUG": "true", "SIGN_UP": "domains"}
     environment |= {"SIGN_UP_DOMAINS": "example.com"}

@@ -11,6 +11,7 @@ from playwright.async_api import Browser, async_playwright, expect
 from config.embedded.simulated_mercadopago import SimulatedMercadoPago
 from config.embedded.simulated_stripe import SimulatedStripe
 from tests.e2e.browsing import ANSWER_MS, OPEN, Person, Tab
+from tests.fakes.identity import CLIENT_ID, CLIENT_SECRET, IdentityProvider
 from tests.fakes.proxy import CuttingProxy
 from tests.processes.stores import TestedSite, run_site
 
@@ -42,6 +43,7 @@ MODELS = [
     "status-503",
 ]
 PEOPLE = 150
+WHAT = ("ID", "SECRET")
 SECRET, WEBHOOK = "whsec_of-the-browser-tests", "4a0c6a52-8f0c-4a4e-9d4b-0c8a6f9c2b11"
 
 
@@ -66,9 +68,16 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def site(browser: Browser, request: pytest.FixtureRequest) -> Iterator[TestedSite]:
+def identities() -> Iterator[IdentityProvider]:
+    """The OpenID server of the site."""
+    with IdentityProvider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def site(browser: Browser, identities: IdentityProvider, request: pytest.FixtureRequest) -> Iterator[TestedSite]:
     """Two web processes, a runner, a worker, a Valkey, a provider that plays what its model's name says, and both
-    payment gateways, simulated in this process."""
+    payment gateways, simulated in this process; buttons of all providers of accounts, of which one is there."""
     stripe, mercado_pago = SimulatedStripe(notice_secret=SECRET), SimulatedMercadoPago(notice_secret=SECRET)
     with stripe.serve() as stripe_url, mercado_pago.serve() as mercado_pago_url:
         payments = {
@@ -83,7 +92,10 @@ def site(browser: Browser, request: pytest.FixtureRequest) -> Iterator[TestedSit
             "MERCADOPAGO_COUNTRY": "MX",
             "MERCADOPAGO_MODE": "test",
         }
-        with run_site(MODELS, webs=2, runners=1, MAX_TOKENS="20000", **payments) as found:
+        accounts = {f"{name}_CLIENT_{what}": "nobody" for name in ("GOOGLE", "GITHUB", "MICROSOFT") for what in WHAT}
+        accounts |= {"OPENID_NAME": "Our House", "OPENID_SERVER_URL": identities.url}
+        accounts |= {"OPENID_CLIENT_ID": CLIENT_ID, "OPENID_CLIENT_SECRET": CLIENT_SECRET}
+        with run_site(MODELS, webs=2, runners=1, MAX_TOKENS="20000", **payments, **accounts) as found:
             stripe.notice_url = f"http://127.0.0.1:{found.port()}/stripe/webhook/{WEBHOOK}/"
             mercado_pago.notice_url = f"http://127.0.0.1:{found.port()}/webhooks/mercadopago/"
             yield found

@@ -55,6 +55,8 @@ async def test_an_account_is_closed_and_kept(browser: Browser, site: TestedSite)
         assert await violations(page) == []
         await tab.picture("account-closing")
         await page.get_by_role("button", name="Export everything").click()
+        await page.locator("input[name=password]").fill(PASSWORD)
+        await page.locator("input[name=password]").press("Enter")
         await expect(page.get_by_role("link", name="Download")).to_be_visible()
         assert await violations(page) == []
         async with page.expect_download() as download:

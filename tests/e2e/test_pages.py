@@ -56,6 +56,7 @@ OWN = {
     "e-mail": "/accounts/email/",
     "password": "/accounts/password/change/",
     "second factor": "/accounts/2fa/",
+    "connections": "/settings/connections/",
     "devices": "/settings/devices/",
     "log-out": "/accounts/logout/",
     "shortcuts": "/shortcuts/",

@@ -10,6 +10,7 @@ from playwright.async_api import Browser, expect
 from tests.accounts.factors import App
 from tests.e2e.browsing import Tab
 from tests.e2e.test_pages import faults, violations
+from tests.fakes.identity import Identity, IdentityProvider
 from tests.processes.stores import TestedSite
 
 PASSWORD = "una clave larga"
@@ -145,3 +146,30 @@ async def test_a_passkey_is_added_logs_in_alone_and_after_the_password(browser: 
         await page.goto("/accounts/login/")
         await page.get_by_role("button", name="Use a passkey").click()
         await expect(page.get_by_text("That passkey is not one of this account")).to_be_visible()
+
+
+async def test_somebody_signs_up_with_an_account_elsewhere_and_is_asked_again_there(
+    browser: Browser, site: TestedSite, identities: IdentityProvider
+) -> None:
+    email = f"elsewhere-{secrets.token_hex(6)}@example.com"
+    identities.identity = Identity(
+        sub=str(secrets.randbelow(10**9)), said={"email": email, "email_verified": True, "name": "Eva"}
+    )
+    async with Tab.open(browser, site.port(), pays=True) as tab:  # and goes to another site
+        page = tab.page
+        await page.goto("/accounts/login/?next=/settings/connections/")
+        await page.get_by_role("button", name="Go on with Our House").click()
+        await page.get_by_role("link", name="It is me").click()
+        await expect(page.get_by_label("E-mail address")).to_have_value(email)
+        await look(tab, "elsewhere-sign-up")
+        await page.get_by_label("I accept").check()
+        await page.get_by_role("button", name="Sign up").click()
+        await expect(page.get_by_text(email, exact=True)).to_be_visible()
+        await look(tab, "elsewhere-connections")
+        await page.get_by_role("button", name="Disconnect").click()
+        await expect(page.get_by_role("heading", name="Confirm that it is you")).to_be_visible()
+        await look(tab, "elsewhere-again")
+        await page.get_by_role("button", name="Go on with Our House").click()
+        await page.get_by_role("link", name="It is me").click()
+        await expect(page.get_by_text("This is the only way in that you have.")).to_be_visible()
+        assert tab.complaints == []

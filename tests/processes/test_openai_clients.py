@@ -198,7 +198,7 @@ def test_an_sdk_reads_an_answer(sdk: Done) -> None:
 
 def test_a_key_keeps_a_dialogue_of_the_sdk_as_one_conversation(python: Done) -> None:
     asked, told, again = python["kept"]
-    assert asked == ["¿Qué tiempo hace?", f"````\nweather({CITY})\n````", "completed"]
+    assert asked == [CITY, f"````\nweather({CITY})\n````", "completed"]
     assert told == ["````\nweather → Llueve.\n````", TEXT, "completed"]
     assert again == ["¿Y mañana?", TEXT, "completed"]
 
