@@ -70,7 +70,12 @@ def begin_batch(
         Batch.objects.filter(pk=batch.pk).delete()
         raise
     upload.seek(0)
-    states.batch_storage().save(states.file_of(batch), upload)
+    try:
+        states.batch_storage().save(states.file_of(batch), upload)
+    except Exception:  # a part of it may be there, which must not be asked
+        states.hide_batches(Batch.objects.filter(pk=batch.pk))
+        states.erase_hidden_batches(pk=batch.pk)
+        raise
     if not rows.update(Batch, {"pk": batch.pk, "status": batch.status}, {"claimed_at": None}):
         states.drop_file(batch)  # the account was closed meanwhile
     drive_soon()
@@ -93,15 +98,17 @@ def start_batch(batch: Batch, *, max_cost_micros: int | None = None) -> Batch:
 
 def cancel_batch(batch: Batch) -> Batch:
     """Ask no more lines of a batch, and stop those that are being answered; one that is over stays as it is. One that
-    was not started is cancelled at once."""
+    was not started is cancelled at once. It is looked for first: it may be started at this moment, and must not be
+    passed over."""
     of_batch = Batch.objects.filter(pk=batch.pk)
     freed = {"gen": F("gen") + 1, "claimed_at": None}
-    of_batch.filter(status=Batch.Status.RUNNING).update(status=Batch.Status.STOPPING, **freed)
     early = of_batch.filter(status__in=(Batch.Status.VALIDATING, Batch.Status.VALIDATED))
     over = {"status": Batch.Status.CANCELLED, "finished_at": timezone.now(), **webhook_fields(batch)}
     if early.update(**over, **freed):
         states.drop_file(batch)
         tell_soon(batch)
+    else:
+        of_batch.filter(status=Batch.Status.RUNNING).update(status=Batch.Status.STOPPING, **freed)
     batch.refresh_from_db()
     drive_soon()
     return batch

@@ -17,7 +17,6 @@ from celery import shared_task
 from django.conf import settings
 from django.db import OperationalError as DatabaseAway
 from django.db import close_old_connections, transaction
-from django.db.models import Sum
 from django.utils import timezone, translation
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -159,6 +158,7 @@ class _Driver:
         self._file: IO[bytes] | None = None
         self._key: ApiKey | None = None
         self._at_once = 1
+        self._refused_alone = 0
         self._locale = settings.LANGUAGE_CODE
 
     @property
@@ -279,7 +279,8 @@ class _Driver:
 
     def _take(self, line: BatchLine) -> bool:
         """Mark a line as open before its turn is: so what it may cost counts, whatever this process dies on. Return
-        whether that is left of the batch's limit; where it is not, and nothing is open, the batch is stopped."""
+        whether that is left of the batch's limit; where it is not, and nothing else is open, the batch is stopped. What
+        is open is looked at once, under the lock that whoever ends a line waits for: what that gives back may do."""
         batch = self._batch
         now = timezone.now()
         turn_id = turn_id_of(batch, line.number, line.tries)
@@ -289,22 +290,26 @@ class _Driver:
             if not rows.update(BatchLine, before, opened):
                 raise BatchLost
             write_batch(batch)
-            if self._is_within_limit():
+            of_open = BatchLine.objects.filter(batch=batch, status=BatchLine.Status.OPEN)
+            promised = list(of_open.values_list("most_micros", flat=True)) if batch.max_cost_micros is not None else []
+            if self._is_within_limit(sum(promised)):
                 line.status, line.turn_id, line.opened_at = BatchLine.Status.OPEN, turn_id, now
                 return True
             transaction.set_rollback(True)
-        if not BatchLine.objects.filter(batch=batch, status=BatchLine.Status.OPEN).exists():
+        if len(promised) == 1:
             self._end_early("max_cost")
         return False
 
-    def _is_within_limit(self) -> bool:
+    def _others_open(self, line: BatchLine) -> bool:
+        of_open = BatchLine.objects.filter(batch=self._batch, status=BatchLine.Status.OPEN)
+        return of_open.exclude(pk=line.pk).exists()
+
+    def _is_within_limit(self, promised_micros: int) -> bool:
         batch = self._batch
         if batch.max_cost_micros is None:
             return True
-        cost_micros = Batch.objects.values_list("cost_micros", flat=True).get(pk=batch.pk)
-        of_open = BatchLine.objects.filter(batch=batch, status=BatchLine.Status.OPEN)
-        promised = of_open.aggregate(sum=Sum("most_micros"))["sum"] or 0
-        return cost_micros + int(promised) <= batch.max_cost_micros
+        cost_micros: int = Batch.objects.values_list("cost_micros", flat=True).get(pk=batch.pk)
+        return cost_micros + promised_micros <= batch.max_cost_micros
 
     def _open(self, line: BatchLine) -> bool:
         """Open the turn of a line that is marked as open; return whether the next may be."""
@@ -324,8 +329,9 @@ class _Driver:
             self._put_back(line, most_micros=error.needed_micros)
             return True
         except (AllowanceUsedUp, KeyUsedUp) as error:
-            self._put_back(line, seconds=2)
-            if not BatchLine.objects.filter(batch=batch, status=BatchLine.Status.OPEN).exists():
+            self._refused_alone = 0 if self._others_open(line) else self._refused_alone + 1
+            self._put_back(line, seconds=0 if self._refused_alone else 2)
+            if self._refused_alone > 1:  # at first another line may have ended a moment ago, and given back enough
                 self._end_early(error.code)
             return False
         except Conflict:
@@ -341,9 +347,19 @@ class _Driver:
                 return False
             self._refuse(line, error)
             return True
+        self._refused_alone = 0
         if not opened.is_new:
             self._take_over(line, opened.turn)
+        elif self._is_given_up(line):
+            stop_and_settle([opened.turn.pk])
+            raise BatchLost
         return True
+
+    def _is_given_up(self, line: BatchLine) -> bool:
+        """Return whether another worker has ended the batch while this one was slow to open the line: nobody would get
+        its answer, which would be paid. It may be answered already, or be waiting for another try."""
+        found = rows.find(BatchLine, pk=line.pk)
+        return found is None or (found.status == BatchLine.Status.WAITING and found.tries == line.tries)
 
     def _put_back(self, line: BatchLine, *, seconds: float = 0, most_micros: int | None = None) -> None:
         """Let a line wait that was not opened after all."""
@@ -394,11 +410,9 @@ class _Driver:
         if turn.is_open:
             return
         settle_turn(turn, turn)
-        reservation = metering.find_reservation(turn.pk)
-        is_paid = reservation is not None and reservation.state == reservation.State.SETTLED
         with transaction.atomic():  # settled before by a release that kept no answers: else it is kept now
             if (found := rows.find(BatchLine, pk=line.pk, status=BatchLine.Status.OPEN)) is not None:
-                keep_answer(found, turn, turn, cost_micros=(turn.cost_micros or 0) if is_paid else 0)
+                keep_answer(found, turn, turn, cost_micros=metering.find_cost(turn.pk))
 
     def _note_lost(self, line: BatchLine) -> None:
         """End a line whose turn is paid for and gone. That cannot be while its answer is kept as it is settled, unless

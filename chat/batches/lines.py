@@ -49,13 +49,16 @@ class FileLine:
 
 
 class _InputLine(Struct):
-    custom_id: Any = None
-    method: Any = "POST"
-    url: Any = URL
+    custom_id: Raw = Raw(b"null")
+    method: Raw = Raw(b'"POST"')
+    url: Raw = Raw(b'"/v1/chat/completions"')
     body: Raw = Raw(b"null")
 
 
 _decode = msgspec.json.Decoder(_InputLine).decode
+_MAX_WORD_BYTES = 12 * MAX_CUSTOM_ID + 2
+"""Of an id, a method or an address, each character of which may be two escapes of six bytes. Of a longer value millions
+of objects could be made, for which the interpreter stands still."""
 
 
 def read_lines(file: IO[bytes], position: int, number: int) -> Iterator[FileLine]:
@@ -76,16 +79,27 @@ def read_custom_id(line: FileLine) -> tuple[str, bytes]:
         found = _decode(line.raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LineProblem("line_not_json") from error
-    custom_id, body = found.custom_id, bytes(found.body)
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID or "\0" in custom_id:
+    custom_id, body = _word(found.custom_id), bytes(found.body)
+    if not 0 < len(custom_id) <= MAX_CUSTOM_ID or "\0" in custom_id:
         raise LineProblem("custom_id_missing")
-    if found.method != "POST":
+    if _word(found.method) != "POST":
         raise LineProblem("method_wrong")
-    if found.url != URL:
+    if _word(found.url) != URL:
         raise LineProblem("url_wrong")
     if not body.startswith(b"{"):
         raise LineProblem("body_missing")
     return custom_id, body
+
+
+def _word(raw: Raw) -> str:
+    """Return a short text; empty for any other value."""
+    try:
+        return _decode_word(raw) if len(bytes(raw)) <= _MAX_WORD_BYTES else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+_decode_word = msgspec.json.Decoder(str).decode
 
 
 def completion_of(body: bytes, *, turn_id: UUID, key: ApiKey | None, most_micros: int | None = None) -> Completion:

@@ -73,6 +73,15 @@ def access_batch(owner_id: int, pk: UUID, key: ApiKey | None = None) -> Batch:
     return found
 
 
+def access_sent_batch(owner_id: int, pk: UUID, key: ApiKey | None = None) -> Batch:
+    """Return the owner's, for whoever may start or cancel it: a key only what was sent with it, whatever it reads. Else
+    its own month and models would not hold. Raises NotFound."""
+    found = access_batch(owner_id, pk, key)
+    if key is not None and found.with_key != key.pk:
+        raise NotFound
+    return found
+
+
 def list_batches(owner_id: int, key: ApiKey | None = None) -> list[Batch]:
     """Return the owner's, the latest first."""
     found = Batch.objects.filter(owner_id=owner_id).exclude(status=Batch.Status.ERASED)

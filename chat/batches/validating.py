@@ -63,6 +63,8 @@ class _Portion:
 def validate_portion(batch: Batch, key: ApiKey | None) -> None:
     """Check the next lines. Raises BatchLost, and Unavailable where a store is away."""
     try:
+        if states.batch_storage().size(states.file_of(batch)) != batch.size:  # whoever was writing it has died
+            raise FileNotFoundError
         with states.open_file(batch) as file:
             portion = _check(batch, key, read_lines(file, batch.position, batch.lines_read + 1))
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from chat.batches.serializers import (
     SentBatchSerializer,
     StartBatchSerializer,
 )
-from chat.batches.states import access_batch, list_batches
+from chat.batches.states import access_batch, access_sent_batch, list_batches
 from chat.batches.webhooks import BadWebhook
 from chat.models import Batch
 from core.operations import Operation, Rows, described
@@ -120,8 +120,8 @@ def batch(request: Request, batch_id: UUID) -> Response:
 @api_view(["POST"])
 def start(request: Request, batch_id: UUID) -> Response:
     """Start a batch whose `status` is `validated`; `max_cost_micros` is the most it may cost, in place of what was said
-    when it was sent. One that runs already stays as it is."""
-    found = _find(request, batch_id)
+    when it was sent. One that runs already stays as it is. An API key starts only what was sent with it."""
+    found = access_sent_batch(user_id_of(request), batch_id, key_of(request))
     wanted = StartBatchSerializer(data=request.data)
     wanted.is_valid(raise_exception=True)
     started = start_batch(found, max_cost_micros=wanted.validated_data.get("max_cost_micros"))
@@ -136,8 +136,8 @@ def start(request: Request, batch_id: UUID) -> Response:
 @api_view(["POST"])
 def cancel(request: Request, batch_id: UUID) -> Response:
     """Ask no more lines of a batch. What is being answered is stopped, and paid for as far as it was written; what is
-    there stays. One that is over stays as it is."""
-    found = cancel_batch(_find(request, batch_id))
+    there stays. One that is over stays as it is. An API key cancels only what was sent with it."""
+    found = cancel_batch(access_sent_batch(user_id_of(request), batch_id, key_of(request)))
     return Response(BatchSerializer(found).data, status=status.HTTP_202_ACCEPTED)
 
 

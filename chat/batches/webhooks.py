@@ -40,6 +40,9 @@ SENDING_LASTS = dt.timedelta(seconds=60)
 SECRET_BYTES = 24
 _sending = BoundedSemaphore(1)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_INSIDE = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10")))
+"""What Python takes for global: addresses of version 4 in forms of local use, and what was private before fc00::/7
+(RFC 4291, 2765, 8215 and 3879)."""
 
 
 class BadWebhook(DomainError):
@@ -178,6 +181,8 @@ def _check_public(host: str) -> None:
     except ValueError:
         return
     if any(not one.is_global or one.is_multicast for one in (address, _inside(address))):
+        raise _NotPublic
+    if any(address in network for network in _INSIDE):
         raise _NotPublic
 
 

@@ -10,8 +10,9 @@ from billing.metering import Usage
 from billing.spending import UnpaidRequest
 from chat.llm.catalog import RECORDED
 from chat.llm.pricing import read_stamp
+from chat.models import BatchLine
 from chat.turns.dialogues import as_kept
-from chat.turns.line_answers import find_line, keep_answer
+from chat.turns.line_answers import find_line, has_limit, keep_answer
 from chat.turns.sent_requests import read_unanswered
 from history import access, progress
 from history.models import Turn
@@ -52,16 +53,17 @@ def settle_turn(turn: Turn, outcome: Outcome | Turn) -> None:
     answer is counted in their days, and paid by nobody. What is charged above the reservation is input that was
     estimated too low (chat/turns/outcomes.py); where nobody knows what was reserved, the ledger charges no more.
 
-    Of a line of a batch the answer is kept in the same transaction.
+    Of a line of a batch the answer is kept in the same transaction. Where the batch has a limit on its cost, no more is
+    charged than was reserved, whatever the reason: that is what the limit was held against.
     """
     line = find_line(turn.pk) if turn.is_completion and is_temporary(turn.pk) else None
     with transaction.atomic() if line else nullcontext():
-        is_ours, cost_micros = _settle(turn, outcome)
+        is_ours, cost_micros = _settle(turn, outcome, line)
         if line and is_ours:
             keep_answer(line, turn, outcome, cost_micros=cost_micros)
 
 
-def _settle(turn: Turn, outcome: Outcome | Turn) -> tuple[bool, int]:
+def _settle(turn: Turn, outcome: Outcome | Turn, line: BatchLine | None) -> tuple[bool, int]:
     """Settle or release; return whether this call did it, and what is charged."""
     unpaid = [
         UnpaidRequest(request.provider, request.model, request.spent_micros)
@@ -79,6 +81,8 @@ def _settle(turn: Turn, outcome: Outcome | Turn) -> tuple[bool, int]:
     stamp = read_stamp(outcome.price)
     cost_micros = ceil(outcome.cost_micros)  # a document may hold a fraction, whoever wrote it
     is_above = turn.max_cost_micros is not None and cost_micros > turn.max_cost_micros
+    if is_above and line is not None and has_limit(line):
+        cost_micros, is_above = turn.max_cost_micros or 0, False
     is_ours = metering.settle(
         turn.pk,
         cost_micros=cost_micros,

@@ -66,6 +66,11 @@ def find_line(turn_id: UUID) -> BatchLine | None:
     return rows.find(BatchLine, turn_id=turn_id, status=BatchLine.Status.OPEN)
 
 
+def has_limit(line: BatchLine) -> bool:
+    """Return whether the batch of a line has a limit on its cost."""
+    return Batch.objects.filter(pk=line.batch_id, max_cost_micros__isnull=False).exists()
+
+
 def keep_answer(line: BatchLine, turn: Turn, outcome: Outcome | Turn, *, cost_micros: int) -> None:
     """Write how the turn ended into the line, where it is not there yet; the caller has a transaction, in which the
     turn is settled or released. What failed and cost nothing waits for another try."""

@@ -144,6 +144,7 @@ def test_wherever_a_name_leads_nobody_is_told_inside_our_network(
             "https://0.0.0.0/",
             "https://a b.c/",
         ),
+        *("https://[64:ff9b:1::a00:1]/", "https://[fec0::1]/", "https://[::7f00:1]/", "https://[2002:7f00:1::]/"),
         *("https://[64:ff9b::a00:1]/", "https://[fd00::1]/", "https://100.64.0.1/", "https://224.0.0.1/"),
         *("https://example.com:port/", "https://exämple.com/", "https://[fe80::1%25eth0]/", "https://localhost./"),
     ],

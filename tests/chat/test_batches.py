@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,9 +20,11 @@ from rest_framework.test import APIClient
 from accounts.keys import KeyTerms, make_key, revoke_key
 from accounts.models import ApiKey, User
 from billing.entitlements import account_of
+from billing.errors import AllowanceUsedUp
 from billing.models import UsageRecord
-from chat.batches import driving, states, validating
+from chat.batches import beginning, driving, states, validating
 from chat.batches.beginning import cancel_batch, start_batch
+from chat.batches.lines import FileLine, LineProblem, read_custom_id
 from chat.batches.sweeping import repair_batches
 from chat.models import Batch, BatchLine, LanguageModel
 from chat.turns import closing, completing, line_answers, sweeping
@@ -84,6 +87,9 @@ def files(folder: Any) -> list[str]:
         (line(7), "custom_id_missing", None),
         (line("a"), "custom_id_again", None),
         (line("b") | {"method": "GET"}, "method_wrong", None),
+        (line("\ud800"), "line_not_json", None),
+        (b'{"custom_id":"b","method":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line_not_json", None),
+        (b'\xef\xbb\xbf{"custom_id":"b"}', "line_not_json", None),
         (line("b") | {"url": "/v1/embeddings"}, "url_wrong", None),
         (line("b") | {"body": "x"}, "body_missing", None),
         (line("b", stream=True), "stream_wrong", None),
@@ -105,6 +111,38 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_done(
     assert not UsageRecord.objects.exists()
     assert files(folder) == []
     assert results(batch) == []
+
+
+def test_what_was_not_written_whole_is_not_asked(carla: User, folder: Any, monkeypatch: pytest.MonkeyPatch):
+    store, whole = states.batch_storage(), as_file([line("a"), line("b")])
+    save = store.save
+
+    def save_a_part(name: str, _file: Any) -> None:
+        save(name, as_file([line("a")]))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store, "save", save_a_part)
+    monkeypatch.setattr(states, "batch_storage", lambda: store)
+    with pytest.raises(OSError, match="No space"):
+        beginning.begin_batch(carla.pk, whole, beginning.BatchTerms(starts_itself=True))
+    assert (Batch.objects.count(), files(folder)) == (0, [])
+    monkeypatch.undo()
+
+    batch = send(carla, [line("a"), line("b")], start=False)  # and whoever writes it may be killed
+    [path] = folder.glob("*")
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    Batch.objects.update(status="validating", position=0, lines_read=0, total=0, claimed_at=None)
+    BatchLine.objects.all().delete()
+    driving.drive(0.3)
+    assert (now(batch).status, now(batch).error) == ("refused", "batch_file_lost")
+
+
+def test_a_line_of_millions_of_values_does_not_stop_the_interpreter():
+    raw = b'{"custom_id":[' + b"{}," * 1_500_000 + b"0]}"
+    begun = time.thread_time()
+    with pytest.raises(LineProblem):
+        read_custom_id(FileLine(1, 0, len(raw), raw))
+    assert time.thread_time() - begun < 0.2
 
 
 def test_of_many_wrong_lines_the_first_are_named(carla: User):
@@ -303,7 +341,6 @@ async def test_what_redis_loses_before_it_was_answered_is_asked_again(
 async def test_an_answer_and_its_payment_are_one_transaction(
     carla: User, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(driving, "LOST_AFTER", dt.timedelta(0))
     keep, broken = closing.keep_answer, []
 
     def break_or_keep(*arguments: Any, **named: Any) -> None:
@@ -320,6 +357,7 @@ async def test_an_answer_and_its_payment_are_one_transaction(
     assert not await in_thread(UsageRecord.objects.exists)
     assert (await in_thread(now, batch)).done == 0
     broken[:] = ["mended"]
+    monkeypatch.setattr(driving, "LOST_AFTER", dt.timedelta(0))
     batch = await work_off(batch)
     assert (batch.status, batch.completed) == ("completed", 1)
     assert await in_thread(check_bill, batch) == COST
@@ -378,6 +416,66 @@ async def test_a_limit_is_never_exceeded_and_the_rest_is_not_asked(carla: User, 
     assert found[-1]["response"] is None
     assert found[-1]["error"]["code"] == "max_cost"
     assert (found[-1]["cost_micros"], batch.done) == (0, len([one for one in found if one["response"]]))
+
+
+def test_what_another_line_gives_back_at_that_moment_is_used(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = send(carla, [line("a"), line("b")])
+    opening, asked, reset = driving.open_completion, [], timezone.now()
+
+    def open_or_refuse(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise AllowanceUsedUp(resets_at=reset)
+        return opening(*arguments)
+
+    monkeypatch.setattr(driving, "open_completion", open_or_refuse)
+    driving.drive(0.3)
+    assert len(asked) == 3
+    assert (now(batch).status, BatchLine.objects.filter(status="open").count()) == ("running", 2)
+
+
+async def test_not_even_input_that_was_estimated_too_low_goes_beyond_a_limit(carla: User, runner: Runner):
+    lines = [line("a", "say:hola usage:900/3", max_tokens=5)]
+    most = (await in_thread(partial(send, carla, lines, start=False))).most_micros
+    batch = await work_off(await in_thread(partial(send, carla, lines, max_cost_micros=most)))
+    assert (batch.status, batch.completed, batch.cost_micros) == ("completed", 1, most)
+    assert await in_thread(check_bill, batch) == most
+    [found] = await in_thread(results, batch)
+    assert found["response"]["body"]["usage"]["cost_micros"] == found["cost_micros"] == most
+
+
+async def test_what_a_slow_worker_opens_after_the_end_is_not_paid(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = await in_thread(send, carla, [line("a"), line("b")])
+    opening, opened = driving.open_completion, []
+
+    def open_late(*arguments: Any) -> Any:
+        if not opened:  # meanwhile another worker ends the batch
+            cancel_batch(batch)
+            let_time_pass()
+            while not now(batch).is_over:
+                driving.drive(0.2)
+        opened.append(opening(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(driving, "open_completion", open_late)
+    await in_thread(driving.drive, 1)
+    assert len(opened) == 1
+    async with running():
+        await asyncio.sleep(0.3)
+    assert (await in_thread(now, batch)).status == "cancelled"
+    assert await in_thread(check_bill, batch) == 0
+
+
+def test_what_is_started_at_that_moment_is_cancelled(carla: User, monkeypatch: pytest.MonkeyPatch):
+    batch = send(carla, [line("a")], start=False)
+    fields_of = beginning.webhook_fields
+
+    def start_meanwhile(found: Batch) -> dict[str, Any]:
+        start_batch(now(batch))
+        return fields_of(found)
+
+    monkeypatch.setattr(beginning, "webhook_fields", start_meanwhile)
+    assert cancel_batch(batch).status == "stopping"
 
 
 async def test_who_cancels_pays_for_what_was_written(carla: User, runner: Runner):
@@ -451,9 +549,10 @@ async def test_what_ends_the_right_to_ask_ends_the_batch_with_what_is_there(
 
 
 async def test_a_line_that_is_refused_by_now_is_a_result(carla: User, runner: Runner):
-    batch = await in_thread(send, carla, [line("a"), line("b")])
+    batch = await in_thread(send, carla, [line("a"), line("b")], start=False)
     await in_thread(partial(LanguageModel.objects.filter(key="scripted").update, enabled=False))
     caching.forget_everything()
+    await in_thread(start_batch, batch)
     batch = await work_off(batch)
     assert (batch.status, batch.failed, batch.cost_micros) == ("completed", 2, 0)
     [one, _two] = await in_thread(results, batch)
@@ -518,8 +617,9 @@ def test_a_batch_is_its_owners_and_of_the_key_that_sent_it(carla: User, bo: User
             answer = one.get(f"/api/v1/batches/{sent['id']}{path}")
             assert answer.status_code == status
         assert len(one.get("/api/v1/batches").json()["results"]) == (status == 200)
-        if status == 404:
-            assert one.post(f"/api/v1/batches/{sent['id']}/cancel").status_code == 404
+        if one in (reading, other) or status == 404:  # whatever it reads, it uses its own month and models alone
+            for act in ("start", "cancel"):
+                assert one.post(f"/api/v1/batches/{sent['id']}/{act}", {}, format="json").status_code == 404
     assert program("usage").get("/api/v1/batches").json()["code"] == "key_not_allowed"
     assert asking.delete(f"/api/v1/batches/{sent['id']}").json()["code"] == "key_not_allowed"
 
