@@ -71,8 +71,15 @@ def believe(sociallogin: SocialLogin) -> None:
     address = _confirmed_by(sociallogin.provider.id, raw, sociallogin.email_addresses)
     said = address or next((one.email for one in sociallogin.email_addresses), "")
     said = normalise_email(valid_email_or_none(said) or "")
-    sociallogin.email_addresses = [EmailAddress(email=said, verified=bool(address), primary=True)] if said else []
-    account.extra_data = {"name": name[:NAME_CHARACTERS]}
+    # K, the sign for kelvin, is a k in lower case: whose mailbox has one has not the mailbox that would be theirs here.
+    is_sure = bool(address) and address.rpartition("@")[0].isascii()
+    sociallogin.email_addresses = [EmailAddress(email=said, verified=is_sure, primary=True)] if said else []
+    account.extra_data = {"name": storable(name)[:NAME_CHARACTERS]}
+
+
+def storable(text: str) -> str:
+    """Return the text without what JSON can say and no database takes: NUL, and halves of characters."""
+    return text.replace("\0", "").encode(errors="ignore").decode()
 
 
 def confirmed_address(sociallogin: SocialLogin) -> str:

@@ -22,7 +22,7 @@ from accounts.http import peer_of
 from accounts.joining import SignUp
 from accounts.limits import Act
 from accounts.models import User
-from accounts.social import believe, confirmed_address, connect, was_shown_lately
+from accounts.social import believe, confirmed_address, connect, storable, was_shown_lately
 from accounts.social_views import AGAIN, CONNECT, failed
 from core.errors import DomainError, RateLimited
 
@@ -49,7 +49,7 @@ class SocialAdapter(DefaultSocialAccountAdapter):
         """Called as soon as the provider has answered, before anything is looked up or kept."""
         believe(sociallogin)
         user: User = sociallogin.user
-        user.name = str(data.get("name") or data.get("first_name") or "")[:100]
+        user.name = storable(str(data.get("name") or data.get("first_name") or ""))[:100]
         return user
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:

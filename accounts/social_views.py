@@ -56,8 +56,8 @@ ASK_AGAIN = {
 }
 """What asks a provider not to let through whoever it still knows."""
 MISBEHAVIOUR = (
-    *(AttributeError, ImproperlyConfigured, KeyError, LookupError, NotBelieved, RequestException, TypeError),
-    ValueError,
+    *(AttributeError, ImproperlyConfigured, KeyError, LookupError, NotBelieved, OverflowError, RecursionError),
+    *(RequestException, TypeError, ValueError),
 )
 """What comes of answers that are not what a provider's are: allauth catches what it expects of them."""
 

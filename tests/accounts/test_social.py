@@ -159,6 +159,8 @@ BROKEN = {
     "half a discovery": ("/.well-known/openid-configuration", (200, b'{"issuer": "Raw words"}')),
     "a script": ("/.well-known/openid-configuration", (200, b'{"authorization_endpoint": "javascript:alert(1)//"}')),
     "a list": ("/userinfo", (200, b'["Raw words"]')),
+    "a deep list": ("/userinfo", (200, b"[" * 100_000)),
+    "an endless token": ("/token", (200, b'{"access_token": "Raw words", "expires_in": 1e999}')),
     "nobody": ("/userinfo", (200, b'{"email": "victim@example.com", "email_verified": true}')),
     "another": ("/userinfo", (200, b'{"sub": "7", "email": "victim@example.com", "email_verified": true}')),
 }
@@ -246,6 +248,22 @@ def test_only_a_plain_yes_makes_an_address_confirmed(there, settings, provider: 
     assert not is_in(stranger)
     assert EmailAddress.objects.get().verified is False
     assert [message.to for message in mail.outbox] == [[VICTIM]]
+
+
+def test_an_address_that_lower_case_makes_of_another_is_not_confirmed(there, settings):
+    settings.REQUIRE_VERIFIED_EMAIL = True
+    there.identity = person("mar\u212a@example.com")  # the sign for kelvin: no mail to mark@ arrives there
+    answer = sign_up_with(browser(), "openid", email="mark@example.com")
+    assert answer["Location"] == "/accounts/confirm-email/"
+    assert EmailAddress.objects.get().verified is False
+
+
+def test_a_name_that_no_database_takes_is_one_without_that(there):
+    there.identity.said |= {"name": "Vic\0to\ud800ria", "preferred_username": "v\0\udfff"}
+    assert sign_up_with(browser(), "openid")["Location"] == "/"
+    assert come_back(browser(), "openid")["Location"] == "/"
+    assert User.objects.get().name == "Victoria"
+    assert "\0" not in SocialAccount.objects.get().extra_data["name"]
 
 
 def test_an_address_of_github_must_be_the_primary_one(there, settings):
