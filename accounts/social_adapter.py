@@ -1,5 +1,6 @@
 """Adapts allauth's log-in with accounts elsewhere: who is let in, who is told what, and what goes wrong there."""
 
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -60,6 +61,11 @@ class SocialAdapter(DefaultSocialAccountAdapter):
             raise ImmediateHttpResponse(_connect(request, sociallogin))
         if process == AGAIN:
             raise ImmediateHttpResponse(_confirm(request, sociallogin))
+        if isinstance(request.user, User) and sociallogin.user != request.user:
+            # They went there before they logged in, or whoever had this browser before did, whose address this may be.
+            app = sociallogin.provider.app
+            raise ImmediateHttpResponse(failed(request, sociallogin.provider.sub_id, app.name, {}))
+        sociallogin.state["answered_at"] = time.time()
         if sociallogin.is_existing:
             _check_confirmed(request, sociallogin)
         elif User.objects.filter(email=confirmed_address(sociallogin)).exists():

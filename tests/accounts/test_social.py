@@ -12,13 +12,13 @@ from django.core import mail
 from django.test import Client
 from pytest_django import Settings
 
-from accounts import limits
+from accounts import limits, social_views
 from accounts.admission import admission_by_token, find_admitted
 from accounts.api.views import tokens_for
 from accounts.models import User
 from accounts.tokens import AccessToken
 from core.redis_clients import sync_redis
-from tests.accounts.doors import ask_for_reset, links_in, log_in_by_api, log_in_by_page, reset_password
+from tests.accounts.doors import PASSWORD, ask_for_reset, links_in, log_in_by_api, log_in_by_page, reset_password
 from tests.accounts.elsewhere import IDS, come_back, go_there, sign_up_with, switch_on
 from tests.accounts.factors import set_up
 from tests.fakes.identity import Identity, IdentityProvider
@@ -147,6 +147,27 @@ def test_what_comes_back_must_have_been_asked_for_in_this_session_once(there: Id
     assert owner.get(address)["Location"] == SIGN_UP
     assert owner.get(address)["Location"] == "/accounts/login/"
     assert there.requests.count("/token") == 1
+
+
+def test_a_log_in_that_was_begun_before_another_ends_nothing(there, ana: User):
+    """Whoever had the browser before has left the address of their own way back."""
+    sign_up_with(browser(), "openid")
+    found = browser()
+    address = go_there(found, "openid")
+    found.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    assert found.get(address)["Location"] == "/settings/connections/"
+    assert found.get("/settings/").context["user"] == ana
+
+
+def test_a_sign_up_that_is_left_waits_an_hour(there, monkeypatch: pytest.MonkeyPatch):
+    """Who comes to the computer later would have an account that the other one's at the provider opens."""
+    left = browser()
+    come_back(left, "google", next="/terms/")
+    monkeypatch.setattr(social_views, "SIGN_UP_SECONDS", -1)
+    assert left.post(SIGN_UP, {"terms": "on"})["Location"] == "/accounts/login/?next=%2Fterms%2F"
+    monkeypatch.setattr(social_views, "SIGN_UP_SECONDS", 3_600)
+    assert left.get(SIGN_UP)["Location"] == "/accounts/login/"
+    assert not User.objects.exists()
 
 
 # --- What goes wrong there --------------------------------------------------------------------------------------------
