@@ -212,10 +212,13 @@ def _subject_of(raw: Mapping[str, Any]) -> str:
 
 def _confirmed_by(kind: str, raw: Mapping[str, Any], told: list[EmailAddress]) -> str:
     """Return the address a provider has made sure of. Microsoft's is whatever somebody's administrator wrote there;
-    `"false"` is no `false`."""
+    `"false"` is no `false`; and Google speaks for mailboxes that it has, and for others as they were at the sign-up
+    there (https://developers.google.com/identity/gsi/web/guides/verify-google-id-token)."""
     if kind == "github":
         return next((one.email for one in told if one.primary is True and one.verified is True), "")
     if kind == "openid_connect":
         raw = raw.get("userinfo") or raw["id_token"]
     says_so = raw.get("email_verified", raw.get("verified_email") if kind == "google" else None)
-    return str(raw.get("email") or "") if kind in ("google", "openid_connect") and says_so is True else ""
+    address = str(raw.get("email") or "") if kind in ("google", "openid_connect") and says_so is True else ""
+    domain = address.rpartition("@")[2].lower()
+    return "" if kind == "google" and domain not in ("gmail.com", str(raw.get("hd", "")).lower()) else address

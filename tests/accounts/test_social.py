@@ -43,7 +43,7 @@ def there(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ident
 def person(email: str, *, is_verified: Any = True, sub: str = "1001") -> Identity:
     return Identity(
         sub=sub,
-        said={"email": email, "email_verified": is_verified, "name": "Victoria"},
+        said={"email": email, "email_verified": is_verified, "name": "Victoria", "hd": email.rpartition("@")[2]},
         emails=[{"email": email, "primary": True, "verified": is_verified}],
         mail=email,
     )
@@ -277,6 +277,19 @@ def test_an_address_that_lower_case_makes_of_another_is_not_confirmed(there, set
     answer = sign_up_with(browser(), "openid", email="mark@example.com")
     assert answer["Location"] == "/accounts/confirm-email/"
     assert EmailAddress.objects.get().verified is False
+
+
+@pytest.mark.parametrize("house", [None, "example.org", ""])
+def test_google_speaks_for_the_mailboxes_it_has(there, settings, house: str | None):
+    """Who has left a house keeps the account at Google that they made with their address there, or with a `+`."""
+    settings.SIGN_UP, settings.SIGN_UP_DOMAINS, settings.REQUIRE_VERIFIED_EMAIL = "domains", ["example.com"], True
+    there.identity.said["hd"] = house
+    assert sign_up_with(browser(), "google", email=VICTIM)["Location"] == "/accounts/confirm-email/"
+    assert EmailAddress.objects.get().verified is False
+    there.identity = person("ana@gmail.com", sub="2")
+    there.identity.said["hd"] = house
+    settings.SIGN_UP = "open"
+    assert sign_up_with(browser(), "google")["Location"] == "/"
 
 
 def test_a_name_that_no_database_takes_is_one_without_that(there):
