@@ -22,7 +22,6 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import events
 from accounts.http import peer_of
-from accounts.leaving import check_not_leaving
 from accounts.models import User, normalise_email
 from accounts.second_factor import check_may_add
 from accounts.sign_up import sign_up, sign_up_by_mail
@@ -135,8 +134,8 @@ def join_by_mail(request: HttpRequest, sociallogin: SocialLogin, *, email: str, 
 
 
 def connect(request: HttpRequest, user: User, sociallogin: SocialLogin) -> None:
-    """Let this account elsewhere into the account of a member. Raises AddressUnconfirmed, ConnectedElsewhere,
-    AccountClosing, and NotFound where whatever let the member in has ended meanwhile.
+    """Let this account elsewhere into the account of a member. Raises AddressUnconfirmed, ConnectedElsewhere, and
+    NotFound where whatever let the member in has ended meanwhile, or they are leaving.
 
     allauth would save the whole user, as they were when they went to the provider, and so undo a suspension or a new
     password.
@@ -145,9 +144,8 @@ def connect(request: HttpRequest, user: User, sociallogin: SocialLogin) -> None:
     try:
         with transaction.atomic():
             theirs = User.objects.select_for_update().filter(pk=user.pk, seal=user.seal, is_active=True)
-            if (locked := theirs.first()) is None:
+            if theirs.filter(closes_at=None).first() is None:
                 raise NotFound
-            check_not_leaving(locked)
             known = SocialAccount.objects.filter(provider=sociallogin.account.provider, uid=sociallogin.account.uid)
             if (owner_id := known.values_list("user_id", flat=True).first()) is not None:
                 if owner_id != user.pk:
