@@ -123,4 +123,5 @@ def go_on(request: HttpRequest, path: str) -> HttpResponse:
 
 
 def _digest(user: User, code: str) -> str:
-    return salted_hmac(_SALT, f"{user.pk}:{user.seal}:{code}").hexdigest()
+    # Of the address too: with another, whoever has the mailbox of before shows nothing.
+    return salted_hmac(_SALT, f"{user.pk}:{user.seal}:{user.email}:{code}").hexdigest()

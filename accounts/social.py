@@ -71,8 +71,15 @@ def believe(sociallogin: SocialLogin) -> None:
     address = _confirmed_by(sociallogin.provider.id, raw, sociallogin.email_addresses)
     said = address or next((one.email for one in sociallogin.email_addresses), "")
     said = normalise_email(valid_email_or_none(said) or "")
-    sociallogin.email_addresses = [EmailAddress(email=said, verified=bool(address), primary=True)] if said else []
-    account.extra_data = {"name": name[:NAME_CHARACTERS]}
+    # K, the sign for kelvin, is a k in lower case: whose mailbox has one has not the mailbox that would be theirs here.
+    is_sure = bool(address) and address.rpartition("@")[0].isascii()
+    sociallogin.email_addresses = [EmailAddress(email=said, verified=is_sure, primary=True)] if said else []
+    account.extra_data = {"name": storable(name)[:NAME_CHARACTERS]}
+
+
+def storable(text: str) -> str:
+    """Return the text without what JSON can say and no database takes: NUL, and halves of characters."""
+    return text.replace("\0", "").encode(errors="ignore").decode()
 
 
 def confirmed_address(sociallogin: SocialLogin) -> str:
@@ -128,7 +135,7 @@ def join_by_mail(request: HttpRequest, sociallogin: SocialLogin, *, email: str, 
 
 def connect(request: HttpRequest, user: User, sociallogin: SocialLogin) -> None:
     """Let this account elsewhere into the account of a member. Raises AddressUnconfirmed, ConnectedElsewhere, and
-    NotFound where whatever let the member in has ended meanwhile.
+    NotFound where whatever let the member in has ended meanwhile, or they are leaving.
 
     allauth would save the whole user, as they were when they went to the provider, and so undo a suspension or a new
     password.
@@ -136,7 +143,8 @@ def connect(request: HttpRequest, user: User, sociallogin: SocialLogin) -> None:
     check_may_add(user)
     try:
         with transaction.atomic():
-            if not User.objects.select_for_update().filter(pk=user.pk, seal=user.seal, is_active=True).first():
+            theirs = User.objects.select_for_update().filter(pk=user.pk, seal=user.seal, is_active=True)
+            if theirs.filter(closes_at=None).first() is None:
                 raise NotFound
             known = SocialAccount.objects.filter(provider=sociallogin.account.provider, uid=sociallogin.account.uid)
             if (owner_id := known.values_list("user_id", flat=True).first()) is not None:
@@ -202,10 +210,13 @@ def _subject_of(raw: Mapping[str, Any]) -> str:
 
 def _confirmed_by(kind: str, raw: Mapping[str, Any], told: list[EmailAddress]) -> str:
     """Return the address a provider has made sure of. Microsoft's is whatever somebody's administrator wrote there;
-    `"false"` is no `false`."""
+    `"false"` is no `false`; and Google speaks for mailboxes that it has, and for others as they were at the sign-up
+    there (https://developers.google.com/identity/gsi/web/guides/verify-google-id-token)."""
     if kind == "github":
         return next((one.email for one in told if one.primary is True and one.verified is True), "")
     if kind == "openid_connect":
         raw = raw.get("userinfo") or raw["id_token"]
     says_so = raw.get("email_verified", raw.get("verified_email") if kind == "google" else None)
-    return str(raw.get("email") or "") if kind in ("google", "openid_connect") and says_so is True else ""
+    address = str(raw.get("email") or "") if kind in ("google", "openid_connect") and says_so is True else ""
+    domain = address.rpartition("@")[2].lower()
+    return "" if kind == "google" and domain not in ("gmail.com", str(raw.get("hd", "")).lower()) else address

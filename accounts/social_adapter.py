@@ -1,5 +1,6 @@
 """Adapts allauth's log-in with accounts elsewhere: who is let in, who is told what, and what goes wrong there."""
 
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -22,7 +23,7 @@ from accounts.http import peer_of
 from accounts.joining import SignUp
 from accounts.limits import Act
 from accounts.models import User
-from accounts.social import believe, confirmed_address, connect, was_shown_lately
+from accounts.social import believe, confirmed_address, connect, storable, was_shown_lately
 from accounts.social_views import AGAIN, CONNECT, failed
 from core.errors import DomainError, RateLimited
 
@@ -49,7 +50,7 @@ class SocialAdapter(DefaultSocialAccountAdapter):
         """Called as soon as the provider has answered, before anything is looked up or kept."""
         believe(sociallogin)
         user: User = sociallogin.user
-        user.name = str(data.get("name") or data.get("first_name") or "")[:100]
+        user.name = storable(str(data.get("name") or data.get("first_name") or ""))[:100]
         return user
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
@@ -60,6 +61,11 @@ class SocialAdapter(DefaultSocialAccountAdapter):
             raise ImmediateHttpResponse(_connect(request, sociallogin))
         if process == AGAIN:
             raise ImmediateHttpResponse(_confirm(request, sociallogin))
+        if isinstance(request.user, User) and sociallogin.user != request.user:
+            # They went there before they logged in, or whoever had this browser before did, whose address this may be.
+            app = sociallogin.provider.app
+            raise ImmediateHttpResponse(failed(request, sociallogin.provider.sub_id, app.name, {}))
+        sociallogin.state["answered_at"] = time.time()
         if sociallogin.is_existing:
             _check_confirmed(request, sociallogin)
         elif User.objects.filter(email=confirmed_address(sociallogin)).exists():

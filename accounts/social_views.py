@@ -2,6 +2,7 @@
 asks members once more who have no password and no second factor."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -10,7 +11,7 @@ from allauth.account.decorators import reauthentication_required
 from allauth.account.utils import get_next_redirect_url
 from allauth.socialaccount import views as allauth_views
 from allauth.socialaccount.adapter import get_adapter
-from allauth.socialaccount.internal.flows.signup import clear_pending_signup
+from allauth.socialaccount.internal.flows.signup import clear_pending_signup, get_pending_signup
 from allauth.socialaccount.models import SocialApp
 from allauth.socialaccount.providers.base.constants import AuthError, AuthProcess
 from allauth.socialaccount.providers.github.views import oauth2_callback as github_callback
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 CONNECT, AGAIN = AuthProcess.CONNECT, "again"
 """What somebody goes to a provider for, besides logging in: to connect their account there, or to show once more who
 they are."""
+SIGN_UP_SECONDS = 3_600
+"""How long the form of a sign-up waits for who came from a provider."""
 CALLBACKS: dict[str, Callable[..., HttpResponse]] = {
     "github": github_callback,
     "google": google_callback,
@@ -56,8 +59,8 @@ ASK_AGAIN = {
 }
 """What asks a provider not to let through whoever it still knows."""
 MISBEHAVIOUR = (
-    *(AttributeError, ImproperlyConfigured, KeyError, LookupError, NotBelieved, RequestException, TypeError),
-    ValueError,
+    *(AttributeError, ImproperlyConfigured, KeyError, LookupError, NotBelieved, OverflowError, RecursionError),
+    *(RequestException, TypeError, ValueError),
 )
 """What comes of answers that are not what a provider's are: allauth catches what it expects of them."""
 
@@ -103,8 +106,14 @@ def social_callback(request: HttpRequest, provider_id: str) -> HttpResponse:
 
 
 def social_sign_up(request: HttpRequest) -> HttpResponse:
-    """allauth's form of a sign-up. Its provider may have been switched off meanwhile."""
+    """allauth's form of a sign-up. Its provider may have been switched off meanwhile; and who left it unfinished must
+    not find that somebody else at this computer has finished it, with their account elsewhere."""
     try:
+        waiting = get_pending_signup(request)
+        if waiting and time.time() - waiting.state.get("answered_at", 0) > SIGN_UP_SECONDS:
+            clear_pending_signup(request)
+            app = waiting.provider.app
+            return failed(request, waiting.provider.sub_id, app.name, waiting.state, exception=TimeoutError())
         response: HttpResponse = allauth_views.signup(request)
     except SocialApp.DoesNotExist:
         clear_pending_signup(request)

@@ -212,6 +212,9 @@ def test_or_writes_a_code_of_a_mail(guest: Client, settings: Settings):
     stranger = browser()
     stranger.force_login(User.objects.get())
     assert stranger.post(OTHERWISE, {"code": code}).status_code == 422, "It is for the session that asked."
+    User.objects.update(email="another@example.com")
+    assert guest.post(OTHERWISE, {"code": code}).status_code == 422, "The mailbox is theirs no more."
+    User.objects.update(email=VICTIM)
     assert guest.post(OTHERWISE, {"code": code, **where})["Location"] == "/settings/import-export/"
     assert Export.objects.count() == 1
     answers = [guest.post(OTHERWISE, {"code": code}).status_code for _attempt in range(12)]
@@ -239,6 +242,8 @@ def test_who_closes_the_account_without_a_password_can_still_take_all_along(ther
     assert 'action="/accounts/with/openid/"' in back.get(OTHERWISE).text
     come_back(back, "openid", process="again", next="/settings/import-export/export/")
     assert Export.objects.count() == 1
+    come_back(back, "google", process="connect")
+    assert SocialAccount.objects.count() == 1, "Nothing new begins."
     assert back.post("/settings/close/keep/").status_code == 302
     assert is_in(back)
 

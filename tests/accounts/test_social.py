@@ -12,13 +12,13 @@ from django.core import mail
 from django.test import Client
 from pytest_django import Settings
 
-from accounts import limits
+from accounts import limits, social_views
 from accounts.admission import admission_by_token, find_admitted
 from accounts.api.views import tokens_for
 from accounts.models import User
 from accounts.tokens import AccessToken
 from core.redis_clients import sync_redis
-from tests.accounts.doors import ask_for_reset, links_in, log_in_by_api, log_in_by_page, reset_password
+from tests.accounts.doors import PASSWORD, ask_for_reset, links_in, log_in_by_api, log_in_by_page, reset_password
 from tests.accounts.elsewhere import IDS, come_back, go_there, sign_up_with, switch_on
 from tests.accounts.factors import set_up
 from tests.fakes.identity import Identity, IdentityProvider
@@ -43,7 +43,7 @@ def there(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ident
 def person(email: str, *, is_verified: Any = True, sub: str = "1001") -> Identity:
     return Identity(
         sub=sub,
-        said={"email": email, "email_verified": is_verified, "name": "Victoria"},
+        said={"email": email, "email_verified": is_verified, "name": "Victoria", "hd": email.rpartition("@")[2]},
         emails=[{"email": email, "primary": True, "verified": is_verified}],
         mail=email,
     )
@@ -149,6 +149,27 @@ def test_what_comes_back_must_have_been_asked_for_in_this_session_once(there: Id
     assert there.requests.count("/token") == 1
 
 
+def test_a_log_in_that_was_begun_before_another_ends_nothing(there, ana: User):
+    """Whoever had the browser before has left the address of their own way back."""
+    sign_up_with(browser(), "openid")
+    found = browser()
+    address = go_there(found, "openid")
+    found.post("/accounts/login/", {"login": ana.email, "password": PASSWORD})
+    assert found.get(address)["Location"] == "/settings/connections/"
+    assert found.get("/settings/").context["user"] == ana
+
+
+def test_a_sign_up_that_is_left_waits_an_hour(there, monkeypatch: pytest.MonkeyPatch):
+    """Who comes to the computer later would have an account that the other one's at the provider opens."""
+    left = browser()
+    come_back(left, "google", next="/terms/")
+    monkeypatch.setattr(social_views, "SIGN_UP_SECONDS", -1)
+    assert left.post(SIGN_UP, {"terms": "on"})["Location"] == "/accounts/login/?next=%2Fterms%2F"
+    monkeypatch.setattr(social_views, "SIGN_UP_SECONDS", 3_600)
+    assert left.get(SIGN_UP)["Location"] == "/accounts/login/"
+    assert not User.objects.exists()
+
+
 # --- What goes wrong there --------------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -159,6 +180,8 @@ BROKEN = {
     "half a discovery": ("/.well-known/openid-configuration", (200, b'{"issuer": "Raw words"}')),
     "a script": ("/.well-known/openid-configuration", (200, b'{"authorization_endpoint": "javascript:alert(1)//"}')),
     "a list": ("/userinfo", (200, b'["Raw words"]')),
+    "a deep list": ("/userinfo", (200, b"[" * 100_000)),
+    "an endless token": ("/token", (200, b'{"access_token": "Raw words", "expires_in": 1e999}')),
     "nobody": ("/userinfo", (200, b'{"email": "victim@example.com", "email_verified": true}')),
     "another": ("/userinfo", (200, b'{"sub": "7", "email": "victim@example.com", "email_verified": true}')),
 }
@@ -246,6 +269,35 @@ def test_only_a_plain_yes_makes_an_address_confirmed(there, settings, provider: 
     assert not is_in(stranger)
     assert EmailAddress.objects.get().verified is False
     assert [message.to for message in mail.outbox] == [[VICTIM]]
+
+
+def test_an_address_that_lower_case_makes_of_another_is_not_confirmed(there, settings):
+    settings.REQUIRE_VERIFIED_EMAIL = True
+    there.identity = person("mar\u212a@example.com")  # the sign for kelvin: no mail to mark@ arrives there
+    answer = sign_up_with(browser(), "openid", email="mark@example.com")
+    assert answer["Location"] == "/accounts/confirm-email/"
+    assert EmailAddress.objects.get().verified is False
+
+
+@pytest.mark.parametrize("house", [None, "example.org", ""])
+def test_google_speaks_for_the_mailboxes_it_has(there, settings, house: str | None):
+    """Who has left a house keeps the account at Google that they made with their address there, or with a `+`."""
+    settings.SIGN_UP, settings.SIGN_UP_DOMAINS, settings.REQUIRE_VERIFIED_EMAIL = "domains", ["example.com"], True
+    there.identity.said["hd"] = house
+    assert sign_up_with(browser(), "google", email=VICTIM)["Location"] == "/accounts/confirm-email/"
+    assert EmailAddress.objects.get().verified is False
+    there.identity = person("ana@gmail.com", sub="2")
+    there.identity.said["hd"] = house
+    settings.SIGN_UP = "open"
+    assert sign_up_with(browser(), "google")["Location"] == "/"
+
+
+def test_a_name_that_no_database_takes_is_one_without_that(there):
+    there.identity.said |= {"name": "Vic\0to\ud800ria", "preferred_username": "v\0\udfff"}
+    assert sign_up_with(browser(), "openid")["Location"] == "/"
+    assert come_back(browser(), "openid")["Location"] == "/"
+    assert User.objects.get().name == "Victoria"
+    assert "\0" not in SocialAccount.objects.get().extra_data["name"]
 
 
 def test_an_address_of_github_must_be_the_primary_one(there, settings):
