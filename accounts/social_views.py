@@ -33,7 +33,7 @@ from accounts.http import member_of, peer_of
 from accounts.limits import Act
 from accounts.models import User
 from accounts.second_factor import check_may_add
-from accounts.social import NotBelieved, disconnect, list_connections
+from accounts.social import LastWayIn, NotBelieved, disconnect, list_connections
 from accounts.social_forms import MailedCodeForm
 from accounts.social_providers import SocialProvider, find_social_provider
 from core.errors import DomainError
@@ -127,7 +127,7 @@ def connections_page(request: HttpRequest) -> HttpResponse:
 def disconnect_account(request: HttpRequest, account_id: int) -> HttpResponse:
     try:
         disconnect(request, member_of(request), account_id)
-    except DomainError as error:
+    except LastWayIn as error:
         messages.error(request, str(error.message))
     else:
         messages.success(request, _("Disconnected. Whoever is logged in stays so: see your devices."))

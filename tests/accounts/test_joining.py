@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from accounts import joining
 from accounts.models import Invitation, User
 from core.errors import Conflict
-from tests.accounts.doors import PASSWORD, links_in
+from tests.accounts.doors import PASSWORD, ask_again, links_in
 
 pytestmark = pytest.mark.usefixtures("catalog")
 
@@ -167,6 +167,7 @@ def test_a_network_has_so_many_accounts_a_day(settings: Any):
 def test_a_closed_account_leaves_no_invitation(settings: Any, client: Client, olga: User, changed: str):
     settings.SIGN_UP = "invitation"
     client.force_login(olga)
+    ask_again(client, olga)
     client.post("/admin/accounts/invitation/add/", {"email": "eva@example.com"})
     assert "eva@example.com" in LogEntry.objects.values_list("object_repr", flat=True)
     sign_up("api", "eva@example.com", word_for("eva@example.com", olga))

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.contrib import admin
 from django.core.files.base import ContentFile
 from django.db.models import Field, Model
@@ -98,6 +99,7 @@ def _ways_in_of(user: User) -> Ids:
         "key_id": (str(key.pk), str(revoked.pk)),
         "session_id": (session.id,),
         "family_id": (str(TokenFamily.objects.get(user=user).pk),),
+        "account_id": (str(SocialAccount.objects.create(user=user, provider="openid", uid=uuid4().hex).pk),),
         "authenticator_id": (str(passkey.pk), str(app.pk)),
     }
 

@@ -48,7 +48,9 @@ from tests.fuzz.drawing import SAMPLES
 from tests.fuzz.people import PASSWORD, belongings_of
 from tests.fuzz.url_map import Door, list_doors
 
-SITES = frozenset(("model_id", "price_id", "form", "uuid", "app_label", "url", "name", "content_type_id"))
+SITES = frozenset(
+    ("model_id", "price_id", "form", "uuid", "app_label", "url", "name", "content_type_id", "provider_id")
+)
 """Parameters that name something of the site's, which is for everybody or for the admin alone."""
 MAILED = frozenset(("/accounts/confirm-email/%(key)s/", "/accounts/password/reset/key/%(uidb36)s-%(key)s/"))
 """Whoever has such a link had the mail. It is signed: nobody finds one by trying."""
@@ -170,7 +172,7 @@ class Snapshot:
                 yield f"{name} names {found}: {text}"
 
 
-NUMBERED = frozenset(("authenticator_id", "payment_id"))
+NUMBERED = frozenset(("account_id", "authenticator_id", "payment_id"))
 
 
 # --- The site ---------------------------------------------------------------------------------------------------------
@@ -479,9 +481,10 @@ def fields_of_pages(bo: Visitor) -> Iterator[IdField]:
     yield IdField("browser", "GET", "/", {}, "folder", "folder_id")
     yield IdField("browser", "GET", chat, {}, "turn", "turn_id")
     yield IdField("browser", "POST", f"{chat}branch/", {}, "turn", "turn_id")
-    for act in ("trash", "restore", "erase", "pin", "unpin", "archive", "unarchive", "move"):
-        yield IdField("browser", "POST", "/conversations/change/", {"do": act}, "conversation", "conversation_id")
+    # A fragment says what was done, a page only that something was; what undoes another act comes before it.
+    for act in ("trash", "restore", "erase", "unpin", "pin", "unarchive", "archive", "move"):
         yield IdField("fragment", "POST", "/conversations/change/", {}, "do", "conversation_id", f"{act}:%s")
+        yield IdField("browser", "POST", "/conversations/change/", {"do": act}, "conversation", "conversation_id")
     moved = {"do": "move", "conversation": own["conversation_id"]}
     yield IdField("browser", "POST", "/conversations/change/", moved, "folder", "folder_id")
     yield IdField(
@@ -527,7 +530,21 @@ NO_IDS = frozenset(
     (
         *("action_primary", "action_remove", "action_send", "after", "as", "before", "beside", "code", "conversations"),
         *("currency", "effort", "email", "every", "forks", "format", "from", "in", "instead", "invitation", "language"),
-        *("model", "month", "next", "page", "q", "recorded", "replaces", "signed", "text", "theme", "tries", "with"),
+        *(
+            "model",
+            "month",
+            "next",
+            "page",
+            "process",
+            "q",
+            "recorded",
+            "replaces",
+            "signed",
+            "text",
+            "theme",
+            "tries",
+            "with",
+        ),
         *("expires_at", "parent_id", "beside_id", "folder_id", "leaf_id", "until_turn_id", "key"),
     )
 )
