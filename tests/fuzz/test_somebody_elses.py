@@ -138,7 +138,7 @@ def rows_of(model: type[Model]) -> Iterator[dict[str, Any]]:
         yield {"pk": row[model._meta.pk.attname], **row}
 
 
-OWNED_KEYS = ("temporary:", "turn:", "devices:", "answers:", "asked:", ":1:django.contrib.sessions")
+OWNED_KEYS = ("temporary:", "turn:", "devices:", "answers:", "asked:", "cache:1:django.contrib.sessions")
 
 
 def all_keys() -> dict[bytes, Any]:
@@ -218,6 +218,7 @@ def site(catalog: None, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     owner = Visitor("owner", own_everything(ana, reader), ana.email, cookies)
     fill_admin()
     before = Snapshot()
+    assert all(any(key.startswith(one.encode()) for key in before.keys) for one in OWNED_KEYS), before.keys
 
     bo = member("bo")
     cookies = cookies_of(bo)
