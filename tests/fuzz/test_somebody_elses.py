@@ -363,8 +363,8 @@ def differences_of_rows(visitor: Visitor, door: Door, values: dict[str, str], *m
     for method in methods:
         fields = {"post": "yes", "reason": "Because."} if method == "POST" else None
         foreign, none = (
-            shown(visitor.ask(method, address(door, **values | {name: one}), fields), one)
-            for one in (values[name], missing_like(values[name]))
+            shown(visitor.ask(method, address(door, **values | {name: one}), fields), one, values["content_type_id"])
+            for one in (values[name], missing_like(values[name]))  # a row's number may be that of its table
         )
         if foreign != none:
             yield f"{visitor.name} {method} {door.route}: {first_difference(foreign, none)}"
