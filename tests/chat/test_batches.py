@@ -21,7 +21,7 @@ from accounts.models import ApiKey, User
 from billing.entitlements import account_of
 from billing.models import UsageRecord
 from chat.batches import driving, states, validating
-from chat.batches.beginning import cancel_batch
+from chat.batches.beginning import cancel_batch, start_batch
 from chat.batches.sweeping import repair_batches
 from chat.models import Batch, BatchLine, LanguageModel
 from chat.turns import closing, completing, line_answers, sweeping
@@ -251,8 +251,9 @@ def die_at(monkeypatch: pytest.MonkeyPatch, place: str) -> Callable[[], bool]:
 async def test_a_worker_that_dies_anywhere_is_followed_and_no_line_is_asked_twice(
     carla: User, runner: Runner, monkeypatch: pytest.MonkeyPatch, place: str
 ):
-    batch = await in_thread(send, carla, [line(str(at)) for at in range(5)])
+    batch = await in_thread(send, carla, [line(str(at)) for at in range(5)], start=False)
     has_died = die_at(monkeypatch, place)
+    await in_thread(start_batch, batch)
     with pytest.raises(Died):
         await in_thread(driving.drive, 5)
     assert has_died()
