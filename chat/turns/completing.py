@@ -34,7 +34,7 @@ from history.temporary import add_completion, is_temporary, new_completion_id
 class Completion:
     """What a program asks. `max_output` is in tokens; None is as much as plan and model allow. The id is of the kind of
     a stored turn where it is kept, which takes a key, and else of a temporary one. `in_batch`: it is a line of a batch,
-    which is no question of an hour; then it may cost `most_micros`, where that is not None."""
+    which is not counted among the questions of an hour, and may cost no more than `most_micros`; None is no limit."""
 
     turn_id: UUID
     asked: Asked

@@ -10,7 +10,7 @@ from django.utils import timezone
 from accounts.models import ApiKey, User
 from billing.models import Plan, Reservation, UsageRecord
 from chat.batches import driving, states
-from chat.batches.beginning import BatchTerms, begin_batch
+from chat.batches.beginning import BatchTerms, begin_batch, start_batch
 from chat.batches.results import write_results
 from chat.models import Batch, BatchLine
 from core.threads import in_thread
@@ -36,12 +36,12 @@ def change_plans(**fields: Any) -> None:
 
 
 def send(user: User, lines: Iterable[Any], *, key: ApiKey | None = None, start: bool = True, **terms: Any) -> Batch:
-    """Send a batch, and have it checked."""
-    batch, _secret = begin_batch(user.pk, as_file(lines), BatchTerms(starts_itself=start, **terms), key)
+    """Send a batch, have it checked, and started: no line was asked yet."""
+    batch, _secret = begin_batch(user.pk, as_file(lines), BatchTerms(**terms), key)
     while now(batch).status == Batch.Status.VALIDATING:
         release(batch)
         driving.drive(0.01)
-    return now(batch)
+    return start_batch(now(batch)) if start and now(batch).status == Batch.Status.VALIDATED else now(batch)
 
 
 def now(batch: Batch) -> Batch:

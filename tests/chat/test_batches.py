@@ -230,6 +230,13 @@ async def test_what_failed_for_nothing_is_asked_again_and_then_is_the_result(
     assert overloaded["response"]["status_code"] == 503
 
 
+def test_it_starts_by_itself_where_its_owner_says_so(carla: User):
+    batch, _secret = beginning.begin_batch(carla.pk, as_file([line("a")]), beginning.BatchTerms(starts_itself=True))
+    while now(batch).status == Batch.Status.VALIDATING:
+        driving.drive(0.01)
+    assert now(batch).status == Batch.Status.RUNNING
+
+
 async def test_a_few_lines_are_open_at_a_time_and_those_of_one_person_batch_after_batch(carla: User):
     await in_thread(partial(change_plans, turns_at_once=6, turns_per_hour=1))
     first = await in_thread(send, carla, [line(str(at)) for at in range(20)])

@@ -19,6 +19,7 @@ from chat.turns import keeping
 from chat.turns.asked import Asked, asked_key
 from chat.turns.completing import Completion, open_completion
 from chat.turns.dialogues import written_answer
+from chat.turns.forking import fork
 from chat.turns.known_turns import HELD_GRACE
 from chat.turns.runner import Runner
 from chat.turns.sweeping import repair_turns
@@ -33,6 +34,7 @@ from tests.chat.asking import aask, closed, eventually
 from tests.chat.conftest import running
 from tests.chat.everything import everything_stored
 from tests.chat.http_streams import HttpStream
+from tests.chat.live import page_of
 from tests.chat.programs import TOOL, an_image, answered, call, key_of, refused, streamed, turn_of, user
 
 pytestmark = [pytest.mark.usefixtures("catalog"), pytest.mark.stores]
@@ -89,13 +91,17 @@ async def test_a_dialogue_is_one_conversation(carla: User, secret: str, runner: 
     assert (await client.get(f"/api/v1/turns/{one.pk}")).status_code == 200
     assert str(one.pk) in (await client.get("/api/v1/search?q=pomelo")).content.decode()
 
+    # Programs go on in it, and in no copy of it.
+    copy = await in_thread(fork, carla.pk, one.pk, new_id())
+    assert not await in_thread(Turn.objects.filter(conversation_id=copy.pk, dialogue__isnull=False).exists)
+
     # Another key of the person goes on from nothing of it, and finds what it was told: a conversation of its own.
     elsewhere = await answered(
         await in_thread(lambda: key_of(carla, keeps_conversations=True)),
         messages=[user("say:pomelo usage:10/3"), said("pomelo"), user("say:dos")],
     )
-    assert (await in_thread(found, turn_of(elsewhere))).conversation_id != conversation.pk
-    assert await in_thread(Conversation.objects.count) == 2
+    assert (await in_thread(found, turn_of(elsewhere))).conversation_id not in (conversation.pk, copy.pk)
+    assert await in_thread(Conversation.objects.count) == 3
 
 
 async def test_what_was_said_before_begins_a_conversation(carla: User, secret: str, runner: Runner):
@@ -138,6 +144,11 @@ async def test_what_was_said_before_begins_a_conversation(carla: User, secret: s
         following = await in_thread(found, turn_of(await answered(secret, messages=messages)))
         assert (following.conversation_id, following.parent_id) == (conversation.pk, parent)
     assert await in_thread(Conversation.objects.count) == 1
+
+    # With another image it is another dialogue.
+    image["image_url"]["url"] = an_image(size=(41, 30))
+    elsewhere = await in_thread(found, turn_of(await answered(secret, messages=[*asked, said("uno"), user("say:dos")])))
+    assert elsewhere.conversation_id != conversation.pk
 
 
 def _see_images() -> None:
@@ -321,13 +332,15 @@ async def test_what_is_refused_leaves_nothing(carla: User, secret: str, monkeypa
     assert not list(sync_redis().scan_iter("turn:*:asked"))
 
 
-async def test_what_is_kept_gets_a_title_and_nothing_else_does(
+async def test_what_is_kept_gets_a_title_and_is_on_open_pages_and_nothing_else_does(
     carla: User, secret: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     titled: list[UUID] = []
     monkeypatch.setattr(Titler, "start", lambda _self, turn, **_fields: titled.append(turn.pk))
     await answered(await in_thread(key_of, carla))
-    document = await answered(secret)
+    async with page_of(carla) as page:
+        document = await answered(secret)
+        assert (await page.next("turn.started"))["turn_id"] == str(turn_of(document))
     await answered(secret, messages=[user("say:hola"), said("hola"), user("say:dos")])
     assert titled == [turn_of(document)]
 
