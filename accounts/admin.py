@@ -5,6 +5,7 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from allauth.core import context as allauth_context
+from allauth.socialaccount.models import SocialAccount
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
@@ -37,9 +38,12 @@ OWN = ("email", "is_active", "is_staff", "is_superuser")
 
 class NewPasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not generic at run time
     def save(self, commit: bool = True) -> Any:
-        """Save the password alone: whoever was suspended while it was hashed stays so."""
+        """Save the password alone: whoever was suspended while it was hashed stays so. Accounts elsewhere let nobody in
+        any more, as after a reset by mail: whoever had got in may have connected theirs."""
         user = super().save(commit=False)
-        user.save(update_fields=["password"])
+        with transaction.atomic():
+            user.save(update_fields=["password"])
+            SocialAccount.objects.filter(user=user).delete()
         _tell(user, "account/email/password_changed")
         return user
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from allauth.account.models import EmailAddress
+from allauth.socialaccount.models import SocialAccount
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core import mail
@@ -663,8 +664,10 @@ def test_an_address_that_an_operator_changed_is_the_only_one(operator, ana, bo):
     ana.refresh_from_db()
     assert ana.email == "ana@new.example.com"
     assert not EmailAddress.objects.filter(user=ana).exists()
+    SocialAccount.objects.create(user=ana, provider="google", uid="eve's")
     new = {"usable_password": "true", "password1": "otra clave larga", "password2": "otra clave larga"}
     operator.post(f"/admin/accounts/user/{ana.pk}/password/", new)
+    assert not SocialAccount.objects.filter(user=ana).exists()
     assert [message.to for message in mail.outbox] == [[former], [ana.email]]
     assert ana.email in str(mail.outbox[0].body)
 
