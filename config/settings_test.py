@@ -17,3 +17,5 @@ CACHE_TTL = 0  # most tests count who was asked; those of the cache switch it on
 MODEL_TITLES = False  # the same
 MAIL_DIR = DATA_DIR / "caught"  # noqa: F405
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  its middleware misses the folder when nothing was collected
+if MONGODB_URI:  # noqa: F405  a slow stand-in, beside other tests: one deletes ten thousand conversations
+    DATABASES["history"]["OPTIONS"]["socketTimeoutMS"] = 60_000  # noqa: F405

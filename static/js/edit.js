@@ -43,7 +43,7 @@ export function followEdits(turns, ask) {
       form.requestSubmit();
     }
   });
-  document.addEventListener("htmx:after:swap", () => {
+  const begin = () => {
     const text = turns.querySelector("[data-edit-text]:not([data-begun])");
     if (!text) return;
     text.dataset.begun = "";
@@ -51,10 +51,12 @@ export function followEdits(turns, ask) {
     text.value = readEdit(text.form.dataset.editForm) ?? text.value;
     text.focus();
     text.setSelectionRange(text.value.length, text.value.length);
-  });
-  // What was being edited before a reload; htmx has the links by then.
+  };
+  document.addEventListener("htmx:after:swap", begin);
+  // What was being edited before a reload. Where htmx has not got the link yet, it leads to a page that has the form.
   document.addEventListener("DOMContentLoaded", () => {
-    [...turns.querySelectorAll("[data-edit]")].findLast((link) => readEdit(link.closest("[data-turn]").dataset.turn))?.click();
+    if (turns.querySelector("[data-edit-text]")) begin();
+    else [...turns.querySelectorAll("[data-edit]")].findLast((link) => readEdit(link.closest("[data-turn]").dataset.turn))?.click();
   });
 }
 

@@ -35,6 +35,7 @@ from history import access, sharing, tree
 from history.models import Conversation, Turn
 from history.sharing import Terms
 from testbed.provider import FakeProvider
+from tests.accounts.doors import ask_again
 from tests.chat.asking import aask, ask, closed, eventually, finished, question, record_of
 from tests.chat.attaching import attached, ids
 from tests.chat.conftest import Offer
@@ -71,7 +72,7 @@ def grow_late() -> None:
 
 
 def delete_in_the_admin(operator: User, user: User) -> None:
-    browser = log_in(operator)
+    browser = ask_again(log_in(operator), operator)
     name = f"/admin/accounts/user/{user.pk}"
     fields = {"email": user.email, "name": "anita", "locale": "es", "time_zone": "UTC", "theme": "system"}
     assert browser.post(f"{name}/change/", {**fields, "is_active": "on"}).status_code == 302  # into the admin's log

@@ -757,7 +757,7 @@ def test_a_question_that_is_refused_while_it_is_written_leaves_its_files_free(
     """Somebody else has begun a conversation of the same id since it was looked for."""
     file = attached(ana)
     foreign = ask(bo)
-    monkeypatch.setattr("chat.turns.opening.access.find_conversation", lambda _id: None)
+    monkeypatch.setattr("chat.turns.opening.access.find_to_ask_in", lambda _owner, _id: None)
     with pytest.raises(Conflict):
         ask(ana, conversation_id=foreign.conversation_id, attachments=ids(file))
     file.refresh_from_db()

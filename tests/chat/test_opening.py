@@ -415,7 +415,7 @@ def test_a_conversation_that_is_somebody_elses_since_a_moment_costs_nothing(
     ana: User, bo: User, monkeypatch: pytest.MonkeyPatch
 ):
     foreign = ask(bo)
-    monkeypatch.setattr(access, "find_conversation", lambda _id: None)
+    monkeypatch.setattr(access, "find_to_ask_in", lambda _owner, _id: None)
     for _ in range(2):
         with pytest.raises(Conflict):
             open_turn(ana.pk, question(conversation_id=foreign.conversation_id))

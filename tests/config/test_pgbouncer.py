@@ -46,7 +46,8 @@ def pgbouncer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     host, port = connections["default"].settings_dict["OPTIONS"]["host"], ports.any_free_port()
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as operator:
         operator.execute("CREATE DATABASE bounced")
-    file = SCRATCH / "pgbouncer.ini"  # where the server's own user may read
+    file = SCRATCH / "pgbouncer.ini"
+    SCRATCH.chmod(0o755)  # the server's own user reads it
     file.write_text(CONFIGURATION.format(host=host, port=port))
     owner = os.stat(host).st_uid if os.geteuid() == 0 else None  # it refuses to be root
     file.chmod(0o644)

@@ -37,7 +37,7 @@ async def test_what_was_asked_is_found_by_keyboard_and_opened_where_it_is(
         await page.get_by_role("link", name="Question 1").click()
         await expect(page).to_have_url(re.compile(f"/c/{conversation}/.*#turn-"))
 
-        await page.goto("/search/?q=after:ayer")
+        await page.goto("/search/?q=after:antier")
         await expect(page.get_by_role("alert")).to_contain_text("is not a date")
         await tab.picture("search-wrong")
         await field.fill("cancion")

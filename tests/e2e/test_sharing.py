@@ -140,12 +140,12 @@ async def test_sharing_works_without_javascript_at_every_width_in_every_language
     own = {"settings": "/settings/shares/", "form": f"/c/{conversation_id}/share/"}
     for language in ("es", "en", "pt-br"):
         async with Tab.open(browser, site.port(), locale=language) as visitor:
-            assert {name: await faults(visitor, where, language) for name, where in paths.items()} == {
+            assert {name: await faults(visitor, f"share-{name}", where, language) for name, where in paths.items()} == {
                 name: [] for name in paths
             }
         async with Tab.open(browser, site.port(), person=person) as owner:
             await owner.call("PATCH", "me", locale=language)
-            assert {name: await faults(owner, where, language) for name, where in own.items()} == {
+            assert {name: await faults(owner, f"share-{name}", where, language) for name, where in own.items()} == {
                 name: [] for name in own
             }
     async with Tab.open(browser, site.port(), person=person, java_script_enabled=False) as owner:

@@ -219,8 +219,8 @@ def test_a_tool_is_called_and_its_result_answered(sdk: Done) -> None:
     found = sdk["tool"]
     assert (found["finish_reason"], found["name"], found["arguments"]) == ("tool_calls", "weather", CITY)
     assert found["text"] == TEXT
-    [conversation] = [messages for messages in sdk.bodies("messages") if messages[-1]["role"] == "tool"]
-    assert conversation[-1] == {"role": "tool", "tool_call_id": found["id"], "content": "It rains."}
+    told = {"role": "tool", "tool_call_id": found["id"], "content": "It rains."}
+    [conversation] = [messages for messages in sdk.bodies("messages") if messages[-1] == told]
     assert conversation[-2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": CITY}
     [tool] = sdk.bodies("tools")[0]
     assert tool["function"]["parameters"]["required"] == ["city"]
