@@ -109,12 +109,14 @@ async def reader(browser: Browser, site: TestedSite) -> AsyncIterator[Reader]:
 # --- Accessible -------------------------------------------------------------------------------------------------------
 
 
-FIND = """
-async (themes) => {
+STILL = """() => {
   // Colours on their way are others, and what inherits one starts on its way later: there is no way.
   const still = new CSSStyleSheet();
   still.replaceSync("*, *::before, *::after { transition-property: none !important; animation: none !important }");
   document.adoptedStyleSheets.push(still);
+}"""
+FIND = """
+async (themes) => {
   const found = [];
   for (const [theme, options] of Object.entries(themes)) {
     document.documentElement.dataset.theme = theme;
@@ -133,6 +135,7 @@ async def violations(page: Page) -> list[str]:
     diagram has no origin to which axe could speak."""
     if await page.evaluate("typeof axe") == "undefined":
         await page.evaluate(AXE_SCRIPT)
+    await page.evaluate(STILL)
     found: list[str] = await page.evaluate(FIND, {"light": {}, "dark": {"runOnly": ["color-contrast"]}})
     return found
 
@@ -196,8 +199,8 @@ def strict(response: Response | None) -> bool:
     return "default-src 'none'" in policy and "unsafe" not in policy
 
 
-async def faults(tab: Tab, name: str, path: str, language: str) -> list[str]:
-    """Return what a page lacks, and the widths it is too wide for; what axe finds, for one of the languages."""
+async def lacks(tab: Tab, path: str, language: str) -> list[str]:
+    """Open a page; return what it lacks, and the widths it is too wide for."""
     response = await tab.page.goto(path)
     found = [] if strict(response) else ["policy"]
     if await tab.page.locator("html").get_attribute("lang") != language:
@@ -211,6 +214,12 @@ async def faults(tab: Tab, name: str, path: str, language: str) -> list[str]:
         wide = await tab.page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             found.append(f"{wide} pixels at {width}")
+    return found
+
+
+async def faults(tab: Tab, name: str, path: str, language: str) -> list[str]:
+    """Open a page; return what it lacks, and in one of the languages what axe finds, too."""
+    found = await lacks(tab, path, language)
     if language == "en":
         await tab.picture(f"page-{name}")
         found += await violations(tab.page)
