@@ -18,6 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.http import member_of, peer_of
 from billing.entitlements import credits_of, entitlements_of
+from billing.models import MICROS_PER_CREDIT
 from chat.batches.beginning import BatchTerms, begin_batch, cancel_batch, erase_batch, start_batch
 from chat.batches.refusals import ending_sentence
 from chat.batches.results import results_response
@@ -26,9 +27,6 @@ from chat.models import Batch
 from core.errors import DomainError
 from core.http import is_fragment
 from core.sizes import readable_size
-
-MICROS = 1_000
-"""Of a credit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class BatchForm(forms.Form):
     @property
     def limit_micros(self) -> int | None:
         limit: int | None = self.cleaned_data["limit"]
-        return None if limit is None else limit * MICROS
+        return None if limit is None else limit * MICROS_PER_CREDIT
 
 
 @login_required
