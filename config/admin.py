@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import second_factor
 from accounts.http import member_of
+from config.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class OperatorSite(AdminSite):
 
     def has_permission(self, request: HttpRequest) -> bool:
         return super().has_permission(request) and not _lacks_second_factor(request)
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        return {**super().each_context(request), "version": VERSION}
 
     @method_decorator(secure_admin_login)
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
