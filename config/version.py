@@ -1,3 +1,3 @@
-"""The site's version, here alone. The tag `v<version>` releases it, if CHANGELOG.md tells of it (docs/contributing.md)."""
+"""The site's version, and the only place for it. What a release checks of it is in docs/contributing.md."""
 
 VERSION = "0.1.0"
