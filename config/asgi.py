@@ -12,6 +12,14 @@ from django.core.handlers.asgi import ASGIHandler
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 http = get_asgi_application()  # before anything that imports models
 
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+
+from chat.api.openai.errors import OPENAI_PATH  # noqa: E402
+from chat.socket.routing import socket_urlpatterns  # noqa: E402
+from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
+from config.requests_at_once import limit_requests  # noqa: E402
+from core import interpreter  # noqa: E402
+
 
 class ProgramsHandler(ASGIHandler):
     """Django with the middleware that programs need, which ask without sessions, forms and cookies: each of the others
@@ -24,16 +32,13 @@ class ProgramsHandler(ASGIHandler):
         finally:
             settings.MIDDLEWARE = every
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request without threads of its own: Django starts three. What it does in a thread, its signals and
+        closing the response, is done by one that the process has for that; nothing there may wait for a store."""
+        await self.handle(scope, receive, send)
+
 
 programs = ProgramsHandler()
-
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-
-from chat.api.openai.errors import OPENAI_PATH  # noqa: E402
-from chat.socket.routing import socket_urlpatterns  # noqa: E402
-from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
-from config.requests_at_once import limit_requests  # noqa: E402
-from core import interpreter  # noqa: E402
 
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
