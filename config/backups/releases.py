@@ -22,9 +22,9 @@ def read_release() -> str:
 def check_release(header: Header) -> None:
     """Raise BackupError unless the backup's tables are those of this release; it says which release to use."""
     ours: Set[Migration] = MigrationLoader(None).disk_migrations.keys()
-    apps = {app for app, _name in ours}
     for alias, database in header.databases.items():
-        wanted = {key for key in ours if alias != HISTORY or key[0] == HISTORY}
+        apps = {HISTORY} if alias == HISTORY else {app for app, _name in ours}  # others make nothing there
+        wanted = {key for key in ours if key[0] in apps}
         theirs = {(app, name) for app, name in database.migrations if app in apps}
         if theirs - wanted:
             raise BackupError(
