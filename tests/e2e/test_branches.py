@@ -50,7 +50,8 @@ async def test_a_question_is_edited_by_keyboard_and_every_tab_goes_back_and_fort
     await edit.fill("Two, edited?")
     await tab.picture("edit")
     # htmx begins 0 ms after its module has run; let that be after everything else.
-    await tab.page.add_init_script("const wait = setTimeout; setTimeout = (act, ms, ...rest) => wait(act, ms ?? 500, ...rest);")
+    late = "const wait = setTimeout; setTimeout = (act, ms, ...rest) => wait(act, ms ?? 500, ...rest);"
+    await tab.page.add_init_script(late)
     await tab.page.reload()
     await expect(edit).to_have_value("Two, edited?")
     await expect(edit).to_be_focused()
