@@ -43,7 +43,9 @@ def look(machine: Machine, access: str) -> dict[str, Any]:
         "redirect": ask("GET", "/c/?a=b", secure=False),
         "foreign": [foreign_http(), foreign_tls(), ask("GET", "/", {"Host": "evil.example.com"})["status"]],
         "protocol": chosen_protocol(),
-        "metrics": [ask("GET", path)["status"] for path in ("/metrics", "//metrics/", "/%6detrics", "/static/../metrics")],
+        "metrics": [
+            ask("GET", path)["status"] for path in ("/metrics", "//metrics/", "/%6detrics", "/static/../metrics")
+        ],
         "page": page,
         "hashed": ask("GET", f"/static/css/{style}", {"Accept-Encoding": "gzip"}),
         "plain": ask("GET", "/static/css/site.css"),
@@ -69,8 +71,7 @@ def look(machine: Machine, access: str) -> dict[str, Any]:
         "api": ask("GET", "/api/v1/allowance"),
         "openai": ask("POST", "/v1/chat/completions", {}, b"{}"),
     }
-    for web in webs:
-        ask("GET", f"/share/{PLANTED}/")
+    ask("GET", f"/share/{PLANTED}/")
     found |= _look_behind()
     logs = Path("/var/log/nginx")
     found["log"] = (logs / "access.log").read_text().splitlines()
@@ -87,7 +88,13 @@ def _look_behind() -> dict[str, Any]:
         found: dict[str, Any] = {"passed": json.loads(ask("GET", "/x", CLAIMS)["body"])}
         found["large"] = {
             path: ask("POST", path, {}, b"x" * LARGE)["status"]
-            for path in ("/settings/", "/api/v1/attachments", "/settings/import-export/", "/c/1/", "/v1/chat/completions")
+            for path in (
+                "/settings/",
+                "/api/v1/attachments",
+                "/settings/import-export/",
+                "/c/1/",
+                "/v1/chat/completions",
+            )
         }
         found["too_large"] = {
             path: ask("POST", path, {}, b"x" * LARGE) for path in ("/settings/", "/api/v1/conversations", "/v1/models")
@@ -123,7 +130,7 @@ class Telling(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815  as http.server has it
 
     def log_message(self, *_args: object) -> None:
         pass

@@ -1,5 +1,5 @@
-"""A server of its own for `docs/deploy.md`, in namespaces of Linux: its own /etc, /opt, /run and /var, its own users,
-ports and processes. Nothing of it is seen outside, and all of it ends with its first process.
+"""A server for `docs/deploy.md` alone, in namespaces of Linux: its own /etc, /opt, /run and /var, its own users, ports
+and processes. Nothing of it is seen outside, and all of it ends with its first process.
 
 What a plain server gets from elsewhere is put in its place: `apt-get`, `git` and `systemctl` are stand-ins that ask this
 program, which has what is installed already; PostgreSQL, Valkey and SecantusDB are those of the other tests.
@@ -120,7 +120,19 @@ class Machine:
             folder.mkdir()
             shutil.chown(folder, "postgres", "postgres")
         folder = data / "main"
-        make = [_postgresql() / "initdb", "-D", folder, "-U", "postgres", "-A", "peer", "-N", "-E", "UTF8", "--no-locale"]
+        make = [
+            _postgresql() / "initdb",
+            "-D",
+            folder,
+            "-U",
+            "postgres",
+            "-A",
+            "peer",
+            "-N",
+            "-E",
+            "UTF8",
+            "--no-locale",
+        ]
         subprocess.run(["runuser", "-u", "postgres", "--", *make], check=True, stdout=subprocess.DEVNULL)
         # No TCP, as nobody asks for it; and nobody needs these rows after a crash of the machine.
         quick = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={run}"]

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -65,8 +66,10 @@ def main() -> None:
         for log in sorted(Path("/run/logs").glob("*.log")):
             print(f"== {log.name}\n{log.read_text()[-6000:]}", file=sys.stderr)
         raise
-    print(json.dumps(report), flush=True)
     machine.manager.stop_everything()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report["cpu_seconds"] = round(used.ru_utime + used.ru_stime + time.process_time(), 1)
+    print(json.dumps(report), flush=True)
 
 
 def _scripts(model: str) -> tuple[str, str]:
@@ -91,7 +94,9 @@ class Night:
             for number, access in enumerate(self._people):
                 group.create_task(self._keep_reading(WAYS[number % len(WAYS)], access))
             with _timed(self._report, "all read"):
-                await self._until(lambda: all(any(one.text for one in self._of(number)) for number in range(len(self._people))))
+                await self._until(
+                    lambda: all(any(one.text for one in self._of(number)) for number in range(len(self._people)))
+                )
             with _timed(self._report, "restarts"):
                 await self._restart(release)
             with _timed(self._report, "kills"):
@@ -118,7 +123,10 @@ class Night:
 
     async def _restart(self, release: str) -> None:
         """Do a release; without one, restart one process of each kind that people notice, and nginx."""
-        script = release or "systemctl restart tertulia-runner@1\nsystemctl restart tertulia-web@8001\nsystemctl reload nginx\n"
+        script = (
+            release
+            or "systemctl restart tertulia-runner@1\nsystemctl restart tertulia-web@8001\nsystemctl reload nginx\n"
+        )
         await asyncio.to_thread(self._machine.run_script, script)
 
     async def _kill(self) -> None:

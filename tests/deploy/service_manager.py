@@ -1,5 +1,5 @@
-"""A stand-in for systemd: starts what unit files say, under the user and with the environment they name, starts it again
-when it dies, and stops it with SIGTERM. Of sandboxes and limits of memory it knows nothing; `systemd-analyze verify`
+"""A stand-in for systemd: starts what unit files say, under the user and with the environment they name, starts it
+again when it dies, and stops it with SIGTERM. Of sandboxes and limits of memory it knows nothing; `systemd-analyze verify`
 reads those (tests/deploy/test_files.py)."""
 
 import os
@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,9 +44,7 @@ def read_unit(name: str) -> tuple[Options, str]:
     for file in (found[0], *drop_ins):
         for key, value in _read_lines(file):
             if value:
-                options.setdefault(key, []).append(
-                    value.replace("%i", instance).replace("%n", name).replace("%%", "%")
-                )
+                options.setdefault(key, []).append(value.replace("%i", instance).replace("%n", name).replace("%%", "%"))
             else:
                 options.pop(key, None)
     return options, instance
@@ -200,16 +199,25 @@ class ServiceManager:
             raise UnitError(f"This stand-in does not know {unknown}.")
         if verb == "daemon-reload":
             return ""
-        for name in names:
-            if name.endswith(".target"):
-                self._of_target(verb, name, is_now="--now" in options)
-            elif verb == "enable":
+        if verb == "enable":
+            for name in names:
                 self._enable(name)
-            else:
-                self._of_service(verb, self.service(name))
-        if verb == "enable" and "--now" in options:
-            self.run(["start", *names])
+            if "--now" not in options:
+                return ""
+            verb = "start"
+        with ThreadPoolExecutor() as pool:  # all at once, as systemd does
+            list(pool.map(lambda service: self._of_service(verb, service), self._services_of(names)))
         return ""
+
+    def _services_of(self, names: list[str]) -> list[Service]:
+        """Return the services themselves, and those that a target wants, each once."""
+        found: dict[str, Service] = {}
+        for name in names:
+            wanted = (UNIT_FOLDERS[0] / f"{name}.wants").glob("*") if name.endswith(".target") else [Path(name)]
+            for one in sorted(path.name for path in wanted):
+                service = self.service(one)
+                found[service.name] = service
+        return list(found.values())
 
     def _enable(self, name: str) -> None:
         name = name if "." in name else f"{name}.service"
@@ -219,13 +227,6 @@ class ServiceManager:
             wants.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (wants / name).symlink_to(f"../{name}")
-
-    def _of_target(self, verb: str, name: str, *, is_now: bool) -> None:
-        read_unit(name)
-        wanted = sorted(file.name for file in (UNIT_FOLDERS[0] / f"{name}.wants").glob("*"))
-        if verb in ("start", "stop", "restart"):
-            for one in wanted:
-                self._of_service(verb, self.service(one))
 
     def _of_service(self, verb: str, service: Service) -> None:
         match verb:
@@ -246,8 +247,7 @@ class ServiceManager:
 
     def stop_everything(self) -> None:
         """Stop what runs, the stores last: the others need them to stop in order."""
-        order = sorted(self._services.values(), key=lambda one: not one.name.startswith("tertulia"))
-        for service in order:
-            if service.pid:
-                with suppress(UnitError):
-                    service.stop()
+        for is_ours in (True, False):
+            names = [name for name, one in self._services.items() if name.startswith("tertulia") == is_ours and one.pid]
+            with suppress(UnitError):
+                self.run(["stop", *names])

@@ -1,5 +1,5 @@
-"""The page `docs/deploy.md`, done word for word on a machine of its own: hundreds read through nginx while every process
-is restarted in turn and three are killed. Nobody misses a character."""
+"""The page `docs/deploy.md`, done word for word on a machine of its own: hundreds read through nginx while every
+process is restarted in turn and three are killed. Nobody misses a character."""
 
 import json
 import os
@@ -130,7 +130,11 @@ def test_bodies_have_the_limit_of_their_address_and_a_post_is_sent_once(report: 
 def test_a_site_that_is_away_says_so_in_three_languages_and_by_each_api(report: dict[str, Any]) -> None:
     page, form, api, openai = report["gateway"]["away"].values()
     assert {answer["status"] for answer in (page, form, api, openai)} == {502}
-    assert [lang for lang in ("es", "en", "pt-BR") if f'<section lang="{lang}">' in page["body"]] == ["es", "en", "pt-BR"]
+    assert [lang for lang in ("es", "en", "pt-BR") if f'<section lang="{lang}">' in page["body"]] == [
+        "es",
+        "en",
+        "pt-BR",
+    ]
     assert 'http-equiv="refresh"' in page["body"]
     assert 'http-equiv="refresh"' not in form["body"]
     assert json.loads(api["body"])["code"] == json.loads(openai["body"])["error"]["code"] == "unavailable"
