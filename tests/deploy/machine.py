@@ -1,8 +1,8 @@
-"""A server for `docs/deploy.md` alone, in namespaces of Linux: its own /etc, /opt, /run and /var, its own users, ports
-and processes. Nothing of it is seen outside, and all of it ends with its first process.
+"""A server for `docs/deploy.md` alone, in namespaces of Linux: its own /etc, /opt, /run and /var, users, ports and
+processes. Nothing of it is seen outside, and all of it ends with its first process.
 
-What a plain server gets from elsewhere is put in its place: `apt-get`, `git` and `systemctl` are stand-ins that ask this
-program, which has what is installed already; PostgreSQL, Valkey and SecantusDB are those of the other tests.
+What a plain server gets from elsewhere is put in its place: `apt-get`, `git` and `systemctl` are stand-ins that ask
+this program, which has what is installed already; PostgreSQL, Valkey and SecantusDB are those of the other tests.
 """
 
 import json

@@ -1,6 +1,8 @@
 """A stand-in for systemd: starts what unit files say, under the user and with the environment they name, starts it
-again when it dies, and stops it with SIGTERM. Of sandboxes and limits of memory it knows nothing; `systemd-analyze verify`
-reads those (tests/deploy/test_files.py)."""
+again when it dies, and stops it with SIGTERM.
+
+Of sandboxes and limits of memory it knows nothing; `systemd-analyze verify` reads those (tests/deploy/test_files.py).
+"""
 
 import os
 import pwd
