@@ -122,8 +122,16 @@ requirements: .venv/bin/python
 install: requirements  ## What a production server needs, and nothing else (docs/deploy.md)
 	$(BIN)/python -m compileall -q accounts billing chat config core history
 
-up:  ## The site in containers, on ports 80 and 443; needs a .env (docs/deploy.md)
-	docker compose --env-file .env --file deploy/compose.yaml up --detach --build --wait --remove-orphans
+# One after the other, so that of two processes one always answers; runners and workers before web processes.
+COMPOSE = docker compose --env-file .env --file deploy/compose.yaml
+up:  ## The site in containers, on ports 80 and 443, or its new release; needs a .env (docs/deploy.md)
+	$(COMPOSE) build
+	$(COMPOSE) up --detach --wait postgres mongo redis
+	$(COMPOSE) run --rm prepare
+	for service in runner1 runner2 worker beat web1 web2 nginx; do \
+	    $(COMPOSE) up --detach --wait --no-deps $$service || exit 1; \
+	done
+	$(COMPOSE) exec nginx nginx -s reload
 
 packages: requirements
 	@lists=$$(cksum < requirements-embedded.txt); \
