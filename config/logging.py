@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.http import HttpRequest
 from structlog.contextvars import merge_contextvars
-from structlog.processors import EventRenamer, ExceptionRenderer, JSONRenderer
+from structlog.processors import ExceptionRenderer, JSONRenderer
 from structlog.stdlib import ExtraAdder, ProcessorFormatter
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
@@ -86,7 +86,7 @@ def add_record(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDi
     """Put the moment, the level and the logger first."""
     record = line["_record"]
     first = {"at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")}
-    return {**first, "level": record.levelname, "logger": record.name, "event": line.pop("event"), **line}
+    return {**first, "level": record.levelname, "logger": record.name, "message": line.pop("event"), **line}
 
 
 def rename_exception(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -156,7 +156,6 @@ class _Formatter(ProcessorFormatter):
 
 
 _REMOVE_META = ProcessorFormatter.remove_processors_meta
-_RENAME = EventRenamer("message")
 
 
 class JsonFormatter(_Formatter):
@@ -164,9 +163,9 @@ class JsonFormatter(_Formatter):
 
     def __init__(self) -> None:
         render = ExceptionRenderer(traceback_without_values)
-        super().__init__(render, _REMOVE_META, rename_exception, _RENAME, JSONRenderer(write_json))
+        super().__init__(render, _REMOVE_META, rename_exception, JSONRenderer(write_json))
 
 
 class TextFormatter(_Formatter):
     def __init__(self) -> None:
-        super().__init__(ExceptionRenderer(), _REMOVE_META, rename_exception, _RENAME, write_text)
+        super().__init__(ExceptionRenderer(), _REMOVE_META, rename_exception, write_text)
