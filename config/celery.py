@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars, get_contextvars, reset_conte
 
 from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
 from core.sweeps import SWEEP_INTERVAL
+from core.tracing import note_span
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def note_end(task: Any, state: str | None, **_signal: Any) -> None:
     TASKS_ENDED.labels(task.name, ended).inc()
     TASK_SECONDS.labels(task.name).observe(seconds)
     if task.request.get("log_ids"):
+        note_span("task", seconds, task=task.name, state=ended)
         logger.info("Task ended", extra={"state": ended, "seconds": round(seconds, 3)})
     reset_contextvars(**task.request.get("log_tokens") or {})
 

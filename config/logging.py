@@ -133,6 +133,17 @@ def _lines_of(error: BaseException | None, seen: set[int]) -> Iterator[str]:
             yield from _lines_of(one, seen)
 
 
+def walk_exceptions(error: BaseException | None, seen: set[int] | None = None) -> Iterator[BaseException]:
+    """Yield an exception and all that it came from."""
+    seen = set() if seen is None else seen
+    if error is None or id(error) in seen or len(seen) >= MAX_CHAIN:
+        return
+    seen.add(id(error))
+    yield error
+    for one in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        yield from walk_exceptions(one, seen)
+
+
 def message_without_values(error: BaseException) -> str:
     """Return an exception's message where it quotes no value: it may be anybody's text, address or key."""
     if isinstance(error, DomainError):

@@ -625,6 +625,10 @@ if given := env("METRICS_ADDRESS", default=""):
         raise ImproperlyConfigured("METRICS_ADDRESS can be reached by other machines: set METRICS_TOKEN, too.")
     METRICS_ADDRESS = (metrics_host.strip("[]"), int(metrics_port))
 
+SENTRY_DSN = env("SENTRY_DSN", default="")  # empty: errors are in the logs alone
+OTEL_EXPORTER_OTLP_ENDPOINT = env("OTEL_EXPORTER_OTLP_ENDPOINT", default="")  # empty: there are no traces
+OTEL_TRACES_PER_THOUSAND = env.int("OTEL_TRACES_PER_THOUSAND", default=1000)  # of the requests
+
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
 LOG_FORMAT = env("LOG_FORMAT", default="text" if DEBUG else "json")
