@@ -83,11 +83,11 @@ def read_site() -> SiteFigures:
 
 def _load() -> SiteFigures:
     figures = SiteFigures()
-    for read, errors in ((_read_redis, RedisError), (_read_ledger, DatabaseError)):
+    for read, errors in ((_read_redis, (RedisError, msgspec.DecodeError)), (_read_ledger, DatabaseError)):
         try:
             read(figures)
         except errors:
-            continue  # the parts say which store is away
+            continue  # the parts say which store is away, or somebody else has written into Redis
     for part, answer in ask_everything().items():
         if part != "ready":
             figures.put("part_ready", float(answer["ok"]), part)
