@@ -56,6 +56,12 @@ app.conf.beat_schedule = {
 }
 
 
+@signals.setup_logging.connect
+def keep_logging(**_signal: Any) -> None:
+    """Nothing: with this, Celery leaves logging as the settings have it. By itself it would give the level of its own
+    option, which is WARNING, to everything that a worker says."""
+
+
 @signals.before_task_publish.connect
 def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
     bound = get_contextvars()

@@ -313,7 +313,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = dict(REDIS_LIMITS)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # --- People ----------------------------------------------------------------------------------------------------------
 
@@ -650,6 +649,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["short"]}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {
+        "celery": {"level": "WARNING"},  # not each task
         "django.server": {"handlers": [], "propagate": True},
         "django.channels.server": {"level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
