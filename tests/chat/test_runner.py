@@ -1090,13 +1090,13 @@ async def test_a_turn_that_two_loops_want_to_start_is_started_once(redis: Redis,
     runner, handled, turn_id = Runner(), [], new_id()
     release = asyncio.Event()
 
-    async def handle(turn_id: UUID, _entry: bytes) -> None:
+    async def handle(turn_id: UUID, _entry: bytes, _request_id: str) -> None:
         handled.append(turn_id)
         await release.wait()
 
     monkeypatch.setattr(runner, "_handle", handle)
     runner._has_room.clear()
-    loops = [asyncio.create_task(runner._start(turn_id, b"1-0")) for _ in range(2)]
+    loops = [asyncio.create_task(runner._start(turn_id, b"1-0", "")) for _ in range(2)]
     await asyncio.sleep(0)
     runner._has_room.set()
     await asyncio.gather(*loops)
