@@ -981,6 +981,17 @@ async def test_a_runner_that_stops_takes_nothing_new(redis: Redis, carla: User, 
     assert (await in_thread(saved, late)).status == "queued"
 
 
+async def test_what_redis_gave_a_runner_while_it_stopped_does_not_wait(redis: Redis, carla: User, settings: Settings):
+    settings.DRAIN_SECONDS = 5
+    runner, stopping = Runner(), asyncio.Event()
+    await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
+    turn = await aask(carla, "say:hola")
+    await redis.xreadgroup(queue.GROUP, runner.name, {queue.QUEUE: ">"})
+    stopping.set()
+    await runner.run(stopping)
+    assert (await in_thread(saved, turn)).status == "completed"
+
+
 async def test_what_is_not_finished_in_time_is_interrupted_with_its_text(redis: Redis, carla: User, settings: Settings):
     settings.DRAIN_SECONDS = 0.1
     begun = time.monotonic()
@@ -999,7 +1010,6 @@ async def test_what_showed_nothing_is_left_to_the_next_runner(
     redis: Redis, carla: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     settings.DRAIN_SECONDS = 0.1
-    monkeypatch.setattr(leases, "LEASE_MS", 500)
     monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.1)
     async with a_runner():
         turn = await aask(carla, "wait:0.3 say:hola")

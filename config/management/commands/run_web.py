@@ -6,12 +6,16 @@ from argparse import ArgumentParser
 from typing import Any
 
 import uvicorn
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
 
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
+
+UNREAD_SECONDS = 5
+"""How long a process that ends waits for who does not take the rest of an answer."""
 
 
 class Command(BaseCommand):
@@ -33,7 +37,7 @@ class Command(BaseCommand):
             ws=ClientSocket,
             ws_per_message_deflate=False,
             ws_max_size=1_048_576,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=round(settings.DRAIN_SECONDS) + UNREAD_SECONDS,
             proxy_headers=False,  # else it believes any proxy on this machine: TRUSTED_PROXIES says
             access_log=False,
             log_config=None,  # as in settings.py
