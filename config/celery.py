@@ -1,10 +1,14 @@
 """The Celery app and its schedule."""
 
 import os
+import sys
+from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
+from celery.signals import beat_init, worker_init
 
+from core.preparation import NotPrepared, check_prepared
 from core.sweeps import SWEEP_INTERVAL
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -43,3 +47,13 @@ app.conf.beat_schedule = {
     },
     "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }
+
+
+@worker_init.connect
+@beat_init.connect
+def refuse_unprepared(**_signal: Any) -> None:
+    """End a worker or beat before it begins where the databases are not as far as its code."""
+    try:
+        check_prepared()
+    except NotPrepared as error:
+        sys.exit(str(error))

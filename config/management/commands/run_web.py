@@ -7,9 +7,10 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
+from core.preparation import NotPrepared, check_prepared
 
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
@@ -27,6 +28,10 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 8000)
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            check_prepared()
+        except NotPrepared as error:
+            raise CommandError(str(error)) from None
         allow_open_files(MAX_CONNECTIONS + FILES_BESIDE)
         uvicorn.run(
             "config.asgi:application",
