@@ -2,16 +2,21 @@
 
 import os
 import sys
+from time import monotonic
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.schedules import crontab
-from celery.signals import beat_init, worker_init
+from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
+from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
 from core.preparation import NotPrepared, check_prepared
 from core.sweeps import SWEEP_INTERVAL
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+CARRIED = ("request_id", "turn_id", "user_id")
+"""What the log lines of a task have from whoever sent it, in the header `log_ids` of its message."""
 
 app = Celery("tertulia")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -49,11 +54,54 @@ app.conf.beat_schedule = {
 }
 
 
-@worker_init.connect
-@beat_init.connect
+@signals.worker_init.connect
+@signals.beat_init.connect
 def refuse_unprepared(**_signal: Any) -> None:
     """End a worker or beat before it begins where the databases are not as far as its code."""
     try:
         check_prepared()
     except NotPrepared as error:
         sys.exit(str(error))
+
+
+@signals.before_task_publish.connect
+def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
+    bound = get_contextvars()
+    if ids := {name: str(bound[name]) for name in CARRIED if name in bound}:
+        headers["log_ids"] = ids
+
+
+@signals.task_prerun.connect
+def bind_ids(task_id: str, task: Any, **_signal: Any) -> None:
+    task.request.begun_at = monotonic()
+    task.request.log_tokens = bind_contextvars(**task.request.get("log_ids") or {}, task=task.name, task_id=task_id)
+
+
+@signals.task_postrun.connect
+def unbind_ids(task: Any, **_signal: Any) -> None:
+    reset_contextvars(**task.request.get("log_tokens") or {})
+
+
+@signals.after_task_publish.connect
+def count_sent(sender: str, **_signal: Any) -> None:
+    TASKS_SENT.labels(sender).inc()
+
+
+@signals.task_postrun.connect
+def count_ended(task: Any, state: str | None, **_signal: Any) -> None:
+    TASKS_ENDED.labels(task.name, (state or "lost").lower()).inc()
+    TASK_SECONDS.labels(task.name).observe(monotonic() - task.request.get("begun_at", monotonic()))
+
+
+@signals.worker_ready.connect
+def watch_worker(**_signal: Any) -> None:
+    from core.watching import start_watching  # here: it needs settings, and the app is loaded before them
+
+    start_watching("worker")
+
+
+@signals.beat_init.connect
+def watch_beat(**_signal: Any) -> None:
+    from core.watching import start_watching
+
+    start_watching("beat")

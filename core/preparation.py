@@ -14,6 +14,8 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, router
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
+from core.half_restored import HalfRestored, require_whole
+
 logger = logging.getLogger(__name__)
 
 Name = tuple[str, str]
@@ -29,10 +31,13 @@ class NotPrepared(Exception):
 
 
 def check_prepared() -> None:
-    """Raise NotPrepared unless `prepare` has come to its end with this release. A database that is away is not asked:
-    processes start without it, and wait."""
+    """Raise NotPrepared unless `prepare` has come to its end with this release, and while a backup is half restored. A
+    database that is away is not asked: processes start without it, and wait."""
     try:
+        require_whole()
         missing = _find_missing()
+    except HalfRestored as error:
+        raise NotPrepared(str(error)) from error
     except Error as error:
         logger.warning("Whether the databases are prepared is not known", extra={"error": type(error).__name__})
         return

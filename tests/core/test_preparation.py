@@ -12,6 +12,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from config.database_routers import COPY
 from config.management.commands import run_web
+from core.half_restored import mark_half_restored, mark_restored
 from core.preparation import MARK, NotPrepared, check_prepared, mark_prepared
 from tests.services import STORES
 
@@ -57,6 +58,13 @@ def test_a_run_that_did_not_come_to_its_end_is_refused():
     mark_prepared()
     check_prepared()
     assert [app for app, _name in recorder("default").applied_migrations()].count(MARK) == 1
+
+
+def test_half_of_a_backup_is_refused():
+    mark_half_restored()
+    assert refusal().startswith("The databases are half restored")
+    mark_restored()
+    check_prepared()
 
 
 def test_databases_that_are_further_serve_the_release_before():
