@@ -25,7 +25,7 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mark_prepared()
     yield
     if STORES == "mongodb":  # which takes nothing back
-        recorder("history").record_applied("history", "0015_dialogues")
+        recorder("history").record_applied("history", "0017_turn_needs")
 
 
 def recorder(alias: str) -> MigrationRecorder:
@@ -40,10 +40,10 @@ def refusal() -> str:
 
 def test_databases_that_lack_something_of_this_release_are_refused():
     check_prepared()
-    recorder("history").record_unapplied("history", "0015_dialogues")
+    recorder("history").record_unapplied("history", "0017_turn_needs")
     found = refusal()
     assert found == (
-        "The databases are not ready for this release (history: history.0015_dialogues not applied): "
+        "The databases are not ready for this release (history: history.0017_turn_needs not applied): "
         "run `manage.py prepare`."
     )
     recorder("default").record_unapplied("chat", "0011_no_temperature")
