@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db import migrations
+from django.db.models import Model
 
 
 class AddIndexBeside(migrations.AddIndex):
@@ -17,20 +18,23 @@ class AddIndexBeside(migrations.AddIndex):
             return
         if not self.allow_migrate_model(connection.alias, model):
             return
-        with connection.cursor() as cursor:
-            if name in connection.introspection.get_constraints(cursor, model._meta.db_table):
-                if connection.vendor != "postgresql" or _is_valid(cursor, name):
-                    return
-                schema_editor.remove_index(model, self.index, concurrently=True)
         if connection.vendor == "postgresql":
-            schema_editor.add_index(model, self.index, concurrently=True)
-        else:
+            if not has_index(connection, model, name):
+                schema_editor.add_index(model, self.index, concurrently=True)
+            return
+        with connection.cursor() as cursor:
+            found = connection.introspection.get_constraints(cursor, model._meta.db_table)
+        if name not in found:
             schema_editor.add_index(model, self.index)
 
 
-def _is_valid(cursor: Any, name: str) -> bool:
-    cursor.execute(
-        "SELECT bool_and(indisvalid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relname = %s",
-        [name],
-    )
-    return bool(cursor.fetchone()[0])
+def has_index(connection: Any, model: type[Model], name: str) -> bool:
+    """Return whether PostgreSQL has the index; one that is there and unused, as whoever built it died, is removed."""
+    table = connection.ops.quote_name(model._meta.db_table)
+    schema, dot, _table = table.rpartition(".")  # an index is in the schema of its table
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [f"{schema}{dot}{name}"])
+        found = cursor.fetchone()
+        if found and not found[0]:
+            cursor.execute(f"DROP INDEX {schema}{dot}{name}")
+    return bool(found and found[0])
