@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from time import monotonic
 from typing import Any
 
@@ -10,6 +11,7 @@ from celery.schedules import crontab
 from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
 from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
+from core.preparation import NotPrepared, check_prepared
 from core.sweeps import SWEEP_INTERVAL
 from core.tracing import note_span
 
@@ -60,6 +62,16 @@ app.conf.beat_schedule = {
 def keep_logging(**_signal: Any) -> None:
     """Nothing: with this, Celery leaves logging as the settings have it. By itself it would give the level of its own
     option, which is WARNING, to everything that a worker says."""
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def refuse_unprepared(**_signal: Any) -> None:
+    """End a worker or beat before it begins where the databases are not as far as its code."""
+    try:
+        check_prepared()
+    except NotPrepared as error:
+        sys.exit(str(error))
 
 
 @signals.before_task_publish.connect
