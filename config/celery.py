@@ -1,13 +1,28 @@
 """The Celery app and its schedule."""
 
 import os
+from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
+from celery.signals import beat_init, worker_init
 
 from core.sweeps import SWEEP_INTERVAL
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+
+@worker_init.connect
+@beat_init.connect
+def refuse_half_restored(**_signal: Any) -> None:
+    """End the process before it works: an exception of any other kind would only be logged."""
+    from core.half_restored import HalfRestored, require_whole  # Django is set up by now
+
+    try:
+        require_whole()
+    except HalfRestored as error:
+        raise SystemExit(str(error)) from None
+
 
 app = Celery("tertulia")
 app.config_from_object("django.conf:settings", namespace="CELERY")

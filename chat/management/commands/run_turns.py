@@ -9,12 +9,14 @@ from django.core.management.base import BaseCommand
 
 from chat.turns.runner import Runner
 from core import interpreter
+from core.half_restored import require_whole
 
 
 class Command(BaseCommand):
     help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
+        require_whole()
         interpreter.tune_for_serving()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run())

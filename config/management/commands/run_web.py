@@ -9,6 +9,7 @@ import uvicorn
 from django.core.management.base import BaseCommand
 
 from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
+from core.half_restored import require_whole
 
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
@@ -23,6 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 8000)
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        require_whole()
         allow_open_files(MAX_CONNECTIONS + FILES_BESIDE)
         uvicorn.run(
             "config.asgi:application",
