@@ -35,7 +35,7 @@ def check_prepared() -> None:
     database that is away is not asked: processes start without it, and wait."""
     try:
         require_whole()
-        missing = _find_missing()
+        missing = next(filter(None, map(find_missing, settings.DATABASES)), "")
     except HalfRestored as error:
         raise NotPrepared(str(error)) from error
     except Error as error:
@@ -60,20 +60,26 @@ def list_migrations() -> set[Name]:
     return {(app.label, name) for app in apps.get_app_configs() for name in _names_in(app.label)}
 
 
-def _find_missing() -> str:
-    """Return what the databases lack, in a few words; empty for nothing."""
+def find_missing(alias: str) -> str:
+    """Return what a database lacks of this release, in a few words; empty for nothing."""
     migrations = list_migrations()
-    for alias in settings.DATABASES:
-        here = {(app, name) for app, name in migrations if router.allow_migrate(alias, app)}
-        applied = MigrationRecorder(connections[alias]).applied_migrations()
-        if not applied and here:
-            return f"{alias}: empty"
-        if lacking := sorted(here - set(applied)):
-            others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-            return f"{alias}: {'.'.join(lacking[0])}{others} not applied"
-        if alias == DEFAULT_DB_ALIAS and _mark(migrations) not in applied:
-            return "the last run did not come to its end"
+    here = {(app, name) for app, name in migrations if router.allow_migrate(alias, app)}
+    applied = MigrationRecorder(connections[alias]).applied_migrations()
+    if not applied and here:
+        return f"{alias}: empty"
+    if lacking := sorted(here - set(applied)):
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return f"{alias}: {'.'.join(lacking[0])}{others} not applied"
+    if alias == DEFAULT_DB_ALIAS and _mark(migrations) not in applied:
+        return "the last run did not come to its end"
     return ""
+
+
+def find_later(alias: str) -> Name | None:
+    """Return a migration that a later release has applied and this one does not have; None where there is none."""
+    applied = MigrationRecorder(connections[alias]).applied_migrations()
+    own = {app.label for app in apps.get_app_configs() if router.allow_migrate(alias, app.label)}
+    return min((name for name in set(applied) - list_migrations() if name[0] in own), default=None)
 
 
 def _names_in(app_label: str) -> list[str]:

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.seeds import load_prices
 from config.reachability import StoreUnreachableError, check_stores
+from core.half_restored import require_whole
 from core.preparation import mark_prepared
 
 US_CENT = {"ARS": 1_000, "BRL": 5, "CLP": 10, "COP": 4_000, "MXN": 20, "PEN": 4, "UYU": 40}
@@ -25,6 +26,7 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, verbosity: int, **_options: Any) -> None:
         try:
             check_stores()
+            require_whole()
         except StoreUnreachableError as error:
             raise CommandError(str(error)) from None
         call_command("migrate", verbosity=0, interactive=False)
