@@ -50,8 +50,8 @@ class Shape:
 
 
 SHAPES = {
-    "short": Shape("fake-1t-0ms-ns", 8, 25, "a turn that begins a conversation, 8 at once"),
-    "next": Shape("fake-1t-0ms-ns", 8, 25, "a turn in a conversation of up to 25, 8 at once", is_continued=True),
+    "short": Shape("fake-1t-0ms-ns", 8, 15, "a turn that begins a conversation, 8 at once"),
+    "next": Shape("fake-1t-0ms-ns", 8, 15, "a turn in a conversation of up to 15, 8 at once", is_continued=True),
     "steady": Shape("fake-200t-20ms-ns", 100, 1, "200 tokens, 50 a second, 100 at once"),
 }
 
