@@ -51,8 +51,12 @@ soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 STORES=postgresql $(BIN)/python -m pytest -m soak -s tests/billing/test_ledger_load.py tests/billing/test_real_kills.py
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
 
-bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
+bench: packages dev-packages  ## The load benchmark and that of the stores, half an hour; bench-quick takes two minutes. Figures go to bench/RESULTS.md
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.stores
+
+bench-stores: packages dev-packages  ## What a turn costs on each store, by the socket and by event streams, fifteen minutes
+	$(BIN)/python -m bench.stores
 
 bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
 	$(BIN)/python -m bench.transports
@@ -198,4 +202,4 @@ clients: .venv/bin/python  ## The OpenAI SDKs, llm and LangChain, for the tests 
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help install requirements up run test test-all test-rows test-stores test-folders test-external soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers audit release-notes roll-out check clients packages dev-packages
+.PHONY: help install requirements up run test test-all test-rows test-stores test-folders test-external soak bench bench-quick bench-relay bench-search bench-stores bench-transports bench-webhooks smoke-providers audit release-notes roll-out check clients packages dev-packages
