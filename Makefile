@@ -90,7 +90,7 @@ check: packages dev-packages  ## Format, lint, types, layers, templates, migrati
 
 # Packages are installed again when the content of their lists has changed.
 
-packages: .venv/bin/python
+requirements: .venv/bin/python
 	@lists=$$(cat requirements.txt constraints.txt | cksum); \
 	if [ "$$lists" != "$$(cat .venv/packages 2>/dev/null)" ]; then \
 	    echo "Installing the packages of requirements.txt (a minute or two the first time)."; \
@@ -98,6 +98,14 @@ packages: .venv/bin/python
 	        echo "The packages could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
 	    echo "$$lists" > .venv/packages; \
 	fi
+
+install: requirements  ## What a production server needs, and nothing else (docs/deploy.md)
+	$(BIN)/python -m compileall -q accounts billing chat config core history
+
+up:  ## The site in containers, on ports 80 and 443; needs a .env (docs/deploy.md)
+	docker compose --env-file .env --file deploy/compose.yaml up --detach --build --wait --remove-orphans
+
+packages: requirements
 	@lists=$$(cksum < requirements-embedded.txt); \
 	if [ "$$lists" != "$$(cat .venv/packages-embedded 2>/dev/null)" ]; then \
 	    echo "Installing the embedded services of requirements-embedded.txt."; \
@@ -162,4 +170,4 @@ clients: .venv/bin/python  ## The OpenAI SDKs, llm and LangChain, for the tests 
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check clients packages dev-packages
+.PHONY: help install requirements up run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check clients packages dev-packages

@@ -1,13 +1,20 @@
 """The Celery app and its schedule."""
 
 import os
+from time import monotonic
+from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.schedules import crontab
+from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
+from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
 from core.sweeps import SWEEP_INTERVAL
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+CARRIED = ("request_id", "turn_id", "user_id")
+"""What the log lines of a task have from whoever sent it, in the header `log_ids` of its message."""
 
 app = Celery("tertulia")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -43,3 +50,46 @@ app.conf.beat_schedule = {
     },
     "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }
+
+
+@signals.before_task_publish.connect
+def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
+    bound = get_contextvars()
+    if ids := {name: str(bound[name]) for name in CARRIED if name in bound}:
+        headers["log_ids"] = ids
+
+
+@signals.task_prerun.connect
+def bind_ids(task_id: str, task: Any, **_signal: Any) -> None:
+    task.request.begun_at = monotonic()
+    task.request.log_tokens = bind_contextvars(**task.request.get("log_ids") or {}, task=task.name, task_id=task_id)
+
+
+@signals.task_postrun.connect
+def unbind_ids(task: Any, **_signal: Any) -> None:
+    reset_contextvars(**task.request.get("log_tokens") or {})
+
+
+@signals.after_task_publish.connect
+def count_sent(sender: str, **_signal: Any) -> None:
+    TASKS_SENT.labels(sender).inc()
+
+
+@signals.task_postrun.connect
+def count_ended(task: Any, state: str | None, **_signal: Any) -> None:
+    TASKS_ENDED.labels(task.name, (state or "lost").lower()).inc()
+    TASK_SECONDS.labels(task.name).observe(monotonic() - task.request.get("begun_at", monotonic()))
+
+
+@signals.worker_ready.connect
+def watch_worker(**_signal: Any) -> None:
+    from core.watching import start_watching  # here: it needs settings, and the app is loaded before them
+
+    start_watching("worker")
+
+
+@signals.beat_init.connect
+def watch_beat(**_signal: Any) -> None:
+    from core.watching import start_watching
+
+    start_watching("beat")

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
 from config.private_files import create_private, make_private
+from core.loopback import is_loopback
 from core.origins import parse_origin
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -128,7 +129,8 @@ TEMPLATES = [
 ]
 
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"
+# A proxy that serves them may not read DATA_DIR.
+STATIC_ROOT = Path(env("STATIC_ROOT", default=str(DATA_DIR / "static")))
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",
@@ -285,6 +287,8 @@ if MONGODB_URI:
     DATABASES["history"] = mongodb_database(MONGODB_URI)
 DATABASE_ROUTERS = ["config.database_routers.HistoryRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+BACKUP_RECIPIENT = env.list("BACKUP_RECIPIENT", default=[])  # public keys of age: who can open a backup
 
 # Seconds. The first is longer than a runner or a worker blocks for its queue; threads wait less.
 REDIS_LIMITS = {"socket_timeout": 5, "socket_connect_timeout": 2}
@@ -612,6 +616,18 @@ SIMPLE_JWT = {
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes; a longer body is a 413
 FILE_UPLOAD_MAX_MEMORY_SIZE = 65_536  # what comes of a body waits on disk beyond this: many may come at once
+
+# --- Watching --------------------------------------------------------------------------------------------------------
+
+METRICS_TOKEN = env("METRICS_TOKEN", default="")  # what Prometheus shows as its bearer token
+METRICS_ADDRESS: tuple[str, int] | None = None  # of this process: each has its own
+if given := env("METRICS_ADDRESS", default=""):
+    metrics_host, _, metrics_port = given.rpartition(":")
+    if not metrics_host or not metrics_port.isdecimal():
+        raise ImproperlyConfigured("METRICS_ADDRESS is not a valid address: it looks like 127.0.0.1:9401.")
+    if not METRICS_TOKEN and not is_loopback(metrics_host.strip("[]")):
+        raise ImproperlyConfigured("METRICS_ADDRESS can be reached by other machines: set METRICS_TOKEN, too.")
+    METRICS_ADDRESS = (metrics_host.strip("[]"), int(metrics_port))
 
 # --- Logs ------------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.http import member_of, peer_of
 from billing.entitlements import credits_of, entitlements_of
-from billing.models import MICROS_PER_CREDIT
 from chat.batches.beginning import BatchTerms, begin_batch, cancel_batch, erase_batch, start_batch
 from chat.batches.refusals import ending_sentence
 from chat.batches.results import results_response
@@ -27,6 +26,7 @@ from chat.batches.states import access_batch, list_batches
 from chat.models import Batch
 from core.errors import DomainError
 from core.http import is_fragment
+from core.money import MICROS_PER_CREDIT
 from core.sizes import readable_size
 
 

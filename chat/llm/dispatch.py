@@ -27,7 +27,8 @@ from chat.llm.breaker import (
 )
 from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert_of_error
-from chat.llm.health.counters import failure_fields, success_fields
+from chat.llm.health.counters import MIN_SPEED_SECONDS, MIN_SPEED_TOKENS, failure_fields, success_fields
+from chat.llm.metrics import ATTEMPTS, FAILOVERS, PROVIDER_FIRST, TOKEN_RATE
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import (
     NO_OPTIONS,
@@ -188,6 +189,7 @@ class _Failover:
     def started_event(self, target: _Target) -> AnswerStarted:
         if target.candidate is self._first:
             return AnswerStarted(target.candidate)
+        FAILOVERS.labels(self._first.model.key, self._first_error_code).inc()
         return AnswerStarted(target.candidate, self._first, self._first_error_code)
 
     def note_failure(self, target: _Target, error: ProviderError) -> None:
@@ -283,6 +285,11 @@ class _Attempt:
     def note_success(self) -> None:
         usage = self.request.find_usage()
         first_seconds, streaming_seconds = self.first_at - self.begun_at, monotonic() - self.first_at
+        names = self.target.candidate.model.provider, self.target.candidate.model.key
+        ATTEMPTS.labels(*names, "ok").inc()
+        PROVIDER_FIRST.labels(*names).observe(first_seconds)
+        if usage and usage.output >= MIN_SPEED_TOKENS and streaming_seconds >= MIN_SPEED_SECONDS:
+            TOKEN_RATE.labels(*names).observe(usage.output / streaming_seconds)
         fields = success_fields(self.target.candidate.model, usage, first_seconds, streaming_seconds)
         self._report("success", counter_fields=fields)
 
@@ -294,6 +301,7 @@ class _Attempt:
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
         model = self.target.candidate.model
+        ATTEMPTS.labels(model.provider, model.key, error.code).inc()
         tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
         asker = self.request.end_user if may_be_the_questions(error) else ""
         # A 403 may be one question's filter; a model that is gone is told at once: a small site has no second person.

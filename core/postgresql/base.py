@@ -18,6 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.migrations.recorder import MigrationRecorder
 from psycopg.pq import TransactionStatus
 
+from core.metrics import watch_pool
 from core.postgresql.pool import Pool, PooledConnection, StatementTimeout
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return None
         if self.alias not in self._pools:
             size = self.settings_dict["OPTIONS"]["pool"]["max_size"]
-            self._pools.setdefault(self.alias, Pool(self._make_connection, size))
+            pool = self._pools.setdefault(self.alias, Pool(self._make_connection, size))
+            watch_pool(self.alias, pool.use)
         return self._pools[self.alias]
 
     def close_pool(self) -> None:

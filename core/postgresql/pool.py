@@ -68,7 +68,7 @@ class Pool:
     def __init__(self, connect: Callable[[], PooledConnection], size: int) -> None:
         self._connect = connect
         self._idle: deque[tuple[PooledConnection, float]] = deque()  # the one used last is used next
-        self._free = BoundedSemaphore(size)
+        self._free, self._size = BoundedSemaphore(size), size
         self._gate = Gate()
 
     def getconn(self) -> PooledConnection:
@@ -95,6 +95,10 @@ class Pool:
         finally:
             self._free.release()
         self._close_unused()
+
+    def use(self) -> tuple[int, int]:
+        """Return how many connections are in use, and how many may be."""
+        return self._size - self._free._value, self._size
 
     def open(self) -> None:
         """Nothing: Django's backend calls it before every `getconn`."""

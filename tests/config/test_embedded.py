@@ -23,6 +23,7 @@ from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
 from config.management.commands import run_web, serve
+from tests.services import IS_EXTERNAL
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -148,6 +149,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
     assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
+@pytest.mark.skipif(IS_EXTERNAL, reason="needs the Valkey of the tests")
 def test_nobody_reads_the_embedded_valkey_without_its_password():
     port = urlsplit(os.environ["REDIS_URL"]).port  # which the tests start as a site does
     with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):

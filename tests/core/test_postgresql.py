@@ -59,11 +59,12 @@ def fill_pools(size: int = 4) -> None:
 
 
 def cut_connections(condition: str = "true") -> int:
-    """Cut every connection, or those that meet the condition, as a restart of the server does; return how many."""
-    clients = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    query = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {clients} AND {condition}"
+    """Cut every connection to our databases, or those that meet the condition, as a restart of the server does; return
+    how many. Other tests use the server, too."""
+    ours = [connections[alias].settings_dict["NAME"] for alias in ALIASES]
+    cut = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = ANY(%s)"
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as operator:
-        found = operator.execute(query).fetchone()
+        found = operator.execute(f"{cut} AND {condition}", [ours]).fetchone()
     assert found is not None
     return int(found[0])
 

@@ -1,7 +1,6 @@
 """A site for tests: on the stores this run is about, with a provider in this process."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import psycopg
 from testbed.provider import FakeProvider
 from testbed.site import Site
 from tests.fakes.readers import Member
-from tests.services import migrated_databases
+from tests.services import migrated_databases, new_database_name
 
 
 class TestedSite(Site):
@@ -73,7 +72,7 @@ def run_site(
 
 def fresh_store() -> dict[str, str]:
     """Return the address of databases nobody has used, on the stores of this run."""
-    name = f"site_{secrets.token_hex(4)}"
+    name = new_database_name()
     addresses = {}
     if address := os.environ.get("DATABASE_URL"):
         with psycopg.connect(address, autocommit=True) as connection:

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand
 
 from chat.turns.runner import Runner
 from core import interpreter
+from core.watching import start_watching
 
 
 class Command(BaseCommand):
@@ -25,4 +26,6 @@ async def _run() -> None:
     loop = asyncio.get_running_loop()
     for received in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(received, stopping.set)
-    await Runner().run(stopping)
+    runner = Runner()
+    start_watching("runner")
+    await runner.run(stopping)
