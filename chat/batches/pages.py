@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 from django import forms
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -109,9 +110,14 @@ def cancel_batch_page(request: HttpRequest, batch_id: UUID) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def erase_batch_page(request: HttpRequest, batch_id: UUID) -> HttpResponse:
-    erase_batch(access_batch(member_of(request).pk, batch_id))
+    """Ask, and erase a batch with its results, which were paid for."""
+    batch = access_batch(member_of(request).pk, batch_id)
+    if request.method != "POST":
+        return render(request, "chat/erase_batch.html", {"batch": batch})
+    erase_batch(batch)
+    messages.success(request, _("The batch is deleted."))
     return redirect("batches")
 
 
