@@ -45,16 +45,24 @@ class Night:
                 seconds[name] = round(time.monotonic() - since, 1)
                 print(f"{name}: {seconds[name]} s, {len(self._readings)} readings", file=sys.stderr, flush=True)
             self._is_over = True
-        expected = expected_text(self._model)
-        wrong = [one for one in self._readings if (one.status, one.text, one.complaints) != ("completed", expected, [])]
         return {
             "night_seconds": seconds,
             "killed": self._killed,
             "answers": {way: sum(one.way == way for one in self._readings) for way in WAYS},
             "connections": {way: sum(one.connections for one in self._readings if one.way == way) for way in WAYS},
             "asked_anew": sum(one.stopped for one in self._readings),
-            "wrong": [asdict(one) for one in wrong],
+            "interrupted": sum(one.status == "interrupted" for one in self._readings),
+            "wrong": [asdict(one) for one in self._readings if not self._is_right(one)],
+            "read": {one.turn_id: [one.status, one.text] for one in self._readings if one.turn_id},
         }
+
+    def _is_right(self, one: Reading) -> bool:
+        """Return whether a reader has the whole answer; or, where a runner was killed under it, all it had written."""
+        expected = expected_text(self._model)
+        if one.status == "interrupted":
+            lost_its_runner = one.ended_at > self._killed_at and any("runner" in name for name in self._killed)
+            return lost_its_runner and one.complaints == [] and expected.startswith(one.text)
+        return (one.status, one.text, one.complaints) == ("completed", expected, [])
 
     async def _keep_reading(self, way: str, access: str) -> None:
         while not self._is_over:
@@ -65,6 +73,7 @@ class Night:
     async def _kill(self) -> None:
         """Kill three with SIGKILL; return when each runs again."""
         self._killed = self._rng.sample(VICTIMS, KILLS)
+        self._killed_at = time.monotonic()
         killed = []
         for victim in self._killed:
             await asyncio.sleep(self._rng.uniform(0.1, 1.0))

@@ -1,5 +1,5 @@
-"""Does what `docs/deploy.md` says on a machine of its own, then lets `night.py` and `gateway.py` loose on the site. It is
-started in namespaces by `test_behind_nginx.py`, and prints one line of JSON at the end, its report.
+"""Does what `docs/deploy.md` says on a machine of its own, then lets `night.py` and `gateway.py` loose on the site. It
+is started in namespaces by `test_behind_nginx.py`, and prints one line of JSON at the end, its report.
 
     python -m tests.deploy.on_the_machine SCRATCH STREAMS SEED [--whole]
 """
@@ -52,6 +52,8 @@ def main() -> None:
             people = run("create_members", count=streams, plan=UNLIMITED)
             report |= asyncio.run(night.Night(machine, model, people, seed).run(release if is_whole else ""))
             report["ledger"] = _settled(run)
+            saved = {turn["pk"]: [turn["status"], turn["answer"]] for turn in run("audit")["turns"]}
+            report["unlike_saved"] = [turn for turn, read in report.pop("read").items() if read != saved[turn]]
         report["gateway"] = gateway.look(machine, people[0])
     except BaseException:
         for log in sorted(Path("/run/logs").glob("*.log")):
