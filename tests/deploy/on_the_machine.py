@@ -53,7 +53,7 @@ def main() -> None:
             report |= asyncio.run(night.Night(machine, model, people, seed).run(release if is_whole else ""))
             report["ledger"] = _settled(run)
             saved = {turn["pk"]: [turn["status"], turn["answer"]] for turn in run("audit")["turns"]}
-            report["unlike_saved"] = [turn for turn, read in report.pop("read").items() if read != saved[turn]]
+            report["unlike_saved"] = [turn for turn, read in report.pop("read").items() if read != saved.get(turn)]
         report["gateway"] = gateway.look(machine, people[0])
     except BaseException:
         for log in sorted(Path("/run/logs").glob("*.log")):
