@@ -14,6 +14,9 @@ from testbed.site import Site
 from tests.fakes.readers import Member
 from tests.services import migrated_databases
 
+METRICS_TOKEN, PROVIDER_KEY = "planted-metrics-token", "sk-planted-provider-key"
+"""No process may ever say them."""
+
 
 class TestedSite(Site):
     """A site, and the provider its models come from."""
