@@ -518,7 +518,7 @@ LOADING_SECONDS = env.float("LOADING_SECONDS", default=300)  # longest time with
 TURN_SECONDS = env.float("TURN_SECONDS", default=900)  # longest answer
 QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a runner
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may wait for a runner
-DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
+DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping process finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
 
 # --- Attachments -----------------------------------------------------------------------------------------------------

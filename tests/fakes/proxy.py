@@ -12,10 +12,12 @@ NO_LINGER = struct.pack("ii", 1, 0)  # close with a reset
 
 class CuttingProxy:
     """`async with CuttingProxy(port) as proxy:` passes bytes on to `port`, from `proxy.port`, until they are cut. Of
-    several ports each takes a connection in turn; one that takes none is passed over, as behind nginx."""
+    several ports each takes a connection in turn; one that takes none is passed over, as behind nginx. While `is_away`
+    it takes none itself."""
 
     def __init__(self, *targets: int) -> None:
         self._orders = itertools.cycle([targets[first:] + targets[:first] for first in range(len(targets))])
+        self.is_away = False
         self._connections: set[asyncio.Transport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,6 +49,8 @@ class CuttingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if self.is_away:
+                raise ConnectionRefusedError
             far_reader, far_writer = await self._connect()
         except OSError:
             writer.transport.abort()

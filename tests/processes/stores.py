@@ -54,6 +54,12 @@ class TestedSite(Site):
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
+    def let_postgresql_in(self, *, is_open: bool) -> None:
+        """Let nobody connect to the site's database any more, or again."""
+        address = urlsplit(self.environment["DATABASE_URL"])
+        with psycopg.connect(address._replace(path="/postgres").geturl(), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {address.path[1:]} ALLOW_CONNECTIONS {str(is_open).lower()}")
+
     def _redis_file(self) -> Path:
         return max((Path(self.environment["DATA_DIR"]) / "valkey" / "appendonlydir").glob("*.incr.aof"))
 
