@@ -15,9 +15,11 @@ class ConfigConfig(AppConfig):
     def ready(self) -> None:
         from config import checks  # noqa: F401  registers them
         from config.celery import app
+        from config.reporting import start_reporting
         from core.watching import serve_also
 
         serve_also("/site", load_site_registry)
+        start_reporting()
         app.set_default()  # for every thread; otherwise tasks go to Celery's default broker
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
         pre_migrate.connect(lift_statement_limit)

@@ -1,6 +1,8 @@
 """The Celery app and its schedule."""
 
+import logging
 import os
+import sys
 from time import monotonic
 from typing import Any
 
@@ -9,7 +11,11 @@ from celery.schedules import crontab
 from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
 from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
+from core.preparation import NotPrepared, check_prepared
 from core.sweeps import SWEEP_INTERVAL
+from core.tracing import note_span
+
+logger = logging.getLogger(__name__)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -52,6 +58,22 @@ app.conf.beat_schedule = {
 }
 
 
+@signals.setup_logging.connect
+def keep_logging(**_signal: Any) -> None:
+    """Nothing: with this, Celery leaves logging as the settings have it. By itself it would give the level of its own
+    option, which is WARNING, to everything that a worker says."""
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def refuse_unprepared(**_signal: Any) -> None:
+    """End a worker or beat before it begins where the databases are not as far as its code."""
+    try:
+        check_prepared()
+    except NotPrepared as error:
+        sys.exit(str(error))
+
+
 @signals.before_task_publish.connect
 def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
     bound = get_contextvars()
@@ -61,13 +83,9 @@ def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
 
 @signals.task_prerun.connect
 def bind_ids(task_id: str, task: Any, **_signal: Any) -> None:
-    task.request.begun_at = monotonic()
-    task.request.log_tokens = bind_contextvars(**task.request.get("log_ids") or {}, task=task.name, task_id=task_id)
-
-
-@signals.task_postrun.connect
-def unbind_ids(task: Any, **_signal: Any) -> None:
-    reset_contextvars(**task.request.get("log_tokens") or {})
+    ids = task.request.get("log_ids") or (task.request.get("headers") or {}).get("log_ids") or {}
+    task.request.begun_at, task.request.log_ids = monotonic(), ids
+    task.request.log_tokens = bind_contextvars(**ids, task=task.name, task_id=task_id)
 
 
 @signals.after_task_publish.connect
@@ -76,9 +94,15 @@ def count_sent(sender: str, **_signal: Any) -> None:
 
 
 @signals.task_postrun.connect
-def count_ended(task: Any, state: str | None, **_signal: Any) -> None:
-    TASKS_ENDED.labels(task.name, (state or "lost").lower()).inc()
-    TASK_SECONDS.labels(task.name).observe(monotonic() - task.request.get("begun_at", monotonic()))
+def note_end(task: Any, state: str | None, **_signal: Any) -> None:
+    """Count it. What follows from somebody's request has a line in the log; what beat sends would have too many."""
+    seconds, ended = monotonic() - task.request.get("begun_at", monotonic()), (state or "lost").lower()
+    TASKS_ENDED.labels(task.name, ended).inc()
+    TASK_SECONDS.labels(task.name).observe(seconds)
+    if task.request.get("log_ids"):
+        note_span("task", seconds, task=task.name, state=ended)
+        logger.info("Task ended", extra={"state": ended, "seconds": round(seconds, 3)})
+    reset_contextvars(**task.request.get("log_tokens") or {})
 
 
 @signals.worker_ready.connect

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from django.http import HttpRequest
 from structlog.contextvars import merge_contextvars
-from structlog.processors import EventRenamer, ExceptionRenderer, JSONRenderer
+from structlog.processors import ExceptionRenderer, JSONRenderer
 from structlog.stdlib import ExtraAdder, ProcessorFormatter
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
@@ -86,7 +86,7 @@ def add_record(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDi
     """Put the moment, the level and the logger first."""
     record = line["_record"]
     first = {"at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")}
-    return {**first, "level": record.levelname, "logger": record.name, "event": line.pop("event"), **line}
+    return {**first, "level": record.levelname, "logger": record.name, "message": line.pop("event"), **line}
 
 
 def rename_exception(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -133,6 +133,17 @@ def _lines_of(error: BaseException | None, seen: set[int]) -> Iterator[str]:
             yield from _lines_of(one, seen)
 
 
+def walk_exceptions(error: BaseException | None, seen: set[int] | None = None) -> Iterator[BaseException]:
+    """Yield an exception and all that it came from."""
+    seen = set() if seen is None else seen
+    if error is None or id(error) in seen or len(seen) >= MAX_CHAIN:
+        return
+    seen.add(id(error))
+    yield error
+    for one in (error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        yield from walk_exceptions(one, seen)
+
+
 def message_without_values(error: BaseException) -> str:
     """Return an exception's message where it quotes no value: it may be anybody's text, address or key."""
     if isinstance(error, DomainError):
@@ -156,7 +167,6 @@ class _Formatter(ProcessorFormatter):
 
 
 _REMOVE_META = ProcessorFormatter.remove_processors_meta
-_RENAME = EventRenamer("message")
 
 
 class JsonFormatter(_Formatter):
@@ -164,9 +174,9 @@ class JsonFormatter(_Formatter):
 
     def __init__(self) -> None:
         render = ExceptionRenderer(traceback_without_values)
-        super().__init__(render, _REMOVE_META, rename_exception, _RENAME, JSONRenderer(write_json))
+        super().__init__(render, _REMOVE_META, rename_exception, JSONRenderer(write_json))
 
 
 class TextFormatter(_Formatter):
     def __init__(self) -> None:
-        super().__init__(ExceptionRenderer(), _REMOVE_META, rename_exception, _RENAME, write_text)
+        super().__init__(ExceptionRenderer(), _REMOVE_META, rename_exception, write_text)

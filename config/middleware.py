@@ -4,6 +4,7 @@ are left; error pages for requests that are refused."""
 import logging
 import math
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -32,6 +33,7 @@ from config.logging import route_of
 from core.errors import DomainError, Unavailable, UnreadableRequest
 from core.metrics import RESPONSES
 from core.request_ids import request_id_of
+from core.tracing import note_span
 from history.transfer.refusals import REFUSALS
 
 logger = logging.getLogger(__name__)
@@ -49,25 +51,30 @@ def set_request_id(request: HttpRequest) -> str:
     return request_id
 
 
+def note_answer(request: HttpRequest, response: HttpResponse, used_id: str, begun: float) -> HttpResponse:
+    """Give the answer its id, and count it. The rest of a stream comes after that."""
+    response["X-Request-ID"] = used_id
+    status = response.status_code
+    RESPONSES.labels(f"{status // 100}xx").inc()
+    note_span("request", monotonic() - begun, method=request.method or "", route=route_of(request), status=status)
+    return response
+
+
 @sync_and_async_middleware
 def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
     if iscoroutinefunction(get_response):
 
         async def handle(request: HttpRequest) -> HttpResponse:
-            used_id = set_request_id(request)
+            begun, used_id = monotonic(), set_request_id(request)
             response: HttpResponse = await get_response(request)
-            response["X-Request-ID"] = used_id
-            RESPONSES.labels(f"{response.status_code // 100}xx").inc()
-            return response
+            return note_answer(request, response, used_id, begun)
 
         return handle
 
     def handle_sync(request: HttpRequest) -> HttpResponse:
-        used_id = set_request_id(request)
+        begun, used_id = monotonic(), set_request_id(request)
         response: HttpResponse = get_response(request)
-        response["X-Request-ID"] = used_id
-        RESPONSES.labels(f"{response.status_code // 100}xx").inc()
-        return response
+        return note_answer(request, response, used_id, begun)
 
     return handle_sync
 

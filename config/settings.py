@@ -316,7 +316,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = dict(REDIS_LIMITS)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # --- People ----------------------------------------------------------------------------------------------------------
 
@@ -629,6 +628,10 @@ if given := env("METRICS_ADDRESS", default=""):
         raise ImproperlyConfigured("METRICS_ADDRESS can be reached by other machines: set METRICS_TOKEN, too.")
     METRICS_ADDRESS = (metrics_host.strip("[]"), int(metrics_port))
 
+SENTRY_DSN = env("SENTRY_DSN", default="")  # empty: errors are in the logs alone
+OTEL_EXPORTER_OTLP_ENDPOINT = env("OTEL_EXPORTER_OTLP_ENDPOINT", default="")  # empty: there are no traces
+OTEL_TRACES_PER_THOUSAND = env.int("OTEL_TRACES_PER_THOUSAND", default=1000)  # of the requests
+
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
 LOG_FORMAT = env("LOG_FORMAT", default="text" if DEBUG else "json")
@@ -650,6 +653,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["short"]}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {
+        "celery": {"level": "WARNING"},  # not each task
         "django.server": {"handlers": [], "propagate": True},
         "django.channels.server": {"level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},

@@ -40,14 +40,14 @@ METRICS = {
     "tertulia_breaker_open": "1 for a model whose breaker is open for some key.",
     "tertulia_celery_queue": "Tasks that wait for a worker.",
     "tertulia_reservations_open": "Reservations that are neither settled nor released.",
-    "tertulia_reservations_oldest_seconds": "Age of the oldest of those.",
-    "tertulia_reserved_micros": "What they hold, in micro-US-dollars.",
-    "tertulia_errands_waiting": "What is due and not done: notifications of gateways, tasks there, mails about money.",
-    "tertulia_errands_lag_seconds": "How long the longest waiting of those has been due.",
+    "tertulia_reservations_oldest_seconds": "Age of the oldest open reservation.",
+    "tertulia_reserved_micros": "What open reservations hold, in micro-US-dollars.",
+    "tertulia_errands_waiting": "Errands that are due: notifications of gateways, tasks there, mails about money.",
+    "tertulia_errands_lag_seconds": "How long the longest waiting errand has been due.",
     "tertulia_ledger_unbalanced": "Rows whose counters are not the sums of what they count, as the last proof found.",
     "tertulia_ledger_proved_timestamp_seconds": "When the ledger was proved last.",
     "tertulia_part_ready": "Whether a part that /readyz asks answers.",
-    "tertulia_part_seconds": "How long that took.",
+    "tertulia_part_seconds": "How long a part that /readyz asks took.",
 }
 LABELS = {
     "tertulia_processes_alive": ("kind",),
@@ -83,11 +83,11 @@ def read_site() -> SiteFigures:
 
 def _load() -> SiteFigures:
     figures = SiteFigures()
-    for read, errors in ((_read_redis, RedisError), (_read_ledger, DatabaseError)):
+    for read, errors in ((_read_redis, (RedisError, msgspec.DecodeError)), (_read_ledger, DatabaseError)):
         try:
             read(figures)
         except errors:
-            continue  # the parts say which store is away
+            continue  # the parts say which store is away, or somebody else has written into Redis
     for part, answer in ask_everything().items():
         if part != "ready":
             figures.put("part_ready", float(answer["ok"]), part)

@@ -3,14 +3,15 @@
 The mark is a row beside those of the migrations, which every database has before it has anything else.
 """
 
+from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.recorder import MigrationRecorder
 
 MARK = ("restore", "half_done")
 
 
-class HalfRestored(Exception):
-    """A restore was begun and has not ended. The message is one sentence."""
+class HalfRestored(CommandError):
+    """A restore was begun and has not ended. The message is one sentence, which a command prints and ends."""
 
 
 def mark_half_restored() -> None:

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from hmac import compare_digest
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from time import monotonic, time
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -95,6 +95,16 @@ def list_processes() -> list[Announcement]:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def server_bind(self) -> None:
+        """As the base class does, but for its question to the DNS, which may take its time."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
 
 class _Handler(WSGIRequestHandler):
     timeout = 10  # seconds for a request to come
@@ -105,7 +115,7 @@ class _Handler(WSGIRequestHandler):
 
 def _serve_metrics(host: str, port: int) -> None:
     try:
-        server = make_server(host, port, metrics_app, _Server, _Handler)
+        server = make_server(host, port, metrics_app, _Server6 if ":" in host else _Server, _Handler)
     except OSError as error:  # people are served all the same
         logger.error("Metrics are not served", extra={"address": f"{host}:{port}", "error": str(error)})
         return

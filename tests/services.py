@@ -56,6 +56,8 @@ from django.core.management import call_command
 from django.db import connections
 for alias in ("default", "history"):
     call_command("migrate", database=alias, verbosity=0)
+from core.preparation import mark_prepared
+mark_prepared()
 connections.close_all()
 """
 

@@ -51,6 +51,7 @@ from chat.llm.providers.errors import (
     ProviderRateLimited,
     TimedOut,
 )
+from core.tracing import note_span
 
 logger = logging.getLogger(__name__)
 
@@ -290,6 +291,7 @@ class _Attempt:
         PROVIDER_FIRST.labels(*names).observe(first_seconds)
         if usage and usage.output >= MIN_SPEED_TOKENS and streaming_seconds >= MIN_SPEED_SECONDS:
             TOKEN_RATE.labels(*names).observe(usage.output / streaming_seconds)
+        self._note_span("ok")
         fields = success_fields(self.target.candidate.model, usage, first_seconds, streaming_seconds)
         self._report("success", counter_fields=fields)
 
@@ -302,6 +304,7 @@ class _Attempt:
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
         model = self.target.candidate.model
         ATTEMPTS.labels(model.provider, model.key, error.code).inc()
+        self._note_span(error.code)
         tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
         asker = self.request.end_user if may_be_the_questions(error) else ""
         # A 403 may be one question's filter; a model that is gone is told at once: a small site has no second person.
@@ -316,6 +319,10 @@ class _Attempt:
             asker=asker,
             when_opened=tell_operators if waits_for_another else None,
         )
+
+    def _note_span(self, result: str) -> None:
+        model = self.target.candidate.model
+        note_span("attempt", monotonic() - self.begun_at, provider=model.provider, model=model.key, result=result)
 
     def end(self) -> None:
         if self.trial:

@@ -14,6 +14,7 @@ from django.db import OperationalError
 from msgspec import UNSET
 from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
+from uvicorn.protocols.utils import ClientDisconnected
 
 from accounts.admission import Admission, find_admitted
 from accounts.models import User
@@ -189,6 +190,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
+        except ClientDisconnected:  # a question that is opened stays so: who comes back with it finds its turn
+            raise
         except Exception:
             logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
             await self.reject(turn_id, Unavailable())

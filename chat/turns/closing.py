@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from math import ceil
 
 from django.db import transaction
+from django.utils import timezone
 
 from billing import metering
 from billing.metering import Usage
@@ -16,6 +17,7 @@ from chat.turns.dialogues import as_kept
 from chat.turns.line_answers import find_line, has_limit, keep_answer
 from chat.turns.metrics import count_end
 from chat.turns.sent_requests import read_unanswered
+from core.tracing import note_span
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
@@ -48,6 +50,8 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
 def _note_end(turn: Turn, outcome: Outcome) -> None:
     count_end(turn, outcome)
     fields = {"status": outcome.status, "code": outcome.error, "model": outcome.model, "provider": outcome.provider}
+    if turn.created_at is not None:
+        note_span("turn", (timezone.now() - turn.created_at).total_seconds(), **fields)
     logger.info("Turn ended", extra={"turn_id": turn.pk, "user_id": turn.owner_id, **fields})
 
 

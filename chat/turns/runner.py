@@ -39,6 +39,7 @@ from chat.turns.leases import (
 )
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
 from chat.turns.metrics import RUNNING
+from chat.turns.needs import is_known
 from chat.turns.queue import GROUP, QUEUE, request_of, turn_of
 from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log, read_remains
 from chat.turns.sent_requests import SentRequests
@@ -102,6 +103,7 @@ class Runner:
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
             await cancel_and_wait(loops[:2])
+            await self._take_last()
             await self._drain()
             await cancel_and_wait((*loops, writer))
         await self._close_connections()
@@ -166,13 +168,25 @@ class Runner:
             except ResponseError as error:
                 await self._make_group_if_lost(error)
                 entries, cursor = [], b"0-0"
-            found = await self._readable(entry for entry in entries if entry[1])
-            holders = await find_holders(self._redis, [turn_id for turn_id, *_entry in found])
-            for turn_id, entry, request_id in found:
-                if not self._is_elsewhere(holders.get(turn_id)):
-                    await self._start(turn_id, entry, request_id)
+            for turn_id, entry, request_id in await self._list_without_runner(entries):
+                await self._start(turn_id, entry, request_id)
             if cursor == b"0-0":
                 await asyncio.sleep(RECLAIM_SECONDS)
+
+    async def _take_last(self) -> None:
+        """Begin what Redis gave to this runner while it stopped reading. Nobody would look at it for 15 s."""
+        with suppress(RedisError, OSError):
+            found: Any = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: "0"})
+            for _stream, entries in found or ():
+                for turn_id, entry, request_id in await self._list_without_runner(entries):
+                    if self._has_room.is_set():
+                        await self._start(turn_id, entry, request_id)
+
+    async def _list_without_runner(self, entries: Iterable[Any]) -> list[tuple[UUID, bytes, str]]:
+        """Return turns, entries and requests of those that no other runner has."""
+        found = await self._readable(entry for entry in entries if entry[1])  # a dropped one is there without its turn
+        holders = await find_holders(self._redis, [turn_id for turn_id, *_entry in found])
+        return [one for one in found if not self._is_elsewhere(holders.get(one[0]))]
 
     def _is_elsewhere(self, holder: str | None) -> bool:
         """Return whether the lease is another's; what this runner has no task for, it does not write."""
@@ -248,6 +262,10 @@ class Runner:
         with suppress(RedisError, OSError):
             await presence.leave_turns(self._redis, turn_ids, self.name)
 
+    async def _give_back(self, entry: bytes) -> None:
+        """Let the next runner that looks for turns without a runner have this one, and not only after 15 s."""
+        await self._redis.xclaim(QUEUE, GROUP, self.name, 0, [entry], idle=leases.LEASE_MS, justid=True)
+
     async def _is_stopped_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -302,6 +320,9 @@ class Runner:
         if turn is not None and not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
             return True
+        if turn is not None and not is_known(turn):
+            await self._give_back(entry)
+            return False
         if self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):
             return False  # also if it was erased: its runner settles what the provider takes
         if turn is None:
@@ -347,6 +368,9 @@ class Runner:
             if not await answer_turn(claimed, live, self._writer, sent):
                 if live.is_lost and live.renewed_at < self._blocked_until:
                     await presence.note_lost(self._redis, turn.pk, live.holder)
+                elif not live.is_lost and claimed.stop_reason == "drain":
+                    await drop_lease(self._redis, turn.pk, live.holder)
+                    await self._give_back(entry)
                 return False
         finally:
             self._writer.close(live)

@@ -84,8 +84,13 @@ class _Hashing:
 def writing(target: BinaryIO, recipients: Sequence[x25519.Recipient]) -> Iterator[Writer]:
     """Encrypt what is written into `target`, which stays open. Raises OSError where that cannot take it."""
 
+    watched = _Watched(target)
+
     def encrypt(source: BinaryIO) -> None:
-        pyrage.encrypt_io(source, target, list(recipients))
+        try:
+            pyrage.encrypt_io(source, watched, list(recipients))
+        except pyrage.EncryptError as error:
+            raise watched.error or error from None
 
     reading_end, writing_end = os.pipe()
     thread = _PipeThread(encrypt, os.fdopen(reading_end, "rb"))
@@ -100,6 +105,24 @@ def writing(target: BinaryIO, recipients: Sequence[x25519.Recipient]) -> Iterato
         thread.finish()
         raise
     thread.finish()
+
+
+class _Watched:
+    """A file whose error is kept: pyrage makes a sentence of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @contextmanager
@@ -159,9 +182,9 @@ class _PipeThread(threading.Thread):
     def finish_reading(self) -> None:
         self.join()
         if isinstance(self._error, pyrage.DecryptError):
-            if "key" in str(self._error):
+            if "No matching keys" in str(self._error):
                 raise WrongKey("The key does not open this backup: it was made for another one.") from self._error
-            raise DamagedBackup("This is no backup: it does not begin as a file of age does.") from self._error
+            raise DamagedBackup("This is no backup, or a damaged one: it does not begin as one does.") from self._error
         if self._error:
             raise DamagedBackup("The backup is damaged: it was cut off, or altered after it was made.") from self._error
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.files.base import File
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Model
 from pyrage import x25519
 
@@ -54,8 +55,7 @@ def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say
         if not replace and not is_half_restored() and (there := _find_anything()):
             raise BackupError(f"There is something already ({there}): --replace throws it away.")
         mark_half_restored()
-        for alias in ALIASES:
-            call_command("migrate", database=alias, verbosity=0, interactive=False)
+        _migrate()
         _check_tables(header)
         _empty(header)
         left_out = _load(file, identities, header, say)
@@ -90,6 +90,16 @@ def _find_anything() -> str:
         if is_made and model._base_manager.using(alias).exists():
             return str(model._meta.verbose_name_plural)
     return ""
+
+
+def _migrate() -> None:
+    """Make the tables, where they are not there yet."""
+    for alias, apps in ((DEFAULT_DB_ALIAS, ()), (HISTORY, (HISTORY,))):
+        executor = MigrationExecutor(connections[alias])
+        if executor.migration_plan(
+            [node for node in executor.loader.graph.leaf_nodes() if not apps or node[0] in apps]
+        ):
+            call_command("migrate", *apps, database=alias, verbosity=0, interactive=False)
 
 
 def _check_tables(header: Header) -> None:

@@ -16,11 +16,13 @@ from pymongo.monitoring import ConnectionPoolListener
 
 from core.gate import Gate
 from core.metrics import watch_pool
+from core.mongodb.schema import RepeatableSchemaEditor
 
 T = TypeVar("T")
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    SchemaEditorClass = RepeatableSchemaEditor
     _gates: ClassVar[dict[str, Gate]] = {}  # one for each database, for the life of the process
     _making_client = Lock()
 

@@ -202,6 +202,7 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
 
 def test_the_web_process_believes_no_proxy_but_those_of_the_settings(monkeypatch: pytest.MonkeyPatch):
     started: list[dict[str, Any]] = []
+    monkeypatch.setattr(run_web, "check_prepared", lambda: None)
     monkeypatch.setattr(run_web.uvicorn, "run", lambda _app, **options: started.append(options))
     call_command("run_web")
     assert started[0]["proxy_headers"] is False

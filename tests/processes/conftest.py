@@ -6,7 +6,14 @@ import pytest
 
 from tests.processes.stores import TestedSite, run_site
 
-MODELS = ["fake-20t-5ms", "fake-200t-10ms", "fake-600t-10ms-unicode", "fake-300t-20ms-r20", "fake-300t-200ms"]
+MODELS = [
+    "fake-20t-5ms",
+    "fake-200t-10ms",
+    "fake-600t-10ms-unicode",
+    "fake-300t-20ms-r20",
+    "fake-300t-200ms",
+    "fake-100t-200ms",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,9 @@ from testbed.site import Site
 from tests.fakes.readers import Member
 from tests.services import migrated_databases, new_database_name
 
+BOUND_SECONDS = 45
+"""Within what time every process ends after SIGTERM: DRAIN_SECONDS, and what the docs add to it."""
+
 
 class TestedSite(Site):
     """A site, and the provider its models come from."""
@@ -23,6 +26,13 @@ class TestedSite(Site):
     def people(self, count: int, **plan: object) -> list[Member]:
         """Return new members; on a plan with the given fields, else on Free."""
         return [Member(access, self.port) for access in self.create_members(count, plan=plan or None)]
+
+    def restart(self, name: str) -> None:
+        """Stop one process as a deploy does, however long it takes, and start a new one."""
+        child = self._children[name]
+        child.terminate()
+        child.wait(BOUND_SECONDS)
+        self.start(name)
 
     def redis_size(self) -> int:
         """Return how many bytes Redis has written to its append-only file."""

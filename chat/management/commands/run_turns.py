@@ -5,10 +5,11 @@ import signal
 from typing import Any
 
 import uvloop
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from chat.turns.runner import Runner
 from core import interpreter
+from core.preparation import NotPrepared, check_prepared
 from core.watching import start_watching
 
 
@@ -16,6 +17,10 @@ class Command(BaseCommand):
     help = "Take turns from the queue and run them, until SIGTERM or Ctrl-C."
 
     def handle(self, *_args: Any, **_options: Any) -> None:
+        try:
+            check_prepared()
+        except NotPrepared as error:
+            raise CommandError(str(error)) from None
         interpreter.tune_for_serving()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run())

@@ -16,7 +16,6 @@ from config.backups.errors import BackupError
 from config.backups.keys import read_identities, read_recipients, write_new_key
 from config.backups.reading import verify
 from config.backups.taking import take_backup
-from core.half_restored import HalfRestored
 
 
 class Command(BaseCommand):
@@ -47,7 +46,7 @@ class Command(BaseCommand):
                 sys.stdout.buffer.flush()
             else:
                 self._write_file(Path(file), options["verbosity"])
-        except (BackupError, HalfRestored) as error:
+        except BackupError as error:
             raise CommandError(str(error)) from None
         except (DatabaseError, PsycopgError, PyMongoError) as error:
             raise CommandError(f"A database did not answer ({type(error).__name__}): there is no backup.") from None
