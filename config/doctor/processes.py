@@ -20,7 +20,7 @@ def examine_processes() -> Iterator[Finding]:
         yield ok("runners", "alive")
     except NoRunner:
         yield fail("runners", "None is alive: no question is answered.", "Start “manage.py run_turns”, at least twice.")
-    workers = app.control.ping(timeout=ANSWER_SECONDS)
+    workers = app.control.ping(timeout=ANSWER_SECONDS) or []
     yield judge(
         workers,
         ok("workers", f"{len(workers)} answered"),
@@ -40,7 +40,7 @@ def examine_processes() -> Iterator[Finding]:
             "Start “celery -A config beat”, exactly once, and a worker.",
         ),
     )
-    waiting = int(sync_redis().llen("celery"))  # type: ignore[arg-type]
+    waiting = int(sync_redis().llen("celery"))
     yield judge(
         waiting < LONG_QUEUE,
         ok("workers, queue", f"{waiting} tasks wait"),
