@@ -6,7 +6,7 @@ from django.db.models import Field, Model
 from django_mongodb_backend.schema import DatabaseSchemaEditor
 
 
-class RepeatableSchemaEditor(DatabaseSchemaEditor):  # type: ignore[misc]  # it has no types
+class RepeatableSchemaEditor(DatabaseSchemaEditor):
     def create_model(self, model: type[Model]) -> None:
         if model._meta.db_table in self.connection.introspection.table_names():
             self._create_model_indexes(model)
