@@ -12,6 +12,7 @@ from chat.llm.health.probes import probe_providers
 from chat.turns import retention
 from chat.turns.sweeping import repair_turns
 from core.redis_clients import close_async_redis, sync_redis
+from core.sweeps import note_sweep
 
 PROBE_LOCK_SECONDS = 45
 PROBE_JITTER_SECONDS = 2.0
@@ -21,6 +22,7 @@ PROBE_JITTER_SECONDS = 2.0
 def sweep_turns() -> None:
     """Repair turns and reservations that somebody died on. Runs every 15 seconds."""
     asyncio.run(_sweep())
+    note_sweep(sync_redis())
 
 
 @shared_task(expires=50)

@@ -3,7 +3,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from config import health, mail, pages
+from config import health, mail, pages, probed
 from config.openapi import documents
 
 handler400 = "config.pages.bad_request"
@@ -16,6 +16,7 @@ handler500 = "config.pages.server_error"
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("probed/<str:word>/", probed.probed, name="probed"),
     path("api/v1/", include("config.api")),
     path("api/schema/", documents.schema, name="api_schema"),
     path("api/docs/", documents.docs, name="api_docs"),

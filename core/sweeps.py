@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from django.db import OperationalError
 from django.db.models import Model, Q, QuerySet
+from redis import Redis
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
@@ -24,6 +25,8 @@ SWEEP_INTERVAL = dt.timedelta(seconds=15)
 PATIENCE_SECONDS = 3.0
 """How long whoever deletes something waits until open turns are stopped, 0.2 s while their runner lives; after that it
 is left to the sweep."""
+SWEPT_AT = "sweeps:at"
+"""The key of Redis with the time, by its clock, at which a sweep of turns ended."""
 PAGE_SIZE = 500
 """How many rows or keys are read, and how many ids one statement has, at once."""
 
@@ -35,6 +38,22 @@ def guard(repair: str, **fields: object) -> Iterator[None]:
         yield
     except Exception:
         logger.exception("Repair failed", extra={"repair": repair, **fields})
+
+
+def note_sweep(redis: Redis) -> None:
+    """Note that a sweep of turns has ended: beat and a worker are alive."""
+    redis.set(SWEPT_AT, _seconds(redis))
+
+
+def seconds_since_sweep(redis: Redis) -> float | None:
+    """Return how long ago the last sweep of turns ended; None where Redis knows of none."""
+    swept_at: Any = redis.get(SWEPT_AT)
+    return None if swept_at is None else _seconds(redis) - float(swept_at)
+
+
+def _seconds(redis: Redis) -> float:
+    moment: Any = redis.time()
+    return float(moment[0]) + moment[1] / 1e6
 
 
 def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:

@@ -1,6 +1,6 @@
 """The parts of attachments in the storage: the file as it came, and what every attempt to read it made of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from django.core.files.storage import Storage, storages
 
@@ -28,6 +28,24 @@ def drop_parts(attachment: Attachment, *, except_names: Iterable[str] = ()) -> N
             storage().delete(name)
     if not kept:
         _drop_folder(attachment)
+
+
+def list_parts(folder: str = "") -> Iterator[str]:
+    """Yield the names of all parts that the storage has, a folder at a time."""
+    try:
+        folders, names = storage().listdir(folder)
+    except FileNotFoundError:  # erased meanwhile, or nobody has attached anything yet
+        return
+    inside = f"{folder}/" if folder else ""
+    for name in sorted(names):
+        yield inside + name
+    for name in sorted(folders):
+        yield from list_parts(inside + name)
+
+
+def has_row(name: str) -> bool:
+    """Return whether a part belongs to an attachment."""
+    return Attachment.objects.filter(key=name.rpartition("/")[0].rpartition("/")[2]).exists()
 
 
 def _drop_folder(attachment: Attachment) -> None:

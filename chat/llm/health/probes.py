@@ -20,19 +20,27 @@ PROBE_TIMEOUT_SECONDS = 8
 
 async def probe_providers() -> None:
     """Ask every provider for its models, with each of its API keys, and save what came of it."""
+    for slug, keys in (await ask_providers()).items():
+        codes = list(keys.values())
+        probe = Probe("" if "" in codes else codes[0], timezone.now().timestamp(), keys)
+        await asyncio.to_thread(save_probe, slug, probe)
+
+
+async def ask_providers() -> dict[str, dict[str, str]]:
+    """Ask every provider for its models, with each of its API keys. Return, for each, the codes of what went wrong by
+    the digest of the key; empty where the models were listed."""
     providers = [provider for provider in list_providers().values() if provider.adapter in sdk.ADAPTERS]
     try:
-        await asyncio.gather(*map(_probe, providers))
+        found = await asyncio.gather(*map(_ask, providers))
     finally:
         await sdk.close_clients()
+    return {provider.slug: keys for provider, keys in zip(providers, found, strict=True)}
 
 
-async def _probe(provider: Provider) -> None:
+async def _ask(provider: Provider) -> dict[str, str]:
     with_keys = provider.with_each_api_key()
     codes = await asyncio.gather(*map(_error_code, with_keys))
-    keys = {api_key_digest(one.api_key): code for one, code in zip(with_keys, codes, strict=True)}
-    probe = Probe("" if "" in codes else codes[0], timezone.now().timestamp(), keys)
-    await asyncio.to_thread(save_probe, provider.slug, probe)
+    return {api_key_digest(one.api_key): code for one, code in zip(with_keys, codes, strict=True)}
 
 
 async def _error_code(provider: Provider) -> str:
