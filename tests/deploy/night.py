@@ -14,9 +14,9 @@ from tests.deploy.service_manager import Service
 from tests.deploy.visitors import Reading, read_answer
 
 WAYS = ("socket", "events", "program")
-VICTIMS = ("web@8001", "web@8002", "runner@1", "runner@2", "worker", "beat")
+VICTIMS = ("web@1", "web@2", "runner@1", "runner@2", "worker", "beat")
 PATIENCE_SECONDS = 120.0
-SHORT_RELEASE = """systemctl restart tertulia-web@8001
+SHORT_RELEASE = """systemctl restart tertulia-web@1
 systemctl reload nginx
 """
 
