@@ -39,13 +39,24 @@ test-stores: packages dev-packages  ## The tests of the stores, and all tests wi
 	    STORES=$$stores $(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "stores or browser" || status=1; \
 	done; exit $$status
 
+# The next two are for pipelines (docs/contributing.md): a job takes some folders, and servers that run beside it.
+test-folders: packages dev-packages  ## The tests of some folders: make test-folders TESTS="tests/chat tests/history"
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(wildcard $(TESTS))
+
+test-external: packages dev-packages  ## The tests of the stores, on the servers of DATABASE_URL, MONGODB_URI and REDIS_URL
+	STORES=external $(PYTEST) -n $$(echo "$$REDIS_URL" | tr , '\n' | wc -l) --dist loadfile --no-loadscope-reorder -m stores
+
 soak: packages dev-packages  ## Long runs in which processes are killed
 	SOAK=1 STORES=production $(BIN)/python -m pytest -m soak -s tests/processes/test_bad_nights.py
 	SOAK=1 STORES=postgresql $(BIN)/python -m pytest -m soak -s tests/billing/test_ledger_load.py tests/billing/test_real_kills.py
 	SOAK=1 $(BIN)/python -m pytest -m soak -s
 
-bench: packages dev-packages  ## The load benchmark, ten minutes; bench-quick takes two. Figures go to bench/RESULTS.md
+bench: packages dev-packages  ## The load benchmark and that of the stores, half an hour; bench-quick takes two minutes. Figures go to bench/RESULTS.md
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.stores
+
+bench-stores: packages dev-packages  ## What a turn costs on each store, by the socket and by event streams, fifteen minutes
+	$(BIN)/python -m bench.stores
 
 bench-transports: packages dev-packages  ## What a token costs by our adapters and by the official SDKs, five minutes
 	$(BIN)/python -m bench.transports
@@ -79,18 +90,31 @@ check: export JWT_SECRET_KEY = another-one-for-make-check-0123456789-abcdefghijk
 check: export SITE_URL = https://chat.example.com
 check: export ALLOWED_HOSTS = chat.example.com
 check: export EMAIL_URL = smtp+tls://user:password@mail.example.com:587
-check: packages dev-packages  ## Format, lint, types, layers, templates, migrations, deployment
+check: packages dev-packages  ## Format, lint, types, layers, templates, workflows, migrations, deployment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	if find templates -name '*.html' | grep -q .; then $(BIN)/djlint templates --check; fi
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --quiet --offline --no-progress --strict-collection .github
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 
+# Every package has its exact version in these lists, so nothing is resolved. One that cannot be looked up is an error.
+audit: packages dev-packages  ## Whether a package is known to have a hole, which takes a connection
+	cat requirements*.txt constraints.txt | sed -n 's/[[:space:]]*[;#].*//; s/\[.*\]//; /==/p' | tr A-Z_ a-z- | sort -u > .venv/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement .venv/audited.txt
+
+release-notes:  ## What CHANGELOG.md says of a release, if everything fits: make release-notes TAG=v1.2.3
+	@$(or $(wildcard $(BIN)/python),python3) .ci/release_notes.py "$(TAG)"
+
+roll-out:  ## The containers of a release, one process after the other: make roll-out IMAGE=ghcr.io/you/tertulia:1.2.3
+	deploy/roll_out "$(IMAGE)"
+
 # Packages are installed again when the content of their lists has changed.
 
-packages: .venv/bin/python
+requirements: .venv/bin/python
 	@lists=$$(cat requirements.txt constraints.txt | cksum); \
 	if [ "$$lists" != "$$(cat .venv/packages 2>/dev/null)" ]; then \
 	    echo "Installing the packages of requirements.txt (a minute or two the first time)."; \
@@ -98,6 +122,22 @@ packages: .venv/bin/python
 	        echo "The packages could not be installed: the reason is above, and in .venv/pip.log."; exit 1; }; \
 	    echo "$$lists" > .venv/packages; \
 	fi
+
+install: requirements  ## What a production server needs, and nothing else (docs/deploy.md)
+	$(BIN)/python -m compileall -q accounts billing chat config core history
+
+# One after the other, so that of two processes one always answers; runners and workers before web processes.
+COMPOSE = docker compose --env-file .env --file deploy/compose.yaml
+up:  ## The site in containers, on ports 80 and 443, or its new release; needs a .env (docs/deploy.md)
+	$(COMPOSE) build
+	$(COMPOSE) up --detach --wait postgres mongo redis
+	$(COMPOSE) run --rm prepare
+	for service in runner1 runner2 worker beat web1 web2 nginx; do \
+	    $(COMPOSE) up --detach --wait --no-deps $$service || exit 1; \
+	done
+	$(COMPOSE) exec nginx nginx -s reload
+
+packages: requirements
 	@lists=$$(cksum < requirements-embedded.txt); \
 	if [ "$$lists" != "$$(cat .venv/packages-embedded 2>/dev/null)" ]; then \
 	    echo "Installing the embedded services of requirements-embedded.txt."; \
@@ -162,4 +202,4 @@ clients: .venv/bin/python  ## The OpenAI SDKs, llm and LangChain, for the tests 
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all test-rows test-stores soak bench bench-quick bench-relay bench-search bench-transports bench-webhooks smoke-providers check clients packages dev-packages
+.PHONY: help install requirements up run test test-all test-rows test-stores test-folders test-external soak bench bench-quick bench-relay bench-search bench-stores bench-transports bench-webhooks smoke-providers audit release-notes roll-out check clients packages dev-packages

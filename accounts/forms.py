@@ -59,12 +59,14 @@ class SignUpForm(allauth_forms.SignupForm):
     invitation = forms.CharField(widget=forms.HiddenInput, required=False, max_length=100)
     terms = forms.BooleanField(label=_("I accept the terms of use"))
     time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=50)
+    is_invitation_over = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if context.request and (word := context.request.GET.get("invitation", "")):
             self.fields["invitation"].initial = word
             self.fields["email"].initial = find_invited(word)
+            self.is_invitation_over = not self.fields["email"].initial
 
     def clean_email(self) -> str:
         email: str = super().clean_email()
@@ -130,6 +132,14 @@ class ResetPasswordForm(allauth_forms.ResetPasswordForm):
         return email
 
 
+class PasswordAgainForm(allauth_forms.ReauthenticateForm):
+    """Asks a member for their password once more. There is nothing else on that page, nor on that of a code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["password"].widget.attrs["autofocus"] = True
+
+
 class ChangePasswordForm(allauth_forms.ChangePasswordForm):
     def clean_oldpassword(self) -> str:
         password: str = self.cleaned_data["oldpassword"]
@@ -152,6 +162,11 @@ class CodeForm(mfa_forms.AuthenticateForm):
     """Asks for a code at the log-in."""
 
     code = CodeField(_("Code"))
+
+    @property
+    def has_app(self) -> bool:
+        """Whether there is an app that shows one; else there is a passkey, and the code is one of recovery."""
+        return bool(Authenticator.objects.filter(user=self.user, type=Authenticator.Type.TOTP).exists())
 
     def clean_code(self) -> str:
         code: str = self.cleaned_data["code"]

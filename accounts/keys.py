@@ -19,6 +19,7 @@ from django.utils.translation import gettext, gettext_lazy
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
+from structlog.contextvars import bind_contextvars
 
 from accounts import events, limits
 from accounts.admission import admission_by_key, find_admitted
@@ -98,6 +99,7 @@ class KeyAuthentication(BaseAuthentication):
         user = find_admitted(admission_by_key(key)) if key else None
         if key is None or user is None:
             raise AuthenticationFailed(gettext("That API key is not valid, or not any more."), code="key_not_valid")
+        bind_contextvars(user_id=user.pk)
         _use_language_of(user, request)
         if not may_come_from(key, request._request):
             raise OriginNotAllowed

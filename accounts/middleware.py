@@ -15,6 +15,7 @@ from django.urls import Resolver404, resolve, reverse
 from django.utils import timezone, translation
 from django.utils.deprecation import MiddlewareMixin
 from redis.exceptions import RedisError
+from structlog.contextvars import bind_contextvars
 
 from accounts.devices import add_cookie, note_session
 from accounts.models import User
@@ -44,6 +45,7 @@ class MemberMiddleware(MiddlewareMixin):
                 return None
         except (RedisError, OperationalError):
             return None  # the view will fail in the same way, and answer with an error page
+        bind_contextvars(user_id=request.user.pk)
         use_locale_of(request.user)
         request.LANGUAGE_CODE = translation.get_language() or settings.LANGUAGE_CODE
         return _lead_to_farewell(request) if request.user.closes_at else None

@@ -132,7 +132,7 @@ def _send_to_log_in(request: HttpRequest, sociallogin: SocialLogin) -> HttpRespo
         request,
         _(
             "Your address has an account here already. Log in as you always do, or choose a new password by mail; then "
-            "connect %(provider)s on this page."
+            "connect %(provider)s in your settings, under “Ways to log in”."
         )
         % {"provider": name},
     )

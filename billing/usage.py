@@ -14,7 +14,8 @@ from django.db.models import Count, Sum
 from django.db.models.functions import TruncDate
 from django.utils import timezone
 
-from billing.models import MICROS_PER_CREDIT, BillingAccount, UsagePeriod, UsageRecord
+from billing.models import BillingAccount, UsagePeriod, UsageRecord
+from core.money import MICROS_PER_CREDIT
 
 MAX_DAYS = 366
 SETTLED_WITHIN = dt.timedelta(days=31)

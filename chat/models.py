@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinLengthValidator, MinVal
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from chat.provider_registry import NO_EFFORT, PAID_PROVIDERS
@@ -231,7 +231,7 @@ class Batch(models.Model):
         RUNNING = "running", _("running")
         STOPPING = "stopping", _("being stopped")
         COMPLETED = "completed", _("done")
-        CANCELLED = "cancelled", _("cancelled")
+        CANCELLED = "cancelled", pgettext_lazy("a batch", "cancelled")
         STOPPED = "stopped", _("stopped")
         ERASED = "erased", _("erased")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from allauth.account.decorators import secure_admin_login
@@ -14,13 +15,14 @@ from django.core.exceptions import PermissionDenied
 from django.db.models.base import ModelBase
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from accounts import second_factor
 from accounts.http import member_of
+from config.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,14 @@ class FrontPage:
 DASHBOARD = FrontPage(
     _("Dashboard"), "admin:billing_payment_dashboard", ("billing.view_payment", "billing.view_usagerecord")
 )
+LIVE = FrontPage(_("What happens now"), "admin:live", ("chat.view_languagemodel", "billing.view_usagerecord"))
 HEALTH = FrontPage(_("Health and alerts"), "admin:chat_languagemodel_health", ("chat.view_languagemodel",))
 
 SECTIONS: tuple[tuple[Promise, tuple[FrontPage | str, ...]], ...] = (
     (_("Business"), (DASHBOARD, "billing.payment", "billing.subscription", "billing.billingaccount")),
     (_("People"), ("accounts.user", "accounts.invitation", "auth.group", "history.sharedpage", "chat.staffreading")),
     (_("What is sold"), ("billing.plan", "billing.price", "billing.coupon", "billing.exchangerate")),
-    (_("Models and answers"), (HEALTH, "chat.languagemodel", "chat.providerlimit", "chat.batch", "history.turn")),
+    (_("Models and answers"), (LIVE, HEALTH, "chat.languagemodel", "chat.providerlimit", "chat.batch", "history.turn")),
     (_("What was used"), ("billing.usageperiod", "billing.usagerecord", "billing.reservation", "billing.spending")),
     (_("What was done"), ("billing.staffact", "billing.letter", "billing.gatewayevent", "billing.gatewaytask")),
     (_("As Stripe has it"), ("djstripe.customer", "djstripe.subscription", "djstripe.invoice", "djstripe.charge")),
@@ -57,6 +60,9 @@ class OperatorSite(AdminSite):
     def has_permission(self, request: HttpRequest) -> bool:
         return super().has_permission(request) and not _lacks_second_factor(request)
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        return {**super().each_context(request), "version": VERSION}
+
     @method_decorator(secure_admin_login)
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Send an operator, who is logged in already, on: one log-in. Django's own would check passwords without our
@@ -66,6 +72,14 @@ class OperatorSite(AdminSite):
         if second_factor.has_second_factor(member_of(request).pk):
             return redirect(reverse("mfa_reauthenticate") + "?next=" + reverse("admin:index"))
         return render(request, "accounts/admin_needs_second_factor.html", status=403)
+
+    def get_urls(self) -> list[Any]:
+        from config.live import (
+            live,  # here: the tables of the admin, which it shows figures of, are registered with this
+        )
+
+        page = self.admin_view(partial(live, site=self))
+        return [path("live/", page, name="live"), *super().get_urls()]
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         found = [model_or_iterable] if isinstance(model_or_iterable, ModelBase) else model_or_iterable

@@ -17,6 +17,7 @@ from rest_framework.views import set_rollback
 from accounts import limits
 from accounts.http import peer_of
 from chat.api.openai.errors import OPENAI_PATH, in_openai_shape
+from config.logging import route_of
 from core.errors import DomainError, NotFound, RateLimited, Unavailable, UnreadableRequest
 from core.http import error_response
 
@@ -105,9 +106,11 @@ def _answer(error: Exception, context: dict[str, Any]) -> Response:
                 response["WWW-Authenticate"] = getattr(error, "auth_header", None) or 'Bearer realm="api"'
             return response
         case RedisError() | OperationalError():
-            logger.warning("Store unreachable", extra={"path": request.path, "error": type(error).__name__})
+            logger.warning(
+                "Store unreachable", extra={"route": route_of(request._request), "error": type(error).__name__}
+            )
             return error_response(Unavailable(retry_after=5), request)
-    logger.error("Unexpected error in the API", exc_info=error, extra={"path": request.path})
+    logger.error("Unexpected error in the API", exc_info=error, extra={"route": route_of(request._request)})
     return error_response(
         Unexpected(_("Something went wrong on our side. Nothing was lost; please try again.")), request
     )

@@ -15,7 +15,11 @@ class ConfigConfig(AppConfig):
     def ready(self) -> None:
         from config import checks  # noqa: F401  registers them
         from config.celery import app
+        from config.reporting import start_reporting
+        from core.watching import serve_also
 
+        serve_also("/site", load_site_registry)
+        start_reporting()
         app.set_default()  # for every thread; otherwise tasks go to Celery's default broker
         pre_migrate.connect(create_history_schema, sender=apps.get_app_config("history"))
         pre_migrate.connect(lift_statement_limit)
@@ -27,6 +31,13 @@ class OperatorAdminConfig(admin_apps.AdminConfig):
 
     default = False
     default_site = "config.admin.OperatorSite"
+
+
+def load_site_registry() -> Any:
+    """Return the figures of the site. What reads them is loaded when somebody asks."""
+    from config.site_figures import site_registry
+
+    return site_registry()
 
 
 def lift_statement_limit(using: str, **_signal: Any) -> None:

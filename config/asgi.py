@@ -1,6 +1,7 @@
 """The ASGI application: pages and API by Django, the OpenAI-compatible API by Django with less around it, the socket by
 Channels."""
 
+import asyncio
 import os
 import re
 from typing import Any
@@ -11,6 +12,17 @@ from django.core.handlers.asgi import ASGIHandler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 http = get_asgi_application()  # before anything that imports models
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+
+from chat.api.openai.errors import OPENAI_PATH  # noqa: E402
+from chat.socket.routing import socket_urlpatterns  # noqa: E402
+from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
+from config.requests_at_once import limit_requests  # noqa: E402
+from core import interpreter  # noqa: E402
+from core.loops import serve_on_this_loop  # noqa: E402
+from core.metrics import watch_loop  # noqa: E402
+from core.watching import start_watching  # noqa: E402
 
 
 class ProgramsHandler(ASGIHandler):
@@ -24,16 +36,13 @@ class ProgramsHandler(ASGIHandler):
         finally:
             settings.MIDDLEWARE = every
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request without threads of its own: Django starts three. What it does in a thread, its signals and
+        closing the response, is done by one that the process has for that; nothing there may wait for a store."""
+        await self.handle(scope, receive, send)
+
 
 programs = ProgramsHandler()
-
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-
-from chat.api.openai.errors import OPENAI_PATH  # noqa: E402
-from chat.socket.routing import socket_urlpatterns  # noqa: E402
-from config.bodies import App, Receive, Send, limit_bodies  # noqa: E402
-from config.requests_at_once import limit_requests  # noqa: E402
-from core import interpreter  # noqa: E402
 
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
@@ -64,7 +73,24 @@ def _without_charset(content_type: bytes) -> bytes:
     return b";".join(kept)
 
 
+async def lifespan(_scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Begin and end with the server (ASGI): this process is watched while it serves."""
+    watching: asyncio.Task[None] | None = None
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            serve_on_this_loop()
+            start_watching("web")
+            watching = asyncio.create_task(watch_loop())
+        elif watching is not None:
+            watching.cancel()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
 pages_and_api = limit_bodies(limit_requests(in_utf8(by_path)))
-application = ProtocolTypeRouter({"http": pages_and_api, "websocket": URLRouter(socket_urlpatterns)})  # type: ignore[arg-type]
+socket: Any = URLRouter(socket_urlpatterns)  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": pages_and_api, "websocket": socket, "lifespan": lifespan})
 
 interpreter.tune_for_serving()

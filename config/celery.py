@@ -1,28 +1,26 @@
 """The Celery app and its schedule."""
 
+import logging
 import os
+import sys
+from time import monotonic
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.schedules import crontab
-from celery.signals import beat_init, worker_init
+from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
+from core.metrics import TASK_SECONDS, TASKS_ENDED, TASKS_SENT
+from core.preparation import NotPrepared, check_prepared
 from core.sweeps import SWEEP_INTERVAL
+from core.tracing import note_span
+
+logger = logging.getLogger(__name__)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-
-@worker_init.connect
-@beat_init.connect
-def refuse_half_restored(**_signal: Any) -> None:
-    """End the process before it works: an exception of any other kind would only be logged."""
-    from core.half_restored import HalfRestored, require_whole  # Django is set up by now
-
-    try:
-        require_whole()
-    except HalfRestored as error:
-        raise SystemExit(str(error)) from None
-
+CARRIED = ("request_id", "turn_id", "user_id")
+"""What the log lines of a task have from whoever sent it, in the header `log_ids` of its message."""
 
 app = Celery("tertulia")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -58,3 +56,64 @@ app.conf.beat_schedule = {
     },
     "nightly-billing": {"task": "billing.tasks.nightly", "schedule": crontab(hour="4", minute="17")},
 }
+
+
+@signals.setup_logging.connect
+def keep_logging(**_signal: Any) -> None:
+    """Nothing: with this, Celery leaves logging as the settings have it. By itself it would give the level of its own
+    option, which is WARNING, to everything that a worker says."""
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def refuse_unprepared(**_signal: Any) -> None:
+    """End a worker or beat before it begins where the databases are not as far as its code."""
+    try:
+        check_prepared()
+    except NotPrepared as error:
+        sys.exit(str(error))
+
+
+@signals.before_task_publish.connect
+def carry_ids(headers: dict[str, Any], **_signal: Any) -> None:
+    bound = get_contextvars()
+    if ids := {name: str(bound[name]) for name in CARRIED if name in bound}:
+        headers["log_ids"] = ids
+
+
+@signals.task_prerun.connect
+def bind_ids(task_id: str, task: Any, **_signal: Any) -> None:
+    ids = task.request.get("log_ids") or (task.request.get("headers") or {}).get("log_ids") or {}
+    task.request.begun_at, task.request.log_ids = monotonic(), ids
+    task.request.log_tokens = bind_contextvars(**ids, task=task.name, task_id=task_id)
+
+
+@signals.after_task_publish.connect
+def count_sent(sender: str, **_signal: Any) -> None:
+    TASKS_SENT.labels(sender).inc()
+
+
+@signals.task_postrun.connect
+def note_end(task: Any, state: str | None, **_signal: Any) -> None:
+    """Count it. What follows from somebody's request has a line in the log; what beat sends would have too many."""
+    seconds, ended = monotonic() - task.request.get("begun_at", monotonic()), (state or "lost").lower()
+    TASKS_ENDED.labels(task.name, ended).inc()
+    TASK_SECONDS.labels(task.name).observe(seconds)
+    if task.request.get("log_ids"):
+        note_span("task", seconds, task=task.name, state=ended)
+        logger.info("Task ended", extra={"state": ended, "seconds": round(seconds, 3)})
+    reset_contextvars(**task.request.get("log_tokens") or {})
+
+
+@signals.worker_ready.connect
+def watch_worker(**_signal: Any) -> None:
+    from core.watching import start_watching  # here: it needs settings, and the app is loaded before them
+
+    start_watching("worker")
+
+
+@signals.beat_init.connect
+def watch_beat(**_signal: Any) -> None:
+    from core.watching import start_watching
+
+    start_watching("beat")

@@ -5,8 +5,10 @@ An event stream or a socket may stay as long as it likes: only who makes the ser
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import DATA_OPCODES, Frame
@@ -39,8 +41,9 @@ with the most that do: a crowd of them makes room from its own. Behind a proxy a
 LOOK_SECONDS = 1.0
 LINGER_SECONDS = 1.0
 """How long what still comes is thrown away after a refusal: who hangs up at once takes the answer back."""
-CLOSING_SECONDS = 3.0
-"""How long an answer may go on after the process was told to end. uvicorn breaks it off later, with a traceback."""
+ENDING_SECONDS = 1.0
+"""For how long a process that was told to end waits for the request of a connection that is there: who has just sent
+one would get no answer, and a proxy sends no POST twice."""
 
 
 class TooMuch(Exception):
@@ -128,6 +131,7 @@ class ClientConnection(HttpToolsProtocol):
         self._loose_bytes = 0  # came since there was a head, or a piece of a body
         self._head_bytes = 0
         self._is_refused = False
+        self._is_last = False  # the process ends: one more answer at most
         self._running: RequestResponseCycle | None = None
         if self._watch.has_room():
             self._watch.add(self)
@@ -210,6 +214,9 @@ class ClientConnection(HttpToolsProtocol):
         self.refuse(431 if self._head_bytes > HEAD_BYTES else 400)
 
     def handle_websocket_upgrade(self) -> None:
+        if self._is_last:
+            self.refuse(503)
+            return
         self.leave()
         super().handle_websocket_upgrade()
 
@@ -236,6 +243,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if self._is_last:
+            cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
     def _disconnect(self) -> None:
@@ -275,8 +284,20 @@ class ClientConnection(HttpToolsProtocol):
             self._since, self._received = now, 0
 
     def shutdown(self) -> None:
-        super().shutdown()
-        self.loop.call_later(CLOSING_SECONDS, self.transport.close)
+        """End with the answer that runs, or the one whose request is on its way, within DRAIN_SECONDS.
+
+        uvicorn breaks off later what is not over then, with a traceback.
+        """
+        if self.pipeline or self._is_answering:
+            super().shutdown()
+        else:
+            self._is_last = True
+            self.loop.call_later(min(ENDING_SECONDS, settings.DRAIN_SECONDS), self._close_unless_asked)
+        self.loop.call_later(settings.DRAIN_SECONDS, self.transport.close)
+
+    def _close_unless_asked(self) -> None:
+        if not self._is_answering:
+            self.transport.close()
 
 
 class ClientSocket(WebSocketsSansIOProtocol):
@@ -346,6 +367,15 @@ class ClientSocket(WebSocketsSansIOProtocol):
             super().handle_ping()
         else:
             self.conn.data_to_send()  # dropped: who does not read wants no answers, and they would pile up
+
+    def shutdown(self) -> None:
+        """Send the client elsewhere: with 1012, or 503 where it is not let in yet."""
+        if not self.handshake_complete and self.initial_response is None:
+            self.conn.send_response(self.conn.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This process ends.\n"))
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

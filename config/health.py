@@ -1,5 +1,6 @@
 """The addresses for monitoring: whether the process is alive, and whether it can serve."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from threading import Lock
@@ -10,7 +11,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from chat.turns import presence
-from core.redis_clients import sync_redis
+from chat.turns.delivery import DELIVERY_SECONDS, prove_delivery
+from core.loops import serving_loop
+from core.redis_clients import close_async_redis, sync_redis
 
 SHARED_SECONDS = 1.0
 """How long a report is good for whoever asks next: monitors ask rarely, and others must not make the stores work."""
@@ -28,25 +31,42 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 when databases, Redis and a live runner answer, else 503; each named with its time in milliseconds."""
+    """200 when databases, Redis and a live runner answer, and a word came through Redis to a reader of this process,
+    else 503; each named with its time in milliseconds."""
     global _reported_at, _report
     with _asking:
         if not _report or time.monotonic() - _reported_at >= SHARED_SECONDS:
-            _report = _ask_everything()
+            _report = ask_everything()
             _reported_at = time.monotonic()
         report = _report
     return JsonResponse(report, status=200 if report["ready"] else 503)
 
 
-def _ask_everything() -> dict[str, Any]:
+def ask_everything() -> dict[str, Any]:
     checks: dict[str, Callable[[], object]] = {
         "database": lambda: _query("default"),
         "history": lambda: _query("history"),
         "redis": sync_redis().ping,
         "runner": presence.require_runner,
+        "delivery": _deliver,
     }
     report = {name: _run_timed(check) for name, check in checks.items()}
     return {"ready": all(part["ok"] for part in report.values()), **report}
+
+
+def _deliver() -> None:
+    """Have a word delivered on the loop that serves this process's readers; where there is none, on another."""
+    if (loop := serving_loop()) is not None:
+        asyncio.run_coroutine_threadsafe(prove_delivery(), loop).result(DELIVERY_SECONDS + 1)
+    else:
+        asyncio.run(_deliver_alone())
+
+
+async def _deliver_alone() -> None:
+    try:
+        await prove_delivery()
+    finally:
+        await close_async_redis()
 
 
 def _query(alias: str) -> None:

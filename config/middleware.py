@@ -1,12 +1,11 @@
 """Middleware: an id for every request, in its logs, errors and answer; no copies of what is private; how many requests
 are left; error pages for requests that are refused."""
 
-import logging as log
+import logging
 import math
-import re
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
@@ -22,30 +21,43 @@ from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
 from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from accounts.limits import Limit
 from chat.api.openai.errors import OPENAI_PATH
 from chat.batches.refusals import FILE_REFUSALS
 from chat.errors import file_sentence_for
-from config import logging, pages
+from config import pages
 from config.bodies import TOO_LARGE
+from config.logging import route_of
 from core.errors import DomainError, Unavailable, UnreadableRequest
+from core.metrics import RESPONSES
+from core.request_ids import request_id_of
+from core.tracing import note_span
 from history.transfer.refusals import REFUSALS
 
-logger = log.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OF_THE_ADMIN = (ValueError, OverflowError, DataError, FieldDoesNotExist)
 """What Django's admin, which is left as it is, raises for some values that no field takes."""
-VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
 def set_request_id(request: HttpRequest) -> str:
     """Keep the id the client or a proxy sent, if it is well formed, else make one; return it."""
-    given = request.headers.get("X-Request-ID", "")
-    request_id = given if VALID_ID.fullmatch(given) else uuid4().hex
+    request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request.request_id = request_id  # type: ignore[attr-defined]  # read by core.http
-    logging.current_request_id.set(request_id)
+    clear_contextvars()
+    bind_contextvars(request_id=request_id)
     return request_id
+
+
+def note_answer(request: HttpRequest, response: HttpResponse, used_id: str, begun: float) -> HttpResponse:
+    """Give the answer its id, and count it. The rest of a stream comes after that."""
+    response["X-Request-ID"] = used_id
+    status = response.status_code
+    RESPONSES.labels(f"{status // 100}xx").inc()
+    note_span("request", monotonic() - begun, method=request.method or "", route=route_of(request), status=status)
+    return response
 
 
 @sync_and_async_middleware
@@ -53,18 +65,16 @@ def request_id(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequ
     if iscoroutinefunction(get_response):
 
         async def handle(request: HttpRequest) -> HttpResponse:
-            used_id = set_request_id(request)
+            begun, used_id = monotonic(), set_request_id(request)
             response: HttpResponse = await get_response(request)
-            response["X-Request-ID"] = used_id
-            return response
+            return note_answer(request, response, used_id, begun)
 
         return handle
 
     def handle_sync(request: HttpRequest) -> HttpResponse:
-        used_id = set_request_id(request)
+        begun, used_id = monotonic(), set_request_id(request)
         response: HttpResponse = get_response(request)
-        response["X-Request-ID"] = used_id
-        return response
+        return note_answer(request, response, used_id, begun)
 
     return handle_sync
 
@@ -216,10 +226,12 @@ class RefusalMiddleware(MiddlewareMixin):
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, RedisError | OperationalError):
-            logger.warning("Store unreachable", extra={"path": request.path, "error": type(exception).__name__})
+            logger.warning("Store unreachable", extra={"route": route_of(request), "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
         if isinstance(exception, OF_THE_ADMIN) and _is_admins(request):
-            logger.warning("Refused in the admin", extra={"path": request.path, "error": repr(exception)[:200]})
+            logger.warning(
+                "Refused in the admin", extra={"route": route_of(request), "error": type(exception).__name__}
+            )
             exception = UnreadableRequest()
         if isinstance(exception, DomainError):
             response = pages.error_page(request, exception.status, exception.code, str(exception.message))

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat.provider_registry import API_KEY_SETTINGS
 from config.private_files import create_private, make_private
+from core.loopback import is_loopback
 from core.origins import parse_origin
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -128,7 +129,8 @@ TEMPLATES = [
 ]
 
 STATIC_URL = "static/"
-STATIC_ROOT = DATA_DIR / "static"
+# A proxy that serves them may not read DATA_DIR.
+STATIC_ROOT = Path(env("STATIC_ROOT", default=str(DATA_DIR / "static")))
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",
@@ -315,7 +317,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = dict(REDIS_LIMITS)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # --- People ----------------------------------------------------------------------------------------------------------
 
@@ -340,6 +341,7 @@ ACCOUNT_FORMS = {
     "reset_password": "accounts.forms.ResetPasswordForm",
     "change_password": "accounts.forms.ChangePasswordForm",
     "add_email": "accounts.forms.ChangeEmailForm",
+    "reauthenticate": "accounts.forms.PasswordAgainForm",
 }
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
@@ -516,7 +518,7 @@ LOADING_SECONDS = env.float("LOADING_SECONDS", default=300)  # longest time with
 TURN_SECONDS = env.float("TURN_SECONDS", default=900)  # longest answer
 QUEUE_SECONDS = env.float("QUEUE_SECONDS", default=300)  # longest wait for a runner
 QUEUE_LIMIT = env.int("QUEUE_LIMIT", default=500)  # turns of the site that may wait for a runner
-DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping runner finishes what it has
+DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=30)  # how long a stopping process finishes what it has
 RUNNER_CAPACITY = env.int("RUNNER_CAPACITY", default=500)  # turns at once in one runner
 
 # --- Attachments -----------------------------------------------------------------------------------------------------
@@ -615,6 +617,22 @@ SIMPLE_JWT = {
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes; a longer body is a 413
 FILE_UPLOAD_MAX_MEMORY_SIZE = 65_536  # what comes of a body waits on disk beyond this: many may come at once
 
+# --- Watching --------------------------------------------------------------------------------------------------------
+
+METRICS_TOKEN = env("METRICS_TOKEN", default="")  # what Prometheus shows as its bearer token
+METRICS_ADDRESS: tuple[str, int] | None = None  # of this process: each has its own
+if given := env("METRICS_ADDRESS", default=""):
+    metrics_host, _, metrics_port = given.rpartition(":")
+    if not metrics_host or not metrics_port.isdecimal():
+        raise ImproperlyConfigured("METRICS_ADDRESS is not a valid address: it looks like 127.0.0.1:9401.")
+    if not METRICS_TOKEN and not is_loopback(metrics_host.strip("[]")):
+        raise ImproperlyConfigured("METRICS_ADDRESS can be reached by other machines: set METRICS_TOKEN, too.")
+    METRICS_ADDRESS = (metrics_host.strip("[]"), int(metrics_port))
+
+SENTRY_DSN = env("SENTRY_DSN", default="")  # empty: errors are in the logs alone
+OTEL_EXPORTER_OTLP_ENDPOINT = env("OTEL_EXPORTER_OTLP_ENDPOINT", default="")  # empty: there are no traces
+OTEL_TRACES_PER_THOUSAND = env.int("OTEL_TRACES_PER_THOUSAND", default=1000)  # of the requests
+
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
 LOG_FORMAT = env("LOG_FORMAT", default="text" if DEBUG else "json")
@@ -636,6 +654,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["short"]}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL", default="INFO")},
     "loggers": {
+        "celery": {"level": "WARNING"},  # not each task
         "django.server": {"handlers": [], "propagate": True},
         "django.channels.server": {"level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},

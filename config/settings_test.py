@@ -17,5 +17,8 @@ CACHE_TTL = 0  # most tests count who was asked; those of the cache switch it on
 MODEL_TITLES = False  # the same
 MAIL_DIR = DATA_DIR / "caught"  # noqa: F405
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405  its middleware misses the folder when nothing was collected
+for alias, database in DATABASES.items():  # noqa: F405
+    if "sqlite3" not in database["ENGINE"]:  # which tests/services.py drops afterwards, on a server that is not its own
+        database["TEST"] = {"NAME": f"{os.environ.get('TESTS_RUN', 'tests')}_{alias}"}
 if MONGODB_URI:  # noqa: F405  a slow stand-in, beside other tests: one deletes ten thousand conversations
     DATABASES["history"]["OPTIONS"]["socketTimeoutMS"] = 60_000  # noqa: F405

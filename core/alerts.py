@@ -3,6 +3,7 @@
 import datetime as dt
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def alert(subject: str, message: str, **fields: object) -> None:
     logger.error("Operator needed", extra={"subject": subject, **fields})
     now = round(timezone.now().timestamp(), 3)  # Lua's JSON has fourteen digits
     strings = {name: str(value) for name, value in fields.items()}
-    _thread.submit(_save_and_mail, Alert(subject, message, now, now, fields=strings))
+    context = copy_context()  # the mail's task has the ids of what this is about
+    _thread.submit(context.run, _save_and_mail, Alert(subject, message, now, now, fields=strings))
 
 
 def list_alerts() -> list[Alert]:

@@ -30,3 +30,16 @@ class PerLoop(Generic[T]):
     def pop(self) -> T | None:
         """Forget the running loop's object, and return it so that it can be closed; None if there was none."""
         return self._made.pop(asyncio.get_running_loop(), None)
+
+
+_serving: list[asyncio.AbstractEventLoop] = []
+
+
+def serve_on_this_loop() -> None:
+    """Make the running loop the one that serves this process's readers."""
+    _serving[:] = [asyncio.get_running_loop()]
+
+
+def serving_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that serves this process's readers; None before it does, and in a process that has none."""
+    return _serving[0] if _serving and _serving[0].is_running() else None

@@ -1,10 +1,13 @@
-"""Amounts of money as integers in the currency's minor unit, and how a person reads them."""
+"""Amounts of money as integers in the currency's minor unit, and how a person reads them; how much a credit is."""
 
 from decimal import Decimal
 
 from django.utils.formats import number_format
 
 NBSP = "\N{NO-BREAK SPACE}"
+
+MICROS_PER_CREDIT = 1_000
+"""A credit, in which members count, is a thousand millionths of a US dollar."""
 
 EXPONENTS = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV"), 0),

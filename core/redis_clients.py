@@ -1,6 +1,7 @@
 """Redis clients: one for the threads of a process, also behind Django's cache, and one for each event loop."""
 
 import json
+import weakref
 from functools import cache
 from queue import Empty
 from time import monotonic
@@ -15,6 +16,7 @@ from redis.backoff import NoBackoff
 
 from core.gate import Gate
 from core.loops import PerLoop
+from core.metrics import watch_pool
 
 SYNC_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "socket_timeout": 3}
 """Seconds: a thread waits no longer for a Redis that is silent. Nothing is sent twice."""
@@ -54,7 +56,9 @@ class GatedPool(redis.BlockingConnectionPool):
 @cache
 def sync_redis() -> "redis.Redis":
     """Return this process's client, which threads may share. Keys and values are bytes."""
-    return redis.Redis(connection_pool=GatedPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS))
+    pool: Any = GatedPool.from_url(settings.REDIS_URL, **SYNC_POOL_OPTIONS)
+    watch_pool("redis", lambda: (pool.max_connections - pool.pool.qsize(), pool.max_connections))
+    return redis.Redis(connection_pool=pool)
 
 
 class JsonSerializer:
@@ -106,6 +110,8 @@ def _make_client() -> "redis.asyncio.Redis":
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.REDIS_URL, retry=AsyncRetry(NoBackoff(), 0), **ASYNC_POOL_OPTIONS
     )
+    seen: Any = weakref.proxy(pool)  # it is its loop's
+    watch_pool("redis_async", lambda: (len(seen._in_use_connections), seen.max_connections))
     return redis.asyncio.Redis(connection_pool=pool)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
 
-from django.db import connections, router, transaction
+from django.db import connections, router
 from django.db.models import F, Field, Model
 
 M = TypeVar("M", bound=Model)
@@ -32,11 +32,24 @@ def select(model: type[M], where: Where, *, order_by: str = "", limit: int | Non
     if not table.speaks_sql:
         rows = model._default_manager.filter(**_lookups(where))
         return list((rows.order_by(order_by) if order_by else rows)[:limit])
-    statement = table.select(_conditions(where), order_by, limit is not None)
+    statement = table.select(_conditions(where), order_by, is_limited=limit is not None)
     parameters = table.parameters(where)
     if limit is not None:
         parameters.append(limit)
     return [table.row(values) for values in table.execute(statement, parameters).fetchall()]
+
+
+def select_values(model: type[Model], names: tuple[str, ...], where: Where, *, order_by: str = "") -> list[Any]:
+    """Return a tuple of these fields' values for each row that `select` would return."""
+    table = _table(model)
+    _check(where)
+    if not table.speaks_sql:
+        rows = model._default_manager.filter(**_lookups(where)).values_list(*names)
+        return list(rows.order_by(order_by) if order_by else rows)
+    statement = table.select(_conditions(where), order_by, is_limited=False, names=names)
+    converters = table.converters_of(names)
+    found = table.execute(statement, table.parameters(where)).fetchall()
+    return [tuple(table.converted(values, converters)) for values in found]
 
 
 def insert(row: Model) -> None:
@@ -102,6 +115,11 @@ Condition = tuple[str, Literal["=", "<", ">", "IN", "IS NULL"], int]
 """A field, its comparison, and the number of values: all of a condition but the values."""
 
 
+Converter = tuple[int, Any, Any]
+"""The place of a column among those that were read, the function that makes the field's value of the driver's, and the
+column."""
+
+
 class _Table:
     """The statements for the table of one model."""
 
@@ -115,16 +133,8 @@ class _Table:
             return
         self.fields_by_name = {name: field for field in self.fields for name in (field.name, field.attname)}
         self.fields_by_name["pk"] = self.fields_by_name[model._meta.pk.attname]
-        self._names = [field.attname for field in self.fields]
-        self._converters = [
-            (index, converter, column)
-            for index, field in enumerate(self.fields)
-            for column in (field.get_col(model._meta.db_table),)
-            for converter in (
-                *self.connection.ops.get_db_converters(column),
-                *field.get_db_converters(self.connection),
-            )
-        ]
+        self._names = tuple(field.attname for field in self.fields)
+        self._converters = self.converters_of(self._names)
         self._table = self._quote(model._meta.db_table)
         self._columns = ", ".join(map(self.column, self._names))
         self.insertable = [field for field in self.fields if field is not model._meta.auto_field]
@@ -141,7 +151,7 @@ class _Table:
         """Run a statement and return the driver's own cursor: Django's adds more time than SQLite itself takes. While
         statements are logged, Django's is used."""
         connection = self.connection
-        with transaction.mark_for_rollback_on_error(using=self.alias):
+        try:
             if connection.queries_logged:
                 cursor = connection.cursor()
                 cursor.execute(statement, parameters)
@@ -152,6 +162,11 @@ class _Table:
                 return connection.execute_directly(statement, parameters)
             with connection.wrap_database_errors:
                 return connection.connection.execute(self._with_driver_placeholders(statement), parameters)
+        except Exception as error:  # as `transaction.mark_for_rollback_on_error` does, which costs something each time
+            if connection.in_atomic_block:
+                connection.needs_rollback = True
+                connection.rollback_exc = error
+            raise
 
     @cache  # noqa: B019  one _Table a model, for the life of the process
     def _with_driver_placeholders(self, statement: str) -> str:
@@ -161,8 +176,11 @@ class _Table:
         return self._quote(cast("str", self.fields_by_name[name].column))
 
     @cache  # noqa: B019  one _Table a model, for the life of the process
-    def select(self, conditions: tuple[Condition, ...], order_by: str, is_limited: bool) -> str:
-        statement = f"SELECT {self._columns} FROM {self._table} WHERE {self._where(conditions)}"  # noqa: S608
+    def select(
+        self, conditions: tuple[Condition, ...], order_by: str, *, is_limited: bool, names: tuple[str, ...] = ()
+    ) -> str:
+        columns = ", ".join(map(self.column, names)) or self._columns
+        statement = f"SELECT {columns} FROM {self._table} WHERE {self._where(conditions)}"  # noqa: S608
         if order_by:
             statement += f" ORDER BY {self.column(order_by.removeprefix('-'))}"
             statement += " DESC" if order_by.startswith("-") else ""
@@ -190,12 +208,25 @@ class _Table:
         return parameters
 
     def row(self, values: Sequence[Any]) -> Any:
+        return self.model.from_db(self.alias, self._names, self.converted(values, self._converters))
+
+    def converted(self, values: Sequence[Any], converters: list[Converter]) -> list[Any]:
+        """Return the driver's values as the fields have them."""
         converted = list(values)
         connection = self.connection
-        for index, converter, column in self._converters:
+        for index, converter, column in converters:
             if converted[index] is not None:
                 converted[index] = converter(converted[index], column, connection)
-        return self.model.from_db(self.alias, self._names, converted)
+        return converted
+
+    @cache  # noqa: B019  the same
+    def converters_of(self, names: tuple[str, ...]) -> list[Converter]:
+        return [
+            (index, converter, column)
+            for index, field in enumerate(self.fields_by_name[name] for name in names)
+            for column in (field.get_col(self.model._meta.db_table),)
+            for converter in (*self.connection.ops.get_db_converters(column), *field.get_db_converters(self.connection))
+        ]
 
     def _where(self, conditions: tuple[Condition, ...]) -> str:
         return " AND ".join(self._condition(*condition) for condition in conditions)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import tzinfo
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import connections
@@ -15,13 +15,26 @@ from django.utils.timezone import override as override_zone
 from django.utils.translation import get_language
 from django.utils.translation import override as override_language
 
+from core.metrics import watch_pool
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Threads mostly wait for a database over a network, so there can be many. SQLite keeps them computing: more of them
 # would only take the interpreter from the loop, and tokens would be late.
 IS_SQLITE = all(database["ENGINE"].endswith("sqlite3") for database in settings.DATABASES.values())
-_executor = ThreadPoolExecutor(max_workers=2 if IS_SQLITE else 12, thread_name_prefix="in-thread")
+THREADS = 2 if IS_SQLITE else 12
+_executor: Any = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="in-thread")
+
+
+def use_of_threads() -> tuple[int, int]:
+    """Return how many calls are in hand, of which those beyond the threads wait, and how many threads there are. Read
+    from the executor when somebody asks, so that no call pays for it."""
+    working = len(_executor._threads) - _executor._idle_semaphore._value
+    return working + _executor._work_queue.qsize(), THREADS
+
+
+watch_pool("threads", use_of_threads)
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -32,7 +45,8 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     """
     speaking = partial(_speaking, get_language(), get_current_timezone(), partial(function, *args, **kwargs))
     call = partial(copy_context().run, _with_fresh_connections, speaking)
-    return await asyncio.get_running_loop().run_in_executor(_executor, call)
+    result: R = await asyncio.get_running_loop().run_in_executor(_executor, call)
+    return result
 
 
 def _speaking(language: str | None, zone: tzinfo, function: Callable[[], R]) -> R:

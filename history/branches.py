@@ -253,12 +253,19 @@ Family = list[tuple[UUID, UUID | None]]
 
 def _families_under(conversation: Conversation, parent_ids: set[UUID | None]) -> dict[UUID | None, Family]:
     """Return the turns that follow each of these."""
-    where = Q(parent_id__in=parent_ids - {None})
-    if None in parent_ids:
-        where |= Q(parent_id=None)
-    found = Turn.objects.filter(where, owner_id=conversation.owner_id, conversation_id=conversation.pk)
+    of_conversation = {"owner_id": conversation.owner_id, "conversation_id": conversation.pk}
+    names = ("pk", "parent_id", "beside_id")
+    if len(parent_ids) == 1:  # on the way of a turn
+        [parent_id] = parent_ids
+        below: rows.Where = {"parent_id__isnull": True} if parent_id is None else {"parent_id": parent_id}
+        found = rows.select_values(Turn, names, {**of_conversation, **below}, order_by="seq")
+    else:
+        where = Q(parent_id__in=parent_ids - {None})
+        if None in parent_ids:
+            where |= Q(parent_id=None)
+        found = list(Turn.objects.filter(where, **of_conversation).order_by("seq").values_list(*names))
     families: dict[UUID | None, Family] = {}
-    for pk, parent_id, beside_id in found.order_by("seq").values_list("pk", "parent_id", "beside_id"):
+    for pk, parent_id, beside_id in found:
         families.setdefault(parent_id, []).append((pk, beside_id))
     return families
 

@@ -133,6 +133,7 @@ class Turn(models.Model):
     `tool_calls` are the tools that such an answer calls, as lines of JSON (chat/turns/called_tools.py); null is none.
     `dialogue` is a digest of all that such a conversation had come to with this turn, where it is kept, by which the
     next request finds what it goes on from (chat/turns/dialogues.py); null is none.
+    `needs` says what a runner must know to answer it (chat/turns/needs.py); null is nothing new.
     `embedding` is what the turn means, as numbers; `embedded_by` the edition of what made it. Null is not made yet
     (history/embeddings.py).
     """
@@ -169,6 +170,7 @@ class Turn(models.Model):
     attachments = models.TextField(blank=True, default="")
     is_completion = models.BooleanField(null=True, editable=False)
     dialogue = models.CharField(max_length=32, null=True, editable=False)  # noqa: DJ001  as `unanswered`
+    needs = models.SmallIntegerField(null=True, editable=False)
 
     requested_model = models.CharField(_("model asked for"), max_length=100)
     candidates = models.TextField(blank=True, default="")

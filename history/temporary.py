@@ -59,6 +59,7 @@ _PLACE = "temporary:turn:"
 _BEGIN = LuaScript(Path(__file__).with_name("begin_temporary.lua"))
 _ADD = LuaScript(Path(__file__).with_name("add_temporary.lua"))
 _ADD_COMPLETION = LuaScript(Path(__file__).with_name("add_completion.lua"))
+_FIND = LuaScript(Path(__file__).with_name("find_temporary.lua"))
 _UPDATE = LuaScript(Path(__file__).with_name("update_temporary.lua"))
 _END = LuaScript(Path(__file__).with_name("end_temporary.lua"))
 
@@ -138,14 +139,8 @@ def find_temporary_turns(turn_ids: Sequence[UUID]) -> dict[UUID, Turn]:
     """Return the turns that are there, by id, also of conversations that were ended."""
     if not turn_ids:
         return {}
-    places: Any = sync_redis().mget([_place_key(turn_id) for turn_id in turn_ids])
-    pipeline = sync_redis().pipeline(transaction=False)
-    for turn_id, place in zip(turn_ids, places, strict=True):
-        if place:
-            pipeline.hmget(_CONVERSATION.encode() + place, [f"turn:{turn_id}", f"seq:{turn_id}"])
-    # A key that is no hash, which is none of ours, is an error among the answers, and must cost no other turn.
-    answers = pipeline.execute(raise_on_error=False)
-    found = (_to_turn(*answer) for answer in answers if isinstance(answer, list))
+    answers = _FIND(sync_redis(), *map(str, turn_ids), prefix=_CONVERSATION, place_prefix=_PLACE)
+    found = (_to_turn(*answer) for answer in answers)
     return {turn.pk: turn for turn in found if turn is not None}
 
 

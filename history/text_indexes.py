@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import DatabaseError, connections, router
 
+from core.indexing import has_index
 from core.sweeps import iterate_pages
 from history.folding import fold
 from history.models import Conversation, Turn
@@ -61,19 +62,7 @@ def _make_trigram_indexes(using: str) -> None:
         schema = cursor.fetchone()[0]
         for name, (model, field) in INDEXES.items():
             table = connection.ops.quote_name(model._meta.db_table)
-            cursor.execute(
-                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [_name_in(table, name)]
-            )
-            found = cursor.fetchone()
-            if found and found[0]:
+            if has_index(connection, model, name):
                 continue
-            if found:  # whoever built it died: it is there and unused
-                cursor.execute(f"DROP INDEX {_name_in(table, name)}")
             # Beside those who write: the table of a site that is in use is not locked.
             cursor.execute(f'CREATE INDEX CONCURRENTLY {name} ON {table} USING gin ("{field}" {schema}.gin_trgm_ops)')
-
-
-def _name_in(table: str, name: str) -> str:
-    """Return the index's name with the schema of its table, if that has one."""
-    schema, _dot, _table = table.rpartition(".")
-    return f"{schema}.{name}" if schema else name

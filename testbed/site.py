@@ -49,6 +49,7 @@ class Site:
         for database in databases.glob("*.sqlite3") if databases else ():
             shutil.copy(database, self._folder)
         self._ports = {f"web{number}": ports.any_free_port() for number in range(webs)}
+        self._metrics_ports: dict[str, int] = {}
         self._valkey, self._password = ports.any_free_port(), services.new_password()
         self._runners = [f"runner{number}" for number in range(runners)]
         self._workers = ["worker"] if workers else []
@@ -130,6 +131,14 @@ class Site:
     def port(self, number: int = 0) -> int:
         return self._ports[f"web{number}"]
 
+    def read_metrics(self, name: str, path: str = "/metrics", token: str = "") -> str:
+        """Return what a process shows to Prometheus."""
+        address = f"http://127.0.0.1:{self._metrics_ports[name]}{path}"
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def wait_until_ready(self) -> None:
         """Return when `/readyz` says so."""
         deadline = time.monotonic() + START_SECONDS
@@ -147,12 +156,17 @@ class Site:
             self._children[name] = subprocess.Popen(
                 self._command(name),
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | self._own_environment(name),
                 stdin=subprocess.PIPE if is_asked else None,
                 stdout=subprocess.PIPE if is_asked else log,
                 stderr=log,
                 preexec_fn=self._pin,
             )
+
+    def _own_environment(self, name: str) -> dict[str, str]:
+        if name in ("commands", "valkey"):
+            return {}
+        return {"METRICS_ADDRESS": f"127.0.0.1:{self._metrics_ports.setdefault(name, ports.any_free_port())}"}
 
     def _command(self, name: str) -> list[str]:
         if name == "valkey":

@@ -102,7 +102,8 @@ TransactionTestCase._fixture_teardown = empty_tables
 
 @pytest.fixture(scope="session")
 def django_db_keepdb() -> bool:
-    """Databases that are there are not made anew: those of SQLite begin as copies, and the others are new servers'."""
+    """Databases that are there are not made anew: those of SQLite begin as copies, and the others have names of the
+    run's own, by which tests/services.py drops them."""
     return True
 
 

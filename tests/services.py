@@ -3,25 +3,50 @@
 A real Valkey always; with STORES=mongodb the history on MongoDB's wire protocol, with STORES=postgresql both databases
 on PostgreSQL (an embedded one, unless DATABASE_URL names one), with STORES=production PostgreSQL and MongoDB's wire
 protocol together. Everything lives in one temporary folder.
+
+With STORES=external the servers are somebody else's: those of DATABASE_URL, MONGODB_URI and REDIS_URL that are set.
+What the tests make there has names of this run, and is dropped after it. REDIS_URL names a Redis for each worker, with
+commas between them: its channels are the same in each of its databases.
 """
 
 import atexit
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
+import pymongo
+import pytest
+import redis
 
 from config.embedded import ports, services
 from config.embedded.supervision import Process
 from testbed.site import ROOT, wait_for_port
 
-STORES = os.environ.get("STORES", "sqlite")
+
+def kind_of_stores() -> str:
+    """Return what STORES says; of external ones, what they amount to."""
+    stores = os.environ.get("STORES", "sqlite")
+    if stores != "external":
+        return stores
+    if os.environ.get("DATABASE_URL"):
+        return "production" if os.environ.get("MONGODB_URI") else "postgresql"
+    return "mongodb" if os.environ.get("MONGODB_URI") else "sqlite"
+
+
+STORES = kind_of_stores()
+IS_EXTERNAL = os.environ.get("STORES") == "external"
+IS_FIRST = "TESTS_RUN" not in os.environ  # the process that starts the workers, and outlives them
+RUN = os.environ.setdefault("TESTS_RUN", f"tests_{secrets.token_hex(4)}")
+"""What the names of a run's databases begin with."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost", None)  # without a host it is a socket
 SCRATCH = Path(tempfile.mkdtemp(prefix="tertulia-tests-"))
 MIGRATED = Path(os.environ.setdefault("TESTS_MIGRATED", str(SCRATCH / "migrated")))  # one for all workers of a run
 MIGRATE = """
@@ -31,6 +56,8 @@ from django.core.management import call_command
 from django.db import connections
 for alias in ("default", "history"):
     call_command("migrate", database=alias, verbosity=0)
+from core.preparation import mark_prepared
+mark_prepared()
 connections.close_all()
 """
 
@@ -60,7 +87,6 @@ def start_stores() -> None:
     )  # private, and SCRATCH is not: the server of PostgreSQL is another user
     keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DEEPSEEK_API_KEY")
     for name in (
-        "MONGODB_URI",
         "STRIPE_SECRET_KEY",
         "SIMULATED_STRIPE_URL",
         *keys,
@@ -68,9 +94,11 @@ def start_stores() -> None:
         "DEMO_MODEL_URL",
     ):
         os.environ.pop(name, None)
-    port, password = ports.any_free_port(), services.new_password()
-    start(services.valkey(port, password, SCRATCH / "valkey"), port)
-    os.environ["REDIS_URL"] = services.valkey_address(port, password)
+    if IS_EXTERNAL:
+        take_external_stores()
+        return
+    start_valkey()
+    os.environ.pop("MONGODB_URI", None)
     if STORES in ("mongodb", "production"):
         port = ports.any_free_port()
         start(services.mongodb(port, SCRATCH / "mongo"), port)
@@ -79,6 +107,56 @@ def start_stores() -> None:
         os.environ.pop("DATABASE_URL", None)
     elif "DATABASE_URL" not in os.environ:
         os.environ["DATABASE_URL"] = start_postgresql()
+
+
+def start_valkey() -> None:
+    port, password = ports.any_free_port(), services.new_password()
+    start(services.valkey(port, password, SCRATCH / "valkey"), port)
+    os.environ["REDIS_URL"] = services.valkey_address(port, password)
+
+
+def take_external_stores() -> None:
+    """Take the stores that the environment names, and leave them as they were."""
+    given = os.environ.setdefault("TESTS_REDIS", os.environ.get("REDIS_URL", ""))
+    redises = given.split(",") if given else []
+    if IS_FIRST:
+        for address in (*redises, os.environ.get("DATABASE_URL", ""), os.environ.get("MONGODB_URI", "")):
+            if urlsplit(address).hostname not in LOOPBACK:
+                raise pytest.UsageError("STORES=external is for servers of this machine: the tests empty their Redis.")
+        for address in redises:
+            with redis.Redis.from_url(address) as client:
+                if client.info("keyspace"):
+                    raise pytest.UsageError("A Redis of REDIS_URL has keys, and the tests would delete them.")
+        atexit.register(empty_external_stores, redises)
+    if not redises:
+        start_valkey()
+        return
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    if number >= len(redises):
+        raise pytest.UsageError(f"REDIS_URL names {len(redises)} servers, fewer than there are workers.")
+    os.environ["REDIS_URL"] = redises[number]
+
+
+def empty_external_stores(redises: list[str]) -> None:
+    for address in redises:
+        with redis.Redis.from_url(address) as client:
+            client.flushall()
+    if address := os.environ.get("DATABASE_URL"):
+        with psycopg.connect(address, autocommit=True) as connection:
+            found = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", [f"{RUN}%"]).fetchall()
+            for (name,) in found:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if address := os.environ.get("MONGODB_URI"):
+        client: pymongo.MongoClient[dict[str, object]]
+        with pymongo.MongoClient(address) as client:
+            for name in client.list_database_names():
+                if name.startswith(RUN):
+                    client.drop_database(name)
+
+
+def new_database_name() -> str:
+    """Return the name of a database that nobody has, for PostgreSQL and MongoDB."""
+    return f"{RUN}_{secrets.token_hex(4)}"
 
 
 def migrated_databases() -> Path:

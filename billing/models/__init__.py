@@ -15,7 +15,6 @@ from billing.models.errands import (
 from billing.models.ledger import PartMonth, Reservation, Spending, SpendingEntry, UsagePeriod, UsageRecord
 from billing.models.purchases import Payment, Purchase, Reversal, Subscription
 from billing.models.selling import (
-    MICROS_PER_CREDIT,
     Coupon,
     ExchangeRate,
     Plan,
@@ -25,7 +24,6 @@ from billing.models.selling import (
 
 __all__ = [
     "MAX_ATTEMPTS",
-    "MICROS_PER_CREDIT",
     "ROUND_SECONDS",
     "AllowanceNotice",
     "BillingAccount",

@@ -12,7 +12,7 @@ from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import pgettext
 
-MICROS_PER_CREDIT = 1_000
+from core.money import MICROS_PER_CREDIT
 
 
 class Plan(models.Model):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -42,12 +42,23 @@ class _Content:
         return self._parts
 
 
-def event_stream(turn: Turn, place: Place | None, stream: OpenStream) -> StreamingHttpResponse:
+class EventStream(StreamingHttpResponse):
+    """A response of server-sent events; `content` yields them, with their ends."""
+
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        super().__init__(content, content_type="text/event-stream")
+        self["X-Accel-Buffering"] = "no"  # nginx would hold events back
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Without the two generators that Django has around each part: they cost a quarter of sending it."""
+        iterator: AsyncIterator[bytes] = self._iterator  # type: ignore[attr-defined]
+        return iterator
+
+
+def event_stream(turn: Turn, place: Place | None, stream: OpenStream) -> EventStream:
     """Return the turn's events from `place` as `text/event-stream` (WHATWG HTML, section 9.2)."""
     events = _events(turn, place or Place(), translation.get_language(), stream)
-    response = StreamingHttpResponse(_Content(stream, events), content_type="text/event-stream")
-    response["X-Accel-Buffering"] = "no"  # nginx would hold events back
-    return response
+    return EventStream(_Content(stream, events))
 
 
 def finished_turn(turn: Turn, stream: OpenStream) -> StreamingHttpResponse:

@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 from django import forms
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -18,7 +19,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import limits
 from accounts.http import member_of, peer_of
 from billing.entitlements import credits_of, entitlements_of
-from billing.models import MICROS_PER_CREDIT
 from chat.batches.beginning import BatchTerms, begin_batch, cancel_batch, erase_batch, start_batch
 from chat.batches.refusals import ending_sentence
 from chat.batches.results import results_response
@@ -26,6 +26,7 @@ from chat.batches.states import access_batch, list_batches
 from chat.models import Batch
 from core.errors import DomainError
 from core.http import is_fragment
+from core.money import MICROS_PER_CREDIT
 from core.sizes import readable_size
 
 
@@ -109,9 +110,14 @@ def cancel_batch_page(request: HttpRequest, batch_id: UUID) -> HttpResponse:
 
 
 @login_required
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def erase_batch_page(request: HttpRequest, batch_id: UUID) -> HttpResponse:
-    erase_batch(access_batch(member_of(request).pk, batch_id))
+    """Ask, and erase a batch with its results, which were paid for."""
+    batch = access_batch(member_of(request).pk, batch_id)
+    if request.method != "POST":
+        return render(request, "chat/erase_batch.html", {"batch": batch})
+    erase_batch(batch)
+    messages.success(request, _("The batch is deleted."))
     return redirect("batches")
 
 

@@ -39,7 +39,7 @@ class BatchRunning(Conflict):
 
 
 FILE_REFUSALS: dict[str, Promise] = {
-    "batch_missing": _("Choose a file."),
+    "batch_missing": _("Choose a file that is not empty."),
     "batch_too_large": _("That file is too large for one batch. Split it."),
 }
 

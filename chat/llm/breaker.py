@@ -27,6 +27,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -198,7 +199,7 @@ class Breakers:
         if monotonic() - self._read_at < FRESH_SECONDS:
             return None
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
+            self._reading = asyncio.create_task(self._read(), context=Context())
         return self._reading
 
     async def refresh(self) -> None:
@@ -265,7 +266,7 @@ class Breakers:
             self._send_timer.cancel()
             self._send_timer = None
         if self._reports and (self._sending is None or self._sending.done()):
-            self._sending = asyncio.create_task(self._send())
+            self._sending = asyncio.create_task(self._send(), context=Context())
 
     async def _send(self) -> None:
         while self._reports:

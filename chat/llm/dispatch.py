@@ -27,7 +27,8 @@ from chat.llm.breaker import (
 )
 from chat.llm.catalog import Candidate
 from chat.llm.health.alerts import alert_of_error
-from chat.llm.health.counters import failure_fields, success_fields
+from chat.llm.health.counters import MIN_SPEED_SECONDS, MIN_SPEED_TOKENS, failure_fields, success_fields
+from chat.llm.metrics import ATTEMPTS, FAILOVERS, PROVIDER_FIRST, TOKEN_RATE
 from chat.llm.providers import stream_of
 from chat.llm.providers.base import (
     NO_OPTIONS,
@@ -50,6 +51,7 @@ from chat.llm.providers.errors import (
     ProviderRateLimited,
     TimedOut,
 )
+from core.tracing import note_span
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +190,7 @@ class _Failover:
     def started_event(self, target: _Target) -> AnswerStarted:
         if target.candidate is self._first:
             return AnswerStarted(target.candidate)
+        FAILOVERS.labels(self._first.model.key, self._first_error_code).inc()
         return AnswerStarted(target.candidate, self._first, self._first_error_code)
 
     def note_failure(self, target: _Target, error: ProviderError) -> None:
@@ -283,6 +286,12 @@ class _Attempt:
     def note_success(self) -> None:
         usage = self.request.find_usage()
         first_seconds, streaming_seconds = self.first_at - self.begun_at, monotonic() - self.first_at
+        names = self.target.candidate.model.provider, self.target.candidate.model.key
+        ATTEMPTS.labels(*names, "ok").inc()
+        PROVIDER_FIRST.labels(*names).observe(first_seconds)
+        if usage and usage.output >= MIN_SPEED_TOKENS and streaming_seconds >= MIN_SPEED_SECONDS:
+            TOKEN_RATE.labels(*names).observe(usage.output / streaming_seconds)
+        self._note_span("ok")
         fields = success_fields(self.target.candidate.model, usage, first_seconds, streaming_seconds)
         self._report("success", counter_fields=fields)
 
@@ -294,6 +303,8 @@ class _Attempt:
         _log_failure(self.target, error, has_begun=has_begun)
         verdict, pause_ms = verdict_on(error, has_begun=has_begun)
         model = self.target.candidate.model
+        ATTEMPTS.labels(model.provider, model.key, error.code).inc()
+        self._note_span(error.code)
         tell_operators = partial(alert_of_error, self.target.provider, model.key, error.code)
         asker = self.request.end_user if may_be_the_questions(error) else ""
         # A 403 may be one question's filter; a model that is gone is told at once: a small site has no second person.
@@ -308,6 +319,10 @@ class _Attempt:
             asker=asker,
             when_opened=tell_operators if waits_for_another else None,
         )
+
+    def _note_span(self, result: str) -> None:
+        model = self.target.candidate.model
+        note_span("attempt", monotonic() - self.begun_at, provider=model.provider, model=model.key, result=result)
 
     def end(self) -> None:
         if self.trial:

@@ -13,6 +13,8 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.db import OperationalError
 from msgspec import UNSET
 from redis.exceptions import RedisError
+from structlog.contextvars import bind_contextvars
+from uvicorn.protocols.utils import ClientDisconnected
 
 from accounts.admission import Admission, find_admitted
 from accounts.models import User
@@ -53,6 +55,7 @@ from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
 from core.errors import DomainError, NotFound, RateLimited, Unavailable
 from core.http import error_body
+from core.request_ids import request_id_of
 from core.threads import cancel_and_wait, in_thread
 from history import access
 from history.models import Turn
@@ -92,6 +95,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         self.scope, self.base_send = scope, send
         self.watching, self.opening, self.announced, self.background = {}, set(), set(), set()
         self.announcing = asyncio.Lock()
+        bind_contextvars(request_id=request_id_of(dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")))
         try:
             while True:
                 await self.dispatch(await receive())
@@ -125,6 +129,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
                 await self.refuse(error)
             return
         self.user, self.admission = user, admission
+        bind_contextvars(user_id=user.pk)
         await self.share.pace()
         self.guest = await guests().admit(admission, self.on_shut_out)
         await receive_notices()
@@ -185,6 +190,8 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
+        except ClientDisconnected:  # a question that is opened stays so: who comes back with it finds its turn
+            raise
         except Exception:
             logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
             await self.reject(turn_id, Unavailable())

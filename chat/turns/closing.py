@@ -1,9 +1,11 @@
 """Closes a turn: the answer is saved and the reservation settled or released, each exactly once."""
 
+import logging
 from contextlib import nullcontext
 from math import ceil
 
 from django.db import transaction
+from django.utils import timezone
 
 from billing import metering
 from billing.metering import Usage
@@ -13,11 +15,15 @@ from chat.llm.pricing import read_stamp
 from chat.models import BatchLine
 from chat.turns.dialogues import as_kept
 from chat.turns.line_answers import find_line, has_limit, keep_answer
+from chat.turns.metrics import count_end
 from chat.turns.sent_requests import read_unanswered
+from core.tracing import note_span
 from history import access, progress
 from history.models import Turn
 from history.progress import Outcome
 from history.temporary import is_temporary
+
+logger = logging.getLogger(__name__)
 
 ENDED_ON_PURPOSE = ("content_filter", "refusal", "tool_call")
 """Errors of answers that would end in the same way if they went on."""
@@ -34,10 +40,19 @@ def close_turn(turn: Turn, outcome: Outcome) -> bool:
         settle_turn(turn, outcome)
         raise
     if is_ours:
+        _note_end(turn, outcome)
         settle_turn(turn, outcome)
     else:
         settle_deleted(turn, outcome)
     return is_ours
+
+
+def _note_end(turn: Turn, outcome: Outcome) -> None:
+    count_end(turn, outcome)
+    fields = {"status": outcome.status, "code": outcome.error, "model": outcome.model, "provider": outcome.provider}
+    if turn.created_at is not None:
+        note_span("turn", (timezone.now() - turn.created_at).total_seconds(), **fields)
+    logger.info("Turn ended", extra={"turn_id": turn.pk, "user_id": turn.owner_id, **fields})
 
 
 def settle_deleted(turn: Turn, outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from chat.llm.selection import AUTO, check_effort
 from chat.turns.admitting import MAX_TRIES, admit, give_back, uncount
 from chat.turns.asked import Asked, forget_asked, keep_asked
 from chat.turns.keeping import keep_turn
+from chat.turns.needs import COMPLETION
 from chat.turns.offer import Offer, OfferRequest, make_cheaper_offer, make_offer, profile_asked, selection_fields
 from chat.turns.queue import enqueue
 from core.errors import Conflict, DomainError, Unavailable
@@ -168,6 +169,7 @@ def _make_turn(owner_id: int, completion: Completion, offer: Offer) -> Turn:
         owner_id=owner_id,
         conversation_id=new_completion_id(is_kept=completion.keeper is not None),
         is_completion=True,
+        needs=COMPLETION,
         seq=1,
         **selection_fields(completion.model, offer.selection),
         effort=completion.effort,

@@ -7,6 +7,7 @@ every RECHECK_SECONDS, in one go for the whole process, however many guests ther
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextvars import Context
 from dataclasses import dataclass
 
 from django.db import OperationalError
@@ -51,7 +52,7 @@ class Guests:
             seconds = (admission.expires_at - timezone.now()).total_seconds()
             guest.expiry = asyncio.get_running_loop().call_later(seconds, self._shut_out, guest)
         if self._rechecking is None or self._rechecking.done():
-            self._rechecking = asyncio.create_task(self._keep_asking())
+            self._rechecking = asyncio.create_task(self._keep_asking(), context=Context())
         try:
             await hub().listen(admission.user_id, self._on_news)
         except BaseException:

@@ -8,6 +8,7 @@ after the other, and leaves some behind where many end at once.
 import asyncio
 import logging
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 from uuid import UUID
 
@@ -55,7 +56,7 @@ class _Receiver:
 
     def __init__(self) -> None:
         self.is_in_group = asyncio.Event()
-        self.task = asyncio.create_task(self._receive())
+        self.task = asyncio.create_task(self._receive(), context=Context())
 
     async def _receive(self) -> None:
         channel = ""

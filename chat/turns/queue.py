@@ -18,12 +18,14 @@ from weakref import WeakValueDictionary
 from django.conf import settings
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.contextvars import get_contextvars
 
 from chat.errors import QueueFull
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entries
 from core.loops import PerLoop
 from core.lua import LuaScript
 from core.redis_clients import sync_redis
+from core.request_ids import VALID_ID
 from core.threads import IS_SQLITE
 from history.models import Turn
 from history.temporary import is_temporary
@@ -67,6 +69,12 @@ def turn_of(fields: Mapping[bytes, bytes]) -> UUID | None:
         return None
 
 
+def request_of(fields: Mapping[bytes, bytes]) -> str:
+    """Return the id of the request that put the turn there; empty for none, or for one that is not ours."""
+    request_id = fields.get(b"request", b"").decode(errors="replace")
+    return request_id if VALID_ID.fullmatch(request_id) else ""
+
+
 def enqueue(turn: Turn) -> None:
     """Hand the turn to the runners, and notify the owner's open pages of it, unless it is on none: a program asks, and
     nobody keeps it.
@@ -83,10 +91,13 @@ def enqueue(turn: Turn) -> None:
             turn=turn.pk.bytes,
             mark_seconds=QUEUED_SECONDS,
             channel=WAKE_UPS,
+            request=get_contextvars().get("request_id", ""),
             notification=encode_entries([] if turn.is_completion and is_temporary(turn.pk) else [opened]),
         )
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
+        return
+    logger.info("Turn queued", extra={"turn_id": turn.pk, "user_id": turn.owner_id, "model": turn.model})
 
 
 def count_waiting(most: int) -> int:

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from django.utils.translation import gettext_noop
 from redis.exceptions import RedisError, ResponseError
+from structlog.contextvars import bind_contextvars
 
 from chat.llm.breaker import breakers, close_breakers
 from chat.llm.providers import sdk
@@ -37,12 +38,15 @@ from chat.turns.leases import (
     take_lease_and_read_cache,
 )
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
-from chat.turns.queue import GROUP, QUEUE, turn_of
+from chat.turns.metrics import RUNNING
+from chat.turns.needs import is_known
+from chat.turns.queue import GROUP, QUEUE, request_of, turn_of
 from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log, read_remains
 from chat.turns.sent_requests import SentRequests
 from chat.turns.titler import Titler
 from chat.turns.writer import LiveText, LogWriter
 from core.alerts import alert
+from core.metrics import watch_loop
 from core.redis_clients import async_redis, close_async_redis
 from core.threads import cancel_and_wait, in_thread
 from history.models import Turn
@@ -78,6 +82,7 @@ class Runner:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._stopping = asyncio.Event()
+        RUNNING.set_function(lambda: len(self._tasks))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run turns until `stopping`; then finish what runs for DRAIN_SECONDS, and close the rest as interrupted."""
@@ -92,11 +97,13 @@ class Runner:
                     self._receive_stop_requests,
                     self._announce_presence,
                     self._notice_blocks,
+                    watch_loop,
                 )
             ]
             logger.info("Runner ready", extra={"runner": self.name})
             await stopping.wait()
             await cancel_and_wait(loops[:2])
+            await self._take_last()
             await self._drain()
             await cancel_and_wait((*loops, writer))
         await self._close_connections()
@@ -127,8 +134,8 @@ class Runner:
                 await self._make_group_if_lost(error)
                 continue
             for _stream, entries in found or ():
-                for turn_id, entry in await self._readable(entries):
-                    await self._start(turn_id, entry)
+                for turn_id, entry, request_id in await self._readable(entries):
+                    await self._start(turn_id, entry, request_id)
 
     @property
     def _room(self) -> int:
@@ -161,37 +168,50 @@ class Runner:
             except ResponseError as error:
                 await self._make_group_if_lost(error)
                 entries, cursor = [], b"0-0"
-            found = await self._readable(entry for entry in entries if entry[1])
-            holders = await find_holders(self._redis, [turn_id for turn_id, _entry in found])
-            for turn_id, entry in found:
-                if not self._is_elsewhere(holders.get(turn_id)):
-                    await self._start(turn_id, entry)
+            for turn_id, entry, request_id in await self._list_without_runner(entries):
+                await self._start(turn_id, entry, request_id)
             if cursor == b"0-0":
                 await asyncio.sleep(RECLAIM_SECONDS)
+
+    async def _take_last(self) -> None:
+        """Begin what Redis gave to this runner while it stopped reading. Nobody would look at it for 15 s."""
+        with suppress(RedisError, OSError):
+            found: Any = await self._redis.xreadgroup(GROUP, self.name, {QUEUE: "0"})
+            for _stream, entries in found or ():
+                for turn_id, entry, request_id in await self._list_without_runner(entries):
+                    if self._has_room.is_set():
+                        await self._start(turn_id, entry, request_id)
+
+    async def _list_without_runner(self, entries: Iterable[Any]) -> list[tuple[UUID, bytes, str]]:
+        """Return turns, entries and requests of those that no other runner has."""
+        found = await self._readable(entry for entry in entries if entry[1])  # a dropped one is there without its turn
+        holders = await find_holders(self._redis, [turn_id for turn_id, *_entry in found])
+        return [one for one in found if not self._is_elsewhere(holders.get(one[0]))]
 
     def _is_elsewhere(self, holder: str | None) -> bool:
         """Return whether the lease is another's; what this runner has no task for, it does not write."""
         return holder is not None and not holder.startswith(f"{self.name}:")
 
-    async def _readable(self, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[UUID, bytes]]:
-        """Return turns and entries, without entries that nobody of ours has written: those are dropped."""
+    async def _readable(self, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[UUID, bytes, str]]:
+        """Return turns, entries and the ids of their requests, without entries that nobody of ours has written: those
+        are dropped."""
         found = []
         for entry, fields in entries:
             if (turn_id := turn_of(fields)) is not None:
-                found.append((turn_id, entry))
+                found.append((turn_id, entry, request_of(fields)))
                 continue
             _alert_of_malformed("queue")
             await self._redis.xack(QUEUE, GROUP, entry)
             await self._redis.xdel(QUEUE, entry)
         return found
 
-    async def _start(self, turn_id: UUID, entry: bytes) -> None:
+    async def _start(self, turn_id: UUID, entry: bytes, request_id: str) -> None:
         """Handle an entry as soon as there is room for it."""
         while turn_id not in self._tasks and not self._has_room.is_set():
             await self._has_room.wait()
         if turn_id in self._tasks:  # maybe only now: another loop has waited for room, too
             return
-        task = asyncio.create_task(self._handle(turn_id, entry))
+        task = asyncio.create_task(self._handle(turn_id, entry, request_id))
         self._tasks[turn_id] = task
         task.add_done_callback(lambda _done: self._release(turn_id))
         if len(self._tasks) >= settings.RUNNER_CAPACITY:
@@ -203,11 +223,12 @@ class Runner:
 
     # --- One turn ----------------------------------------------------------------------------------------------------
 
-    async def _handle(self, turn_id: UUID, entry: bytes) -> None:
+    async def _handle(self, turn_id: UUID, entry: bytes, request_id: str) -> None:
         """Do what the turn of a queue entry needs. Whatever goes wrong, the entry stays for another try.
 
         A store that is away is tried again soon. Each try sees what the row, the lease and the log say by then.
         """
+        bind_contextvars(turn_id=turn_id, **({"request_id": request_id} if request_id else {}))
         for pause_seconds in (0, *RETRY_PAUSES_SECONDS):
             if pause_seconds and await self._is_stopped_within(pause_seconds):
                 return
@@ -240,6 +261,10 @@ class Runner:
     async def _leave(self, turn_ids: Sequence[UUID]) -> None:
         with suppress(RedisError, OSError):
             await presence.leave_turns(self._redis, turn_ids, self.name)
+
+    async def _give_back(self, entry: bytes) -> None:
+        """Let the next runner that looks for turns without a runner have this one, and not only after 15 s."""
+        await self._redis.xclaim(QUEUE, GROUP, self.name, 0, [entry], idle=leases.LEASE_MS, justid=True)
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -295,6 +320,9 @@ class Runner:
         if turn is not None and not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
             return True
+        if turn is not None and not is_known(turn):
+            await self._give_back(entry)
+            return False
         if self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):
             return False  # also if it was erased: its runner settles what the provider takes
         if turn is None:
@@ -340,6 +368,9 @@ class Runner:
             if not await answer_turn(claimed, live, self._writer, sent):
                 if live.is_lost and live.renewed_at < self._blocked_until:
                     await presence.note_lost(self._redis, turn.pk, live.holder)
+                elif not live.is_lost and claimed.stop_reason == "drain":
+                    await drop_lease(self._redis, turn.pk, live.holder)
+                    await self._give_back(entry)
                 return False
         finally:
             self._writer.close(live)

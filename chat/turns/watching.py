@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from contextvars import Context
 from time import monotonic
 from uuid import UUID
 
@@ -328,7 +329,8 @@ class Hub:
 
     async def _ensure_subscription(self) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._keep_subscribed())
+            # Without the ids of the request that came first: it is everybody's.
+            self._task = asyncio.create_task(self._keep_subscribed(), context=Context())
         with suppress(TimeoutError):
             async with asyncio.timeout(RETRY_SECONDS):
                 await self._is_subscribed.wait()

@@ -63,6 +63,7 @@ def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say
         _forget_redis()
         mark_restored()
     say(f"Restored, read back and compared: {sum(map(len, manifest.tables.values()))} tables, {manifest.files} files.")
+    say("Now run “manage.py prepare”, and start the site.")
     if left_out:
         say(f"Files that no row names were left out: {left_out}.")
     if header.secret_key != secret_key_mark():

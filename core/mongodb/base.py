@@ -12,13 +12,17 @@ from django.db import OperationalError
 from django_mongodb_backend import base
 from pymongo.command_cursor import CommandCursor
 from pymongo.errors import ConnectionFailure, WaitQueueTimeoutError
+from pymongo.monitoring import ConnectionPoolListener
 
 from core.gate import Gate
+from core.metrics import watch_pool
+from core.mongodb.schema import RepeatableSchemaEditor
 
 T = TypeVar("T")
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    SchemaEditorClass = RepeatableSchemaEditor
     _gates: ClassVar[dict[str, Gate]] = {}  # one for each database, for the life of the process
     _making_client = Lock()
 
@@ -27,6 +31,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         with self._making_client:  # else threads that begin together make a client each, with threads of its own
+            if self.alias not in self._connection_pools:
+                use = PoolListener()
+                conn_params = {**conn_params, "event_listeners": [use]}
+                watch_pool(self.alias, use.read)
             return super().get_new_connection(conn_params)
 
     def get_collection(self, name: str, **options: Any) -> "Guarded":
@@ -35,6 +43,31 @@ class DatabaseWrapper(base.DatabaseWrapper):
     @property
     def _gate(self) -> Gate:
         return self._gates.get(self.alias) or self._gates.setdefault(self.alias, Gate())
+
+
+class PoolListener(ConnectionPoolListener):
+    """Counts the connections that are in use, which pymongo tells nobody in another way."""
+
+    def __init__(self) -> None:
+        self._in_use, self._size = 0, 0
+
+    def read(self) -> tuple[int, int]:
+        return self._in_use, self._size
+
+    def pool_created(self, event: Any) -> None:
+        self._size = event.options.get("maxPoolSize", 100)
+
+    def connection_checked_out(self, event: Any) -> None:
+        self._in_use += 1
+
+    def connection_checked_in(self, event: Any) -> None:
+        self._in_use -= 1
+
+    def _ignore(self, event: Any) -> None:
+        """Of no interest."""
+
+    pool_ready = pool_cleared = pool_closed = connection_created = connection_ready = connection_closed = _ignore
+    connection_check_out_started = connection_check_out_failed = _ignore
 
 
 class Guarded:

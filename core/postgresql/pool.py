@@ -7,14 +7,17 @@ those who wait nothing but that they waited too long.
 import logging
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from threading import BoundedSemaphore
 from time import monotonic
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg import errors, generators
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from core.gate import Gate
 
@@ -26,8 +29,25 @@ STATEMENT_SECONDS = 15.0  # the longest a statement may take, from here: a serve
 CANCEL_SECONDS = 1.0
 
 
+MAX_STATEMENTS = 1_000
+"""Texts of statements that are kept as the server takes them."""
+
+
 class StatementTimeout(psycopg.OperationalError):
     """A statement was not answered in time. Nobody knows what became of it; the connection is closed."""
+
+
+class Answer:
+    """What a statement returned, and how many rows it read or changed."""
+
+    __slots__ = ("_rows", "rowcount")
+
+    def __init__(self, rows: list[tuple[Any, ...]], rowcount: int) -> None:
+        self._rows = rows
+        self.rowcount = rowcount
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._rows
 
 
 class PooledConnection(psycopg.Connection[Any]):
@@ -37,6 +57,32 @@ class PooledConnection(psycopg.Connection[Any]):
         super().__init__(*args, **options)
         self.statement_seconds: float | None = STATEMENT_SECONDS
         self._poll: select.poll | None = None
+        self._transformer: Any = None  # psycopg's own type is that of its protocol
+
+    def run(self, statement: str, parameters: Sequence[Any]) -> Answer:
+        """Run one statement with "%s" for each parameter and return its answer. Raises what `execute` does.
+
+        A cursor takes twice the processor for it, and Django's, which writes the parameters into the text, three times.
+        Nothing is prepared: the server parses the text each time, so that a PgBouncer may stand between. To be bound, a
+        parameter must stand where its type is plain, beside a column.
+        """
+        transformer = self._transformer
+        if transformer is None:
+            transformer = self._transformer = Transformer(self)
+        values = transformer.dump_sequence(parameters, (PyFormat.AUTO,) * len(parameters))
+        with self.lock:
+            if not self._autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE:
+                self.wait(self._start_query())
+            self._check_connection_ok()
+            self.pgconn.send_query_params(_numbered(statement), values, transformer.types, transformer.formats)
+            results = self.wait(generators.execute(self.pgconn))
+            result = results[-1]
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                raise errors.error_from_result(result, encoding=self.pgconn._encoding)
+            transformer.set_pgresult(result)
+            rows = transformer.load_rows(0, result.ntuples, tuple)
+            transformer.set_pgresult(None)
+        return Answer(rows, result.command_tuples or 0)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.statement_seconds if timeout is None else timeout
@@ -68,7 +114,7 @@ class Pool:
     def __init__(self, connect: Callable[[], PooledConnection], size: int) -> None:
         self._connect = connect
         self._idle: deque[tuple[PooledConnection, float]] = deque()  # the one used last is used next
-        self._free = BoundedSemaphore(size)
+        self._free, self._size = BoundedSemaphore(size), size
         self._gate = Gate()
 
     def getconn(self) -> PooledConnection:
@@ -95,6 +141,10 @@ class Pool:
         finally:
             self._free.release()
         self._close_unused()
+
+    def use(self) -> tuple[int, int]:
+        """Return how many connections are in use, and how many may be."""
+        return self._size - self._free._value, self._size
 
     def open(self) -> None:
         """Nothing: Django's backend calls it before every `getconn`."""
@@ -131,3 +181,10 @@ class Pool:
         with suppress(IndexError):
             if monotonic() - self._idle[0][1] > IDLE_SECONDS:
                 self._idle.popleft()[0].close()
+
+
+@lru_cache(MAX_STATEMENTS)
+def _numbered(statement: str) -> bytes:
+    """Return the statement as the server takes it, with $1, $2 … for "%s"."""
+    first, *others = statement.split("%s")
+    return "".join([first, *(f"${number}{part}" for number, part in enumerate(others, 1))]).encode()

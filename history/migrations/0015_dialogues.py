@@ -12,12 +12,4 @@ class Migration(migrations.Migration):
             name="dialogue",
             field=models.CharField(editable=False, max_length=32, null=True),
         ),
-        migrations.AddIndex(
-            model_name="turn",
-            index=models.Index(
-                condition=models.Q(("is_completion", True)),
-                fields=["owner_id", "dialogue", "-created_at"],
-                name="turn_of_dialogue",
-            ),
-        ),
     ]

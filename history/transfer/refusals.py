@@ -10,7 +10,7 @@ from history.transfer.parsed import FilePlace
 
 REFUSALS: dict[str, Promise] = {
     "import_too_large": _("That file is too large. Of a zip, the conversations.json in it is enough."),
-    "import_missing": _("Choose a file."),
+    "import_missing": _("Choose a file that is not empty."),
     "import_gone": _("The file did not arrive whole. Please send it again."),
     "import_stuck": _("The import stopped several times. Please tell whoever runs this site."),
     "too_slow": _("The file takes too long to read, or too much memory."),

@@ -1,6 +1,7 @@
 // Editing a question where it stands: the server's form takes its place, until it is asked or given up.
 
 import { focusText, isSending, keepEdit, readEdit } from "composer";
+import htmx from "htmx";
 
 const field = document.querySelector("[data-text]");
 
@@ -53,10 +54,10 @@ export function followEdits(turns, ask) {
     text.setSelectionRange(text.value.length, text.value.length);
   };
   document.addEventListener("htmx:after:swap", begin);
-  // What was being edited before a reload. Where htmx has not got the link yet, it leads to a page that has the form.
+  // What was being edited before a reload. Not by a click: htmx may not have got the links yet, and they would leave the page.
   document.addEventListener("DOMContentLoaded", () => {
-    if (turns.querySelector("[data-edit-text]")) begin();
-    else [...turns.querySelectorAll("[data-edit]")].findLast((link) => readEdit(link.closest("[data-turn]").dataset.turn))?.click();
+    const link = [...turns.querySelectorAll("[data-edit]")].findLast((each) => readEdit(each.closest("[data-turn]").dataset.turn));
+    if (link) htmx.ajax("GET", link.href, { target: link.closest(".question"), swap: "beforeend" });
   });
 }
 

@@ -87,6 +87,22 @@ document.addEventListener("htmx:before:response", (event) => {
   location.reload();
 });
 
+// --- A part that renews itself may take away what has the focus, such as “Cancel” of what is over: what stands in its
+// place has it then ---
+
+let held = []; // what had the focus, and what it stood in, from within
+
+document.addEventListener("htmx:before:swap", () => {
+  held = [];
+  if (!document.activeElement.closest("[data-renews]")) return;
+  for (let at = document.activeElement; at; at = at.parentElement) held.push(at);
+});
+
+document.addEventListener("htmx:after:swap", () => {
+  if (!held.length || held[0].isConnected || document.activeElement !== document.body) return;
+  held.find((one) => one.isConnected)?.querySelector("a, button")?.focus({ preventScroll: true });
+});
+
 // --- Menus: one open at a time, closed by Escape and by a click elsewhere ---
 
 function closeMenus(except) {

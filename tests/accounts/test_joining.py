@@ -105,7 +105,10 @@ def test_the_link_opens_the_page_with_the_address(settings: Any, olga: User):
     page = Client().get("/accounts/signup/", {"invitation": word_for("eva@example.com", olga)}).content.decode()
     assert 'value="eva@example.com"' in page
     assert "Se entra por invitación" not in page
-    assert "eva@example.com" not in Client().get("/accounts/signup/", {"invitation": "x"}).content.decode()
+    assert "ya se usó o caducó" not in page
+    used = Client().get("/accounts/signup/", {"invitation": "x"}).content.decode()
+    assert "eva@example.com" not in used
+    assert "ya se usó o caducó" in used  # nobody fills in a form for nothing
 
 
 def test_nobody_is_invited_who_has_an_account(ana: User, olga: User):

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 from pytest_django import Settings
 from redis.exceptions import RedisError
 from rest_framework.test import APIClient
@@ -469,7 +469,10 @@ async def test_what_a_slow_worker_opens_after_the_end_is_not_paid(carla: User, m
     assert len(opened) == 1
     async with running():
         await asyncio.sleep(0.3)
-    assert (await in_thread(now, batch)).status == "cancelled"
+    cancelled = await in_thread(now, batch)
+    assert cancelled.status == "cancelled"
+    with translation.override("es"):
+        assert cancelled.get_status_display() == "cancelado"  # a subscription is “cancelada”
     assert await in_thread(check_bill, batch) == 0
 
 

@@ -21,7 +21,7 @@ from chat.llm.providers import ADAPTERS
 from chat.llm.providers.base import Delta, Event, Finish, ModelRequest
 from chat.llm.providers.http import close_session
 from chat.models import LanguageModel
-from chat.turns import answering, claiming, ending, leases, log, presence, queue
+from chat.turns import answering, claiming, ending, leases, log, needs, presence, queue
 from chat.turns import runner as runner_module
 from chat.turns import writer as writer_module
 from chat.turns.closing import can_continue
@@ -981,6 +981,35 @@ async def test_a_runner_that_stops_takes_nothing_new(redis: Redis, carla: User, 
     assert (await in_thread(saved, late)).status == "queued"
 
 
+async def test_what_redis_gave_a_runner_while_it_stopped_does_not_wait(redis: Redis, carla: User, settings: Settings):
+    settings.DRAIN_SECONDS = 5
+    runner, stopping = Runner(), asyncio.Event()
+    await redis.xgroup_create(queue.QUEUE, queue.GROUP, id="0", mkstream=True)
+    turn = await aask(carla, "say:hola")
+    await redis.xreadgroup(queue.GROUP, runner.name, {queue.QUEUE: ">"})
+    stopping.set()
+    await runner.run(stopping)
+    assert (await in_thread(saved, turn)).status == "completed"
+
+
+async def test_a_turn_that_needs_more_than_a_runner_knows_is_left_to_one_that_does(
+    redis: Redis, carla: User, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.1)
+    turn = await aask(carla, "say:hola")
+    await in_thread(Turn.objects.filter(pk=turn.pk).update, needs=needs.KNOWN + 1)
+    async with a_runner():
+        other = await aask(carla, "say:hola")
+        assert (await closed(other)).status == "completed"
+        await asyncio.sleep(0.3)
+        found = await in_thread(saved, turn)
+        assert (found.status, found.gen) == ("queued", 0)
+        assert await redis.smembers(presence.aboard_key(turn.pk)) == set(), "it did not die with this"
+    monkeypatch.setattr(needs, "KNOWN", needs.KNOWN + 1)
+    async with a_runner():
+        assert (await closed(turn)).status == "completed"
+
+
 async def test_what_is_not_finished_in_time_is_interrupted_with_its_text(redis: Redis, carla: User, settings: Settings):
     settings.DRAIN_SECONDS = 0.1
     begun = time.monotonic()
@@ -999,7 +1028,6 @@ async def test_what_showed_nothing_is_left_to_the_next_runner(
     redis: Redis, carla: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     settings.DRAIN_SECONDS = 0.1
-    monkeypatch.setattr(leases, "LEASE_MS", 500)
     monkeypatch.setattr(runner_module, "RECLAIM_SECONDS", 0.1)
     async with a_runner():
         turn = await aask(carla, "wait:0.3 say:hola")
@@ -1090,13 +1118,13 @@ async def test_a_turn_that_two_loops_want_to_start_is_started_once(redis: Redis,
     runner, handled, turn_id = Runner(), [], new_id()
     release = asyncio.Event()
 
-    async def handle(turn_id: UUID, _entry: bytes) -> None:
+    async def handle(turn_id: UUID, _entry: bytes, _request_id: str) -> None:
         handled.append(turn_id)
         await release.wait()
 
     monkeypatch.setattr(runner, "_handle", handle)
     runner._has_room.clear()
-    loops = [asyncio.create_task(runner._start(turn_id, b"1-0")) for _ in range(2)]
+    loops = [asyncio.create_task(runner._start(turn_id, b"1-0", "")) for _ in range(2)]
     await asyncio.sleep(0)
     runner._has_room.set()
     await asyncio.gather(*loops)

@@ -25,6 +25,7 @@ from billing.models import BillingAccount, Plan, Price, UsagePeriod, UsageRecord
 from chat.llm.catalog import find_model, list_offered
 from chat.models import LanguageModel
 from config.admin import SECTIONS
+from config.version import VERSION
 from history import progress
 from history.models import Turn
 from history.progress import Outcome
@@ -109,6 +110,7 @@ def test_every_table_has_its_place_on_the_first_page_and_none_is_a_library_s(ope
     settings.STRIPE_SECRET_KEY = "sk_test_of_the_admin"
     sections = operator.get("/admin/").context["app_list"]
     assert [str(section["name"]) for section in sections] == [str(name) for name, _entries in SECTIONS]
+    assert f"Tertulia {VERSION}" in page(operator, "")
     assert "emailaddress" not in page(operator, "")
 
 

@@ -28,7 +28,7 @@ from chat.turns.closing import close_turn
 from chat.turns.presence import announce_runner
 from chat.turns.sweeping import repair_turns
 from config.backups import archive, databases, keys, restoring, taking
-from config.celery import refuse_half_restored
+from config.celery import refuse_unprepared
 from core import caching, half_restored
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
@@ -162,13 +162,13 @@ async def test_a_backup_that_is_taken_while_people_chat_is_restored_to_the_last_
             with pytest.raises(CommandError, match="half restored"):
                 call_command(command, *["x"] * (command == "backup"))
         with pytest.raises(SystemExit, match="half restored"):
-            refuse_half_restored()
+            refuse_unprepared()
         monkeypatch.setattr(restoring, "_load_database", load)
         said = restored(file, key)
 
         assert "Restored, read back and compared" in said
         assert "left out: 2" in said  # the two parts of Bo's file
-        refuse_half_restored()
+        refuse_unprepared()
         after = rows()
         if connections["history"].vendor == "mongodb":  # read while it was written
             assert {turn.pk for turn in late} <= {row["id"] for row in after["history.Turn"]}

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from config import bodies
 from config.bodies import TOO_LARGE, limit_bodies
 from config.embedded import ports
 from testbed.site import wait_for_port
+from tests.services import migrated_databases
 
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000
@@ -55,10 +57,14 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = ports.any_free_port()
+    data = tmp_path_factory.mktemp("bodies")
+    shutil.copytree(migrated_databases(), data, dirs_exist_ok=True)
     command = [sys.executable, "manage.py", "run_web", "--port", str(port)]
     environment = {
         **os.environ,
-        "DATA_DIR": str(tmp_path_factory.mktemp("bodies")),
+        "DATA_DIR": str(data),
+        "DATABASE_URL": "",
+        "MONGODB_URI": "",
         "DJANGO_SETTINGS_MODULE": "config.settings_test",
     }
     environment |= {"SECRET_KEY": "x" * 60, "DEBUG": "false"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pytest_django import Settings
 
 from bench.websocket import Opcode, encode_frame, new_key
 from config import connections
@@ -22,12 +23,13 @@ LARGE = 8_000_000
 
 
 class App:
-    """An application that answers at once, with as many bytes as the path says; `/stream` never ends."""
+    """An application that answers at once, with as many bytes as the path says; `/stream` ends with `stop_streams`."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.streams = 0
         self.is_open = True  # for sockets; else they wait
+        self.stop_streams = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(scope["path"])
@@ -57,13 +59,23 @@ class App:
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         self.streams += 1
         try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            receiving = asyncio.create_task(receive_until_left(receive))
+            ending = asyncio.create_task(self.stop_streams.wait())
+            await asyncio.wait((receiving, ending), return_when=asyncio.FIRST_COMPLETED)
+            receiving.cancel()
+            await send({"type": "http.response.body", "body": b""})
         finally:
             self.streams -= 1
 
 
+async def receive_until_left(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class Client:
+    server: uvicorn.Server
+
     def __init__(self, port: int) -> None:
         self.app = App()
         self.port = port
@@ -111,6 +123,7 @@ async def serving() -> AsyncIterator[Client]:
         client = Client(listener.getsockname()[1])
         options: dict[str, Any] = {"http": ClientConnection, "ws": ClientSocket, "lifespan": "off", "log_config": None}
         server = uvicorn.Server(uvicorn.Config(client.app, timeout_graceful_shutdown=5, **options))
+        client.server = server
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
@@ -233,10 +246,11 @@ async def test_the_stream_of_who_left_ends_also_behind_another_request(client: C
     await until(lambda: not client.app.streams)
 
 
-async def open_socket(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_socket(client: Client, *, is_let_in: bool = True) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await client.open()
     writer.write(SOCKET + f"Sec-WebSocket-Key: {new_key()}\r\n\r\n".encode())
-    assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"101"
+    if is_let_in:
+        assert (await reader.readuntil(b"\r\n\r\n")).split()[1] == b"101"
     return reader, writer
 
 
@@ -456,10 +470,42 @@ def test_a_process_may_open_as_many_files_as_it_needs(monkeypatch: pytest.Monkey
 # --- The end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_process_that_ends_breaks_streams_off_without_a_traceback(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_process_that_ends_finishes_what_it_has_begun_to_answer_and_what_is_just_sent(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
 ):
-    monkeypatch.setattr(connections, "CLOSING_SECONDS", 0.2)
+    settings.DRAIN_SECONDS = 20
+    monkeypatch.setattr(connections, "ENDING_SECONDS", 0.5)
+    begun = asyncio.get_running_loop().time()
+    async with serving() as client:
+        stream, late, idle = [await client.open() for _ in range(3)]
+        stream[1].write(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        await stream[0].readuntil(b"begun")
+        sockets = [await open_socket(client) for _ in range(5)]
+        client.app.is_open = False
+        shaking_hands = await open_socket(client, is_let_in=False)
+        await until(lambda: client.app.seen.count("/ws/") == 6)
+        client.server.should_exit = True
+        for reader, _writer in sockets:
+            assert await reader.read() == b"\x88\x02\x03\xf4"  # closed with 1012: service restart
+        assert await status_in(shaking_hands[0]) == 503
+        with pytest.raises(ConnectionError):
+            await client.open()
+        late[1].write(GET)
+        answer = await late[0].read()
+        assert b"\r\nconnection: close\r\n" in answer
+        assert answer.endswith(b"\r\nxx\r\n0\r\n\r\n")
+        assert await idle[0].read() == b""
+        assert client.app.streams == 1, "it was broken off"
+        client.app.stop_streams.set()
+        assert (await stream[0].read()).endswith(b"\r\n0\r\n\r\n")
+        client.leave()
+    assert asyncio.get_running_loop().time() - begun < 10
+
+
+async def test_a_process_that_ends_breaks_off_in_the_end_what_does_not_without_a_traceback(
+    caplog: pytest.LogCaptureFixture, settings: Settings
+):
+    settings.DRAIN_SECONDS = 0.2
     with caplog.at_level(logging.WARNING, "uvicorn.error"):
         async with serving() as client:
             opened = [await client.open() for _ in range(5)]

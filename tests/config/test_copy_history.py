@@ -16,8 +16,8 @@ from config import settings as configuration
 from config.database_routers import COPY, HISTORY
 from config.management.commands import copy_history
 from history import copying
-from history.models import Conversation, Folder, Turn, new_id, now
-from tests.services import STORES
+from history.models import Conversation, Folder, Turn, now
+from tests.services import STORES, new_database_name
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "history"])
 OWNER = 7
@@ -26,7 +26,7 @@ OWNER = 7
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an empty store."""
-    name = f"copy_{new_id().hex}"
+    name = new_database_name()
     found = "postgres://nowhere"
     if STORES == "mongodb":
         monkeypatch.setenv("MONGODB_DATABASE", name)

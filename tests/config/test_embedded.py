@@ -23,6 +23,7 @@ from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
 from config.management.commands import run_web, serve
+from tests.services import IS_EXTERNAL
 
 ROOT = Path(__file__).parent.parent.parent
 FIRST_RUN = ROOT / "config" / "embedded" / "first_run.py"
@@ -148,6 +149,7 @@ def test_the_embedded_valkey_has_a_password_that_no_list_of_processes_shows(tmp_
     assert (tmp_path / "valkey").stat().st_mode & 0o777 == 0o700  # its log has the keys of sessions
 
 
+@pytest.mark.skipif(IS_EXTERNAL, reason="needs the Valkey of the tests")
 def test_nobody_reads_the_embedded_valkey_without_its_password():
     port = urlsplit(os.environ["REDIS_URL"]).port  # which the tests start as a site does
     with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
@@ -200,6 +202,7 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
 
 def test_the_web_process_believes_no_proxy_but_those_of_the_settings(monkeypatch: pytest.MonkeyPatch):
     started: list[dict[str, Any]] = []
+    monkeypatch.setattr(run_web, "check_prepared", lambda: None)
     monkeypatch.setattr(run_web.uvicorn, "run", lambda _app, **options: started.append(options))
     call_command("run_web")
     assert started[0]["proxy_headers"] is False

@@ -4,11 +4,12 @@ import time
 
 import pytest
 import redis
-from django.test import Client
+from django.test import AsyncClient, Client
 
-from chat.turns import presence
+from chat.turns import delivery, ending, presence
 from config import health
-from core.redis_clients import GatedPool, sync_redis
+from core.loops import serve_on_this_loop
+from core.redis_clients import GatedPool, close_async_redis, sync_redis
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -29,6 +30,11 @@ def redis_away(monkeypatch: pytest.MonkeyPatch) -> None:
     client = redis.Redis(connection_pool=GatedPool.from_url("redis://user:secret@127.0.0.1:1/0"))
     for module in (health, presence):
         monkeypatch.setattr(module, "sync_redis", lambda: client)
+
+    async def not_delivered() -> None:
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(health, "prove_delivery", not_delivered)
 
 
 def runner_seen(*, seconds_ago: float = 0) -> None:
@@ -55,8 +61,8 @@ def test_a_site_with_all_its_parts_is_ready(visitor):
 def test_each_part_is_named_with_its_time(visitor):
     runner_seen()
     body = visitor.get("/readyz").json()
-    assert set(body) == {"ready", "database", "history", "redis", "runner"}
-    for name in ("database", "history", "redis", "runner"):
+    assert set(body) == {"ready", "database", "history", "redis", "runner", "delivery"}
+    for name in ("database", "history", "redis", "runner", "delivery"):
         assert body[name]["ok"] is True
         assert 0 <= body[name]["ms"] < 5_000
 
@@ -81,7 +87,7 @@ def test_a_runner_that_was_not_heard_of_lately_does_not_count(visitor):
 def test_without_redis_a_site_is_not_ready(visitor):
     answer = visitor.get("/readyz")
     assert answer.status_code == 503
-    assert failing(answer.json()) == ["redis", "runner"]
+    assert failing(answer.json()) == ["redis", "runner", "delivery"]
 
 
 @pytest.mark.usefixtures("redis_away")
@@ -98,12 +104,24 @@ def test_health_can_be_asked_with_head_and_not_changed(visitor, path):
     assert visitor.post(path).status_code == 405
 
 
-def test_who_asks_again_and_again_makes_no_connections(visitor):
-    visitor.get("/readyz")
+def test_a_site_whose_words_do_not_come_to_readers_is_not_ready(visitor, monkeypatch):
+    """Every port answers, and no reader would see a token."""
+    runner_seen()
+    monkeypatch.setattr(delivery, "DELIVERY_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "WAKE_UPS", "another channel")
+    assert failing(visitor.get("/readyz").json()) == ["delivery"]
+
+
+async def test_who_asks_again_and_again_makes_no_connections(monkeypatch):
+    """As a web process answers: with one loop, and its subscription."""
+    serve_on_this_loop()
+    visitor = AsyncClient()
+    await visitor.get("/readyz")
     before = sync_redis().info("stats")["total_connections_received"]
     for _ in range(20):
-        visitor.get("/readyz")
+        assert (await visitor.get("/readyz")).json()["delivery"]["ok"]
     assert sync_redis().info("stats")["total_connections_received"] == before
+    await close_async_redis()
 
 
 def test_who_asks_again_within_a_second_gets_the_same_report(visitor, monkeypatch):

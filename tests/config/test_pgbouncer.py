@@ -16,13 +16,14 @@ from config.embedded import ports
 from config.management.commands.smoke import check_history
 from history.models import Conversation
 from testbed.site import wait_for_port
-from tests.services import SCRATCH, STORES, end
+from tests.services import IS_EXTERNAL, SCRATCH, STORES, end
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 pytestmark = [
     pytest.mark.stores,
     pytest.mark.skipif(STORES != "postgresql", reason="needs STORES=postgresql"),
+    pytest.mark.skipif(IS_EXTERNAL, reason="needs a PostgreSQL that asks for no password"),
     pytest.mark.skipif(not PGBOUNCER, reason="PgBouncer is not installed"),
     pytest.mark.django_db(transaction=True, databases=["default", "history"]),
 ]

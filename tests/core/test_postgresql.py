@@ -1,5 +1,6 @@
 """PostgreSQL's connections: cut between two statements, in the middle of one, for a while, or silent."""
 
+import datetime as dt
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +13,20 @@ import psycopg
 import pytest
 from django.apps import apps
 from django.core.management import call_command
-from django.db import OperationalError, ProgrammingError, close_old_connections, connection, connections, transaction
+from django.db import (
+    DataError,
+    OperationalError,
+    ProgrammingError,
+    close_old_connections,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.models.signals import pre_migrate
+from django.db.transaction import TransactionManagementError
 
 from accounts.models import User
+from core import rows
 from core.postgresql import pool
 from core.threads import in_thread
 
@@ -59,11 +70,12 @@ def fill_pools(size: int = 4) -> None:
 
 
 def cut_connections(condition: str = "true") -> int:
-    """Cut every connection, or those that meet the condition, as a restart of the server does; return how many."""
-    clients = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    query = f"SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE {clients} AND {condition}"
+    """Cut every connection to our databases, or those that meet the condition, as a restart of the server does; return
+    how many. Other tests use the server, too."""
+    ours = [connections[alias].settings_dict["NAME"] for alias in ALIASES]
+    cut = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = ANY(%s)"
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as operator:
-        found = operator.execute(query).fetchone()
+        found = operator.execute(f"{cut} AND {condition}", [ours]).fetchone()
     assert found is not None
     return int(found[0])
 
@@ -230,6 +242,27 @@ def test_a_connection_that_cannot_even_be_closed_leaves_its_place(monkeypatch: p
     held.close()
     few.putconn(few.getconn())
     few.close()
+
+
+# --- Past the cursors -------------------------------------------------------------------------------------------------
+
+
+def test_values_are_bound_by_the_server_and_nothing_is_prepared_there():
+    own = "FROM pg_stat_activity WHERE pid = pg_backend_pid() AND state = %s AND query_start < %s"
+    for _ in range(8):  # psycopg prepares what it was given five times
+        [(query,)] = rows.fetch(User, f"SELECT query {own}", ["active", dt.datetime.max.replace(tzinfo=dt.UTC)])
+        assert query == f"SELECT query {own}".replace("%s", "$1", 1).replace("%s", "$2")
+    assert one_value("SELECT count(*) FROM pg_prepared_statements") == 0
+
+
+def test_what_a_driver_refuses_is_an_error_of_djangos_and_ends_the_transaction(ana):
+    for value, error in (("a\0b", DataError), (object(), ProgrammingError)):
+        with transaction.atomic():
+            with pytest.raises(error):
+                rows.execute(User, "UPDATE accounts_user SET name = %s", [value])
+            with pytest.raises(TransactionManagementError):
+                rows.find(User, pk=ana.pk)
+    assert rows.find(User, pk=ana.pk) == ana
 
 
 # --- Silent -----------------------------------------------------------------------------------------------------------

@@ -345,6 +345,9 @@ def test_a_selection_is_the_queryset(talk: list[Turn], where: dict[str, Any]):
         expected = list(by_orm(where).order_by(order_by)[:limit])
         found = rows.select(Turn, where, order_by=order_by, limit=limit)
         assert [values(row) for row in found] == [values(row) for row in expected]
+    names = ("pk", "parent_id", "created_at", "answer")
+    expected_values = list(by_orm(where).order_by("-seq").values_list(*names))
+    assert rows.select_values(Turn, names, where, order_by="-seq") == expected_values
 
 
 def test_a_selection_without_an_order_has_the_same_rows(talk: list[Turn]):
@@ -622,6 +625,8 @@ def test_after_an_error_a_transaction_is_refused(model: type[Model]):
 def test_what_means_something_else_in_sql_is_no_condition(where: dict[str, Any]):
     with pytest.raises(ValueError, match="equals nothing in SQL"):
         rows.select(Turn, where)
+    with pytest.raises(ValueError, match="equals nothing in SQL"):
+        rows.select_values(Turn, ("pk",), where)
     with pytest.raises(ValueError, match="equals nothing in SQL"):
         rows.update(Turn, where, {"gen": 1})
 

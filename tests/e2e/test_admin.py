@@ -84,7 +84,9 @@ def list_paths(operator: User) -> list[str]:
     """Return every page with something to fill in, and the admin's own."""
     request = RequestFactory().get("/admin/")
     request.user = operator
-    paths = [reverse(f"admin:{name}") for name in ("index", "billing_payment_dashboard", "chat_languagemodel_health")]
+    paths = [
+        reverse(f"admin:{name}") for name in ("index", "live", "billing_payment_dashboard", "chat_languagemodel_health")
+    ]
     for model, model_admin in admin.site._registry.items():
         row = row_of(model)
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"

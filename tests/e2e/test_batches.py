@@ -1,10 +1,11 @@
 """A batch on its page: sent, its estimate seen, started, watched, and its results taken along."""
 
+import asyncio
 import json
 import re
 from typing import Any
 
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.chat.batching import line
 from tests.e2e.browsing import OPEN, Person, Tab
@@ -37,19 +38,35 @@ async def test_a_batch_is_checked_shown_started_and_taken_along(browser: Browser
         await look(tab, "batch-refused")
 
         await page.get_by_label("File", exact=True).set_input_files(lines(30))
+        await page.get_by_label("webhook").fill("http://example.com/hook")
+        await page.get_by_role("button", name="Send and check").click()
+        await expect(page.get_by_role("alert")).to_be_focused()
+        await page.get_by_label("File", exact=True).set_input_files(lines(30))
         await page.get_by_label("webhook").fill("https://example.com/hook")
         await page.get_by_role("button", name="Send and check").click()
         await expect(page.get_by_role("textbox", name="The secret of the webhook")).to_have_value(re.compile("^whsec_"))
         await expect(page.get_by_text("Nothing was asked yet.")).to_be_visible()
         await look(tab, "batch-checked")
+        may_come = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await may_come.wait()
+            await route.continue_()
+
+        await page.route("**/batches/progress/", hold)
         await page.get_by_role("button", name="Start").press("Enter")
+        await page.get_by_role("button", name="Cancel").focus()
+        may_come.set()
         await expect(page.get_by_text("Lines: 30 of 30")).to_be_visible(timeout=60_000)
-        await expect(page.get_by_role("link", name="Results")).to_be_visible()
+        await expect(page.get_by_role("link", name="Results")).to_be_focused()  # “Cancel” went
         await look(tab, "batch-done")
         async with page.expect_download() as download:
             await page.get_by_role("link", name="Results").click()
         assert (await download.value).suggested_filename == "preguntas.results.jsonl"
-        await page.get_by_role("button", name="Delete").first.click()
+        await page.get_by_role("link", name="Delete").first.press("Enter")  # where “Cancel” was a moment ago
+        await look(tab, "batch-erase")
+        await page.get_by_role("button", name="Delete").press("Enter")
+        await expect(page.get_by_text("The batch is deleted.")).to_be_visible()
         await expect(page.get_by_text("Lines: 30 of 30")).to_have_count(0)
 
 

@@ -51,6 +51,9 @@ async def test_an_account_is_closed_and_kept(browser: Browser, site: TestedSite)
         await log_in(page, email)
         await expect(page.get_by_role("heading", name="Your account will be closed on")).to_be_visible()
         assert await faults(tab, "conversations", "/conversations/", "en") == []
+        card = await page.locator("main .card").first.bounding_box()
+        assert card is not None
+        assert abs(card["x"] * 2 + card["width"] - 1440) < 2  # in the middle: there is no navigation beside it
         assert page.url.endswith(PAGE)
         assert await violations(page) == []
         await tab.picture("account-closing")

@@ -52,7 +52,8 @@ async def test_an_app_is_set_up_asked_for_and_turned_off(browser: Browser, site:
         page = tab.page
         await give_password(tab, email)
         await page.get_by_role("link", name="Set up an app").click()
-        await page.locator("input[name=password]").fill(PASSWORD)
+        await expect(page.locator("input[name=password]")).to_be_focused()
+        await page.keyboard.type(PASSWORD)
         await page.keyboard.press("Enter")
         app = App(await page.get_by_label("Key", exact=True).input_value())
         picture = page.get_by_role("img", name="Picture with the key")
@@ -133,6 +134,7 @@ async def test_a_passkey_is_added_logs_in_alone_and_after_the_password(browser: 
         await tab.context.clear_cookies()
         await give_password(tab, email)
         await expect(page.get_by_role("heading", name="Your code")).to_be_visible()
+        await expect(page.get_by_text("Use your passkey.")).to_be_visible()  # there is no app
         await look(tab, "passkey-asked")
         await page.get_by_role("button", name="Use a passkey").click()
         await expect(page.get_by_text("My laptop", exact=True)).to_be_visible()
@@ -140,6 +142,7 @@ async def test_a_passkey_is_added_logs_in_alone_and_after_the_password(browser: 
         await page.get_by_role("link", name=re.compile("^Remove")).click()
         await page.get_by_role("link", name="Use a passkey").click()
         await page.get_by_role("button", name="Use a passkey").click()
+        await expect(page.get_by_text("your recovery codes work no more")).to_be_visible()
         await page.get_by_role("button", name="Remove").click()
         await expect(page.get_by_text("The passkey is removed.")).to_be_visible()
         await tab.context.clear_cookies()

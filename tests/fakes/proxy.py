@@ -1,18 +1,23 @@
 """A TCP proxy that cuts: what a tunnel, a closed laptop or a changed network does to a connection."""
 
 import asyncio
+import itertools
 import random
 import socket
 import struct
+from contextlib import suppress
 
 NO_LINGER = struct.pack("ii", 1, 0)  # close with a reset
 
 
 class CuttingProxy:
-    """`async with CuttingProxy(port) as proxy:` passes bytes on to `port`, from `proxy.port`, until they are cut."""
+    """`async with CuttingProxy(port) as proxy:` passes bytes on to `port`, from `proxy.port`, until they are cut. Of
+    several ports each takes a connection in turn; one that takes none is passed over, as behind nginx. While `is_away`
+    it takes none itself."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, *targets: int) -> None:
+        self._orders = itertools.cycle([targets[first:] + targets[:first] for first in range(len(targets))])
+        self.is_away = False
         self._connections: set[asyncio.Transport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,7 +49,9 @@ class CuttingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            if self.is_away:
+                raise ConnectionRefusedError
+            far_reader, far_writer = await self._connect()
         except OSError:
             writer.transport.abort()
             return
@@ -55,6 +62,13 @@ class CuttingProxy:
             self._connections.discard(writer.transport)
             far_writer.close()
             writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        *others, last = next(self._orders)
+        for target in others:
+            with suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", target)
+        return await asyncio.open_connection("127.0.0.1", last)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

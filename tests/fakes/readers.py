@@ -87,7 +87,7 @@ class Member:
         status, answer = await self.call("POST", "socket-tickets")
         if status != 201:
             raise ConnectionError(f"no ticket: {status}")
-        address = f"ws://127.0.0.1:{self.port()}/ws/?ticket={answer['ticket']}"
+        address = f"{self.base.replace('http', 'ws', 1)}/ws/?ticket={answer['ticket']}"
         async with websockets.connect(address, max_size=None, close_timeout=1, open_timeout=10) as socket:
             yield socket
 
@@ -138,7 +138,7 @@ async def read_by_events(member: Member, shown: Shown) -> None:
                 async with session.get(address, headers={"Last-Event-ID": last_id}) as response:
                     if response.status != 200:
                         raise ConnectionError(str(response.status))
-                    async for event_id, event in _events(response):
+                    async for event_id, event in events_of(response):
                         shown.take(event)
                         last_id = event_id or last_id
         except LOST:
@@ -146,7 +146,7 @@ async def read_by_events(member: Member, shown: Shown) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def events_of(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Yield id and data of whole events: a cut one does not count, as in a browser."""
     event_id = data = ""
     async for line in response.content:

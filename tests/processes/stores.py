@@ -1,7 +1,6 @@
 """A site for tests: on the stores this run is about, with a provider in this process."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,13 @@ import psycopg
 from testbed.provider import FakeProvider
 from testbed.site import Site
 from tests.fakes.readers import Member
-from tests.services import migrated_databases
+from tests.services import migrated_databases, new_database_name
+
+BOUND_SECONDS = 45
+"""Within what time every process ends after SIGTERM: DRAIN_SECONDS, and what the docs add to it."""
+
+METRICS_TOKEN, PROVIDER_KEY = "planted-metrics-token", "sk-planted-provider-key"
+"""No process may ever say them."""
 
 
 class TestedSite(Site):
@@ -24,6 +29,13 @@ class TestedSite(Site):
     def people(self, count: int, **plan: object) -> list[Member]:
         """Return new members; on a plan with the given fields, else on Free."""
         return [Member(access, self.port) for access in self.create_members(count, plan=plan or None)]
+
+    def restart(self, name: str) -> None:
+        """Stop one process as a deploy does, however long it takes, and start a new one."""
+        child = self._children[name]
+        child.terminate()
+        child.wait(BOUND_SECONDS)
+        self.start(name)
 
     def redis_size(self) -> int:
         """Return how many bytes Redis has written to its append-only file."""
@@ -41,6 +53,12 @@ class TestedSite(Site):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+
+    def let_postgresql_in(self, *, is_open: bool) -> None:
+        """Let nobody connect to the site's database any more, or again."""
+        address = urlsplit(self.environment["DATABASE_URL"])
+        with psycopg.connect(address._replace(path="/postgres").geturl(), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {address.path[1:]} ALLOW_CONNECTIONS {str(is_open).lower()}")
 
     def _redis_file(self) -> Path:
         return max((Path(self.environment["DATA_DIR"]) / "valkey" / "appendonlydir").glob("*.incr.aof"))
@@ -73,7 +91,7 @@ def run_site(
 
 def fresh_store() -> dict[str, str]:
     """Return the address of databases nobody has used, on the stores of this run."""
-    name = f"site_{secrets.token_hex(4)}"
+    name = new_database_name()
     addresses = {}
     if address := os.environ.get("DATABASE_URL"):
         with psycopg.connect(address, autocommit=True) as connection:

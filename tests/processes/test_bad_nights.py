@@ -1,13 +1,16 @@
-"""Bad nights: processes are killed, Redis is set back, database connections are cut, conversations are deleted while
-they are answered, and event streams are heaped up. Every turn ends, keeps its text, and is paid once."""
+"""Bad nights: processes are killed, Redis is set back, databases are cut and away, the disk is full, conversations are
+deleted while they are answered, and event streams are heaped up. Every turn ends, keeps its text, and is paid once."""
 
 import asyncio
 import os
 import random
+import subprocess
+import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -33,6 +36,10 @@ VICTIMS = ("valkey", "web0", "web1", "runner0", "runner1")
 OPEN = {"turns_per_hour": None, "turns_at_once": None, "credits_per_month": None}
 SET_BACK_SECONDS = 1.0
 HEAP = 20
+AWAY_SECONDS = 30 if IS_SOAK else 3
+"""How long databases are away, and the disk is full, the first time; after that SHORT_SECONDS."""
+SHORT_SECONDS = 1
+DISK_MB = 150
 PATIENCE_SECONDS = 15
 """How long what was killed may take until it answers as if nothing had been."""
 
@@ -42,9 +49,15 @@ STATUSES = [event.removeprefix("turn.") for event in TERMINAL]
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_whatever_is_killed_cut_deleted_or_set_back_every_turn_ends_once_with_its_text() -> None:
+    with small_disk() as disk:
+        await _run_night(disk)
+
+
+async def _run_night(disk: Path | None) -> None:
     async with _site() as (site, proxy):
         members = await asyncio.to_thread(lambda: site.people(SIDE_BY_SIDE, **OPEN))
-        night = Night(site, proxy, random.Random(SEED), await asyncio.to_thread(lambda: site.people(2, **OPEN)))
+        two = await asyncio.to_thread(lambda: site.people(2, **OPEN))
+        night = Night(site, proxy, disk, random.Random(SEED), two)
         disturbing = asyncio.create_task(night.run())
         everybody: list[Shown] = []
         while len(everybody) < TURNS or not night.is_over:
@@ -69,6 +82,26 @@ async def test_whatever_is_killed_cut_deleted_or_set_back_every_turn_ends_once_w
             f"seed {SEED}, {STORES}: {len(everybody)} turns {statuses}; {night.happened.total()} disturbances "
             f"{dict(sorted(night.happened.items()))}; {len(night.deleted)} turns deleted, {paid} of them paid"
         )
+
+
+@contextmanager
+def small_disk() -> Iterator[Path | None]:
+    """Give a disk that is soon full, on which all temporary files are made; None where this user may mount none."""
+    folder = Path(tempfile.mkdtemp(prefix="tertulia-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        folder.rmdir()
+        print("The disk is never full in this night: that takes the right to mount one.")
+        yield None
+        return
+    elsewhere = tempfile.tempdir
+    try:
+        tempfile.tempdir = str(folder)
+        yield folder
+    finally:
+        tempfile.tempdir = elsewhere
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
 
 
 @asynccontextmanager
@@ -99,11 +132,18 @@ async def _site() -> AsyncIterator[tuple[TestedSite, CuttingProxy | None]]:
 class Night:
     """Disturbs a site until each kind of disturbance has come, DISTURBANCES in all."""
 
-    def __init__(self, site: TestedSite, proxy: CuttingProxy | None, rng: random.Random, members: list[Member]) -> None:
+    def __init__(
+        self,
+        site: TestedSite,
+        proxy: CuttingProxy | None,
+        disk: Path | None,
+        rng: random.Random,
+        members: list[Member],
+    ) -> None:
         self.site, self.rng = site, rng
         self.happened: Counter[str] = Counter()
         self.deleted: list[Shown] = []
-        self._proxy = proxy
+        self._proxy, self._disk = proxy, disk
         self._deleter, self._heaper = members
         self._redis_sizes: list[int] = []
         self._peace = asyncio.Lock()
@@ -114,6 +154,9 @@ class Night:
         }
         if STORES != "sqlite":
             self._gentle["cut databases"] = self._cut_databases
+            self._gentle["databases away"] = self._take_databases_away
+        if disk is not None:
+            self._gentle["disk full"] = self._fill_disk
 
     @property
     def is_over(self) -> bool:
@@ -121,14 +164,14 @@ class Night:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for loop in (self._watch_redis(), self._be_rough(), self._be_gentle()):
+            for loop in (self._watch_redis(), self._keep_worker(), self._be_rough(), self._be_gentle()):
                 group.create_task(loop)
 
     async def end(self, running: "asyncio.Task[None]") -> None:
         """End every disturbance; what was killed is started again."""
         running.cancel()
         await asyncio.wait((running,))
-        for name in VICTIMS:
+        for name in (*VICTIMS, "worker"):
             if not self.site.is_alive(name):
                 await asyncio.to_thread(self.site.start, name)
 
@@ -158,6 +201,13 @@ class Night:
         while True:
             self._redis_sizes = [*self._redis_sizes[-4:], self.site.redis_size()]
             await asyncio.sleep(pause)
+
+    async def _keep_worker(self) -> None:
+        """Start the worker again, as whoever keeps it running does: Celery ends where Redis takes no writes."""
+        while True:
+            await asyncio.sleep(1)
+            if not self.site.is_alive("worker"):
+                await asyncio.to_thread(self.site.start, "worker")
 
     # --- What people and databases do --------------------------------------------------------------------------------
 
@@ -242,6 +292,51 @@ class Night:
             self._proxy.cut(1.0)
         if "DATABASE_URL" in self.site.environment:
             await asyncio.to_thread(self.site.cut_postgresql)
+
+    async def _take_databases_away(self) -> None:
+        """Nobody reaches a database: who asks is told so, and what is written meanwhile is saved afterwards."""
+        has_postgresql = "DATABASE_URL" in self.site.environment
+        async with self._peace:
+            try:
+                if has_postgresql:
+                    await asyncio.to_thread(self.site.let_postgresql_in, is_open=False)
+                if self._proxy is not None:
+                    self._proxy.is_away = True
+                await self._cut_databases()
+                await self._is_unavailable(self.happened["databases away"])
+            finally:
+                if self._proxy is not None:
+                    self._proxy.is_away = False
+                if has_postgresql:
+                    await asyncio.to_thread(self.site.let_postgresql_in, is_open=True)
+            await self._is_answered(self._deleter)
+
+    async def _fill_disk(self) -> None:
+        """There is no room for SQLite, Redis, files and logs."""
+        assert self._disk is not None
+        filler = self._disk / "filler"
+        async with self._peace:
+            try:
+                with filler.open("wb") as file:
+                    free = os.statvfs(self._disk)
+                    os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+                await self._is_unavailable(self.happened["disk full"])
+            finally:
+                filler.unlink()
+            await self._is_answered(self._deleter)
+
+    async def _is_unavailable(self, times_before: int) -> None:
+        """Who asks meanwhile is told to come again, and soon, every time."""
+        ends_at = time.monotonic() + (SHORT_SECONDS if times_before else AWAY_SECONDS)
+        refused = 0
+        while time.monotonic() < ends_at or not refused:
+            begun = time.monotonic()
+            status, body = await self._deleter.call("GET", "conversations")
+            assert status in (200, 503), (status, body)
+            assert time.monotonic() - begun < PATIENCE_SECONDS
+            assert begun < ends_at + PATIENCE_SECONDS
+            refused += status == 503
+            await asyncio.sleep(0.2)
 
     def through_any(self, member: Member) -> Member:
         number = self.rng.randrange(2)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from django.db import close_old_connections
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils import translation
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
@@ -34,7 +34,7 @@ from chat.api.open_streams import OpenStream, one_more_stream
 from chat.api.openai.answers import DONE, STILL_HERE, Chunks, document_of, encode
 from chat.api.openai.errors import openai_error, response_to_turn, with_retry
 from chat.api.openai.requests import CompletionRequest, asked_of, read_request
-from chat.api.streams import followed
+from chat.api.streams import EventStream, followed
 from chat.errors import AccessEnded, UnknownModel
 from chat.llm.catalog import Candidate, list_offered
 from chat.llm.selection import AUTO
@@ -82,21 +82,29 @@ def unknown(request: HttpRequest) -> HttpResponse:
     raise NoSuchAddress
 
 
+async def models(request: HttpRequest) -> HttpResponse:
+    """List the models that may be asked: `auto`, which chooses among the others, then those of the plan and the key."""
+    return await in_thread(_models, request)
+
+
 @open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 @authentication_classes(BY_PROGRAMS)
-def models(request: Request) -> Response:
-    """List the models that may be asked: `auto`, which chooses among the others, then those of the plan and the key."""
+def _models(request: Request) -> Response:
     found = _list_allowed(request)
     auto = [_auto()] if found else []
     return Response({"object": "list", "data": [*auto, *map(_shown, found)]})
 
 
+async def model(request: HttpRequest, model_id: str) -> HttpResponse:
+    """One of those models."""
+    return await in_thread(_model, request, model_id)
+
+
 @open_to_keys(GET=ApiKey.Scope.CHAT)
 @api_view(["GET"])
 @authentication_classes(BY_PROGRAMS)
-def model(request: Request, model_id: str) -> Response:
-    """One of those models."""
+def _model(request: Request, model_id: str) -> Response:
     if model_id == AUTO:
         return Response(_auto())
     for candidate in _list_allowed(request):
@@ -238,9 +246,7 @@ async def _stream(given: _Opened) -> HttpResponseBase:
             await reading.aclose()
             if not reading.watcher.is_ended and not is_left:
                 _stop_soon(turn)
-    response = StreamingHttpResponse(_Content(given, reading), content_type="text/event-stream")
-    response["X-Accel-Buffering"] = "no"  # nginx would hold events back
-    return response
+    return EventStream(_Content(given, reading))
 
 
 class _Reading:
@@ -290,6 +296,7 @@ class _Content:
     def __init__(self, given: _Opened, reading: _Reading) -> None:
         self._given = given
         self._reading = reading
+        self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncGenerator[bytes]:  # Django calls it as the response is made, long before it is sent
         return _events(self._given, self._reading)
@@ -297,7 +304,11 @@ class _Content:
     def close(self) -> None:
         stream = self._given.stream
         stream.close()
-        if not stream.is_begun:
+        if stream.is_begun:
+            return
+        if self._loop.is_running():  # nobody waits: all requests share the thread that closes them
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
+        else:  # Django's test client
             async_to_sync(self._leave)()
 
     async def _leave(self) -> None:

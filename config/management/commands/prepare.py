@@ -11,6 +11,7 @@ from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.seeds import load_prices
 from config.reachability import StoreUnreachableError, check_stores
 from core.half_restored import require_whole
+from core.preparation import mark_prepared
 
 US_CENT = {"ARS": 1_000, "BRL": 5, "CLP": 10, "COP": 4_000, "MXN": 20, "PEN": 4, "UYU": 40}
 """About how many minor units of a currency a US cent is worth: what is simulated should look like prices."""
@@ -38,3 +39,4 @@ class Command(BaseCommand):
             currency = COUNTRIES[settings.MERCADOPAGO_COUNTRY].currency
             load_prices("mercadopago", currency, cents=US_CENT[currency])
         call_command("collectstatic", verbosity=0, interactive=False)
+        mark_prepared()

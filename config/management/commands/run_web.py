@@ -6,13 +6,17 @@ from argparse import ArgumentParser
 from typing import Any
 
 import uvicorn
-from django.core.management.base import BaseCommand
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
 
 from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
-from core.half_restored import require_whole
+from core.preparation import NotPrepared, check_prepared
 
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
+
+UNREAD_SECONDS = 5
+"""How long a process that ends waits for who does not take the rest of an answer."""
 
 
 class Command(BaseCommand):
@@ -24,7 +28,10 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 8000)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        require_whole()
+        try:
+            check_prepared()
+        except NotPrepared as error:
+            raise CommandError(str(error)) from None
         allow_open_files(MAX_CONNECTIONS + FILES_BESIDE)
         uvicorn.run(
             "config.asgi:application",
@@ -35,7 +42,7 @@ class Command(BaseCommand):
             ws=ClientSocket,
             ws_per_message_deflate=False,
             ws_max_size=1_048_576,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=round(settings.DRAIN_SECONDS) + UNREAD_SECONDS,
             proxy_headers=False,  # else it believes any proxy on this machine: TRUSTED_PROXIES says
             access_log=False,
             log_config=None,  # as in settings.py

@@ -1,0 +1,122 @@
+"""The figures of the whole site: as Prometheus gets them at `/site`, and as operators see them."""
+
+import datetime as dt
+import time
+from uuid import uuid4
+
+import msgspec
+import pytest
+from django.test import Client
+from django.utils import timezone
+from prometheus_client import generate_latest
+from redis.exceptions import ConnectionError as Away
+
+from accounts.models import User
+from billing import metering, reconciliation
+from billing.metering import Usage
+from billing.models import GatewayEvent, Reservation, UsagePeriod
+from chat.turns.queue import GROUP, QUEUE
+from config import site_figures
+from config.site_figures import SiteFigures, read_site, site_registry
+from core.caching import forget_everything
+from core.redis_clients import sync_redis
+from core.watching import PROCESSES, Announcement
+
+pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
+
+
+@pytest.fixture(autouse=True)
+def no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What /readyz asks is tested elsewhere."""
+    monkeypatch.setattr(site_figures, "ask_everything", lambda: {"ready": False, "delivery": {"ok": False, "ms": 12.0}})
+
+
+def now() -> SiteFigures:
+    forget_everything()
+    return read_site()
+
+
+def announce(**fields: object) -> None:
+    said = {"name": "here-1", "kind": "runner", "at": time.time(), "began_at": time.time() - 60, **fields}
+    sync_redis().hset(PROCESSES, str(said["name"]), msgspec.json.encode(Announcement(**said)))  # type: ignore[arg-type]
+
+
+def test_a_site_at_rest_has_nothing_open(catalog: None):
+    figures = now()
+    for name in ("turns_queued", "turns_taken", "celery_queue", "reservations_open", "reservations_oldest_seconds"):
+        assert figures.get(name) == 0, name
+    assert figures.get("processes_alive", "runner") == figures.get("errands_lag_seconds", "webhooks") == 0
+    assert figures.items("breaker_open") == figures.items("ledger_unbalanced") == []
+    assert b'tertulia_part_ready{part="delivery"} 0.0' in generate_latest(site_registry())
+
+
+def test_what_waits_is_counted_with_how_long(ana: User):
+    redis, key = sync_redis(), uuid4()
+    redis.xgroup_create(QUEUE, GROUP, id="0", mkstream=True)
+    for ago in (90, 60, 30):
+        redis.xadd(QUEUE, {"turn": uuid4().bytes}, id=f"{round((time.time() - ago) * 1000)}-0")
+    redis.xreadgroup(GROUP, "a-runner", {QUEUE: ">"}, count=1)
+    metering.reserve(ana.pk, key, amount_micros=10_000)
+    hour_ago = timezone.now() - dt.timedelta(hours=1)
+    Reservation.objects.filter(pk=key).update(created_at=hour_ago)
+    GatewayEvent.objects.create(gateway="stripe", event_id="e", reference_type="t", reference_id="r", due_at=hour_ago)
+    announce()
+    announce(name="gone-1", at=time.time() - 60)
+    figures = now()
+    assert (figures.get("turns_taken"), figures.get("turns_queued")) == (1, 2)
+    assert figures.get("turns_queued_oldest_seconds") == pytest.approx(60, abs=5)
+    assert (figures.get("reservations_open"), figures.get("reserved_micros")) == (1, 10_000)
+    assert figures.get("reservations_oldest_seconds") == pytest.approx(3_600, abs=5)
+    assert figures.get("errands_waiting", "webhooks") == 1
+    assert figures.get("errands_lag_seconds", "webhooks") == pytest.approx(3_600, abs=5)
+    assert figures.get("processes_alive", "runner") == 1
+
+
+def test_what_the_nightly_proof_found_is_told_until_the_next(ana: User):
+    metering.reserve(ana.pk, uuid4(), amount_micros=10_000)
+    reconciliation.prove()
+    assert dict(now().items("ledger_unbalanced")) == {(kind,): 0 for kind in ("periods", "accounts", "parts", "days")}
+    UsagePeriod.objects.update(used_micros=1)
+    reconciliation.prove()
+    figures = now()
+    assert figures.get("ledger_unbalanced", "periods") == 1
+    assert figures.get("ledger_proved_timestamp_seconds") == pytest.approx(time.time(), abs=5)
+
+
+def test_a_store_that_is_away_leaves_its_figures_out(catalog: None, monkeypatch: pytest.MonkeyPatch):
+
+    def away() -> None:
+        raise Away
+
+    monkeypatch.setattr(site_figures, "sync_redis", away)
+    figures = now()
+    assert figures.get("turns_queued") is None
+    assert figures.get("reservations_open") == 0
+
+
+def test_operators_see_what_happens_and_htmx_gets_the_part_that_changes(olga: User, ana: User):
+    client, key = Client(HTTP_ACCEPT_LANGUAGE="en"), uuid4()
+    client.force_login(olga)
+    metering.reserve(ana.pk, key, amount_micros=10_000)
+    metering.settle(key, cost_micros=7_000, usage=Usage(1_200, 34), label="scripted")
+    announce(turns=3, outcomes={"completed": 41}, pools={"redis": (2, 64)}, lag_seconds=0.005, megabytes=99)
+    forget_everything()
+    shown = client.get("/admin/live/").content.decode()
+    assert "here-1" in shown
+    for text in ("scripted", "1,234", "completed: 41", "redis: 2 / 64", "≤ 5", "Text to readers"):
+        assert text in shown, text
+    part = client.get("/admin/live/", HTTP_HX_REQUEST="true").content.decode()
+    assert "<html" not in part
+    assert "here-1" in part
+    assert 'hx-trigger="every 5s"' in shown
+    assert "hx-" not in client.get("/admin/live/?still=1").content.decode()
+
+
+def test_others_do_not(olga: User, ana: User):
+    ana.is_staff = True
+    ana.save()
+    client = Client()
+    client.force_login(ana)
+    assert client.get("/admin/live/").status_code == 403
+    assert "/admin/live/" not in client.get("/admin/").content.decode()
+    assert Client().get("/admin/live/").status_code == 302

@@ -1,0 +1,108 @@
+"""The files of `deploy/`, as the tools they are for read them. What runs them is in test_behind_nginx.py; no container
+has been started."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.machine import ROOT
+
+DEPLOY = ROOT / "deploy"
+UNITS = DEPLOY / "systemd"
+RUN_ONCE = {"prepare"}
+OURS = {"web1": "web@", "web2": "web@", "runner1": "runner@", "runner2": "runner@"}
+"""The unit of a service of compose.yaml, where it has another name."""
+
+
+def run(*command: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What Compose makes of the file, with the .env that a new site begins with."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DEPLOY, folder / "deploy")
+    made = run("sh", DEPLOY / "new_env.sh", "chat.example.com")
+    (folder / ".env").write_text(made.stdout)
+    program = Path(sys.executable).with_name("docker-compose")
+    done = run(program, "--env-file", ".env", "-f", "deploy/compose.yaml", "config", "--format", "json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_every_container_is_limited_watched_started_again_and_writes_nothing_but_its_folders(
+    composed: dict[str, Any],
+) -> None:
+    assert composed["services"].keys() >= {*OURS, "nginx", "worker", "beat", "prepare", "postgres", "mongo", "redis"}
+    for name, service in composed["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["deploy"]["resources"]["limits"].keys() >= {"cpus", "memory", "pids"}, name
+        assert service["restart"] == ("no" if name in RUN_ONCE else "unless-stopped"), name
+        assert name in RUN_ONCE or "healthcheck" in service, name
+    published = [name for name, service in composed["services"].items() if service.get("ports")]
+    assert published == ["nginx"]
+    assert composed["networks"]["inside"]["internal"]
+
+
+def test_containers_run_what_the_units_run(composed: dict[str, Any]) -> None:
+    """So that what is tested of the units holds for them."""
+    for name, service in composed["services"].items():
+        if service.get("image") == "tertulia":
+            unit = UNITS / f"tertulia-{OURS.get(name, name)}.service"
+            command = re.search(r"^ExecStart=/opt/tertulia/\.venv/bin/(.*)$", unit.read_text(), re.MULTILINE)
+            assert command is not None
+            place = ["--host", "0.0.0.0", "--port", "8000"] if "web" in name else []
+            assert service["command"] == [*shlex.split(command[1].replace(" --port %i", "")), *place]
+            for folder in (line for line in (DEPLOY / "folders.env").read_text().splitlines() if line[0] != "#"):
+                assert folder in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_nginx_finds_web_containers_where_compose_puts_them(composed: dict[str, Any]) -> None:
+    servers = re.findall(r"^server ([\d.]+):8000", (DEPLOY / "upstreams/compose.conf").read_text(), re.MULTILINE)
+    assert servers == [composed["services"][web]["networks"]["inside"]["ipv4_address"] for web in ("web1", "web2")]
+    assert composed["configs"]["name"]["content"] == "server_name chat.example.com;\n"
+    assert run("nginx", "-v").stderr if shutil.which("nginx") else True
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = run(Path(sys.executable).with_name("hadolint"), "--no-color", DEPLOY / "Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_image_is_made_of_is_there_and_reaches_the_builder() -> None:
+    copied = re.findall(r"^COPY (?!--)(.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()[:-1]}
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sources == sent
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+@cache
+def systemd_analyze() -> str | None:
+    return shutil.which("systemd-analyze")
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    if not systemd_analyze():
+        pytest.skip("systemd-analyze is not installed (apt install systemd)")
+    shutil.copytree(UNITS, tmp_path / "units")
+    for file in (tmp_path / "units").glob("**/*.*"):  # what they start is not here, and would be missed
+        if file.is_file():
+            file.write_text(file.read_text().replace("/opt/tertulia/.venv/bin/", "/bin/true "))
+    names = [path.name.replace("@", "@8001") for path in UNITS.iterdir() if path.is_file()]
+    assert len(names) == 6
+    done = run(systemd_analyze(), "verify", "--man=no", *names, env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"})
+    assert [line for line in done.stderr.splitlines() if "tertulia" in line] == []
+    assert done.returncode == 0
