@@ -20,7 +20,7 @@ ACCEPTED = {
     "as_openai": "the same",
     "snapshot": "what every kind of database has for backups: config.backups.databases",
     "loading": "the same",
-    "rows_in": "the same",
+    "split_part": "the same",
 }
 """Names that stand in several modules, each with its reason."""
 

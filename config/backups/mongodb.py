@@ -57,7 +57,7 @@ class MongodbTarget:
 
     def load(self, table: Table, parts: Iterable[bytes]) -> None:
         for part in parts:
-            documents = [RawBSONDocument(document) for document in rows_in(part)]
+            documents = [RawBSONDocument(document) for document in split_part(part)]
             _collection(self._database, table).insert_many(documents, ordered=False)
 
     def set_sequences(self, last: dict[str, int]) -> None:
@@ -74,7 +74,7 @@ def loading(alias: str) -> Iterator[MongodbTarget]:
     yield MongodbTarget(_database(alias))
 
 
-def rows_in(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the documents of a part: each begins with its own length."""
     begin = 0
     while begin < len(part):

@@ -127,7 +127,7 @@ def loading(alias: str) -> Iterator[PostgresqlTarget]:
             connection.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(table, name, definition))
 
 
-def rows_in(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the rows of a part: a line feed within a value is written in another way."""
     return (line + b"\n" for line in part.split(b"\n")[:-1])
 

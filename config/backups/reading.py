@@ -26,7 +26,7 @@ def verify(file: Path, identities: list[x25519.Identity]) -> tuple[Header, Manif
                 raise DamagedBackup("The backup is damaged: something follows its end.")
             elif area in header.databases:
                 digest = digests[area][rest.rpartition("/")[0]]
-                for row in databases.rows_in(header.databases[area].vendor, content.read()):
+                for row in databases.split_part(header.databases[area].vendor, content.read()):
                     digest.add(row)
             elif area == FILES:
                 files += 1
@@ -54,7 +54,7 @@ def open_backup(file: Path) -> BinaryIO:
         raise BackupError(f"The backup {file} cannot be read: {error.strerror}.") from None
 
 
-def _read_header(name: str, content: archive.ReadableMember) -> Header:
+def _read_header(name: str, content: archive.ByteSource) -> Header:
     if name != HEADER:
         raise DamagedBackup("This is no backup of Tertulia.")
     return decode_header(content.read())

@@ -58,7 +58,7 @@ class SqliteTarget:
         statement = f"INSERT INTO {_quoted(table.name)} ({_columns(table)}) VALUES ({places})"  # noqa: S608
         decoder = msgspec.msgpack.Decoder(list[Any])
         for part in parts:
-            self._cursor.executemany(statement, [decoder.decode(row[LENGTH_BYTES:]) for row in rows_in(part)])
+            self._cursor.executemany(statement, [decoder.decode(row[LENGTH_BYTES:]) for row in split_part(part)])
 
     def set_sequences(self, last: dict[str, int]) -> None:
         self._cursor.execute("DELETE FROM sqlite_sequence")
@@ -84,7 +84,7 @@ def loading(alias: str) -> Iterator[SqliteTarget]:
         connection.check_constraints()
 
 
-def rows_in(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the rows of a part."""
     begin = 0
     while begin < len(part):

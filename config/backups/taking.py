@@ -16,7 +16,7 @@ from pyrage import x25519
 
 from chat.attachments.storage import list_parts, storage
 from config.backups import archive, databases
-from config.backups.databases import ALIASES, DatabaseSnapshot
+from config.backups.databases import ALIASES, StoreSnapshot
 from config.backups.digests import Digest, TableContent
 from config.backups.manifest import FILES, FORMAT, HEADER, MANIFEST, SETTINGS, Database, Header, Manifest, encode_part
 from config.backups.settings_kept import list_settings
@@ -50,7 +50,7 @@ def secret_key_mark() -> str:
 
 
 def _write_tables(
-    writer: archive.Writer, alias: str, described: Database, found: DatabaseSnapshot, say: Say
+    writer: archive.Writer, alias: str, described: Database, found: StoreSnapshot, say: Say
 ) -> dict[str, TableContent]:
     contents = {}
     for table in described.tables:
