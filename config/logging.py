@@ -52,11 +52,12 @@ def add_fields(logger: WrappedLogger, method: str, line: EventDict) -> EventDict
     """Add what a line of ours has as `extra`. Celery passes the arguments of a task, which may be a mail."""
     line = merge_contextvars(logger, method, line)
     arguments, record = line.pop("positional_args"), line["_record"]
+    line["message"] = line.pop("event")  # structlog's name for it, which is a field of ours, too
     if record.name.partition(".")[0] in OURS:
         line = _all_fields(logger, method, line)
         line.pop("request", None)  # an object that Django puts there
         return line
-    line["event"] = _message_of_others(record, arguments).partition("\n")[0]
+    line["message"] = _message_of_others(record, arguments).partition("\n")[0]
     return _status_field(logger, method, line)
 
 
@@ -86,7 +87,7 @@ def add_record(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDi
     """Put the moment, the level and the logger first."""
     record = line["_record"]
     first = {"at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")}
-    return {**first, "level": record.levelname, "logger": record.name, "message": line.pop("event"), **line}
+    return {**first, "level": record.levelname, "logger": record.name, "message": line.pop("message"), **line}
 
 
 def rename_exception(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:

@@ -290,6 +290,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BACKUP_RECIPIENT = env.list("BACKUP_RECIPIENT", default=[])  # public keys of age: who can open a backup
 
+REDIS_POOL = env.int("REDIS_POOL", default=64)  # connections of a process: of its threads, and as many of its loop
 # Seconds. The first is longer than a runner or a worker blocks for its queue; threads wait less.
 REDIS_LIMITS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 CACHES = {"default": {"BACKEND": "core.redis_clients.Cache", "KEY_PREFIX": "cache"}}

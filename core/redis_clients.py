@@ -21,8 +21,8 @@ from core.metrics import watch_pool
 SYNC_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "socket_timeout": 3}
 """Seconds: a thread waits no longer for a Redis that is silent. Nothing is sent twice."""
 # When every connection is in use, callers wait for one; the default pool refuses the hundred and first at once.
-SYNC_POOL_OPTIONS: dict[str, Any] = {**SYNC_OPTIONS, "max_connections": 64, "timeout": 5}
-ASYNC_POOL_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "max_connections": 64, "timeout": 10}
+SYNC_POOL_OPTIONS: dict[str, Any] = {**SYNC_OPTIONS, "max_connections": settings.REDIS_POOL, "timeout": 5}
+ASYNC_POOL_OPTIONS: dict[str, Any] = {**settings.REDIS_LIMITS, "max_connections": settings.REDIS_POOL, "timeout": 10}
 
 
 class GatedPool(redis.BlockingConnectionPool):

@@ -136,7 +136,9 @@ def _load(file: Path, identities: list[x25519.Identity], header: Header, say: Sa
     return left_out
 
 
-def _load_database(alias: str, database: Database, parts: Iterator[tuple[str, archive.Readable]], say: Say) -> None:
+def _load_database(
+    alias: str, database: Database, parts: Iterator[tuple[str, archive.ReadableMember]], say: Say
+) -> None:
     tables = {table.name: table for table in database.tables}
     with databases.loading(alias) as target:
         for name, contents in groupby(parts, lambda part: part[0].split("/")[1]):
@@ -144,7 +146,7 @@ def _load_database(alias: str, database: Database, parts: Iterator[tuple[str, ar
             say(f"{alias}, {name}: loaded")
 
 
-def _load_file(name: str, content: archive.Readable) -> bool:
+def _load_file(name: str, content: archive.ReadableMember) -> bool:
     """Write a file, unless it came after its row could be in the backup; return whether it was written."""
     if not has_row(name):
         return False

@@ -8,7 +8,7 @@ from django.core.mail import get_connection
 
 from chat.llm.health.probes import ask_providers
 from chat.llm.providers import list_providers
-from config.doctor.findings import Finding, fail, judge, ok
+from config.doctor.findings import Finding, either, fail, ok
 
 
 def examine_mail() -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def examine_mail() -> Iterator[Finding]:
 
 def examine_providers() -> Iterator[Finding]:
     providers = list_providers()
-    yield judge(
+    yield either(
         providers,
         ok("providers", ", ".join(sorted(providers))),
         fail("providers", "None has a key: no question is answered.", "Set one, such as OPENAI_API_KEY."),
@@ -38,7 +38,7 @@ def examine_providers() -> Iterator[Finding]:
     for provider, keys in asyncio.run(ask_providers()).items():
         codes = list(keys.values())
         wrong = sorted({code for code in codes if code})
-        yield judge(
+        yield either(
             not wrong,
             ok(f"provider {provider}", f"{len(codes)} keys are good"),
             fail(

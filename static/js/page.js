@@ -99,7 +99,7 @@ document.addEventListener("htmx:before:swap", () => {
 });
 
 document.addEventListener("htmx:after:swap", () => {
-  if (!held.length || held[0].isConnected) return;
+  if (!held.length || held[0].isConnected || document.activeElement !== document.body) return;
   held.find((one) => one.isConnected)?.querySelector("a, button")?.focus({ preventScroll: true });
 });
 

@@ -77,6 +77,11 @@ def test_an_error_of_the_database_names_its_rule_and_no_value():
         assert "unique" in line_of("Broke", error=duplicate.value)["traceback"].lower()
 
 
+def test_a_field_may_be_called_as_structlog_calls_the_message():
+    line = line_of("Account event", name="accounts.events", event="log_in_failed")
+    assert (line["message"], line["event"]) == ("Account event", "log_in_failed")
+
+
 def test_an_exception_is_told_with_all_it_came_from_and_without_what_it_quotes():
     try:
         try:

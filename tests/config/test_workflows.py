@@ -20,7 +20,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 DOCKER = """#!/bin/sh
 echo "$@" >> "$ASKED"
 case "$*" in
-    *"--services") printf '%s\\n' web2 web1 nginx beat runner2 worker runner1 postgresql prepare ;;
+    *"--services") echo "$SERVICES" ;;
     *"$REFUSED") exit 1 ;;
 esac
 """
@@ -80,8 +80,10 @@ def roll_out(folder: Path, refused: str = "nothing") -> list[str]:
     (folder / "docker").write_text(DOCKER)
     (folder / "docker").chmod(0o755)
     (folder / "asked").write_text("")
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(folder / "asked"), "REFUSED": refused}
-    done = subprocess.run(["make", "roll-out", "IMAGE=tertulia:2"], cwd=ROOT, env=environment, capture_output=True)
+    path = f"{folder}:{os.environ['PATH']}"
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    told = {"PATH": path, "ASKED": str(folder / "asked"), "REFUSED": refused, "SERVICES": "\n".join(services)}
+    done = subprocess.run(["make", "roll-out", "IMAGE=tertulia:2"], cwd=ROOT, env=told, capture_output=True)
     assert (done.returncode == 0) == (refused == "nothing")
     return [line.partition("compose.yaml ")[2] or line for line in (folder / "asked").read_text().splitlines()]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -27,6 +28,8 @@ class Reading:
     way: str
     text: str = ""
     status: str = ""
+    turn_id: str = ""  # of a stored turn: not what a program asks
+    ended_at: float = 0.0
     connections: int = 0
     stopped: int = 0
     complaints: list[str] = field(default_factory=list)
@@ -37,6 +40,7 @@ async def read_answer(way: str, access: str, model: str, reading: Reading) -> No
     visitor = Visitor(access, lambda: 443)
     if way == "program":
         await _ask_as_program(visitor, model, reading)
+        reading.ended_at = time.monotonic()
         return
     shown = Shown()
     following = asyncio.create_task(_follow(shown, reading))
@@ -47,7 +51,8 @@ async def read_answer(way: str, access: str, model: str, reading: Reading) -> No
             await _ask_by_events(visitor, model, shown)
     finally:
         following.cancel()
-    reading.text, reading.status = shown.text, shown.status
+    reading.turn_id, reading.text, reading.status = str(shown.turn_id), shown.text, shown.status
+    reading.ended_at = time.monotonic()
     reading.connections, reading.complaints = shown.connections, shown.complaints
 
 
@@ -107,7 +112,10 @@ async def _ask_as_program(visitor: Visitor, model: str, reading: Reading) -> Non
 
 def _take_line(line: str, reading: Reading) -> None:
     if line == "data: [DONE]":
-        reading.status = "completed"
+        reading.status = reading.status or "completed"
     elif line.startswith("data: "):
-        for choice in json.loads(line[6:]).get("choices", []):
+        chunk = json.loads(line[6:])
+        if "error" in chunk:
+            reading.status = "interrupted"
+        for choice in chunk.get("choices", []):
             reading.text += choice["delta"].get("content") or ""

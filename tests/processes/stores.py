@@ -16,6 +16,9 @@ from tests.services import migrated_databases, new_database_name
 BOUND_SECONDS = 45
 """Within what time every process ends after SIGTERM: DRAIN_SECONDS, and what the docs add to it."""
 
+METRICS_TOKEN, PROVIDER_KEY = "planted-metrics-token", "sk-planted-provider-key"
+"""No process may ever say them."""
+
 
 class TestedSite(Site):
     """A site, and the provider its models come from."""

@@ -1,95 +1,34 @@
 """What the processes of a site tell their operator: what happened to whom, how they are, and nothing that people write.
 
-One site, on which somebody does a bit of everything with secrets in it. Then the logs and figures are read.
+Somebody does a bit of everything with secrets in it, on the site of all tests. Then its logs, figures, errors and spans
+are read, with what was there before.
 """
 
 import asyncio
-import gzip
 import json
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from chat.turns.log import WAKE_UPS
-from config.embedded import ports
 from config.reporting import ids_of
+from tests.fakes.collector import Collector
 from tests.fakes.readers import Member, Shown, read_by_socket
-from tests.processes.stores import TestedSite, run_site
+from tests.processes.stores import METRICS_TOKEN, PROVIDER_KEY, TestedSite
 from tests.processes.test_batches import as_form
 
 MODEL = "fake-90t-0ms-echo8"
-TOKEN = "planted-metrics-token"
-PROVIDER_KEY, PASSWORD, EMAIL = "sk-planted-provider-key", "planted-Pass-word-93", "planted.person@example.com"
+RUNNERS = ("runner0", "runner1")
+PASSWORD, EMAIL = "planted-Pass-word-93", "planted.person@example.com"
 QUESTION, FILE, FOLDER = "the planted question of somebody", "planted-text-of-a-file", "planted-name-of-a-folder"
 SHARE, ANSWER = "plantedplantedplantedplanted", "plantedanswer" * 3
-SECRETS = (PROVIDER_KEY, PASSWORD, EMAIL, "planted.person", QUESTION, FILE, FOLDER, SHARE, ANSWER, TOKEN)
-
-
-class Collector(ThreadingHTTPServer):
-    """Stands in for Sentry and for a collector of OpenTelemetry: keeps what it is sent, by path."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[str, bytes]] = []
-        super().__init__(("127.0.0.1", 0), Receiver)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return Sentry's: of an envelope's lines the third is the event."""
-        envelopes = [body for path, body in self.received if path.endswith("/envelope/")]
-        return [json.loads(envelope.split(b"\n")[2]) for envelope in envelopes]
-
-    def spans(self) -> list[Any]:
-        found = []
-        for path, body in self.received:
-            if path == "/v1/traces":
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    found += [span for scope in resource.scope_spans for span in scope.spans]
-        return found
-
-
-class Receiver(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.server.received.append((self.path, body))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector() as found:
-        yield found
-        found.shutdown()
-
-
-@pytest.fixture(scope="module")
-def site(collector: Collector) -> Iterator[TestedSite]:
-    address = f"127.0.0.1:{collector.server_port}"
-    reported = {"SENTRY_DSN": f"http://public@{address}/1", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{address}"}
-    reported |= {"OTEL_BSP_SCHEDULE_DELAY": "200"}
-    nobody = ports.any_free_port()  # a mail server that is away: what is tried again is logged
-    watched = {"LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "METRICS_TOKEN": TOKEN}
-    mail = {"EMAIL_URL": f"smtp://planted:{PASSWORD}@127.0.0.1:{nobody}", "OPERATOR_EMAIL": EMAIL}
-    watched |= mail | reported | {"OPENAI_COMPATIBLE_API_KEY": PROVIDER_KEY}
-    with run_site([MODEL, "status-401"], webs=1, runners=1, **watched) as found:
-        yield found
+SECRETS = (PROVIDER_KEY, PASSWORD, EMAIL, "planted.person", QUESTION, FILE, FOLDER, SHARE, ANSWER, METRICS_TOKEN)
 
 
 def send(site: TestedSite, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
@@ -114,12 +53,13 @@ def lines_of(site: TestedSite) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def figures_of(site: TestedSite, process: str, path: str = "/metrics") -> dict[str, float]:
-    """Return the figures of a process, those of all labels together."""
+def figures_of(site: TestedSite, *processes: str, path: str = "/metrics") -> dict[str, float]:
+    """Return the figures of processes, those of all labels together."""
     found: dict[str, float] = {}
-    for family in parse(site.read_metrics(process, path, TOKEN)):
-        for sample in family.samples:
-            found[sample.name] = found.get(sample.name, 0) + sample.value
+    for process in processes:
+        for family in parse(site.read_metrics(process, path, METRICS_TOKEN)):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0) + sample.value
     return found
 
 
@@ -127,6 +67,10 @@ async def test_what_processes_tell_has_ids_and_figures_and_nothing_that_was_said
     site: TestedSite, collector: Collector
 ) -> None:
     [member] = site.people(1)
+    fields = {"provider": "compatible", "context_window": 8_000, "max_output": 500, "input_price": 1_000_000}
+    fields |= {"output_price": 1_000_000, "position": 950, "tier": "quick"}
+    site.offer(*({"key": key, "provider_model": key, **fields} for key in (MODEL, "status-401")))
+    before = await asyncio.to_thread(figures_of, site, *RUNNERS)
     bearer = {"Authorization": f"Bearer {member.access}"}
     key = await asyncio.to_thread(ask_for_everything, site, member, bearer)
     shown = Shown()
@@ -138,7 +82,7 @@ async def test_what_processes_tell_has_ids_and_figures_and_nothing_that_was_said
     status, _ = await asyncio.to_thread(send, site, f"/api/v1/conversations/{uuid4()}/turns", asked, **named)
     assert status == 200
     await asyncio.to_thread(look_at_logs, site, str(turn_id), key)
-    await asyncio.to_thread(look_at_figures, site)
+    await asyncio.to_thread(look_at_figures, site, before)
     await asyncio.to_thread(look_at_reports, site, collector)
 
 
@@ -209,26 +153,28 @@ def look_at_reports(site: TestedSite, collector: Collector) -> None:
         assert not found, (path, found)
 
 
-def look_at_figures(site: TestedSite) -> None:
+def look_at_figures(site: TestedSite, before: dict[str, float]) -> None:
     for token in ("", "wrong"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             site.read_metrics("web0", token=token)
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        site.read_metrics("web0", "/admin/", TOKEN)
+        site.read_metrics("web0", "/admin/", METRICS_TOKEN)
     assert send(site, "/metrics")[0] == 404  # never at the site's own address
-    runner = figures_of(site, "runner0")
-    assert runner["tertulia_turns_ended_total"] == 4
-    assert runner["tertulia_first_token_seconds_count"] == 3
-    assert runner["tertulia_attempts_total"] >= 4
-    assert runner["tertulia_cost_micros_total"] > 0 < runner["tertulia_tokens_total"]
+    runners = figures_of(site, *RUNNERS)
+    grown = {name: value - before.get(name, 0) for name, value in runners.items()}
+    assert grown["tertulia_turns_ended_total"] == 4
+    assert grown["tertulia_first_token_seconds_count"] == 3
+    assert grown["tertulia_attempts_total"] >= 4
+    assert grown["tertulia_cost_micros_total"] > 0 < grown["tertulia_tokens_total"]
+    assert runners["tertulia_event_loop_lag_seconds_count"] > 0
     web, worker = figures_of(site, "web0"), figures_of(site, "worker")
-    assert web["tertulia_event_loop_lag_seconds_count"] > 0 < runner["tertulia_event_loop_lag_seconds_count"]
+    assert web["tertulia_event_loop_lag_seconds_count"] > 0
     assert web["tertulia_responses_total"] > 10 < web["tertulia_pool_size"]
     assert worker["tertulia_tasks_ended_total"] > 0
-    whole = figures_of(site, "worker", "/site")
+    whole = figures_of(site, "worker", path="/site")
     assert whole == whole | {"tertulia_turns_queued": 0, "tertulia_turns_taken": 0, "tertulia_reservations_open": 0}
     assert whole["tertulia_part_ready"] == 5
-    assert whole["tertulia_processes_alive"] >= 3
-    asked = [(name, path) for name in ("web0", "runner0") for path in ("/metrics", "/site")]
-    shown = "".join(site.read_metrics(name, path, TOKEN) for name, path in asked)
+    assert whole["tertulia_processes_alive"] >= 5
+    asked = [(name, path) for name in ("web0", "runner0", "runner1") for path in ("/metrics", "/site")]
+    shown = "".join(site.read_metrics(name, path, METRICS_TOKEN) for name, path in asked)
     assert [secret for secret in SECRETS if secret in shown] == []
