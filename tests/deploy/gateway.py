@@ -1,5 +1,6 @@
 """Looks at the gateway of a running site, then at what it passes on: to servers that tell what they were sent."""
 
+import asyncio
 import json
 import re
 import socket
@@ -157,11 +158,19 @@ def _come_at_once(count: int) -> tuple[dict[str, int], float]:
     """Return how often the API answered with which code when so many requests came at once, and within what time."""
     begun, asked = time.monotonic(), f"GET /api/v1/x HTTP/1.1\r\nHost: {NAME}\r\n\r\n"
     last = f"GET /api/v1/x HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
-    with socket.create_connection((NAME, 443), timeout=30) as plain:
-        with ssl.create_default_context().wrap_socket(plain, server_hostname=NAME) as asking:
-            threading.Thread(target=asking.sendall, args=((asked * (count - 1) + last).encode(),)).start()
-            answers = b"".join(iter(lambda: asking.recv(65_536), b""))
+    answers = asyncio.run(_read_answers((asked * (count - 1) + last).encode()))
     return dict(Counter(re.findall(r'"code": "(\w+)"', answers.decode()))), time.monotonic() - begun
+
+
+async def _read_answers(requests: bytes) -> bytes:
+    """Return what comes while the requests are sent: one thread may not write to TLS while another reads."""
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(NAME, 443, ssl=ssl.create_default_context())
+        writer.write(requests)
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
 
 
 def foreign_http() -> int:
