@@ -66,9 +66,9 @@ def figures_of(site: TestedSite, *processes: str, path: str = "/metrics") -> dic
 async def test_what_processes_tell_has_ids_and_figures_and_nothing_that_was_said(
     site: TestedSite, collector: Collector
 ) -> None:
-    [member] = site.people(1)
+    [member] = site.people(1, credits_per_month=1_000)
     fields = {"provider": "compatible", "context_window": 8_000, "max_output": 500, "input_price": 1_000_000}
-    fields |= {"output_price": 1_000_000, "position": 950, "tier": "quick"}
+    fields |= {"output_price": 1_000_000, "position": 950, "tier": "strong"}
     site.offer(*({"key": key, "provider_model": key, **fields} for key in (MODEL, "status-401")))
     before = await asyncio.to_thread(figures_of, site, *RUNNERS)
     bearer = {"Authorization": f"Bearer {member.access}"}
