@@ -166,7 +166,7 @@ class CodeForm(mfa_forms.AuthenticateForm):
     @property
     def has_app(self) -> bool:
         """Whether there is an app that shows one; else there is a passkey, and the code is one of recovery."""
-        return Authenticator.objects.filter(user=self.user, type=Authenticator.Type.TOTP).exists()
+        return bool(Authenticator.objects.filter(user=self.user, type=Authenticator.Type.TOTP).exists())
 
     def clean_code(self) -> str:
         code: str = self.cleaned_data["code"]

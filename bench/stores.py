@@ -70,7 +70,7 @@ def main() -> None:
     begun, before, commit = time.monotonic(), conditions.OtherCpuTime.now(), conditions.describe_commit()
     last = baselines.pick_core(-1)
     with ExitStack() as stack:
-        provider, sites = start(stack, last, given.stores)
+        provider, sites = _start(stack, last, given.stores)
         reports = measure(provider, sites, given.ways, given.shapes, given.rounds)
         versions = conditions.describe_versions(next(iter(sites.values())).environment["REDIS_URL"])
     facts = [
@@ -86,7 +86,7 @@ def main() -> None:
         RESULTS.write_text(insert_entry(RESULTS.read_text(), text))
 
 
-def start(stack: ExitStack, last: set[int] | None, stores: list[str]) -> tuple[baselines.Upstream, dict[str, Site]]:
+def _start(stack: ExitStack, last: set[int] | None, stores: list[str]) -> tuple[baselines.Upstream, dict[str, Site]]:
     """Start a provider, the servers of the stores, and a site for each; the stack stops them. Sites have the last core;
     everything else shares the first."""
     allow_many_sockets()
@@ -112,7 +112,7 @@ def measure(
         for way in ways:
             for number in range(rounds + 1):
                 for store in list(sites) if number % 2 else reversed(sites):
-                    report = ask(sites[store], shape, way, people[store])
+                    report = _ask(sites[store], shape, way, people[store])
                     assert report.ok, report
                     _print_report(shape, way, store, report)
                     if number:  # the first round opens connections, and imports what is imported late
@@ -120,7 +120,7 @@ def measure(
     return reports
 
 
-def ask(site: Site, name: str, way: str, people: tuple[str, ...]) -> LoadReport:
+def _ask(site: Site, name: str, way: str, people: tuple[str, ...]) -> LoadReport:
     shape = SHAPES[name]
     processes: dict[str, tuple[int, ...]] = {part: (site.pid(part),) for part in PARTS}
     return measure_load(
@@ -138,7 +138,7 @@ def ask(site: Site, name: str, way: str, people: tuple[str, ...]) -> LoadReport:
     )
 
 
-def cost_of(report: LoadReport) -> float:
+def _cost_of(report: LoadReport) -> float:
     """Return the CPU that a turn cost our processes, in milliseconds."""
     return sum(report.processes[part].cpu_ms_per_turn for part in OURS)
 
@@ -146,8 +146,8 @@ def cost_of(report: LoadReport) -> float:
 def store_table(reports: dict[Case, list[LoadReport]]) -> str:
     rows = []
     for (shape, way, store), found in reports.items():
-        costs = [cost_of(report) for report in found]
-        beside = map(cost_of, reports.get((shape, way, "sqlite"), found))
+        costs = [_cost_of(report) for report in found]
+        beside = map(_cost_of, reports.get((shape, way, "sqlite"), found))
         ratio = statistics.median(cost / of_sqlite for cost, of_sqlite in zip(costs, beside, strict=True))
         verdict = "" if store == "sqlite" else f"{ratio:.2f} ×"
         if store == "postgresql":
@@ -171,7 +171,7 @@ def store_table(reports: dict[Case, list[LoadReport]]) -> str:
 
 def _print_report(shape: str, way: str, store: str, report: LoadReport) -> None:
     parts = " / ".join(format_number(report.processes[part].cpu_ms_per_turn) for part in PARTS)
-    print(f"  {shape}, {way}, {store}: {format_number(cost_of(report))} ms a turn ({parts})", flush=True)
+    print(f"  {shape}, {way}, {store}: {format_number(_cost_of(report))} ms a turn ({parts})", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def seconds_since_sweep(redis: Redis) -> float | None:
 
 def _seconds(redis: Redis) -> float:
     moment: Any = redis.time()
-    return float(moment[0]) + moment[1] / 1e6
+    return float(moment[0]) + float(moment[1]) / 1e6
 
 
 def iterate_pages(found: "QuerySet[M, Any]") -> Iterator[list[M]]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import environ
 import redis
@@ -60,7 +61,7 @@ def is_runner_well(given: argparse.Namespace) -> bool:
     runner = f"{socket.gethostname()}-{given.pid}{'-' if given.pid else ''}"
     with redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=5) as client:
         seconds, _microseconds = client.time()
-        alive = client.zrangebyscore(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf")
+        alive: Any = client.zrangebyscore(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf")
         return any(name.decode().startswith(runner) for name in alive)
 
 

@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("tests")
 
 # The files that take longest, longest first: of several workers none is left alone with one of them at the end.
 LONG = [
+    "deploy/test_behind_nginx.py",
     *("e2e/test_pages.py", "processes/test_failover.py", "e2e/test_chat.py", "e2e/test_picker.py"),
     *("e2e/test_admin.py", "e2e/test_keyboard.py", "e2e/test_answers.py", "e2e/test_weight.py", "e2e/test_buying.py"),
     *("processes/test_bad_nights.py", "e2e/test_attachments.py", "e2e/test_bad_networks.py", "e2e/test_hostile.py"),

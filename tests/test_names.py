@@ -18,6 +18,9 @@ ACCEPTED = {
     "body_of": "what every adapter over HTTP has: chat.llm.providers.streaming.BodyOf",
     "refusal": "what every format of the fake provider has: testbed.formats.WireFormat",
     "as_openai": "the same",
+    "snapshot": "what every kind of database has for backups: config.backups.databases",
+    "loading": "the same",
+    "split_part": "the same",
 }
 """Names that stand in several modules, each with its reason."""
 

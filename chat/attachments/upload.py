@@ -12,11 +12,12 @@ from chat.attachments.sniffing import HEAD_BYTES, clean_name, detect_kind
 from chat.attachments.storage import drop_parts, storage
 from chat.errors import BadFile, file_sentence_for
 from chat.models import Attachment
-from core.errors import RateLimited
+from core.errors import RateLimited, Unavailable
 
 
 def store_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
-    """Store what was uploaded and return it, still to be read; raises BadFile or RateLimited.
+    """Store what was uploaded and return it, still to be read; raises BadFile or RateLimited, and Unavailable
+    where there is no room for it.
 
     The row is written first: whatever dies in between, no stored file is without one.
     """
@@ -42,7 +43,12 @@ def store_upload(owner_id: int, upload: "UploadedFile[bytes]") -> Attachment:
         attachment.delete()
         raise RateLimited(file_sentence_for("too_many_pending"), code="too_many_pending")
     upload.seek(0)
-    storage().save(attachment.part("source"), upload)
+    try:
+        storage().save(attachment.part("source"), upload)
+    except OSError as error:  # the disk is full: what was written of it goes, and so does its row
+        drop_parts(attachment)
+        attachment.delete()
+        raise Unavailable(retry_after=30) from error
     if not Attachment.objects.filter(pk=attachment.pk).exclude(status=Attachment.Status.ERASED).exists():
         drop_parts(attachment)  # the account was closed meanwhile
     return attachment

@@ -26,7 +26,7 @@ from chat.turns import answer_cache, prompts
 from chat.turns.answer_cache import CachedAnswer, CacheSlot
 from chat.turns.asked import read_asked
 from chat.turns.closing import close_turn
-from chat.turns.needs import is_known
+from chat.turns.needs import knows_needs_of
 from chat.turns.outcomes import with_unanswered
 from chat.turns.sent_requests import SentRequest
 from core.errors import DomainError
@@ -109,7 +109,7 @@ def find_and_claim(turn_id: UUID, *, may_run: bool) -> tuple[Turn | None, Claime
     """Return the turn, None if it was erased; and the claimed turn, None unless it was unclaimed until this call, and
     this release knows all it needs."""
     turn = access.find_turn(turn_id)
-    if turn is None or not may_run or not turn.is_open or turn.gen > 0 or not is_known(turn):
+    if turn is None or not may_run or not turn.is_open or turn.gen > 0 or not knows_needs_of(turn):
         return turn, None
     return turn, claim_turn(turn)
 

@@ -14,6 +14,6 @@ KNOWN = COMPLETION
 """The highest number that runners of this release know. They know those below, too."""
 
 
-def is_known(turn: Turn) -> bool:
+def knows_needs_of(turn: Turn) -> bool:
     """Return whether runners of this release know all that the turn needs."""
     return (turn.needs or 0) <= KNOWN

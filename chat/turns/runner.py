@@ -39,7 +39,7 @@ from chat.turns.leases import (
 )
 from chat.turns.log import KEPT_WHILE_OPEN_SECONDS, log_key, replay_log
 from chat.turns.metrics import RUNNING
-from chat.turns.needs import is_known
+from chat.turns.needs import knows_needs_of
 from chat.turns.queue import GROUP, QUEUE, request_of, turn_of
 from chat.turns.rescue import MAX_DEATHS, close_without_runner, give_up, outcome_from_log, read_remains
 from chat.turns.sent_requests import SentRequests
@@ -320,7 +320,7 @@ class Runner:
         if turn is not None and not turn.is_open:
             await announce_end(self._redis, turn, queue_entry=entry)
             return True
-        if turn is not None and not is_known(turn):
+        if turn is not None and not knows_needs_of(turn):
             await self._give_back(entry)
             return False
         if self._is_elsewhere((await find_holders(self._redis, [turn_id])).get(turn_id)):

@@ -26,7 +26,7 @@ HASHES_EACH = 1_000
 READ_BYTES = 65_536
 
 
-class Readable(Protocol):
+class ByteSource(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
@@ -41,7 +41,7 @@ class Writer:
     def add(self, name: str, data: bytes) -> None:
         self.add_stream(name, BytesIO(data), len(data))
 
-    def add_stream(self, name: str, source: Readable, size: int) -> None:
+    def add_stream(self, name: str, source: ByteSource, size: int) -> None:
         """Add exactly `size` bytes of the source. Raises OSError where it has fewer."""
         reader = _Hashing(source)
         self._write(name, reader, size)
@@ -56,7 +56,7 @@ class Writer:
         self._hashes.clear()
         self._write(f"{HASHES}{self._lists:06}", BytesIO(data), len(data))
 
-    def _write(self, name: str, source: Readable, size: int) -> None:
+    def _write(self, name: str, source: ByteSource, size: int) -> None:
         member = tarfile.TarInfo(name)
         member.size, member.mode = size, 0o600
         self._tar.addfile(member, source)
@@ -66,7 +66,7 @@ class Writer:
 class _Hashing:
     """What is read of a source, and its hash."""
 
-    def __init__(self, source: Readable) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._hash = hashlib.sha256()
 
@@ -126,7 +126,7 @@ class _Watched:
 
 
 @contextmanager
-def reading(file: BinaryIO, identities: Sequence[x25519.Identity]) -> Iterator[Iterator[tuple[str, Readable]]]:
+def reading(file: BinaryIO, identities: Sequence[x25519.Identity]) -> Iterator[Iterator[tuple[str, ByteSource]]]:
     """Give the members in their order: each one's name, and its content, to be read before the next is taken.
 
     Lists of hashes are compared on the way, and not given. Raises WrongKey, or DamagedBackup for what is not as it was
@@ -189,7 +189,7 @@ class _PipeThread(threading.Thread):
             raise DamagedBackup("The backup is damaged: it was cut off, or altered after it was made.") from self._error
 
 
-def _members(zipped: gzip.GzipFile) -> Iterator[tuple[str, Readable]]:
+def _members(zipped: gzip.GzipFile) -> Iterator[tuple[str, ByteSource]]:
     waiting: dict[str, str] = {}
     with tarfile.open(mode="r|", fileobj=zipped) as tar:
         while (member := tar.next()) is not None:

@@ -22,7 +22,7 @@ ELSEWHERE = "django_migrations"
 """A restore migrates, which writes it."""
 
 
-class Snapshot(Protocol):
+class StoreSnapshot(Protocol):
     vendor: str
 
     def migrations(self) -> list[tuple[str, str]]: ...
@@ -31,19 +31,19 @@ class Snapshot(Protocol):
     def rows(self, table: Table) -> Iterator[bytes]: ...
 
 
-class Target(Protocol):
+class StoreTarget(Protocol):
     def empty(self, tables: Iterable[Table]) -> None: ...
     def load(self, table: Table, parts: Iterable[bytes]) -> None: ...
     def set_sequences(self, last: dict[str, int]) -> None: ...
 
 
-def snapshot(alias: str) -> AbstractContextManager[Snapshot]:
-    found: AbstractContextManager[Snapshot] = _module(vendor_of(alias)).snapshot(alias)
+def snapshot(alias: str) -> AbstractContextManager[StoreSnapshot]:
+    found: AbstractContextManager[StoreSnapshot] = _module(vendor_of(alias)).snapshot(alias)
     return found
 
 
-def loading(alias: str) -> AbstractContextManager[Target]:
-    found: AbstractContextManager[Target] = _module(vendor_of(alias)).loading(alias)
+def loading(alias: str) -> AbstractContextManager[StoreTarget]:
+    found: AbstractContextManager[StoreTarget] = _module(vendor_of(alias)).loading(alias)
     return found
 
 
@@ -51,17 +51,17 @@ def vendor_of(alias: str) -> str:
     return connections[alias].vendor
 
 
-def split(vendor: str, part: bytes) -> Iterator[bytes]:
+def split_part(vendor: str, part: bytes) -> Iterator[bytes]:
     """Give the rows of a part of a table."""
-    rows: Iterator[bytes] = _module(vendor).split(part)
+    rows: Iterator[bytes] = _module(vendor).split_part(part)
     return rows
 
 
-def describe(found: Snapshot) -> Database:
+def describe_database(found: StoreSnapshot) -> Database:
     return Database(found.vendor, found.migrations(), list_tables(found), found.sequences())
 
 
-def list_tables(found: Snapshot) -> list[Table]:
+def list_tables(found: StoreSnapshot) -> list[Table]:
     """Return the tables of this site's apps, in the order in which they are read; others may be beside them."""
     ours = ("django_", *(f"{app.label}_" for app in apps.get_app_configs()))
     return [table for table in found.tables() if table.name.startswith(ours) and table.name != ELSEWHERE]

@@ -8,7 +8,7 @@ import msgspec
 MODULUS = 2**128
 
 
-class Content(msgspec.Struct, frozen=True):
+class TableContent(msgspec.Struct, frozen=True):
     """How many rows a table or collection has, and a hash over all of them, in hexadecimal."""
 
     rows: int
@@ -25,11 +25,11 @@ class Digest:
         self.rows += 1
         self._sum += int.from_bytes(hashlib.blake2b(row, digest_size=16).digest())
 
-    def content(self) -> Content:
-        return Content(self.rows, f"{self._sum % MODULUS:032x}")
+    def content(self) -> TableContent:
+        return TableContent(self.rows, f"{self._sum % MODULUS:032x}")
 
 
-def content_of(rows: Iterable[bytes]) -> Content:
+def content_of(rows: Iterable[bytes]) -> TableContent:
     digest = Digest()
     for row in rows:
         digest.add(row)

@@ -4,7 +4,7 @@ import datetime as dt
 
 import msgspec
 
-from config.backups.digests import Content
+from config.backups.digests import TableContent
 from config.backups.errors import DamagedBackup
 
 FORMAT = 1
@@ -43,12 +43,12 @@ class Header(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """By database and table, and of the files, what is in the backup."""
 
-    tables: dict[str, dict[str, Content]]
+    tables: dict[str, dict[str, TableContent]]
     files: int
     file_bytes: int
 
 
-def encode(part: Header | Manifest) -> bytes:
+def encode_part(part: Header | Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(part), indent=2)
 
 

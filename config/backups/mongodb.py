@@ -21,7 +21,7 @@ READ_AT_ONCE = 100
 LENGTH_BYTES = 4
 
 
-class Snapshot:
+class MongodbSnapshot:
     vendor = "mongodb"
 
     def __init__(self, database: Any) -> None:
@@ -47,7 +47,7 @@ class Snapshot:
             yield document.raw
 
 
-class Target:
+class MongodbTarget:
     def __init__(self, database: Any) -> None:
         self._database = database
 
@@ -57,7 +57,7 @@ class Target:
 
     def load(self, table: Table, parts: Iterable[bytes]) -> None:
         for part in parts:
-            documents = [RawBSONDocument(document) for document in split(part)]
+            documents = [RawBSONDocument(document) for document in split_part(part)]
             _collection(self._database, table).insert_many(documents, ordered=False)
 
     def set_sequences(self, last: dict[str, int]) -> None:
@@ -65,16 +65,16 @@ class Target:
 
 
 @contextmanager
-def snapshot(alias: str) -> Iterator[Snapshot]:
-    yield Snapshot(_database(alias))
+def snapshot(alias: str) -> Iterator[MongodbSnapshot]:
+    yield MongodbSnapshot(_database(alias))
 
 
 @contextmanager
-def loading(alias: str) -> Iterator[Target]:
-    yield Target(_database(alias))
+def loading(alias: str) -> Iterator[MongodbTarget]:
+    yield MongodbTarget(_database(alias))
 
 
-def split(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the documents of a part: each begins with its own length."""
     begin = 0
     while begin < len(part):

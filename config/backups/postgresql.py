@@ -33,7 +33,7 @@ SEQUENCES = (
 )
 
 
-class Snapshot:
+class PostgresqlSnapshot:
     """All tables as they were at one moment."""
 
     vendor = "postgresql"
@@ -72,7 +72,7 @@ class Snapshot:
         return sql.Identifier(self._schema, table)
 
 
-class Target:
+class PostgresqlTarget:
     """Where rows are written, within one transaction."""
 
     def __init__(self, connection: Connection, schema: str) -> None:
@@ -98,17 +98,17 @@ class Target:
 
 
 @contextmanager
-def snapshot(alias: str) -> Iterator[Snapshot]:
+def snapshot(alias: str) -> Iterator[PostgresqlSnapshot]:
     """Read everything as it is now, for as long as this takes: writers are not kept waiting."""
     with _connect(alias) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
-            yield Snapshot(connection, _begin(alias, connection))
+            yield PostgresqlSnapshot(connection, _begin(alias, connection))
 
 
 @contextmanager
-def loading(alias: str) -> Iterator[Target]:
+def loading(alias: str) -> Iterator[PostgresqlTarget]:
     """Write in one transaction.
 
     Foreign keys are taken away and made again at its end, each checked by one query: otherwise the server would
@@ -122,12 +122,12 @@ def loading(alias: str) -> Iterator[Target]:
         ]
         for table, name, _definition in keys:
             connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
-        yield Target(connection, schema)
+        yield PostgresqlTarget(connection, schema)
         for table, name, definition in keys:
             connection.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(table, name, definition))
 
 
-def split(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the rows of a part: a line feed within a value is written in another way."""
     return (line + b"\n" for line in part.split(b"\n")[:-1])
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from pyrage import x25519
 
 from config.backups import archive, databases
-from config.backups.digests import Content, Digest
+from config.backups.digests import Digest, TableContent
 from config.backups.errors import BackupError, DamagedBackup
 from config.backups.manifest import FILES, HEADER, MANIFEST, SETTINGS, Header, Manifest, decode_header, decode_manifest
 
@@ -26,7 +26,7 @@ def verify(file: Path, identities: list[x25519.Identity]) -> tuple[Header, Manif
                 raise DamagedBackup("The backup is damaged: something follows its end.")
             elif area in header.databases:
                 digest = digests[area][rest.rpartition("/")[0]]
-                for row in databases.split(header.databases[area].vendor, content.read()):
+                for row in databases.split_part(header.databases[area].vendor, content.read()):
                     digest.add(row)
             elif area == FILES:
                 files += 1
@@ -54,11 +54,11 @@ def open_backup(file: Path) -> BinaryIO:
         raise BackupError(f"The backup {file} cannot be read: {error.strerror}.") from None
 
 
-def _read_header(name: str, content: archive.Readable) -> Header:
+def _read_header(name: str, content: archive.ByteSource) -> Header:
     if name != HEADER:
         raise DamagedBackup("This is no backup of Tertulia.")
     return decode_header(content.read())
 
 
-def _content(digests: dict[str, Digest], table: str) -> Content:
+def _content(digests: dict[str, Digest], table: str) -> TableContent:
     return digests[table].content()

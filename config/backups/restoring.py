@@ -63,6 +63,7 @@ def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say
         _forget_redis()
         mark_restored()
     say(f"Restored, read back and compared: {sum(map(len, manifest.tables.values()))} tables, {manifest.files} files.")
+    say("Now run “manage.py prepare”, and start the site.")
     if left_out:
         say(f"Files that no row names were left out: {left_out}.")
     if header.secret_key != secret_key_mark():
@@ -136,7 +137,7 @@ def _load(file: Path, identities: list[x25519.Identity], header: Header, say: Sa
     return left_out
 
 
-def _load_database(alias: str, database: Database, parts: Iterator[tuple[str, archive.Readable]], say: Say) -> None:
+def _load_database(alias: str, database: Database, parts: Iterator[tuple[str, archive.ByteSource]], say: Say) -> None:
     tables = {table.name: table for table in database.tables}
     with databases.loading(alias) as target:
         for name, contents in groupby(parts, lambda part: part[0].split("/")[1]):
@@ -144,7 +145,7 @@ def _load_database(alias: str, database: Database, parts: Iterator[tuple[str, ar
             say(f"{alias}, {name}: loaded")
 
 
-def _load_file(name: str, content: archive.Readable) -> bool:
+def _load_file(name: str, content: archive.ByteSource) -> bool:
     """Write a file, unless it came after its row could be in the backup; return whether it was written."""
     if not has_row(name):
         return False

@@ -13,7 +13,7 @@ from config.backups.manifest import Table
 LENGTH_BYTES = 4
 
 
-class Snapshot:
+class SqliteSnapshot:
     """All tables as they were at one moment."""
 
     vendor = "sqlite"
@@ -43,7 +43,7 @@ class Snapshot:
         return [column[1] for column in self._connection.execute(f"PRAGMA table_info({_quoted(table)})")]
 
 
-class Target:
+class SqliteTarget:
     """Where rows are written, within one transaction."""
 
     def __init__(self, cursor: Any) -> None:
@@ -58,7 +58,7 @@ class Target:
         statement = f"INSERT INTO {_quoted(table.name)} ({_columns(table)}) VALUES ({places})"  # noqa: S608
         decoder = msgspec.msgpack.Decoder(list[Any])
         for part in parts:
-            self._cursor.executemany(statement, [decoder.decode(row[LENGTH_BYTES:]) for row in split(part)])
+            self._cursor.executemany(statement, [decoder.decode(row[LENGTH_BYTES:]) for row in split_part(part)])
 
     def set_sequences(self, last: dict[str, int]) -> None:
         self._cursor.execute("DELETE FROM sqlite_sequence")
@@ -66,25 +66,25 @@ class Target:
 
 
 @contextmanager
-def snapshot(alias: str) -> Iterator[Snapshot]:
+def snapshot(alias: str) -> Iterator[SqliteSnapshot]:
     """Read everything as it is now, for as long as this takes: with a write-ahead log writers are not kept waiting."""
     name = connections[alias].settings_dict["NAME"]
     with closing(sqlite3.connect(f"file:{name}?mode=ro", uri=True, isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # fixes what it sees
-        yield Snapshot(connection)
+        yield SqliteSnapshot(connection)
 
 
 @contextmanager
-def loading(alias: str) -> Iterator[Target]:
+def loading(alias: str) -> Iterator[SqliteTarget]:
     """Write in one transaction; foreign keys are checked at its end."""
     connection = connections[alias]
     with connection.constraint_checks_disabled(), transaction.atomic(using=alias), connection.cursor() as cursor:
-        yield Target(cursor)
+        yield SqliteTarget(cursor)
         connection.check_constraints()
 
 
-def split(part: bytes) -> Iterator[bytes]:
+def split_part(part: bytes) -> Iterator[bytes]:
     """Give the rows of a part."""
     begin = 0
     while begin < len(part):

@@ -16,11 +16,11 @@ from pyrage import x25519
 
 from chat.attachments.storage import list_parts, storage
 from config.backups import archive, databases
-from config.backups.databases import ALIASES, Snapshot
-from config.backups.digests import Content, Digest
-from config.backups.manifest import FILES, FORMAT, HEADER, MANIFEST, SETTINGS, Database, Header, Manifest, encode
-from config.backups.releases import read_release
+from config.backups.databases import ALIASES, StoreSnapshot
+from config.backups.digests import Digest, TableContent
+from config.backups.manifest import FILES, FORMAT, HEADER, MANIFEST, SETTINGS, Database, Header, Manifest, encode_part
 from config.backups.settings_kept import list_settings
+from config.version import VERSION
 from core.half_restored import require_whole
 
 Say = Callable[[str], object]
@@ -31,15 +31,15 @@ def take_backup(target: BinaryIO, recipients: Sequence[x25519.Recipient], say: S
     require_whole()
     with ExitStack() as stack:
         snapshots = {alias: stack.enter_context(databases.snapshot(alias)) for alias in ALIASES}
-        described = {alias: databases.describe(found) for alias, found in snapshots.items()}
-        header = Header(FORMAT, read_release(), dt.datetime.now(dt.UTC), secret_key_mark(), described)
+        described = {alias: databases.describe_database(found) for alias, found in snapshots.items()}
+        header = Header(FORMAT, VERSION, dt.datetime.now(dt.UTC), secret_key_mark(), described)
         writer = stack.enter_context(archive.writing(target, recipients))
-        writer.add(HEADER, encode(header))
+        writer.add(HEADER, encode_part(header))
         writer.add(SETTINGS, list_settings())
         tables = {alias: _write_tables(writer, alias, described[alias], snapshots.pop(alias), say) for alias in ALIASES}
         manifest = Manifest(tables, *_write_files(writer))
         say(f"files: {manifest.files}, {manifest.file_bytes:,} bytes")
-        writer.add(MANIFEST, encode(manifest))
+        writer.add(MANIFEST, encode_part(manifest))
         writer.write_hashes()
     return manifest
 
@@ -50,8 +50,8 @@ def secret_key_mark() -> str:
 
 
 def _write_tables(
-    writer: archive.Writer, alias: str, described: Database, found: Snapshot, say: Say
-) -> dict[str, Content]:
+    writer: archive.Writer, alias: str, described: Database, found: StoreSnapshot, say: Say
+) -> dict[str, TableContent]:
     contents = {}
     for table in described.tables:
         digest = Digest()

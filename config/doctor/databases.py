@@ -9,7 +9,7 @@ from django.utils import timezone
 from config.backups.databases import ALIASES
 from config.database_routers import HISTORY
 from config.doctor.clocks import compare
-from config.doctor.findings import Finding, fail, judge, ok, warn
+from config.doctor.findings import Finding, either, fail, ok, warn
 from core.half_restored import is_half_restored
 from core.preparation import find_later, find_missing
 from history.text_indexes import HINT, INDEXES
@@ -84,7 +84,7 @@ def _examine_trigrams() -> Finding:
             [list(INDEXES)],
         )
         found = cursor.fetchone()[0]
-    return judge(
+    return either(
         found == len(INDEXES),
         ok("search (pg_trgm)", "has its indexes"),
         warn("search (pg_trgm)", f"{found} of its {len(INDEXES)} indexes are there.", HINT),
@@ -94,7 +94,7 @@ def _examine_trigrams() -> Finding:
 def _examine_mongodb(connection: Any) -> Iterator[Finding]:
     client = connection.database.client
     hello = client.admin.command("hello")
-    yield judge(
+    yield either(
         hello.get("setName") or hello.get("msg") == "isdbgrid",
         ok("MongoDB, replica set", str(hello.get("setName", "sharded"))),
         warn(
@@ -104,7 +104,7 @@ def _examine_mongodb(connection: Any) -> Iterator[Finding]:
         ),
     )
     concern = client.write_concern.document
-    yield judge(
+    yield either(
         concern.get("j") and concern.get("w") != 0,
         ok("MongoDB, journal", "a write is acknowledged when it is in the journal"),
         fail(
@@ -114,7 +114,7 @@ def _examine_mongodb(connection: Any) -> Iterator[Finding]:
         ),
     )
     preference = client.read_preference.mongos_mode
-    yield judge(
+    yield either(
         preference == "primary",
         ok("MongoDB, reads", "from the primary"),
         fail(

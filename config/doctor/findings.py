@@ -33,5 +33,5 @@ def fail(subject: str, said: str, remedy: str) -> Finding:
     return Finding("fail", subject, said, remedy)
 
 
-def judge(is_well: object, well: Finding, ill: Finding) -> Finding:
+def either(is_well: object, well: Finding, ill: Finding) -> Finding:
     return well if is_well else ill

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from config.doctor.findings import Finding, fail, judge, ok, warn
+from config.doctor.findings import Finding, either, fail, ok, warn
 
 LITTLE = 0.1
 HARDLY = 0.02
@@ -18,7 +18,7 @@ HARDLY = 0.02
 def examine_machine() -> Iterator[Finding]:
     folder: Path = settings.DATA_DIR
     mode = stat.S_IMODE(folder.stat().st_mode)
-    yield judge(
+    yield either(
         not mode & 0o077,
         ok("data folder, rights", "the site's own user's alone"),
         fail(
@@ -28,7 +28,7 @@ def examine_machine() -> Iterator[Finding]:
         ),
     )
     missing = [str(path) for path in (folder, folder / "attachments", folder / "transfers") if not _is_writable(path)]
-    yield judge(
+    yield either(
         not missing,
         ok("data folder, writing", str(folder)),
         fail(

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 from accounts.models import User
 from accounts.second_factor import has_second_factor
-from config.doctor.findings import Finding, fail, judge, ok, warn
+from config.doctor.findings import Finding, either, fail, ok, warn
 
 
 def examine_operators() -> Iterator[Finding]:
     operators = list(User.objects.filter(is_staff=True, is_active=True))
-    yield judge(
+    yield either(
         any(operator.is_superuser for operator in operators),
         ok("operators", f"{len(operators)}"),
         warn("operators", "There is no superuser.", "Run “manage.py createsuperuser”."),
     )
     without = [operator for operator in operators if not has_second_factor(operator.pk)]
-    yield judge(
+    yield either(
         not without,
         ok("operators, second factor", "everyone has one"),
         fail(

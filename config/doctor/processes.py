@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from chat.turns import presence
 from chat.turns.presence import NoRunner
 from config.celery import app
-from config.doctor.findings import Finding, fail, judge, ok
+from config.doctor.findings import Finding, either, fail, ok
 from core.redis_clients import sync_redis
 from core.sweeps import SWEEP_INTERVAL, seconds_since_sweep
 
@@ -20,8 +20,8 @@ def examine_processes() -> Iterator[Finding]:
         yield ok("runners", "alive")
     except NoRunner:
         yield fail("runners", "None is alive: no question is answered.", "Start “manage.py run_turns”, at least twice.")
-    workers = app.control.ping(timeout=ANSWER_SECONDS)
-    yield judge(
+    workers = app.control.ping(timeout=ANSWER_SECONDS) or []
+    yield either(
         workers,
         ok("workers", f"{len(workers)} answered"),
         fail(
@@ -31,7 +31,7 @@ def examine_processes() -> Iterator[Finding]:
         ),
     )
     seconds = seconds_since_sweep(sync_redis())
-    yield judge(
+    yield either(
         seconds is not None and seconds < LATE_SECONDS,
         ok("beat", f"the last sweep was {seconds or 0:.0f} s ago"),
         fail(
@@ -40,8 +40,8 @@ def examine_processes() -> Iterator[Finding]:
             "Start “celery -A config beat”, exactly once, and a worker.",
         ),
     )
-    waiting = int(sync_redis().llen("celery"))  # type: ignore[arg-type]
-    yield judge(
+    waiting = int(sync_redis().llen("celery"))
+    yield either(
         waiting < LONG_QUEUE,
         ok("workers, queue", f"{waiting} tasks wait"),
         fail("workers, queue", f"{waiting} tasks wait: workers do not keep up.", "Start more of them."),

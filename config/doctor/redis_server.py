@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterator
 
 from config.doctor.clocks import compare
-from config.doctor.findings import Finding, fail, judge, ok, warn
+from config.doctor.findings import Finding, either, fail, ok, warn
 from core.redis_clients import sync_redis
 
 FULL = 0.8
@@ -15,7 +15,7 @@ def examine_redis() -> Iterator[Finding]:
     info = client.info()
     yield _examine_persistence(info)
     policy = info.get("maxmemory_policy", "noeviction")
-    yield judge(
+    yield either(
         policy == "noeviction",
         ok("Redis, eviction", "evicts nothing"),
         fail(
@@ -25,7 +25,7 @@ def examine_redis() -> Iterator[Finding]:
         ),
     )
     used, most = int(info["used_memory"]), int(info.get("maxmemory") or info.get("total_system_memory") or 0)
-    yield judge(
+    yield either(
         not most or used < FULL * most,
         ok("Redis, memory", f"{used / 1e6:,.0f} MB of {most / 1e6:,.0f} MB are used"),
         fail(
@@ -35,7 +35,7 @@ def examine_redis() -> Iterator[Finding]:
         ),
     )
     clients, limit = int(info["connected_clients"]), int(info.get("maxclients") or 0)
-    yield judge(
+    yield either(
         not limit or clients < FULL * limit,
         ok("Redis, connections", f"{clients} of {limit or 'any number'}"),
         fail(
@@ -56,7 +56,7 @@ def _examine_persistence(info: dict[str, object]) -> Finding:
             "Set appendonly to yes (docs/redis.md says what is lost without it).",
         )
     is_written = info.get("aof_last_write_status") == "ok" and info.get("aof_last_bgrewrite_status", "ok") == "ok"
-    return judge(
+    return either(
         is_written,
         ok("Redis, persistence", "appendonly"),
         fail(

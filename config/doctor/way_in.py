@@ -9,7 +9,7 @@ import requests
 from django.conf import settings
 from django.urls import reverse
 
-from config.doctor.findings import Finding, fail, judge, ok
+from config.doctor.findings import Finding, either, fail, ok
 from config.probed import FORGED, GAP_SECONDS, Seen, allow_probe
 
 SECONDS = 10
@@ -54,7 +54,7 @@ def _judge_stream(answer: requests.Response) -> Iterator[Finding]:
         pass
     seconds = time.monotonic() - begun
     yield ok("SITE_URL", f"leads here: {settings.SITE_URL}")
-    yield judge(
+    yield either(
         seconds > GAP_SECONDS / 2,
         ok("proxy, streams", "come as they are written"),
         fail(
@@ -64,7 +64,7 @@ def _judge_stream(answer: requests.Response) -> Iterator[Finding]:
         ),
     )
     yield from _judge_addresses(seen)
-    yield judge(
+    yield either(
         seen.is_secure or not settings.SITE_URL.startswith("https"),
         ok("proxy, https", "is known to web" if seen.is_secure else "SITE_URL is http"),
         fail(
@@ -107,7 +107,7 @@ def _examine_webhook(name: str, path: str, refusal: int) -> Finding:
         said = f"{url} answers {status}, where a forged notification is a {refusal}"
     except requests.RequestException as error:
         status, said = 0, f"{url} is not reached from here ({type(error).__name__})"
-    return judge(
+    return either(
         status == refusal,
         ok(subject, "comes in, and forged notifications are refused"),
         fail(

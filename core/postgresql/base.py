@@ -22,7 +22,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from psycopg.pq import TransactionStatus
 
 from core.metrics import watch_pool
-from core.postgresql.pool import Answer, Pool, PooledConnection, StatementTimeout
+from core.postgresql.pool import Pool, PooledConnection, StatementAnswer, StatementTimeout
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def make_cursor(self, cursor: Any) -> CursorWrapper:
         return RepeatingCursor(cursor, self)
 
-    def execute_directly(self, statement: str, parameters: Sequence[Any]) -> Answer:
+    def execute_directly(self, statement: str, parameters: Sequence[Any]) -> StatementAnswer:
         """Run a statement on this thread's connection, past every cursor; errors are Django's. For core/rows.py."""
         connection: PooledConnection = self.connection
         is_at_rest = connection.pgconn.transaction_status == TransactionStatus.IDLE
@@ -174,7 +174,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection
 
 
-class UtcLoader(BaseTzLoader):
+class UtcLoader(BaseTzLoader):  # type: ignore[misc]  # the stubs lack it
     """Reads a moment as Django's loader does, in a tenth of the time: Python knows the form in which it comes."""
 
     timezone = dt.UTC

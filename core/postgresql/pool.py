@@ -37,7 +37,7 @@ class StatementTimeout(psycopg.OperationalError):
     """A statement was not answered in time. Nobody knows what became of it; the connection is closed."""
 
 
-class Answer:
+class StatementAnswer:
     """What a statement returned, and how many rows it read or changed."""
 
     __slots__ = ("_rows", "rowcount")
@@ -59,7 +59,7 @@ class PooledConnection(psycopg.Connection[Any]):
         self._poll: select.poll | None = None
         self._transformer: Any = None  # psycopg's own type is that of its protocol
 
-    def run(self, statement: str, parameters: Sequence[Any]) -> Answer:
+    def run(self, statement: str, parameters: Sequence[Any]) -> StatementAnswer:
         """Run one statement with "%s" for each parameter and return its answer. Raises what `execute` does.
 
         A cursor takes twice the processor for it, and Django's, which writes the parameters into the text, three times.
@@ -82,7 +82,7 @@ class PooledConnection(psycopg.Connection[Any]):
             transformer.set_pgresult(result)
             rows = transformer.load_rows(0, result.ntuples, tuple)
             transformer.set_pgresult(None)
-        return Answer(rows, result.command_tuples or 0)
+        return StatementAnswer(rows, result.command_tuples or 0)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.statement_seconds if timeout is None else timeout

@@ -1,8 +1,10 @@
 """Attachments: uploaded, read with suspicion, shown to their owner, used once, and gone with what they belong to."""
 
 import datetime as dt
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Retry
 from django.conf import settings as site
+from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import OperationalError, connections
@@ -508,6 +511,21 @@ def test_a_file_is_uploaded_read_and_removed(ana: User, api: Api):
     assert api(ana).delete(f"{API}/{found['id']}").status_code == 204
     assert api(ana).get(f"{API}/{found['id']}").status_code == 404
     assert stored_names() == set()
+
+
+def test_a_file_for_which_there_is_no_room_leaves_nothing(ana: User, api: Api, monkeypatch: pytest.MonkeyPatch):
+    save = storage.storage().save
+
+    def save_half(name: str, content: Any) -> None:
+        save(name, ContentFile(content.read()[:50]))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.storage(), "save", save_half)
+        answer = upload(api(ana), picture())
+    assert (answer.status_code, answer.json().get("code")) == (503, "unavailable"), answer.content
+    assert (Attachment.objects.count(), stored_names()) == (0, set())
+    assert upload(api(ana), picture()).status_code == 202
 
 
 def test_a_token_may_upload(ana: User):

@@ -174,6 +174,7 @@ async def test_an_orphan_is_closed_with_its_text(redis: Redis, carla: User, impa
     found = await in_thread(saved, turn)
     assert (found.status, found.error, found.answer, found.model) == ("interrupted", "runner_lost", "hola", "scripted")
     assert (await in_thread(record_of, turn)).cost_micros == found.cost_micros > 0
+    assert (await in_thread(reservation_of, turn)).state == Reservation.State.SETTLED
     assert (await follow(turn)).text == "hola"
 
 
@@ -433,6 +434,33 @@ async def test_a_clock_that_is_ahead_hides_no_orphan(redis: Redis, carla: User, 
     await in_thread(Turn.objects.filter(pk=turn.pk).update, started_at=timezone.now() + AHEAD)
     await sweep_twice()
     assert (await in_thread(saved, turn)).status == "interrupted"
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_clock_that_jumps_by_an_hour_ends_no_answer(redis: Redis, carla: User, hours: int):
+    async with running():
+        turn = await aask(carla, "say:hola wait:1.5 say:mundo")
+
+        async def is_shown() -> bool:
+            return bool((await log.replay_log(redis, turn.pk)).text)
+
+        await eventually(is_shown)
+        jumped = dt.timedelta(hours=-hours)  # what was dated before is as old as that
+        await in_thread(Turn.objects.filter(pk=turn.pk).update, started_at=timezone.now() + jumped)
+        await in_thread(date_by, turn, jumped)
+        await repair_turns()
+        found = await closed(turn)
+    assert (found.status, found.answer, found.gen) == ("completed", "hola mundo ", 1)
+    assert (await in_thread(record_of, turn)).cost_micros == found.cost_micros > 0
+
+
+async def test_a_clock_that_jumps_by_an_hour_ends_what_waits_in_line_for_nothing(redis: Redis, carla: User):
+    turn = await aask(carla)
+    await in_thread(date_by, turn, dt.timedelta(hours=-1))
+    await sweep_twice()
+    found = await in_thread(saved, turn)
+    assert (found.status, found.error) == ("failed", "queue_timeout")
+    assert not await in_thread(is_held, turn)
 
 
 # --- Two at once ------------------------------------------------------------------------------------------------------

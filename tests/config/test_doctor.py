@@ -225,7 +225,7 @@ def lose_key(place: Place) -> None:
 
 
 def shift_clock(place: Place) -> None:
-    place.patch.setattr(clocks, "now", lambda: dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20))
+    place.patch.setattr(clocks, "local_time", lambda: dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20))
 
 
 def set_to(name: str, value: object) -> Callable[[Place], None]:

@@ -164,4 +164,4 @@ def test_500_is_logged_once_with_its_traceback(api, ana, monkeypatch, caplog):
         api(ana).get("/api/v1/conversations")
     (record,) = (record for record in caplog.records if record.name == "config.api")
     assert record.exc_info[0] is RuntimeError
-    assert record.path == "/api/v1/conversations"
+    assert record.route == "/api/v1/conversations"

@@ -14,11 +14,9 @@ from tests.deploy.service_manager import Service
 from tests.deploy.visitors import Reading, read_answer
 
 WAYS = ("socket", "events", "program")
-VICTIMS = ("web@8001", "web@8002", "runner@1", "runner@2", "worker", "beat")
-KILLS = 3
+VICTIMS = ("web@1", "web@2", "runner@1", "runner@2", "worker", "beat")
 PATIENCE_SECONDS = 120.0
-SHORT_RELEASE = """systemctl restart tertulia-runner@1
-systemctl restart tertulia-web@8001
+SHORT_RELEASE = """systemctl restart tertulia-web@1
 systemctl reload nginx
 """
 
@@ -29,7 +27,7 @@ class Night:
         self._readings: list[Reading] = []
         self._is_over = False
 
-    async def run(self, release: str) -> dict[str, Any]:
+    async def run(self, release: str, *, kills: int) -> dict[str, Any]:
         """Return what happened. With an empty `release` less is restarted."""
         seconds = {}
         async with asyncio.TaskGroup() as group:
@@ -38,7 +36,7 @@ class Night:
             for name, part in (
                 ("begin", self._until(lambda: all(one.text for one in self._readings[: len(self._people)]))),
                 ("release", asyncio.to_thread(self._machine.run_script, release or SHORT_RELEASE)),
-                ("kills", self._kill()),
+                ("kills", self._kill(kills)),
             ):
                 since = time.monotonic()
                 await part
@@ -70,9 +68,9 @@ class Night:
             self._readings.append(reading)
             await read_answer(way, access, self._model, reading)
 
-    async def _kill(self) -> None:
-        """Kill three with SIGKILL; return when each runs again."""
-        self._killed = self._rng.sample(VICTIMS, KILLS)
+    async def _kill(self, count: int) -> None:
+        """Kill so many with SIGKILL, any of them; return when each runs again."""
+        self._killed = self._rng.sample(VICTIMS, count)
         self._killed_at = time.monotonic()
         killed = []
         for victim in self._killed:

@@ -50,7 +50,8 @@ def main() -> None:
 
         with provider(), commands() as run:
             people = run("create_members", count=streams, plan=UNLIMITED)
-            report |= asyncio.run(night.Night(machine, model, people, seed).run(release if is_whole else ""))
+            running = night.Night(machine, model, people, seed)
+            report |= asyncio.run(running.run(release if is_whole else "", kills=3 if is_whole else 1))
             report["ledger"] = _settled(run)
             saved = {turn["pk"]: [turn["status"], turn["answer"]] for turn in run("audit")["turns"]}
             report["unlike_saved"] = [turn for turn, read in report.pop("read").items() if read != saved.get(turn)]

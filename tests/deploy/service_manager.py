@@ -30,7 +30,7 @@ class UnitError(Exception):
 
 
 def read_unit(name: str) -> tuple[Options, str]:
-    """Return what the files of a unit say, each option with all its values, and its instance ("8001" of "web@8001")."""
+    """Return what the files of a unit say, each option with all its values, and its instance ("1" of "web@1")."""
     stem, _, suffix = name.rpartition(".")
     prefix, at, instance = stem.partition("@")
     names = [name, f"{prefix}@.{suffix}"] if at else [name]

@@ -64,7 +64,7 @@ def test_containers_run_what_the_units_run(composed: dict[str, Any]) -> None:
             command = re.search(r"^ExecStart=/opt/tertulia/\.venv/bin/(.*)$", unit.read_text(), re.MULTILINE)
             assert command is not None
             place = ["--host", "0.0.0.0", "--port", "8000"] if "web" in name else []
-            assert service["command"] == [*shlex.split(command[1].replace(" --port %i", "")), *place]
+            assert service["command"] == [*shlex.split(command[1].replace(" --port 800%i", "")), *place]
             for folder in (line for line in (DEPLOY / "folders.env").read_text().splitlines() if line[0] != "#"):
                 assert folder in (DEPLOY / "Dockerfile").read_text()
 
@@ -101,8 +101,15 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for file in (tmp_path / "units").glob("**/*.*"):  # what they start is not here, and would be missed
         if file.is_file():
             file.write_text(file.read_text().replace("/opt/tertulia/.venv/bin/", "/bin/true "))
-    names = [path.name.replace("@", "@8001") for path in UNITS.iterdir() if path.is_file()]
+    names = [path.name.replace("@", "@1") for path in UNITS.iterdir() if path.is_file()]
     assert len(names) == 6
     done = run(systemd_analyze(), "verify", "--man=no", *names, env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"})
     assert [line for line in done.stderr.splitlines() if "tertulia" in line] == []
     assert done.returncode == 0
+
+
+def test_prometheus_asks_where_the_units_show_their_figures() -> None:
+    asked = set(re.findall(r"127\.0\.0\.1:(94\d\d)", (DEPLOY / "prometheus/prometheus.yml").read_text()))
+    shown = "".join(file.read_text() for file in UNITS.glob("*.service"))
+    ports = re.findall(r"^Environment=METRICS_ADDRESS=127\.0\.0\.1:(.*)$", shown, re.MULTILINE)
+    assert asked == {port.replace("%i", one) for port in ports for one in "12"}
