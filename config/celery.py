@@ -6,6 +6,7 @@ import sys
 from time import monotonic
 from typing import Any
 
+from billiard import current_process
 from celery import Celery, signals
 from celery.schedules import crontab
 from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
@@ -114,6 +115,8 @@ def watch_worker(**_signal: Any) -> None:
 
 @signals.beat_init.connect
 def watch_beat(**_signal: Any) -> None:
+    if current_process().name != "MainProcess":  # a worker's own, which has the worker's address
+        return
     from core.watching import start_watching
 
     start_watching("beat")

@@ -97,7 +97,7 @@ def enqueue(turn: Turn) -> None:
     except RedisError:
         logger.warning("Turn not queued yet", extra={"turn_id": turn.pk})
         return
-    logger.info("Turn queued", extra={"turn_id": turn.pk, "user_id": turn.owner_id, "model": turn.model})
+    logger.info("Turn queued", extra={"turn_id": turn.pk, "user_id": turn.owner_id, "model": turn.requested_model})
 
 
 def count_waiting(most: int) -> int:
