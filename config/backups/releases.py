@@ -1,22 +1,15 @@
 """Which release this is, and whether it can restore a backup of another: only one whose tables are the same can."""
 
-import tomllib
 from collections.abc import Set
 
-from django.conf import settings
 from django.db.migrations.loader import MigrationLoader
 
 from config.backups.errors import BackupError
 from config.backups.manifest import Header
 from config.database_routers import HISTORY
+from config.version import VERSION
 
 Migration = tuple[str, str]
-
-
-def read_release() -> str:
-    """Return the version of this code."""
-    with (settings.BASE_DIR / "pyproject.toml").open("rb") as file:
-        return str(tomllib.load(file)["project"]["version"])
 
 
 def check_release(header: Header) -> None:
@@ -28,12 +21,12 @@ def check_release(header: Header) -> None:
         theirs = {(app, name) for app, name in database.migrations if app in apps}
         if theirs - wanted:
             raise BackupError(
-                f"The backup was made by release {header.release}, which has tables that this one, {read_release()}, "
+                f"The backup was made by release {header.release}, which has tables that this one, {VERSION}, "
                 f"does not know ({_name(theirs - wanted)}): restore it with release {header.release}."
             )
         if wanted - theirs:
             raise BackupError(
-                f"The backup was made by release {header.release}, before the tables of this one, {read_release()} "
+                f"The backup was made by release {header.release}, before the tables of this one, {VERSION} "
                 f"({_name(wanted - theirs)}): restore it with release {header.release}, and then upgrade."
             )
 

@@ -19,8 +19,8 @@ from config.backups import archive, databases
 from config.backups.databases import ALIASES, StoreSnapshot
 from config.backups.digests import Digest, TableContent
 from config.backups.manifest import FILES, FORMAT, HEADER, MANIFEST, SETTINGS, Database, Header, Manifest, encode_part
-from config.backups.releases import read_release
 from config.backups.settings_kept import list_settings
+from config.version import VERSION
 from core.half_restored import require_whole
 
 Say = Callable[[str], object]
@@ -32,7 +32,7 @@ def take_backup(target: BinaryIO, recipients: Sequence[x25519.Recipient], say: S
     with ExitStack() as stack:
         snapshots = {alias: stack.enter_context(databases.snapshot(alias)) for alias in ALIASES}
         described = {alias: databases.describe_database(found) for alias, found in snapshots.items()}
-        header = Header(FORMAT, read_release(), dt.datetime.now(dt.UTC), secret_key_mark(), described)
+        header = Header(FORMAT, VERSION, dt.datetime.now(dt.UTC), secret_key_mark(), described)
         writer = stack.enter_context(archive.writing(target, recipients))
         writer.add(HEADER, encode_part(header))
         writer.add(SETTINGS, list_settings())
