@@ -49,7 +49,7 @@ from tests.fuzz.people import PASSWORD, belongings_of
 from tests.fuzz.url_map import Door, list_doors
 
 SITES = frozenset(
-    ("model_id", "price_id", "form", "uuid", "app_label", "url", "name", "content_type_id", "provider_id")
+    ("model_id", "price_id", "form", "uuid", "app_label", "url", "name", "content_type_id", "provider_id", "word")
 )
 """Parameters that name something of the site's, which is for everybody or for the admin alone."""
 MAILED = frozenset(("/accounts/confirm-email/%(key)s/", "/accounts/password/reset/key/%(uidb36)s-%(key)s/"))
@@ -541,6 +541,7 @@ NO_IDS = frozenset(
             "recorded",
             "replaces",
             "signed",
+            "still",
             "text",
             "theme",
             "tries",
