@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 
 from redis.asyncio import Redis
 
@@ -12,7 +12,7 @@ from chat.turns.closing import close_turn
 from chat.turns.log import Entry, EntryKind
 from chat.turns.watching import Place, watch
 from chat.turns.writer import LiveText, LogWriter
-from core.threads import in_thread
+from core.threads import cancel_and_wait, in_thread
 from history.models import Turn
 from history.progress import Outcome, claim
 
@@ -72,9 +72,9 @@ async def writing(redis: Redis, turn: Turn, *, runner: str = "runner-a") -> Asyn
     try:
         yield Writing(redis, writer, live)
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait((task,))  # one cancellation may be lost before Python 3.12, and the writer would go on
+        if not task.cancelled():
+            task.result()
         await in_thread(metering.release, turn.pk)
 
 
