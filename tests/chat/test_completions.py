@@ -690,6 +690,7 @@ async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runne
     first.begin()
     await first.has(b"hola")
     await first.leave()  # something was sent: nobody can go on there
+    await _until(lambda: not Reservation.objects.filter(state="held").exists())
     again = await call(secret, "chat/completions", body | {"stream": stream}, Idempotency_Key="one")
     assert (await refused(again))[:2] == (409, "stopped")
     assert again["x-should-retry"] == "false"
