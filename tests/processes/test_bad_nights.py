@@ -40,6 +40,8 @@ HEAP = 20
 AWAY_SECONDS = 30 if IS_SOAK else 3
 """How long databases are away, and the disk is full, the first time; after that SHORT_SECONDS."""
 SHORT_SECONDS = 1
+BETWEEN_SECONDS = 5
+"""How long databases are there before they go away again: whoever never finds one has no answer."""
 DISK_MB = 150
 PATIENCE_SECONDS = 15
 """How long what was killed may take until it answers as if nothing had been."""
@@ -194,6 +196,7 @@ class Night:
         self._deleter, self._heaper = members
         self._redis_sizes: list[int] = []
         self._peace = asyncio.Lock()
+        self._stays_until = 0.0
         self._rough = {**{f"kill {name}": name for name in VICTIMS}, "set Redis back": "valkey"}
         self._gentle: dict[str, Callable[[], Awaitable[None]]] = {
             "delete a conversation": self._delete_while_answered,
@@ -342,6 +345,8 @@ class Night:
         """Nobody reaches a database: who asks is told so, and what is written meanwhile is saved afterwards."""
         has_postgresql = "DATABASE_URL" in self.site.environment
         async with self._peace:
+            if time.monotonic() < self._stays_until:
+                raise ConnectionError
             try:
                 if has_postgresql:
                     await asyncio.to_thread(self.site.let_postgresql_in, is_open=False)
@@ -355,6 +360,7 @@ class Night:
                 if has_postgresql:
                     await asyncio.to_thread(self.site.let_postgresql_in, is_open=True)
             await self._is_answered(self._deleter)
+            self._stays_until = time.monotonic() + BETWEEN_SECONDS
 
     async def fill(self, disk: Path) -> None:
         """There is no room for SQLite, Redis, files and logs, and then there is again."""
