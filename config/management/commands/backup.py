@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 from config.backups.errors import BackupError
 from config.backups.keys import read_identities, read_recipients, write_new_key
 from config.backups.reading import verify
+from config.backups.taken import note_backup
 from config.backups.taking import take_backup
 
 
@@ -46,8 +47,10 @@ class Command(BaseCommand):
                 self._verify(Path(file), key)
             elif file == "-":
                 self._write_out(options["verbosity"])
+                note_backup()
             else:
                 self._write_file(Path(file), options["verbosity"])
+                note_backup()
         except BackupError as error:
             raise CommandError(str(error)) from None
         except (DatabaseError, PsycopgError, PyMongoError) as error:
