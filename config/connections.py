@@ -5,9 +5,12 @@ An event stream or a socket may stay as long as it likes: only who makes the ser
 """
 
 import asyncio
+import select
+import socket
 from http import HTTPStatus
 from typing import Any
 
+import uvicorn
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -44,6 +47,10 @@ LINGER_SECONDS = 1.0
 ENDING_SECONDS = 1.0
 """For how long a process that was told to end waits for the request of a connection that is there: who has just sent
 one would get no answer, and a proxy sends no POST twice."""
+
+
+ACCEPTING_SECONDS = 0.5
+"""For how long it accepts, before that, whoever has come already: the system resets them when the port is closed."""
 
 
 class TooMuch(Exception):
@@ -386,6 +393,27 @@ class ClientSocket(WebSocketsSansIOProtocol):
         waits = not self.writable.is_set() or self.transport.is_closing()
         if waits and self._reading.is_too_slow(now, self.transport.get_write_buffer_size()):
             self.transport.abort()
+
+
+class WebServer(uvicorn.Server):
+    """A server that closes its port when nobody waits to be accepted: they are many after its loop stood still."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._accept_waiting()
+        await super().shutdown(sockets)
+
+    async def _accept_waiting(self) -> None:
+        loop, rounds = asyncio.get_running_loop(), 0
+        deadline = loop.time() + ACCEPTING_SECONDS
+        while rounds < 3 and loop.time() < deadline:  # after it is accepted, a connection is made in a later round
+            await asyncio.sleep(0)
+            rounds = 0 if self._has_waiting() else rounds + 1
+
+    def _has_waiting(self) -> bool:
+        waiting = select.poll()
+        for listener in (one for server in self.servers for one in server.sockets):
+            waiting.register(listener.fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
 
 def _ends_message(event: object) -> bool:

@@ -85,7 +85,10 @@ def read_site() -> SiteFigures:
 
 def _load() -> SiteFigures:
     figures = SiteFigures()
-    for read, errors in ((_read_redis, (RedisError, msgspec.DecodeError)), (_read_ledger, DatabaseError)):
+    for read, errors in (
+        (_read_redis, (RedisError, msgspec.DecodeError, RecursionError)),
+        (_read_ledger, DatabaseError),
+    ):
         try:
             read(figures)
         except errors:

@@ -20,6 +20,7 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         value = self._made.get(loop)
         if value is None:
+            self._forget_closed()
             value = self._made[loop] = self._make()
         return value
 
@@ -30,6 +31,12 @@ class PerLoop(Generic[T]):
     def pop(self) -> T | None:
         """Forget the running loop's object, and return it so that it can be closed; None if there was none."""
         return self._made.pop(asyncio.get_running_loop(), None)
+
+    def _forget_closed(self) -> None:
+        """What refers to its loop, as by a task, would keep it for ever."""
+        for reference in self._made.keyrefs():
+            if (loop := reference()) is not None and loop.is_closed():
+                self._made.pop(loop, None)
 
 
 _serving: list[asyncio.AbstractEventLoop] = []

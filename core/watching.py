@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hmac import compare_digest
 from socketserver import TCPServer, ThreadingMixIn
 from time import monotonic, time
-from typing import Any
+from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import msgspec
@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import connections
 from prometheus_client import REGISTRY, Gauge, make_wsgi_app
 from prometheus_client.registry import Collector
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from core.metrics import LOOP_LAG, read_pools
 from core.redis_clients import sync_redis
@@ -41,19 +41,25 @@ _asked_of_itself: dict[str, Callable[[], float]] = {}
 _started = False
 
 
+_Word = Annotated[str, msgspec.Meta(max_length=300)]
+_Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+"""Seconds since 1970."""
+_Count = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
 class Announcement(msgspec.Struct, frozen=True):
     """How a process is. `lag_seconds` is the most its event loop was late lately, as far as the histogram's steps say;
     None where it has none."""
 
-    name: str
-    kind: str
-    at: float  # seconds since 1970
-    began_at: float
-    turns: int = 0
-    pools: dict[str, tuple[int, int]] = {}
-    lag_seconds: float | None = None
-    megabytes: int = 0
-    outcomes: dict[str, int] = {}  # of the turns that it has closed
+    name: _Word
+    kind: _Word
+    at: _Moment  # by Redis's clock
+    began_at: _Moment
+    turns: _Count = 0
+    pools: dict[_Word, tuple[_Count, _Count]] = {}
+    lag_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    megabytes: _Count = 0
+    outcomes: dict[_Word, _Count] = {}  # of the turns that it has closed
 
 
 def serve_also(path: str, registry: Callable[[], Collector]) -> None:
@@ -74,19 +80,36 @@ def start_watching(kind: str) -> None:
 
 
 def list_processes() -> list[Announcement]:
-    """Return the processes that were heard of lately, by kind and name. Raises RedisError."""
-    found: Any = sync_redis().hgetall(PROCESSES)
-    known = []
-    for field, value in found.items():
+    """Return the processes that were heard of lately, by kind and name; forget those that are long gone, and what is
+    none of ours. Raises RedisError."""
+    now, known = _redis_time(), []
+    for field, value in _read_announcements().items():
         try:
             one = msgspec.json.decode(value, type=Announcement)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             one = None
-        if one is None or time() - one.at > 60 * SILENT_SECONDS:
+        if one is None or abs(now - one.at) > 60 * SILENT_SECONDS:  # Redis's clock may have been set back
             sync_redis().hdel(PROCESSES, field)
-        elif time() - one.at < SILENT_SECONDS:
+        elif abs(now - one.at) < SILENT_SECONDS:
             known.append(one)
     return sorted(known, key=lambda one: (one.kind, one.name))
+
+
+def _read_announcements() -> dict[bytes, bytes]:
+    try:
+        found: Any = sync_redis().hgetall(PROCESSES)
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        sync_redis().unlink(PROCESSES)
+        return {}
+    return dict(found)
+
+
+def _redis_time() -> float:
+    """Return seconds since 1970. Processes are on machines whose clocks differ."""
+    now: Any = sync_redis().time()
+    return now[0] + now[1] / 1e6
 
 
 # --- For Prometheus --------------------------------------------------------------------------------------------------
@@ -154,7 +177,7 @@ def _announce(kind: str) -> None:
         said = Announcement(
             name=name,
             kind=kind,
-            at=time(),
+            at=0,
             began_at=began_at,
             turns=int(REGISTRY.get_sample_value("tertulia_turns_running") or 0),
             pools=read_pools(),
@@ -163,6 +186,7 @@ def _announce(kind: str) -> None:
             outcomes=_read_outcomes(),
         )
         try:
+            said = msgspec.structs.replace(said, at=_redis_time())
             sync_redis().hset(PROCESSES, name, msgspec.json.encode(said))
         except RedisError:
             pass  # readyz says so

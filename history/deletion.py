@@ -7,6 +7,7 @@ repeated, and may run at the same time as itself.
 import datetime as dt
 import time
 from collections.abc import Sequence
+from itertools import groupby, islice
 from uuid import UUID
 
 from django.db.models import Exists
@@ -111,6 +112,19 @@ def erase_turns(turn_ids: Sequence[UUID], *, of_deleted: Conversation | None = N
             elif not deleted.exists():
                 return
         over.delete()
+
+
+def erase_turns_without_conversation() -> int:
+    """Erase the turns whose conversation is not there, which nobody could ever delete; return of how many conversations
+    there were some. For a history that nobody uses: who imports writes turns first."""
+    found = Turn.objects.order_by("conversation_id").values_list("conversation_id", flat=True).iterator()
+    named, count = (conversation_id for conversation_id, _same in groupby(found)), 0
+    while some := list(islice(named, PAGE_SIZE)):
+        there = set(Conversation.objects.filter(pk__in=some).values_list("pk", flat=True))
+        if gone := [conversation_id for conversation_id in some if conversation_id not in there]:
+            Turn.objects.filter(conversation_id__in=gone).delete()
+            count += len(gone)
+    return count
 
 
 def erase_if_over(conversation: Conversation, *, patience_seconds: float = 0) -> bool:

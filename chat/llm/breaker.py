@@ -168,17 +168,20 @@ def may_be_the_questions(error: ProviderError) -> bool:
 
 
 def parse_open_breakers(answer: Any) -> dict[str, OpenBreaker]:
-    """Return the open breakers of a script's answer: now in milliseconds, then names and entries in turn."""
+    """Return the open breakers of a script's answer: now in milliseconds, then names and entries in turn. What is none
+    of ours is passed over."""
     now, flat = answer[0], answer[1]
     open_breakers = {}
     for name, entry in zip(flat[::2], flat[1::2], strict=True):
-        open_until, times_opened, failed_at, code = entry.decode().split(" ")
-        open_breakers[name.decode()] = OpenBreaker(
-            seconds_left=(int(open_until) - now) / 1000,
-            times_opened=int(times_opened),
-            failed_seconds_ago=(now - int(failed_at)) / 1000,
-            code=code,
-        )
+        with suppress(ValueError, OverflowError):
+            open_until, times_opened, failed_at, code = entry.decode().split(" ")
+            split_breaker_id(name.decode())
+            open_breakers[name.decode()] = OpenBreaker(
+                seconds_left=(int(open_until) - now) / 1000,
+                times_opened=int(times_opened),
+                failed_seconds_ago=(now - int(failed_at)) / 1000,
+                code=code,
+            )
     return open_breakers
 
 

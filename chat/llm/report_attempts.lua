@@ -37,9 +37,11 @@ end
 local function is_unreachable(breaker)
   local probe = redis.call('HGET', probes, string.match(breaker, '^[^:]*'))
   if not probe then return false end
-  local found = cjson.decode(probe)
-  return now / 1000 - found.at < tonumber(probe_valid_seconds)
-    and string.find(' ' .. unreachable_codes .. ' ', ' ' .. found.code .. ' ', 1, true) ~= nil
+  local is_json, found = pcall(cjson.decode, probe)
+  if not is_json or type(found) ~= 'table' then return false end
+  local at, code = found.at, found.code
+  return type(at) == 'number' and type(code) == 'string' and now / 1000 - at < tonumber(probe_valid_seconds)
+    and string.find(' ' .. unreachable_codes .. ' ', ' ' .. code .. ' ', 1, true) ~= nil
 end
 
 -- Returns whether a failure says something new. One that may be the question's does so once for each person.
@@ -88,6 +90,7 @@ for _, report in ipairs(cmsgpack.unpack(reports)) do
   local entry = redis.call('HGET', open_breakers, breaker)
   local open_until, times_opened
   if entry then open_until, times_opened = parse_entry(entry) end
+  if not open_until then entry = false end -- or it is none of ours, and is dropped below
   if verdict == 'success' then
     if entry and (trial ~= '' or (times_opened == 0 and open_until <= now)) then
       redis.call('HDEL', open_breakers, breaker)
@@ -129,6 +132,6 @@ local entries = redis.call('HGETALL', open_breakers)
 for i = 1, #entries, 2 do
   local open_until, times_opened = parse_entry(entries[i + 1])
   local kept_ms = times_opened == 0 and 0 or forget_after_ms
-  if open_until + kept_ms < now then redis.call('HDEL', open_breakers, entries[i]) end
+  if not open_until or open_until + kept_ms < now then redis.call('HDEL', open_breakers, entries[i]) end
 end
 return {now, redis.call('HGETALL', open_breakers), opened}

@@ -181,6 +181,8 @@ class Runner:
                 for turn_id, entry, request_id in await self._list_without_runner(entries):
                     if self._has_room.is_set():
                         await self._start(turn_id, entry, request_id)
+                    elif turn_id not in self._tasks:
+                        await self._give_back(entry)
 
     async def _list_without_runner(self, entries: Iterable[Any]) -> list[tuple[UUID, bytes, str]]:
         """Return turns, entries and requests of those that no other runner has."""
@@ -297,6 +299,7 @@ class Runner:
                 break
             if await self._is_stopped_within(SUSPECT_SECONDS):
                 await drop_lease(self._redis, turn_id, holder)
+                await self._give_back(entry)
                 return False
         self._suspects[turn_id] = monotonic()
         try:

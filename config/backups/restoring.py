@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO, cast
 
 from django.conf import settings
@@ -35,14 +36,19 @@ from config.backups.taking import Say, secret_key_mark
 from config.database_routers import HISTORY
 from config.embedded.addresses import remove_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
-from core.half_restored import is_half_restored, mark_half_restored, mark_restored
+from core.half_restored import is_half_restored, mark_half_restored, mark_restored, require_own_restore
 from core.redis_clients import sync_redis
+from core.watching import SILENT_SECONDS, list_processes
 from history.copying import list_stored_models
+from history.deletion import erase_turns_without_conversation
 
 LEAP = 1_000_000
 """Ids that are left out: those that were given out after the backup are known elsewhere, as at Stripe, in the addresses
 of mails, or in a history that was read later, and must not become somebody else's."""
 SCANNED_AT_ONCE = 1_000
+PATIENCE_SECONDS = SILENT_SECONDS + 5
+WAIT_SECONDS = 5.0
+"""Between two looks at whether a process still runs."""
 
 
 def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say: Say) -> None:
@@ -51,18 +57,22 @@ def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say
     say(f"The backup is whole: made at {header.made_at:%Y-%m-%d %H:%M:%S} UTC by release {header.release}.")
     _check_stores(header)
     check_release(header)
-    with _stopped_site():
+    with _stopped_site(say):
         if not replace and not is_half_restored() and (there := _find_anything()):
             raise BackupError(f"There is something already ({there}): --replace throws it away.")
-        mark_half_restored()
+        word = mark_half_restored()
         _migrate()
         _check_tables(header)
+        require_own_restore(word)
         _empty(header)
         left_out = _load(file, identities, header, say)
         _compare(header, manifest)
+        strays = erase_turns_without_conversation()
         _forget_redis()
-        mark_restored()
+        mark_restored(word)
     say(f"Restored, read back and compared: {sum(map(len, manifest.tables.values()))} tables, {manifest.files} files.")
+    if strays:
+        say(f"Conversations that were deleted while the backup was made, and of which it has turns: {strays}, erased.")
     say("Now run “manage.py prepare”, and start the site.")
     if left_out:
         say(f"Files that no row names were left out: {left_out}.")
@@ -164,7 +174,7 @@ def _compare(header: Header, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _stopped_site() -> Iterator[None]:
+def _stopped_site(say: Say) -> Iterator[None]:
     """Keep `manage.py serve` from starting meanwhile. Raises BackupError while a site runs."""
     try:
         lock = lock_data_dir(settings.DATA_DIR)
@@ -174,6 +184,7 @@ def _stopped_site() -> Iterator[None]:
         remove_addresses(os.environ, settings.DATA_DIR)  # a site that was killed leaves them behind
         if _has_own_redis():
             _check_no_runner()
+            _await_silence(say)
         yield
     finally:
         os.close(lock)
@@ -190,6 +201,18 @@ def _check_no_runner() -> None:
     except NoRunner:
         return
     raise BackupError("A runner of the site is alive: stop every process of the site first, on every machine.")
+
+
+def _await_silence(say: Say) -> None:
+    """Wait until nothing is heard of any process. Those that have ended were heard of a moment ago; one that serves
+    people, or repairs what is half there, would write into what is restored."""
+    deadline = monotonic() + PATIENCE_SECONDS
+    while alive := list_processes():
+        if monotonic() > deadline:
+            names = ", ".join(f"{one.kind} {one.name}" for one in alive)
+            raise BackupError(f"The site runs ({names}): stop every process of it first, on every machine.")
+        say(f"Waiting until nothing is heard of the site any more ({len(alive)} processes).")
+        sleep(WAIT_SECONDS)
 
 
 def _forget_redis() -> None:

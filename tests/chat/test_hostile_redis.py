@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from accounts.models import User
 from billing import metering
+from chat.llm.breaker import OPEN_BREAKERS, PROBES, Breakers, Report
 from chat.turns import leases, log, sweeping
 from chat.turns.leases import Taken, take_lease
 from chat.turns.log import Entry, EntryKind, encode_entries, encode_entry
@@ -127,6 +128,23 @@ async def test_who_claimed_a_turn_and_slept_does_not_empty_the_log_of_its_end(re
     assert await redis.xlen(log.log_key(turn.pk)) == 1
     assert not await redis.exists(leases.lease_key(turn.pk))
     await in_thread(metering.release, turn.pk)
+
+
+async def test_a_breaker_that_nobody_of_ours_opened_keeps_none_from_opening(redis: Redis):
+    ours, one = Breakers(), "openai:0a0b0c0d:llama3:8b"
+    rubbish = {"x": "y", one: "rubbish", b"\xff:\xff:\xff": "1 1 1 timeout", "a:b:c": f"{'9' * 400} 1 1 timeout"}
+    await redis.hset(OPEN_BREAKERS, mapping=rubbish)
+    await redis.hset(PROBES, "openai", "[")
+    await ours.refresh()
+    assert ours.find_open(one) is None
+    assert await ours.claim_trial(one, timeout_seconds=1) == "", "it is closed"
+    for asker in ("ana", "bo"):
+        ours.report(Report(one, "unusable", "permission", asker=asker))
+        await ours.flush()
+    found = ours.find_open(one)
+    assert found is not None
+    assert (found.code, found.times_opened) == ("permission", 1)
+    assert {b"x"} & {*await redis.hkeys(OPEN_BREAKERS)} == set()
 
 
 async def test_notes_of_requests_that_nobody_can_read_are_passed_over(redis: Redis):

@@ -487,6 +487,25 @@ async def test_a_turn_that_waits_for_another_has_a_lease_and_is_stopped_at_once(
         assert (await closed(other)).status == "stopped"
 
 
+async def test_a_turn_that_waits_for_another_is_given_back_when_its_runner_stops(
+    redis: Redis, carla: User, die: Die, monkeypatch: pytest.MonkeyPatch, settings: Settings
+):
+    """The next runner that looks may have it: nobody needs to wait until the entry is old again."""
+    settings.DRAIN_SECONDS = 0.1
+    monkeypatch.setattr(runner_module, "SUSPECT_SECONDS", 0.05)
+    turns = await silent_suspects(carla, die)
+
+    async def is_one_waiting() -> bool:
+        holders = await leases.find_holders(redis, [turn.pk for turn in turns])
+        return await generations(turns) == [1, 2] and len(holders) == 2
+
+    async with running():
+        await eventually(is_one_waiting)
+        monkeypatch.setattr(leases, "LEASE_MS", 60_000)
+    pending = await redis.xpending_range(QUEUE, GROUP, "-", "+", 10)
+    assert [entry["time_since_delivered"] >= 60_000 for entry in pending] == [True, True]
+
+
 async def test_a_turn_whose_runner_lives_is_left_alone(redis: Redis, carla: User, die: Die):
     turn = await die(await aask(carla, "say:hola"))
     await redis.set(leases.lease_key(turn.pk), "alive:1")

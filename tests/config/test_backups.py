@@ -1,5 +1,6 @@
 """Backups: what is taken while people chat is restored to the last byte; what is no whole backup is refused."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -7,12 +8,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyrage
 import pytest
 from asgiref.sync import async_to_sync
@@ -36,7 +39,8 @@ from core import caching, half_restored
 from core.preparation import mark_prepared
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
-from history.models import Turn
+from core.watching import PROCESSES, Announcement
+from history.models import Conversation, Turn
 from history.progress import Outcome
 from tests.chat.asking import ask, finished, is_held, record_of, saved
 from tests.chat.attaching import attached, data_of, stored_names
@@ -184,6 +188,9 @@ async def test_a_backup_that_is_taken_while_people_chat_is_restored_to_the_last_
         with pytest.raises(SystemExit, match="half restored"):
             refuse_unprepared()
         monkeypatch.setattr(restoring, "_load_database", load)
+        with monkeypatch.context() as patch, pytest.raises(CommandError, match="No space left.* Run this again"):
+            patch.setattr(restoring, "_load_file", no_space)
+            restored(file, key)
         said = restored(file, key)
 
         assert "Restored, read back and compared" in said
@@ -226,6 +233,10 @@ async def test_a_backup_that_is_taken_while_people_chat_is_restored_to_the_last_
         assert not spending.list_unbalanced_days().exists()
 
     await in_thread(look)
+
+
+def no_space(*_arguments: Any) -> bool:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def dying(alias: str, database: Any, parts: Iterator[Any], say: Any) -> tuple[Any, ...]:
@@ -300,6 +311,12 @@ def test_a_backup_that_is_not_whole_or_not_for_this_site_is_refused_before_anyth
         patch.setattr(databases, "vendor_of", lambda _alias: "mongodb")
         assert "to the same kind" in refusal(whole)
 
+    monkeypatch.setattr(restoring, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(restoring, "WAIT_SECONDS", 0.1)
+    said = Announcement(name="there-7", kind="web", at=time.time(), began_at=time.time())
+    sync_redis().hset(PROCESSES, "there-7", msgspec.json.encode(said))
+    assert "The site runs (web there-7)" in refusal(whole)
+    sync_redis().delete(PROCESSES)
     async_to_sync(announce)()
     assert "stop every process" in refusal(whole)
     assert rows() == before
@@ -310,6 +327,36 @@ async def announce() -> None:
     client = async_redis()
     await announce_runner(client, "alive")
     await close_async_redis()
+
+
+def test_of_a_conversation_that_was_deleted_between_two_reads_nothing_comes_back(
+    carla: User, back_up: Callable[[], Path], key: Path
+) -> None:
+    """MongoDB's turns are read before its conversations: such turns nobody could ever delete."""
+    kept, gone = finished(carla), finished(carla)
+    Conversation.objects.filter(pk=gone.conversation_id).delete()
+    assert Turn.objects.filter(pk=gone.pk).exists()
+    said = restored(back_up(), key, replace=True)
+    assert "of which it has turns: 1, erased" in said
+    assert {*Turn.objects.values_list("pk", flat=True)} == {kept.pk}
+
+
+def test_of_two_restores_at_once_the_first_goes_no_further(
+    carla: User, back_up: Callable[[], Path], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From two machines, each with a DATA_DIR of its own: the other one may have ended before this one empties all."""
+    file, before = back_up(), User.objects.count()
+    with monkeypatch.context() as patch, pytest.raises(CommandError, match="Another restore"):
+        patch.setattr(restoring, "_check_tables", lambda _header: half_restored.mark_half_restored())
+        restored(file, key, replace=True)
+    assert User.objects.count() == before
+    assert half_restored.is_half_restored()
+    with monkeypatch.context() as patch, pytest.raises(CommandError, match="Another restore"):
+        patch.setattr(restoring, "_forget_redis", lambda: half_restored.mark_half_restored())
+        restored(file, key, replace=True)
+    assert half_restored.is_half_restored(), "the other one has not ended"
+    restored(file, key)
+    assert not half_restored.is_half_restored()
 
 
 def test_ordinary_tools_open_a_backup_which_has_no_secrets(
@@ -340,7 +387,9 @@ def test_ordinary_tools_open_a_backup_which_has_no_secrets(
         assert gzip.decompress(opened)
 
 
-def test_what_cannot_be_written_leaves_no_backup(back_up: Callable[[], Path], key: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_leaves_no_backup(
+    back_up: Callable[[], Path], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = back_up()
     with pytest.raises(CommandError, match="there already"):
         call_command("backup", str(file))
@@ -351,7 +400,34 @@ def test_what_cannot_be_written_leaves_no_backup(back_up: Callable[[], Path], ke
     if os.access("/dev/full", os.W_OK):
         with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb", buffering=0) as full:
             taking.take_backup(full, keys.read_recipients([public(key)]), str)
+        with pytest.raises(CommandError, match="No space left"), Path("/dev/full").open("wb", buffering=0) as full:
+            monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full))
+            call_command("backup", "-")
+        monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "attachments") == [file.name]
+
+
+def test_a_backup_writes_over_no_other(back_up: Callable[[], Path], key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that are begun at once to the same file, such as by a timer and by hand: the second is refused."""
+    write_tables, refused = taking._write_tables, []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not refused:
+            refused.append("")
+            with pytest.raises(CommandError, match="another backup is under way") as raised:
+                back_up()
+            refused.append(str(raised.value))
+        return write_tables(*arguments)
+
+    monkeypatch.setattr(taking, "_write_tables", meanwhile)
+    file = back_up()
+    assert len(refused) == 2
+    call_command("backup", str(file), verify=True, key=key, stdout=io.StringIO())
+    left = file.with_name(f"{file.name}.unfinished")
+    file.unlink()
+    left.write_bytes(b"half of one, whose writer was killed" * 10_000)
+    call_command("backup", str(back_up()), verify=True, key=key, stdout=io.StringIO())
+    assert not left.exists()
 
 
 def public(key: Path) -> str:

@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from bench.websocket import Opcode, encode_frame, new_key
 from config import connections
-from config.connections import ClientConnection, ClientSocket
+from config.connections import ClientConnection, ClientSocket, WebServer
 from config.management.commands.run_web import allow_open_files
 from tests.chat.asking import until
 
@@ -122,7 +122,7 @@ async def serving() -> AsyncIterator[Client]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Client(listener.getsockname()[1])
         options: dict[str, Any] = {"http": ClientConnection, "ws": ClientSocket, "lifespan": "off", "log_config": None}
-        server = uvicorn.Server(uvicorn.Config(client.app, timeout_graceful_shutdown=5, **options))
+        server = WebServer(uvicorn.Config(client.app, timeout_graceful_shutdown=5, **options))
         client.server = server
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
@@ -468,6 +468,23 @@ def test_a_process_may_open_as_many_files_as_it_needs(monkeypatch: pytest.Monkey
 
 
 # --- The end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_who_came_before_the_port_is_closed_is_answered(client: Client):
+    """The system has accepted them and kept what they sent, and the server has not seen them yet."""
+    waiting = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(30)]
+    for one in waiting:
+        one.sendall(GET)
+    ending = asyncio.create_task(client.server.shutdown())
+    await asyncio.sleep(0)
+    statuses = []
+    for one in waiting:
+        one.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=one)
+        statuses.append(await status_in(reader))
+        writer.close()
+    await ending
+    assert statuses == [200] * 30
 
 
 async def test_a_process_that_ends_finishes_what_it_has_begun_to_answer_and_what_is_just_sent(

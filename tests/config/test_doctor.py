@@ -197,8 +197,7 @@ def migrate_later(place: Place) -> None:
 
 
 def break_restore(place: Place) -> None:
-    place.undo.callback(half_restored.mark_restored)
-    half_restored.mark_half_restored()
+    place.undo.callback(half_restored.mark_restored, half_restored.mark_half_restored())
 
 
 def open_folder(place: Place) -> None:

@@ -201,8 +201,13 @@ def test_the_first_run_names_the_next_port_when_one_is_taken(tmp_path: Path):
 
 
 def test_the_web_process_believes_no_proxy_but_those_of_the_settings(monkeypatch: pytest.MonkeyPatch):
-    started: list[dict[str, Any]] = []
+    started: list[Any] = []
     monkeypatch.setattr(run_web, "check_prepared", lambda: None)
-    monkeypatch.setattr(run_web.uvicorn, "run", lambda _app, **options: started.append(options))
+
+    def run(server: run_web.WebServer) -> None:
+        started.append(server.config)
+        server.started = True
+
+    monkeypatch.setattr(run_web.WebServer, "run", run)
     call_command("run_web")
-    assert started[0]["proxy_headers"] is False
+    assert started[0].proxy_headers is False

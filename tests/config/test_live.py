@@ -1,6 +1,7 @@
 """The figures of the whole site: as Prometheus gets them at `/site`, and as operators see them."""
 
 import datetime as dt
+import json
 import time
 from uuid import uuid4
 
@@ -15,12 +16,14 @@ from accounts.models import User
 from billing import metering, reconciliation
 from billing.metering import Usage
 from billing.models import GatewayEvent, Reservation, UsagePeriod
+from chat.llm.breaker import FIVE_MINUTE_COUNTERS, FIVE_MINUTES_MS, OPEN_BREAKERS, PROBES
 from chat.turns.queue import GROUP, QUEUE
 from config import site_figures
 from config.site_figures import SiteFigures, read_site, site_registry
+from core import watching
 from core.caching import forget_everything
 from core.redis_clients import sync_redis
-from core.watching import PROCESSES, Announcement
+from core.watching import PROCESSES, Announcement, list_processes
 
 pytestmark = [pytest.mark.stores, pytest.mark.django_db(transaction=True, databases=["default", "history"])]
 
@@ -110,6 +113,53 @@ def test_operators_see_what_happens_and_htmx_gets_the_part_that_changes(olga: Us
     assert "here-1" in part
     assert 'hx-trigger="every 5s"' in shown
     assert "hx-" not in client.get("/admin/live/?still=1").content.decode()
+
+
+def test_what_nobody_of_ours_has_written_hides_no_figures(olga: User, catalog: None):
+    redis, deep, now_ms = sync_redis(), b'{"at":' + b"[" * 100_000, round(time.time() * 1000)
+    wrong = {"at": 1e300, "began_at": 1e300, "turns": 10**400, "megabytes": -(10**30), "pools": {"x": [10**40, 1]}}
+    for field, value in wrong.items():
+        said = {"name": field, "kind": "runner", "at": time.time(), "began_at": 0, field: value}
+        redis.hset(PROCESSES, field, json.dumps(said))
+    redis.hset(PROCESSES, mapping={b"\xff": b"\xff", "deep": deep})
+    redis.hset(OPEN_BREAKERS, mapping={"x": "y", "a:b:c": "1e9 1 1 x", b"\xff": b"\xff"})
+    redis.hset(PROBES, mapping={"scripted": "{", "deep": deep, b"\xff": "{}", "late": '{"code": "", "at": 1e300}'})
+    counted = {"x": "y", b"\xff": "1", "ok|scripted|scripted": "1e9", "first:99999|scripted|scripted": "1"}
+    redis.hset(f"{FIVE_MINUTE_COUNTERS}{now_ms // FIVE_MINUTES_MS}", mapping=counted)
+    redis.set(reconciliation.PROVED, deep)
+    announce()
+    client = Client(HTTP_ACCEPT_LANGUAGE="en")
+    client.force_login(olga)
+    for address in ("/admin/live/", "/status/", "/admin/chat/languagemodel/health/"):
+        forget_everything()
+        assert client.get(address).status_code == 200, address
+    assert now().get("processes_alive", "runner") == 1
+    assert redis.hkeys(PROCESSES) == [b"here-1"]
+    redis.delete(PROCESSES)
+    redis.set(PROCESSES, "no hash")
+    assert list_processes() == []
+    announce()
+    assert [one.name for one in list_processes()] == ["here-1"]
+
+
+def test_a_process_whose_clock_is_wrong_is_seen_for_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch):
+    hour = 3_600
+    monkeypatch.setattr(watching, "time", lambda: time.time() + hour)  # as on another machine
+    monkeypatch.setattr(watching.threading.Event, "wait", end_of_thread)
+    with pytest.raises(EndOfThread):
+        watching._announce("web")
+    monkeypatch.undo()
+    assert [one.kind for one in list_processes()] == ["web"]
+    announce(name="dead-1", at=time.time() + 60)  # of before Redis's clock was set back
+    assert [one.kind for one in list_processes()] == ["web"]
+
+
+class EndOfThread(Exception):
+    pass
+
+
+def end_of_thread(*_arguments: object) -> None:
+    raise EndOfThread
 
 
 def test_others_do_not(olga: User, ana: User):

@@ -1,6 +1,8 @@
 """One object a loop."""
 
 import asyncio
+import gc
+import weakref
 
 from core.loops import PerLoop
 
@@ -16,6 +18,25 @@ def test_each_loop_has_its_own_and_keeps_it():
     assert first[0] is first[1]
     assert second[0] is second[1]
     assert first[0] is not second[0]
+
+
+def test_what_refers_to_its_loop_does_not_keep_it_for_ever():
+    """A worker has a loop for each task."""
+
+    class Held:
+        def __init__(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+    objects: PerLoop[Held] = PerLoop(Held)
+    held: list[weakref.ref[Held]] = []
+
+    async def ask() -> None:
+        held.append(weakref.ref(objects.get()))
+
+    for _ in range(5):
+        asyncio.run(ask())
+    gc.collect()
+    assert [reference() is not None for reference in held] == [False, False, False, False, True]
 
 
 async def test_what_was_taken_out_is_made_anew():

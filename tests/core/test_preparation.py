@@ -69,9 +69,9 @@ def test_a_run_that_did_not_come_to_its_end_is_refused():
 
 
 def test_half_of_a_backup_is_refused():
-    mark_half_restored()
+    word = mark_half_restored()
     assert refusal().startswith("The databases are half restored")
-    mark_restored()
+    mark_restored(word)
     check_prepared()
 
 
@@ -102,7 +102,7 @@ def test_a_database_that_is_away_stops_no_process(monkeypatch: pytest.MonkeyPatc
 def test_every_process_asks_before_it_begins(
     begin: Callable[[], object], error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run_web.uvicorn, "run", lambda *_args, **_options: None)
+    monkeypatch.setattr(run_web.WebServer, "run", lambda _server: None)
     recorder("default").record_unapplied("billing", "0017_batches")
     with pytest.raises(error, match="billing.0017_batches"):
         begin()

@@ -10,8 +10,9 @@ Answers are counted by the breakers' reports (chat/llm/breaker.py), probes here.
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from django.utils import timezone
@@ -40,6 +41,8 @@ HOURS_SHOWN = 24
 RECENT_SLOTS = 3  # of five minutes
 STEPS_PER_OCTAVE = 4
 """A median is right within a tenth."""
+MAX_STEP = 200
+"""Beyond this nothing was measured: 2**50 milliseconds, or tokens a second."""
 MIN_SPEED_TOKENS, MIN_SPEED_SECONDS = 20, 0.2
 """A shorter answer has no speed."""
 PROVIDER_FAULT_CODES = FAILURE_CODES | OPERATOR_CODES
@@ -67,9 +70,9 @@ class Tally:
             case "failed":
                 self.failed[detail] += number
             case "first":
-                self.first[int(detail)] += number
+                self.first[_read_step(detail)] += number
             case "speed":
-                self.speed[int(detail)] += number
+                self.speed[_read_step(detail)] += number
             case "up":
                 self.up += number
             case "down":
@@ -104,7 +107,7 @@ class Probe(msgspec.Struct, frozen=True):
     """
 
     code: str
-    at: float
+    at: Annotated[float, msgspec.Meta(ge=0, le=1e11)]
     keys: dict[str, str] = {}
 
     @property
@@ -172,7 +175,7 @@ def read_counts() -> Counts:
     return Counts(
         hours=dict(zip(hours, answers[:HOURS_SHOWN], strict=True)),
         slots=answers[HOURS_SHOWN:-2],
-        probes={key.decode(): msgspec.json.decode(value, type=Probe) for key, value in answers[-2].items()},
+        probes=_parse_probes(answers[-2]),
         open_breakers=_parse_breakers(now, answers[-1]),
         now_ms=now,
     )
@@ -185,13 +188,14 @@ def read_open_breakers() -> dict[BreakerKey, OpenBreaker]:
 
 
 def tally_of(hashes: Iterable[Mapping[bytes, bytes]], provider: str, model: str = "") -> Tally:
-    """Return what was counted of the provider, or of one of its models."""
+    """Return what was counted of the provider, or of one of its models. What is none of ours is passed over."""
     tally = Tally()
     for counts in hashes:
         for name, number in counts.items():
-            what, counted_provider, counted_model = name.decode().split("|", 2)
-            if counted_provider == provider and (not model or counted_model == model):
-                tally.add(what, int(number))
+            with suppress(ValueError):
+                what, counted_provider, counted_model = name.decode().split("|", 2)
+                if counted_provider == provider and (not model or counted_model == model):
+                    tally.add(what, int(number))
     return tally
 
 
@@ -202,6 +206,21 @@ def now_ms() -> int:
 def _parse_breakers(now: int, entries: Mapping[bytes, bytes]) -> dict[BreakerKey, OpenBreaker]:
     flat = [part for entry in entries.items() for part in entry]
     return {split_breaker_id(breaker): opened for breaker, opened in parse_open_breakers((now, flat)).items()}
+
+
+def _parse_probes(found: Mapping[bytes, bytes]) -> dict[str, Probe]:
+    probes = {}
+    for provider, value in found.items():
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            probes[provider.decode()] = msgspec.json.decode(value, type=Probe)
+    return probes
+
+
+def _read_step(detail: str) -> int:
+    step = int(detail)
+    if abs(step) > MAX_STEP:
+        raise ValueError
+    return step
 
 
 def _step(value: float) -> int:

@@ -1,10 +1,13 @@
 """`manage.py backup`: writes a backup of the whole site, or looks whether one is whole (docs/backups.md)."""
 
+import fcntl
 import os
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -43,8 +46,7 @@ class Command(BaseCommand):
             elif verify:
                 self._verify(Path(file), key)
             elif file == "-":
-                self._write(sys.stdout.buffer, options["verbosity"])
-                sys.stdout.buffer.flush()
+                self._write_out(options["verbosity"])
                 note_backup()
             else:
                 self._write_file(Path(file), options["verbosity"])
@@ -73,21 +75,27 @@ class Command(BaseCommand):
             f"The backup is whole: made at {header.made_at:%Y-%m-%d %H:%M:%S} UTC, release {header.release}."
         )
 
+    def _write_out(self, verbosity: int) -> None:
+        try:
+            self._write(sys.stdout.buffer, verbosity)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more as it ends
+            raise CommandError(f"The backup cannot be written: {error.strerror or error}.") from None
+
     def _write_file(self, file: Path, verbosity: int) -> None:
         """Write under another name until all is there: what has the name of a backup is one."""
         unfinished = file.with_name(f"{file.name}.unfinished")
-        if file.exists():
-            raise CommandError(f"{file} is there already.")
         try:
-            with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as target:
+            with _alone(unfinished) as target:
+                if file.exists():
+                    raise CommandError(f"{file} is there already.")
                 self._write(target, verbosity)
                 target.flush()
                 os.fsync(target.fileno())
-            unfinished.rename(file)
+                unfinished.rename(file)
         except OSError as error:
             raise CommandError(f"{file} cannot be written: {error.strerror or error}.") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
         self.stdout.write(f"{file}: {file.stat().st_size:,} bytes.")
 
     def _write(self, target: Any, verbosity: int) -> None:
@@ -96,3 +104,30 @@ class Command(BaseCommand):
 
     def _say(self, line: str) -> None:
         self.stderr.write(line)
+
+
+@contextmanager
+def _alone(unfinished: Path) -> Iterator[BinaryIO]:
+    """Open a file that nobody else writes meanwhile; it is gone at the end, unless it has another name by then. What is
+    there was left by somebody who died."""
+    with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as target:
+        if not _locks(target, unfinished):
+            raise CommandError(f"{unfinished} is being written: another backup is under way.")
+        try:
+            target.truncate()
+            yield target
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _locks(target: BinaryIO, unfinished: Path) -> bool:
+    """Lock the file that was opened; return False where another has it, or has just ended with it."""
+    with suppress(OSError):  # not every kind of file system has locks
+        try:
+            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    try:
+        return os.path.samestat(os.fstat(target.fileno()), unfinished.stat())
+    except FileNotFoundError:
+        return False

@@ -34,7 +34,7 @@ class Command(BaseCommand):
             restore(file, read_identities(key), replace=replace, say=self.stdout.write)
         except (BackupError, StoreUnreachableError) as error:
             raise CommandError(str(error)) from None
-        except (DatabaseError, PsycopgError, PyMongoError, RedisError) as error:
+        except (DatabaseError, PsycopgError, PyMongoError, RedisError, OSError) as error:
             raise CommandError(
                 f"A store refused or did not answer ({type(error).__name__}: {error}). Run this again: it begins anew."
             ) from error

@@ -2,14 +2,17 @@
 
 import os
 import resource
+import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from uvicorn.main import STARTUP_FAILURE
 
-from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket
+from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket, WebServer
 from core.preparation import NotPrepared, check_prepared
 
 FILES_BESIDE = 500
@@ -33,7 +36,7 @@ class Command(BaseCommand):
         except NotPrepared as error:
             raise CommandError(str(error)) from None
         allow_open_files(MAX_CONNECTIONS + FILES_BESIDE)
-        uvicorn.run(
+        config = uvicorn.Config(
             "config.asgi:application",
             host=options["host"],
             port=options["port"],
@@ -47,6 +50,11 @@ class Command(BaseCommand):
             access_log=False,
             log_config=None,  # as in settings.py
         )
+        server = WebServer(config)
+        with suppress(KeyboardInterrupt):
+            server.run()
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
 
 
 def allow_open_files(wanted: int) -> None:
