@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -72,8 +73,28 @@ def test_containers_run_what_the_units_run(composed: dict[str, Any]) -> None:
 def test_nginx_finds_web_containers_where_compose_puts_them(composed: dict[str, Any]) -> None:
     servers = re.findall(r"^server ([\d.]+):8000", (DEPLOY / "upstreams/compose.conf").read_text(), re.MULTILINE)
     assert servers == [composed["services"][web]["networks"]["inside"]["ipv4_address"] for web in ("web1", "web2")]
-    assert composed["configs"]["name"]["content"] == "server_name chat.example.com;\n"
     assert run("nginx", "-v").stderr if shutil.which("nginx") else True
+
+
+def test_compose_writes_nothing_into_a_container_that_is_read_only(composed: dict[str, Any]) -> None:
+    """It refuses to, when it starts it: "`file` is the sole supported option" (docker/compose, pull request 12531)."""
+    for kind in ("configs", "secrets"):
+        written = {name for name, one in composed.get(kind, {}).items() if "file" not in one}
+        given = {
+            name: {one["source"] for one in service.get(kind, ())} for name, service in composed["services"].items()
+        }
+        assert {name: sources & written for name, sources in given.items() if sources & written} == {}
+
+
+def test_nginx_is_told_the_name_where_its_container_may_write(composed: dict[str, Any]) -> None:
+    """As its image does it: each template of /etc/nginx/templates becomes a file of NGINX_ENVSUBST_OUTPUT_DIR."""
+    nginx = composed["services"]["nginx"]
+    mounted = {one["target"]: Path(one["source"]) for one in nginx["volumes"] if one["type"] == "bind"}
+    assert nginx["environment"]["NGINX_ENVSUBST_OUTPUT_DIR"] in nginx["tmpfs"]
+    template = mounted["/etc/nginx/templates/name.conf.template"].read_text()
+    assert Template(template).substitute(nginx["environment"]) == "server_name chat.example.com;\n"
+    included = f"include {nginx['environment']['NGINX_ENVSUBST_OUTPUT_DIR']}/name.conf;"
+    assert included in mounted["/etc/nginx/site/name.conf"].read_text().splitlines()
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
