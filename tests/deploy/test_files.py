@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -95,6 +96,38 @@ def test_nginx_is_told_the_name_where_its_container_may_write(composed: dict[str
     assert Template(template).substitute(nginx["environment"]) == "server_name chat.example.com;\n"
     included = f"include {nginx['environment']['NGINX_ENVSUBST_OUTPUT_DIR']}/name.conf;"
     assert included in mounted["/etc/nginx/site/name.conf"].read_text().splitlines()
+
+
+def network_of_nginx(address: str) -> str:
+    """Return what nginx.conf counts as one network."""
+    _, _, found = (DEPLOY / "nginx/nginx.conf").read_text().partition("map $remote_addr $network {")
+    for pattern in re.findall(r'^ +"~(.*)" \$half;$', found.partition("}")[0], re.MULTILINE):
+        if match := re.match(pattern.replace("(?<", "(?P<"), address):
+            return match["half"]
+    return address
+
+
+@pytest.mark.parametrize(
+    "prefix", ["2a01:4f8:c17:abcd", "2001:db8:1:0", "2001:db8:0:1", "2001:db8:0:0", "2001:0:0:0", "2a0e:0:0:7"]
+)
+def test_nginx_counts_a_network_of_ipv6_as_one(prefix: str) -> None:
+    """But for those in which the longest run of zeros is now before the 65th bit and now behind it: they are two."""
+    hosts = (
+        "0:0:0:1",
+        "0:0:7:1",
+        "7:0:0:1",
+        "a:b:c:d",
+        "0:b:c:d",
+        "a:0:0:0",
+        *(f"{one:x}:1:1:1" for one in range(1, 99)),
+    )
+    addresses = {str(IPv6Address(f"{prefix}:{host}")) for host in hosts}
+    assert len({network_of_nginx(address) for address in addresses}) <= 2
+    assert {network_of_nginx(address) for address in ("192.0.2.1", "192.0.2.2", "::1")} == {
+        "192.0.2.1",
+        "192.0.2.2",
+        "::1",
+    }
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
