@@ -62,6 +62,7 @@ from history.models import Turn
 
 logger = logging.getLogger(__name__)
 
+STORES_AWAY = (RedisError, OperationalError)
 MAX_WATCHED_TURNS = 32
 """Turns one page follows at once."""
 MAX_BAD_COMMANDS = 20
@@ -114,7 +115,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.accept()  # a page does not learn why a handshake was refused
             await self.close(SHUT_OUT)
             raise StopConsumer from None
-        except (RedisError, OperationalError) as error:
+        except STORES_AWAY as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))
             return
@@ -190,6 +191,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
+        except STORES_AWAY as error:
+            logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+            await self.reject(turn_id, Unavailable(retry_after=5))
         except ClientDisconnected:  # a question that is opened stays so: who comes back with it finds its turn
             raise
         except Exception:
@@ -302,7 +306,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if self.watching.get(turn_id) is task:
             del self.watching[turn_id]
         if error := _find_failure(task):
-            logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
+            if isinstance(error, STORES_AWAY):
+                logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+            else:
+                logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
             self.run_in_background(self.hang_up(OUR_ERROR))  # the page connects again, and goes on where it was
 
     async def send_end(self, turn_id: UUID) -> None:
