@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from time import sleep
 from typing import IO, cast
 
 from django.conf import settings
@@ -37,12 +38,14 @@ from config.embedded.addresses import remove_addresses
 from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
 from core.half_restored import is_half_restored, mark_half_restored, mark_restored
 from core.redis_clients import sync_redis
+from core.watching import list_processes
 from history.copying import list_stored_models
 
 LEAP = 1_000_000
 """Ids that are left out: those that were given out after the backup are known elsewhere, as at Stripe, in the addresses
 of mails, or in a history that was read later, and must not become somebody else's."""
 SCANNED_AT_ONCE = 1_000
+ASKED_AGAIN_SECONDS = 0.5
 
 
 def restore(file: Path, identities: list[x25519.Identity], *, replace: bool, say: Say) -> None:
@@ -174,6 +177,7 @@ def _stopped_site() -> Iterator[None]:
         remove_addresses(os.environ, settings.DATA_DIR)  # a site that was killed leaves them behind
         if _has_own_redis():
             _check_no_runner()
+            _check_no_process()
         yield
     finally:
         os.close(lock)
@@ -190,6 +194,23 @@ def _check_no_runner() -> None:
     except NoRunner:
         return
     raise BackupError("A runner of the site is alive: stop every process of the site first, on every machine.")
+
+
+def _check_no_process() -> None:
+    """Raise BackupError where a process says how it is. What one has said last, that has just ended, is there for a
+    while: it is waited for whether it says more."""
+    heard = _heard_at()
+    while heard:
+        sleep(ASKED_AGAIN_SECONDS)
+        before, heard = heard, _heard_at()
+        if spoken := sorted(name for name, at in heard.items() if at != before.get(name)):
+            raise BackupError(
+                f"The process {spoken[0]} of the site is alive: stop every process of the site first, on every machine."
+            )
+
+
+def _heard_at() -> dict[str, float]:
+    return {f"{one.kind} {one.name}": one.at for one in list_processes()}
 
 
 def _forget_redis() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyrage
 import pytest
 from asgiref.sync import async_to_sync
@@ -36,6 +37,7 @@ from core import caching, half_restored
 from core.preparation import mark_prepared
 from core.redis_clients import async_redis, close_async_redis, sync_redis
 from core.threads import in_thread
+from core.watching import Announcement
 from history.models import Turn
 from history.progress import Outcome
 from tests.chat.asking import ask, finished, is_held, record_of, saved
@@ -310,6 +312,23 @@ async def announce() -> None:
     client = async_redis()
     await announce_runner(client, "alive")
     await close_async_redis()
+
+
+@pytest.mark.parametrize("kind", ["web", "worker", "beat"])
+def test_nothing_is_restored_under_a_process_that_runs(
+    kind: str, back_up: Callable[[], Path], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has ended is waited for: what it said last is there for a while."""
+    file = back_up()
+    monkeypatch.setattr(restoring, "ASKED_AGAIN_SECONDS", 0)
+    said = Announcement(f"{kind}-1", kind, at=time.time(), began_at=0)
+    words = iter([[said], [said], [msgspec.structs.replace(said, at=said.at + 5)]])
+    monkeypatch.setattr(restoring, "list_processes", lambda: next(words))
+    with pytest.raises(CommandError, match=f"{kind} {kind}-1 of the site is alive: stop every process"):
+        call_command("restore", str(file), key=key, replace=True)
+    assert not half_restored.is_half_restored()
+    words = iter([[said], [said], []])
+    call_command("restore", str(file), key=key, replace=True, stdout=io.StringIO())
 
 
 def test_ordinary_tools_open_a_backup_which_has_no_secrets(
