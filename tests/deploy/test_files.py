@@ -77,6 +77,15 @@ def test_nginx_finds_web_containers_where_compose_puts_them(composed: dict[str, 
     assert run("nginx", "-v").stderr if shutil.which("nginx") else True
 
 
+def test_no_password_is_in_what_is_started(composed: dict[str, Any]) -> None:
+    """Everybody on the machine reads it in the list of processes."""
+    secrets = [value for name, value in composed["services"]["web1"]["environment"].items() if "PASSWORD" in name]
+    assert len(secrets) == 3
+    for name, service in composed["services"].items():
+        started = json.dumps([service.get("entrypoint"), service.get("command"), service.get("healthcheck")])
+        assert [secret for secret in secrets if secret in started] == [], name
+
+
 def test_compose_writes_nothing_into_a_container_that_is_read_only(composed: dict[str, Any]) -> None:
     """It refuses to, when it starts it: "`file` is the sole supported option" (docker/compose, pull request 12531)."""
     for kind in ("configs", "secrets"):
