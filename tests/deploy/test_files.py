@@ -171,6 +171,16 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+def test_the_unit_for_backups_may_write_where_it_does() -> None:
+    """The drop-in for all units of such a name takes every other folder away from it."""
+    assert "ProtectSystem=strict" in (UNITS / "tertulia-.service.d/common.conf").read_text()
+    unit = (ROOT / "docs/backups.md").read_text().partition("/tertulia-backup.service\n")[2].partition("# /etc")[0]
+    folder = re.search(r"manage\.py backup (/.+)/", unit)
+    assert folder is not None
+    assert re.findall(r"^ +ReadWritePaths=(.*)$", unit, re.MULTILINE) == [folder[1]]
+    assert "WorkingDirectory" not in unit
+
+
 def test_prometheus_asks_where_the_units_show_their_figures() -> None:
     asked = set(re.findall(r"127\.0\.0\.1:(94\d\d)", (DEPLOY / "prometheus/prometheus.yml").read_text()))
     shown = "".join(file.read_text() for file in UNITS.glob("*.service"))
