@@ -10,9 +10,7 @@ from uuid import UUID
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.db import OperationalError
 from msgspec import UNSET
-from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.utils import ClientDisconnected
 
@@ -53,7 +51,7 @@ from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
-from core.errors import DomainError, NotFound, RateLimited, Unavailable
+from core.errors import STORES_AWAY, DomainError, NotFound, RateLimited, Unavailable
 from core.http import error_body
 from core.request_ids import request_id_of
 from core.threads import cancel_and_wait, in_thread
@@ -62,7 +60,6 @@ from history.models import Turn
 
 logger = logging.getLogger(__name__)
 
-STORES_AWAY = (RedisError, OperationalError)
 MAX_WATCHED_TURNS = 32
 """Turns one page follows at once."""
 MAX_BAD_COMMANDS = 20

@@ -17,12 +17,11 @@ from django.test import Client
 
 from accounts.models import User
 from chat.turns.claiming import find_and_claim
-from core.gate import Gate
 from core.threads import in_thread
 from history import access
 from history.models import new_id
 from tests.chat.live import page_of
-from tests.fakes.silence import SilentProxy
+from tests.fakes.silence import CountedWaits, SilentProxy
 
 VENDOR = connections["history"].vendor  # of the database that is away
 
@@ -97,13 +96,6 @@ def at_once(count: int, request: Callable[[], int]) -> list[tuple[int, float]]:
 def test_a_silent_database_costs_one_thread_a_second(
     store: SilentProxy, ana: User, api, monkeypatch: pytest.MonkeyPatch
 ):
-    refuses, asked = Gate.refuses, []
-
-    def ask_gate(gate: Gate) -> bool:
-        is_refused = refuses(gate)
-        asked.append((gate, is_refused))
-        return is_refused
-
     def request() -> int:
         status: int = api(ana).get("/api/v1/conversations").status_code
         return status
@@ -114,14 +106,12 @@ def test_a_silent_database_costs_one_thread_a_second(
     assert {status for status, _seconds in answers} == {503}
     assert max(seconds for _status, seconds in answers) < 30
     at_once(1, request)
-    monkeypatch.setattr(Gate, "refuses", ask_gate)
+    waiting = CountedWaits(monkeypatch)
     begun = monotonic()
     answers = at_once(50, request)
     assert {status for status, _seconds in answers} == {503}
-    closed = {gate for gate, is_refused in asked if is_refused}
-    waited = [gate for gate, is_refused in asked if gate in closed and not is_refused]
-    assert closed
-    assert len(waited) <= 3 + (monotonic() - begun)
+    assert waiting.refused
+    assert waiting.let_through <= 3 + (monotonic() - begun)
     store.is_silent = False
     deadline = monotonic() + 20
     while at_once(1, request)[0][0] != 200:

@@ -6,6 +6,10 @@ import socket
 import threading
 from typing import Self
 
+import pytest
+
+from core.gate import Gate
+
 
 class SilentProxy:
     """`with SilentProxy(target) as proxy:` passes bytes on from `proxy.port`, and drops them while `is_silent`.
@@ -54,3 +58,29 @@ class SilentProxy:
                     sink.sendall(chunk)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
+
+
+class CountedWaits:
+    """Counts who waits for a silent store, and who is refused at once, as its gate says: by the clock, a busy machine
+    would be a silent store."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._asked: list[tuple[Gate, bool]] = []
+        refuses = Gate.refuses
+
+        def ask(gate: Gate) -> bool:
+            is_refused = refuses(gate)
+            self._asked.append((gate, is_refused))
+            return is_refused
+
+        patch.setattr(Gate, "refuses", ask)
+
+    @property
+    def refused(self) -> int:
+        return sum(is_refused for _gate, is_refused in self._asked)
+
+    @property
+    def let_through(self) -> int:
+        """How many were let through the gates that refused somebody."""
+        closed = {gate for gate, is_refused in self._asked if is_refused}
+        return sum(gate in closed and not is_refused for gate, is_refused in self._asked)
