@@ -108,7 +108,7 @@ def _start_opentelemetry() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-    from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
     root: ContextVar[tuple[int, int] | None] = ContextVar("root", default=None)
 
@@ -125,7 +125,7 @@ def _start_opentelemetry() -> None:
 
     provider = TracerProvider(
         resource=Resource.create({"service.name": "tertulia"}),
-        sampler=TraceIdRatioBased(settings.OTEL_TRACES_PER_THOUSAND / 1000),
+        sampler=ALWAYS_ON,  # `is_traced` says which
         id_generator=Ids(),
     )
     address = settings.OTEL_EXPORTER_OTLP_ENDPOINT.rstrip("/") + "/v1/traces"
@@ -133,6 +133,8 @@ def _start_opentelemetry() -> None:
     tracer = provider.get_tracer("tertulia")
 
     def collect(request_id: str, name: str, seconds: float, attributes: Attributes) -> None:
+        if not is_traced(request_id):
+            return
         trace_id, span_id = ids_of(request_id)
         ended = time.time_ns()
         begun = ended - int(seconds * 1e9)
@@ -150,6 +152,14 @@ def _start_opentelemetry() -> None:
         span.end(ended)
 
     tracing.collect_spans(collect)
+
+
+def is_traced(request_id: str) -> bool:
+    """Return whether a request is among those that are traced: the same in every process, and nothing that a client can
+    know, who may choose the id."""
+    key = blake2b(settings.SECRET_KEY.encode()).digest()
+    drawn = int.from_bytes(blake2b(request_id.encode(), digest_size=8, key=key).digest(), "big")
+    return drawn % 1000 < int(settings.OTEL_TRACES_PER_THOUSAND)
 
 
 def ids_of(request_id: str) -> tuple[int, int]:

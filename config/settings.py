@@ -660,6 +660,7 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["unexpected"]},
         "environ.environ": {"level": "ERROR"},
         "httpx2": {"level": "WARNING"},
+        "pymongo": {"level": "WARNING"},  # below it, whole documents: what people write
         "stripe": {"level": "WARNING"},  # otherwise two lines for each request
         "uvicorn.error": {"level": "ERROR"},  # not each bad request that a stranger sends
     },

@@ -66,6 +66,13 @@ async def test_a_session_opens_a_socket_from_our_own_pages(ana: User):
         assert page.is_open
 
 
+@pytest.mark.parametrize("path", ["/", "/WS/", "/ws", "/x/../ws/", "/ws/elsewhere/"])
+async def test_there_is_no_socket_at_another_address(ana: User, path: str):
+    async with socket(cookie=await in_thread(session_cookie, ana), path=path) as page:
+        assert not page.is_open
+        assert page.closed_with is not None
+
+
 async def test_a_page_of_somebody_who_is_no_longer_logged_in_is_told(ana: User, bo: User):
     of_ana = await in_thread(session_cookie, ana)
     async with socket(cookie=of_ana, path=f"/ws/?member={ana.pk}") as page:

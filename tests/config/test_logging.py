@@ -101,6 +101,16 @@ def test_a_library_gives_its_first_line_and_no_fields_of_its_own():
     assert SECRET not in json.dumps(line)
 
 
+def test_no_level_of_the_site_has_a_library_tell_what_is_in_its_commands():
+    """LOG_LEVEL=DEBUG: pymongo would write each document it sends and reads."""
+    before = logging.root.level
+    logging.root.setLevel(logging.DEBUG)
+    try:
+        assert not logging.getLogger("pymongo.command").isEnabledFor(logging.DEBUG)
+    finally:
+        logging.root.setLevel(before)
+
+
 def test_celery_tells_neither_a_mail_nor_whom_it_refused():
     """As celery.app.trace logs a task that failed."""
     context = {

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from pytest_django import Settings
 
 from config import reporting
-from config.reporting import event_without_values, ids_of, start_reporting
+from config.reporting import event_without_values, ids_of, is_traced, start_reporting
 
 SECRET = "planted-7f3a@example.com"
 
@@ -62,3 +63,17 @@ def test_the_id_that_a_person_is_shown_finds_the_trace():
     assert f"{trace_id:032x}" == request_id
     assert 0 < span_id < 2**64
     assert ids_of("a-proxy.gave_this-1") != ids_of("a-proxy.gave_this-2")
+
+
+def test_no_client_chooses_whether_it_is_traced(settings: Settings):
+    """Whose id ends in zeros would be among any share of them, if the trace's id said so."""
+    settings.OTEL_TRACES_PER_THOUSAND = 100
+    chosen = [f"{number:016x}{'0' * 16}" for number in range(10_000)]
+    traced = [one for one in chosen if is_traced(one)]
+    assert 800 < len(traced) < 1_200
+    assert [one for one in chosen if is_traced(one)] == traced, "in every process the same"
+    settings.SECRET_KEY = "another"
+    assert [one for one in chosen if is_traced(one)] != traced
+    for share, count in ((0, 0), (1000, len(chosen))):
+        settings.OTEL_TRACES_PER_THOUSAND = share
+        assert sum(map(is_traced, chosen)) == count

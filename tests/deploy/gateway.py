@@ -100,6 +100,7 @@ def _look_behind() -> dict[str, Any]:
                 "/v1/chat/completions",
             )
         }
+        found["waits_for_bodies"] = {path: not reaches_the_site_unfinished(path) for path in ("/settings/", "/c/1/")}
         found["too_large"] = {
             path: ask("POST", path, {}, b"x" * LARGE) for path in ("/settings/", "/api/v1/conversations", "/v1/models")
         }
@@ -119,10 +120,15 @@ class Telling(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     died: Counter[str] = Counter()
+    begun = threading.Event()
 
     def do_GET(self) -> None:
+        self.begun.set()
         length = int(self.headers.get("Content-Length") or 0)
         size = len(self.rfile.read(length))
+        if size < length:  # who sent it has gone
+            self.close_connection = True
+            return
         if self.path == "/die":
             self.died[self.command] += 1
             self.close_connection = True
@@ -152,6 +158,16 @@ def ask(
         except (RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             return {"status": 0, "headers": [], "body": ""}
         return {"status": response.status, "headers": response.getheaders(), "body": text}
+
+
+def reaches_the_site_unfinished(path: str) -> bool:
+    """Return whether a request is passed on before its body is there: nginx keeps nothing of it on its own disk."""
+    Telling.begun.clear()
+    head = f"POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((NAME, 443), timeout=10) as asking:
+        with ssl.create_default_context().wrap_socket(asking, server_hostname=NAME) as secured:
+            secured.sendall(head.encode() + b"x" * 500_000)
+            return Telling.begun.wait(10)
 
 
 def _come_at_once(count: int) -> tuple[dict[str, int], float]:

@@ -119,6 +119,7 @@ def test_bodies_have_the_limit_of_their_address_and_a_post_is_sent_once(report: 
         "/c/1/": 200,
         "/v1/chat/completions": 200,
     }
+    assert found["waits_for_bodies"] == {"/settings/": False, "/c/1/": False}, "what waits there, nobody counts"
     page, api, openai = found["too_large"].values()
     assert "Eso es demasiado grande" in page["body"]
     assert json.loads(api["body"])["code"] == json.loads(openai["body"])["error"]["code"] == "too_large"

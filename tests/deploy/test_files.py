@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -72,8 +74,69 @@ def test_containers_run_what_the_units_run(composed: dict[str, Any]) -> None:
 def test_nginx_finds_web_containers_where_compose_puts_them(composed: dict[str, Any]) -> None:
     servers = re.findall(r"^server ([\d.]+):8000", (DEPLOY / "upstreams/compose.conf").read_text(), re.MULTILINE)
     assert servers == [composed["services"][web]["networks"]["inside"]["ipv4_address"] for web in ("web1", "web2")]
-    assert composed["configs"]["name"]["content"] == "server_name chat.example.com;\n"
     assert run("nginx", "-v").stderr if shutil.which("nginx") else True
+
+
+def test_no_password_is_in_what_is_started(composed: dict[str, Any]) -> None:
+    """Everybody on the machine reads it in the list of processes."""
+    secrets = [value for name, value in composed["services"]["web1"]["environment"].items() if "PASSWORD" in name]
+    assert len(secrets) == 3
+    for name, service in composed["services"].items():
+        started = json.dumps([service.get("entrypoint"), service.get("command"), service.get("healthcheck")])
+        assert [secret for secret in secrets if secret in started] == [], name
+
+
+def test_compose_writes_nothing_into_a_container_that_is_read_only(composed: dict[str, Any]) -> None:
+    """It refuses to, when it starts it: "`file` is the sole supported option" (docker/compose, pull request 12531)."""
+    for kind in ("configs", "secrets"):
+        written = {name for name, one in composed.get(kind, {}).items() if "file" not in one}
+        given = {
+            name: {one["source"] for one in service.get(kind, ())} for name, service in composed["services"].items()
+        }
+        assert {name: sources & written for name, sources in given.items() if sources & written} == {}
+
+
+def test_nginx_is_told_the_name_where_its_container_may_write(composed: dict[str, Any]) -> None:
+    """As its image does it: each template of /etc/nginx/templates becomes a file of NGINX_ENVSUBST_OUTPUT_DIR."""
+    nginx = composed["services"]["nginx"]
+    mounted = {one["target"]: Path(one["source"]) for one in nginx["volumes"] if one["type"] == "bind"}
+    assert nginx["environment"]["NGINX_ENVSUBST_OUTPUT_DIR"] in nginx["tmpfs"]
+    template = mounted["/etc/nginx/templates/name.conf.template"].read_text()
+    assert Template(template).substitute(nginx["environment"]) == "server_name chat.example.com;\n"
+    included = f"include {nginx['environment']['NGINX_ENVSUBST_OUTPUT_DIR']}/name.conf;"
+    assert included in mounted["/etc/nginx/site/name.conf"].read_text().splitlines()
+
+
+def network_of_nginx(address: str) -> str:
+    """Return what nginx.conf counts as one network."""
+    _, _, found = (DEPLOY / "nginx/nginx.conf").read_text().partition("map $remote_addr $network {")
+    for pattern in re.findall(r'^ +"~(.*)" \$half;$', found.partition("}")[0], re.MULTILINE):
+        if match := re.match(pattern.replace("(?<", "(?P<"), address):
+            return match["half"]
+    return address
+
+
+@pytest.mark.parametrize(
+    "prefix", ["2a01:4f8:c17:abcd", "2001:db8:1:0", "2001:db8:0:1", "2001:db8:0:0", "2001:0:0:0", "2a0e:0:0:7"]
+)
+def test_nginx_counts_a_network_of_ipv6_as_one(prefix: str) -> None:
+    """But for those in which the longest run of zeros is now before the 65th bit and now behind it: they are two."""
+    hosts = (
+        "0:0:0:1",
+        "0:0:7:1",
+        "7:0:0:1",
+        "a:b:c:d",
+        "0:b:c:d",
+        "a:0:0:0",
+        *(f"{one:x}:1:1:1" for one in range(1, 99)),
+    )
+    addresses = {str(IPv6Address(f"{prefix}:{host}")) for host in hosts}
+    assert len({network_of_nginx(address) for address in addresses}) <= 2
+    assert {network_of_nginx(address) for address in ("192.0.2.1", "192.0.2.2", "::1")} == {
+        "192.0.2.1",
+        "192.0.2.2",
+        "::1",
+    }
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
@@ -106,6 +169,16 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     done = run(systemd_analyze(), "verify", "--man=no", *names, env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"})
     assert [line for line in done.stderr.splitlines() if "tertulia" in line] == []
     assert done.returncode == 0
+
+
+def test_the_unit_for_backups_may_write_where_it_does() -> None:
+    """The drop-in for all units of such a name takes every other folder away from it."""
+    assert "ProtectSystem=strict" in (UNITS / "tertulia-.service.d/common.conf").read_text()
+    unit = (ROOT / "docs/backups.md").read_text().partition("/tertulia-backup.service\n")[2].partition("# /etc")[0]
+    folder = re.search(r"manage\.py backup (/.+)/", unit)
+    assert folder is not None
+    assert re.findall(r"^ +ReadWritePaths=(.*)$", unit, re.MULTILINE) == [folder[1]]
+    assert "WorkingDirectory" not in unit
 
 
 def test_prometheus_asks_where_the_units_show_their_figures() -> None:
