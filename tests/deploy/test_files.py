@@ -81,12 +81,34 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_what_the_image_is_made_of_is_there_and_reaches_the_builder() -> None:
+def sources_of_the_image() -> set[str]:
     copied = re.findall(r"^COPY (?!--)(.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    sources = {source for line in copied for source in line.split()[:-1]}
+    return {source for line in copied for source in line.split()[:-1]}
+
+
+def test_what_the_image_is_made_of_is_there_and_reaches_the_builder() -> None:
+    sources = sources_of_the_image()
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sources == sent
     assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+def test_a_backup_finds_in_the_image_what_it_reads(tmp_path: Path) -> None:
+    image = tmp_path / "app"
+    for source in sources_of_the_image():
+        (image / source).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, image / source)
+    done = run(
+        *(sys.executable, "-c", "from config.backups.settings_kept import list_settings; print(list_settings())"),
+        cwd=image,
+        env={
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "SECRET_KEY": "planted",
+            "DATA_DIR": str(tmp_path / "data"),
+        },
+    )
+    assert "SECRET_KEY=(secret)" in done.stdout, done.stderr
 
 
 @cache
