@@ -46,10 +46,10 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
     site_port = 0
-    holds_back = takes_posts = adds = True
+    holds_back, takes_posts, is_ours, adds = False, True, True, 1
 
     def reset(self) -> None:
-        self.holds_back, self.takes_posts, self.adds = False, True, True
+        self.holds_back, self.takes_posts, self.is_ours, self.adds = False, True, True, 1
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -61,9 +61,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and not self.server.takes_posts:
             self.send_error(405)
             return
+        if not self.server.is_ours:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<title>It works!</title>\n")
+            return
         headers = dict(self.headers)
         if self.server.adds:
-            headers["X-Forwarded-For"] = f"{headers.get('X-Forwarded-For', '')}, 203.0.113.7"
+            headers["X-Forwarded-For"] = headers.get("X-Forwarded-For", "") + ", 203.0.113.7" * self.server.adds
         site = http.client.HTTPConnection("127.0.0.1", self.server.site_port)
         site.request(self.command, self.path, body, headers)
         answer = site.getresponse()
@@ -232,7 +237,7 @@ def set_to(name: str, value: object) -> Callable[[Place], None]:
     return lambda place: setattr(place.settings, name, value)
 
 
-def tell_proxy(name: str, value: bool) -> Callable[[Place], None]:
+def tell_proxy(name: str, value: bool | int) -> Callable[[Place], None]:
     return lambda place: setattr(place.proxy, name, value)
 
 
@@ -288,8 +293,10 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Place], object]]] = {
     "the provider is away": ("providers", "provider compatible", "fail", lose_provider),
     "no provider": ("providers", "providers", "fail", lose_key),
     "the proxy buffers": ("way in", "proxy, streams", "fail", tell_proxy("holds_back", True)),
-    "anybody is believed": ("way in", "proxy, addresses", "fail", tell_proxy("adds", False)),
+    "anybody is believed": ("way in", "proxy, addresses", "fail", tell_proxy("adds", 0)),
     "the proxy is taken for everybody": ("way in", "proxy, addresses", "fail", set_to("TRUSTED_PROXIES", 0)),
+    "one of two proxies is taken for everybody": ("way in", "proxy, addresses", "fail", tell_proxy("adds", 2)),
+    "something else is at SITE_URL": ("way in", "SITE_URL", "fail", tell_proxy("is_ours", False)),
     "the site does not know its name": ("way in", "SITE_URL", "fail", set_to("ALLOWED_HOSTS", ["chat.example.com"])),
     "SITE_URL leads nowhere": ("way in", "SITE_URL", "fail", set_to("SITE_URL", "http://127.0.0.1:9")),
     "the webhook does not come in": ("webhooks", "webhook of Mercado Pago", "fail", tell_proxy("takes_posts", False)),
