@@ -7,11 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.http.request import split_domain_port, validate_host
 
 from tests.deploy.machine import ROOT
 
@@ -111,6 +114,25 @@ def test_a_backup_finds_in_the_image_what_it_reads(tmp_path: Path) -> None:
     assert "SECRET_KEY=(secret)" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("allowed", ["chat.example.com,localhost", ".example.com", "*"])
+def test_a_web_process_is_asked_for_by_a_name_that_it_takes(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Web(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host, _port = split_domain_port(self.headers["Host"])
+            self.send_response(200 if host and validate_host(host, allowed.split(",")) else 400)
+            self.end_headers()
+
+        def log_message(self, *_arguments: Any) -> None:
+            """Not to the terminal."""
+
+    monkeypatch.setenv("ALLOWED_HOSTS", allowed)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        done = run(sys.executable, DEPLOY / "healthcheck.py", "web", "--port", web.server_port)
+        web.shutdown()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @cache
 def systemd_analyze() -> str | None:
     return shutil.which("systemd-analyze")
@@ -124,7 +146,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         if file.is_file():
             file.write_text(file.read_text().replace("/opt/tertulia/.venv/bin/", "/bin/true "))
     names = [path.name.replace("@", "@1") for path in UNITS.iterdir() if path.is_file()]
-    assert len(names) == 6
+    assert len(names) == 8
     done = run(systemd_analyze(), "verify", "--man=no", *names, env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"})
     assert [line for line in done.stderr.splitlines() if "tertulia" in line] == []
     assert done.returncode == 0

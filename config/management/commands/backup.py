@@ -12,6 +12,7 @@ from django.db import DatabaseError
 from psycopg import Error as PsycopgError
 from pymongo.errors import PyMongoError
 
+from chat.models import Attachment
 from config.backups.errors import BackupError
 from config.backups.keys import read_identities, read_recipients, write_new_key
 from config.backups.reading import verify
@@ -50,6 +51,9 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         except (DatabaseError, PsycopgError, PyMongoError) as error:
             raise CommandError(f"A database did not answer ({type(error).__name__}): there is no backup.") from None
+        except OSError as error:  # where it is written, or of a file that it reads
+            where = f"{error.filename}: " if error.filename else ""
+            raise CommandError(f"There is no backup {file}: {where}{error.strerror or error}.") from None
 
     def _make_key(self, file: Path) -> None:
         recipient = write_new_key(file)
@@ -81,15 +85,15 @@ class Command(BaseCommand):
                 target.flush()
                 os.fsync(target.fileno())
             unfinished.rename(file)
-        except OSError as error:
-            raise CommandError(f"{file} cannot be written: {error.strerror or error}.") from None
         finally:
             unfinished.unlink(missing_ok=True)
         self.stdout.write(f"{file}: {file.stat().st_size:,} bytes.")
 
     def _write(self, target: Any, verbosity: int) -> None:
         recipients = read_recipients(settings.BACKUP_RECIPIENT)
-        take_backup(target, recipients, say=self._say if verbosity > 1 else str)
+        manifest = take_backup(target, recipients, say=self._say if verbosity > 1 else str)
+        if not manifest.files and Attachment.objects.filter(status=Attachment.Status.READY).exists():
+            self._say("None of the files that people attached was found: is DATA_DIR that of the site?")
 
     def _say(self, line: str) -> None:
         self.stderr.write(line)
