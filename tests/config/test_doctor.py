@@ -13,13 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 import uvicorn
 from django.core.management import call_command
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
+from django.urls import reverse
 from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 from pytest_django import Settings
+from redis import Redis
 
 from accounts.models import User
 from chat.turns.presence import ALIVE_KEY
@@ -209,9 +212,14 @@ def open_folder(place: Place) -> None:
     folder.chmod(0o755)
 
 
-def fill_disk(place: Place) -> None:
-    usage = namedtuple("usage", "total used free")
-    place.patch.setattr(shutil, "disk_usage", lambda _path: usage(1000, 990, 10))
+def leave_of_disk(permille: int) -> Callable[[Place], None]:
+    usage = namedtuple("usage", "total used free")(1000, 1000 - permille, permille)
+    return lambda place: place.patch.setattr(shutil, "disk_usage", lambda _path: usage)
+
+
+def break_append_only_file(place: Place) -> None:
+    told = sync_redis().info() | {"aof_last_write_status": "err"}
+    place.patch.setattr(Redis, "info", lambda _self: told)
 
 
 def silence_mail(place: Place) -> None:
@@ -229,8 +237,9 @@ def lose_key(place: Place) -> None:
     caching.forget_everything()
 
 
-def shift_clock(place: Place) -> None:
-    place.patch.setattr(clocks, "local_time", lambda: dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20))
+def shift_clock(seconds: int) -> Callable[[Place], None]:
+    shift = dt.timedelta(seconds=seconds)
+    return lambda place: place.patch.setattr(clocks, "local_time", lambda: dt.datetime.now(dt.UTC) - shift)
 
 
 def set_to(name: str, value: object) -> Callable[[Place], None]:
@@ -275,12 +284,15 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Place], object]]] = {
         "fail",
         lambda place: place.configure_redis("maxclients", place.used("clients", "connected_clients")),
     ),
-    "a clock is wrong": ("Redis", "clock of Redis", "fail", shift_clock),
+    "a clock is wrong": ("Redis", "clock of Redis", "fail", shift_clock(20)),
+    "a clock is a little wrong": ("Redis", "clock of Redis", "warn", shift_clock(3)),
+    "Redis cannot write its file": ("Redis", "Redis, persistence", "fail", break_append_only_file),
     "a migration is missing": ("databases", "tables of default", "fail", forget_migration),
     "a later release was here": ("databases", "tables of default", "warn", migrate_later),
     "half restored": ("databases", "tables of default", "fail", break_restore),
     "the data folder is everybody's": ("machine", "data folder, rights", "fail", open_folder),
-    "the disk is full": ("machine", "data folder, room", "fail", fill_disk),
+    "the disk is full": ("machine", "data folder, room", "fail", leave_of_disk(10)),
+    "the disk is nearly full": ("machine", "data folder, room", "warn", leave_of_disk(50)),
     "no runner": ("processes", "runners", "fail", lambda _place: sync_redis().delete(ALIVE_KEY)),
     "no worker": (
         "processes",
@@ -339,6 +351,12 @@ def test_a_fault_of_a_store_is_found(place: Place, fault: str) -> None:
     check_found(place, *FAULTS_OF[VENDOR][fault])
     if VENDOR == "postgresql":  # that of the tests has no fsync
         assert states("databases")["PostgreSQL, history"] == "fail"
+
+
+def test_the_word_of_doctor_is_good_once(place: Place) -> None:
+    probed.allow_probe("a-word")
+    url = f"{place.settings.SITE_URL}{reverse('probed', args=['a-word'])}"
+    assert [requests.get(url, timeout=10).status_code for _time in range(2)] == [200, 404]
 
 
 def test_the_command_says_what_to_do_and_ends_with_a_code(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
