@@ -319,9 +319,10 @@ async def announce() -> None:
 
 
 def test_ordinary_tools_open_a_backup_which_has_no_secrets(
-    carla: User, back_up: Callable[[], Path], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carla: User, back_up: Callable[[], Path], key: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attached(carla)
+    settings.KEYS_IN_DOTENV, settings.DEEPSEEK_API_KEY = frozenset({"DEEPSEEK_API_KEY"}), "planted-deepseek"
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SITE_NAME", "Peña")
@@ -335,6 +336,7 @@ def test_ordinary_tools_open_a_backup_which_has_no_secrets(
     assert b"AGE-SECRET" not in everything
     kept = found["settings.env"].decode().splitlines()
     assert {"SITE_NAME=Peña", "OPENAI_API_KEY=(secret)", "EMAIL_URL=smtp+tls://mail.example.com:587/"} <= {*kept}
+    assert "DEEPSEEK_API_KEY=(secret)" in kept
     hashes = "".join(data.decode() for name, data in found.items() if name.startswith("hashes/"))
     listed = dict(line.split("  ", 1)[::-1] for line in hashes.splitlines())
     assert listed == {
