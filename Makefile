@@ -64,7 +64,7 @@ bench-transports: packages dev-packages  ## What a token costs by our adapters a
 bench-search: packages dev-packages  ## How long a search takes in 1 million turns, on PostgreSQL and SQLite, ten minutes
 	$(BIN)/python -m bench.search
 
-bench-relay: packages dev-packages  ## What the OpenAI-compatible API adds to a provider's answers, beside the socket, four minutes
+bench-relay: packages dev-packages  ## What the OpenAI-compatible API adds to a provider's answers, beside the socket, eight minutes
 	$(BIN)/python -m bench.relay
 
 bench-webhooks: packages dev-packages  ## What 5,000 forged notifications of payments do to chats beside them, two minutes

@@ -1,5 +1,6 @@
 -- Counts one request in up to three buckets at once, or in none, by the generic cell rate algorithm: each key holds the
 -- moment, in microseconds, at which all that was counted is forgotten. Redis's own clock, so that all processes agree.
+-- A moment that is farther away than a window, as after a clock that ran ahead was set back, becomes the farthest.
 -- Keys after the first may be left out, with the arguments after the second. limit: 0 for none.
 -- Answers: milliseconds to wait, 0 if it was counted; and of the bucket that has the fewest left: its limit (0: none has
 -- one), how many are left, milliseconds until all are.
@@ -15,7 +16,11 @@ for at, most in ipairs({tonumber(limit) or 0, tonumber(key_limit) or 0, tonumber
   if most > 0 then
     local interval = window / most
     local held = tonumber(redis.call('GET', KEYS[at]) or 0) or 0
-    local later = math.min(math.max(held, now), now + window) + interval
+    if held > now + window then
+      held = now + window
+      redis.call('SET', KEYS[at], string.format('%.0f', held), 'EX', window_seconds)
+    end
+    local later = math.max(held, now) + interval
     if later - now > window + 1 then
       if later - now - window > wait then
         wait, tightest, left, reset = later - now - window, most, 0, later - interval - now

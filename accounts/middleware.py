@@ -6,7 +6,6 @@ import math
 from contextlib import suppress
 
 from django.conf import settings
-from django.db import OperationalError
 from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -14,12 +13,12 @@ from django.template.response import TemplateResponse
 from django.urls import Resolver404, resolve, reverse
 from django.utils import timezone, translation
 from django.utils.deprecation import MiddlewareMixin
-from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
 from accounts.devices import add_cookie, note_session
 from accounts.models import User
 from accounts.refusals import find_refusal
+from core.errors import STORES_AWAY
 from core.http import is_fragment
 
 APIS = ("/api/", "/v1/")
@@ -43,7 +42,7 @@ class MemberMiddleware(MiddlewareMixin):
         try:
             if not isinstance(request.user, User):
                 return None
-        except (RedisError, OperationalError):
+        except STORES_AWAY:
             return None  # the view will fail in the same way, and answer with an error page
         bind_contextvars(user_id=request.user.pk)
         use_locale_of(request.user)
@@ -57,7 +56,7 @@ class DevicesMiddleware(MiddlewareMixin):
     def process_request(self, request: HttpRequest) -> None:
         if settings.SESSION_COOKIE_NAME not in request.COOKIES:
             return
-        with suppress(RedisError, OperationalError):  # the view will fail in the same way
+        with suppress(*STORES_AWAY):  # the view will fail in the same way
             if isinstance(request.user, User):
                 note_session(request, request.user)
 

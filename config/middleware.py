@@ -10,7 +10,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
-from django.db import DataError, OperationalError
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django.middleware.security import SecurityMiddleware
@@ -18,7 +18,6 @@ from django.utils import timezone, translation
 from django.utils.decorators import async_only_middleware, sync_and_async_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
-from redis.exceptions import RedisError
 from servestatic.middleware import ServeStaticMiddleware
 from servestatic.responders import MissingFileError
 from structlog.contextvars import bind_contextvars, clear_contextvars
@@ -30,7 +29,7 @@ from chat.errors import file_sentence_for
 from config import pages
 from config.bodies import TOO_LARGE
 from config.logging import route_of
-from core.errors import DomainError, Unavailable, UnreadableRequest
+from core.errors import STORES_AWAY, DomainError, Unavailable, UnreadableRequest
 from core.metrics import RESPONSES
 from core.request_ids import request_id_of
 from core.tracing import note_span
@@ -225,7 +224,7 @@ class RefusalMiddleware(MiddlewareMixin):
     Django's, for a value that no field takes. The API answers its own errors."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if isinstance(exception, RedisError | OperationalError):
+        if isinstance(exception, STORES_AWAY):
             logger.warning("Store unreachable", extra={"route": route_of(request), "error": type(exception).__name__})
             exception = Unavailable(retry_after=5)
         if isinstance(exception, OF_THE_ADMIN) and _is_admins(request):

@@ -21,6 +21,7 @@ from billing.reconciliation import PROVED
 from chat.llm.health.counters import read_open_breakers
 from chat.turns import presence
 from chat.turns.queue import GROUP, QUEUE
+from config.backups.taken import last_backup_at
 from config.health import ask_everything
 from core.caching import CachedValue
 from core.redis_clients import sync_redis
@@ -46,6 +47,7 @@ METRICS = {
     "tertulia_errands_lag_seconds": "How long the longest waiting errand has been due.",
     "tertulia_ledger_unbalanced": "Rows whose counters are not the sums of what they count, as the last proof found.",
     "tertulia_ledger_proved_timestamp_seconds": "When the ledger was proved last.",
+    "tertulia_backup_taken_timestamp_seconds": "When a backup was taken last.",
     "tertulia_part_ready": "Whether a part that /readyz asks answers.",
     "tertulia_part_seconds": "How long a part that /readyz asks took.",
 }
@@ -122,6 +124,8 @@ def _read_redis(figures: SiteFigures) -> None:
     for (provider, _digest, model), opened in read_open_breakers().items():
         if opened.seconds_left > 0:
             figures.put("breaker_open", 1, provider, model)
+    if (taken_at := last_backup_at()) is not None:
+        figures.put("backup_taken_timestamp_seconds", taken_at)
     if proved := redis.get(PROVED):
         counts = msgspec.json.decode(proved, type=dict[str, float])
         figures.put("ledger_proved_timestamp_seconds", counts.pop("at", 0))

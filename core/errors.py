@@ -2,8 +2,13 @@
 
 from typing import Any
 
+from django.db import OperationalError
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from redis.exceptions import RedisError
+
+STORES_AWAY = (RedisError, OperationalError)
+"""What is raised where Redis or a database cannot be reached: no error of ours, and it passes."""
 
 
 class DomainError(Exception):

@@ -11,6 +11,8 @@ from django.db import OperationalError
 from django.db.models import Model, Q, QuerySet
 from redis import Redis
 
+from core.errors import STORES_AWAY
+
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ def guard(repair: str, **fields: object) -> Iterator[None]:
     """Log what breaks inside, and let the caller go on with the next item."""
     try:
         yield
+    except STORES_AWAY as error:
+        logger.warning("Store unreachable", extra={"repair": repair, "error": type(error).__name__, **fields})
     except Exception:
         logger.exception("Repair failed", extra={"repair": repair, **fields})
 

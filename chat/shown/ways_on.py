@@ -2,14 +2,13 @@
 
 import math
 
-from django.db import OperationalError
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
-from redis.exceptions import RedisError
 
 from billing.entitlements import credits_of
 from chat.turns.offer import Offer
 from chat.turns.opening import Question, find_other_offer
+from core.errors import STORES_AWAY
 
 CODES_WITH_WAYS_ON = frozenset(
     (
@@ -38,5 +37,5 @@ def ways_on_html(owner_id: int, question: Question, code: str) -> SafeString:
 def _find_other_offer(owner_id: int, question: Question) -> Offer | None:
     try:
         return find_other_offer(owner_id, question)
-    except (RedisError, OperationalError):  # the reason is told all the same
+    except STORES_AWAY:  # the reason is told all the same
         return None

@@ -10,9 +10,7 @@ from uuid import UUID
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.db import OperationalError
 from msgspec import UNSET
-from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.utils import ClientDisconnected
 
@@ -53,7 +51,7 @@ from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
-from core.errors import DomainError, NotFound, RateLimited, Unavailable
+from core.errors import STORES_AWAY, DomainError, NotFound, RateLimited, Unavailable
 from core.http import error_body
 from core.request_ids import request_id_of
 from core.threads import cancel_and_wait, in_thread
@@ -114,7 +112,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
             await self.accept()  # a page does not learn why a handshake was refused
             await self.close(SHUT_OUT)
             raise StopConsumer from None
-        except (RedisError, OperationalError) as error:
+        except STORES_AWAY as error:
             logger.warning("Store unreachable", extra={"path": self.scope["path"], "error": type(error).__name__})
             await self.refuse(Unavailable(retry_after=5))
             return
@@ -190,6 +188,9 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
+        except STORES_AWAY as error:
+            logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+            await self.reject(turn_id, Unavailable(retry_after=5))
         except ClientDisconnected:  # a question that is opened stays so: who comes back with it finds its turn
             raise
         except Exception:
@@ -302,7 +303,10 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if self.watching.get(turn_id) is task:
             del self.watching[turn_id]
         if error := _find_failure(task):
-            logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
+            if isinstance(error, STORES_AWAY):
+                logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+            else:
+                logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})
             self.run_in_background(self.hang_up(OUR_ERROR))  # the page connects again, and goes on where it was
 
     async def send_end(self, turn_id: UUID) -> None:

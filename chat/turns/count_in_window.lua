@@ -1,5 +1,6 @@
 -- Counts one more, by the generic cell rate algorithm. The key holds the theoretical arrival time in microseconds: the
 -- moment at which all that was counted is forgotten. Redis's own clock, so that every process agrees. limit: 0 for none.
+-- A moment that is farther away than a window, as after a clock that ran ahead was set back, becomes the farthest.
 -- The last two keys and the last four arguments may be left out. With them a turn joins those that are being opened, in
 -- the same step and only while fewer than queue_limit wait or are being opened.
 -- Answers: 1 if it was counted, 0 if too many were, -1 if the queue is full; how many are left; milliseconds until all
@@ -34,6 +35,10 @@ if tonumber(limit) > 0 then
   local window = window_seconds * 1000000
   local interval = window / limit
   local earlier = math.max(tonumber(redis.call('GET', arrival) or 0), now)
+  if earlier > now + window then
+    earlier = now + window
+    redis.call('SET', arrival, string.format('%.0f', earlier), 'EX', window_seconds)
+  end
   local later = earlier + interval
   if later - now > window + 1 then
     return {0, 0, math.ceil((earlier - now) / 1000), math.ceil((later - now - window) / 1000)}

@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection
 from contextvars import Context
 from dataclasses import dataclass
 
-from django.db import OperationalError
 from django.utils import timezone
-from redis.exceptions import RedisError
 
 from accounts.admission import Admission, list_ended
 from chat.turns.log import WAKE_UPS, Entry, EntryKind, encode_entries
 from chat.turns.watching import hub
+from core.errors import STORES_AWAY
 from core.loops import PerLoop
 from core.redis_clients import sync_redis
 from core.sweeps import in_portions
@@ -90,7 +89,7 @@ class Guests:
     async def _ask(self, guests: Collection[Guest]) -> None:
         try:
             ended = await in_thread(list_ended, {guest.admission for guest in guests})
-        except (RedisError, OperationalError) as error:  # nobody knows: they are asked the next time
+        except STORES_AWAY as error:  # nobody knows: they are asked the next time
             logger.warning("Guests not asked", extra={"error": type(error).__name__})
             return
         except Exception:

@@ -16,14 +16,13 @@ from time import monotonic
 from uuid import UUID
 
 import msgspec
-from django.db import OperationalError
 from redis.exceptions import RedisError
 
 from chat.errors import AccessEnded
 from chat.turns.dialogues import written_answer
 from chat.turns.log import GROWING, WAKE_UPS, Entry, EntryKind, decode_entries, read_log, read_log_tail
 from chat.turns.queue import queue_positions
-from core.errors import NotFound
+from core.errors import STORES_AWAY, NotFound
 from core.loops import PerLoop
 from core.redis_clients import async_redis
 from core.threads import in_thread
@@ -486,7 +485,7 @@ async def _find_saved(turn_id: UUID) -> Turn | None:
     """Return the turn if it is finished, as far as the database says; raises NotFound if it was deleted."""
     try:
         turn = await in_thread(access.find_turn, turn_id)
-    except (OperationalError, RedisError) as error:  # it is away, and the live text may not be: the reader reads on
+    except STORES_AWAY as error:  # it is away, and the live text may not be: the reader reads on
         logger.warning("Saved turn unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
         return None
     if turn is None:

@@ -175,6 +175,10 @@ def test_a_clock_that_ran_ahead_and_was_set_back_locks_nobody_out():
         sync_redis().hset(key, "until", int((time.time() + 86_400) * 1_000_000))
     assert wait_of(Act.LOG_IN, account="ana@example.com") <= 60
     assert wait_of(Act.LOG_IN, peer=HERE) <= 2
+    latest = (time.time() + 3_600) * 1_000_000  # from there it runs down, and the waits are true
+    assert all(int(sync_redis().get(key)) <= latest for key in sync_redis().scan_iter(match="limit:*:network:*"))
+    accounts = sync_redis().scan_iter(match="limit:*:account:*")
+    assert all(int(sync_redis().hget(key, "until")) <= latest for key in accounts)
 
 
 def test_a_count_that_is_no_number_closes_no_door(ana):

@@ -1,5 +1,6 @@
 """How many requests to the API a minute: of a person, in their plan; of a key; at an address. Every answer says so."""
 
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -106,6 +107,8 @@ def test_a_moment_far_ahead_is_no_lock(ana: User, settings: Any):
     answer = program(ana).get("/api/v1/models")
     assert answer.status_code == 429
     assert int(answer["Retry-After"]) <= 12
+    held: Any = sync_redis().get(f"limit:api:user:{ana.pk}")
+    assert int(held) <= (time.time() + 60) * 1_000_000  # from there it runs down, and the wait is true
 
 
 def test_without_redis_the_api_is_closed(ana: User, monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from channels_redis.pubsub import RedisPubSubLoopLayer
+from django.db import OperationalError
 from django.utils import translation
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -798,6 +799,28 @@ async def test_an_error_of_ours_is_told_without_its_reason(ana: User, monkeypatc
         assert page.closed_with is None
     assert rejected["code"] == "unavailable"
     assert "secret" not in json.dumps(rejected)
+
+
+@pytest.mark.parametrize("error", [OperationalError("down"), RedisConnectionError("down")])
+async def test_a_store_that_is_away_is_no_error_of_ours(
+    ana: User, runner: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+):
+    def fail(*_args: object) -> None:
+        raise error
+
+    async with page_of(ana) as page:
+        with monkeypatch.context() as patch:
+            patch.setattr("chat.socket.consumer.open_turn", fail)
+            await page.start()
+            rejected = await page.next("turn.rejected")
+        with monkeypatch.context() as patch:
+            patch.setattr("chat.socket.consumer.render_ended", fail)
+            await page.start()
+            await page.closing()
+        assert page.closed_with == 1011  # it comes again, and goes on where it was
+    assert (rejected["code"], rejected["retry_after"]) == ("unavailable", 5)
+    said = [record for record in caplog.records if record.name == "chat.socket.consumer"]
+    assert [(record.levelname, record.getMessage()) for record in said] == [("WARNING", "Store unreachable")] * 2
 
 
 async def test_the_same_question_again_is_one_turn(ana: User, runner: Runner):

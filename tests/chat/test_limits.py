@@ -71,6 +71,16 @@ def test_what_is_given_back_can_be_taken_again():
         count(ANA, 20)
 
 
+def test_a_clock_that_ran_ahead_and_was_set_back_locks_nobody_out():
+    taken(ANA, 1)
+    (key,) = sync_redis().keys("limit:*")
+    sync_redis().set(key, int((time.time() + 86_400) * 1_000_000))
+    with pytest.raises(RateLimited) as refused:
+        count(ANA, 20)
+    assert refused.value.retry_after <= 181
+    assert int(sync_redis().get(key)) <= (time.time() + 3_600) * 1_000_000  # from there it runs down
+
+
 def test_giving_back_what_was_never_taken_brings_nothing():
     uncount(ANA, 20)
     taken(ANA, 20)

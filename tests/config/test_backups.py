@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.test import Client
 from pytest_django import Settings
 
@@ -29,7 +30,9 @@ from chat.turns.closing import close_turn
 from chat.turns.presence import announce_runner
 from chat.turns.sweeping import repair_turns
 from config.backups import archive, databases, keys, restoring, taking
+from config.backups.taken import last_backup_at
 from config.celery import refuse_unprepared
+from config.site_figures import read_site
 from core import caching, half_restored
 from core.preparation import mark_prepared
 from core.redis_clients import async_redis, close_async_redis, sync_redis
@@ -79,6 +82,22 @@ def own_attachments(tmp_path: Path, settings: Settings) -> None:
     options = {**settings.STORAGES["attachments"]["OPTIONS"], "location": tmp_path / "attachments"}
     attachments = {**settings.STORAGES["attachments"], "OPTIONS": options}
     settings.STORAGES = {**settings.STORAGES, "attachments": attachments}
+
+
+def test_when_it_was_taken_is_noted_once_it_is_whole(back_up: Callable[[], Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("config.management.commands.backup.take_backup", _broken)
+    with pytest.raises(CommandError):
+        back_up()
+    assert last_backup_at() is None
+    monkeypatch.undo()
+    back_up()
+    assert last_backup_at() == pytest.approx(time.time(), abs=5)
+    caching.forget_everything()
+    assert read_site().get("backup_taken_timestamp_seconds") == last_backup_at()
+
+
+def _broken(*_args: Any, **_options: Any) -> None:
+    raise DatabaseError
 
 
 def restored(file: Path, key: Path, **options: Any) -> str:

@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 import threading
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from chat.turns.presence import ALIVE_KEY
 from config import probed
 from config.asgi import application
 from config.backups.keys import x25519
+from config.backups.taken import TAKEN_AT, note_backup
 from config.celery import app
 from config.doctor import clocks
 from config.doctor.examination import EXAMINATIONS
@@ -167,6 +169,7 @@ def place(
     seconds, _microseconds = sync_redis().time()
     sync_redis().zadd(ALIVE_KEY, {"runner": seconds})
     note_sweep(sync_redis())
+    note_backup()
     monkeypatch.setattr(app.control, "ping", lambda timeout: [{"worker@here": {"ok": "pong"}}])
     monkeypatch.setattr(probed, "GAP_SECONDS", 0.2)
     monkeypatch.setattr("config.doctor.way_in.GAP_SECONDS", 0.2)
@@ -319,6 +322,13 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Place], object]]] = {
         lambda _place: User.objects.create_superuser("op@example.com", "una clave larga"),
     ),
     "no key for backups": ("settings", "backups", "warn", set_to("BACKUP_RECIPIENT", [])),
+    "no backup of last night": (
+        "settings",
+        "last backup",
+        "warn",
+        lambda _place: sync_redis().set(TAKEN_AT, time.time() - 31 * 3_600),
+    ),
+    "no backup at all": ("settings", "last backup", "warn", lambda _place: sync_redis().delete(TAKEN_AT)),
     "one key for everything": ("settings", "settings (tertulia.E002)", "fail", set_to("JWT_SECRET_KEY", "short")),
 }
 FAULTS_OF = {

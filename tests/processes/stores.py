@@ -25,6 +25,8 @@ class TestedSite(Site):
 
     __test__ = False
     provider: FakeProvider
+    redis_clock: Path | None = None
+    """A file that says how far Redis's clock is ahead, such as `+1h`; None where it goes by that of the machine."""
 
     def people(self, count: int, **plan: object) -> list[Member]:
         """Return new members; on a plan with the given fields, else on Free."""
@@ -37,6 +39,13 @@ class TestedSite(Site):
         child.wait(BOUND_SECONDS)
         self.start(name)
 
+    def _command(self, name: str) -> list[str]:
+        command = super()._command(name)
+        if name != "valkey" or self.redis_clock is None:
+            return command
+        clock = [f"LD_PRELOAD={clock_library()}", f"FAKETIME_TIMESTAMP_FILE={self.redis_clock}", "FAKETIME_NO_CACHE=1"]
+        return ["env", *clock, "FAKETIME_DONT_FAKE_MONOTONIC=1", *command]
+
     def redis_size(self) -> int:
         """Return how many bytes Redis has written to its append-only file."""
         return self._redis_file().stat().st_size
@@ -48,17 +57,20 @@ class TestedSite(Site):
 
     def cut_postgresql(self) -> None:
         """Cut every connection to the site's database."""
-        with psycopg.connect(self.environment["DATABASE_URL"], autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        with self._as_operator() as (connection, name):
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
 
     def let_postgresql_in(self, *, is_open: bool) -> None:
         """Let nobody connect to the site's database any more, or again."""
+        with self._as_operator() as (connection, name):
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {str(is_open).lower()}")
+
+    @contextmanager
+    def _as_operator(self) -> Iterator[tuple[psycopg.Connection, str]]:
+        """Connect to another database of the server, as the site's own may be closed; yield the site's name, too."""
         address = urlsplit(self.environment["DATABASE_URL"])
         with psycopg.connect(address._replace(path="/postgres").geturl(), autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE {address.path[1:]} ALLOW_CONNECTIONS {str(is_open).lower()}")
+            yield connection, address.path[1:]
 
     def _redis_file(self) -> Path:
         return max((Path(self.environment["DATA_DIR"]) / "valkey" / "appendonlydir").glob("*.incr.aof"))
@@ -66,13 +78,19 @@ class TestedSite(Site):
 
 @contextmanager
 def run_site(
-    models: list[str], *, webs: int, runners: int, workers: int = 1, **environment: str
+    models: list[str],
+    *,
+    webs: int,
+    runners: int,
+    workers: int = 1,
+    redis_clock: Path | None = None,
+    **environment: str,
 ) -> Iterator[TestedSite]:
     """Run a site whose models play what their names say; print its logs if the block fails."""
     environment = fresh_store() | environment
     databases = None if "DATABASE_URL" in environment else migrated_databases()
     with FakeProvider() as provider:
-        with TestedSite(
+        tested = TestedSite(
             provider.url,
             models,
             webs=webs,
@@ -80,13 +98,19 @@ def run_site(
             workers=workers,
             environment=environment,
             databases=databases,
-        ) as site:
-            site.provider = provider
+        )
+        tested.provider, tested.redis_clock = provider, redis_clock
+        with tested as site:
             try:
                 yield site
             except BaseException:
                 print(site.logs())
                 raise
+
+
+def clock_library() -> Path | None:
+    """Return Debian's libfaketime, by which a process can have a clock of its own; None where it is not installed."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 def fresh_store() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Bad nights: processes are killed, Redis is set back, databases are cut and away, the disk is full, conversations are
-deleted while they are answered, and event streams are heaped up. Every turn ends, keeps its text, and is paid once."""
+deleted while they are answered, event streams are heaped up, and clocks jump. Every turn ends, keeps its text, and is
+paid once."""
 
 import asyncio
 import os
@@ -20,7 +21,7 @@ import pytest
 
 from tests.fakes.proxy import CuttingProxy
 from tests.fakes.readers import LOST, TERMINAL, Member, Shown, read_by_socket
-from tests.processes.stores import TestedSite, fresh_store, run_site
+from tests.processes.stores import TestedSite, clock_library, fresh_store, run_site
 from tests.services import STORES
 
 SEED = int(os.environ.get("SEED", "20261124"))
@@ -39,6 +40,8 @@ HEAP = 20
 AWAY_SECONDS = 30 if IS_SOAK else 3
 """How long databases are away, and the disk is full, the first time; after that SHORT_SECONDS."""
 SHORT_SECONDS = 1
+BETWEEN_SECONDS = 5
+"""How long databases are there before they go away again: whoever never finds one has no answer."""
 DISK_MB = 150
 PATIENCE_SECONDS = 15
 """How long what was killed may take until it answers as if nothing had been."""
@@ -106,6 +109,33 @@ async def test_while_the_disk_is_full_people_are_told_to_come_again_and_nothing_
             await asyncio.wait((keeping,))
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(not IS_SOAK, reason="half a minute, and a site of its own: make soak")
+@pytest.mark.skipif(clock_library() is None, reason="needs libfaketime, for a Redis with a clock of its own")
+@pytest.mark.timeout(600)
+async def test_redis_s_clock_may_jump_an_hour_ahead_and_back_while_answers_are_written(tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    async with _site(redis_clock=clock) as (site, _proxy):
+        members = await asyncio.to_thread(lambda: site.people(SIDE_BY_SIDE, **OPEN))
+        everybody: list[Shown] = []
+        for jump in ("+1h", "+0"):
+            shown = [Shown() for _ in members]
+            everybody += shown
+            slow = {"model": SLOW, "text": "Hola"}
+            reading = [
+                asyncio.create_task(read_by_socket(member, one, asks=slow))
+                for member, one in zip(members, shown, strict=True)
+            ]
+            while not all(one.text for one in shown):
+                await asyncio.sleep(0.1)
+            clock.write_text(jump)
+            await asyncio.wait_for(asyncio.gather(*reading), TERMINAL_WITHIN_SECONDS)
+            assert {one.status for one in shown} == {"completed"}
+            print(f"Redis at {jump}: gens {Counter(one.gen for one in shown)}")
+        _check(everybody, [], await _until_settled(site, [], time.monotonic()))
+
+
 @contextmanager
 def small_disk() -> Iterator[Path]:
     """Give a disk that is soon full, on which all temporary files are made."""
@@ -125,18 +155,18 @@ def small_disk() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def _site() -> AsyncIterator[tuple[TestedSite, CuttingProxy | None]]:
+async def _site(redis_clock: Path | None = None) -> AsyncIterator[tuple[TestedSite, CuttingProxy | None]]:
     """Run a site, and with MongoDB's protocol a proxy that can cut it: in this loop, hence a thread starts the site."""
     store = fresh_store()
     if "MONGODB_URI" not in store:
-        with run_site([*MODELS, SLOW], webs=2, runners=2, **store) as site:
+        with run_site([*MODELS, SLOW], webs=2, runners=2, redis_clock=redis_clock, **store) as site:
             yield site, None
         return
     address = urlsplit(store["MONGODB_URI"])
     assert address.port is not None
     async with CuttingProxy(address.port) as proxy:
         store["MONGODB_URI"] = address._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
-        running = run_site([*MODELS, SLOW], webs=2, runners=2, **store)
+        running = run_site([*MODELS, SLOW], webs=2, runners=2, redis_clock=redis_clock, **store)
         site = await asyncio.to_thread(running.__enter__)
         error: BaseException | None = None
         try:
@@ -166,6 +196,7 @@ class Night:
         self._deleter, self._heaper = members
         self._redis_sizes: list[int] = []
         self._peace = asyncio.Lock()
+        self._stays_until = 0.0
         self._rough = {**{f"kill {name}": name for name in VICTIMS}, "set Redis back": "valkey"}
         self._gentle: dict[str, Callable[[], Awaitable[None]]] = {
             "delete a conversation": self._delete_while_answered,
@@ -314,6 +345,8 @@ class Night:
         """Nobody reaches a database: who asks is told so, and what is written meanwhile is saved afterwards."""
         has_postgresql = "DATABASE_URL" in self.site.environment
         async with self._peace:
+            if time.monotonic() < self._stays_until:
+                raise ConnectionError
             try:
                 if has_postgresql:
                     await asyncio.to_thread(self.site.let_postgresql_in, is_open=False)
@@ -327,6 +360,7 @@ class Night:
                 if has_postgresql:
                     await asyncio.to_thread(self.site.let_postgresql_in, is_open=True)
             await self._is_answered(self._deleter)
+            self._stays_until = time.monotonic() + BETWEEN_SECONDS
 
     async def fill(self, disk: Path) -> None:
         """There is no room for SQLite, Redis, files and logs, and then there is again."""

@@ -16,6 +16,7 @@ from chat.models import Attachment
 from config.backups.errors import BackupError
 from config.backups.keys import read_identities, read_recipients, write_new_key
 from config.backups.reading import verify
+from config.backups.taken import note_backup
 from config.backups.taking import take_backup
 
 
@@ -45,8 +46,10 @@ class Command(BaseCommand):
             elif file == "-":
                 self._write(sys.stdout.buffer, options["verbosity"])
                 sys.stdout.buffer.flush()
+                note_backup()
             else:
                 self._write_file(Path(file), options["verbosity"])
+                note_backup()
         except BackupError as error:
             raise CommandError(str(error)) from None
         except (DatabaseError, PsycopgError, PyMongoError) as error:
