@@ -216,8 +216,9 @@ def open_folder(place: Place) -> None:
 
 
 def leave_of_disk(permille: int) -> Callable[[Place], None]:
-    usage = namedtuple("usage", "total used free")(1000, 1000 - permille, permille)
-    return lambda place: place.patch.setattr(shutil, "disk_usage", lambda _path: usage)
+    usage = namedtuple("usage", "total used free")
+    found = usage(1000, 1000 - permille, permille)
+    return lambda place: place.patch.setattr(shutil, "disk_usage", lambda _path: found)
 
 
 def break_append_only_file(place: Place) -> None:

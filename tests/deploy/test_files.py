@@ -100,8 +100,10 @@ def test_a_backup_finds_in_the_image_what_it_reads(tmp_path: Path) -> None:
     image = tmp_path / "app"
     for source in sources_of_the_image():
         (image / source).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-        copy(ROOT / source, image / source)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, image / source)
+        else:
+            shutil.copy(ROOT / source, image / source)
     done = run(
         *(sys.executable, "-c", "from config.backups.settings_kept import list_settings; print(list_settings())"),
         cwd=image,
