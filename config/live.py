@@ -135,6 +135,7 @@ def _show_process(one: Announcement) -> dict[str, Any]:
         "turns": one.turns if one.kind == "runner" else None,
         "outcomes": [(OUTCOMES.get(outcome, outcome), count) for outcome, count in sorted(one.outcomes.items())],
         "lag_ms": None if one.lag_seconds is None else one.lag_seconds * 1000,
+        "is_lag_longer": one.is_lag_longer,
         "pools": sorted(one.pools.items()),
         "megabytes": one.megabytes,
     }

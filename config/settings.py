@@ -623,7 +623,7 @@ METRICS_TOKEN = env("METRICS_TOKEN", default="")  # what Prometheus shows as its
 METRICS_ADDRESS: tuple[str, int] | None = None  # of this process: each has its own
 if given := env("METRICS_ADDRESS", default=""):
     metrics_host, _, metrics_port = given.rpartition(":")
-    if not metrics_host or not metrics_port.isdecimal():
+    if not metrics_host or not metrics_port.isdecimal() or not 0 < int(metrics_port) < 65_536:
         raise ImproperlyConfigured("METRICS_ADDRESS is not a valid address: it looks like 127.0.0.1:9401.")
     if not METRICS_TOKEN and not is_loopback(metrics_host.strip("[]")):
         raise ImproperlyConfigured("METRICS_ADDRESS can be reached by other machines: set METRICS_TOKEN, too.")

@@ -16,10 +16,12 @@ from prometheus_client.registry import Collector
 LAG_SECONDS = 0.25
 """How often an event loop is asked how late it is."""
 
+LAST_STEP = 10.0
+"""Seconds: of what is later than that, no more is known."""
 LOOP_LAG = Histogram(
     "tertulia_event_loop_lag_seconds",
     "How late the event loop of a web process or a runner came back to what it should have done.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, LAST_STEP),
 )
 RESPONSES = Counter("tertulia_responses", "Answers to HTTP requests, by the first digit of their status.", ["status"])
 TASKS_SENT = Counter("tertulia_tasks_sent", "Celery tasks that this process has sent, by name.", ["task"])

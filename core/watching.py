@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from hmac import compare_digest
 from socketserver import TCPServer, ThreadingMixIn
+from threading import Event
 from time import monotonic, time
 from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -22,7 +23,7 @@ from prometheus_client import REGISTRY, Gauge, make_wsgi_app
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError, ResponseError
 
-from core.metrics import LOOP_LAG, read_pools
+from core.metrics import LAST_STEP, LOOP_LAG, read_pools
 from core.redis_clients import sync_redis
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ _Count = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 class Announcement(msgspec.Struct, frozen=True):
     """How a process is. `lag_seconds` is the most its event loop was late lately, as far as the histogram's steps say;
-    None where it has none."""
+    the last of them, where it was more (`is_lag_longer`); None where it has no loop."""
 
     name: _Word
     kind: _Word
@@ -58,6 +59,7 @@ class Announcement(msgspec.Struct, frozen=True):
     turns: _Count = 0
     pools: dict[_Word, tuple[_Count, _Count]] = {}
     lag_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    is_lag_longer: bool = False
     megabytes: _Count = 0
     outcomes: dict[_Word, _Count] = {}  # of the turns that it has closed
 
@@ -174,6 +176,7 @@ def _announce(kind: str) -> None:
     while True:
         begun = monotonic()
         before, lags = lags, _read_lags()
+        lag_seconds = _most_late(before, lags)
         said = Announcement(
             name=name,
             kind=kind,
@@ -181,7 +184,8 @@ def _announce(kind: str) -> None:
             began_at=began_at,
             turns=int(REGISTRY.get_sample_value("tertulia_turns_running") or 0),
             pools=read_pools(),
-            lag_seconds=_most_late(before, lags),
+            lag_seconds=min(lag_seconds, LAST_STEP) if lag_seconds is not None else None,  # JSON knows no infinity
+            is_lag_longer=lag_seconds == float("inf"),
             megabytes=int((REGISTRY.get_sample_value("process_resident_memory_bytes") or 0) / 1_000_000),
             outcomes=_read_outcomes(),
         )
@@ -192,7 +196,7 @@ def _announce(kind: str) -> None:
             pass  # readyz says so
         except Exception:
             logger.exception("Process not announced")
-        threading.Event().wait(max(0.1, ANNOUNCE_SECONDS - (monotonic() - begun)))
+        Event().wait(max(0.1, ANNOUNCE_SECONDS - (monotonic() - begun)))
 
 
 def _read_lags() -> dict[float, float]:

@@ -6,7 +6,7 @@ which wait here until what they have started can take over from the next one.
     healthcheck.py worker                 answers a ping of Celery
     healthcheck.py beat                   has kept its schedule lately
 
-`--wait 60` tries again for so many seconds. No Django here, but for the worker: it is asked every half minute.
+`--wait 60` tries again for so many seconds. No Django here, but for the worker: it is asked every two minutes.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def _is_well(given: argparse.Namespace) -> bool:
 
 def is_web_well(given: argparse.Namespace) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", given.port, timeout=5)
-    connection.request("GET", "/healthz", headers={"Host": os.environ.get("ALLOWED_HOSTS", "localhost").split(",")[0]})
+    allowed = os.environ.get("ALLOWED_HOSTS", "localhost").split(",")[0].strip()
+    connection.request("GET", "/healthz", headers={"Host": "localhost" if allowed == "*" else allowed})
     return connection.getresponse().status == 200
 
 

@@ -14,7 +14,8 @@ SECRET = re.compile(r"(KEY|SECRET|TOKEN|PASSWORD|FALLBACKS|DSN)$")
 def list_settings() -> bytes:
     """Return the settings that are set, as a file of the environment."""
     names = SETTING.findall((settings.BASE_DIR / ".env.example").read_text())
-    return "".join(f"{name}={_shown(name, os.environ[name])}\n" for name in names if os.environ.get(name)).encode()
+    given = {name: str(getattr(settings, name, "")) for name in settings.KEYS_IN_DOTENV} | os.environ
+    return "".join(f"{name}={_shown(name, given[name])}\n" for name in names if given.get(name)).encode()
 
 
 def _shown(name: str, value: str) -> str:

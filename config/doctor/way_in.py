@@ -13,6 +13,7 @@ from config.doctor.findings import Finding, either, fail, ok
 from config.probed import FORGED, GAP_SECONDS, Seen, allow_probe
 
 SECONDS = 10
+ELSEWHERE = "Something else answers there, or a site with another Redis: look at SITE_URL and at the proxy."
 
 
 def examine_way_in() -> Iterator[Finding]:
@@ -38,7 +39,7 @@ def examine_way_in() -> Iterator[Finding]:
 def _judge_status(status: int) -> Finding:
     remedies = {
         400: "Put the host of SITE_URL into ALLOWED_HOSTS.",
-        404: "Something else answers there, or a site with another Redis: look at SITE_URL and at the proxy.",
+        404: ELSEWHERE,
         502: "The proxy does not reach web: start “manage.py run_web”.",
     }
     if 300 <= status < 400:
@@ -48,7 +49,11 @@ def _judge_status(status: int) -> Finding:
 
 def _judge_stream(answer: requests.Response) -> Iterator[Finding]:
     lines = answer.iter_lines(chunk_size=1)  # otherwise an answer without chunks is read to its end
-    seen = msgspec.json.decode(next(lines), type=Seen)
+    try:
+        seen = msgspec.json.decode(next(lines, b""), type=Seen)
+    except msgspec.DecodeError:  # it answers 200 whatever it is asked
+        yield fail("SITE_URL", "What it answers is not web's.", ELSEWHERE)
+        return
     begun = time.monotonic()
     for _line in lines:
         pass
@@ -82,10 +87,11 @@ def _judge_addresses(seen: Seen) -> Iterator[Finding]:
             "Anybody can claim any address, and so get past every limit: web believed one that doctor made up.",
             "Set TRUSTED_PROXIES to the number of proxies that add to X-Forwarded-For; 0 if there is none.",
         )
-    elif seen.added and not settings.TRUSTED_PROXIES:
+    elif seen.added > settings.TRUSTED_PROXIES:
         yield fail(
             "proxy, addresses",
-            "Web takes the proxy for everybody: a proxy adds to X-Forwarded-For, and TRUSTED_PROXIES is 0.",
+            f"Web takes a proxy for everybody: {seen.added} add to X-Forwarded-For, and TRUSTED_PROXIES is "
+            f"{settings.TRUSTED_PROXIES}.",
             "Set TRUSTED_PROXIES to the number of proxies that do.",
         )
     else:

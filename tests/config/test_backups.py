@@ -82,7 +82,9 @@ def back_up(key: Path, tmp_path: Path, settings: Settings) -> Callable[[], Path]
 
 @pytest.fixture(autouse=True)
 def own_attachments(tmp_path: Path, settings: Settings) -> None:
-    settings.STORAGES["attachments"]["OPTIONS"]["location"] = tmp_path / "attachments"
+    options = {**settings.STORAGES["attachments"]["OPTIONS"], "location": tmp_path / "attachments"}
+    attachments = {**settings.STORAGES["attachments"], "OPTIONS": options}
+    settings.STORAGES = {**settings.STORAGES, "attachments": attachments}
 
 
 def test_when_it_was_taken_is_noted_once_it_is_whole(back_up: Callable[[], Path], monkeypatch: pytest.MonkeyPatch):
@@ -272,19 +274,21 @@ def test_a_backup_that_is_not_whole_or_not_for_this_site_is_refused_before_anyth
     for place in (250, 1_000, len(whole) // 2, len(whole) - 5):
         assert "damaged" in refusal(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
 
-    def encrypted(change: Callable[[dict[str, bytes]], object]) -> bytes:
+    def encrypted(change: Callable[[dict[str, bytes]], object], wrong_hash: str = "") -> bytes:
         """The backup, changed by somebody who has the key, or by a mistake of ours."""
         found = {name: data for name, data in members_of(file, key).items() if not name.startswith("hashes/")}
         change(found)
         out = io.BytesIO()
         with archive.writing(out, [identity.to_public() for identity in keys.read_identities(key)]) as writer:
             for name, data in found.items():
-                writer.add(name, data)
+                writer.add(name, data if name != wrong_hash else data + b" ")
+                writer._hashes[-1] = f"{hashlib.sha256(data).hexdigest()}  {name}\n"
             writer.write_hashes()
         return out.getvalue()
 
     turns = next(name for name in members_of(file, key) if name.startswith("history/history_turn/"))
     assert "counts" in refusal(encrypted(lambda found: found.pop(turns)))
+    assert "not what its hash says" in refusal(encrypted(lambda _found: None, "settings.env"))
     assert "not whole" in refusal(encrypted(lambda found: found.pop("manifest.json")))
     assert "no kind" in refusal(
         encrypted(lambda found: found.update({"manifest.json": b"", "../x": b""}) or found.pop("manifest.json"))
@@ -320,6 +324,26 @@ def test_a_backup_that_is_not_whole_or_not_for_this_site_is_refused_before_anyth
     async_to_sync(announce)()
     assert "stop every process" in refusal(whole)
     assert rows() == before
+    assert not half_restored.is_half_restored()
+
+
+def test_a_restore_that_wrote_something_else_says_so_and_is_run_again(
+    carla: User, back_up: Callable[[], Path], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(carla)
+    file, load = back_up(), restoring._load
+
+    def load_and_change(*arguments: Any) -> int:
+        left_out = load(*arguments)
+        Turn._base_manager.update(error="another")
+        return left_out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_load", load_and_change)
+        with pytest.raises(CommandError, match="history_turn is not what the backup has"):
+            restored(file, key, replace=True)
+    assert half_restored.is_half_restored()
+    assert "read back and compared" in restored(file, key)
     assert not half_restored.is_half_restored()
 
 
@@ -360,22 +384,24 @@ def test_of_two_restores_at_once_the_first_goes_no_further(
 
 
 def test_ordinary_tools_open_a_backup_which_has_no_secrets(
-    carla: User, back_up: Callable[[], Path], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carla: User, back_up: Callable[[], Path], key: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attached(carla)
+    settings.KEYS_IN_DOTENV, settings.DEEPSEEK_API_KEY = frozenset({"DEEPSEEK_API_KEY"}), "planted-deepseek"
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SITE_NAME", "Peña")
     monkeypatch.setattr(archive, "HASHES_EACH", 7)
     monkeypatch.setattr(databases, "PART_BYTES", 500)
     file = back_up()
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.stat().st_mode & 0o777 for path in (file, key)] == [0o600, 0o600]
     found = members_of(file, key)
     everything = b"".join(found.values())
     assert b"planted" not in everything
     assert b"AGE-SECRET" not in everything
     kept = found["settings.env"].decode().splitlines()
     assert {"SITE_NAME=Peña", "OPENAI_API_KEY=(secret)", "EMAIL_URL=smtp+tls://mail.example.com:587/"} <= {*kept}
+    assert "DEEPSEEK_API_KEY=(secret)" in kept
     hashes = "".join(data.decode() for name, data in found.items() if name.startswith("hashes/"))
     listed = dict(line.split("  ", 1)[::-1] for line in hashes.splitlines())
     assert listed == {
@@ -393,7 +419,7 @@ def test_what_cannot_be_written_leaves_no_backup(
     file = back_up()
     with pytest.raises(CommandError, match="there already"):
         call_command("backup", str(file))
-    with pytest.raises(CommandError, match="cannot be written"):
+    with pytest.raises(CommandError, match="no backup .*nowhere/x.unfinished: No such file"):
         call_command("backup", str(tmp_path / "nowhere" / "x"))
     with pytest.raises(CommandError, match="there already|exists"):
         call_command("backup", new_key=key)
@@ -428,6 +454,24 @@ def test_a_backup_writes_over_no_other(back_up: Callable[[], Path], key: Path, m
     left.write_bytes(b"half of one, whose writer was killed" * 10_000)
     call_command("backup", str(back_up()), verify=True, key=key, stdout=io.StringIO())
     assert not left.exists()
+
+
+def test_a_backup_says_where_it_finds_no_file(
+    carla: User,
+    back_up: Callable[[], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where it is made with another DATA_DIR: nobody would notice before files are to be restored."""
+    attached(carla)
+    with monkeypatch.context() as patch:
+        patch.setattr(taking, "list_parts", lambda: ["aa/erased-meanwhile/source", *stored_names()])
+        back_up().unlink()
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "attachments")
+    back_up()
+    assert "DATA_DIR" in capsys.readouterr().err
 
 
 def public(key: Path) -> str:

@@ -14,13 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 import uvicorn
 from django.core.management import call_command
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
+from django.urls import reverse
 from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 from pytest_django import Settings
+from redis import Redis
 
 from accounts.models import User
 from chat.turns.presence import ALIVE_KEY
@@ -48,10 +51,10 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
     site_port = 0
-    holds_back = takes_posts = adds = True
+    holds_back, takes_posts, is_ours, adds = False, True, True, 1
 
     def reset(self) -> None:
-        self.holds_back, self.takes_posts, self.adds = False, True, True
+        self.holds_back, self.takes_posts, self.is_ours, self.adds = False, True, True, 1
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -63,9 +66,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and not self.server.takes_posts:
             self.send_error(405)
             return
+        if not self.server.is_ours:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<title>It works!</title>\n")
+            return
         headers = dict(self.headers)
         if self.server.adds:
-            headers["X-Forwarded-For"] = f"{headers.get('X-Forwarded-For', '')}, 203.0.113.7"
+            headers["X-Forwarded-For"] = headers.get("X-Forwarded-For", "") + ", 203.0.113.7" * self.server.adds
         site = http.client.HTTPConnection("127.0.0.1", self.server.site_port)
         site.request(self.command, self.path, body, headers)
         answer = site.getresponse()
@@ -206,9 +214,15 @@ def open_folder(place: Place) -> None:
     folder.chmod(0o755)
 
 
-def fill_disk(place: Place) -> None:
+def leave_of_disk(permille: int) -> Callable[[Place], None]:
     usage = namedtuple("usage", "total used free")
-    place.patch.setattr(shutil, "disk_usage", lambda _path: usage(1000, 990, 10))
+    found = usage(1000, 1000 - permille, permille)
+    return lambda place: place.patch.setattr(shutil, "disk_usage", lambda _path: found)
+
+
+def break_append_only_file(place: Place) -> None:
+    told = sync_redis().info() | {"aof_last_write_status": "err"}
+    place.patch.setattr(Redis, "info", lambda _self: told)
 
 
 def silence_mail(place: Place) -> None:
@@ -226,15 +240,16 @@ def lose_key(place: Place) -> None:
     caching.forget_everything()
 
 
-def shift_clock(place: Place) -> None:
-    place.patch.setattr(clocks, "local_time", lambda: dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20))
+def shift_clock(seconds: int) -> Callable[[Place], None]:
+    shift = dt.timedelta(seconds=seconds)
+    return lambda place: place.patch.setattr(clocks, "local_time", lambda: dt.datetime.now(dt.UTC) - shift)
 
 
 def set_to(name: str, value: object) -> Callable[[Place], None]:
     return lambda place: setattr(place.settings, name, value)
 
 
-def tell_proxy(name: str, value: bool) -> Callable[[Place], None]:
+def tell_proxy(name: str, value: bool | int) -> Callable[[Place], None]:
     return lambda place: setattr(place.proxy, name, value)
 
 
@@ -272,12 +287,15 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Place], object]]] = {
         "fail",
         lambda place: place.configure_redis("maxclients", place.used("clients", "connected_clients")),
     ),
-    "a clock is wrong": ("Redis", "clock of Redis", "fail", shift_clock),
+    "a clock is wrong": ("Redis", "clock of Redis", "fail", shift_clock(20)),
+    "a clock is a little wrong": ("Redis", "clock of Redis", "warn", shift_clock(3)),
+    "Redis cannot write its file": ("Redis", "Redis, persistence", "fail", break_append_only_file),
     "a migration is missing": ("databases", "tables of default", "fail", forget_migration),
     "a later release was here": ("databases", "tables of default", "warn", migrate_later),
     "half restored": ("databases", "tables of default", "fail", break_restore),
     "the data folder is everybody's": ("machine", "data folder, rights", "fail", open_folder),
-    "the disk is full": ("machine", "data folder, room", "fail", fill_disk),
+    "the disk is full": ("machine", "data folder, room", "fail", leave_of_disk(10)),
+    "the disk is nearly full": ("machine", "data folder, room", "warn", leave_of_disk(50)),
     "no runner": ("processes", "runners", "fail", lambda _place: sync_redis().delete(ALIVE_KEY)),
     "no worker": (
         "processes",
@@ -290,8 +308,10 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Place], object]]] = {
     "the provider is away": ("providers", "provider compatible", "fail", lose_provider),
     "no provider": ("providers", "providers", "fail", lose_key),
     "the proxy buffers": ("way in", "proxy, streams", "fail", tell_proxy("holds_back", True)),
-    "anybody is believed": ("way in", "proxy, addresses", "fail", tell_proxy("adds", False)),
+    "anybody is believed": ("way in", "proxy, addresses", "fail", tell_proxy("adds", 0)),
     "the proxy is taken for everybody": ("way in", "proxy, addresses", "fail", set_to("TRUSTED_PROXIES", 0)),
+    "one of two proxies is taken for everybody": ("way in", "proxy, addresses", "fail", tell_proxy("adds", 2)),
+    "something else is at SITE_URL": ("way in", "SITE_URL", "fail", tell_proxy("is_ours", False)),
     "the site does not know its name": ("way in", "SITE_URL", "fail", set_to("ALLOWED_HOSTS", ["chat.example.com"])),
     "SITE_URL leads nowhere": ("way in", "SITE_URL", "fail", set_to("SITE_URL", "http://127.0.0.1:9")),
     "the webhook does not come in": ("webhooks", "webhook of Mercado Pago", "fail", tell_proxy("takes_posts", False)),
@@ -341,6 +361,12 @@ def test_a_fault_of_a_store_is_found(place: Place, fault: str) -> None:
     check_found(place, *FAULTS_OF[VENDOR][fault])
     if VENDOR == "postgresql":  # that of the tests has no fsync
         assert states("databases")["PostgreSQL, history"] == "fail"
+
+
+def test_the_word_of_doctor_is_good_once(place: Place) -> None:
+    probed.allow_probe("a-word")
+    url = f"{place.settings.SITE_URL}{reverse('probed', args=['a-word'])}"
+    assert [requests.get(url, timeout=10).status_code for _time in range(2)] == [200, 404]
 
 
 def test_the_command_says_what_to_do_and_ends_with_a_code(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import time
+from types import SimpleNamespace
 from uuid import uuid4
 
 import msgspec
@@ -73,6 +74,32 @@ def test_what_waits_is_counted_with_how_long(ana: User):
     assert figures.get("errands_waiting", "webhooks") == 1
     assert figures.get("errands_lag_seconds", "webhooks") == pytest.approx(3_600, abs=5)
     assert figures.get("processes_alive", "runner") == 1
+
+
+def test_what_is_done_or_not_due_does_not_wait(ana: User):
+    now_, hour = timezone.now(), dt.timedelta(hours=1)
+    fields = {"gateway": "stripe", "reference_type": "t", "reference_id": "r"}
+    GatewayEvent.objects.create(event_id="done", due_at=now_ - hour, done_at=now_, **fields)
+    GatewayEvent.objects.create(event_id="later", due_at=now_ + hour, **fields)
+    figures = now()
+    assert figures.get("errands_waiting", "webhooks") == figures.get("errands_lag_seconds", "webhooks") == 0
+
+
+def test_a_loop_that_was_later_than_the_last_step_is_said_to_be(olga: User, monkeypatch: pytest.MonkeyPatch):
+    class Ended(Exception):
+        pass
+
+    def end(_seconds: float) -> None:
+        raise Ended
+
+    lags = iter([{10.0: 0.0, float("inf"): 0.0}, {10.0: 0.0, float("inf"): 1.0}])
+    monkeypatch.setattr(watching, "_read_lags", lambda: next(lags))
+    monkeypatch.setattr(watching, "Event", lambda: SimpleNamespace(wait=end))
+    with pytest.raises(Ended):
+        watching._announce("runner")
+    client = Client(HTTP_ACCEPT_LANGUAGE="en")
+    client.force_login(olga)
+    assert "&gt; 10,000" in client.get("/admin/live/").content.decode()
 
 
 def test_what_the_nightly_proof_found_is_told_until_the_next(ana: User):

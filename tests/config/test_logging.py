@@ -2,14 +2,16 @@
 
 import json
 import logging
+from smtplib import SMTPRecipientsRefused
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, DataError, connection
 from django.test import Client, RequestFactory
 from django.urls import resolve
+from pymongo.errors import DuplicateKeyError
 
 from accounts.models import User
 from chat.turns.queue import request_of
@@ -93,6 +95,26 @@ def test_an_exception_is_told_with_all_it_came_from_and_without_what_it_quotes()
     assert SECRET not in json.dumps(line)
     for told in ("ValueError: …", "direct cause", "ExceptionGroup: …", "KeyError: …", "No space left on device"):
         assert told in line["traceback"]
+
+
+def test_an_exception_is_told_with_what_was_handled_when_it_came():
+    error = KeyError(SECRET)
+    error.__context__ = OSError(28, "No space left on device")
+    assert "No space left on device" in line_of("Broke", error=error)["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DuplicateKeyError(f'E11000 collection: t.user index: email_1 dup key: {{ email: "{SECRET}" }}'), "email_1"),
+        (DataError(f'invalid input syntax for type bigint: "{SECRET}"'), "DataError: …"),
+        (SMTPRecipientsRefused({SECRET: (550, b"no such user")}), "SMTPRecipientsRefused: …"),  # an OSError
+    ],
+)
+def test_an_error_that_quotes_a_value_is_told_without_it(error: Exception, told: str):
+    line = line_of("Broke", error=error)
+    assert SECRET not in json.dumps(line)
+    assert told in line["traceback"]
 
 
 def test_a_library_gives_its_first_line_and_no_fields_of_its_own():

@@ -129,3 +129,22 @@ def test_people_of_a_domain_prove_that_its_mail_reaches_them(tmp_path: Path):
     for more, said in (({}, "True"), ({"REQUIRE_VERIFIED_EMAIL": "false"}, "SIGN_UP=domains needs")):
         done = subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, check=False)
         assert said in done.stdout + done.stderr
+
+
+def test_figures_are_shown_at_a_valid_address_and_to_others_with_a_token_alone(tmp_path: Path):
+    def refusal(address: str, token: str = "") -> str:
+        env = {
+            "DATA_DIR": str(tmp_path),
+            "SECRET_KEY": "planted",
+            "METRICS_ADDRESS": address,
+            "METRICS_TOKEN": token,
+        }
+        program = [sys.executable, "-c", "from config import settings"]
+        return subprocess.run(program, cwd=ROOT, env=env, capture_output=True, text=True, check=False).stderr
+
+    for address in ("127.0.0.1:9401", "[::1]:9401"):
+        assert refusal(address) == ""
+    assert refusal("0.0.0.0:9400", "token") == ""
+    assert "set METRICS_TOKEN, too" in refusal("0.0.0.0:9400")
+    for address in ("9401", "127.0.0.1", "127.0.0.1:94110", "127.0.0.1:0"):
+        assert "METRICS_ADDRESS is not a valid address" in refusal(address), address

@@ -7,13 +7,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv6Address
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import pytest
+from django.http.request import split_domain_port, validate_host
 
 from tests.deploy.machine import ROOT
 
@@ -144,12 +147,55 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_what_the_image_is_made_of_is_there_and_reaches_the_builder() -> None:
+def sources_of_the_image() -> set[str]:
     copied = re.findall(r"^COPY (?!--)(.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    sources = {source for line in copied for source in line.split()[:-1]}
+    return {source for line in copied for source in line.split()[:-1]}
+
+
+def test_what_the_image_is_made_of_is_there_and_reaches_the_builder() -> None:
+    sources = sources_of_the_image()
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert sources == sent
     assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+def test_a_backup_finds_in_the_image_what_it_reads(tmp_path: Path) -> None:
+    image = tmp_path / "app"
+    for source in sources_of_the_image():
+        (image / source).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, image / source)
+        else:
+            shutil.copy(ROOT / source, image / source)
+    done = run(
+        *(sys.executable, "-c", "from config.backups.settings_kept import list_settings; print(list_settings())"),
+        cwd=image,
+        env={
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "SECRET_KEY": "planted",
+            "DATA_DIR": str(tmp_path / "data"),
+        },
+    )
+    assert "SECRET_KEY=(secret)" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("allowed", ["chat.example.com,localhost", ".example.com", "*"])
+def test_a_web_process_is_asked_for_by_a_name_that_it_takes(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Web(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host, _port = split_domain_port(self.headers["Host"])
+            self.send_response(200 if host and validate_host(host, allowed.split(",")) else 400)
+            self.end_headers()
+
+        def log_message(self, *_arguments: Any) -> None:
+            """Not to the terminal."""
+
+    monkeypatch.setenv("ALLOWED_HOSTS", allowed)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        done = run(sys.executable, DEPLOY / "healthcheck.py", "web", "--port", web.server_port)
+        web.shutdown()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @cache
@@ -165,7 +211,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         if file.is_file():
             file.write_text(file.read_text().replace("/opt/tertulia/.venv/bin/", "/bin/true "))
     names = [path.name.replace("@", "@1") for path in UNITS.iterdir() if path.is_file()]
-    assert len(names) == 6
+    assert len(names) == 8
     done = run(systemd_analyze(), "verify", "--man=no", *names, env={"SYSTEMD_UNIT_PATH": f"{tmp_path / 'units'}:"})
     assert [line for line in done.stderr.splitlines() if "tertulia" in line] == []
     assert done.returncode == 0

@@ -15,6 +15,7 @@ from django.db import DatabaseError
 from psycopg import Error as PsycopgError
 from pymongo.errors import PyMongoError
 
+from chat.models import Attachment
 from config.backups.errors import BackupError
 from config.backups.keys import read_identities, read_recipients, write_new_key
 from config.backups.reading import verify
@@ -55,6 +56,9 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         except (DatabaseError, PsycopgError, PyMongoError) as error:
             raise CommandError(f"A database did not answer ({type(error).__name__}): there is no backup.") from None
+        except OSError as error:  # where it is written, or of a file that it reads
+            where = f"{error.filename}: " if error.filename else ""
+            raise CommandError(f"There is no backup {file}: {where}{error.strerror or error}.") from None
 
     def _make_key(self, file: Path) -> None:
         recipient = write_new_key(file)
@@ -79,28 +83,27 @@ class Command(BaseCommand):
         try:
             self._write(sys.stdout.buffer, verbosity)
             sys.stdout.buffer.flush()
-        except OSError as error:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more as it ends
-            raise CommandError(f"The backup cannot be written: {error.strerror or error}.") from None
+            raise
 
     def _write_file(self, file: Path, verbosity: int) -> None:
         """Write under another name until all is there: what has the name of a backup is one."""
         unfinished = file.with_name(f"{file.name}.unfinished")
-        try:
-            with _alone(unfinished) as target:
-                if file.exists():
-                    raise CommandError(f"{file} is there already.")
-                self._write(target, verbosity)
-                target.flush()
-                os.fsync(target.fileno())
-                unfinished.rename(file)
-        except OSError as error:
-            raise CommandError(f"{file} cannot be written: {error.strerror or error}.") from None
+        with _alone(unfinished) as target:
+            if file.exists():
+                raise CommandError(f"{file} is there already.")
+            self._write(target, verbosity)
+            target.flush()
+            os.fsync(target.fileno())
+            unfinished.rename(file)
         self.stdout.write(f"{file}: {file.stat().st_size:,} bytes.")
 
     def _write(self, target: Any, verbosity: int) -> None:
         recipients = read_recipients(settings.BACKUP_RECIPIENT)
-        take_backup(target, recipients, say=self._say if verbosity > 1 else str)
+        manifest = take_backup(target, recipients, say=self._say if verbosity > 1 else str)
+        if not manifest.files and Attachment.objects.filter(status=Attachment.Status.READY).exists():
+            self._say("None of the files that people attached was found: is DATA_DIR that of the site?")
 
     def _say(self, line: str) -> None:
         self.stderr.write(line)
