@@ -135,7 +135,7 @@ up:  ## The site in containers, on ports 80 and 443, or its new release; needs a
 	for service in runner1 runner2 worker beat web1 web2 nginx; do \
 	    $(COMPOSE) up --detach --wait --no-deps $$service || exit 1; \
 	done
-	$(COMPOSE) exec nginx nginx -s reload
+	$(COMPOSE) kill --signal HUP nginx
 
 packages: requirements
 	@lists=$$(cksum < requirements-embedded.txt); \

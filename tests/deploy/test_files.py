@@ -220,10 +220,10 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 def test_the_unit_for_backups_may_write_where_it_does() -> None:
     """The drop-in for all units of such a name takes every other folder away from it."""
     assert "ProtectSystem=strict" in (UNITS / "tertulia-.service.d/common.conf").read_text()
-    unit = (ROOT / "docs/backups.md").read_text().partition("/tertulia-backup.service\n")[2].partition("# /etc")[0]
+    unit = (UNITS / "tertulia-backup.service").read_text()
     folder = re.search(r"manage\.py backup (/.+)/", unit)
     assert folder is not None
-    assert re.findall(r"^ +ReadWritePaths=(.*)$", unit, re.MULTILINE) == [folder[1]]
+    assert re.findall(r"^ReadWritePaths=(.*)$", unit, re.MULTILINE) == [folder[1]]
     assert "WorkingDirectory" not in unit
 
 
