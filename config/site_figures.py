@@ -118,7 +118,7 @@ def _read_redis(figures: SiteFigures) -> None:
     figures.put(
         "turns_queued_oldest_seconds", max(0, now_ms - int(oldest[0][0].split(b"-")[0])) / 1000 if oldest else 0
     )
-    figures.put("runners_alive", redis.zcount(presence.ALIVE_KEY, seconds - presence.ALIVE_SECONDS, "+inf"))
+    figures.put("runners_alive", presence.count_runners())
     figures.put("celery_queue", redis.llen(CELERY_QUEUE))
     for kind in ("web", "runner", "worker", "beat"):
         figures.put("processes_alive", 0, kind)

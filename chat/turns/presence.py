@@ -39,9 +39,15 @@ async def remove_runner(redis: Redis, runner: str) -> None:
 
 def require_runner() -> None:
     """Raise NoRunner unless a runner announced itself within ALIVE_SECONDS."""
-    seconds, _microseconds = sync_redis().time()
-    if not sync_redis().zcount(ALIVE_KEY, seconds - ALIVE_SECONDS, "+inf"):
+    if not count_runners():
         raise NoRunner
+
+
+def count_runners() -> int:
+    """Return how many announced themselves within ALIVE_SECONDS. What came by a clock that ran ahead, and was set back,
+    says nothing."""
+    seconds, _microseconds = sync_redis().time()
+    return int(sync_redis().zcount(ALIVE_KEY, seconds - ALIVE_SECONDS, seconds + ALIVE_SECONDS))
 
 
 def aboard_key(turn_id: UUID) -> str:

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WAIT_SECONDS = 12.0  # the guardian of a killed site needs up to five to stop its services
@@ -27,6 +29,18 @@ def lock_data_dir(data_dir: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, b"%d" % os.getpid(), 0)
     return lock
+
+
+@contextmanager
+def one_at_a_time(data_dir: Path, name: str) -> Iterator[None]:
+    """Wait until no other process with this data folder does what is called so."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _try_lock(lock: int) -> bool:

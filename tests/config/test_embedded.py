@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +21,7 @@ from pytest_django import Settings
 
 from config.embedded import supervision
 from config.embedded.addresses import remove_addresses, write_addresses
-from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir
+from config.embedded.data_dir_lock import AlreadyRunningError, lock_data_dir, one_at_a_time
 from config.embedded.services import find_needed
 from config.embedded.supervision import NotReadyError, Process, Supervisor
 from config.management.commands import run_web, serve
@@ -130,6 +132,20 @@ def test_two_sites_do_not_share_a_data_folder(tmp_path: Path):
         lock_data_dir(tmp_path)
     os.close(lock)
     os.close(lock_data_dir(tmp_path))
+
+
+def test_of_two_that_prepare_at_once_the_second_waits(tmp_path: Path):
+    began = threading.Event()
+
+    def prepare() -> None:
+        with one_at_a_time(tmp_path, "prepare"):
+            began.set()
+
+    with ThreadPoolExecutor(1) as executor:
+        with one_at_a_time(tmp_path, "prepare"):
+            second = executor.submit(prepare)
+            assert not began.wait(0.3)
+        second.result(10)
 
 
 def test_only_this_user_reads_the_addresses(tmp_path: Path):

@@ -79,8 +79,10 @@ def test_without_a_runner_a_site_is_not_ready(visitor):
     assert failing(answer.json()) == ["runner"]
 
 
-def test_a_runner_that_was_not_heard_of_lately_does_not_count(visitor):
-    runner_seen(seconds_ago=presence.ALIVE_SECONDS + 1)
+@pytest.mark.parametrize("seconds_ago", [presence.ALIVE_SECONDS + 1, -3_600])
+def test_a_runner_that_was_not_heard_of_lately_does_not_count(visitor, seconds_ago: float):
+    """Nor does one that was heard by a clock that ran an hour ahead, and was set back."""
+    runner_seen(seconds_ago=seconds_ago)
     assert failing(visitor.get("/readyz").json()) == ["runner"]
 
 

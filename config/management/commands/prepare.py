@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from billing.gateways.mercadopago.agreements import COUNTRIES
 from billing.seeds import load_prices
+from config.embedded.data_dir_lock import one_at_a_time
 from config.reachability import StoreUnreachableError, check_stores
 from core.half_restored import require_whole
 from core.preparation import mark_prepared
@@ -29,6 +30,10 @@ class Command(BaseCommand):
             require_whole()
         except StoreUnreachableError as error:
             raise CommandError(str(error)) from None
+        with one_at_a_time(settings.DATA_DIR, "prepare"):  # two at once would make the same table
+            self._prepare(verbosity)
+
+    def _prepare(self, verbosity: int) -> None:
         call_command("migrate", verbosity=0, interactive=False)
         call_command("migrate", "history", database="history", verbosity=0, interactive=False)  # no other app is there
         call_command("load_catalog", verbosity=verbosity, stdout=self.stdout)
