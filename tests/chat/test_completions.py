@@ -697,6 +697,17 @@ async def test_a_stopped_answer_does_not_pass_for_a_whole_one(secret: str, runne
 
 
 @pytest.mark.stores
+async def test_what_broke_off_and_was_paid_is_not_to_be_asked_for_with_the_same_key(secret: str, runner: Runner):
+    """The first answer may say to try again; the second says that this would be for nothing."""
+    body = {"model": "scripted", "messages": [user("say:hola fail:overloaded")]}
+    first, again = [await call(secret, "chat/completions", body, Idempotency_Key="one") for _ in "12"]
+    assert [(await refused(one))[:2] for one in (first, again)] == [(503, "overloaded")] * 2
+    assert ("x-should-retry" in first, first["Retry-After"]) == (False, "5")
+    assert (again["x-should-retry"], "Retry-After" in again) == ("false", False)
+    assert (await in_thread(UsageRecord.objects.get)).cost_micros
+
+
+@pytest.mark.stores
 async def test_a_revoked_key_ends_what_it_asked(carla: User, secret: str, runner: Runner):
     asked = {"model": "scripted", "stream": True, "messages": [user("say:hola wait:20 say:mundo")]}
     request = HttpStream(secret, "chat/completions", asked, root="/v1/")

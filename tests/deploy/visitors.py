@@ -98,6 +98,9 @@ async def _ask_as_program(visitor: Visitor, model: str, reading: Reading) -> Non
                         reading.stopped += 1
                         key = str(uuid4())
                         continue
+                    if response.headers.get("x-should-retry") == "false":
+                        reading.status = "interrupted"
+                        continue
                     if response.status in BUSY:
                         raise ConnectionError(str(response.status))
                     assert response.status == 200, await response.text()

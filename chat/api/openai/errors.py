@@ -106,12 +106,13 @@ def response_to_turn(turn: Turn, *, is_new: bool = True) -> JsonResponse | None:
     if found is None:
         return None
     status, body = found
-    return with_retry(JsonResponse(body, status=status), body["error"]["code"])
+    return with_retry(JsonResponse(body, status=status), body["error"]["code"], is_final=not is_new)
 
 
-def with_retry(response: JsonResponse, code: str) -> JsonResponse:
-    """Say in the headers whether the same request may be sent again, and when."""
-    if code in _NOT_AGAIN:
+def with_retry(response: JsonResponse, code: str, *, is_final: bool = False) -> JsonResponse:
+    """Say in the headers whether the same request may be sent again, and when. `is_final`: it was, and will be told the
+    same each time, since something of its answer was written and paid for."""
+    if is_final or code in _NOT_AGAIN:
         response["x-should-retry"] = "false"
     elif response.status_code in (429, 503) and "Retry-After" not in response:
         response["Retry-After"] = str(RETRY_SECONDS)
