@@ -41,7 +41,8 @@ class Guests:
     def __init__(self) -> None:
         self._guests: dict[int, set[Guest]] = {}  # by user
         self._rechecking: asyncio.Task[None] | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._to_ask: set[Guest] = set()
+        self._asking: asyncio.Task[None] | None = None
 
     async def admit(self, admission: Admission, shut_out: Callable[[], None]) -> Guest:
         """Ask from now on whether this admission is over, until `dismiss`."""
@@ -76,9 +77,17 @@ class Guests:
             self._ask_soon(list(self._guests.get(int(entry.text), ())))
 
     def _ask_soon(self, guests: Collection[Guest]) -> None:
-        task = asyncio.create_task(self._ask(guests))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        """Ask at once; if others are asked at this moment, then with all who come meanwhile: each time takes a thread, of
+        which there are few, and hundreds may come in a second."""
+        self._to_ask.update(guests)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_all(), context=Context())
+
+    async def _ask_all(self) -> None:
+        while self._to_ask:
+            asked, self._to_ask = list(self._to_ask), set()
+            for some in in_portions(asked):
+                await self._ask(some)
 
     async def _keep_asking(self) -> None:
         while self._guests:

@@ -2,9 +2,11 @@
 
 import asyncio
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -340,6 +342,32 @@ async def test_a_stream_may_outlive_its_token_for_as_long_as_the_answer_takes(an
     stream.begin()
     await ends(stream)
     assert b"turn.completed" in stream.body
+
+
+async def test_who_comes_while_others_are_asked_is_asked_after_them_with_all_who_come(
+    ana: User, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[set[Admission]] = []
+    go_on = threading.Event()
+
+    def ask(admissions: set[Admission]) -> set[Admission]:
+        asked.append(admissions)
+        assert go_on.wait(20)
+        return {one for one in admissions if one.family == "ended"}
+
+    monkeypatch.setattr(guests, "list_ended", ask)
+    base = replace(await in_thread(admission_for, ana), expires_at=None)
+    admissions = [replace(base, family=f"family-{number}") for number in range(8)] + [replace(base, family="ended")]
+    shut_out: list[str] = []
+    here = []
+    for one in admissions:
+        here.append(await guests.guests().admit(one, partial(shut_out.append, str(one.family))))
+        await until(lambda: asked)  # the first is asked alone
+    go_on.set()
+    await until(lambda: shut_out)
+    assert (asked, shut_out) == ([{admissions[0]}, {*admissions[1:]}], ["ended"])
+    for guest in here:
+        guests.guests().dismiss(guest)
 
 
 # --- What is left -----------------------------------------------------------------------------------------------------
