@@ -77,8 +77,8 @@ class Guests:
             self._ask_soon(list(self._guests.get(int(entry.text), ())))
 
     def _ask_soon(self, guests: Collection[Guest]) -> None:
-        """Ask at once; if others are asked at this moment, then with all who come meanwhile: each time takes a thread, of
-        which there are few, and hundreds may come in a second."""
+        """Ask at once; if others are asked at this moment, then with all who come meanwhile: threads are few, and in a
+        second hundreds may come."""
         self._to_ask.update(guests)
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all(), context=Context())
