@@ -202,4 +202,4 @@ clients: .venv/bin/python  ## The OpenAI SDKs, llm and LangChain, for the tests 
 	"$$python" -m venv --clear .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help install requirements up run test test-all test-rows test-stores test-folders test-external soak bench bench-quick bench-relay bench-search bench-stores bench-transports bench-webhooks smoke-providers audit release-notes roll-out check clients packages dev-packages
+.PHONY: help install requirements up run test test-all test-rows test-stores test-folders test-external soak bench bench-quick bench-relay bench-search bench-stores bench-transports bench-webhooks smoke-providers smoke-payments check-djstripe audit release-notes roll-out check clients packages dev-packages
