@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 
 from chat.turns import presence
 from chat.turns.delivery import DELIVERY_SECONDS, prove_delivery
-from core.loops import serving_loop
+from core.loops import forget_this_loop, serving_loop
 from core.redis_clients import close_async_redis, sync_redis
 
 SHARED_SECONDS = 1.0
@@ -67,6 +67,7 @@ async def _deliver_alone() -> None:
         await prove_delivery()
     finally:
         await close_async_redis()
+        forget_this_loop()
 
 
 def _query(alias: str) -> None:

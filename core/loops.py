@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 T = TypeVar("T")
+_per_loop: WeakSet["PerLoop[Any]"] = WeakSet()
 
 
 class PerLoop(Generic[T]):
@@ -13,6 +14,7 @@ class PerLoop(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
+        _per_loop.add(self)
         self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
 
     def get(self) -> T:
@@ -20,7 +22,6 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         value = self._made.get(loop)
         if value is None:
-            self._forget_closed()
             value = self._made[loop] = self._make()
         return value
 
@@ -32,11 +33,12 @@ class PerLoop(Generic[T]):
         """Forget the running loop's object, and return it so that it can be closed; None if there was none."""
         return self._made.pop(asyncio.get_running_loop(), None)
 
-    def _forget_closed(self) -> None:
-        """What refers to its loop, as by a task, would keep it for ever."""
-        for reference in self._made.keyrefs():
-            if (loop := reference()) is not None and loop.is_closed():
-                self._made.pop(loop, None)
+
+def forget_this_loop() -> None:
+    """Forget all objects of the running loop, which is about to end: one that refers to its loop, as by a task, would
+    keep it for ever."""
+    for found in list(_per_loop):
+        found.pop()
 
 
 _serving: list[asyncio.AbstractEventLoop] = []

@@ -6,7 +6,7 @@ import pytest
 import redis
 from django.test import AsyncClient, Client
 
-from chat.turns import delivery, ending, presence
+from chat.turns import delivery, ending, presence, watching
 from config import health
 from core.loops import serve_on_this_loop
 from core.redis_clients import GatedPool, close_async_redis, sync_redis
@@ -125,6 +125,13 @@ async def test_who_asks_again_and_again_makes_no_connections(monkeypatch):
         assert (await visitor.get("/readyz")).json()["delivery"]["ok"]
     assert sync_redis().info("stats")["total_connections_received"] == before
     await close_async_redis()
+
+
+def test_a_process_without_readers_keeps_no_loop_of_a_proof():
+    before = set(watching._hubs._made)
+    for _ in range(2):
+        health._deliver()
+    assert not set(watching._hubs._made) - before
 
 
 def test_who_asks_again_within_a_second_gets_the_same_report(visitor, monkeypatch):
