@@ -27,10 +27,12 @@ ORIGIN = "http://localhost"
 @dataclass
 class App:
     secret: str
+    last_code: str = ""
 
     def code(self, steps: int = 0) -> str:
         """Return the code of now, or of so many steps later."""
-        return format_hotp_value(hotp_value(self.secret, int(time.time()) // PERIOD_SECONDS + steps))
+        self.last_code = format_hotp_value(hotp_value(self.secret, int(time.time()) // PERIOD_SECONDS + steps))
+        return self.last_code
 
     def wrong_code(self) -> str:
         """Return one that none of now is."""

@@ -199,7 +199,7 @@ def test_a_code_from_before_the_last_one_does_not_work_any_more(ana, app):
 def test_the_code_that_set_the_app_up_lets_nobody_in(ana, member):
     app, _page = set_up_on_pages(member)
     browser = begin_log_in(ana.email)
-    browser.post(CODE_PAGE, {"code": app.code()})
+    browser.post(CODE_PAGE, {"code": app.last_code})
     assert not is_in(browser)
 
 
