@@ -23,10 +23,10 @@ run: packages $(if $(filter embedded,$(MONGODB)),dev-packages)  ## The whole sit
 test: packages dev-packages  ## All tests, with a browser too, and those of the stores once more on MongoDB's protocol and on PostgreSQL
 	@$(MAKE) --no-print-directory -j 2 test-all test-rows
 
-# Three workers in all keep two cores busy, with the browsers and processes that tests start: with more of them nothing is
+# Four workers in all keep two cores busy, with the browsers and processes that tests start: with more of them nothing is
 # sooner, and everything waits. Each has stores of its own; the tests of one file stay together, the longest files first.
 test-all:
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder
 
 test-rows:
 	@status=0; for stores in mongodb postgresql; do \
