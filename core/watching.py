@@ -111,7 +111,7 @@ def _read_announcements() -> dict[bytes, bytes]:
 def _redis_time() -> float:
     """Return seconds since 1970. Processes are on machines whose clocks differ."""
     now: Any = sync_redis().time()
-    return now[0] + now[1] / 1e6
+    return float(now[0]) + float(now[1]) / 1e6
 
 
 # --- For Prometheus --------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ from typing import Any
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from uvicorn.main import STARTUP_FAILURE
 
 from config.connections import MAX_CONNECTIONS, ClientConnection, ClientSocket, WebServer
 from core.preparation import NotPrepared, check_prepared
 
+STARTUP_FAILURE = 3
+"""The status by which uvicorn's own command says so."""
 FILES_BESIDE = 500
 """Open files of a process that are no clients' connections: of stores, pools, threads, uploads."""
 
