@@ -5,10 +5,16 @@ from typing import Any
 from django.db import OperationalError
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 STORES_AWAY = (RedisError, OperationalError)
-"""What is raised where Redis or a database cannot be reached: no error of ours, and it passes."""
+"""What is raised where Redis or a database cannot be reached."""
+
+
+def is_store_away(error: BaseException) -> bool:
+    """Return whether a store could not be reached, which is no error of ours, and passes; not where Redis has answered:
+    a script or a key may be wrong."""
+    return isinstance(error, STORES_AWAY) and not isinstance(error, ResponseError)
 
 
 class DomainError(Exception):

@@ -11,7 +11,7 @@ from django.db import OperationalError
 from django.db.models import Model, Q, QuerySet
 from redis import Redis
 
-from core.errors import STORES_AWAY
+from core.errors import is_store_away
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
@@ -38,9 +38,10 @@ def guard(repair: str, **fields: object) -> Iterator[None]:
     """Log what breaks inside, and let the caller go on with the next item."""
     try:
         yield
-    except STORES_AWAY as error:
-        logger.warning("Store unreachable", extra={"repair": repair, "error": type(error).__name__, **fields})
-    except Exception:
+    except Exception as error:
+        if is_store_away(error):
+            logger.warning("Store unreachable", extra={"repair": repair, "error": type(error).__name__, **fields})
+            return
         logger.exception("Repair failed", extra={"repair": repair, **fields})
 
 

@@ -51,7 +51,7 @@ from chat.turns.opening import LATEST, OpenedTurn, Question, open_turn
 from chat.turns.queue import opening_limit
 from chat.turns.stopping import stop_turn
 from chat.turns.watching import Place, Watcher, hub, watch
-from core.errors import STORES_AWAY, DomainError, NotFound, RateLimited, Unavailable
+from core.errors import STORES_AWAY, DomainError, NotFound, RateLimited, Unavailable, is_store_away
 from core.http import error_body
 from core.request_ids import request_id_of
 from core.threads import cancel_and_wait, in_thread
@@ -188,14 +188,14 @@ class TurnConsumer(AsyncWebsocketConsumer):
             self.bad_commands += isinstance(error, BadCommand | NotFound)  # the second: who guesses ids
             if self.bad_commands > MAX_BAD_COMMANDS:
                 await self.hang_up(TOO_MANY_MISTAKES)
-        except STORES_AWAY as error:
-            logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
-            await self.reject(turn_id, Unavailable(retry_after=5))
         except ClientDisconnected:  # a question that is opened stays so: who comes back with it finds its turn
             raise
-        except Exception:
-            logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
-            await self.reject(turn_id, Unavailable())
+        except Exception as error:
+            if is_store_away(error):
+                logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
+            else:
+                logger.exception("Command failed", extra={"user_id": self.user.pk, "turn_id": turn_id})
+            await self.reject(turn_id, Unavailable(retry_after=5))
 
     async def execute(self, command: Command) -> None:
         match command:
@@ -303,7 +303,7 @@ class TurnConsumer(AsyncWebsocketConsumer):
         if self.watching.get(turn_id) is task:
             del self.watching[turn_id]
         if error := _find_failure(task):
-            if isinstance(error, STORES_AWAY):
+            if is_store_away(error):
                 logger.warning("Store unreachable", extra={"turn_id": turn_id, "error": type(error).__name__})
             else:
                 logger.error("Relay broke", exc_info=error, extra={"turn_id": turn_id})

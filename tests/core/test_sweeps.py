@@ -3,6 +3,7 @@
 import pytest
 from django.db import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from core.sweeps import guard
 
@@ -13,6 +14,7 @@ from core.sweeps import guard
         (OperationalError("down"), ("WARNING", "Store unreachable")),
         (RedisConnectionError("down"), ("WARNING", "Store unreachable")),
         (ValueError("ours"), ("ERROR", "Repair failed")),
+        (ResponseError("WRONGTYPE"), ("ERROR", "Repair failed")),
     ],
 )
 def test_what_breaks_is_logged_and_kept_from_the_next(
